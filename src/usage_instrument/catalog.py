@@ -1,0 +1,150 @@
+"""The features that the code declares; each owns one cell, whose `append` the recorder swaps."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+
+from .events import Use, check_feature
+from .typing import Recorder, UserId
+
+logger = logging.getLogger("usage_instrument")
+
+
+class Feature:
+    """A declared feature. `append(user)` takes one plain use: it is the whole of a capture's hand-over."""
+
+    __slots__ = ("append", "catalog", "description", "name", "source")
+
+    append: Callable[[UserId], object]
+
+    def __init__(self, catalog: Catalog, name: str, description: str | None, source: str | None) -> None:
+        self.catalog = catalog
+        self.name = name
+        self.description = description
+        self.source = source
+
+    def __repr__(self) -> str:
+        return f"Feature({self.name!r})"
+
+
+class Catalog:
+    """The declared features by name, and who records their uses at the moment."""
+
+    def __init__(self, recorder: Recorder | None = None) -> None:
+        self._features: dict[str, Feature] = {}
+        self._explicit: set[str] = set()
+        self.recorder: Recorder = recorder if recorder is not None else Unconfigured(self)
+
+    def declare(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        fallback: str | None = None,
+        source: str | None = None,
+    ) -> Feature:
+        """The feature of that name, declared by now.
+
+        `description` is what its author says of it, `fallback` what a docstring says, `source` the
+        `module:qualified_name` that declares it. Raises FeatureNameError for a name that cannot be one.
+        """
+        name = check_feature(name)
+        feature = self._features.get(name)
+        if feature is None:
+            feature = Feature(self, name, description or fallback, source)
+            feature.append = self.recorder.sink(feature)
+            # setdefault: two threads may import two modules that declare the same feature.
+            feature = self._features.setdefault(name, feature)
+            # Again, for an attach() that ran between the two lines above and did not see this feature.
+            feature.append = self.recorder.sink(feature)
+        if description is not None:
+            if name in self._explicit and feature.description != description:
+                logger.warning(
+                    "feature %r is described twice, differently: %r and now %r (in %s); the first stands",
+                    name, feature.description, description, source,
+                )  # fmt: skip
+            else:
+                feature.description = description
+                self._explicit.add(name)
+        return feature
+
+    def attach(self, recorder: Recorder) -> None:
+        """From now on, this recorder takes the uses of every feature, declared or yet to be."""
+        self.recorder = recorder
+        for feature in list(self._features.values()):
+            feature.append = recorder.sink(feature)
+
+    def __iter__(self) -> Iterator[Feature]:
+        return iter(list(self._features.values()))
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._features
+
+
+class Unconfigured:
+    """The recorder before `configure()`: takes nothing, and says so once."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._said = False
+
+    def sink(self, feature: Feature) -> Callable[[UserId], object]:
+        """As Recorder.sink."""
+        return self._say
+
+    def record(self, use: Use) -> None:
+        """As Recorder.record."""
+        self._say(None)
+
+    def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
+        """As Recorder.reject."""
+        self._say(None)
+
+    def lose_metadata(self, feature: str, error: Exception) -> None:
+        """As Recorder.lose_metadata."""
+
+    def complain(self, error: Exception) -> None:
+        """As Recorder.complain."""
+        self._say(None)
+
+    def request_ended(self) -> None:
+        """As Recorder.request_ended."""
+
+    async def ashutdown(self, timeout: float | None = None) -> bool:
+        """As Recorder.ashutdown."""
+        return True
+
+    def _say(self, user: UserId) -> None:
+        if not self._said:
+            self._said = True
+            logger.warning("usage-instrument is not configured: nothing is counted until usage_instrument.configure()")
+
+
+declared = Catalog()
+"""The features that `usage_instrument.tracks` and a middleware without a tracker of its own declare."""
+
+
+_PARTIALS = (functools.partial, functools.partialmethod)
+
+
+def features_of(endpoint: object) -> frozenset[str]:
+    """The names of the features that a callable is tracked for, also below decorators, partials and methods."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    while endpoint is not None and id(endpoint) not in seen:
+        seen.add(id(endpoint))
+        if isinstance(endpoint, type):  # not what it inherits: instances of exactly a tracked class count
+            endpoint = vars(endpoint).get("__init__")
+        feature = getattr(endpoint, "_usage_feature", None)
+        if isinstance(feature, Feature):
+            names.add(feature.name)
+        # Only a partial's `func`: what a Mock answers to that name never ends.
+        below = ("__wrapped__", "__func__", "func") if isinstance(endpoint, _PARTIALS) else ("__wrapped__", "__func__")
+        inner = (getattr(endpoint, name, None) for name in below)
+        endpoint = next((found for found in inner if found is not None), None)
+    return frozenset(names)

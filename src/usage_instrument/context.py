@@ -1,0 +1,278 @@
+"""Who the current request's or task's user is, and whether its captures count at all."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Literal, TypeAlias, cast
+from uuid import UUID
+
+from .errors import UserIdError
+from .typing import UNSET, Unset, UserId, _Unset
+
+SCOPE_KEY = "usage_instrument.request"
+"""Where the ASGI scope and the WSGI environ hold the Request, for a middleware further in."""
+SAFE_METHODS = frozenset({"GET", "TRACE"})
+"""HTTP methods whose redirect leads elsewhere instead of answering what was asked (RFC 9110 §9.2.1)."""
+SILENT_METHODS = frozenset({"HEAD", "OPTIONS"})
+"""HTTP methods that never are a use, whatever their view does."""
+
+Lookup: TypeAlias = Callable[[], "UserId | Unset"]
+
+_EXACT = frozenset({UUID, int, str, type(None)})
+
+
+class Request:
+    """One request or task: who is behind it, what it counted already, whether it still counts.
+
+    It is mutable and lives in the ASGI scope or WSGI environ as well as in the context variable, so that a
+    dependency in a thread pool and a view in a copied context speak of the same one. `ready` says that `user` is
+    final and nothing else needs a look: the one check of the hot path.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_lookup",
+        "_refused",
+        "counted",
+        "discarded",
+        "kind",
+        "method",
+        "open",
+        "ready",
+        "settled",
+        "user",
+    )
+
+    def __init__(
+        self, kind: Literal["http", "websocket", "task"], method: str = "", lookup: Lookup | None = None
+    ) -> None:
+        self.kind = kind
+        self.method = method
+        self.user: UserId | Unset = UNSET
+        self.counted: set[str] = set()
+        self.open = True
+        self.discarded = method in SILENT_METHODS
+        self.ready = False
+        self.settled: object = None
+        """The innermost middleware that knew what a success of this request is."""
+        self._lookup = lookup
+        self._refused: UserIdError | None = None
+
+    def identify(self, user: object) -> None:
+        """State who this is; the last statement wins. Raises UserIdError for what is no user id: until the next
+        statement, captures are then rejected instead of credited to somebody else."""
+        try:
+            self.user, self._refused = user_id_of(user), None
+        except UserIdError as error:
+            self.user, self._refused, self.ready = UNSET, error if self.open else None, False
+            raise
+        if not self.open:  # a thread that outlived the response
+            self.user, self._refused = UNSET, None
+        self.ready = self.open and not self.discarded
+
+    def discard(self) -> None:
+        """This request is no use: nothing more of it counts; what has counted stands."""
+        self.discarded, self.ready = True, False
+
+    def close(self) -> None:
+        """The response ended: whoever still holds this request is nobody in particular from now on."""
+        self.open = self.ready = False
+        self.user, self._lookup, self._refused = UNSET, None, None
+
+    def who(self) -> UserId | Unset:
+        """The user of a capture, or UNSET when it does not count. Raises UserIdError when the statement was refused."""
+        if self.discarded:
+            return UNSET
+        if self._refused is not None:
+            raise self._refused
+        user = self.user
+        if user is UNSET and self._lookup is not None:
+            user = self._lookup()
+        return None if user is UNSET else user
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is captured here, whoever the user is."""
+        return self.discarded
+
+    def judges(self, status: object) -> bool | None:
+        """Whether a status means success (True), failure (False), or neither of them (None)."""
+        if self.kind != "http" or not self.open or type(status) is not int:
+            return True
+        return judge(status, self.method)
+
+
+class Override:
+    """What `as_user` and `paused` lay over the surrounding request, for the captures inside."""
+
+    __slots__ = ("_refused", "paused", "ready", "request", "user")
+
+    def __init__(self, outer: Holder | None, user: object = UNSET, *, paused: bool = False) -> None:
+        self.request = request_of(outer)
+        self.paused: bool = paused or (isinstance(outer, Override) and outer.paused)
+        self.ready = False
+        self._refused: UserIdError | None = None
+        self.user: UserId | Unset = UNSET
+        """The user stated here; not the request's."""
+        if not isinstance(user, _Unset):
+            try:
+                self.user = user_id_of(user)
+            except UserIdError as error:
+                self._refused = error
+        elif isinstance(outer, Override):
+            self.user, self._refused = outer.user, outer._refused
+        self.ready = self.request is None and self.user is not UNSET and not self.paused
+
+    def over(self, request: Request) -> Override:
+        """The same, laid over a request that began inside."""
+        copy = Override(request, paused=self.paused)
+        copy.user, copy._refused = self.user, self._refused
+        return copy
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is captured here, whoever the user is."""
+        return self.paused or (self.request is not None and self.request.discarded)
+
+    @property
+    def refused(self) -> UserIdError | None:
+        """Why the stated user is none."""
+        return self._refused
+
+    def who(self) -> UserId | Unset:
+        """As Request.who."""
+        if self.silent:
+            return UNSET
+        if self._refused is not None:
+            raise self._refused
+        if self.user is not UNSET:
+            return self.user
+        return self.request.who() if self.request is not None else None
+
+
+Holder: TypeAlias = Request | Override
+
+holder: ContextVar[Holder | None] = ContextVar("usage_instrument", default=None)
+"""The innermost Request or Override; None outside of any."""
+
+
+def request_of(held: Holder | None) -> Request | None:
+    """The request that a holder is, or lies over."""
+    return held.request if isinstance(held, Override) else held
+
+
+def current_request() -> Request | None:
+    """The request or task that is still open here."""
+    request = request_of(holder.get())
+    return request if request is not None and request.open else None
+
+
+def current_user() -> UserId | Unset:
+    """The user of a capture made here, or UNSET when nothing is captured. Raises UserIdError if the user was refused."""
+    held = holder.get()
+    return None if held is None else held.who()
+
+
+def identify(user: object) -> bool:
+    """State who the current request's or task's user is; False outside of one. Raises UserIdError."""
+    request = current_request()
+    if request is not None:
+        request.identify(user)
+    return request is not None
+
+
+@contextlib.contextmanager
+def as_user(user: object) -> Iterator[Override]:
+    """The captures inside are this user's; a bad id makes them rejected (`Override.refused` tells)."""
+    override = Override(holder.get(), user)
+    token = holder.set(override)
+    try:
+        yield override
+    finally:
+        holder.reset(token)
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Nothing inside is captured."""
+    token = holder.set(Override(holder.get(), paused=True))
+    try:
+        yield
+    finally:
+        holder.reset(token)
+
+
+def judge(status: int, method: str) -> bool | None:
+    """Whether a status is a success, a failure (False), or neither, as a redirect away from a page is (None)."""
+    if 200 <= status < 300:
+        return True
+    if 300 <= status < 400:
+        return None if method in SAFE_METHODS else True
+    return False if status >= 400 else None
+
+
+def user_id_of(user: object) -> UserId:
+    """A user id from what the host passes: the id itself, or an object whose `id` is already loaded.
+
+    Never runs the host's code: no property, no `__getattr__`, no lazy load, no query. Raises UserIdError.
+    """
+    # type() instead of __class__ and isinstance: a lazy proxy answers those by loading its object.
+    kind = type(user)
+    if kind in _EXACT:
+        return cast(UserId, user)
+    if issubclass(kind, UUID):  # asyncpg's own
+        return UUID(int=user.int)  # type: ignore[attr-defined]
+    if issubclass(kind, bool):
+        raise UserIdError("a user id is not a bool")
+    if issubclass(kind, int):
+        return int.__int__(user)  # type: ignore[arg-type]
+    if issubclass(kind, str):
+        return str.__str__(user)
+    loaded = loaded_id(user)
+    if issubclass(type(loaded), UUID | int | str):  # one step: an `id` that leads elsewhere is none
+        return user_id_of(loaded)
+    raise UserIdError(f"a user id is a UUID, an int, a str or None; {kind.__name__} is none and has no `id` loaded")
+
+
+def loaded_id(user: object) -> object:
+    """The `id` that an object holds in memory; UNSET where reading it could run code."""
+    if type(user) is dict:
+        return user.get("id", UNSET)
+    attributes = _own_attributes(user)
+    if "id" in attributes:
+        return attributes["id"]
+    state = attributes.get("_sa_instance_state")
+    if state is not None:  # an expired SQLAlchemy instance still knows its primary key
+        identity: tuple[object, ...] = getattr(state, "identity", None) or ()
+        return identity[0] if len(identity) == 1 and _identifies(state) else UNSET
+    for base in type(user).__mro__:
+        slot = base.__dict__.get("id")
+        if slot is not None:
+            if type(slot) is types.MemberDescriptorType or type(slot).__name__ == "_tuplegetter":
+                with contextlib.suppress(AttributeError):  # a slot that nothing was assigned to
+                    return slot.__get__(user, type(user))
+            break
+    return UNSET
+
+
+def _own_attributes(user: object) -> dict[str, object]:
+    """The instance's dictionary, if reading it cannot run code."""
+    for base in type(user).__mro__:
+        slot = base.__dict__.get("__dict__")
+        if slot is not None:
+            # By its docstring one knows the descriptor that every Python class has; that of a proxy written in C,
+            # such as wrapt's, would load the wrapped object.
+            usual = type(slot) is types.GetSetDescriptorType and (slot.__doc__ or "").startswith("dictionary for inst")
+            if usual or type(slot) is types.MemberDescriptorType:
+                return cast("dict[str, object]", slot.__get__(user, type(user)))
+            break
+    return {}
+
+
+def _identifies(state: Any) -> bool:
+    """Whether the primary key of a SQLAlchemy instance is its `id`, or there is no other `id`."""
+    mapped = state.mapper.column_attrs
+    return "id" not in mapped or any(column.primary_key for column in mapped["id"].columns)

@@ -1,0 +1,34 @@
+"""The exceptions of the package; a class's docstring is its default message."""
+
+from __future__ import annotations
+
+
+class UsageInstrumentError(Exception):
+    """usage-instrument failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__)
+
+
+class ConfigurationError(UsageInstrumentError, ValueError):
+    """A setting is wrong."""
+
+
+class SchemaError(UsageInstrumentError):
+    """The database's tables are not the ones this release writes to; run `usage-instrument db check`."""
+
+
+class FeatureNameError(UsageInstrumentError, ValueError):
+    """A feature name is 1 to 100 characters long and holds no NUL."""
+
+
+class UserIdError(UsageInstrumentError, TypeError):
+    """A user id is a UUID, an int, a str or None."""
+
+
+class MetadataError(UsageInstrumentError, TypeError):
+    """Metadata is a JSON object: a mapping with str keys and values that JSON can carry."""
+
+
+class DeclarationError(UsageInstrumentError, TypeError):
+    """A feature is declared wrongly."""

@@ -1,0 +1,176 @@
+"""The frozen settings of a tracker: defaults, then the environment, then what the caller says."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import ConfigurationError
+from .typing import Bucket, UserIdType
+
+ENVIRONMENT_PREFIX = "USAGE_INSTRUMENT_"
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How a tracker behaves. Each is also read from `$USAGE_INSTRUMENT_<NAME>`; durations are seconds or a timedelta.
+
+    Raises ConfigurationError for a value that is out of range or of the wrong type.
+    """
+
+    flush_interval: float = 5.0
+    """Seconds between two flushes, the first at a random phase."""
+    flush_rows: int = 5_000
+    """Rows a statement, and keys a batch."""
+    max_pending: int = 100_000
+    """Keys (user and feature) kept in memory while the database is away."""
+    shutdown_timeout: float = 5.0
+    """Seconds that an exit may take to write what is pending."""
+    lock_timeout: float = 0.5
+    """Seconds a flush waits for a lock of the host's (rounded up to whole seconds on MariaDB)."""
+    statement_timeout: float = 10.0
+    """Seconds one statement of a flush may take."""
+    users: object = "auto"
+    """The host's users table: `"auto"`, a Table, `"schema.table.column"`, or None for no foreign key."""
+    user_id_type: UserIdType = "uuid"
+    """The type of a user's id: `"uuid"`, `"integer"` or `"string"`."""
+    schema: str | None = None
+    """The database schema that holds the tables; None is the connection's default."""
+    history: Bucket | None = "day"
+    """The grain of the history: `"day"`, `"hour"`, or None for none."""
+    history_retention: float = 400 * 86400.0
+    """Seconds that the history is kept."""
+    journal: str | None = None
+    """A directory for the journal that survives kill -9; None for none."""
+    journal_max_bytes: int = 2**30
+    """Bytes that the journal may take."""
+    metadata_max_bytes: int = 4_096
+    """Bytes of JSON that one row's metadata may take."""
+    user_retry: float = 600.0
+    """Seconds that a use waits for its user's row to appear."""
+    strict: bool = False
+    """Whether a mistake in a capture raises, for development."""
+    enabled: bool = True
+    """Whether anything is captured at all."""
+    service: str = ""
+    """The name of the program that writes, for fleets that share a database."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check = _CHECKS.get(field.name)
+            if check is not None:
+                object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None, /, **explicit: Any) -> Settings:
+        """Explicit values over `$USAGE_INSTRUMENT_<NAME>` over the defaults.
+
+        Raises TypeError for a name that is no setting and ConfigurationError for a value that cannot be.
+        """
+        environ = os.environ if environ is None else environ
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in explicit:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(sorted(known))}"
+                raise TypeError(f"{name!r} is no setting{hint}")
+        said = {name: environ[key] for name in known if (key := ENVIRONMENT_PREFIX + name.upper()) in environ}
+        return cls(**{**{name: _parse(name, text) for name, text in said.items()}, **explicit})
+
+
+def _parse(name: str, text: str) -> object:
+    """A setting's value from its text in the environment; empty and `none` mean None where None is a value."""
+    if name in _NULLABLE and text.strip().lower() in {"", "none"}:
+        return None
+    return text.strip()
+
+
+def _duration(name: str, value: object) -> float:
+    if isinstance(value, dt.timedelta):
+        value = value.total_seconds()
+    if isinstance(value, str):
+        number, unit = (value[:-1], value[-1].lower()) if value[-1:].lower() in _UNITS else (value, "s")
+        try:
+            value = float(number) * _UNITS[unit]
+        except ValueError:
+            raise ConfigurationError(f"{name} is a number of seconds (or 10m, 2h, 30d), not {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ConfigurationError(f"{name} is a duration in seconds or a timedelta, 0 or more, not {value!r}")
+    return float(value)
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            raise ConfigurationError(f"{name} is a whole number, not {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name} is a whole number of at least 1, not {value!r}")
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, str):
+        if value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+    elif isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"{name} is true or false, not {value!r}")
+
+
+def _choice(*choices: str | None) -> Callable[[str, object], object]:
+    def check(name: str, value: object) -> object:
+        if value not in choices:
+            raise ConfigurationError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
+        return value
+
+    return check
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > 100 or "\0" in value:
+        raise ConfigurationError(f"{name} is a str of at most 100 characters, not {value!r}")
+    return value
+
+
+def _optional_text(name: str, value: object) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _path(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigurationError(f"{name} is a directory, not {value!r}")
+    return os.fsdecode(value)
+
+
+_NULLABLE = {"users", "schema", "history", "journal"}
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    **dict.fromkeys(
+        (
+            "flush_interval",
+            "shutdown_timeout",
+            "lock_timeout",
+            "statement_timeout",
+            "history_retention",
+            "user_retry",
+        ),
+        _duration,
+    ),
+    **dict.fromkeys(("flush_rows", "max_pending", "journal_max_bytes", "metadata_max_bytes"), _integer),
+    **dict.fromkeys(("strict", "enabled"), _flag),
+    "user_id_type": _choice("uuid", "integer", "string"),
+    "history": _choice("day", "hour", None),
+    "schema": _optional_text,
+    "service": _text,
+    "journal": _path,
+}

@@ -1,0 +1,77 @@
+"""The seams of the package on one page: what crosses a boundary, and the protocols on either side of it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from .catalog import Catalog, Feature
+    from .events import Use
+
+
+class _Unset(enum.Enum):
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+UNSET = _Unset.UNSET
+"""Nothing was said. Unset is not None: a user of None is the anonymous user."""
+Unset: TypeAlias = Literal[_Unset.UNSET]
+
+UserId: TypeAlias = UUID | int | str | None
+"""Who used a feature, as it travels through the package: exactly one of these types; None is anonymous."""
+UserIdType: TypeAlias = Literal["uuid", "integer", "string"]
+"""The type of the `user_id` column."""
+Metadata: TypeAlias = Mapping[str, Any]
+"""The context of a use: a JSON object."""
+When: TypeAlias = Literal["success", "call", "failure"]
+"""Which calls of a tracked function are uses."""
+Bucket: TypeAlias = Literal["hour", "day"]
+"""The grain of the history."""
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Environ: TypeAlias = dict[str, Any]
+StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
+WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class Recorder(Protocol):
+    """Who takes the uses: a tracker, or what stands in for it. Nothing here raises unless `strict` is set."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The features declared to this recorder."""
+
+    def sink(self, feature: Feature) -> Callable[[UserId], object]:
+        """What one plain use of `feature` is handed to, by its user; the catalogue calls it to fill a cell."""
+
+    def record(self, use: Use) -> None:
+        """Take a use that is more than a user: with metadata, with a count, or under a name made at run time."""
+
+    def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
+        """Count uses that cannot be kept, and say why."""
+
+    def lose_metadata(self, feature: str, error: Exception) -> None:
+        """Count metadata that cannot be kept, and say why; the use itself is recorded by the caller."""
+
+    def complain(self, error: Exception) -> None:
+        """Say a mistake that costs no use, once."""
+
+    def request_ended(self) -> None:
+        """A request ended: the moment to relieve a writer that died or starves."""
+
+    async def ashutdown(self, timeout: float | None = None) -> bool:
+        """Write what is pending and stop, for the end of a lifespan; True when nothing is left."""

@@ -1,0 +1,199 @@
+"""Every setting: its default, its environment variable, its checks, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import pathlib
+from typing import Any
+
+import pytest
+
+from usage_instrument.errors import ConfigurationError, UsageInstrumentError
+from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
+
+DEFAULTS: dict[str, object] = {
+    "flush_interval": 5.0,
+    "flush_rows": 5_000,
+    "max_pending": 100_000,
+    "shutdown_timeout": 5.0,
+    "lock_timeout": 0.5,
+    "statement_timeout": 10.0,
+    "users": "auto",
+    "user_id_type": "uuid",
+    "schema": None,
+    "history": "day",
+    "history_retention": 400 * 86400.0,
+    "journal": None,
+    "journal_max_bytes": 2**30,
+    "metadata_max_bytes": 4096,
+    "user_retry": 600.0,
+    "strict": False,
+    "enabled": True,
+    "service": "",
+}
+SAID: dict[str, tuple[str, object]] = {
+    "flush_interval": ("2.5", 2.5),
+    "flush_rows": ("10", 10),
+    "max_pending": ("7", 7),
+    "shutdown_timeout": ("10m", 600.0),
+    "lock_timeout": ("0", 0.0),
+    "statement_timeout": ("1h", 3600.0),
+    "users": ("auth.people.id", "auth.people.id"),
+    "user_id_type": ("integer", "integer"),
+    "schema": ("usage", "usage"),
+    "history": ("hour", "hour"),
+    "history_retention": ("30d", 30 * 86400.0),
+    "journal": ("/var/lib/usage", "/var/lib/usage"),
+    "journal_max_bytes": ("4096", 4096),
+    "metadata_max_bytes": ("100", 100),
+    "user_retry": ("90s", 90.0),
+    "strict": ("1", True),
+    "enabled": ("off", False),
+    "service": ("web", "web"),
+}
+DURATIONS = ["flush_interval", "shutdown_timeout", "lock_timeout", "statement_timeout", "history_retention", "user_retry"]
+INTEGERS = ["flush_rows", "max_pending", "journal_max_bytes", "metadata_max_bytes"]
+
+
+def test_the_tables_above_name_every_setting() -> None:
+    names = {field.name for field in dataclasses.fields(Settings)}
+    assert set(DEFAULTS) == set(SAID) == names
+
+
+def test_the_defaults() -> None:
+    assert dataclasses.asdict(Settings()) == DEFAULTS
+    assert Settings.from_environment({}) == Settings()
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_the_environment_says_it(name: str) -> None:
+    text, expected = SAID[name]
+    settings = Settings.from_environment({ENVIRONMENT_PREFIX + name.upper(): f" {text} "})
+    assert dataclasses.asdict(settings) == {**DEFAULTS, name: expected}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_the_caller_is_heard_over_the_environment(name: str) -> None:
+    text, _ = SAID[name]
+    environ = {ENVIRONMENT_PREFIX + name.upper(): text}
+    assert Settings.from_environment(environ, **{name: DEFAULTS[name]}) == Settings()
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USAGE_INSTRUMENT_SERVICE", "worker")
+    assert Settings.from_environment().service == "worker"
+
+
+def test_another_programs_variables_are_left_alone() -> None:
+    assert Settings.from_environment({"SERVICE": "x", "USAGE_INSTRUMENT_DATABASE_URL": "sqlite://"}) == Settings()
+
+
+@pytest.mark.parametrize("name", ["users", "schema", "history", "journal"])
+@pytest.mark.parametrize("text", ["", "none", "None", " NONE "])
+def test_none_in_the_environment(name: str, text: str) -> None:
+    assert getattr(Settings.from_environment({ENVIRONMENT_PREFIX + name.upper(): text}), name) is None
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (0, 0.0),
+        (3, 3.0),
+        (0.25, 0.25),
+        (dt.timedelta(minutes=2, milliseconds=500), 120.5),
+        (dt.timedelta(0), 0.0),
+        ("10", 10.0),
+        ("0", 0.0),
+        ("1.5s", 1.5),
+        ("10m", 600.0),
+        ("2H", 7200.0),
+        ("30d", 2592000.0),
+    ],
+)
+def test_durations(name: str, value: Any, seconds: float) -> None:
+    found = getattr(Settings(**{name: value}), name)
+    assert found == seconds
+    assert type(found) is float
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize(
+    "value",
+    [-1, "-1s", dt.timedelta(seconds=-1), float("nan"), float("inf"), "inf", "nan", "", "m", "ten", "5w", True, None, []],
+)
+def test_what_is_no_duration(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} is a "):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("value", [0, -1, "0", "1.5", "", "many", 1.0, True, None])
+def test_what_is_no_whole_number(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} is a whole number"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["strict", "enabled"])
+def test_flags(name: str) -> None:
+    for text in ("1", "true", "True", "YES", "on"):
+        assert getattr(Settings.from_environment({ENVIRONMENT_PREFIX + name.upper(): text}), name) is True
+    for text in ("0", "false", "False", "NO", "off"):
+        assert getattr(Settings.from_environment({ENVIRONMENT_PREFIX + name.upper(): text}), name) is False
+    for value in ("", "maybe", 1, 0, None):
+        with pytest.raises(ConfigurationError, match=f"^{name} is true or false"):
+            Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("user_id_type", "int", "one of 'uuid', 'integer', 'string', not 'int'"),
+        ("user_id_type", None, "one of 'uuid', 'integer', 'string', not None"),
+        ("history", "week", "one of 'day', 'hour', None, not 'week'"),
+        ("history", [], "one of 'day', 'hour', None, not "),
+        ("schema", "x" * 101, "at most 100 characters"),
+        ("schema", 5, "is a str"),
+        ("service", "a\0b", "at most 100 characters"),
+        ("service", "x" * 101, "at most 100 characters"),
+        ("service", None, "is a str"),
+        ("journal", 5, "is a directory, not 5"),
+    ],
+)
+def test_wrong_values_are_named(name: str, value: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} is ") as raised:
+        Settings(**{name: value})
+    assert said in str(raised.value)
+
+
+def test_a_wrong_variable_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="flush_rows"):
+        Settings.from_environment({"USAGE_INSTRUMENT_FLUSH_ROWS": "lots"})
+
+
+def test_what_is_raised_is_ours_and_a_value_error() -> None:
+    with pytest.raises(ValueError) as raised:
+        Settings(flush_rows=0)
+    assert isinstance(raised.value, UsageInstrumentError)
+
+
+def test_a_path_is_a_journal(tmp_path: pathlib.Path) -> None:
+    assert Settings(journal=tmp_path).journal == str(tmp_path)  # type: ignore[arg-type]
+
+
+def test_an_unknown_name_suggests_the_near_one() -> None:
+    with pytest.raises(TypeError, match="'flush_intervall' is no setting; did you mean 'flush_interval'"):
+        Settings.from_environment({}, flush_intervall=3)
+
+
+def test_an_unknown_name_like_no_other_lists_all() -> None:
+    with pytest.raises(TypeError, match="'zzz' is no setting; the settings are enabled, flush_interval"):
+        Settings.from_environment({}, zzz=3)
+
+
+def test_settings_are_frozen_and_compare() -> None:
+    assert Settings(flush_interval=60) == Settings(flush_interval="1m")  # type: ignore[arg-type]
+    assert Settings(service="a") != Settings(service="b")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().service = "x"  # type: ignore[misc]
