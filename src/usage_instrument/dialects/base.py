@@ -1,0 +1,218 @@
+"""What a dialect is: how it makes a key unique, how it adds a batch, what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import Column, ColumnElement, Connection, FromClause, Table, exc, func, literal_column
+from sqlalchemy.schema import CreateColumn
+from sqlalchemy.types import CHAR, TypeEngine, Uuid
+
+from ..events import MAX_COUNT, NIL, Count
+from ..typing import UserId, UserIdType
+
+if TYPE_CHECKING:
+    from ..events import Batch
+    from ..ledger import Ledger
+    from ..schema import Tables
+    from ..settings import Settings
+
+LIMIT: ColumnElement[Any] = literal_column(str(MAX_COUNT))
+"""Where `usage_count` saturates, spelled out: a parameter inside SET fails once a driver has prepared the statement."""
+
+
+class Fault(enum.Enum):
+    """What an error means to the writer."""
+
+    TRANSIENT = "transient"
+    """Try again soon."""
+    CONFIGURATION = "configuration"
+    """Somebody has to mend something; try again slowly."""
+    UNKNOWN_USER = "unknown user"
+    """A user of the batch is not in the users table."""
+    REFUSED = "refused"
+    """The database does not take a value of the batch."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A column of a users table."""
+
+    schema: str | None
+    table: str
+    column: str
+
+    def __str__(self) -> str:
+        return ".".join(part for part in (self.schema, self.table, self.column) if part)
+
+
+@dataclass(frozen=True)
+class TypeChange:
+    """A column of the wrong type."""
+
+    what: str
+    """What it is, and what it should be."""
+    sql: str
+    """The statement that makes it so."""
+
+
+class Flush(ABC):
+    """The statements of one dialect for one set of tables, built once and then only executed."""
+
+    @abstractmethod
+    def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
+        """Move the ledger to the batch and add its counts, in the transaction that the caller has begun; False, with
+        nothing added, if the ledger did not move."""
+
+
+class Dialect(ABC):
+    """One database. A new one is a file with a subclass, and a line in this package's registry."""
+
+    # ---- DDL
+
+    def constrain(self, table: Table, name: str, user_id_type: UserIdType) -> None:
+        """Have a table hold one row a user and feature (and bucket), NULLs included, when it is created here."""
+
+    @abstractmethod
+    def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
+        """Whether the live table has the index that `constrain` makes."""
+
+    @abstractmethod
+    def add_unique(self, connection: Connection, table: Table, name: str, user_id_type: UserIdType) -> None:
+        """Give a live table, free of duplicates, that index."""
+
+    hidden_columns: frozenset[str] = frozenset()
+    """Columns that the unique index needs and the tables' definitions do not name."""
+
+    def key(self, rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
+        """What the unique index compares, as expressions on a table that may not have it."""
+        return key(rows, user_id_type)
+
+    def unique_statements(
+        self, connection: Connection, table: Table, name: str, user_id_type: UserIdType
+    ) -> tuple[str, str] | None:
+        """The SQL that makes the unique index and the SQL that drops it; None where an Index says it all."""
+        return None
+
+    def type_changes(self, connection: Connection, table: Table) -> list[TypeChange]:
+        """The columns of a live table whose type the flush cannot write to, and the way to mend them."""
+        return []
+
+    def add_column(self, connection: Connection, table: Table, column: Column[Any]) -> None:
+        """Give a live table a column that it lacks."""
+        name = connection.dialect.identifier_preparer.format_table(table)
+        definition = CreateColumn(column).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {definition}")
+
+    def refer(self, connection: Connection, table: Table, target: Target, wrong: Sequence[str]) -> None:
+        """Have `user_id` of a live table refer to its target and go with it, instead of the wrong foreign keys."""
+        preparer = connection.dialect.identifier_preparer
+        name = preparer.format_table(table)
+        for key in wrong:
+            connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT {preparer.quote(key)}")
+        schema = f"{preparer.quote_schema(target.schema)}." if target.schema else ""
+        users = f"{schema}{preparer.quote(target.table)} ({preparer.quote(target.column)})"
+        connection.exec_driver_sql(
+            f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {users} ON DELETE CASCADE"
+        )
+
+    @contextlib.contextmanager
+    def schema_change(self, connection: Connection, tables: Sequence[Table]) -> Iterator[Connection]:
+        """A transaction that changes tables, as far as DDL is transactional, with other writers kept out."""
+        with connection.begin():
+            yield connection
+
+    # ---- the users table
+
+    def users_schemas(self, schema: str | None, default: str | None) -> tuple[str | None, ...]:
+        """Where a table in `schema` may refer to users, the nearest first; `default` is the connection's own schema."""
+        return tuple(dict.fromkeys((schema, None)))
+
+    def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
+        """The type of a reflected column, where reflection alone does not say it."""
+        type_: TypeEngine[Any] = column["type"]
+        return type_
+
+    # ---- transactions
+
+    @abstractmethod
+    def begin(self, connection: Connection, settings: Settings) -> Connection:
+        """Begin an explicit READ COMMITTED transaction whose statements give way after the settings' timeouts."""
+
+    def commit(self, connection: Connection) -> None:
+        """Commit it."""
+        connection.commit()
+
+    def rollback(self, connection: Connection) -> None:
+        """Roll it back."""
+        connection.rollback()
+
+    # ---- the write side
+
+    @abstractmethod
+    def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
+        """The statements that add a batch to these tables, after a look at the live ones."""
+
+    @abstractmethod
+    def classify(self, error: exc.DBAPIError) -> Fault:
+        """What an error means."""
+
+    def rolled_back(self, error: exc.DBAPIError) -> bool:
+        """Whether an error at COMMIT says that nothing was committed."""
+        return isinstance(error, exc.IntegrityError)
+
+
+def as_uuid(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """What SQLAlchemy's Uuid makes where there is no such type, as a Uuid again."""
+    return Uuid() if isinstance(type_, CHAR) and type_.length == 32 else type_
+
+
+def nil(user_id_type: UserIdType) -> ColumnElement[Any]:
+    """What stands in for NULL in the key: a literal, because an index holds no parameter."""
+    value = NIL[user_id_type]
+    return literal_column(str(value) if isinstance(value, int) else f"'{value}'")
+
+
+def key(rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
+    """What is unique: the user and the feature, without NULLs, and the bucket where there is one."""
+    parts: list[ColumnElement[Any]] = [
+        func.coalesce(rows.c.user_id, nil(user_id_type)),
+        func.coalesce(rows.c.feature_name, literal_column("''")),
+    ]
+    return [*parts, rows.c.bucket_start] if "bucket_start" in rows.c else parts
+
+
+def rows_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
+    """Counts as a JSON array, for dialects that unpack it on the server: u(ser), f(eature), n(umber), t(ime),
+    m(etadata). Put together by hand, around metadata that is JSON text already."""
+    quote = json.encoder.encode_basestring_ascii
+    return "[%s]" % ",".join(
+        f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"n":{count.uses},'
+        f'"t":"{count.last_used.isoformat(" ")}","m":{count.metadata or "null"}}}'
+        for count in counts
+    )
+
+
+def history_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
+    """Counts by bucket as a JSON array: u(ser), f(eature), b(ucket), n(umber)."""
+    quote = json.encoder.encode_basestring_ascii
+    return "[%s]" % ",".join(
+        f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"b":"{start.isoformat(" ")}","n":{uses}}}'
+        for count in counts
+        for start, uses in count.history
+    )
+
+
+def _user(user: UserId, hex_users: bool) -> str:
+    if user is None:
+        return "null"
+    if isinstance(user, UUID):
+        return f'"{user.hex if hex_users else user}"'
+    return str(user) if isinstance(user, int) else json.encoder.encode_basestring_ascii(user)

@@ -1,0 +1,250 @@
+"""PostgreSQL 12 and later, by psycopg, psycopg2 or asyncpg."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Select,
+    String,
+    Table,
+    TableValuedAlias,
+    Text,
+    bindparam,
+    case,
+    cast,
+    collate,
+    column,
+    exc,
+    exists,
+    func,
+    inspect,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
+from sqlalchemy.schema import CreateIndex
+
+from ..events import Batch
+from ..ledger import Ledger
+from ..typing import UserIdType
+from .base import LIMIT, Dialect, Fault, Flush, TypeChange, history_text, key, nil, rows_text
+
+if TYPE_CHECKING:
+    from ..schema import Tables
+    from ..settings import Settings
+
+_UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', clock_timestamp())")
+_ZERO: ColumnElement[Any] = literal_column("0")
+
+
+class PostgreSQLFlush(Flush):
+    """One statement a table, over rows that travel as one JSON parameter.
+
+    For a key that exists, the inserted id is the row's own, so that the conflict burns no number of the sequence.
+    Rows come in one order in every process, so that two writers never wait for each other in a circle. The ledger's
+    UPDATE is a CTE that gates the first statement: it costs no round trip.
+    """
+
+    def __init__(self, connection: Connection, tables: Tables) -> None:
+        self._tables = tables
+        self._user_type = tables.usage.c.user_id.type
+        self._usage = self._usage_statement(_sequence(connection, tables.usage))
+        self._history = self._history_statement()
+
+    def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
+        if not batch.counts:
+            return ledger.advance(connection, batch.number)
+        added = connection.execute(
+            self._usage,
+            {"rows": rows_text(batch.counts), "writer": ledger.writer_id, "number": batch.number},
+            execution_options={"preserve_rowcount": True},
+        )
+        if added.rowcount == 0:
+            return False
+        if batch.counts[0].history:
+            connection.execute(self._history, {"rows": history_text(batch.counts)})
+        return True
+
+    def _usage_statement(self, sequence: str | None) -> Insert:
+        usage, writers = self._tables.usage, self._tables.writers
+        ledger = (
+            update(writers)
+            .where(writers.c.writer_id == bindparam("writer"), writers.c.last_batch < bindparam("number"))
+            .values(last_batch=bindparam("number"), heartbeat_at=_UTC_NOW)
+            .returning(literal_column("1").label("moved"))
+            .cte("ledger")
+        )
+        rows = self._rows(column("n", BigInteger), column("t", DateTime), column("m", JSONB))
+        values: dict[str, ColumnElement[Any]] = {
+            "user_id": rows.c.u,
+            "feature_name": rows.c.f,
+            "metadata": rows.c.m,
+            "usage_count": func.least(rows.c.n, LIMIT),
+            "last_used": func.least(rows.c.t, _UTC_NOW),
+        }
+        if sequence is not None:
+            mine = usage.alias("mine")
+            theirs = [func.coalesce(rows.c.u, nil(self._tables.user_id_type)), rows.c.f]
+            same = [left == right for left, right in zip(key(mine, self._tables.user_id_type), theirs, strict=True)]
+            existing = select(mine.c.id).where(*same).scalar_subquery()
+            values["id"] = func.coalesce(existing, func.nextval(text(sequence)))
+        source = self._ordered(select(*values.values()).where(exists(select(ledger.c.moved))), rows)
+        statement = insert(usage).from_select(list(values), source)
+        new = statement.excluded
+        return statement.on_conflict_do_update(
+            index_elements=key(usage, self._tables.user_id_type),
+            set_={
+                "usage_count": _saturated(usage.c.usage_count, new.usage_count),
+                "last_used": func.greatest(usage.c.last_used, new.last_used),
+                "metadata": _merged(usage, new),
+            },
+        )
+
+    def _history_statement(self) -> Insert:
+        history = self._tables.history
+        rows = self._rows(column("n", BigInteger), column("b", DateTime))
+        source = self._ordered(select(rows.c.u, rows.c.f, rows.c.b, func.least(rows.c.n, LIMIT)), rows, rows.c.b)
+        statement = insert(history).from_select(["user_id", "feature_name", "bucket_start", "usage_count"], source)
+        return statement.on_conflict_do_update(
+            index_elements=key(history, self._tables.user_id_type),
+            set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
+        )
+
+    def _rows(self, *columns: Any) -> TableValuedAlias:
+        """The batch, unpacked from the parameter `rows`."""
+        unpacked = func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON))
+        typed = unpacked.table_valued(column("u", self._user_type), column("f", Text), *columns)
+        return typed.render_derived("d", with_types=True)
+
+    def _ordered(self, rows_of: Select[Any], rows: TableValuedAlias, *more: ColumnElement[Any]) -> Select[Any]:
+        """By the bytes of user and feature, the anonymous user last: the order that the writer sorted in."""
+        user: ColumnElement[Any] = rows.c.u
+        if isinstance(self._user_type, String):
+            user = collate(rows.c.u, "C")
+        return rows_of.order_by(rows.c.u.is_(None), user, collate(rows.c.f, "C"), *more)
+
+
+def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.least(cast(func.coalesce(old, _ZERO), BigInteger) + new, LIMIT)
+
+
+def _merged(usage: Table, new: Any) -> ColumnElement[Any]:
+    """Newer keys win, ties are newer; what is no object is replaced."""
+    old, fresh = usage.c.metadata, new.metadata
+    both = case((new.last_used >= usage.c.last_used, old.op("||")(fresh)), else_=fresh.op("||")(old))
+    is_object = func.jsonb_typeof(old) == literal_column("'object'")
+    return case((fresh.is_(None), old), (is_object, both), else_=fresh)
+
+
+def _sequence(connection: Connection, usage: Table) -> str | None:
+    """The expression of the id's sequence; None where an id cannot be given, and each conflict burns one."""
+    name = connection.dialect.identifier_preparer.format_table(usage)
+    found = connection.execute(
+        text(
+            "SELECT pg_get_serial_sequence(:name, 'id'), (SELECT a.attidentity FROM pg_attribute a "
+            "WHERE a.attrelid = CAST(:name AS regclass) AND a.attname = 'id')"
+        ),
+        {"name": name},
+    ).one()
+    if found[0] is None or found[1] in {"a", b"a"}:  # GENERATED ALWAYS takes no id of ours
+        return None
+    quoted = str(found[0]).replace("'", "''").replace(":", "\\:")
+    return f"'{quoted}'::regclass".replace("::", "\\:\\:")
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL."""
+
+    def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
+        found = connection.execute(
+            text(
+                "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+                "WHERE i.indrelid = CAST(:table AS regclass) AND c.relname = :name AND i.indisunique AND i.indisvalid"
+            ),
+            {"table": connection.dialect.identifier_preparer.format_table(table), "name": name},
+        )
+        return bool(found.scalar())
+
+    def add_unique(self, connection: Connection, table: Table, name: str, user_id_type: UserIdType) -> None:
+        index = next(index for index in table.indexes if index.name == name)
+        connection.execute(CreateIndex(index))
+
+    def type_changes(self, connection: Connection, table: Table) -> list[TypeChange]:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        alter, changes = f"ALTER TABLE {name} ALTER COLUMN ", []
+        for live in inspect(connection).get_columns(table.name, schema=table.schema):
+            type_, column_ = live["type"], f"{table.fullname}.{live['name']}"
+            if live["name"] not in table.c:
+                continue
+            if live["name"] == "metadata" and not isinstance(type_, JSONB):
+                sql = f"{alter} metadata TYPE jsonb USING CAST(CAST(metadata AS text) AS jsonb)"
+                changes.append(TypeChange(f"{column_} is {type_.compile(connection.dialect)} and must be JSONB", sql))
+            elif isinstance(type_, DateTime) and type_.timezone:
+                sql = f"{alter} {live['name']} TYPE timestamp USING {live['name']} AT TIME ZONE 'UTC'"
+                changes.append(TypeChange(f"{column_} is TIMESTAMP WITH TIME ZONE and must be plain, in UTC", sql))
+        return changes
+
+    @contextlib.contextmanager
+    def schema_change(self, connection: Connection, tables: Sequence[Table]) -> Iterator[Connection]:
+        with connection.begin():
+            inspector = inspect(connection)
+            for table in tables:
+                if inspector.has_table(table.name, schema=table.schema):
+                    name = connection.dialect.identifier_preparer.format_table(table)
+                    connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
+            yield connection
+
+    def begin(self, connection: Connection, settings: Settings) -> Connection:
+        connection = connection.execution_options(isolation_level="READ COMMITTED")
+        # Local to the transaction, so that nothing stays in a session that a pooler may hand to somebody else.
+        connection.execute(
+            text("SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true)"),
+            {
+                "lock": f"{max(round(settings.lock_timeout * 1000), 1)}ms",
+                "statement": f"{max(round(settings.statement_timeout * 1000), 1)}ms",
+            },
+        )
+        return connection
+
+    def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
+        return PostgreSQLFlush(connection, tables)
+
+    def classify(self, error: exc.DBAPIError) -> Fault:
+        state = _sqlstate(error)
+        if state == "23503":
+            return Fault.UNKNOWN_USER
+        if state in _CONFIGURATION or state[:2] in {"28", "42", "3D", "3F", "0A"}:
+            return Fault.CONFIGURATION
+        if state in {"23502", "23514", "21000"} or state[:2] == "22":
+            return Fault.REFUSED
+        if not state and any(sign in str(error.orig) for sign in ("authentication failed", "does not exist")):
+            return Fault.CONFIGURATION  # refused while connecting: libpq passes no SQLSTATE on
+        return Fault.TRANSIENT
+
+    def rolled_back(self, error: exc.DBAPIError) -> bool:
+        return _sqlstate(error)[:2] in {"23", "40"}
+
+
+_CONFIGURATION = {"2200H"}  # the sequence is exhausted
+
+
+def _sqlstate(error: exc.DBAPIError) -> str:
+    """The SQLSTATE, wherever the driver keeps it; empty when the server never answered."""
+    for name in ("sqlstate", "pgcode"):
+        state = getattr(error.orig, name, None)
+        if state:
+            return str(state)
+    return ""
+
+
+DIALECT = PostgreSQL()

@@ -1,0 +1,254 @@
+"""SQLite 3.24 and later, in a file, by sqlite3 or aiosqlite."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    ForeignKeyConstraint,
+    MetaData,
+    Table,
+    Text,
+    bindparam,
+    exc,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.schema import CreateIndex, CreateTable, DefaultClause
+from sqlalchemy.types import TypeEngine
+
+from ..events import MAX_COUNT, Batch
+from ..ledger import Ledger, utcnow
+from ..typing import UserIdType
+from .base import LIMIT, Dialect, Fault, Flush, Target, as_uuid, key
+
+if TYPE_CHECKING:
+    from ..schema import Tables
+    from ..settings import Settings
+
+# Laid over each other key by key: json_patch would delete keys whose new value is null, and merge nested objects.
+# Reals are printed with 17 digits, which is what it takes to read the same number again.
+_MERGED = """
+CASE WHEN excluded.metadata IS NULL THEN {old}
+WHEN {old} IS NULL OR NOT json_valid({old}) OR json_type({old}) <> 'object' THEN excluded.metadata
+ELSE (
+  SELECT json_group_object(k, json(v)) FROM (
+    SELECT key AS k, CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' WHEN 'null' THEN 'null'
+      WHEN 'object' THEN value WHEN 'array' THEN value WHEN 'real' THEN printf('%!.17g', value)
+      ELSE json_quote(value) END AS v,
+      row_number() OVER (PARTITION BY key ORDER BY side DESC) AS rank
+    FROM (
+      SELECT key, type, value, excluded.last_used >= {table}.last_used AS side FROM json_each(excluded.metadata)
+      UNION ALL
+      SELECT key, type, value, 0.5 FROM json_each({old})
+    )
+  ) WHERE rank = 1
+) END
+"""
+
+
+class SQLiteFlush(Flush):
+    """executemany under one write lock: as fast as any other shape, and the simplest."""
+
+    def __init__(self, tables: Tables, merged: str) -> None:
+        self._usage = self._usage_statement(tables, merged)
+        self._history = self._history_statement(tables)
+
+    def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
+        if not ledger.advance(connection, batch.number):
+            return False
+        if batch.counts:
+            now = utcnow()
+            connection.execute(self._usage, [self._row(count, now) for count in batch.counts])
+        history = [
+            {"user": count.user, "feature": count.feature, "bucket": start, "uses": min(uses, MAX_COUNT)}
+            for count in batch.counts
+            for start, uses in count.history
+        ]
+        if history:
+            connection.execute(self._history, history)
+        return True
+
+    @staticmethod
+    def _row(count: Any, now: dt.datetime) -> dict[str, Any]:
+        return {
+            "user": count.user,
+            "feature": count.feature,
+            "extra": count.metadata,
+            "uses": min(count.uses, MAX_COUNT),
+            "used": min(count.last_used, now),
+        }
+
+    @staticmethod
+    def _usage_statement(tables: Tables, merged: str) -> Insert:
+        usage = tables.usage
+        statement = insert(usage).values(
+            user_id=bindparam("user"),
+            feature_name=bindparam("feature"),
+            metadata=bindparam("extra", type_=Text()),
+            usage_count=bindparam("uses"),
+            last_used=bindparam("used", type_=DateTime()),
+        )
+        return statement.on_conflict_do_update(
+            index_elements=key(usage, tables.user_id_type),
+            set_={
+                "usage_count": _saturated(usage.c.usage_count, statement.excluded.usage_count),
+                "last_used": func.max(usage.c.last_used, statement.excluded.last_used),
+                "metadata": literal_column(merged),
+            },
+        )
+
+    @staticmethod
+    def _history_statement(tables: Tables) -> Insert:
+        history = tables.history
+        statement = insert(history).values(
+            user_id=bindparam("user"),
+            feature_name=bindparam("feature"),
+            bucket_start=bindparam("bucket"),
+            usage_count=bindparam("uses"),
+        )
+        return statement.on_conflict_do_update(
+            index_elements=key(history, tables.user_id_type),
+            set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
+        )
+
+
+def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.min(func.coalesce(old, literal_column("0")) + new, LIMIT)
+
+
+def rebuild(connection: Connection, table: Table, change: Callable[[Table], object]) -> None:
+    """Change a live table in a way that ALTER TABLE does not know, and keep all else of it: columns, rows, indexes,
+    triggers. Foreign keys are not enforced, and a transaction is open."""
+    quote = connection.dialect.identifier_preparer.quote
+    schema = f"{quote(table.schema)}." if table.schema else ""
+    attached = connection.exec_driver_sql(
+        f"SELECT sql FROM {schema}sqlite_master WHERE tbl_name = ? AND type <> 'table' AND sql IS NOT NULL",
+        (table.name,),
+    ).scalars()
+    statements = list(attached)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", exc.SAWarning)  # it cannot reflect expression indexes, which come from above
+        live = Table(table.name, MetaData(), schema=table.schema, autoload_with=connection)
+    stored = [quote(column.name) for column in live.c if column.computed is None]
+    change(live)
+    new = live.to_metadata(live.metadata, name=f"{table.name}_rebuilt")
+    connection.execute(CreateTable(new))
+    columns, fresh, name = ", ".join(stored), quote(new.name), quote(table.name)
+    connection.exec_driver_sql(f"INSERT INTO {schema}{fresh} ({columns}) SELECT {columns} FROM {schema}{name}")
+    connection.exec_driver_sql(f"DROP TABLE {schema}{name}")
+    connection.exec_driver_sql(f"ALTER TABLE {schema}{fresh} RENAME TO {name}")
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+
+
+class SQLite(Dialect):
+    """SQLite."""
+
+    def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
+        schema = f"{table.schema}." if table.schema else ""
+        found = connection.execute(
+            text(
+                f"SELECT count(*) FROM {schema}sqlite_master WHERE type = 'index' AND name = :name AND tbl_name = :table"
+            ),
+            {"name": name, "table": table.name},
+        )
+        return bool(found.scalar())
+
+    def add_unique(self, connection: Connection, table: Table, name: str, user_id_type: UserIdType) -> None:
+        index = next(index for index in table.indexes if index.name == name)
+        connection.execute(CreateIndex(index))
+
+    def add_column(self, connection: Connection, table: Table, column: Column[Any]) -> None:
+        default: Any = column.server_default.arg if isinstance(column.server_default, DefaultClause) else None
+        new: Column[Any] = Column(column.name, column.type, nullable=column.nullable, server_default=default)
+        rebuild(connection, table, lambda live: live.append_column(new))
+
+    def refer(self, connection: Connection, table: Table, target: Target, wrong: Sequence[str]) -> None:
+        def change(live: Table) -> None:
+            for constraint in list(live.foreign_key_constraints):
+                if constraint.column_keys == ["user_id"]:
+                    live.constraints.discard(constraint)
+                    live.c.user_id.foreign_keys.difference_update(constraint.elements)
+            users = Table(target.table, live.metadata, schema=table.schema, autoload_with=connection)
+            live.append_constraint(ForeignKeyConstraint(["user_id"], [users.c[target.column]], ondelete="CASCADE"))
+
+        rebuild(connection, table, change)
+
+    @contextlib.contextmanager
+    def schema_change(self, connection: Connection, tables: Sequence[Table]) -> Iterator[Connection]:
+        # By itself the driver begins no transaction for DDL. Enforcement ends first: it would empty, row by row, what
+        # refers to a table that is rebuilt.
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        enforced = connection.exec_driver_sql("PRAGMA foreign_keys").scalar()
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        finally:
+            connection.exec_driver_sql(f"PRAGMA foreign_keys = {int(bool(enforced))}")
+            connection.rollback()
+
+    def users_schemas(self, schema: str | None, default: str | None) -> tuple[str | None, ...]:
+        return (schema,)  # a foreign key cannot leave its file
+
+    def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
+        return as_uuid(column["type"])
+
+    def begin(self, connection: Connection, settings: Settings) -> Connection:
+        # The driver would begin a deferred transaction, whose first write fails at once if another process wrote since.
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        patience = math.ceil(settings.lock_timeout * 1000)
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
+        if not getattr(connection.connection.dbapi_connection, "in_transaction", False):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return connection
+
+    def commit(self, connection: Connection) -> None:
+        connection.exec_driver_sql("COMMIT")
+
+    def rollback(self, connection: Connection) -> None:
+        connection.exec_driver_sql("ROLLBACK")
+
+    def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
+        table = connection.dialect.identifier_preparer.format_table(tables.usage, use_schema=False)
+        return SQLiteFlush(tables, _MERGED.format(old=f"{table}.metadata", table=table))
+
+    def classify(self, error: exc.DBAPIError) -> Fault:
+        message = str(error.orig)
+        if isinstance(error, exc.IntegrityError):
+            if "FOREIGN KEY" in message:
+                return Fault.UNKNOWN_USER
+            return Fault.TRANSIENT if "UNIQUE" in message else Fault.REFUSED
+        if isinstance(error, exc.DataError | exc.InterfaceError):
+            return Fault.REFUSED
+        signs = (
+            "no such table",
+            "no such column",
+            "has no column",
+            "readonly",
+            "unable to open",
+            "not a database",
+        )
+        return Fault.CONFIGURATION if any(sign in message for sign in signs) else Fault.TRANSIENT
+
+    def rolled_back(self, error: exc.DBAPIError) -> bool:
+        return True  # a failed COMMIT leaves the transaction open, and the rollback that follows ends it
+
+
+DIALECT = SQLite()

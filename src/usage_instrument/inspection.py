@@ -1,0 +1,104 @@
+"""The live tables compared with the ones this release writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Table, inspect
+from sqlalchemy import types as sqltypes
+
+from . import dialects
+from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
+from .target import fits
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.reflection import Inspector
+
+CREATE = "run `usage-instrument db create`"
+UPGRADE = "run `usage-instrument db upgrade`"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about the live tables, in one line that names the fix."""
+
+    message: str
+    blocks_writing: bool
+
+
+def check(connection: Connection, tables: Tables) -> list[Problem]:
+    """What is wrong with the live tables; the worst first."""
+    inspector = inspect(connection)
+    problems: list[Problem] = []
+    for table in tables:
+        if not inspector.has_table(table.name, schema=table.schema):
+            problems.append(Problem(f"table {table.fullname} does not exist: {CREATE}", True))
+            continue
+        problems += _check_columns(connection, inspector, table, tables)
+    if not problems:
+        problems += _check_keys(connection, inspector, tables)
+    return sorted(problems, key=lambda problem: not problem.blocks_writing)
+
+
+def _check_columns(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
+    live = {column["name"]: column for column in inspector.get_columns(table.name, schema=table.schema)}
+    problems = [
+        Problem(f"table {table.fullname} has no column {column.name}: {UPGRADE}", True)
+        for column in table.c
+        if column.name not in live
+    ]
+    mistyped = user_type_problem(connection, table, tables)
+    if mistyped is not None:
+        problems.append(Problem(mistyped, True))
+    dialect = dialects.get(connection.dialect.name)
+    return problems + [Problem(f"{change.what}: {UPGRADE}", True) for change in dialect.type_changes(connection, table)]
+
+
+def user_type_problem(connection: Connection, table: Table, tables: Tables) -> str | None:
+    """What is wrong with the type of a live table's `user_id`, if anything is."""
+    if "user_id" not in table.c:
+        return None
+    for column in inspect(connection).get_columns(table.name, schema=table.schema):
+        if column["name"] == "user_id" and not _may_be(connection, column["type"], tables):
+            return (
+                f"{table.fullname}.user_id is {column['type']!r}, and user_id_type is {tables.user_id_type!r}: "
+                "set user_id_type to 'uuid', 'integer' or 'string'"
+            )
+    return None
+
+
+def _may_be(connection: Connection, type_: Any, tables: Tables) -> bool:
+    if fits(type_, tables.user_id_type) or connection.dialect.name == "postgresql":
+        return fits(type_, tables.user_id_type)
+    # SQLite and MySQL keep UUIDs as text, and SQLite reflects what it does not know as NULL or NUMERIC.
+    return tables.user_id_type == "uuid" and isinstance(type_, sqltypes.String | sqltypes.NullType | sqltypes.Numeric)
+
+
+def _check_keys(connection: Connection, inspector: Inspector, tables: Tables) -> list[Problem]:
+    dialect = dialects.get(connection.dialect.name)
+    problems = [
+        Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True)
+        for table, name in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY))
+        if not dialect.has_unique(connection, table, name)
+    ]
+    for table in (tables.usage, tables.history):
+        for foreign in inspector.get_foreign_keys(table.name, schema=table.schema):
+            action = str(foreign.get("options", {}).get("ondelete", "NO ACTION")).upper()
+            if foreign["constrained_columns"] == ["user_id"] and action != "CASCADE":
+                problems.append(
+                    Problem(
+                        f"the foreign key of {table.fullname}.user_id is ON DELETE {action}; with anything but "
+                        f"CASCADE, deleting a user fails or turns their counts anonymous: {UPGRADE}",
+                        False,
+                    )
+                )
+    return problems
+
+
+def users_target(connection: Connection, tables: Tables) -> tuple[str | None, str, str] | None:
+    """The schema, table and column that the live `feature_usage.user_id` refers to; None without a foreign key."""
+    for foreign in inspect(connection).get_foreign_keys(tables.usage.name, schema=tables.usage.schema):
+        if foreign["constrained_columns"] == ["user_id"]:
+            return foreign["referred_schema"], foreign["referred_table"], foreign["referred_columns"][0]
+    return None

@@ -1,0 +1,304 @@
+"""The tables: in the host's MetaData, in a database, and compared with the live ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Date,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    Uuid,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import DBAPIError
+
+from . import dialects
+from .columns import Now, feature_column, json_object, timestamp
+from .dialects.base import key
+from .errors import ConfigurationError
+from .events import NAME_LENGTH
+from .target import fits, fitting, live_column, stand_in, target_of, user_type_of
+from .typing import UserIdType
+
+if TYPE_CHECKING:
+    from .mixin import FeatureUsageMixin as FeatureUsageMixin
+
+logger = logging.getLogger("usage_instrument")
+
+UNIQUE_USAGE = "uq_feature_usage_user_feature"
+UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"
+_INFO = "usage_instrument"
+_TABLES = 5
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tables:
+    """The tables of one MetaData: what `configure(tables=…)`, `Tracker` and every query take."""
+
+    usage: Table
+    """`feature_usage`: one row a user and feature."""
+    writers: Table
+    """`feature_usage_writers`: the ledger, one row a writing process."""
+    history: Table
+    """`feature_usage_history`: uses by user, feature and hour or day."""
+    catalog: Table
+    """`feature_usage_catalog`: every feature that code declares."""
+    losses: Table
+    """`feature_usage_losses`: what was dropped or rejected."""
+    user_id_type: UserIdType
+    """The type of a user's id."""
+    users: str | None
+    """The column of the users table that the foreign key refers to, if there is one."""
+
+    def __repr__(self) -> str:
+        return f"Tables({self.usage.fullname!r}, user_id_type={self.user_id_type!r}, users={self.users!r})"
+
+    def __iter__(self) -> Iterator[Table]:
+        return iter((self.usage, self.writers, self.history, self.catalog, self.losses))
+
+    @classmethod
+    def of(cls, model: Any) -> Tables:
+        """The tables that go with a model made by FeatureUsageMixin, or with its table. Raises ConfigurationError."""
+        table = getattr(model, "__table__", model)
+        for tables in every(table.metadata) if isinstance(table, Table) else ():
+            if tables.usage is table:
+                return tables
+        raise ConfigurationError(f"{model!r} is neither a model of FeatureUsageMixin nor a feature_usage table")
+
+
+def __getattr__(name: str) -> Any:
+    # The mixin needs no ORM itself, but whoever wants it has one.
+    if name == "FeatureUsageMixin":
+        from .mixin import FeatureUsageMixin
+
+        return FeatureUsageMixin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def define_tables(
+    metadata: MetaData,
+    *,
+    schema: str | None = None,
+    users: object = "auto",
+    user_id_type: UserIdType = "uuid",
+) -> Tables:
+    """Put the tables into a MetaData, the host's own or a new one.
+
+    `users` is what `user_id` refers to: `"auto"` takes `users(id)` if this MetaData has it by now and its type fits,
+    and says in the log which it did; a model, Table, Column, `"table.column"` or `"schema.table.column"` is taken as it
+    is; None makes no foreign key. Calling it again for the same MetaData and schema returns the same tables. Raises
+    ConfigurationError.
+    """
+    known = metadata.tables.get(f"{schema}.feature_usage" if schema else "feature_usage")
+    if known is not None:
+        return Tables.of(known)
+    target = target_of(metadata, schema, users, user_id_type)
+    user_type = user_type_of(target, user_id_type)
+    name = f"{target.table.fullname}.{target.name}" if isinstance(target, Column) else target
+
+    def user_column() -> Column[Any]:
+        references = [ForeignKey(target, ondelete="CASCADE")] if target is not None else []
+        return Column("user_id", user_type, *references, nullable=True, comment="The user; NULL is anonymous")
+
+    usage = Table(
+        "feature_usage",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        user_column(),
+        feature_column(nullable=True),
+        Column("metadata", json_object(), nullable=True, comment="The latest context of the use"),
+        Column("usage_count", Integer, nullable=True, server_default=text("1"), comment="Uses by this user"),
+        Column(
+            "last_used",
+            timestamp(),
+            nullable=False,
+            server_default=Now("CURRENT_TIMESTAMP"),
+            comment="The most recent use, UTC",
+        ),
+        schema=schema,
+        comment="Which user used which feature how often: one row a user and feature",
+        # Updates in place need room on the page, and no index on what changes: hence none on last_used either.
+        postgresql_with={"fillfactor": 85},
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+    )
+    writers = Table(
+        "feature_usage_writers",
+        metadata,
+        Column("writer_id", Uuid, primary_key=True, comment="One writing process, from its first batch to its end"),
+        Column("service", String(NAME_LENGTH), nullable=False, server_default=text("''"), comment="The program's name"),
+        Column("last_batch", BigInteger, nullable=False, server_default=text("0"), comment="The last batch applied"),
+        Column("started_at", timestamp(), nullable=False, comment="When it registered, UTC"),
+        Column("heartbeat_at", timestamp(), nullable=False, comment="When it last wrote, UTC"),
+        schema=schema,
+        comment="The ledger that makes every batch count exactly once",
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+    )
+    history = Table(
+        "feature_usage_history",
+        metadata,
+        user_column(),
+        feature_column(nullable=True),
+        Column("bucket_start", timestamp(), nullable=False, comment="The start of the hour or day, UTC"),
+        Column("usage_count", Integer, nullable=True, server_default=text("1"), comment="Uses in this bucket"),
+        schema=schema,
+        comment="Uses by user, feature and hour or day",
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+    )
+    catalog = Table(
+        "feature_usage_catalog",
+        metadata,
+        Column(
+            "service", String(NAME_LENGTH), primary_key=True, server_default=text("''"), comment="The program's name"
+        ),
+        feature_column(primary_key=True, nullable=False),
+        Column("description", Text, nullable=True, comment="What it is, by its author"),
+        Column("source", Text, nullable=True, comment="The code that declares it"),
+        Column("declared_at", timestamp(), nullable=False, comment="When it was first declared, UTC"),
+        Column("last_declared_at", timestamp(), nullable=False, comment="When it was last declared, UTC"),
+        schema=schema,
+        comment="Every feature that code declares, used or not",
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+    )
+    losses = Table(
+        "feature_usage_losses",
+        metadata,
+        Column("day", Date, primary_key=True, comment="UTC"),
+        Column(
+            "service", String(NAME_LENGTH), primary_key=True, server_default=text("''"), comment="The program's name"
+        ),
+        Column("reason", String(NAME_LENGTH), primary_key=True, comment="Why"),
+        Column("uses", BigInteger, nullable=False, server_default=text("0"), comment="How many uses were lost"),
+        schema=schema,
+        comment="Uses that were dropped or rejected: whether the numbers can be trusted",
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+    )
+    for table, unique in ((usage, UNIQUE_USAGE), (history, UNIQUE_HISTORY)):
+        Index(unique, *key(table, user_id_type), unique=True, _table=table).ddl_if(
+            callable_=cast(Any, _has_expression_indexes)
+        )
+        Index(f"ix_{table.name}_user_id", table.c.user_id)
+        for dialect in dialects.every():
+            dialect.constrain(table, unique, user_id_type)
+    tables = Tables(usage, writers, history, catalog, losses, user_id_type, name)
+    metadata.info.setdefault(_INFO, {})[usage.fullname] = tables
+    return tables
+
+
+def every(metadata: MetaData) -> list[Tables]:
+    """What `define_tables` put into a MetaData, one a schema."""
+    # Not in the table's own `info`, which Alembic would write into revisions.
+    return list(metadata.info.get(_INFO, {}).values())
+
+
+def _has_expression_indexes(*_: object, dialect: Any = None, **__: object) -> bool:
+    return dialect is None or dialect.name not in {"mysql", "mariadb"}
+
+
+# ---- in a database
+
+
+@dataclass(frozen=True)
+class Created:
+    """What `create_all` did."""
+
+    tables: Tables
+    made: tuple[str, ...]
+    """The tables that were not there before."""
+    users: str | None
+    """The column that `user_id` refers to; None when there is no foreign key."""
+    why: str
+    """One sentence on that choice."""
+
+
+def create_all(
+    bind: Engine | Connection,
+    *,
+    schema: str | None = None,
+    users: object = "auto",
+    user_id_type: UserIdType = "uuid",
+) -> Created:
+    """Create the tables that are missing, in the database that `bind` leads to.
+
+    `users="auto"` looks at the database for a `users(id)` whose type fits and refers to it. For an AsyncEngine:
+    `async with engine.begin() as connection: await connection.run_sync(create_all)`. A `feature_usage` that is there
+    already stays as it is; `usage-instrument db upgrade` brings it to today's form. Raises ConfigurationError.
+    """
+    if isinstance(bind, Engine):
+        return _create_beside_others(bind, schema=schema, users=users, user_id_type=user_id_type)
+    if not isinstance(bind, Connection):
+        raise ConfigurationError(
+            f"create_all takes an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine: "
+            "async with engine.begin() as connection: await connection.run_sync(create_all)"
+        )
+    inspector = inspect(bind)
+    tables, why = plan(bind, schema=schema, users=users, user_id_type=user_id_type)
+    made = tuple(table.name for table in tables if not inspector.has_table(table.name, schema=table.schema))
+    tables.usage.metadata.create_all(bind, tables=list(tables))
+    logger.info("%s", why)
+    return Created(tables, made, tables.users, why)
+
+
+def _create_beside_others(engine: Engine, **options: Any) -> Created:
+    """As create_all, while the other workers of an app that starts do the same."""
+    failures = 0
+    with engine.connect() as connection:
+        while True:
+            try:
+                with connection.begin():
+                    return create_all(connection, **options)
+            except DBAPIError:
+                # Whoever comes second to a table fails, and finds it there the next time.
+                failures += 1
+                if failures > _TABLES:
+                    raise
+
+
+def plan(connection: Connection, *, schema: str | None, users: object, user_id_type: UserIdType) -> tuple[Tables, str]:
+    """The tables as they would be in this database, and a sentence on what `user_id` refers to."""
+    metadata = MetaData()
+    inspector = inspect(connection)
+    if users == "auto":
+        found = None
+        for place in dialects.get(connection.dialect.name).users_schemas(schema, inspector.default_schema_name):
+            column = live_column(connection, inspector, place, "users", "id")
+            if column is not None and fits(column["type"], user_id_type):
+                target = stand_in(metadata, place, "users", column)
+                tables = define_tables(metadata, schema=schema, users=target, user_id_type=user_id_type)
+                return tables, f"user_id refers to {tables.users}, which this database has"
+            found = found or column
+        reason = f"users.id is {found['type']!r}" if found is not None else "there is no table users with a column id"
+        tables = define_tables(metadata, schema=schema, users=None, user_id_type=user_id_type)
+        return tables, f"user_id has no foreign key: {reason} (user_id_type is {user_id_type})"
+    if isinstance(users, str):
+        place, _, name = users.rpartition(".")
+        users_schema, _, table = place.rpartition(".")
+        column = live_column(connection, inspector, users_schema or None, table, name)
+        if column is None:
+            raise ConfigurationError(f"users={users!r}: this database has no such column; say 'schema.table.column'")
+        users = fitting(stand_in(metadata, users_schema or None, table, column), user_id_type)
+    elif users is not None:
+        column_ = target_of(metadata, schema, users, user_id_type)
+        if isinstance(column_, Column):
+            its = column_.table
+            users = stand_in(metadata, its.schema, its.name, {"name": column_.name, "type": column_.type})
+    tables = define_tables(metadata, schema=schema, users=users, user_id_type=user_id_type)
+    return tables, f"user_id refers to {tables.users}" if tables.users else "user_id has no foreign key"

@@ -1,0 +1,103 @@
+"""What `user_id` refers to: the host's users table, in a MetaData or in a database, and the type that fits it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, Uuid
+from sqlalchemy import types as sqltypes
+from sqlalchemy.types import TypeEngine
+
+from . import dialects
+from .errors import ConfigurationError
+from .events import STRING_ID_LENGTH
+from .typing import UserIdType
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.reflection import Inspector
+
+_logger = logging.getLogger("usage_instrument")
+
+
+def target_of(metadata: MetaData, schema: str | None, users: object, kind: UserIdType) -> Column[Any] | str | None:
+    """What the foreign key refers to: a column, or its name where the table is not here yet."""
+    users = getattr(users, "__table__", users)  # a model
+    if users is None:
+        return None
+    if isinstance(users, Table):
+        keys = list(users.primary_key.columns)
+        if len(keys) != 1:
+            raise ConfigurationError(
+                f"the users table {users.name!r} has no primary key of one column; pass the column"
+            )
+        return fitting(keys[0], kind)
+    if isinstance(users, Column):
+        return fitting(users, kind)
+    if not isinstance(users, str):
+        raise ConfigurationError(
+            f"users is 'auto', a model, a Table, a Column, 'schema.table.column' or None, not {users!r}"
+        )
+    if users == "auto":
+        for place in dict.fromkeys((f"{schema}.users" if schema else "users", "users")):
+            table = metadata.tables.get(place)
+            if table is not None and "id" in table.c and fits(table.c.id.type, kind):
+                _logger.info("feature_usage.user_id refers to %s.id, which this MetaData has", place)
+                return table.c.id
+        _logger.info("feature_usage.user_id has no foreign key: this MetaData has no users(id) of type %s", kind)
+        return None
+    place, dot, name = users.rpartition(".")
+    if not dot:
+        raise ConfigurationError(f"users={users!r} names no column; say 'table.column' or 'schema.table.column'")
+    table = metadata.tables.get(place)
+    return users if table is None or name not in table.c else fitting(table.c[name], kind)
+
+
+def fitting(target: Column[Any], kind: UserIdType) -> Column[Any]:
+    """The column itself, if its type fits. Raises ConfigurationError."""
+    if not fits(target.type, kind):
+        raise ConfigurationError(
+            f"{target} is of type {target.type!r}, and user_id_type is {kind!r}; "
+            "say user_id_type='uuid', 'integer' or 'string'"
+        )
+    return target
+
+
+def fits(type_: TypeEngine[Any], kind: UserIdType) -> bool:
+    """Whether a column of this type can be what a user id of that kind refers to."""
+    if kind == "uuid":
+        return isinstance(type_, sqltypes.Uuid)
+    if kind == "integer":
+        return isinstance(type_, sqltypes.Integer)
+    return isinstance(type_, sqltypes.String) and not isinstance(type_, sqltypes.Enum)
+
+
+def user_type_of(target: Column[Any] | str | None, kind: UserIdType) -> TypeEngine[Any]:
+    """The type of `user_id`: the target's own where a foreign key must match it to the letter."""
+    if isinstance(target, Column):
+        if isinstance(target.type, sqltypes.Uuid):
+            return Uuid(native_uuid=target.type.native_uuid)
+        return target.type
+    if kind == "uuid":
+        return Uuid()
+    return BigInteger() if kind == "integer" else String(STRING_ID_LENGTH)
+
+
+def live_column(
+    connection: Connection, inspector: Inspector, schema: str | None, table: str, name: str
+) -> dict[str, Any] | None:
+    """A column of a live table, its type as it really is; None where it is not."""
+    if not table or not inspector.has_table(table, schema=schema):
+        return None
+    dialect = dialects.get(connection.dialect.name)
+    for column in inspector.get_columns(table, schema=schema):
+        if column["name"] == name:
+            return {"name": name, "type": dialect.column_type(connection, table, schema, column)}
+    return None
+
+
+def stand_in(metadata: MetaData, schema: str | None, table: str, column: dict[str, Any]) -> Column[Any]:
+    """The host's users table, as far as a foreign key needs it; never created from here."""
+    column_: Column[Any] = Column(column["name"], column["type"], primary_key=True)
+    Table(table, metadata, column_, schema=schema)
+    return column_

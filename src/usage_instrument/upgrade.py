@@ -1,0 +1,193 @@
+"""Bringing the tables of a database to this release's form: first the steps in words, then the steps themselves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import Connection, Index, Table, exc, inspect
+from sqlalchemy.schema import CreateIndex
+
+from . import dialects
+from .errors import ConfigurationError, SchemaError
+from .inspection import check, user_type_problem
+from .merging import count_duplicates, merge_duplicates, merge_history
+from .references import Reference, find_reference
+from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
+
+__all__ = ["Step", "Upgrade", "merge_duplicates", "plan_upgrade", "upgrade"]
+
+WARNING = (
+    "From then on a second plain INSERT of the same user and feature fails: "
+    "let usage-instrument count, or use ON CONFLICT (ON DUPLICATE KEY on MariaDB)."
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do, and how."""
+
+    sentence: str
+    run: Callable[[Connection], object]
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """What is to be done to a database."""
+
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...]
+    """What whoever runs it should know."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """The steps in words."""
+        return [step.sentence for step in self.steps]
+
+
+def upgrade(connection: Connection, tables: Tables) -> Upgrade:
+    """Do what `plan_upgrade` says, and return it; a database that is up to date stays as it is.
+
+    One transaction on PostgreSQL and SQLite. On MariaDB every statement that changes a table commits by itself: after
+    a failure, run it again. The connection has no transaction of its own yet. Raises SchemaError when the tables cannot
+    be brought to this form, ConfigurationError when the connection is in a transaction.
+    """
+    if connection.in_transaction():
+        raise ConfigurationError("upgrade() takes a connection without a transaction, and begins its own")
+    dialect = dialects.get(connection.dialect.name)
+    with dialect.schema_change(connection, [tables.usage, tables.history]) as connection_:
+        plan = plan_upgrade(connection_, tables)
+        for step in plan.steps:
+            step.run(connection_)
+        wrong = [problem.message for problem in check(connection_, tables) if problem.blocks_writing]
+        if wrong:
+            raise SchemaError(f"after the upgrade: {wrong[0]}")
+    return plan
+
+
+def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
+    """What it takes to bring the live tables to this release's form. Raises SchemaError when that cannot be."""
+    inspector = inspect(connection)
+    missing = [table for table in tables if not inspector.has_table(table.name, schema=table.schema)]
+    steps: list[Step] = []
+    notes: list[str] = []
+    for table in (tables.usage, tables.history):
+        if table not in missing:
+            problem = user_type_problem(connection, table, tables)
+            if problem is not None:
+                raise SchemaError(problem)
+    for table in tables:
+        if table not in missing:
+            steps += _missing_columns(connection, table)
+    for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
+        if table not in missing:
+            steps += _types(connection, table)
+            steps += _unique(connection, tables, table, unique)
+            reference = find_reference(connection, tables, table)
+            steps += _reference(table, reference)
+            notes += [reference.note] if reference.note else []
+            steps += _index(connection, table)
+    if missing:
+        names = ", ".join(table.fullname for table in missing)
+        steps.append(
+            Step(
+                f"Create {'the table' if len(missing) == 1 else 'the tables'} {names}.",
+                lambda connection: tables.usage.metadata.create_all(connection, tables=missing),
+            )
+        )
+    if any(UNIQUE_USAGE in step.sentence for step in steps):
+        notes.insert(0, WARNING)
+    return Upgrade(tuple(steps), tuple(notes))
+
+
+def _missing_columns(connection: Connection, table: Table) -> list[Step]:
+    live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
+    dialect = dialects.get(connection.dialect.name)
+    steps = []
+    for column in table.c:
+        if column.name in live:
+            continue
+        if column.primary_key:
+            raise SchemaError(
+                f"table {table.fullname} has no column {column.name}, which is its key: "
+                "rename the table, and run `usage-instrument db create`"
+            )
+        steps.append(
+            Step(
+                f"Add the column {column.name} to {table.fullname}.",
+                partial(dialect.add_column, table=table, column=column),
+            )
+        )
+    return steps
+
+
+def _types(connection: Connection, table: Table) -> list[Step]:
+    dialect = dialects.get(connection.dialect.name)
+    return [
+        Step(f"Change a type: {change.what}.", partial(_execute, sql=change.sql))
+        for change in dialect.type_changes(connection, table)
+    ]
+
+
+def _execute(connection: Connection, sql: str) -> None:
+    connection.exec_driver_sql(sql)
+
+
+def _unique(connection: Connection, tables: Tables, table: Table, name: str) -> list[Step]:
+    dialect = dialects.get(connection.dialect.name)
+    if dialect.has_unique(connection, table, name):
+        return []
+    steps = []
+    live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
+    known = {"user_id", "feature_name"} <= live
+    duplicates = count_duplicates(connection, table, tables.user_id_type) if known else 0
+    is_usage = table is tables.usage
+    if duplicates:
+        what = "the user and the feature" if is_usage else "the user, the feature and the bucket"
+        how = (
+            "counts are added up (a NULL adds nothing), the newest last_used and the lowest id stay, "
+            "and newer metadata is laid over older, key by key"
+            if is_usage
+            else "counts are added up"
+        )
+        rows = "1 row" if duplicates == 1 else f"{duplicates:,} rows"
+        steps.append(
+            Step(
+                f"Merge {rows} of {table.fullname} into others that have {what} in common: {how}.",
+                lambda connection: (merge_duplicates if is_usage else merge_history)(connection, tables),
+            )
+        )
+    steps.append(
+        Step(
+            f"Add the unique index {name} to {table.fullname}, NULLs included.",
+            lambda connection: dialect.add_unique(connection, table, name, tables.user_id_type),
+        )
+    )
+    return steps
+
+
+def _reference(table: Table, reference: Reference) -> list[Step]:
+    return [Step(reference.sentence, reference.make)] if reference.sentence else []
+
+
+def _index(connection: Connection, table: Table) -> list[Step]:
+    """The plain index on user_id, without which deleting a user reads the whole table."""
+    inspector = inspect(connection)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", exc.SAWarning)  # SQLite's expression indexes cannot be reflected
+        covered = [index["column_names"][:1] for index in inspector.get_indexes(table.name, schema=table.schema)]
+    if ["user_id"] in covered:
+        return []
+    index: Index = next(index for index in table.indexes if index.name == f"ix_{table.name}_user_id")
+    return [
+        Step(
+            f"Add the index {index.name} to {table.fullname}.",
+            lambda connection: connection.execute(CreateIndex(index, if_not_exists=_knows_if(connection))),
+        )
+    ]
+
+
+def _knows_if(connection: Connection) -> bool:
+    return connection.dialect.name in {"sqlite", "postgresql"}

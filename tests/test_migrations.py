@@ -1,0 +1,171 @@
+"""Alembic owns the tables: revisions that a default env.py makes, upgraded for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import Database
+from usage_instrument.inspection import check
+from usage_instrument.schema import Tables, define_tables
+
+MODELS = """
+import sqlalchemy as sa
+from usage_instrument.schema import define_tables
+
+metadata = sa.MetaData()
+users = sa.Table("users", metadata, sa.Column("id", {type}, primary_key=True), sa.Column("name", sa.String(50)))
+tables = define_tables(metadata, {options})
+"""
+
+
+class Project:
+    """A host's directory with Alembic set up as `alembic init` does it."""
+
+    def __init__(self, path: Path, url: str, *, type_: str = "sa.Uuid", options: str = "", configure: str = "") -> None:
+        self._path = path
+        self.run("init", "migrations")
+        (path / "models.py").write_text(MODELS.format(type=type_, options=options))
+        ini = path / "alembic.ini"
+        lines = [
+            f"sqlalchemy.url = {url}" if line.startswith("sqlalchemy.url") else line
+            for line in ini.read_text().splitlines()
+        ]
+        ini.write_text("\n".join(lines))
+        env = path / "migrations" / "env.py"
+        text = env.read_text()
+        assert "target_metadata = None" in text
+        text = text.replace("target_metadata = None", "from models import metadata as target_metadata")
+        if configure:
+            text = text.replace("target_metadata=target_metadata", f"target_metadata=target_metadata, {configure}")
+        env.write_text(text)
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments],
+            cwd=self._path,
+            env={**os.environ, "PYTHONPATH": str(self._path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-900:]
+        return done.stderr
+
+    def revision(self, name: str) -> str:
+        """A new revision, made by autogenerate; its source."""
+        self.run("revision", "--autogenerate", "-m", name)
+        (found,) = (self._path / "migrations" / "versions").glob(f"*_{name}.py")
+        return found.read_text()
+
+    def is_empty(self, name: str) -> bool:
+        source = self.revision(name)
+        upgrade = source[source.index("def upgrade") : source.index("def downgrade")]
+        assert "pass" in upgrade, upgrade
+        return "op." not in upgrade
+
+
+def refuses_duplicates(engine: sa.Engine, tables: Tables) -> bool:
+    """Whether both unique indexes hold, for the anonymous user."""
+    now: sa.ColumnElement[str] = sa.literal_column("'2026-01-01 00:00:00'")
+    for table, more in ((tables.usage, {}), (tables.history, {"bucket_start": now})):
+        row = {"user_id": None, "feature_name": "search", **more}
+        with engine.begin() as connection:
+            connection.execute(table.insert().values(row))
+        with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+            connection.execute(table.insert().values(row))
+    return True
+
+
+@pytest.mark.parametrize(
+    "configure",
+    ["", "compare_server_default=True, render_as_batch=True"],
+    ids=["default", "thorough"],
+)
+def test_owns_the_tables(database: Database, tmp_path: Path, configure: str) -> None:
+    project = Project(tmp_path, database.url, configure=configure)
+    project.revision("first")
+    project.run("upgrade", "head")
+    assert project.is_empty("second")
+    engine = database.engine()
+    tables = define_tables(sa.MetaData())
+    with engine.connect() as connection:
+        assert check(connection, tables) == []
+        keys = sa.inspect(connection).get_foreign_keys("feature_usage")
+    assert [(key["referred_table"], key["options"]["ondelete"]) for key in keys] == [("users", "CASCADE")]
+    assert refuses_duplicates(engine, tables)
+    project.run("upgrade", "head")
+    project.run("downgrade", "base")
+    assert [name for name in sa.inspect(engine).get_table_names() if name.startswith("feature_usage")] == []
+
+
+def test_lives_in_a_schema(postgresql: Database, tmp_path: Path) -> None:
+    engine = postgresql.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA analytics")
+    project = Project(
+        tmp_path, postgresql.url, options="schema='analytics', users=users", configure="include_schemas=True"
+    )
+    project.revision("first")
+    project.run("upgrade", "head")
+    assert project.is_empty("second")
+    tables = define_tables(sa.MetaData(), schema="analytics")
+    with engine.connect() as connection:
+        assert check(connection, tables) == []
+        keys = sa.inspect(connection).get_foreign_keys("feature_usage", schema="analytics")
+    assert [key["referred_table"] for key in keys] == ["users"]
+    assert refuses_duplicates(engine, tables)
+    project.run("downgrade", "base")
+    assert sa.inspect(engine).get_table_names("analytics") == []
+
+
+@pytest.mark.parametrize(
+    ("type_", "options"),
+    [("sa.Integer", "user_id_type='integer'"), ("sa.String(36)", "user_id_type='string'"), ("sa.Uuid", "users=None")],
+)
+def test_owns_tables_of_every_kind(database: Database, tmp_path: Path, type_: str, options: str) -> None:
+    project = Project(tmp_path, database.url, type_=type_, options=options)
+    project.revision("first")
+    project.run("upgrade", "head")
+    assert project.is_empty("second")
+
+
+def test_takes_over_tables_that_lost_their_unique_index(database: Database, tmp_path: Path) -> None:
+    engine = database.engine()
+    project = Project(tmp_path, database.url)
+    project.revision("first")
+    project.run("upgrade", "head")
+    with engine.begin() as connection:
+        for statement in DROPS[database.name]:
+            connection.exec_driver_sql(statement)
+    project.revision("mended")
+    project.run("upgrade", "head")
+    assert project.is_empty("last")
+    assert refuses_duplicates(engine, define_tables(sa.MetaData()))
+    project.run("downgrade", "-1")
+
+
+DROPS = {
+    "sqlite": ["DROP INDEX uq_feature_usage_user_feature"],
+    "postgresql": ["DROP INDEX uq_feature_usage_user_feature"],
+    "mariadb": [
+        "ALTER TABLE feature_usage DROP INDEX uq_feature_usage_user_feature",
+        "ALTER TABLE feature_usage DROP COLUMN user_key, DROP COLUMN feature_key",
+    ],
+}
+
+
+def test_leaves_other_tables_alone(mariadb: Database, tmp_path: Path) -> None:
+    project = Project(tmp_path, mariadb.url)
+    project.revision("first")
+    project.run("upgrade", "head")
+    with mariadb.engine().begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE users ADD COLUMN user_key INT, ADD INDEX by_name (name)")
+    source = project.revision("second")
+    assert "op.drop_column('users', 'user_key')" in source
+    assert "op.drop_index(" in source

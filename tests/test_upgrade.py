@@ -1,0 +1,383 @@
+"""Existing tables, made by hand and used for a while, brought to this release's form."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from conftest import Database, UsersDatabase
+from usage_instrument.errors import ConfigurationError, SchemaError
+from usage_instrument.inspection import check
+from usage_instrument.schema import UNIQUE_USAGE, Tables, create_all, define_tables, plan
+from usage_instrument.upgrade import WARNING, merge_duplicates, plan_upgrade, upgrade
+
+OLD, NEW = dt.datetime(2026, 1, 1, 12), dt.datetime(2026, 2, 1, 12)
+ANN, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)  # the first two of `users_database`
+
+Action = str | None
+
+
+def by_hand(engine: sa.Engine, *, on_delete: Action = None, extra: bool = False) -> sa.Table:
+    """A `feature_usage` as its specification reads, with neither a unique index nor more."""
+    metadata = sa.MetaData()
+    if on_delete is not None:
+        sa.Table("users", metadata, autoload_with=engine)
+    reference = [sa.ForeignKey("users.id", ondelete=on_delete, name="fk_user")] if on_delete is not None else []
+    json_type = sa.JSON().with_variant(JSONB(), "postgresql")
+    table = sa.Table(
+        "feature_usage",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("user_id", sa.Uuid, *reference),
+        sa.Column("feature_name", sa.String(100)),
+        sa.Column("metadata", json_type),
+        sa.Column("usage_count", sa.Integer, server_default=sa.text("1")),
+        sa.Column("last_used", sa.DateTime, nullable=False, server_default=sa.text("CURRENT_TIMESTAMP")),
+        *([sa.Column("note", sa.String(20), sa.CheckConstraint("note <> 'x'"))] if extra else []),
+    )
+    table.create(engine)
+    return table
+
+
+def fill(engine: sa.Engine, table: sa.Table, *rows: tuple[Any, ...]) -> None:
+    names = ("user_id", "feature_name", "usage_count", "last_used", "metadata")
+    with engine.begin() as connection:
+        for row in rows:
+            connection.execute(table.insert().values(dict(zip(names, row, strict=True))))
+
+
+def planned(engine: sa.Engine, **options: Any) -> Tables:
+    options = {"schema": None, "users": "auto", "user_id_type": "uuid", **options}
+    with engine.connect() as connection:
+        return plan(connection, **options)[0]
+
+
+def sentences(engine: sa.Engine, tables: Tables) -> list[str]:
+    with engine.connect() as connection:
+        return plan_upgrade(connection, tables).sentences
+
+
+def upgraded(engine: sa.Engine, tables: Tables) -> None:
+    with engine.connect() as connection:
+        upgrade(connection, tables)
+    with engine.connect() as connection:
+        assert check(connection, tables) == []
+        assert plan_upgrade(connection, tables).steps == ()
+
+
+def rows_of(engine: sa.Engine, table: sa.Table) -> list[tuple[Any, ...]]:
+    query = sa.select(
+        table.c.id, table.c.user_id, table.c.feature_name, table.c.usage_count, table.c.last_used, table.c.metadata
+    )
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(query.order_by(table.c.id))]
+
+
+def test_merges_duplicates_and_makes_the_key_unique(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    table = by_hand(engine, on_delete="CASCADE")
+    fill(
+        engine,
+        table,
+        (ANN, "search", 2, NEW, {"a": 1, "b": {"deep": 1}}),
+        (BOB, "search", 1, OLD, None),
+        (ANN, "search", 3, OLD, {"a": 0, "c": 3, "b": {"gone": 1}}),
+        (None, "search", None, OLD, None),
+        (None, "search", 7, NEW, {"x": None}),
+        (ANN, "export", 2**31 - 2, NEW, None),
+        (ANN, "export", 5, OLD, {"kept": True}),
+        (ANN, "Search", 1, OLD, None),
+        (ANN, None, 1, OLD, None),
+        (ANN, None, 1, OLD, None),
+    )
+    tables = planned(engine)
+    upgraded(engine, tables)
+    assert rows_of(engine, tables.usage) == [
+        (1, ANN, "search", 5, NEW, {"a": 1, "b": {"deep": 1}, "c": 3}),
+        (2, BOB, "search", 1, OLD, None),
+        (4, None, "search", 7, NEW, {"x": None}),
+        (6, ANN, "export", 2**31 - 1, NEW, {"kept": True}),
+        (8, ANN, "Search", 1, OLD, None),
+        (9, ANN, None, 2, OLD, None),
+    ]
+    for key in [(ANN, "search"), (None, "search"), (ANN, None)]:
+        with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+            connection.execute(tables.usage.insert().values(user_id=key[0], feature_name=key[1]))
+
+
+def test_shows_first_what_it_will_do(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    table = by_hand(engine, on_delete="SET NULL")
+    fill(engine, table, *[(ANN, "search", 1, OLD, None)] * 3)
+    tables = planned(engine)
+    with engine.connect() as connection:
+        found = plan_upgrade(connection, tables)
+    merge, unique, reference, *index, create = found.sentences
+    assert merge.startswith("Merge 2 rows of feature_usage into others that have the user and the feature in common")
+    assert unique == f"Add the unique index {UNIQUE_USAGE} to feature_usage, NULLs included."
+    assert reference == "Make the foreign key of feature_usage.user_id ON DELETE CASCADE; now it is SET NULL."
+    # MariaDB has an index for every foreign key already
+    if engine.dialect.name != "mariadb":
+        assert index == ["Add the index ix_feature_usage_user_id to feature_usage."]
+    assert "feature_usage_writers" in create
+    assert found.notes == (WARNING,)
+    assert len(rows_of(engine, table)) == 3
+
+
+@pytest.mark.parametrize("action", ["SET NULL", "NO ACTION"])
+def test_makes_the_foreign_key_cascade(users_database: UsersDatabase, action: str) -> None:
+    engine = users_database.engine
+    table = by_hand(engine, on_delete=action)
+    fill(engine, table, (ANN, "search", 1, OLD, None), (None, "search", 1, OLD, None))
+    tables = planned(engine)
+    upgraded(engine, tables)
+    users = users_database.users
+    with engine.begin() as connection:
+        connection.execute(users.delete().where(users.c.id == ANN))
+    assert [row[1] for row in rows_of(engine, tables.usage)] == [None]
+
+
+def test_adds_the_foreign_key_that_is_missing(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    table = by_hand(engine)
+    fill(engine, table, (ANN, "search", 4, OLD, None))
+    tables = planned(engine)
+    assert "Add a foreign key from feature_usage.user_id to users.id, ON DELETE CASCADE." in sentences(engine, tables)
+    upgraded(engine, tables)
+    with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(tables.usage.insert().values(user_id=uuid.uuid4(), feature_name="search"))
+    assert len(rows_of(engine, tables.usage)) == 1
+
+
+def test_leaves_rows_of_unknown_users_to_their_owner(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    table = by_hand(engine)
+    fill(engine, table, (uuid.uuid4(), "search", 4, OLD, None))
+    tables = planned(engine)
+    with engine.connect() as connection:
+        done = upgrade(connection, tables)
+    assert any("1 of its rows are of users that users.id does not hold" in note for note in done.notes)
+    assert len(rows_of(engine, tables.usage)) == 1
+    assert sa.inspect(engine).get_foreign_keys("feature_usage") == []
+
+
+def test_keeps_what_else_the_table_has(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE users (id CHAR(32) PRIMARY KEY)")
+    table = by_hand(engine, on_delete="SET NULL", extra=True)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO users VALUES ('{ANN.hex}')")
+        connection.exec_driver_sql("CREATE INDEX by_note ON feature_usage (note)")
+        connection.exec_driver_sql("CREATE TABLE child (usage INTEGER REFERENCES feature_usage ON DELETE CASCADE)")
+        connection.exec_driver_sql("CREATE TABLE log (id INTEGER)")
+        connection.exec_driver_sql(
+            "CREATE TRIGGER seen AFTER INSERT ON feature_usage BEGIN INSERT INTO log VALUES (new.id); END"
+        )
+        connection.execute(table.insert().values(user_id=ANN, feature_name="search", note="kept", last_used=OLD))
+        connection.exec_driver_sql("INSERT INTO child VALUES (1)")
+    tables = planned(engine)
+    upgraded(engine, tables)
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT note FROM feature_usage").scalars().all() == ["kept"]
+        assert connection.exec_driver_sql("SELECT usage FROM child").scalars().all() == [1]
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        connection.exec_driver_sql("INSERT INTO feature_usage (feature_name) VALUES ('export')")
+        assert connection.exec_driver_sql("SELECT count(*) FROM log").scalar() == 2
+        plan_ = connection.exec_driver_sql("EXPLAIN QUERY PLAN SELECT 1 FROM feature_usage WHERE note = 'kept'").all()
+    assert "by_note" in str(plan_)
+    with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO feature_usage (feature_name, note) VALUES ('print', 'x')")
+
+
+@pytest.mark.parametrize("column", ["metadata", "usage_count", "last_used"])
+def test_adds_missing_columns(database: Database, column: str) -> None:
+    engine = database.engine()
+    table = by_hand(engine)
+    fill(engine, table, (None, "search", 1, OLD, None))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE feature_usage DROP COLUMN {column}")
+    tables = planned(engine)
+    assert sentences(engine, tables)[0] == f"Add the column {column} to feature_usage."
+    upgraded(engine, tables)
+    (row,) = rows_of(engine, tables.usage)
+    assert row[3] == 1
+    assert row[4] is not None
+
+
+def test_merges_duplicates_of_the_history(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    tables = create_all(engine).tables
+    drop_unique(engine, "feature_usage_history", "uq_feature_usage_history_user_feature_bucket")
+    with engine.begin() as connection:
+        for user, feature, start, uses in [
+            (ANN, "search", OLD, 2),
+            (ANN, "search", OLD, 3),
+            (ANN, "search", NEW, 1),
+            (None, "search", OLD, 2**31 - 1),
+            (None, "search", OLD, 1),
+        ]:
+            connection.execute(
+                tables.history.insert().values(user_id=user, feature_name=feature, bucket_start=start, usage_count=uses)
+            )
+    assert "Merge 2 rows of feature_usage_history" in sentences(engine, tables)[0]
+    upgraded(engine, tables)
+    with engine.connect() as connection:
+        found = {tuple(row) for row in connection.execute(sa.select(tables.history))}
+    assert found == {
+        (ANN, "search", OLD, 5),
+        (ANN, "search", NEW, 1),
+        (None, "search", OLD, 2**31 - 1),
+    }
+
+
+def drop_unique(engine: sa.Engine, table: str, name: str) -> None:
+    with engine.begin() as connection:
+        if engine.dialect.name == "mariadb":
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP INDEX {name}")
+        else:
+            connection.exec_driver_sql(f"DROP INDEX {name}")
+
+
+def test_has_nothing_to_do_on_new_tables(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    tables = create_all(engine).tables
+    assert sentences(engine, tables) == []
+    upgraded(engine, tables)
+
+
+def test_creates_everything_in_an_empty_database(database: Database) -> None:
+    engine = database.engine()
+    upgraded(engine, planned(engine))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_is_all_or_nothing(kind: str, request: pytest.FixtureRequest) -> None:
+    engine = request.getfixturevalue(kind).engine()
+    table = by_hand(engine)
+    fill(engine, table, *[(None, "search", 1, OLD, None)] * 2)
+    tables = planned(engine)
+    with engine.begin() as connection:  # a view in the way of the last step
+        connection.exec_driver_sql("CREATE VIEW feature_usage_losses AS SELECT 1 AS day")
+    with engine.connect() as connection, pytest.raises((sa.exc.DBAPIError, SchemaError)):
+        upgrade(connection, tables)
+    assert len(rows_of(engine, table)) == 2
+    assert [name for name in sa.inspect(engine).get_table_names() if name.startswith("feature_usage")] == [
+        "feature_usage"
+    ]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP VIEW feature_usage_losses")
+    upgraded(engine, tables)
+
+
+def test_runs_again_after_a_failure_on_mariadb(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    table = by_hand(engine)
+    fill(engine, table, *[(None, "search", 1, OLD, None)] * 2)
+    tables = planned(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE VIEW feature_usage_losses AS SELECT 1 AS day")
+    with engine.connect() as connection, pytest.raises((sa.exc.DBAPIError, SchemaError)):
+        upgrade(connection, tables)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP VIEW feature_usage_losses")
+    upgraded(engine, tables)
+    assert [row[3] for row in rows_of(engine, tables.usage)] == [2]
+
+
+def test_merges_more_rows_than_one_pass_takes(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usage_instrument.merging.ROWS_A_PASS", 7)
+    engine = sqlite.engine()
+    table = by_hand(engine)
+    rows = [(None, f"feature {n % 5}", 1, OLD + dt.timedelta(hours=n), {str(n): n, "last": n}) for n in range(100)]
+    fill(engine, table, *rows)
+    with engine.begin() as connection:
+        assert merge_duplicates(connection) == 95
+    for id_, _, feature, uses, used, extra in rows_of(engine, table):
+        assert (feature, uses, used) == (f"feature {id_ - 1}", 20, OLD + dt.timedelta(hours=id_ + 94))
+        assert extra["last"] == id_ + 94
+        assert len(extra) == 21
+
+
+def test_merges_in_the_callers_transaction(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    table = by_hand(engine)
+    fill(engine, table, *[(None, "search", 1, OLD, None)] * 4)
+    with engine.connect() as connection:
+        assert merge_duplicates(connection) == 3
+        connection.rollback()
+    assert len(rows_of(engine, table)) == 4
+
+
+@pytest.mark.parametrize(("type_", "user"), [(sa.Integer(), 5), (sa.String(40), "five")], ids=["integer", "string"])
+def test_merges_whatever_the_type_of_the_user(database: Database, type_: Any, user: Any) -> None:
+    engine = database.engine()
+    tables = create_all(engine, user_id_type="integer" if isinstance(user, int) else "string").tables
+    drop_unique(engine, "feature_usage", UNIQUE_USAGE)
+    with engine.begin() as connection:
+        for each in (user, user, None, None):
+            connection.execute(tables.usage.insert().values(user_id=each, feature_name="search"))
+        assert merge_duplicates(connection) == 2
+    assert [row[1:4] for row in rows_of(engine, tables.usage)] == [(user, "search", 2), (None, "search", 2)]
+
+
+def test_needs_a_table(database: Database) -> None:
+    with database.engine().connect() as connection, pytest.raises(SchemaError, match="db create"):
+        merge_duplicates(connection)
+
+
+def test_says_that_it_cannot_change_the_type_of_the_users(database: Database) -> None:
+    engine = database.engine()
+    create_all(engine, user_id_type="integer")
+    with engine.connect() as connection, pytest.raises(SchemaError, match="set user_id_type to"):
+        upgrade(connection, define_tables(sa.MetaData(), users=None))
+
+
+def test_wants_a_connection_without_a_transaction(sqlite: Database) -> None:
+    with sqlite.engine().begin() as connection, pytest.raises(ConfigurationError, match="begins its own"):
+        upgrade(connection, define_tables(sa.MetaData()))
+
+
+def test_mends_the_types_that_postgresql_cannot_merge_or_compare(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE feature_usage (id serial PRIMARY KEY, user_id uuid, feature_name varchar(100), "
+            "metadata json, usage_count int DEFAULT 1, last_used timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO feature_usage (feature_name, metadata, last_used) "
+            "VALUES ('search', '{\"a\": 1}', '2026-01-01 12:00:00+00')"
+        )
+    tables = planned(engine)
+    first, second, *_ = sentences(engine, tables)
+    assert first == "Change a type: feature_usage.metadata is JSON and must be JSONB."
+    assert "last_used is TIMESTAMP WITH TIME ZONE" in second
+    upgraded(engine, tables)
+    assert rows_of(engine, tables.usage) == [(1, None, "search", 1, OLD, {"a": 1})]
+
+
+def test_keeps_going_over_metadata_that_is_no_json(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    table = by_hand(engine)
+    with engine.begin() as connection:
+        for extra in ("'{broken'", "'[1]'", f"'{json.dumps({'a': 1})}'"):
+            connection.exec_driver_sql(f"INSERT INTO feature_usage (feature_name, metadata) VALUES ('s', {extra})")
+    upgraded(engine, planned(engine))
+    assert rows_of(engine, table)[0][5] == {"a": 1}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_is_no_hindrance_to_the_next_transaction(kind: str, request: pytest.FixtureRequest) -> None:
+    engine = request.getfixturevalue(kind).engine()
+    by_hand(engine)
+    tables = planned(engine)
+    with engine.connect() as connection:
+        assert upgrade(connection, tables).steps
+        assert upgrade(connection, tables).steps == ()
