@@ -1,0 +1,200 @@
+"""The writer's own engine, sync or async, built from a URL or from the host's engine and never shared with it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url
+from sqlalchemy.pool import QueuePool
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+T = TypeVar("T")
+Database: TypeAlias = "str | URL | Engine | AsyncEngine"
+
+CONNECT_TIMEOUT = 5
+"""Seconds to wait for a connection, where the URL does not say."""
+_DRIVER_TIMEOUTS: dict[str, dict[str, Any]] = {
+    # A network that swallows packets must not hold the writer for longer than the kernel's patience, which is minutes.
+    "psycopg": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
+    "psycopg_async": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
+    "psycopg2": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
+    "asyncpg": {"timeout": CONNECT_TIMEOUT},
+    "pymysql": {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": 15, "write_timeout": 15},
+    "mysqldb": {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": 15, "write_timeout": 15},
+    "aiomysql": {"connect_timeout": CONNECT_TIMEOUT},
+    "asyncmy": {"connect_timeout": CONNECT_TIMEOUT},
+}
+_EXTRAS = {
+    "psycopg": "postgresql",
+    "psycopg2": "postgresql",
+    "asyncpg": "asyncpg",
+    "pymysql": "mysql",
+    "aiosqlite": "sqlite-async",
+    "greenlet": "asyncpg",
+}
+_SECRETS = ("pass", "pwd", "secret", "token")
+
+
+class Connector(ABC):
+    """Runs work on a connection of the writer's own."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.dialect_name = url.get_backend_name()
+
+    def __str__(self) -> str:
+        return masked(self.url)
+
+    @abstractmethod
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, given a connection that is released afterwards; raises what SQLAlchemy raises."""
+
+    @abstractmethod
+    def dispose(self) -> None:
+        """Close the connections."""
+
+
+class SyncConnector(Connector):
+    """Over a sync driver."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.url)
+        self._engine = engine
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        with _uninstrumented(), self._engine.connect() as connection:
+            return work(connection)
+
+    def dispose(self) -> None:
+        self._engine.dispose()
+
+
+class AsyncConnector(Connector):
+    """Over an async driver, in an event loop of its own: the host's loop may be busy, closed or not yet there."""
+
+    def __init__(self, engine: Engine) -> None:
+        import asyncio
+
+        from sqlalchemy.ext.asyncio import AsyncEngine
+
+        super().__init__(engine.url)
+        self._engine = AsyncEngine(engine)
+        self._runner = asyncio.Runner()
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        async def main() -> T:
+            async with self._engine.connect() as connection:
+                return await connection.run_sync(work)
+
+        with _uninstrumented():
+            return self._runner.run(main())
+
+    def dispose(self) -> None:
+        self._runner.run(self._engine.dispose())
+        self._runner.close()
+
+
+def parse(database: Database) -> Database:
+    """The same database, its URL parsed. Raises ConfigurationError for what no writer can use."""
+    if isinstance(database, str):
+        try:
+            database = make_url(database)
+        except (exc.ArgumentError, ValueError):  # the latter for a port that is none
+            # The text may hold a password, so it is not repeated.
+            raise ConfigurationError(
+                "the database URL cannot be parsed; it looks like postgresql+psycopg://user:password@host/name"
+            ) from None
+    url = url_of(database)
+    if url.get_backend_name() == "sqlite" and _in_memory(url):
+        raise ConfigurationError(
+            "in-memory SQLite lives in one connection, and the writer has its own: use a file, such as sqlite:///usage.db"
+        )
+    return database
+
+
+def url_of(database: Database) -> URL:
+    """The URL of a database given in any form; raises ConfigurationError for another type."""
+    if isinstance(database, str):
+        return make_url(database)
+    url = database if isinstance(database, URL) else getattr(database, "url", None)
+    if not isinstance(url, URL):
+        raise ConfigurationError(f"the database is a URL, an Engine or an AsyncEngine, not {type(database).__name__}")
+    return url
+
+
+def masked(database: Database) -> str:
+    """A database's URL without its passwords, which some drivers take in the query as well."""
+    url = url_of(database)
+    secrets = [name for name in url.query if any(word in name.lower() for word in _SECRETS)]
+    return url.difference_update_query(secrets).render_as_string(hide_password=True)
+
+
+def _in_memory(url: URL) -> bool:
+    name = url.database or ""
+    return name in {"", ":memory:", "file::memory:"} or ":memory:" in name or url.query.get("mode") == "memory"
+
+
+def connect(database: Database) -> Connector:
+    """A connector of one's own to a database. Raises ConfigurationError, also when the driver is not installed."""
+    database = parse(database)
+    if isinstance(database, Engine):
+        own = Engine(database.pool.recreate(), database.dialect, database.url)
+    elif isinstance(database, URL):
+        own = _own_engine(database)
+    else:
+        # An AsyncEngine; its pool ties connections to the host's event loop, so the copy has a pool of its own too.
+        theirs = database.sync_engine  # type: ignore[union-attr]
+        own = Engine(theirs.pool.recreate(), theirs.dialect, theirs.url)
+    return AsyncConnector(own) if own.dialect.is_async else SyncConnector(own)
+
+
+def _own_engine(url: URL) -> Engine:
+    try:
+        driver = url.get_dialect().driver
+        options: dict[str, Any] = {}
+        if url.get_dialect().is_async:
+            # create_async_engine needs greenlet; say so before the first flush does.
+            from sqlalchemy.ext.asyncio import create_async_engine
+
+            options["connect_args"] = _timeouts(driver, url)
+            return create_async_engine(url, pool_pre_ping=True, **options).sync_engine
+        if url.get_backend_name() != "sqlite":
+            options = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 1, "pool_pre_ping": True}
+        return create_engine(url, connect_args=_timeouts(driver, url), **options)
+    except exc.NoSuchModuleError:
+        raise ConfigurationError(
+            f"no such database or driver: {url.drivername!r}; it looks like postgresql+psycopg, mysql+pymysql or sqlite"
+        ) from None
+    except ImportError as error:
+        module = (error.name or url.get_driver_name()).partition(".")[0].lower()
+        extra = _EXTRAS.get(module)
+        fix = f'pip install "usage-instrument[{extra}]"' if extra else f"pip install {module}"
+        raise ConfigurationError(f"the driver of {url.drivername!r} is not installed: {fix}") from None
+    except (exc.ArgumentError, ValueError) as error:
+        raise ConfigurationError(f"the database URL is wrong: {error}") from None
+
+
+def _timeouts(driver: str, url: URL) -> dict[str, Any]:
+    return {name: value for name, value in _DRIVER_TIMEOUTS.get(driver, {}).items() if name not in url.query}
+
+
+@contextlib.contextmanager
+def _uninstrumented() -> Iterator[None]:
+    """Keeps the flush out of the host's traces, where OpenTelemetry is loaded: it would be a trace without a parent."""
+    context = sys.modules.get("opentelemetry.context")
+    if context is None:
+        yield
+        return
+    token = context.attach(context.set_value("suppress_instrumentation", True))
+    try:
+        yield
+    finally:
+        context.detach(token)

@@ -1,0 +1,106 @@
+"""Pending counts on their way into batches: frozen, sorted, numbered, and changed only after a definite rollback."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+
+from .events import Batch, Count, Loss
+from .pending import Counts, Pending
+from .rejects import Waiting, today, unique_parts
+from .settings import Settings
+from .typing import UserId
+
+
+class Framer:
+    """What the writer holds: counts, the batch that is being sent, its parts, and counts that wait for their user."""
+
+    def __init__(self, pending: Pending, settings: Settings) -> None:
+        self._pending = pending
+        self._rows = settings.flush_rows
+        self._counts = Counts()
+        self._losses: Counter[tuple[dt.date, str]] = Counter()
+        self._parts: deque[tuple[Count, ...]] = deque()
+        self.waiting = Waiting(settings.user_retry)
+        self.batch: Batch | None = None
+        """The batch to send: the same until it is applied, or definitely rolled back and changed."""
+        self.in_doubt = False
+        """Whether an attempt of this batch may have been committed."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to send and nothing waits."""
+        return not (self.batch or self._parts or self._counts or self._losses or len(self.waiting))
+
+    def take(self) -> None:
+        """Take over what the folder has folded."""
+        counts, losses = self._pending.take()
+        self._counts.absorb(counts)
+        self._losses.update(losses)
+
+    def give_back(self) -> None:
+        """Hand the counts back, so that further uses of their keys find them, however full the memory is."""
+        with self._pending.lock:
+            self._counts.absorb(self._pending.counts)
+            self._pending.counts, self._counts = self._counts, Counts()
+
+    def lose(self, reason: str, uses: int) -> None:
+        """Book uses that are given up."""
+        self._losses[today(), reason] += uses
+
+    def next(self, number: int) -> Batch | None:
+        """The batch to send, framed under this number if it is a new one; None when nothing is left."""
+        if self.batch is None:
+            counts: Collection[Count] = self._parts.popleft() if self._parts else self._counts.take(self._rows)
+            losses = tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
+            self._losses.clear()
+            self._freeze(number, counts, losses)
+        return self.batch
+
+    def applied(self) -> None:
+        """The batch is in the tables."""
+        self.batch, self.in_doubt = None, False
+
+    def change(self, number: int, counts: Collection[Count], *, losses: bool = True) -> None:
+        """Frame the batch anew with other counts, after a definite rollback; without any, it is gone."""
+        kept = self.batch.losses if self.batch is not None and losses else ()
+        self._freeze(number, counts, kept)
+
+    def split(self, number: int) -> None:
+        """Frame the first half of the batch anew; the second is sent afterwards."""
+        if self.batch is not None:
+            half = len(self.batch.counts) // 2
+            self._parts.appendleft(self.batch.counts[half:])
+            self.change(number, self.batch.counts[:half])
+
+    def defer(self, number: int, unknown: Collection[UserId], now: float) -> None:
+        """Take the counts of unknown users out of the batch; they wait for their users."""
+        if self.batch is not None:
+            counts = self.batch.counts
+            self.waiting.defer((count for count in counts if count.user in unknown), now)
+            self.change(number, [count for count in counts if count.user not in unknown])
+
+    def release(self, unknown: Collection[UserId], now: float) -> list[Count]:
+        """Send the counts whose users have appeared; return those whose patience ran out."""
+        known, late = self.waiting.release(unknown, now)
+        self._parts.extend(unique_parts(known, self._rows))
+        return late
+
+    def report(self) -> None:
+        """Tell the folder how much of the bound on memory is in use here."""
+        batch = self.batch.counts if self.batch is not None else ()
+        held = [count for part in (batch, *self._parts) for count in part]
+        with self._pending.lock:
+            self._pending.with_writer_keys = self._counts.keys + len(held) + len(self.waiting)
+            self._pending.with_writer_uses = self._counts.uses + sum(count.uses for count in held) + self.waiting.uses
+
+    def _freeze(self, number: int, counts: Collection[Count], losses: tuple[Loss, ...]) -> None:
+        """The one place where rows are sorted: two writers must meet their common rows in the same order. The
+        anonymous user's, which every process writes, come last, so that they are locked for the shortest time."""
+        self.in_doubt = False
+        if not counts and not losses:
+            self.batch = None
+            return
+        ordered = sorted(counts, key=lambda count: (count.user is None, count.user or 0, count.feature))
+        self.batch = Batch(number, tuple(ordered), losses)

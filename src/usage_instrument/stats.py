@@ -1,0 +1,33 @@
+"""The tracker's own figures: captured + recovered = written + pending + dropped + rejected, in uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stats:
+    """A look at one tracker in this process; exact after `flush()`, a moment's approximation otherwise."""
+
+    captured: int = 0
+    """Uses captured, kept or not."""
+    recovered: int = 0
+    """Uses taken over from the journals of dead processes."""
+    written: int = 0
+    """Uses that a committed transaction has put into the table."""
+    pending: int = 0
+    """Uses that wait: to be folded, to be written, for their user's row."""
+    dropped: int = 0
+    """Uses given up: memory was full, or a batch's fate could not be known."""
+    rejected: int = 0
+    """Uses refused: a bad user id, an unknown user, a value that the database does not take."""
+    metadata_lost: int = 0
+    """Uses that were kept without their metadata."""
+    retries: int = 0
+    """Attempts to write that failed and were, or will be, repeated."""
+    last_error: str | None = None
+    """What the last failed attempt died of, without credentials; None after a success."""
+    heartbeat: float | None = None
+    """Seconds since the folder last looked; None when it is not running."""
+    writer_id: str | None = None
+    """This process's row in `feature_usage_writers`; None before the first batch."""

@@ -1,0 +1,196 @@
+"""One batch, one transaction: the border to the database, where driver errors become faults that the writer knows."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from sqlalchemy import Connection, Table, column, exc, insert, select, table, update
+
+from . import dialects, inspection
+from .errors import ConfigurationError, SchemaError, UsageInstrumentError
+from .events import Batch, Loss
+from .ledger import Ledger, utcnow
+from .typing import UNSET, UserId
+
+if TYPE_CHECKING:
+    from .catalog import Feature
+    from .dialects.base import Flush
+    from .engines import Connector
+    from .schema import Tables
+    from .settings import Settings
+
+T = TypeVar("T")
+Fault = dialects.Fault
+
+
+class Outcome(enum.Enum):
+    """What became of a batch that no error stopped."""
+
+    APPLIED = "applied"
+    """It is in the tables, by this attempt or an earlier one."""
+    GONE = "gone"
+    """The writer's row is missing, so nothing was done."""
+
+
+class WriteError(UsageInstrumentError):
+    """An attempt failed."""
+
+    def __init__(self, fault: Fault, message: str, *, in_doubt: bool = False) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.in_doubt = in_doubt
+        """Whether the transaction may have been committed all the same."""
+
+
+class Store:
+    """The tables as the writer sees them, through a connection of its own."""
+
+    def __init__(self, connector: Connector, tables: Tables, settings: Settings) -> None:
+        self._connector = connector
+        self._tables = tables
+        self._settings = settings
+        self._dialect = dialects.get(connector.dialect_name)
+        self._flush: Flush | None = None
+        self._users: tuple[str | None, str, str] | None = None
+
+    def __str__(self) -> str:
+        return str(self._connector)
+
+    def open(self) -> None:
+        """Compare the live tables with the ones this release writes, once. Raises WriteError."""
+        if self._flush is not None:
+            return
+
+        def look(connection: Connection) -> None:
+            fatal = [problem for problem in inspection.check(connection, self._tables) if problem.blocks_writing]
+            if fatal:
+                more = f" (and {len(fatal) - 1} more problems)" if len(fatal) > 1 else ""
+                raise SchemaError(f"{fatal[0].message}{more}")
+            self._users = inspection.users_target(connection, self._tables)
+            self._flush = self._dialect.flush(connection, self._tables, self._settings)
+
+        self._transact(look)
+
+    def register(self, ledger: Ledger) -> None:
+        """Give the writer its row, in a transaction of its own. Raises WriteError."""
+        self._transact(ledger.register)
+        ledger.registered = True
+
+    def write(self, ledger: Ledger, batch: Batch) -> Outcome:
+        """Apply a batch unless it is applied already. Raises WriteError; a definite one left no trace."""
+        flush = cast("Flush", self._flush)  # open() ran
+
+        def apply(connection: Connection) -> Outcome:
+            if flush.apply(connection, ledger, batch):
+                for loss in batch.losses:
+                    self._book(connection, loss)
+                return Outcome.APPLIED
+            return Outcome.GONE if ledger.position(connection) is UNSET else Outcome.APPLIED
+
+        return self._transact(apply)
+
+    def unknown_users(self, users: Collection[UserId]) -> set[UserId]:
+        """Those of the users that the users table does not hold. Raises WriteError."""
+        if self._users is None:
+            return set()
+        schema_name, table_name, column_name = self._users
+        id_ = column(column_name, self._tables.usage.c.user_id.type)
+        known = table(table_name, id_, schema=schema_name)
+        asked: list[UserId] = [user for user in users if user is not None]
+
+        def look(connection: Connection) -> set[UserId]:
+            found: set[UserId] = set()
+            for start in range(0, len(asked), 500):
+                found.update(
+                    connection.scalars(select(known.c[column_name]).where(id_.in_(asked[start : start + 500])))
+                )
+            return set(asked) - found
+
+        return self._transact(look)
+
+    def beat(self, ledger: Ledger) -> None:
+        """Move the heartbeat. Raises WriteError."""
+        self._transact(ledger.beat)
+
+    def retire(self, ledger: Ledger) -> None:
+        """Delete the writer's row. Raises WriteError."""
+        self._transact(ledger.retire)
+        ledger.registered = False
+
+    def declare(self, features: Collection[Feature], service: str) -> None:
+        """Bring the catalogue up to date, in a transaction of its own. Raises WriteError."""
+        self._transact(lambda connection: self._declare(connection, features, service))
+
+    def dispose(self) -> None:
+        """Close the connections; errors on the way are of no consequence."""
+        with contextlib.suppress(Exception):
+            self._connector.dispose()
+
+    def _declare(self, connection: Connection, features: Collection[Feature], service: str) -> None:
+        now = utcnow()
+        for feature in sorted(features, key=lambda feature: feature.name):
+            key = {"service": service, "feature_name": feature.name}
+            said = {"description": feature.description, "source": feature.source, "last_declared_at": now}
+            _upsert(connection, self._tables.catalog, key, said, {**said, "declared_at": now})
+
+    def _book(self, connection: Connection, loss: Loss) -> None:
+        losses = self._tables.losses
+        key = {"day": loss.day, "service": self._settings.service, "reason": loss.reason}
+        _upsert(connection, losses, key, {"uses": losses.c.uses + loss.uses}, {"uses": loss.uses})
+
+    def _run(self, work: Callable[[Connection], T]) -> T:
+        with _faults(self._dialect):
+            return self._connector.run(work)
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        def transaction(connection: Connection) -> T:
+            connection = self._dialect.begin(connection, self._settings)
+            try:
+                result = work(connection)
+            except BaseException:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    self._dialect.rollback(connection)
+                raise
+            with _faults(self._dialect, committing=True):
+                self._dialect.commit(connection)
+            return result
+
+        return self._run(transaction)
+
+
+def _upsert(
+    connection: Connection, into: Table, key: dict[str, Any], change: dict[str, Any], new: dict[str, Any]
+) -> None:
+    """Portable, for the few rows where speed is nothing; a racing insert fails the transaction, which is retried."""
+    matches = [into.c[name] == value for name, value in key.items()]
+    if not connection.execute(update(into).where(*matches).values(change)).rowcount:
+        connection.execute(insert(into).values({**key, **new}))
+
+
+@contextlib.contextmanager
+def _faults(dialect: dialects.Dialect, *, committing: bool = False) -> Iterator[None]:
+    """Raises WriteError for whatever the driver, SQLAlchemy or the network raises."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except (ConfigurationError, SchemaError) as error:
+        raise WriteError(Fault.CONFIGURATION, str(error)) from error
+    except exc.DBAPIError as error:
+        fault = dialect.classify(error)
+        # At COMMIT, only an error by which the server says that it rolled back is definite.
+        in_doubt = committing and fault is not Fault.UNKNOWN_USER and not dialect.rolled_back(error)
+        raise WriteError(fault, _describe(error.orig), in_doubt=in_doubt) from error
+    except (exc.StatementError, OverflowError) as error:
+        raise WriteError(Fault.REFUSED, _describe(error), in_doubt=committing) from error
+    except Exception as error:  # OSError from an async driver, a timeout of the pool, a bug
+        raise WriteError(Fault.TRANSIENT, _describe(error), in_doubt=committing) from error
+
+
+def _describe(error: BaseException | None) -> str:
+    """The first line of an error. Parameters, which hold user ids, come on later lines."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

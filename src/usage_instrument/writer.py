@@ -1,0 +1,297 @@
+"""The thread that talks to the database: sends frozen batches, retries, gives way."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from _queue import Empty, SimpleQueue
+from _thread import allocate_lock
+from collections.abc import Callable, Collection
+
+from . import rejects
+from .catalog import Catalog
+from .dialects import Fault
+from .errors import ConfigurationError
+from .events import Batch, Count
+from .framer import Framer
+from .ledger import Ledger
+from .pending import Pending
+from .settings import Settings
+from .store import Outcome, Store, WriteError
+from .ticket import Ticket
+
+logger = logging.getLogger("usage_instrument")
+
+HEARTBEAT = 60.0
+"""Seconds between two heartbeats of an idle writer."""
+REDECLARE = 86400.0
+"""Seconds after which a living process declares its features again."""
+_BACKOFF, _BACKOFF_MAX = 0.1, 30.0
+_CONFIGURATION_RETRY = 30.0
+_SAY_EVERY = 60.0
+_WORTH_A_LINE = 3  # failures in a row
+
+
+class Writer:
+    """Gets each batch applied once: the only thread of a process that opens a connection."""
+
+    def __init__(
+        self,
+        pending: Pending,
+        settings: Settings,
+        catalog: Catalog,
+        open_store: Callable[[], Store],
+        new_ledger: Callable[[], Ledger],
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._open_store = open_store
+        self._new_ledger = new_ledger
+        self._framer = Framer(pending, settings)
+        self._store: Store | None = None
+        self._wake: SimpleQueue[Ticket] = SimpleQueue()
+        self._turn = allocate_lock()
+        self._alive = allocate_lock()
+        self._next_beat = self._redeclare = 0.0
+        self._declared: dict[str, str | None] = {}
+        self._said: tuple[str, float] = ("", 0.0)
+
+        self._failures = 0  # in a row
+        self._fault: Fault | None = None
+
+        self.ledger: Ledger | None = None
+        self.running = False
+        self.written = 0
+        self.dropped = 0
+        self.rejected = 0
+        self.metadata_lost = 0
+        self.retries = 0
+        self.last_error: str | None = None
+
+    # ---- the thread
+
+    def wake(self, ticket: Ticket) -> None:
+        """Write at once; never waits."""
+        self._wake.put(ticket)
+
+    def run(self, wanted: Callable[[], bool]) -> None:
+        """The thread's life; it ends with a final ticket, unless it is wanted again by then."""
+        while self._alive.acquire(False):  # whoever comes second leaves it to the first
+            try:
+                self._live(wanted)
+            finally:
+                self.running = False
+                self._alive.release()
+            # Whoever came before the line above has started no other thread.
+            if self._wake.empty() and not wanted():
+                return
+
+    def _live(self, wanted: Callable[[], bool]) -> None:
+        self.running = True
+        # A random phase: a deploy starts all processes of a fleet at once.
+        pause = random.random() * self._settings.flush_interval
+        while True:
+            try:
+                ticket = self._wake.get(timeout=max(pause, 0.001))
+            except Empty:
+                self.cycle()
+            else:
+                self.serve(ticket)
+                if ticket.final and not wanted():
+                    return
+            pause = self._pause()
+
+    def serve(self, ticket: Ticket) -> None:
+        """Write until nothing is left, nothing helps, or the ticket's deadline passes; then answer it."""
+        while True:
+            answer = self.cycle(final=ticket.final)
+            left = ticket.deadline - time.monotonic()
+            if answer or not self._failures or self._fault is Fault.CONFIGURATION or left <= 0:
+                break
+            time.sleep(min(self._backoff(), left))
+        if ticket.final:
+            self._end(clean=answer)
+        ticket.answer = answer
+
+    def cycle(self, *, final: bool = False, wait: bool = True) -> bool:
+        """Write all that is pending; True when nothing is left. Without `wait`, not if somebody else is at it."""
+        if not self._turn.acquire(wait):
+            return False
+        try:
+            self._framer.take()
+            if not self._framer.idle:
+                self._write(final)
+            self._keep_house(final)
+        except WriteError as error:
+            self._failed(error)
+            self._framer.give_back()
+            return False
+        finally:
+            self._framer.report()
+            self._turn.release()
+        return not len(self._framer.waiting)
+
+    def _pause(self) -> float:
+        if not self._failures:
+            return self._settings.flush_interval
+        return _CONFIGURATION_RETRY if self._fault is Fault.CONFIGURATION else self._backoff()
+
+    def _backoff(self) -> float:
+        """Full jitter: anywhere below the exponential step."""
+        return random.random() * min(_BACKOFF_MAX, _BACKOFF * 2.0 ** min(self._failures, 16))
+
+    # ---- batches
+
+    def _write(self, final: bool) -> None:
+        self._ready()
+        self._release(patient=not final)
+        self._send_all()
+        if final and len(self._framer.waiting):  # deferred just now: tried once more, then given up
+            self._release(patient=False)
+            self._send_all()
+
+    def _send_all(self) -> None:
+        while (batch := self._framer.next(self._number + 1)) is not None:
+            self._send(batch)
+            self._framer.report()
+
+    @property
+    def _number(self) -> int:
+        return self.ledger.number if self.ledger is not None else 0
+
+    def _send(self, batch: Batch) -> None:
+        store, ledger = self._ready()
+        try:
+            outcome = store.write(ledger, batch)
+        except WriteError as error:
+            self._framer.in_doubt = self._framer.in_doubt or error.in_doubt
+            if self._framer.in_doubt or error.fault in {Fault.TRANSIENT, Fault.CONFIGURATION}:
+                raise
+            self._mend(error, batch, store)
+            return
+        if outcome is Outcome.GONE:
+            self._start_anew(batch)
+            return
+        ledger.number = batch.number
+        self.written += batch.uses
+        self._framer.applied()
+        self._succeeded()
+
+    def _ready(self) -> tuple[Store, Ledger]:
+        """The store, open, and this writer's row in it."""
+        if self._store is None:
+            try:
+                self._store = self._open_store()
+            except ConfigurationError as error:
+                raise WriteError(Fault.CONFIGURATION, str(error)) from error
+        self.ledger = self.ledger or self._new_ledger()
+        self._store.open()
+        if not self.ledger.registered:
+            self._store.register(self.ledger)
+            self._next_beat = time.monotonic() + HEARTBEAT
+        return self._store, self.ledger
+
+    def _start_anew(self, batch: Batch) -> None:
+        """The row is gone (pruned, or the database was restored): take a new id. What may have been applied under
+        the old one cannot be known any more, and is dropped rather than counted twice."""
+        logger.warning("this writer's row in feature_usage_writers is gone; it goes on under a new id")
+        self.ledger = self._new_ledger()
+        if self._framer.in_doubt:
+            self.dropped += batch.uses
+            self._framer.change(1, ())
+            self._framer.lose(rejects.IN_DOUBT, batch.uses)
+        else:
+            self._framer.change(1, batch.counts)
+
+    def _mend(self, error: WriteError, batch: Batch, store: Store) -> None:
+        """Take out what the database refused; the transaction is definitely rolled back."""
+        if error.fault is Fault.UNKNOWN_USER:
+            unknown = store.unknown_users({count.user for count in batch.counts})
+            if unknown:
+                self._framer.defer(batch.number, unknown, time.monotonic())
+                return
+            # They have appeared since.
+        self.retries += 1
+        if len(batch.counts) > 1:
+            self._framer.split(batch.number)
+        elif batch.counts and batch.counts[0].metadata is not None:
+            self.metadata_lost += 1
+            self._say(f"metadata lost, as the database refused it: {error}")
+            self._framer.change(batch.number, [batch.counts[0]._replace(metadata=None)])
+        else:
+            self._framer.change(batch.number, (), losses=bool(batch.counts))
+            self._reject(batch.counts, rejects.REFUSED, str(error))
+
+    def _release(self, *, patient: bool) -> None:
+        """Send the counts whose users, unknown before, have appeared; reject those that waited long enough."""
+        if len(self._framer.waiting):
+            store, _ = self._ready()
+            unknown = store.unknown_users(self._framer.waiting.users)
+            late = self._framer.release(unknown, time.monotonic() if patient else float("inf"))
+            self._reject(late, rejects.UNKNOWN_USER, "no such row in the users table")
+
+    def _reject(self, counts: Collection[Count], reason: str, detail: str) -> None:
+        uses = sum(count.uses for count in counts)
+        if uses:
+            self.rejected += uses
+            self._framer.lose(reason, uses)
+            self._say(f"{uses} uses rejected, {reason}: {detail}")
+
+    # ---- around the batches
+
+    def _keep_house(self, final: bool) -> None:
+        """The heartbeat and the catalogue, each in a transaction of its own, once there is a row in the ledger."""
+        if self._store is None or self.ledger is None or not self.ledger.registered:
+            return
+        now = time.monotonic()
+        if now >= self._next_beat and not final:
+            self._store.beat(self.ledger)
+            self._next_beat = now + HEARTBEAT
+        if now >= self._redeclare:
+            self._declared.clear()
+            self._redeclare = now + REDECLARE
+        new = [feature for feature in self._catalog if self._declared.get(feature.name, "") != feature.description]
+        if new:
+            try:
+                self._store.declare(new, self._settings.service)
+            except WriteError as error:
+                # It delays no count: said, and tried again with the next new feature or the next day.
+                self._say(f"the catalogue was not written: {error}")
+            self._declared.update((feature.name, feature.description) for feature in new)
+
+    def _end(self, *, clean: bool) -> None:
+        """Leave nothing behind: with the last batch confirmed, the row in the ledger can go."""
+        if self._store is None:
+            return
+        if clean and self.ledger is not None and self.ledger.registered:
+            with contextlib.suppress(WriteError):  # a row left behind is pruned in time
+                self._store.retire(self.ledger)
+        self._store.dispose()
+        self._store = None
+        if clean:
+            self.ledger = None
+            self._declared.clear()
+
+    # ---- failure
+
+    def _failed(self, error: WriteError) -> None:
+        self._fault, self.last_error = error.fault, str(error)
+        self._failures += 1
+        self.retries += 1
+        # A lock or a deadlock is over with the next attempt, and nobody's concern.
+        if error.fault is Fault.CONFIGURATION or self._failures >= _WORTH_A_LINE:
+            self._say(f"cannot write{f' to {self._store}' if self._store is not None else ''}: {error}")
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            logger.info("writing again, after %d failed attempts", self._failures)
+        self._failures, self._fault, self.last_error = 0, None, None
+
+    def _say(self, message: str) -> None:
+        """One line a minute for the same trouble."""
+        now = time.monotonic()
+        if self._said[0] != message or now >= self._said[1] + _SAY_EVERY:
+            self._said = (message, now)
+            logger.warning("%s", message)

@@ -1,0 +1,44 @@
+"""What the tests look at: the tables, read by an engine of the test's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from usage_instrument.schema import Tables, create_all
+from usage_instrument.stats import Stats
+
+
+def total(engine: sa.Engine, tables: Tables, feature: str | None = None) -> int:
+    """The uses in `feature_usage`."""
+    usage = tables.usage
+    query = sa.select(sa.func.coalesce(sa.func.sum(usage.c.usage_count), 0))
+    if feature is not None:
+        query = query.where(usage.c.feature_name == feature)
+    with engine.connect() as connection:
+        return int(connection.scalar(query) or 0)
+
+
+def counts(engine: sa.Engine, tables: Tables) -> dict[tuple[str, Any], int]:
+    """`usage_count` by feature and user."""
+    usage = tables.usage
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(usage.c.feature_name, usage.c.user_id, usage.c.usage_count)).all()
+    assert len({row[:2] for row in found}) == len(found), "a key stands twice"
+    return {(row[0], row[1]): row[2] for row in found}
+
+
+def all_of(engine: sa.Engine, table: sa.Table) -> list[sa.Row[Any]]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(table)).all())
+
+
+def made(engine: sa.Engine, **options: Any) -> Tables:
+    """The tables, created."""
+    return create_all(engine, **options).tables
+
+
+def balanced(stats: Stats) -> bool:
+    """Whether no use is unaccounted for."""
+    return stats.captured + stats.recovered == stats.written + stats.pending + stats.dropped + stats.rejected

@@ -1,0 +1,199 @@
+"""The writer against real databases: what it does when a database refuses, is away, or forgot it."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from conftest import Database, UsersDatabase
+from reading import all_of, balanced, counts, made, total
+
+from usage_instrument import Settings, Tracker
+from usage_instrument.schema import Tables
+
+Make = Callable[..., Tracker]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    trackers: list[Tracker] = []
+
+    def tracker(database: Any, tables: Tables | None = None, **settings: Any) -> Tracker:
+        made_ = Tracker(database, Settings(flush_interval=3600, **settings), tables)
+        trackers.append(made_)
+        return made_
+
+    yield tracker
+    for tracker_ in trackers:
+        tracker_.shutdown(0.5)
+
+
+def _enforcing(database: Database) -> sa.Engine:
+    return database.engine()  # SQLite's checks foreign keys on the engines that this makes
+
+
+def test_an_unknown_users_uses_wait_and_land_when_the_user_appears(make: Make, users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    tables = made(engine)
+    tracker = make(_enforcing(users_database.database))
+    stranger = uuid.uuid4()
+    for user in (*users_database.user_ids, stranger, stranger, None):
+        tracker.track("f", user=user)
+    assert not tracker.flush(), "two uses wait for their user"
+    assert total(engine, tables) == 6
+    assert (tracker.stats().written, tracker.stats().pending) == (6, 2)
+    tracker.track("f", user=stranger)
+    with engine.begin() as connection:
+        connection.execute(users_database.users.insert().values(id=stranger, name="late"))
+    assert tracker.flush()
+    assert counts(engine, tables)["f", stranger] == 3
+    assert balanced(tracker.stats())
+
+
+def test_an_unknown_users_uses_are_rejected_after_a_while(make: Make, users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    tables = made(engine)
+    tracker = make(_enforcing(users_database.database), user_retry=0)
+    tracker.track("f", user=uuid.uuid4(), count=3)
+    tracker.track("f", user=users_database.user_ids[0])
+    tracker.flush()
+    tracker.flush()
+    stats = tracker.stats()
+    assert (stats.written, stats.rejected, stats.pending) == (1, 3, 0)
+    assert [(row.reason, row.uses) for row in all_of(engine, tables.losses)] == [("unknown user", 3)]
+
+
+def test_the_exit_tries_once_more_and_then_rejects(make: Make, users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    tables = made(engine)
+    tracker = make(_enforcing(users_database.database))
+    tracker.track("f", user=uuid.uuid4(), count=3)
+    tracker.track("f", user=None)
+    assert tracker.shutdown()
+    assert tracker.stats().rejected == 3
+    assert total(engine, tables) == 1
+    assert [(row.reason, row.uses) for row in all_of(engine, tables.losses)] == [("unknown user", 3)]
+    assert all_of(engine, tables.writers) == [], "a clean exit leaves no row behind"
+
+
+def test_deleting_a_user_takes_the_counts_along(make: Make, users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    tables = made(engine)
+    tracker = make(_enforcing(users_database.database))
+    first, second, *_ = users_database.user_ids
+    for user in (first, second, None):
+        tracker.track("shared", user=user)
+    assert tracker.flush()
+    for user in (first, second):
+        with engine.begin() as connection:
+            connection.execute(users_database.users.delete().where(users_database.users.c.id == user))
+    assert counts(engine, tables) == {("shared", None): 1}
+    tracker.track("shared", user=None)
+    assert tracker.flush()
+    assert counts(engine, tables) == {("shared", None): 2}
+
+
+def test_a_missing_table_loses_nothing(make: Make, database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = make(database.url)
+    with caplog.at_level(logging.WARNING, logger="usage_instrument"):
+        for _ in range(2):
+            tracker.track("f", count=5)
+            assert not tracker.flush()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1, "the same trouble is said once"
+    assert "run `usage-instrument db create`" in said[0]
+    assert "\n" not in said[0]
+    assert "secret" not in said[0]
+    assert tracker.stats().pending == 10
+    engine = database.engine()
+    tables = made(engine)
+    assert tracker.flush()
+    assert total(engine, tables) == 10
+    assert balanced(tracker.stats())
+
+
+def test_a_writer_that_was_forgotten_takes_a_new_id(make: Make, database: Database) -> None:
+    engine = database.engine()
+    tables = made(engine)
+    tracker = make(database.url)
+    tracker.track("f")
+    assert tracker.flush()
+    before = tracker.stats().writer_id
+    with engine.begin() as connection:
+        connection.execute(tables.writers.delete())
+    tracker.track("f", count=2)
+    assert tracker.flush()
+    assert total(engine, tables) == 3
+    assert tracker.stats().writer_id != before
+    assert [str(row.writer_id) for row in all_of(engine, tables.writers)] == [tracker.stats().writer_id]
+
+
+def test_a_value_that_the_database_refuses_is_taken_out_alone(make: Make, postgresql: Database) -> None:
+    engine = postgresql.engine()
+    tables = made(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE feature_usage ADD CHECK (feature_name <> 'poison')"))
+        connection.execute(sa.text("ALTER TABLE feature_usage ADD CHECK (metadata ->> 'a' <> 'bad')"))
+    tracker = make(postgresql.url)
+    for number in range(20):
+        tracker.track(f"f{number}")
+    tracker.track("poison", count=7)
+    tracker.track("f3", metadata={"a": "bad"}, count=2)
+    assert tracker.flush()
+    stats = tracker.stats()
+    assert (stats.written, stats.rejected, stats.metadata_lost, stats.pending) == (22, 7, 1, 0)
+    assert total(engine, tables) == 22
+    assert [(row.reason, row.uses) for row in all_of(engine, tables.losses)] == [("refused by the database", 7)]
+
+
+def test_many_keys_travel_in_many_batches(make: Make, database: Database) -> None:
+    engine = database.engine()
+    tables = made(engine, user_id_type="integer")
+    tracker = make(database.url, user_id_type="integer", flush_rows=100)
+    for user in range(450):
+        tracker.track("f", user=user, count=2)
+    assert tracker.flush(30)
+    assert total(engine, tables) == 900
+    assert [row.last_batch for row in all_of(engine, tables.writers)] == [5]
+
+
+def test_the_catalogue_holds_what_is_declared(make: Make, database: Database) -> None:
+    engine = database.engine()
+    tables = made(engine)
+    tracker = make(database.url, service="web")
+
+    @tracker.tracks("used", description="What it is")
+    def used() -> None: ...
+
+    @tracker.tracks("never_used")
+    def never() -> None:
+        """The first line.
+
+        The rest.
+        """
+
+    used()
+    assert tracker.flush()
+    found = {row.feature_name: (row.service, row.description) for row in all_of(engine, tables.catalog)}
+    assert found == {"used": ("web", "What it is"), "never_used": ("web", "The first line.")}
+
+
+def test_a_server_that_is_away_is_waited_for(make: Make, sqlite: Database) -> None:
+    engine = sqlite.engine()
+    tables = made(engine)
+    tracker = make(sqlite.url, lock_timeout=0.01)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN EXCLUSIVE")
+        tracker.track("f", count=4)
+        assert not tracker.flush(0.3)
+        stats = tracker.stats()
+        assert stats.retries > 0
+        assert "locked" in (stats.last_error or "")
+        connection.exec_driver_sql("ROLLBACK")
+    assert tracker.flush()
+    assert tracker.stats().last_error is None
+    assert total(engine, tables) == 4
