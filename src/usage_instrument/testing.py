@@ -1,0 +1,137 @@
+"""For the tests of an application: what was captured, without a database or a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .catalog import Catalog, Feature, declared
+from .context import user_id_of
+from .typing import UNSET, Recorder, UserId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .events import Use
+
+
+class CapturedUse(NamedTuple):
+    """One `track`, or one use of what `tracks` decorates."""
+
+    feature: str
+    user: UserId = None
+    metadata: dict[str, Any] | None = None
+    uses: int = 1
+
+
+class Rejected(NamedTuple):
+    """A use that was not kept, or (in `metadata_lost`) a use whose metadata was not; and why."""
+
+    feature: str
+    error: Exception
+    uses: int = 1
+
+
+class CapturedUsage:
+    """The recorder that `capture_usage` puts in place; it keeps all that it is given, in order."""
+
+    def __init__(self, catalog: Catalog, *, strict: bool = False) -> None:
+        self.catalog = catalog
+        self.strict = strict
+        self.uses: list[CapturedUse] = []
+        """What was counted."""
+        self.rejected: list[Rejected] = []
+        """What was not, as its user or its name was none."""
+        self.metadata_lost: list[Rejected] = []
+        """What was counted without its metadata."""
+        self.complaints: list[Exception] = []
+        """What was said of mistakes that cost no use."""
+
+    @property
+    def names(self) -> list[str]:
+        """The features used, each once, in the order of their first use."""
+        return list(dict.fromkeys(use.feature for use in self.uses))
+
+    def count(self, feature: str, user: object = UNSET) -> int:
+        """How often `feature` was used: by `user` (None is anonymous), or by anyone. Raises UserIdError."""
+        who = UNSET if user is UNSET else user_id_of(user)
+        return sum(use.uses for use in self.uses if use.feature == feature and who in (UNSET, use.user))
+
+    def assert_tracked(self, feature: str, user: object = UNSET, times: int | None = None) -> None:
+        """Raise AssertionError unless `feature` was used: by `user`, if given; `times` times, if given."""
+        found = self.count(feature, user)
+        if found == times or (times is None and found):
+            return
+        who = "" if user is UNSET else f" by {user!r}"
+        wanted = "at least once" if times is None else f"{times} times"
+        raise AssertionError(f"{feature!r} was to be used {wanted}{who}, and was {found} times; {self._told()}")
+
+    def clear(self) -> None:
+        """Forget what was captured so far."""
+        for kept in (self.uses, self.rejected, self.metadata_lost, self.complaints):
+            kept.clear()
+
+    def _told(self) -> str:
+        counts: Counter[str] = Counter()
+        for use in self.uses:
+            counts[f"{use.feature!r} by {use.user!r}"] += use.uses
+        told = [f"{what} {uses} times" for what, uses in counts.items()]
+        told += [f"{rejected.feature!r} rejected: {rejected.error}" for rejected in self.rejected]
+        return "captured: " + ("; ".join(told) or "nothing")
+
+    def sink(self, feature: Feature) -> Callable[[UserId], object]:
+        """As Recorder.sink."""
+        name, uses = feature.name, self.uses
+        return lambda user: uses.append(CapturedUse(name, user))
+
+    def record(self, use: Use) -> None:
+        """As Recorder.record."""
+        metadata = json.loads(use.metadata) if isinstance(use.metadata, str) else use.metadata
+        self.uses.append(CapturedUse(use.feature, use.user, metadata, use.uses))
+
+    def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
+        """As Recorder.reject."""
+        self._mistake(error, self.rejected, Rejected(feature, error, uses))
+
+    def lose_metadata(self, feature: str, error: Exception) -> None:
+        """As Recorder.lose_metadata."""
+        self._mistake(error, self.metadata_lost, Rejected(feature, error))
+
+    def complain(self, error: Exception) -> None:
+        """As Recorder.complain."""
+        self._mistake(error, self.complaints, error)
+
+    def _mistake(self, error: Exception, kept: list[Any], *entries: object) -> None:
+        kept.extend(entries)
+        if self.strict:
+            raise error
+
+    def request_ended(self) -> None:
+        """As Recorder.request_ended."""
+
+    async def ashutdown(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # the protocol's
+        """As Recorder.ashutdown."""
+        return True
+
+
+@contextlib.contextmanager
+def capture_usage(*, catalog: Catalog = declared, strict: bool = False) -> Iterator[CapturedUsage]:
+    """Take what is captured inside, in place of the configured tracker, which gets nothing of it.
+
+    `catalog` is `Tracker.catalog` for a tracker of one's own. With `strict`, a capture's mistake raises where it
+    is made. The recorder of before is back afterwards, unless another was configured inside.
+
+        with capture_usage() as usage:
+            client.post("/events/7/follow")
+        usage.assert_tracked("calendar_follow_event", user=42, times=1)
+    """
+    captured = CapturedUsage(catalog, strict=strict)
+    former: Recorder = catalog.recorder
+    catalog.attach(captured)
+    try:
+        yield captured
+    finally:
+        if catalog.recorder is captured:
+            catalog.attach(former)

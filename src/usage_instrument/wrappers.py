@@ -1,0 +1,199 @@
+"""The function that stands for a tracked one, by its kind: it calls the function and tells the outcome.
+
+They are plain functions rather than proxies, because a plain function is what Python calls fastest, binds to
+instances by itself, pickles by name, and shows to `inspect` as the coroutine or generator function it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .arguments import NOTHING, Args, Kwargs, Read, Said
+from .context import holder
+from .outcome import Capture, settle
+
+if TYPE_CHECKING:
+    from .catalog import Feature
+
+Function: TypeAlias = Callable[..., Any]
+Kind: TypeAlias = Literal["function", "coroutine", "generator", "async generator"]
+
+
+def kind_of(target: Any) -> Kind:
+    """What a call of `target` returns, as `inspect` tells it."""
+    for function in (target, getattr(target, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(function):
+            return "coroutine"
+        if inspect.isasyncgenfunction(function):
+            return "async generator"
+        if inspect.isgeneratorfunction(function):
+            return "generator"
+    return "function"
+
+
+def hidden_kind_of(target: Any) -> Kind:
+    """The kind of what the decorators below ours wrap."""
+    try:
+        return kind_of(inspect.unwrap(target))
+    except ValueError:  # they wrap each other in a circle
+        return "function"
+
+
+def at_call(function: Function, read: Read, capture: Capture) -> Function:
+    """For every kind: what happens at the call knows nothing of how it goes on."""
+
+    def tracked(*args: Any, **kwargs: Any) -> Any:
+        capture.called(read(args, kwargs))
+        return function(*args, **kwargs)
+
+    return tracked
+
+
+def plain_function(function: Function, feature: Feature) -> Function:
+    """The hot path: successes of a function whose declaration names neither user nor metadata."""
+    current = holder.get
+
+    def tracked(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        held = current()
+        # A check of `lifecycle.ALIVE[0]`, for forks that run no hook, would go here and in plain_coroutine.
+        if held is None:
+            feature.append(None)
+        else:
+            settle(feature, held, result)
+        return result
+
+    return tracked
+
+
+def plain_coroutine(function: Function, feature: Feature) -> Function:
+    """As plain_function."""
+    current = holder.get
+
+    async def tracked(*args: Any, **kwargs: Any) -> Any:
+        result = await function(*args, **kwargs)
+        held = current()
+        if held is None:
+            feature.append(None)
+        else:
+            settle(feature, held, result)
+        return result
+
+    return tracked
+
+
+def any_function(function: Function, read: Read, capture: Capture, hidden: Kind = "coroutine") -> Function:
+    """A function.
+
+    Decorators below ours often hide an `async def` or a generator in a plain closure. A result of that kind,
+    `hidden`, is no outcome yet, so it is tracked on.
+    """
+    unfinished = _RESULTS[hidden]
+
+    def tracked(*args: Any, **kwargs: Any) -> Any:
+        said = read(args, kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except Exception as error:
+            capture.raised(said, error)
+            raise
+        if result.__class__ is unfinished:
+            return ANY[hidden](lambda: result, lambda args, kwargs: said, capture)()
+        capture.returned(said, result)
+        return result
+
+    return tracked
+
+
+def any_coroutine(function: Function, read: Read, capture: Capture) -> Function:
+    """A coroutine function: the outcome is known when the await ends."""
+
+    async def tracked(*args: Any, **kwargs: Any) -> Any:
+        said = read(args, kwargs)
+        try:
+            result = await function(*args, **kwargs)
+        except Exception as error:
+            capture.raised(said, error)
+            raise
+        capture.returned(said, result)
+        return result
+
+    return tracked
+
+
+def any_generator(function: Function, read: Read, capture: Capture) -> Function:
+    """A generator function: closing a generator before its end is how its reader says that it had enough."""
+
+    def tracked(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        said = read(args, kwargs)
+        try:
+            result = yield from function(*args, **kwargs)
+        except GeneratorExit:
+            capture.returned(said)
+            raise
+        except Exception as error:
+            capture.raised(said, error)
+            raise
+        capture.returned(said)
+        return result
+
+    return tracked
+
+
+def any_async_generator(function: Function, read: Read, capture: Capture) -> Function:
+    """An async generator function; what `yield from` does is done by hand, as it has no async form."""
+
+    async def tracked(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        said = read(args, kwargs)
+        thrown: BaseException | None = None
+        try:
+            inner = function(*args, **kwargs)
+            item = await anext(inner)
+            while True:
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    await inner.aclose()
+                    raise
+                except BaseException as error:
+                    # Passed on after this block, or the host would see it as the context of its own errors.
+                    thrown = error
+                if thrown is None:
+                    item = await inner.asend(sent)
+                else:
+                    item = await inner.athrow(thrown)
+                    thrown = None
+        except StopAsyncIteration:
+            capture.returned(said)
+        except GeneratorExit:
+            capture.returned(said)
+            raise
+        except Exception as error:
+            capture.raised(said, error)
+            raise
+        finally:
+            thrown = None  # it refers to this frame by its traceback
+
+    return tracked
+
+
+ANY: dict[Kind, Callable[[Function, Read, Capture], Function]] = {
+    "coroutine": any_coroutine,
+    "generator": any_generator,
+    "async generator": any_async_generator,
+}
+"""How the calls of a kind are tracked that have something to say, or count other than by success."""
+
+_RESULTS: dict[Kind, type] = {
+    "coroutine": types.CoroutineType,
+    "generator": types.GeneratorType,
+    "async generator": types.AsyncGeneratorType,
+}
+
+
+def says_nothing(args: Args, kwargs: Kwargs) -> Said:
+    """The Read of a declaration without user and metadata."""
+    return NOTHING

@@ -1,0 +1,127 @@
+"""`capture_usage()`: what a host's tests see of what was captured, and that it leaves no trace."""
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, no-check-untyped-defs
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from usage_instrument.catalog import Catalog, declared
+from usage_instrument.errors import UserIdError
+from usage_instrument.events import Use
+from usage_instrument.testing import CapturedUse, capture_usage
+from usage_instrument.tracking import tracks
+
+
+@tracks("testing_follow", user_arg="user", metadata=["event"])
+def follow(event, user=None):
+    return event
+
+
+@tracks("testing_search")
+def search(): ...
+
+
+def test_what_is_captured_inside_can_be_asked_for():
+    with capture_usage() as usage:
+        search()
+        search()
+        follow(7, user=42)
+        follow([1], user="anna")
+    assert usage.names == ["testing_search", "testing_follow"]
+    assert usage.count("testing_search") == 2
+    assert usage.count("testing_search", user=None) == 2
+    assert usage.count("testing_follow", user=42) == 1
+    assert usage.uses[2:] == [
+        CapturedUse("testing_follow", 42, {"event": 7}),
+        CapturedUse("testing_follow", "anna", {"event": [1]}),
+    ]
+
+
+def test_nothing_is_captured_outside_and_the_recorder_of_before_is_back():
+    before = declared.recorder
+    with capture_usage() as usage:
+        with capture_usage() as inner:
+            search()
+        search()
+    search()
+    assert (usage.count("testing_search"), inner.count("testing_search")) == (1, 1)
+    assert declared.recorder is before
+
+
+def test_the_recorder_of_before_is_back_after_an_exception():
+    before = declared.recorder
+    with pytest.raises(ZeroDivisionError), capture_usage():
+        raise ZeroDivisionError
+    assert declared.recorder is before
+
+
+def test_a_recorder_that_was_configured_inside_stays():
+    catalog = Catalog()
+    with capture_usage(catalog=catalog), capture_usage(catalog=Catalog()) as other:
+        catalog.attach(other)
+    assert catalog.recorder is other
+
+
+def test_a_catalog_of_its_own_is_captured_apart():
+    catalog = Catalog()
+    mine = tracks("testing_mine", catalog=catalog)(lambda: None)
+    with capture_usage(catalog=catalog) as usage:
+        mine()
+        search()
+    assert usage.names == ["testing_mine"]
+
+
+def test_it_sees_every_thread():
+    with capture_usage() as usage:
+        threads = [threading.Thread(target=search) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    usage.assert_tracked("testing_search", times=8)
+
+
+def test_assert_tracked_says_what_was_captured_instead():
+    with capture_usage() as usage:
+        follow(7, user=42)
+        follow(7, user=3.5)
+    usage.assert_tracked("testing_follow")
+    usage.assert_tracked("testing_follow", user=42, times=1)
+    usage.assert_tracked("testing_search", times=0)
+    with pytest.raises(
+        AssertionError, match=r"'testing_follow' was to be used 2 times by 42, and was 1 times; "
+    ) as info:
+        usage.assert_tracked("testing_follow", user=42, times=2)
+    assert "captured: 'testing_follow' by 42 1 times; 'testing_follow' rejected: a user id is" in str(info.value)
+    with pytest.raises(AssertionError, match=r"'testing_search' was to be used at least once, and was 0 times"):
+        usage.assert_tracked("testing_search")
+
+
+def test_what_is_rejected_is_told_apart_and_raises_when_strict():
+    with capture_usage() as usage:
+        follow(7, user=3.5)
+        follow(object(), user=1)
+    assert [rejected.feature for rejected in usage.rejected] == ["testing_follow"]
+    assert isinstance(usage.rejected[0].error, UserIdError)
+    assert [lost.feature for lost in usage.metadata_lost] == ["testing_follow"]
+    assert usage.uses == [CapturedUse("testing_follow", 1)]
+    with capture_usage(strict=True), pytest.raises(UserIdError):
+        follow(7, user=3.5)
+
+
+def test_uses_that_stand_for_several_count_so():
+    with capture_usage() as usage:
+        usage.record(Use("testing_export", 1, '{"format":"csv"}', 3))
+    usage.assert_tracked("testing_export", user=1, times=3)
+    assert usage.uses[0].metadata == {"format": "csv"}
+
+
+def test_clear_forgets():
+    with capture_usage() as usage:
+        search()
+        follow(7, user=3.5)
+        usage.clear()
+        search()
+    assert (usage.count("testing_search"), usage.rejected) == (1, [])

@@ -1,0 +1,58 @@
+"""`@tracks` to type checkers: overloads, generics and wrong calls stay what they are, for mypy and for pyright."""
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, no-check-untyped-defs
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+FILE = TESTS / "typing" / "tracks.py"
+SOURCE = TESTS.parent / "src"
+
+
+def test_mypy(tmp_path):
+    run = _run("mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", str(FILE), MYPYPATH=str(SOURCE))
+    assert (run.returncode, run.stdout) == (0, "Success: no issues found in 1 source file\n"), run.stdout + run.stderr
+
+
+def test_pyright(tmp_path):
+    config = {
+        "include": [FILE.name],
+        "extraPaths": [str(SOURCE)],
+        "typeCheckingMode": "standard",
+        "enableTypeIgnoreComments": False,  # those are mypy's
+        "reportUnnecessaryTypeIgnoreComment": "error",
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
+    shutil.copy(FILE, tmp_path)
+    run = _run("pyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(tmp_path))
+    if not run.stdout.startswith("{"):
+        _missing(f"pyright does not run here: {run.stdout}{run.stderr}")
+    report = json.loads(run.stdout)
+    assert report["summary"]["filesAnalyzed"] == 1
+    assert [
+        f"{found['range']['start']['line'] + 1}: {found['message']}"
+        for found in report["generalDiagnostics"]
+        if found["severity"] == "error"
+    ] == []
+
+
+def _run(tool, *arguments, **environment):
+    if importlib.util.find_spec(tool) is None:
+        _missing(f"{tool} is not installed")
+    return subprocess.run(
+        [sys.executable, "-m", tool, *arguments],
+        env={**os.environ, **environment}, cwd=TESTS.parent, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def _missing(reason):
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
