@@ -1,0 +1,134 @@
+"""The configured tracker, for the module-level functions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from . import capture, catalog, context, engines
+from .errors import ConfigurationError
+from .settings import ENVIRONMENT_PREFIX, Settings
+from .stats import Stats
+from .tracker import Tracker
+from .typing import UNSET, Metadata
+
+if TYPE_CHECKING:
+    from .schema import Tables
+
+logger = logging.getLogger("usage_instrument")
+
+DATABASE_VARIABLE = ENVIRONMENT_PREFIX + "DATABASE_URL"
+
+_tracker: Tracker | None = None
+_former: list[Tracker] = []  # replaced, but maybe still writing: the exit waits for them
+
+
+def configure(database: engines.Database | None = None, *, tables: Tables | None = None, **settings: Any) -> Tracker:
+    """Record every `tracks` and `track` in this database from now on, and return the tracker that does.
+
+    `database` is a URL of a sync or an async driver, an Engine, an AsyncEngine, or nothing for
+    `$USAGE_INSTRUMENT_DATABASE_URL`; `tables` are those of `define_tables`; `settings` are the fields of Settings,
+    each also `$USAGE_INSTRUMENT_<NAME>`. Opens no connection yet. Equal values twice give the same tracker; others
+    replace it, with a warning. Under pytest, a tracker that only the environment configures writes nothing unless
+    `enabled` is set. Raises ConfigurationError, and TypeError for a name that is no setting.
+    """
+    global _tracker
+    settled = Settings.from_environment(**settings)
+    if database is None:
+        database = os.environ.get(DATABASE_VARIABLE) or None
+        asked = "enabled" in settings or ENVIRONMENT_PREFIX + "ENABLED" in os.environ
+        if _under_pytest() and not asked:
+            logger.info("under pytest, nothing is counted without configure(database) or enabled=True")
+            settled = Settings.from_environment(**{**settings, "enabled": False})
+    if database is None and settled.enabled:
+        raise ConfigurationError(f"no database: pass its URL or an Engine to configure(), or set ${DATABASE_VARIABLE}")
+    database = None if database is None else engines.parse(database)
+    old = _tracker
+    if old is not None:
+        if (old.database, old.settings, old.tables_given) == (database, settled, tables):
+            return old
+        logger.warning("usage-instrument is configured again with other values; the new ones hold from now on")
+    _tracker = Tracker(database, settled, tables, catalog=catalog.declared)
+    if old is not None:
+        _former.append(old)
+        # Its last batch is written behind our back; the exit waits for it.
+        old.begin_exit(time.monotonic() + old.settings.shutdown_timeout)
+    return _tracker
+
+
+def tracker() -> Tracker | None:
+    """The configured tracker, if there is one."""
+    return _tracker
+
+
+def reset() -> None:
+    """Shut the configured tracker down and forget it, as if `configure` had never been called."""
+    global _tracker
+    old, _tracker = _tracker, None
+    catalog.declared.attach(catalog.Unconfigured(catalog.declared))
+    if old is not None:
+        old.shutdown()
+
+
+def track(feature: str, *, user: object = UNSET, metadata: Metadata | None = None, count: int = 1) -> None:
+    """Record that `user` used `feature` `count` times.
+
+    Without `user`, it is who `as_user` or `identify` said, else anonymous; `user=None` is anonymous. Never raises and
+    never waits for the database; with `strict`, a mistake raises FeatureNameError, UserIdError, MetadataError or
+    ValueError.
+    """
+    capture.track(catalog.declared.recorder, feature, user, metadata, count)
+
+
+def identify(user: object) -> None:
+    """State who the user of the current request or task is. Outside of one it is ignored, and said once."""
+    capture.identify(catalog.declared.recorder, user)
+
+
+def as_user(user: object) -> AbstractContextManager[object]:
+    """The captures inside are this user's, anywhere; a bad id makes them rejected (with `strict`, it raises)."""
+    return _tracker.as_user(user) if _tracker is not None else context.as_user(user)
+
+
+def paused() -> AbstractContextManager[None]:
+    """Nothing inside is captured."""
+    return context.paused()
+
+
+def discard() -> None:
+    """The current request is no use: stops the middleware's count and later ones; earlier ones stand."""
+    capture.discard()
+
+
+def flush(timeout: float = 5.0) -> bool:
+    """Write at once; True when nothing that was captured before the call is pending any more (as Tracker.flush)."""
+    return True if _tracker is None else _tracker.flush(timeout)
+
+
+async def aflush(timeout: float = 5.0) -> bool:
+    """As flush, without blocking the event loop."""
+    return True if _tracker is None else await _tracker.aflush(timeout)
+
+
+def shutdown(timeout: float | None = None) -> bool:
+    """Write what is pending and end the threads; the next capture starts anew (as Tracker.shutdown)."""
+    return True if _tracker is None else _tracker.shutdown(timeout)
+
+
+async def ashutdown(timeout: float | None = None) -> bool:
+    """As shutdown, without blocking the event loop."""
+    return True if _tracker is None else await _tracker.ashutdown(timeout)
+
+
+def stats() -> Stats:
+    """The configured tracker's figures in this process; all zero without one."""
+    return Stats() if _tracker is None else _tracker.stats()
+
+
+def _under_pytest() -> bool:
+    # The variable alone is inherited by servers that a test starts, the module alone may be imported by an app.
+    return "pytest" in sys.modules and "PYTEST_VERSION" in os.environ

@@ -1,0 +1,110 @@
+"""Fork and exit: tells the living trackers, starts real threads, and knows whether this process is the one that armed."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import mmap
+import os
+import sys
+import time
+import weakref
+from _thread import start_new_thread
+from collections.abc import Callable
+from typing import Protocol
+
+logger = logging.getLogger("usage_instrument")
+
+
+class Mortal(Protocol):
+    """What has to hear of forks and of the end."""
+
+    def reset_after_fork(self) -> None:
+        """Start empty in a forked child; only reassigns references."""
+
+    def begin_exit(self, deadline: float) -> Callable[[], bool]:
+        """Start to write what is pending; what is returned waits for it until the deadline (monotonic seconds)."""
+
+    @property
+    def exit_timeout(self) -> float:
+        """Seconds that it may take at exit."""
+
+
+_living: weakref.WeakSet[Mortal] = weakref.WeakSet()
+_watching = False
+_MADV_WIPEONFORK = 18  # <asm-generic/mman-common.h>; Python names no such constant
+
+
+def _page() -> memoryview | bytearray:
+    """One byte that reads 0 in every child, even of a fork that runs no Python hook (uWSGI's, a C library's)."""
+    if sys.platform == "linux":
+        try:
+            page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            page.madvise(_MADV_WIPEONFORK)
+        except OSError:  # a kernel before 4.14
+            return bytearray(1)
+        return memoryview(page)
+    return bytearray(1)
+
+
+ALIVE = _page()
+"""`ALIVE[0]` is 1 in the process that imported or was forked through Python, 0 in a child that nobody told."""
+ALIVE[0] = 1
+
+
+def notice_fork() -> None:
+    """Do in a child what the fork hook would have done, if it did not run."""
+    if not ALIVE[0]:
+        _reset_in_child()
+
+
+def _reset_in_child() -> None:
+    ALIVE[0] = 1
+    for mortal in list(_living):
+        mortal.reset_after_fork()
+
+
+def watch(mortal: Mortal) -> None:
+    """Tell it of forks and of the exit from now on; called when it first has something to lose."""
+    global _watching
+    _living.add(mortal)
+    if not _watching:
+        _watching = True
+        atexit.register(_exit)
+    util = sys.modules.get("multiprocessing.util")
+    parent = getattr(sys.modules.get("multiprocessing.process"), "parent_process", lambda: None)
+    if util is not None and parent() is not None:
+        # A multiprocessing child leaves by os._exit after its finalizers; bootstrap emptied their registry.
+        util.Finalize(None, _exit, exitpriority=0)
+
+
+def _exit() -> None:
+    """Write what is pending in every tracker, within one deadline for all of them."""
+    notice_fork()
+    mortals = list(_living)
+    if not mortals:
+        return
+    deadline = time.monotonic() + max(mortal.exit_timeout for mortal in mortals)
+    for wait in [mortal.begin_exit(deadline) for mortal in mortals]:
+        wait()
+
+
+def start_thread(run: Callable[[], None]) -> None:
+    """Start a daemon thread that nothing has to join; a real one under gevent. Raises RuntimeError if none can start.
+
+    `threading.Thread` takes locks of the threading module, which a first capture inside `__del__` could meet.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    start = monkey.get_original("_thread", "start_new_thread") if monkey is not None else start_new_thread
+    start(_guarded, (run,))
+
+
+def _guarded(run: Callable[[], None]) -> None:
+    try:
+        run()
+    except Exception:
+        logger.exception("a usage-instrument thread ended; the next request or flush starts another")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_in_child)

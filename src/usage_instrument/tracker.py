@@ -1,0 +1,280 @@
+"""Wires buffer, folder, writer and store together, and is the one boundary that never raises into the host."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import capture, context, engines, lifecycle, rejects
+from .buffer import Mishap
+from .catalog import Catalog, Feature
+from .errors import ConfigurationError, UsageInstrumentError, UserIdError
+from .events import Use, canonical_user
+from .ledger import Ledger
+from .pipeline import Pipeline
+from .settings import Settings
+from .stats import Stats
+from .store import Store
+from .ticket import Ticket
+from .typing import UNSET, Metadata, UserId
+
+if TYPE_CHECKING:
+    from .schema import Tables
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+logger = logging.getLogger("usage_instrument")
+
+
+class Tracker:
+    """Takes uses and brings their counts into the database.
+
+    `database` is a URL (of a sync or an async driver), an Engine or an AsyncEngine; the tracker builds an engine of
+    its own from it. `tables` are those of `define_tables`, if the host has its own. The features of `catalog` are
+    recorded here from now on. Raises ConfigurationError for a database or settings that cannot work. Opens no
+    connection and starts no thread before the first use.
+    """
+
+    def __init__(
+        self,
+        database: engines.Database | None,
+        settings: Settings | None = None,
+        tables: Tables | None = None,
+        *,
+        catalog: Catalog | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else Settings.from_environment()
+        if self.settings.journal is not None:
+            raise ConfigurationError("this release has no journal yet: leave the setting `journal` unset")
+        if database is None and self.settings.enabled:
+            raise ConfigurationError("no database: pass its URL, or an Engine")
+        self.database = None if database is None else engines.parse(database)
+        if self.database is not None:
+            engines.connect(self.database)  # a missing driver is told here, not by the first flush
+        self.tables_given = tables
+        self._tables = tables
+        self._canonical = canonical_user(tables.user_id_type if tables is not None else self.settings.user_id_type)
+        self._left_behind: list[object] = []
+        self._said: set[str] = set()
+        self.catalog = catalog if catalog is not None else Catalog()
+        self._renew()
+        self.catalog.attach(self)
+
+    def __repr__(self) -> str:
+        return f"Tracker({'' if self.database is None else engines.masked(self.database)})"
+
+    def _renew(self) -> None:
+        """An empty pipeline without threads. Only assigns: a forked child runs it in the fork itself."""
+        self._pipeline = Pipeline(
+            self.settings, self.catalog, self._canonical, self._open_store, self._new_ledger, self._swap
+        )
+
+    # ---- capture
+
+    def track(
+        self,
+        feature: str,
+        *,
+        user: object = UNSET,
+        metadata: Metadata | None = None,
+        count: int = 1,
+    ) -> None:
+        """Record that `user` used `feature` `count` times.
+
+        Without `user`, it is who `as_user` or `identify` said, else anonymous; `user=None` is anonymous. Never
+        raises and never waits for the database; with `strict`, a mistake raises FeatureNameError, UserIdError,
+        MetadataError or ValueError.
+        """
+        capture.track(self, feature, user, metadata, count)
+
+    def sink(self, feature: Feature) -> Callable[[UserId], object]:
+        """As Recorder.sink: the deque's own append once the threads run, so that a capture costs that and no more."""
+        if not self.settings.enabled:
+            return _ignore
+        if self.settings.strict:
+            return partial(self._append_strictly, feature.name)
+        if not self._pipeline.armed:
+            return partial(self._append_first, feature.name)
+        return self._pipeline.buffer.plain(feature.name).append
+
+    def _append_first(self, feature: str, user: UserId) -> None:
+        lifecycle.notice_fork()
+        self._pipeline.buffer.plain(feature).append(user)
+        self._arm()
+
+    def _append_strictly(self, feature: str, user: UserId) -> None:
+        self._canonical(user)
+        self._append_first(feature, user)
+
+    def record(self, use: Use) -> None:
+        """As Recorder.record."""
+        if self.settings.enabled:
+            if self.settings.strict:
+                self._canonical(use.user)
+            lifecycle.notice_fork()
+            self._pipeline.buffer.rich.append(use)
+            self._arm()
+
+    def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
+        """As Recorder.reject."""
+        reason = rejects.USER_TYPE if isinstance(error, UserIdError) else rejects.CAPTURE
+        self._mishap(Mishap(feature, reason, uses, _describe(error)), error)
+
+    def lose_metadata(self, feature: str, error: Exception) -> None:
+        """As Recorder.lose_metadata."""
+        self._mishap(Mishap(feature, "metadata", 0, f"metadata lost: {_describe(error)}"), error)
+
+    def _mishap(self, mishap: Mishap, error: Exception) -> None:
+        if self.settings.enabled:
+            if self.settings.strict:
+                raise error
+            lifecycle.notice_fork()
+            self._pipeline.buffer.mishaps.append(mishap)
+            self._arm()
+
+    def complain(self, error: Exception) -> None:
+        """As Recorder.complain."""
+        if self.settings.strict:
+            raise error
+        if str(error) not in self._said:
+            self._said.add(str(error))
+            logger.warning("%s", error)
+
+    def request_ended(self) -> None:
+        """As Recorder.request_ended."""
+        self._pipeline.relieve()
+
+    # ---- the pipeline
+
+    def _arm(self) -> None:
+        if not self._pipeline.armed:
+            lifecycle.watch(self)
+            self._pipeline.arm()
+
+    def _swap(self) -> None:
+        """Give every feature the sink of the moment, unless another recorder has taken over."""
+        if self.catalog.recorder is self:
+            self.catalog.attach(self)
+
+    def reset_after_fork(self) -> None:
+        """As Mortal.reset_after_fork. The parent's connection stays referenced: closing it here would end it there."""
+        self._left_behind.append(self._pipeline)
+        self._renew()
+        self._swap()
+
+    def _open_store(self) -> Store:
+        if self.database is None:
+            raise ConfigurationError("no database")
+        return Store(engines.connect(self.database), self._tables_in_use(), self.settings)
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(self._tables_in_use(), self.settings.service)
+
+    def _tables_in_use(self) -> Tables:
+        if self._tables is None:
+            from sqlalchemy import MetaData
+
+            from .schema import define_tables
+
+            self._tables = define_tables(
+                MetaData(), schema=self.settings.schema, users=None, user_id_type=self.settings.user_id_type
+            )
+        return self._tables
+
+    # ---- flush, exit, figures
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Write at once; True when nothing that was captured before the call is pending any more.
+
+        Waits up to `timeout` seconds. False also when the database refuses or is away; nothing is lost by that.
+        """
+        ticket = self._ask(timeout)
+        return True if ticket is None else ticket.wait()
+
+    async def aflush(self, timeout: float = 5.0) -> bool:
+        """As flush, without blocking the event loop."""
+        ticket = self._ask(timeout)
+        return True if ticket is None else await ticket.await_()
+
+    def shutdown(self, timeout: float | None = None) -> bool:
+        """Write what is pending and end the threads; True when nothing is left.
+
+        Waits up to `timeout` seconds (`shutdown_timeout` unless given). The next capture starts anew.
+        """
+        ticket = self._ask(timeout, final=True)
+        if ticket is None:
+            return True
+        ticket.wait()
+        return self._pipeline.closed(ticket)
+
+    async def ashutdown(self, timeout: float | None = None) -> bool:
+        """As shutdown, without blocking the event loop."""
+        ticket = self._ask(timeout, final=True)
+        if ticket is None:
+            return True
+        await ticket.await_()
+        return self._pipeline.closed(ticket)
+
+    def _ask(self, timeout: float | None, *, final: bool = False) -> Ticket | None:
+        lifecycle.notice_fork()
+        return self._pipeline.ask(self.settings.shutdown_timeout if timeout is None else timeout, final=final)
+
+    @property
+    def exit_timeout(self) -> float:
+        """As Mortal.exit_timeout."""
+        return self.settings.shutdown_timeout
+
+    def begin_exit(self, deadline: float) -> Callable[[], bool]:
+        """As Mortal.begin_exit."""
+        ticket = self._ask(max(deadline - time.monotonic(), 0.0), final=True)
+
+        def wait() -> bool:
+            if ticket is None:
+                return True
+            ticket.wait()
+            return self._pipeline.closed(ticket)
+
+        return wait
+
+    def stats(self) -> Stats:
+        """This tracker's figures in this process."""
+        return self._pipeline.stats()
+
+    # ---- who, and whether
+
+    def tracks(self, feature: str, **options: Any) -> Callable[[C], C]:
+        """As usage_instrument.tracks, for this tracker."""
+        from .tracking import tracks
+
+        return tracks(feature, catalog=self.catalog, **options)
+
+    def identify(self, user: object) -> None:
+        """State who the user of the current request or task is. Outside of one it is ignored, and said once."""
+        capture.identify(self, user)
+
+    def as_user(self, user: object) -> AbstractContextManager[object]:
+        """The captures inside are this user's, anywhere; a bad id makes them rejected (with `strict`, it raises)."""
+        if self.settings.strict:
+            context.user_id_of(user)
+        return context.as_user(user)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing inside is captured."""
+        return context.paused()
+
+    def discard(self) -> None:
+        """The current request is no use: stops the middleware's count and later ones; earlier ones stand."""
+        capture.discard()
+
+
+def _ignore(user: UserId) -> None:
+    """What a disabled tracker does with a use."""
+
+
+def _describe(error: Exception) -> str:
+    """An error by its own words if it is ours, else by its type: the host's may hold personal data."""
+    return str(error) if isinstance(error, UsageInstrumentError | ValueError) else f"{type(error).__name__} raised"

@@ -1,0 +1,177 @@
+"""The databases that the tests run on: a fresh, empty one a test, of each real kind."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import sqlalchemy as sa
+
+import servers
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Database:
+    """An empty database of a real server, or a SQLite file."""
+
+    name: Literal["sqlite", "postgresql", "mariadb"]
+    url: str
+    _engines: list[sa.Engine] = field(default_factory=list, compare=False)
+
+    @property
+    def async_url(self) -> str:
+        """The same database by an async driver."""
+        drivers = {"sqlite:": "sqlite+aiosqlite:", "+psycopg:": "+asyncpg:", "+pymysql:": "+aiomysql:"}
+        for sync, other in drivers.items():
+            if sync in self.url:
+                return self.url.replace(sync, other, 1)
+        raise AssertionError(self.url)
+
+    def engine(self, **options: Any) -> sa.Engine:
+        """An engine that is disposed of at the test's end."""
+        engine = sa.create_engine(self.url, **options)
+        if self.name == "sqlite":
+            sa.event.listen(engine, "connect", _enforce_foreign_keys)
+        self._engines.append(engine)
+        return engine
+
+    def close(self) -> None:
+        for engine in self._engines:
+            engine.dispose()
+
+
+def _enforce_foreign_keys(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+@dataclass(frozen=True)
+class UsersDatabase:
+    """A database with a `users` table, and the ids in it."""
+
+    database: Database
+    engine: sa.Engine
+    users: sa.Table
+    user_ids: list[uuid.UUID]
+
+
+def _server(start: Any, stack: contextlib.ExitStack) -> int:
+    try:
+        return int(stack.enter_context(start()))
+    except servers.Missing as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs every real database: {missing}")
+        pytest.skip(f"{missing}; install it to run this test")
+
+
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(_servers: contextlib.ExitStack) -> int:
+    return _server(servers.postgresql, _servers)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(_servers: contextlib.ExitStack) -> int:
+    return _server(servers.mariadb, _servers)
+
+
+def reset_package_state() -> None:
+    """Forget what a test configured: whatever the package keeps for the whole process is put back here."""
+    current = sys.modules.get("usage_instrument.current")
+    if current is not None:  # not imported: nothing is kept
+        current.reset()
+
+
+@contextlib.contextmanager
+def _lent(database: Database) -> Iterator[Database]:
+    try:
+        yield database
+    finally:
+        try:
+            reset_package_state()  # now, while the tracker still has a database to write its last to
+        finally:
+            database.close()
+
+
+@contextlib.contextmanager
+def _fresh(name: Literal["postgresql", "mariadb"], admin: str, url: str, create: str, drop: str) -> Iterator[Database]:
+    engine = sa.create_engine(admin, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    database = f"test_{next(_numbers)}"
+    with engine.connect() as connection:
+        connection.execute(sa.text(create.format(database)))
+    try:
+        with _lent(Database(name, url.format(database))) as lent:
+            yield lent
+    finally:
+        with engine.connect() as connection:
+            connection.execute(sa.text(drop.format(database)))
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    with _lent(Database("sqlite", f"sqlite:///{tmp_path / 'usage.db'}")) as database:
+        yield database
+
+
+@pytest.fixture
+def postgresql(postgresql_server: int) -> Iterator[Database]:
+    place = f"postgresql+psycopg://{servers.USER}:{servers.PASSWORD}@127.0.0.1:{postgresql_server}/"
+    with _fresh(
+        "postgresql", place + "postgres", place + "{}", "CREATE DATABASE {} TEMPLATE template0",
+        "DROP DATABASE {} WITH (FORCE)",
+    ) as database:  # fmt: skip
+        yield database
+
+
+@pytest.fixture
+def mariadb(mariadb_server: int) -> Iterator[Database]:
+    place = f"mariadb+pymysql://{servers.USER}:{servers.PASSWORD}@127.0.0.1:{mariadb_server}/"
+    with _fresh(
+        "mariadb",
+        place + "mysql",
+        place + "{}?charset=utf8mb4",
+        "CREATE DATABASE {}",
+        "SET STATEMENT lock_wait_timeout = 10 FOR DROP DATABASE {}",  # a connection left in a transaction is said
+    ) as database:
+        yield database
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def database(request: pytest.FixtureRequest) -> Database:
+    found: Database = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def users_database(database: Database) -> UsersDatabase:
+    """The database with five users in a `users` table."""
+    engine = database.engine()
+    users = sa.Table(
+        "users", sa.MetaData(), sa.Column("id", sa.Uuid, primary_key=True), sa.Column("name", sa.String(50))
+    )
+    users.metadata.create_all(engine)
+    ids = [uuid.UUID(int=number + 2**64) for number in range(1, 6)]
+    with engine.begin() as connection:
+        connection.execute(users.insert(), [{"id": id_, "name": f"user {n}"} for n, id_ in enumerate(ids)])
+    return UsersDatabase(database, engine, users, ids)
+
+
+@pytest.fixture(autouse=True)
+def _reset_package_state() -> Iterator[None]:
+    """No test leaves a configured tracker behind."""
+    yield
+    reset_package_state()
