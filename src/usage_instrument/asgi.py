@@ -1,0 +1,167 @@
+"""The ASGI middleware: requests and WebSockets that succeed become uses of features."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from .context import SCOPE_KEY, Request, holder
+from .loaded import loaded_user
+from .middleware import NOTHING, Counter, Target, is_login_redirect
+from .routes import WEBSOCKET, RouteTree, marker_of, mount_depth
+from .rules import Features
+from .typing import ASGIApp, Message, Metadata, Receive, Recorder, Scope, Send, Unset, UserId
+
+logger = logging.getLogger("usage_instrument")
+
+
+class UsageMiddleware:
+    """Counts what its app answers; see Rules for `features`, `include` and `exclude`.
+
+    - `tracker`: a Tracker; without one, whatever `usage_instrument.configure` sets up, before or after.
+    - `user`: from the scope to the user's id; otherwise it is who `as_user` or `identify` said, else
+      `scope["user"]`, else nobody.
+    - `metadata`: a mapping, or a callable from the scope to one.
+    - `success`: from status and scope to whether the response is a use; otherwise 2xx is, and 3xx for an unsafe
+      method. A WebSocket is a use when it is accepted.
+
+    Answers go through untouched. When the lifespan ends, pending counts are written; an app without a lifespan is
+    given one. Raises FeatureNameError and ConfigurationError (ValueErrors), DeclarationError and MetadataError
+    (TypeErrors) for options that cannot work; at run time it raises nothing of its own unless the tracker is strict.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tracker: Recorder | None = None,
+        features: Features | None = None,
+        include: Iterable[str] | None = None,
+        exclude: Iterable[str] | None = None,
+        user: Callable[[Scope], object] | None = None,
+        metadata: Metadata | Callable[[Scope], Metadata | None] | None = None,
+        success: Callable[[int, Scope], object] | None = None,
+    ) -> None:
+        self.app = app
+        self._counter = Counter(tracker, features, include, exclude, user, metadata, success, _user_in)
+        self._tree = RouteTree()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the ASGI specification says."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._live(scope, receive, send)
+            return
+        if kind not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        counter = self._counter
+        shared: Any = scope.get(SCOPE_KEY)  # by a middleware further out
+        is_ours = shared is None or type(shared) is not Request or not shared.open
+        method = scope["method"] if kind == "http" else ""
+        request: Request = Request(kind, method, partial(counter.find_user, scope)) if is_ours else shared
+        scope[SCOPE_KEY] = request
+        depth = mount_depth(scope) if "app_root_path" in scope else 0
+        begins = "http.response.start" if kind == "http" else "websocket.accept"
+
+        async def watched(message: Message) -> None:
+            if message["type"] == begins:
+                self._begun(request, scope, message, depth)
+            await send(message)
+
+        token = holder.set(counter.holder_for(request))
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            try:
+                holder.reset(token)
+            except ValueError:  # somebody moved the request to another context
+                pass
+            if is_ours:
+                counter.ended(request, scope)
+
+    def _begun(self, request: Request, scope: Scope, message: Message, depth: int) -> None:
+        """The response starts: the one border that no error of ours crosses."""
+        if request.discarded:
+            return
+        target = None
+        try:
+            if request.kind == "http" and not self._succeeded(request, scope, message):
+                return
+            target = self._target(request, scope, depth)
+            use = self._counter.weigh(request, scope, target)
+            if use is not None:
+                self._counter.count(request, use)
+        except Exception as error:
+            self._counter.failed(error, target)
+
+    def _succeeded(self, request: Request, scope: Scope, message: Message) -> bool:
+        status = message["status"]
+        if not self._counter.succeeded(request, scope, status):
+            return False
+        if 300 <= status < 400 and self._counter.success is None:
+            for name, value in message.get("headers", ()):
+                if name.lower() == b"location":
+                    return not is_login_redirect(value.decode("latin-1"), scope["path"])
+        return True
+
+    def _target(self, request: Request, scope: Scope, depth: int) -> Target:
+        counter = self._counter
+        method = request.method or WEBSOCKET
+        marker = marker_of(scope)
+        if marker is None:
+            # A known router that matched nothing leaves nothing to count.
+            return NOTHING if "router" in scope else counter.target_of_path(scope["path"], method)
+        key = (id(marker), method, depth)
+        target = counter.targets.get(key)
+        if target is None:
+            route, is_certain = self._tree.find(scope, marker, depth)
+            target = counter.target(route, method, marker)
+            if is_certain:
+                counter.remember(key, target)
+        return target
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the lifespan on, and write what is pending at its end; live it ourselves for an app that does not."""
+        has_begun = has_ended = False
+
+        async def watched_receive() -> Message:
+            nonlocal has_begun
+            has_begun = True
+            return await receive()
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_begun, has_ended
+            has_begun = True
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                has_ended = True
+                await self._flush()
+            await send(message)
+
+        try:
+            await self.app(scope, watched_receive, watched_send)
+        except Exception as error:
+            if has_begun:  # a failure of its own; an app without a lifespan does not get that far
+                if not has_ended:
+                    await self._flush()
+                raise
+            logger.debug("the app has no lifespan: %r", error)
+        if has_begun:
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._flush()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _flush(self) -> None:
+        try:
+            await self._counter.recorder.ashutdown()
+        except Exception:
+            logger.warning("could not write what was pending at the end of the lifespan", exc_info=True)
+
+
+def _user_in(scope: Scope) -> UserId | Unset:
+    return loaded_user(scope.get("user"))

@@ -1,0 +1,75 @@
+"""Who the framework says the user is: read only from what it has loaded already."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+from uuid import UUID
+
+from .context import loaded_id, user_id_of
+from .typing import UNSET, Environ, Unset, UserId
+
+_IDS = frozenset({UUID, int, str})
+
+
+def loaded_user(user: object) -> UserId | Unset:
+    """The id of a framework's user object; UNSET when it is nobody, not authenticated, or not loaded.
+
+    Raises UserIdError for an id that cannot be one.
+    """
+    kind: Any = type(user)
+    if user is None or kind in _IDS:
+        return UNSET if user is None else user_id_of(user)
+    attributes = _attributes_of(user)
+    if "_wrapped" in attributes:  # Django's lazy user
+        inside = attributes["_wrapped"]
+        return UNSET if type(inside) is object else loaded_user(inside)
+    found = loaded_id(user)
+    if found is UNSET or found is None:
+        return UNSET
+    # An ORM's row may have to load what its property reads.
+    if "_sa_instance_state" not in attributes and not _is_authenticated(user, attributes):
+        return UNSET
+    return user_id_of(found)
+
+
+def _attributes_of(user: object) -> dict[str, object]:
+    try:
+        attributes = object.__getattribute__(user, "__dict__")
+    except AttributeError:
+        return {}
+    return attributes if type(attributes) is dict else {}
+
+
+def _is_authenticated(user: object, attributes: dict[str, object]) -> bool:
+    if "is_authenticated" in attributes:
+        return bool(attributes["is_authenticated"])
+    kind: Any = type(user)
+    if not _says_whether(kind):
+        return True
+    said: Any = user.is_authenticated  # type: ignore[attr-defined]
+    return bool(said() if callable(said) else said)
+
+
+@functools.lru_cache(256)
+def _says_whether(kind: Any) -> bool:
+    return any("is_authenticated" in base.__dict__ for base in kind.__mro__)
+
+
+_FLASK_USER = "usage_instrument.flask_user"
+
+
+def flask_user(environ: Environ) -> UserId | Unset:
+    """The user that Flask-Login has loaded in a request, if it has. Raises UserIdError.
+
+    It stays in the environ: most streamed bodies are made when Flask has left the request.
+    """
+    if "flask_login" not in sys.modules:
+        return UNSET
+    flask: Any = sys.modules.get("flask")
+    if flask is None or not flask.has_request_context():
+        kept: UserId | Unset = environ.get(_FLASK_USER, UNSET)
+        return kept
+    found = environ[_FLASK_USER] = loaded_user(flask.g.get("_login_user"))
+    return found

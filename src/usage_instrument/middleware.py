@@ -1,0 +1,251 @@
+"""What both middlewares share: from one request, its route and its status to at most one use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from .catalog import Feature, declared
+from .context import SCOPE_KEY, Holder, Override, Request, holder, judge, request_of, user_id_of
+from .errors import FeatureNameError, UsageInstrumentError
+from .events import Use, check_feature, keep_metadata
+from .lifecycle import notice_fork
+from .routes import Route, tracked_features
+from .rules import Features, Namer, Rule, Rules, check_callable
+from .typing import UNSET, Metadata, Recorder, Unset, UserId
+
+logger = logging.getLogger("usage_instrument")
+
+MOST_TARGETS = 10_000
+"""How many routes a middleware remembers; an app that makes routes as it goes starts over."""
+
+Carrier: TypeAlias = Any
+"""The ASGI scope or the WSGI environ of a request."""
+
+
+class Target:
+    """What the successes of one route count as."""
+
+    __slots__ = ("error", "feature", "marker", "name", "namer", "tracked")
+
+    def __init__(self, marker: object = None) -> None:
+        self.marker = marker
+        """What the target is remembered by; its id is good while it is held here."""
+        self.name = ""
+        self.feature: Feature | None = None
+        self.namer: Namer | None = None
+        self.tracked: frozenset[str] = frozenset()
+        self.error: FeatureNameError | None = None
+
+
+NOTHING = Target()
+"""For a request that took no route."""
+
+
+Pending: TypeAlias = tuple[str, Feature | None, UserId, "dict[str, Any] | str | None", Exception | None]
+"""A use that counts as soon as its response has started: the name of its feature, the feature if it is declared, its
+user, its metadata, and why there is none."""
+
+
+class Counter:
+    """The options of a middleware, applied. It holds nothing of any one request.
+
+    Raises FeatureNameError, ConfigurationError (ValueErrors), DeclarationError and MetadataError (TypeErrors).
+    """
+
+    def __init__(
+        self,
+        tracker: Recorder | None,
+        features: Features | None,
+        include: Iterable[str] | None,
+        exclude: Iterable[str] | None,
+        user: Callable[[Carrier], object] | None,
+        metadata: Metadata | Callable[[Carrier], Metadata | None] | None,
+        success: Callable[[int, Carrier], object] | None,
+        loaded: Callable[[Carrier], UserId | Unset],
+    ) -> None:
+        self.catalog = declared if tracker is None else tracker.catalog
+        self.rules = Rules(features, include, exclude)
+        self.user = None if user is None else check_callable("user=", user)
+        self.success = None if success is None else check_callable("success=", success)
+        self.metadata_of: Callable[[Carrier], Metadata | None] | None = None
+        self.metadata: dict[str, Any] | str | None = None
+        if isinstance(metadata, Mapping):
+            self.metadata = keep_metadata(metadata)
+        elif metadata is not None:
+            self.metadata_of = check_callable("metadata=", metadata)
+        self.loaded = loaded
+        self.targets: dict[object, Target] = {}
+        self._has_failed = False
+        for name in self.rules.names:
+            self.catalog.declare(name, source="middleware")
+
+    @property
+    def recorder(self) -> Recorder:
+        """Who takes the uses at the moment: `configure` may have come since."""
+        return self.catalog.recorder
+
+    # ---- who
+
+    def find_user(self, carrier: Carrier) -> UserId | Unset:
+        """The user whom neither `as_user` nor `identify` stated. Raises UserIdError, and what the host's code does."""
+        return self.loaded(carrier) if self.user is None else user_id_of(self.user(carrier))
+
+    def holder_for(self, request: Request) -> Holder:
+        """What the app is to run under: the request, and over it what `as_user` or `paused` said around us."""
+        outer = holder.get()
+        # One that lies over some other request is a leftover of the task or thread that started this one.
+        if type(outer) is Override and (outer.request is None or outer.request is request):
+            return outer.over(request)
+        return request
+
+    # ---- what
+
+    def target(self, route: Route, method: str, marker: object = None) -> Target:
+        """What a route that was matched counts as."""
+        target = Target(marker)
+        if not route.countable:
+            return target
+        rule = self.rules.decide(route, method)
+        tracked = tracked_features(route.endpoint, method)
+        if tracked and not rule.explicit:
+            return target
+        return self._fill(target, rule, tracked, route.endpoint)
+
+    def target_of_path(self, path: str, method: str) -> Target:
+        """What a path counts as in an app whose framework is not known."""
+        return self._fill(Target(), self.rules.decide_path(path, method), frozenset(), None)
+
+    def _fill(self, target: Target, rule: Rule, tracked: frozenset[str], endpoint: object) -> Target:
+        target.tracked = tracked
+        if callable(rule.feature):
+            target.namer = rule.feature
+        elif rule.feature is not None and rule.feature not in tracked:
+            target.name = rule.feature
+            try:
+                target.feature = self.catalog.declare(
+                    rule.feature, fallback=_first_line(endpoint), source=_source(endpoint)
+                )
+            except FeatureNameError as error:
+                target.error = error
+        return target
+
+    def remember(self, key: object, target: Target) -> None:
+        """Keep a target; the key may hold the id of its marker."""
+        if len(self.targets) >= MOST_TARGETS:
+            self.targets.clear()
+        self.targets[key] = target
+
+    # ---- whether
+
+    def succeeded(self, request: Request, carrier: Carrier, status: int) -> bool:
+        """Whether the status of a response says that its request was a use. Raises what `success=` does."""
+        if self.success is None:
+            return 200 <= status < 300 or judge(status, request.method) is True
+        return self._settles(request) and bool(self.success(status, carrier))
+
+    def _settles(self, request: Request) -> bool:
+        """Whether it is for us to decide on a request, instead of for a middleware further in, which knows better."""
+        other = request.settled
+        if other is not self:
+            if isinstance(other, Counter) and other.catalog is self.catalog:
+                return False
+            request.settled = self
+        return True
+
+    def weigh(self, request: Request, carrier: Carrier, target: Target) -> Pending | None:
+        """The use that a successful request is, if any. Raises what the host's callables do."""
+        if not self._settles(request):
+            return None
+        name, feature = target.name, target.feature
+        if target.namer is not None:
+            said = target.namer(carrier)
+            if said is None or said in target.tracked:
+                return None
+            name = check_feature(said)
+        elif target.error is not None:
+            raise target.error
+        elif feature is None:
+            return None
+        held = self._held(request)
+        if held.silent or name in request.counted:
+            return None
+        if self.user is not None:
+            user: UserId | Unset = user_id_of(self.user(carrier))
+        else:
+            user = held.user if held.ready else held.who()
+        if user is UNSET:
+            return None
+        metadata, lost = (self.metadata, None) if self.metadata_of is None else self._metadata_of(carrier)
+        return name, feature, user, metadata, lost
+
+    @staticmethod
+    def _held(request: Request) -> Holder:
+        """The request, or what `as_user` or `paused` lays over it at the moment."""
+        held = holder.get()
+        return held if held is not None and request_of(held) is request else request
+
+    def _metadata_of(self, carrier: Carrier) -> tuple[dict[str, Any] | str | None, Exception | None]:
+        try:
+            return keep_metadata(self.metadata_of(carrier)) if self.metadata_of is not None else None, None
+        except Exception as error:  # the host's, or its value is no metadata
+            return None, error
+
+    def count(self, request: Request, use: Pending) -> None:
+        """Hand a use over, now that its response has started."""
+        name, feature, user, metadata, lost = use
+        if request.discarded or name in request.counted:
+            return
+        request.counted.add(name)
+        notice_fork()
+        if metadata is None and feature is not None:
+            feature.append(user)
+        else:
+            self.recorder.record(Use(name, user, metadata))
+        if lost is not None:
+            self.recorder.lose_metadata(name, lost)
+
+    def failed(self, error: Exception, target: Target | None = None) -> None:
+        """Something of ours, or a callable of the host's, failed: the use is lost, the response is not.
+
+        Raises what the recorder raises, which is nothing unless it is strict.
+        """
+        if not self._has_failed and not isinstance(error, UsageInstrumentError):  # whose words say it all
+            self._has_failed = True
+            logger.warning(
+                "the middleware cannot tell the use of a request (said once; all are counted as rejected)",
+                exc_info=error,
+            )
+        self.recorder.reject((target.name if target is not None else "") or "(middleware)", error)
+
+    def ended(self, request: Request, carrier: Carrier) -> None:
+        """The request is over: nobody is identified by it any more."""
+        request.close()
+        carrier.pop(SCOPE_KEY, None)  # frameworks leave scope and environ to the garbage collector
+        try:
+            self.recorder.request_ended()
+        except Exception:
+            logger.debug("request_ended failed", exc_info=True)
+
+
+def is_login_redirect(location: str, path: str) -> bool:
+    """Whether a redirect leads to a login page that is to send the user back: to `next`, which is where they are.
+
+    So do Flask-Login, Starlette's `requires` and Django's `login_required`.
+    """
+    query = urlsplit(location).query
+    if "next=" not in query:
+        return False
+    return any(unquote(urlsplit(url).path) == path for url in parse_qs(query).get("next", ()))
+
+
+def _first_line(endpoint: object) -> str | None:
+    text = getattr(endpoint, "__doc__", None) if hasattr(endpoint, "__qualname__") else None
+    return (text.strip().partition("\n")[0].strip() or None) if isinstance(text, str) else None
+
+
+def _source(endpoint: object) -> str:
+    module, name = getattr(endpoint, "__module__", None), getattr(endpoint, "__qualname__", None)
+    return f"{module}:{name}" if isinstance(module, str) and isinstance(name, str) else "middleware"
