@@ -1,0 +1,104 @@
+"""How many people use each feature?"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+
+from conftest import Database
+from queries.conftest import Past
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.queries import adoption
+from usage_instrument.schema import FeatureUsageMixin, Tables
+
+BY_NAME = {
+    ("search", "user 0", 1, 3),
+    ("search", "user 1", 1, 2),
+    ("search", "user 2", 1, 1),
+    ("search", None, 0, 10),
+    ("export", "user 0", 1, 2**31 - 1),
+    ("export", "user 1", 1, 2**31 - 1),
+    ("share", "user 0", 1, 0),
+}
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+class FeatureUsage(FeatureUsageMixin, Base):
+    pass
+
+
+def test_counts_users_once_and_all_uses(past: Past) -> None:
+    answer = past.ask(adoption())
+    assert answer == [("search", 3, 16), ("export", 2, 2**32 - 2), ("share", 1, 0)]
+    assert all(type(number) is int for row in answer for number in row[1:])
+
+
+def test_says_the_same_as_the_specifications_query(past: Past) -> None:
+    with past.engine.connect() as connection:
+        verbatim = connection.exec_driver_sql(
+            "SELECT feature_name, COUNT(DISTINCT user_id) AS unique_users FROM feature_usage GROUP BY feature_name"
+        ).all()
+    assert {row[:2] for row in past.ask(adoption())} == {tuple(row) for row in verbatim}
+
+
+def test_splits_by_a_column_of_the_hosts_table(past: Past) -> None:
+    assert set(past.ask(adoption(by=past.users.c.name))) == BY_NAME
+
+
+@pytest.mark.parametrize("tables", [None, Tables.of(FeatureUsage)], ids=["default", "of the model"])
+def test_splits_by_an_attribute_of_the_hosts_model(past: Past, tables: Tables | None) -> None:
+    with Session(past.engine) as session:
+        rows = session.execute(adoption(by=User.name, tables=tables)).all()
+    assert {(row.feature_name, row.name, row.unique_users, row.uses) for row in rows} == BY_NAME
+
+
+def test_splits_by_an_alias(past: Past) -> None:
+    assert set(past.ask(adoption(by=aliased(User).name))) == BY_NAME
+
+
+def test_joins_what_the_foreign_key_refers_to(sqlite: Database) -> None:
+    metadata = sa.MetaData()
+    people = sa.Table(
+        "people",
+        metadata,
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("key", sa.Uuid, unique=True),
+        sa.Column("plan", sa.String(10)),
+    )
+    from usage_instrument.schema import define_tables
+
+    tables = define_tables(metadata, users="people.key")
+    engine = sqlite.engine()
+    metadata.create_all(engine)
+    key = UUID(int=5)
+    with engine.begin() as connection:
+        connection.execute(people.insert().values(number=1, key=key, plan="pro"))
+        connection.execute(tables.usage.insert().values(user_id=key, feature_name="search"))
+        assert connection.execute(adoption(by=people.c.plan, tables=tables)).all() == [("search", "pro", 1, 1)]
+
+
+@pytest.mark.parametrize("by", ["plan", User, 7, sa.literal("x"), sa.column("plan")])
+def test_refuses_what_is_no_column_of_a_table(by: Any) -> None:
+    with pytest.raises(ConfigurationError, match="by is a column"):
+        adoption(by=by)
+
+
+def test_refuses_a_table_without_one_key() -> None:
+    pairs = sa.Table(
+        "pairs", sa.MetaData(), sa.Column("a", sa.Uuid, primary_key=True), sa.Column("b", sa.Uuid, primary_key=True)
+    )
+    with pytest.raises(ConfigurationError, match="no primary key of one column"):
+        adoption(by=pairs.c.b)

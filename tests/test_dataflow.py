@@ -1,0 +1,34 @@
+"""One call, one row, one answer."""
+
+from __future__ import annotations
+
+import uuid
+
+import usage_instrument as usage
+from conftest import UsersDatabase
+from usage_instrument import queries
+from usage_instrument.schema import create_all
+
+
+def test_one_call_one_row_one_answer(users_database: UsersDatabase) -> None:
+    create_all(users_database.engine)
+    usage.configure(users_database.database.url)
+    ada = users_database.user_ids[0]
+
+    @usage.tracks("calendar_follow_event", metadata=["event_id"])
+    def follow(event_id: uuid.UUID) -> str:
+        return "following"
+
+    event = uuid.uuid4()
+    with usage.as_user(ada):
+        assert follow(event) == "following"
+    assert usage.shutdown()
+
+    with users_database.engine.connect() as connection:
+        (top,) = connection.execute(queries.top_features()).all()
+        assert (top.feature_name, top.total_usage) == ("calendar_follow_event", 1)
+        (row,) = connection.execute(queries.user_features(ada)).all()
+        assert row.feature_name == "calendar_follow_event"
+        assert row.usage_count == 1
+        (adopted,) = connection.execute(queries.adoption()).all()
+        assert (adopted.feature_name, adopted.unique_users) == ("calendar_follow_event", 1)
