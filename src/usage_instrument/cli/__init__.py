@@ -1,0 +1,21 @@
+"""The command `usage-instrument`."""
+
+from __future__ import annotations
+
+import sys
+
+_EXTRA = {"click", "rich", "starlette", "typer", "uvicorn"}
+
+
+def main() -> None:
+    """Run the command; without its libraries, say how to get them and leave with 2."""
+    try:
+        from .app import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        print(
+            'usage-instrument: the command needs more libraries: pip install "usage-instrument[cli]"', file=sys.stderr
+        )
+        raise SystemExit(2) from None
+    app(prog_name="usage-instrument")

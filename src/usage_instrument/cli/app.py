@@ -1,0 +1,38 @@
+"""What the command can do: one line a command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from usage_instrument import __version__
+
+from .db import db
+from .demo.command import demo
+
+app = typer.Typer(
+    help="Which features of your app people really use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"usage-instrument {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _usage_instrument(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.add_typer(db, name="db")
+app.command()(demo)

@@ -1,0 +1,156 @@
+"""`usage-instrument db`: the tables of a database, created, checked, upgraded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from sqlalchemy import URL, Connection
+
+from usage_instrument import engines, inspection, upgrade
+from usage_instrument import schema as schema_
+from usage_instrument.settings import Settings
+
+from .failure import PROBLEMS, explained, fail
+from .options import Format, Output, Schema, Url, UserIds, Users, required, settings
+from .output import show
+
+T = TypeVar("T")
+
+db = typer.Typer(help="The tables of a database: create, check, upgrade.", no_args_is_help=True)
+
+
+@db.command()
+def create(
+    url: Url = None,
+    schema: Schema = None,
+    users: Users = "auto",
+    user_id_type: UserIds = "uuid",
+    output: Output = Format.TABLE,
+) -> None:
+    """Create the tables that are missing."""
+
+    def work(connection: Connection, said: Settings) -> tuple[schema_.Created, list[inspection.Problem]]:
+        created = schema_.create_all(connection, **_options(said))
+        connection.commit()
+        return created, inspection.check(connection, created.tables)
+
+    created, problems = _run(url, schema, users, user_id_type, work)
+    rows = [
+        {"table": table.fullname, "status": "created" if table.name in created.made else "was there"}
+        for table in created.tables
+    ]
+    show(rows, output, empty="")
+    typer.echo(f"{created.why}.", err=output is Format.JSON)
+    _complain(problems)
+
+
+@db.command()
+def check(
+    url: Url = None,
+    schema: Schema = None,
+    users: Users = "auto",
+    user_id_type: UserIds = "uuid",
+    output: Output = Format.TABLE,
+) -> None:
+    """Compare the tables with what this release writes to; leaves with 1 if something is wrong."""
+
+    def work(connection: Connection, said: Settings) -> list[inspection.Problem]:
+        return inspection.check(connection, schema_.plan(connection, **_options(said))[0])
+
+    problems = _run(url, schema, users, user_id_type, work, needs_file=True)
+    rows = [{"problem": problem.message, "blocks_writing": problem.blocks_writing} for problem in problems]
+    show(rows, output, empty="The tables are as they should be.")
+    if rows:
+        raise typer.Exit(PROBLEMS)
+
+
+@db.command("upgrade")
+def upgrade_(
+    url: Url = None,
+    schema: Schema = None,
+    users: Users = "auto",
+    user_id_type: UserIds = "uuid",
+    output: Output = Format.TABLE,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Bring existing tables to today's form: merge duplicate rows, make the key unique, add what is missing."""
+
+    def look(connection: Connection, said: Settings) -> upgrade.Upgrade:
+        return upgrade.plan_upgrade(connection, schema_.plan(connection, **_options(said))[0])
+
+    def change(connection: Connection, said: Settings) -> upgrade.Upgrade:
+        tables = schema_.plan(connection, **_options(said))[0]
+        connection.rollback()
+        return upgrade.upgrade(connection, tables)
+
+    planned = _run(url, schema, users, user_id_type, look, needs_file=True)
+    people = output is Format.TABLE
+    show(
+        [{"step": number, "what": step} for number, step in enumerate(planned.sentences, 1)],
+        output,
+        empty="There is nothing to do: the tables are as they should be.",
+    )
+    for note in planned.notes:
+        typer.echo(note, err=not people)
+    if dry_run or not planned.steps:
+        return
+    if not yes:
+        typer.confirm("Do it?", abort=True, err=not people)
+    _run(url, schema, users, user_id_type, change)
+    typer.echo("Done.", err=not people)
+
+
+def _run(
+    url: str | None,
+    schema: str | None,
+    users: str,
+    user_id_type: str,
+    work: Callable[[Connection, Settings], T],
+    *,
+    needs_file: bool = False,
+) -> T:
+    """What `work` returns, on a connection by a sync or an async driver; every error ends the command in one line."""
+    place = _parsed(required(url))
+    with explained(place):
+        said = settings(schema, users, user_id_type)
+        if needs_file and _is_missing_file(place):
+            raise fail(f"there is no file {place.database}: run `usage-instrument db create`, or mend --url")
+        connector = engines.connect(_patient(place))
+        try:
+            return connector.run(lambda connection: work(connection, said))
+        finally:
+            connector.dispose()
+
+
+def _parsed(url: str) -> URL:
+    with explained(URL.create("unknown")):
+        engines.parse(url)
+    return engines.url_of(url)
+
+
+def _is_missing_file(url: URL) -> bool:
+    """Whether connecting would only make an empty file."""
+    name = url.database or ""
+    return url.get_backend_name() == "sqlite" and not name.startswith("file:") and not Path(name).exists()
+
+
+def _patient(url: URL) -> URL:
+    """Somebody waits for this, so that a long ALTER TABLE is no sign of a lost network."""
+    if url.drivername.endswith(("pymysql", "mysqldb")):
+        return url.update_query_dict({"read_timeout": "86400", "write_timeout": "86400"})
+    return url
+
+
+def _options(said: Settings) -> dict[str, Any]:
+    return {"schema": said.schema, "users": said.users, "user_id_type": said.user_id_type}
+
+
+def _complain(problems: list[inspection.Problem]) -> None:
+    for problem in problems:
+        typer.echo(problem.message, err=True)
+    if problems:
+        raise typer.Exit(PROBLEMS)

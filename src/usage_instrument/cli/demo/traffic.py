@@ -1,0 +1,149 @@
+"""The demo's traffic: some hundred people of different habits, over real HTTP connections."""
+
+from __future__ import annotations
+
+import collections
+import http.client
+import itertools
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from .calendar import EVENTS
+
+THREADS = 4
+PAGE_TIMEOUT = 30
+"""Seconds that one answer may take."""
+
+_FIRST = ("Ada", "Ben", "Chloe", "Dan", "Eve", "Finn", "Grace", "Hugo", "Ines", "Jo", "Kim", "Lea", "Max", "Nora")
+_LAST = ("Abbott", "Baker", "Castro", "Diaz", "Evans", "Fox", "Garcia", "Hill", "Ito", "Jones", "Khan", "Lopez")
+
+# What each kind of person does, in hundredths. Nobody prints: an app has features like that.
+_HABITS: dict[str, dict[str, int]] = {
+    "visitor": {"browse": 55, "open": 25, "search": 15, "follow": 5},
+    "reader": {"browse": 45, "open": 30, "search": 13, "follow": 9, "share": 2, "export": 1},
+    "organiser": {"browse": 25, "open": 25, "search": 10, "follow": 20, "share": 15, "export": 5},
+    "archivist": {"browse": 30, "search": 30, "export": 40},
+}
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who uses the calendar."""
+
+    id: UUID
+    name: str
+    plan: str
+    habit: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request, and the feature that it is a use of if it succeeds."""
+
+    method: str
+    path: str
+    feature: str
+
+
+@dataclass
+class Outcome:
+    """What the driver saw: successful uses by (user, feature), and every answer by status."""
+
+    uses: collections.Counter[tuple[UUID | None, str]] = field(default_factory=collections.Counter)
+    statuses: collections.Counter[int] = field(default_factory=collections.Counter)
+
+
+def people(count: int, dice: random.Random) -> list[Person]:
+    """This many people, the most active first."""
+    made = []
+    for number, (last, first) in enumerate(itertools.islice(_names(), count)):
+        habit = dice.choices(("reader", "organiser", "archivist"), (75, 20, 5))[0]
+        plan = dice.choices(("free", "pro"), (4, 1))[0]
+        id_ = uuid.UUID(int=dice.getrandbits(128), version=4)
+        made.append(Person(id_, f"{first}-{last}", plan, "organiser" if number == 0 else habit))
+    return made
+
+
+def _names() -> Iterator[tuple[str, str]]:
+    yield from itertools.product(_LAST, _FIRST)
+    for number in itertools.count(2):
+        for last, first in itertools.product(_LAST, _FIRST):
+            yield f"{last}-{number}", first
+
+
+def plan(persons: list[Person], requests: int, dice: random.Random) -> dict[Person | None, list[Step]]:
+    """This many requests by person; None are the visitors who never sign in. A few people make most of them."""
+    crowd: list[Person | None] = [None, *persons]
+    weights = [len(persons) / 12, *(1 / rank for rank in range(1, len(persons) + 1))]
+    weights[0] = sum(weights[1:]) / 8
+    steps: dict[Person | None, list[Step]] = {}
+    planned = 0
+    while planned < requests:
+        person = dice.choices(crowd, weights)[0]
+        mine = steps.setdefault(person, [])
+        if person is not None and not mine:
+            mine.append(Step("POST", f"/sign-in/{person.name}", "calendar_sign_in"))
+        else:
+            mine.append(_step("visitor" if person is None else person.habit, dice))
+        planned += 1
+    return steps
+
+
+def _step(habit: str, dice: random.Random) -> Step:
+    habits = _HABITS[habit]
+    # Links go stale: one in twelve events is gone.
+    event = dice.randint(1, EVENTS + EVENTS // 12)
+    match dice.choices(list(habits), list(habits.values()))[0]:
+        case "open":
+            return Step("GET", f"/events/{event}", "calendar_open_event")
+        case "search":
+            return Step("GET", f"/search?q={dice.choice(('chess', 'yoga', 'room', 'quiz', ''))}", "calendar_search")
+        case "follow":
+            return Step("POST", f"/events/{event}/follow", "calendar_follow_event")
+        case "share":
+            return Step("POST", f"/events/{event}/share", "calendar_share_event")
+        case "export":
+            return Step("GET", f"/export?format={dice.choice(('ics', 'ics', 'csv', 'pdf'))}", "calendar_export")
+    return Step("GET", "/events", "calendar_browse")
+
+
+def drive(port: int, steps: dict[Person | None, list[Step]], advance: Callable[[], object]) -> Outcome:
+    """Send every step, each person's in order, and call `advance` after each answer. Raises OSError, HTTPException."""
+    outcome = Outcome()
+    lock = threading.Lock()
+    stop = threading.Event()
+
+    def visit(person: Person | None, mine: list[Step]) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PAGE_TIMEOUT)
+        headers: dict[str, str] = {}
+        try:
+            for step in mine:
+                if stop.is_set():
+                    return
+                connection.request(step.method, step.path, headers=headers)
+                response = connection.getresponse()
+                response.read()
+                cookie = response.getheader("Set-Cookie")
+                if cookie is not None:
+                    headers["Cookie"] = cookie.partition(";")[0]
+                with lock:
+                    outcome.statuses[response.status] += 1
+                    if response.status < 400:
+                        outcome.uses[None if person is None else person.id, step.feature] += 1
+                    advance()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for future in [pool.submit(visit, person, mine) for person, mine in steps.items()]:
+                future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    return outcome

@@ -1,0 +1,59 @@
+"""The options that commands share; each is read from the environment too, under its setting's name."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, TypeAlias
+
+import typer
+
+from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
+
+from .failure import fail
+
+URL_VARIABLE = f"{ENVIRONMENT_PREFIX}DATABASE_URL"
+
+
+class Format(str, enum.Enum):
+    """How an answer is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Url: TypeAlias = Annotated[
+    str | None, typer.Option(envvar=URL_VARIABLE, show_envvar=True, help="The database, by a sync or an async driver.")
+]
+Schema: TypeAlias = Annotated[
+    str | None,
+    typer.Option(envvar=f"{ENVIRONMENT_PREFIX}SCHEMA", help="The schema of the tables; the connection's own if unset."),
+]
+Users: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        envvar=f"{ENVIRONMENT_PREFIX}USERS",
+        help="What user_id refers to: 'auto', 'table.column', 'schema.table.column' or 'none'.",
+    ),
+]
+UserIds: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--user-id-type",
+        envvar=f"{ENVIRONMENT_PREFIX}USER_ID_TYPE",
+        help="The type of a user's id: uuid, integer or string.",
+    ),
+]
+Output: TypeAlias = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
+
+
+def required(url: str | None) -> str:
+    """The URL; without one, the command ends."""
+    if not url:
+        raise fail(f"which database? Pass --url, or set {URL_VARIABLE}; it looks like sqlite:///usage.db")
+    return url
+
+
+def settings(schema: str | None, users: str, user_id_type: str) -> Settings:
+    """The settings that the options make, as the environment's would be."""
+    said = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type}
+    return Settings.from_environment({f"{ENVIRONMENT_PREFIX}{name}": value for name, value in said.items()})
