@@ -1,0 +1,99 @@
+"""The examples as they stand: each started by its own command line, with real requests, until the rows are there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+COMMANDS = {
+    "flask": [sys.executable, "examples/flask_app.py"],
+    "starlette": [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "starlette_app:app", "--port", "0"],
+    "fastapi": [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "fastapi_app:app", "--port", "0"],
+}
+
+
+@contextlib.contextmanager
+def serving(name: str, database: Path) -> Iterator[str]:
+    """The example's address; at the end it is interrupted, as by Ctrl-C."""
+    pytest.importorskip(name)
+    process = subprocess.Popen(
+        COMMANDS[name],
+        cwd=EXAMPLES.parent,
+        env={**os.environ, "USAGE_INSTRUMENT_DATABASE_URL": f"sqlite:///{database}", "PORT": "0"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell starts its background jobs, such as a test run, deaf to SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert process.stderr is not None
+        said = ""
+        while not (address := re.search(r"http://127\.0\.0\.1:\d+", said)):
+            line = process.stderr.readline()
+            assert line, f"it ended: {said}"
+            said += line
+        yield address[0]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def request(method: str, url: str, user: str | None = None) -> tuple[int, Any]:
+    headers = {} if user is None else {"X-User": user}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method, headers=headers), timeout=30) as answer:
+            body = answer.read()
+            return answer.status, json.loads(body) if body else None
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, None
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_requests_become_rows(name: str, tmp_path: Path) -> None:
+    database = tmp_path / "usage.db"
+    with serving(name, database) as address:
+        assert request("POST", f"{address}/events/7/follow", "ada")[0] == 204
+        assert request("POST", f"{address}/events/8/follow", "ada")[0] == 204
+        assert request("POST", f"{address}/events/8/follow")[0] == 204
+        assert request("POST", f"{address}/events/9/follow", "ada")[0] == 404
+        assert request("GET", f"{address}/events", "bob")[0] == 200
+        assert request("GET", f"{address}/nothing", "bob")[0] == 404
+        assert request("GET", f"{address}/usage") == (200, {"calendar_follow_event": 3, "list_events": 1})
+        assert request("GET", f"{address}/events", "bob")[0] == 200
+    connection = sqlite3.connect(database)
+    try:
+        found = connection.execute("SELECT user_id, feature_name, usage_count, metadata FROM feature_usage").fetchall()
+    finally:
+        connection.close()
+    assert {(user, feature, count, data and json.loads(data)["event_id"]) for user, feature, count, data in found} == {
+        ("ada", "calendar_follow_event", 2, 8),
+        (None, "calendar_follow_event", 1, 8),
+        ("bob", "list_events", 2, None),
+    }
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short_and_names_its_command(example: Path) -> None:
+    text = example.read_text()
+    assert len(text.splitlines()) < 60
+    command = re.search(r"Run it: (.+)", text)
+    assert command is not None
+    assert command[1] in (EXAMPLES / "README.md").read_text()

@@ -1,0 +1,286 @@
+"""The package's imports run one way: down the table below. A module may import what its row names, and no more."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import usage_instrument
+
+ROOT = Path(usage_instrument.__file__).parent
+MAX_LINES = 320
+ABOVE_ALL = "usage_instrument"
+"""The package itself, as its users import it."""
+
+_VALUES = "errors typing"
+_USES = f"{_VALUES} events"
+_TABLES = f"{_USES} dialects schema"
+_HTTP = f"{_USES} context catalog loaded routes rules middleware"
+ROWS: dict[str, str] = {
+    # values
+    "errors": "",
+    "typing": "",
+    "settings": _VALUES,
+    "events": _VALUES,
+    "stats": "",
+    # who and what
+    "context": _VALUES,
+    "loaded": f"{_VALUES} context",
+    "catalog": _USES,
+    "capture": f"{_USES} context",
+    # what is kept in memory
+    "buffer": _USES,
+    "pending": _USES,
+    "rejects": _USES,
+    "ticket": "",
+    "lifecycle": "",
+    # the tables and the databases
+    "ledger": _VALUES,
+    "dialects": f"{_USES} ledger",
+    "columns": f"{_USES} dialects",
+    "target": f"{_USES} dialects columns",
+    "schema": f"{_USES} dialects columns target",
+    "mixin": f"{_TABLES} columns target",
+    "inspection": f"{_TABLES} columns target",
+    "references": f"{_TABLES} columns target inspection",
+    "merging": f"{_TABLES} columns target inspection",
+    "upgrade": f"{_TABLES} columns target inspection references merging",
+    "revisions": f"{_TABLES} columns target inspection",
+    "migrations": f"{_TABLES} inspection revisions",
+    "views": f"{_TABLES} columns",
+    "queries": f"{_TABLES} columns",
+    # the way to a row
+    "engines": "errors",
+    "store": f"{_USES} dialects inspection ledger",
+    "journal": f"{_USES} settings pending rejects",
+    "framer": f"{_USES} settings pending rejects",
+    "folder": f"{_USES} settings buffer pending rejects ticket",
+    "writer": f"{_USES} settings catalog dialects pending rejects ticket ledger store framer",
+    "pipeline": f"{_USES} settings stats catalog buffer pending ticket lifecycle ledger store journal folder framer"
+    " writer",
+    # what is decorated
+    "arguments": f"{_USES} context",
+    "outcome": f"{_USES} context arguments lifecycle",
+    "proxies": "",
+    "wrappers": f"{_USES} context arguments lifecycle outcome",
+    "tracking": f"{_USES} context catalog arguments outcome proxies wrappers",
+    # the tracker
+    "tracker": f"{_TABLES} settings stats context catalog capture buffer rejects ticket lifecycle ledger engines store"
+    " journal pipeline tracking",
+    "current": f"{_USES} settings stats context catalog capture engines tracker",
+    "live": f"{_TABLES} settings stats tracker current queries",
+    # requests: they know a recorder, not the tracker
+    "routes": f"{_USES} context catalog",
+    "rules": f"{_USES} context catalog routes",
+    "middleware": f"{_USES} context catalog lifecycle loaded rules routes",
+    "asgi": _HTTP,
+    "wsgi": _HTTP,
+    # for others
+    "testing": f"{_USES} context catalog",
+    "pytest_plugin": f"{_USES} testing",
+    "usage_instrument": "settings stats current tracker tracking live",
+    "integrations": f"{_HTTP} asgi wsgi tracking capture current tracker settings usage_instrument",
+    "dashboard": f"{_TABLES} settings engines queries usage_instrument",
+    "cli": f"{_TABLES} settings stats engines inspection upgrade views queries asgi dashboard usage_instrument",
+}
+"""Each module or sub-package by what it may import; what is named stands further up. The modules of a sub-package
+may import each other."""
+
+REEXPORTS = {("schema", "mixin")}
+"""What a module hands on by a `__getattr__` of its own: at run time only, for whoever asks."""
+
+THIRD_PARTY = {
+    "cli": {"alembic", "rich", "sqlalchemy", "starlette", "typer", "uvicorn"},
+    "dashboard": {"sqlalchemy", "starlette", "uvicorn"},
+    "integrations": {
+        *("celery", "django", "fastapi", "flask", "flask_login", "opentelemetry", "prometheus_client", "sqlalchemy"),
+        *("starlette", "werkzeug"),
+    },
+    "migrations": {"alembic", "sqlalchemy"},
+    "revisions": {"alembic", "sqlalchemy"},
+    "upgrade": {"alembic", "sqlalchemy"},
+    "pytest_plugin": {"pytest"},
+}
+"""What is imported from elsewhere, where it is more than the core's two."""
+CORE = {"sqlalchemy", "wrapt"}
+NEWER = {"annotationlib"}
+"""Modules of a newer Python's standard library."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A source file of the package."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """`folder`, `dialects.sqlite`; a package's own name for its `__init__`."""
+        parts = [*self.path.relative_to(ROOT).with_suffix("").parts]
+        if parts[-1] == "__init__":
+            parts.pop()
+        return ".".join(parts) or ABOVE_ALL
+
+    @property
+    def row(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def package(self) -> list[str]:
+        return [*self.path.parent.relative_to(ROOT).parts]
+
+    @functools.cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_text())
+
+    def imports(self) -> Iterator[tuple[str, str]]:
+        """What it imports at run time, wherever in it: ("own", a module's name) or ("other", a top-level name)."""
+        for statement in _running(self.tree):
+            if isinstance(statement, ast.Import):
+                for alias in statement.names:
+                    yield from self._absolute(alias.name, [])
+            elif statement.level:
+                base = self.package[: len(self.package) - statement.level + 1]
+                yield from self._own(base + (statement.module or "").split("."), [a.name for a in statement.names])
+            else:
+                yield from self._absolute(statement.module or "", [alias.name for alias in statement.names])
+
+    def _absolute(self, module: str, names: list[str]) -> Iterator[tuple[str, str]]:
+        top, _, rest = module.partition(".")
+        if top == ABOVE_ALL:
+            yield from self._own(rest.split("."), names)
+        else:
+            yield "other", top
+
+    def _own(self, parts: list[str], names: list[str]) -> Iterator[tuple[str, str]]:
+        parts = [part for part in parts if part]
+        inner = [".".join([*parts, name]) for name in names if (ROOT.joinpath(*parts) / f"{name}.py").exists()]
+        inner += [".".join([*parts, name]) for name in names if (ROOT.joinpath(*parts, name) / "__init__.py").exists()]
+        for name in inner:
+            yield "own", name
+        if len(inner) < len(names) or not names:
+            yield "own", ".".join(parts) or ABOVE_ALL
+
+
+def _running(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for statement in child.orelse:
+                yield from _running(statement)
+        else:
+            yield from _running(child)
+
+
+MODULES = sorted(map(Module, ROOT.rglob("*.py")), key=lambda module: module.name)
+each_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+
+
+def test_the_table_runs_one_way() -> None:
+    rows = list(ROWS)
+    for row, allowed in ROWS.items():
+        for name in allowed.split():
+            assert name in ROWS, f"{row}: {name} has no row"
+            assert rows.index(name) < rows.index(row), f"{row} may not import {name}, which stands further down"
+
+
+@each_module
+def test_the_module_is_in_the_table(module: Module) -> None:
+    assert module.row in ROWS, f"{module.name} is new: add it to ROWS in tests/test_layers.py, below what it imports"
+
+
+@each_module
+def test_the_imports_are_those_of_the_table(module: Module) -> None:
+    allowed = {module.row, *ROWS.get(module.row, "").split()}
+    for kind, name in module.imports():
+        row = name.partition(".")[0]
+        if kind == "own" and (module.name, name) not in REEXPORTS:
+            assert row in allowed, f"{module.name} imports {name}, which its row in ROWS does not name"
+            assert row in ROWS, name
+
+
+@each_module
+def test_others_are_imported_only_where_they_belong(module: Module) -> None:
+    allowed = CORE | NEWER | set(sys.stdlib_module_names) | THIRD_PARTY.get(module.row, set())
+    others = {name for kind, name in module.imports() if kind == "other"}
+    assert others <= allowed, f"{module.name} imports {', '.join(sorted(others - allowed))}"
+
+
+def test_there_is_no_cycle() -> None:
+    graph = {
+        module.name: {
+            name
+            for kind, name in module.imports()
+            # A package's own __init__ is loaded before any of its modules, whoever asks.
+            if kind == "own" and (module.name, name) not in REEXPORTS and not module.name.startswith(f"{name}.")
+        }
+        for module in MODULES
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph.get(name, ())):
+                visit(other, [*path, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+def test_the_reexports_are_lazy_and_used() -> None:
+    by_name = {module.name: module for module in MODULES}
+    for importer, imported in REEXPORTS:
+        module = by_name[importer]
+        assert ("own", imported) in set(module.imports())
+        top = [n for n in module.tree.body if isinstance(n, ast.ImportFrom) and n.module == imported]
+        assert top == [], f"{importer} imports {imported} when it is imported itself"
+
+
+@each_module
+def test_the_module_is_small(module: Module) -> None:
+    lines = len(module.path.read_text().splitlines())
+    assert lines <= MAX_LINES, f"{module.name} has {lines} lines: it holds more than one noun"
+
+
+@each_module
+def test_nothing_depends_on_assert(module: Module) -> None:
+    lines = [node.lineno for node in ast.walk(module.tree) if isinstance(node, ast.Assert)]
+    assert lines == [], f"{module.name}: assert is not run under -O"
+
+
+@each_module
+def test_the_module_says_what_it_is(module: Module) -> None:
+    if module.path.stat().st_size:
+        assert ast.get_docstring(module.tree), module.name
+        futures = [n for n in module.tree.body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
+        assert futures or len(module.tree.body) == 1, f"{module.name}: from __future__ import annotations"
+
+
+HEAVY = {"sqlalchemy.orm", "sqlalchemy.dialects.postgresql", "sqlalchemy.ext.asyncio", "alembic", "pytest"}
+HEAVY |= {"starlette", "fastapi", "flask", "werkzeug", "django", "typer", "rich"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        ("import usage_instrument", HEAVY),
+        ("import usage_instrument.testing", HEAVY),
+        ("import usage_instrument.tracking", HEAVY),
+        ("import usage_instrument.asgi, usage_instrument.wsgi", HEAVY),
+        ("import usage_instrument.errors, usage_instrument.settings", HEAVY),
+    ],
+)
+def test_what_an_import_does_not_load(statement: str, heavy: set[str]) -> None:
+    script = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
