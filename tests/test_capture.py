@@ -33,7 +33,9 @@ def request_() -> Iterator[Request]:
     holder.reset(token)
 
 
-def track(usage: CapturedUsage, feature: Any = "export", user: object = UNSET, metadata: Any = None, count: Any = 1) -> None:
+def track(
+    usage: CapturedUsage, feature: Any = "export", user: object = UNSET, metadata: Any = None, count: Any = 1
+) -> None:
     capture.track(usage, feature, user, metadata, count)
 
 

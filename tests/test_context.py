@@ -1,4 +1,4 @@
-"""Who the user of a capture is: the order of statements, refusals, pauses, and that no object's code runs to find out."""
+"""Who the user of a capture is, by order of statements, and that no object's code runs to find out."""
 
 from __future__ import annotations
 
@@ -144,7 +144,9 @@ def test_as_user_is_not_seen_in_another_task(request_: Request) -> None:
     assert asyncio.run(main()) == (None, ANNE)
 
 
-@pytest.mark.parametrize("bad", [object(), 1.5, True, b"x", [], LocalProxy(lambda: ANNE)], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize(
+    "bad", [object(), 1.5, True, b"x", [], LocalProxy(lambda: ANNE)], ids=lambda b: type(b).__name__
+)
 def test_a_refused_identify_rejects_instead_of_crediting_anybody(request_: Request, bad: object) -> None:
     context.identify(ANNE)
     with pytest.raises(UserIdError):
@@ -278,7 +280,7 @@ def test_only_an_open_http_request_judges_an_integer() -> None:
 
 
 class Text(str):
-    pass
+    __slots__ = ()
 
 
 class Ident(uuid.UUID):
@@ -289,7 +291,7 @@ class Role(enum.IntEnum):
     ADMIN = 3
 
 
-class Plan(str, enum.Enum):
+class Plan(str, enum.Enum):  # noqa: UP042  # its str() differs from a StrEnum's
     PRO = "pro"
 
 
@@ -346,7 +348,7 @@ class Tuple(typing.NamedTuple):
     name: str = ""
 
 
-OldTuple = collections.namedtuple("OldTuple", "name id")  # noqa: PYI024
+OldTuple = collections.namedtuple("OldTuple", "name id")
 MAKERS: list[Any] = [
     Plain,
     Slots,
@@ -425,7 +427,7 @@ class Trap:
 
 class DictTrap:
     @property
-    def __dict__(self) -> Any:
+    def __dict__(self) -> Any:  # type: ignore[override]
         raise AssertionError("__dict__ ran")
 
 
@@ -533,7 +535,9 @@ def test_a_loaded_instance(session: orm.Session, model: Any, expected: object) -
 
 
 @pytest.mark.parametrize(("model", "expected"), [(User, 5), (Admin, 6), (Person, 9)])
-def test_an_expired_or_detached_instance_still_knows_its_key(session: orm.Session, model: Any, expected: object) -> None:
+def test_an_expired_or_detached_instance_still_knows_its_key(
+    session: orm.Session, model: Any, expected: object
+) -> None:
     instance = session.get(model, expected)
     session.commit()
     said = _statements(session)

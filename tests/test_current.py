@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,19 @@ def test_outside_of_pytest_the_environment_is_enough(sqlite: Database, tables: T
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert counts(sqlite.engine(), tables) == {("export", None): 3}
+
+
+def test_ending_and_starting_in_quick_succession_loses_neither_a_use_nor_an_answer(
+    sqlite: Database, tables: Tables
+) -> None:
+    """A thread that is about to end hears of what arrives in that moment."""
+    tracker = usage.configure(sqlite.url)
+    for number in range(1, 61):
+        plain()
+        waiting = [tracker.begin_exit(time.monotonic() + 120) for _ in range(2)]
+        plain()
+        assert all(wait() for wait in waiting)
+        assert usage.flush(120) is True
+        assert tracker.stats().written == 2 * number
+    assert usage.shutdown(120) is True
+    assert total(sqlite.engine(), tables) == 120

@@ -69,7 +69,9 @@ def test_every_exported_name_is_documented(name: str) -> None:
     assert inspect.getdoc(value)
     if isinstance(value, type):
         for member, attribute in vars(value).items():
-            if not member.startswith("_") and (inspect.isfunction(attribute) or isinstance(attribute, property | classmethod)):
+            if not member.startswith("_") and (
+                inspect.isfunction(attribute) or isinstance(attribute, property | classmethod)
+            ):
                 assert inspect.getdoc(getattr(value, member)), f"{name}.{member}"
 
 
@@ -81,6 +83,8 @@ def test_every_public_function_and_class_is_documented(name: str) -> None:
         if member.startswith("_") or getattr(value, "__module__", None) != name:
             continue
         if inspect.isfunction(value) or isinstance(value, type):
+            if name.startswith("usage_instrument.cli.demo."):  # an app to look at, not to import
+                continue
             assert value.__doc__, f"{name}.{member}"
             if isinstance(value, type):
                 assert not (value.__doc__ or "").startswith(f"{member}("), f"{name}.{member} has a generated docstring"

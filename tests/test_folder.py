@@ -7,7 +7,6 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,10 +39,10 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(folder_module, "time", clock)
-    yield clock
+    return clock
 
 
 class Bench:
@@ -304,7 +303,7 @@ def test_without_waiting_nobody_is_disturbed() -> None:
 
 def test_the_thread_ends_with_a_final_ticket_once_it_is_not_wanted() -> None:
     bench = Bench()
-    wanted = iter([True, False])
+    wanted = iter([True, False, False])  # the last look is after its end
     bench.plain("a", 1)
     for final in (True, False, True):
         bench.folder.wake(Ticket(60, final=final))

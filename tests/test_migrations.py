@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from fnmatch import fnmatch
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import sqlalchemy as sa
@@ -49,7 +52,7 @@ class Project:
         done = subprocess.run(
             [sys.executable, "-m", "alembic", *arguments],
             cwd=self._path,
-            env={**os.environ, "PYTHONPATH": str(self._path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(self._path), os.environ.get("PYTHONPATH", "")])},
             capture_output=True,
             text=True,
             check=False,
@@ -169,3 +172,11 @@ def test_leaves_other_tables_alone(mariadb: Database, tmp_path: Path) -> None:
     source = project.revision("second")
     assert "op.drop_column('users', 'user_key')" in source
     assert "op.drop_index(" in source
+
+
+def test_is_a_plugin_to_every_alembic_that_has_plugins() -> None:
+    (point,) = [point for point in entry_points(group="alembic.plugins") if "usage_instrument" in point.name]
+    module = point.load()
+    assert isinstance(module, ModuleType)  # what 1.20 asks for
+    assert list(module) == [module]  # what 1.18 asks for
+    assert fnmatch(point.name, "alembic.autogenerate.*")  # what is active where nothing is configured

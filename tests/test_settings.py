@@ -52,7 +52,14 @@ SAID: dict[str, tuple[str, object]] = {
     "enabled": ("off", False),
     "service": ("web", "web"),
 }
-DURATIONS = ["flush_interval", "shutdown_timeout", "lock_timeout", "statement_timeout", "history_retention", "user_retry"]
+DURATIONS = [
+    "flush_interval",
+    "shutdown_timeout",
+    "lock_timeout",
+    "statement_timeout",
+    "history_retention",
+    "user_retry",
+]
 INTEGERS = ["flush_rows", "max_pending", "journal_max_bytes", "metadata_max_bytes"]
 
 
@@ -121,7 +128,22 @@ def test_durations(name: str, value: Any, seconds: float) -> None:
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize(
     "value",
-    [-1, "-1s", dt.timedelta(seconds=-1), float("nan"), float("inf"), "inf", "nan", "", "m", "ten", "5w", True, None, []],
+    [
+        -1,
+        "-1s",
+        dt.timedelta(seconds=-1),
+        float("nan"),
+        float("inf"),
+        "inf",
+        "nan",
+        "",
+        "m",
+        "ten",
+        "5w",
+        True,
+        None,
+        [],
+    ],
 )
 def test_what_is_no_duration(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} is a "):
@@ -141,7 +163,8 @@ def test_flags(name: str) -> None:
         assert getattr(Settings.from_environment({ENVIRONMENT_PREFIX + name.upper(): text}), name) is True
     for text in ("0", "false", "False", "NO", "off"):
         assert getattr(Settings.from_environment({ENVIRONMENT_PREFIX + name.upper(): text}), name) is False
-    for value in ("", "maybe", 1, 0, None):
+    wrong: list[Any] = ["", "maybe", 1, 0, None]
+    for value in wrong:
         with pytest.raises(ConfigurationError, match=f"^{name} is true or false"):
             Settings(**{name: value})
 

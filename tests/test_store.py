@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import Database, UsersDatabase
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reading import all_of, counts, made, total
 
+from conftest import Database, UsersDatabase
+from reading import all_of, counts, made, total
 from usage_instrument.dialects import Fault
 from usage_instrument.engines import connect
 from usage_instrument.events import MAX_COUNT, Batch, Count, Loss
@@ -222,7 +222,8 @@ def test_a_known_key_burns_no_id(bench: MakeBench, database: Database) -> None:
             )
         else:
             last = 50
-    assert isinstance(last, int) and last <= 60
+    assert isinstance(last, int)
+    assert last <= 60
 
 
 def test_an_unknown_user_is_a_definite_fault_of_its_own(bench: MakeBench, users_database: UsersDatabase) -> None:

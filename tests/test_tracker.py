@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import Database
-from reading import all_of, balanced, counts, made, total
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import usage_instrument as usage
+from conftest import Database
+from reading import all_of, balanced, counts, made, total
 from usage_instrument import Settings, Tracker
 from usage_instrument.errors import ConfigurationError, FeatureNameError, MetadataError, UserIdError
 from usage_instrument.schema import Tables

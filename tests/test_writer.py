@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+
 from conftest import Database, UsersDatabase
 from reading import all_of, balanced, counts, made, total
-
 from usage_instrument import Settings, Tracker
 from usage_instrument.schema import Tables
 

@@ -171,7 +171,7 @@ def current_request() -> Request | None:
 
 
 def current_user() -> UserId | Unset:
-    """The user of a capture made here, or UNSET when nothing is captured. Raises UserIdError if the user was refused."""
+    """The user of a capture made here; UNSET when nothing is captured. Raises UserIdError if the user was refused."""
     held = holder.get()
     return None if held is None else held.who()
 

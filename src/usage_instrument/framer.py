@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from .events import Batch, Count, Loss
 from .pending import Counts, Pending

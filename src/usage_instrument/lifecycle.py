@@ -1,4 +1,4 @@
-"""Fork and exit: tells the living trackers, starts real threads, and knows whether this process is the one that armed."""
+"""Fork and exit: tells the living trackers, starts real threads, and knows whether this process has armed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ class Mortal(Protocol):
 
 
 _living: weakref.WeakSet[Mortal] = weakref.WeakSet()
-_watching = False
 _MADV_WIPEONFORK = 18  # <asm-generic/mman-common.h>; Python names no such constant
 
 
@@ -66,11 +65,7 @@ def _reset_in_child() -> None:
 
 def watch(mortal: Mortal) -> None:
     """Tell it of forks and of the exit from now on; called when it first has something to lose."""
-    global _watching
     _living.add(mortal)
-    if not _watching:
-        _watching = True
-        atexit.register(_exit)
     util = sys.modules.get("multiprocessing.util")
     parent = getattr(sys.modules.get("multiprocessing.process"), "parent_process", lambda: None)
     if util is not None and parent() is not None:
@@ -106,5 +101,7 @@ def _guarded(run: Callable[[], None]) -> None:
         logger.exception("a usage-instrument thread ended; the next request or flush starts another")
 
 
+# At import: what the host registers later runs before it, and its captures still count.
+atexit.register(_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_in_child)

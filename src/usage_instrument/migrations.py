@@ -5,6 +5,9 @@ It is active unless `autogenerate_plugins` leaves `alembic.autogenerate.*` out.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,3 +31,13 @@ def _correct(context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchRe
 
     correct(context, upgrade)
     return PriorityDispatchResult.CONTINUE
+
+
+class _Plugins(ModuleType):
+    """Alembic 1.18 iterates over what the entry point names, and later releases take it as it is."""
+
+    def __iter__(self) -> Iterator[ModuleType]:
+        yield self
+
+
+sys.modules[__name__].__class__ = _Plugins

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import NOTHING, Said
 from .context import Holder, Request, holder, request_of
 from .events import Use
+from .lifecycle import notice_fork
 from .typing import UNSET, Unset, UserId
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def count(feature: Feature, held: Holder | None, said: Said = NOTHING) -> None:
     """Hand one use over. Raises only what the recorder raises, which is nothing unless it is strict."""
     if held is not None and held.silent:
         return
+    notice_fork()
     user, metadata = said
     if user is UNSET:
         user = _user_of(held)

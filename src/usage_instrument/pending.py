@@ -16,7 +16,7 @@ from .typing import UserId
 # keys, a tuple or a list of two numbers each would take half as much memory again.
 _SHIFT = 60
 _MASK = 2**_SHIFT - 1
-_EPOCH = dt.datetime(1970, 1, 1)
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
 
 Key = tuple[str, UserId]
 

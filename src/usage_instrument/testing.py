@@ -111,7 +111,7 @@ class CapturedUsage:
     def request_ended(self) -> None:
         """As Recorder.request_ended."""
 
-    async def ashutdown(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # the protocol's
+    async def ashutdown(self, timeout: float | None = None) -> bool:  # the protocol's
         """As Recorder.ashutdown."""
         return True
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .arguments import NOTHING, Args, Kwargs, Read, Said
 from .context import holder
+from .lifecycle import ALIVE, notice_fork
 from .outcome import Capture, settle
 
 if TYPE_CHECKING:
@@ -54,12 +55,13 @@ def at_call(function: Function, read: Read, capture: Capture) -> Function:
 
 def plain_function(function: Function, feature: Feature) -> Function:
     """The hot path: successes of a function whose declaration names neither user nor metadata."""
-    current = holder.get
+    current, alive = holder.get, ALIVE
 
     def tracked(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         held = current()
-        # A check of `lifecycle.ALIVE[0]`, for forks that run no hook, would go here and in plain_coroutine.
+        if not alive[0]:  # a fork that ran no hook
+            notice_fork()
         if held is None:
             feature.append(None)
         else:
@@ -71,11 +73,13 @@ def plain_function(function: Function, feature: Feature) -> Function:
 
 def plain_coroutine(function: Function, feature: Feature) -> Function:
     """As plain_function."""
-    current = holder.get
+    current, alive = holder.get, ALIVE
 
     async def tracked(*args: Any, **kwargs: Any) -> Any:
         result = await function(*args, **kwargs)
         held = current()
+        if not alive[0]:
+            notice_fork()
         if held is None:
             feature.append(None)
         else:

@@ -77,7 +77,7 @@ class Dialect(ABC):
 
     # ---- DDL
 
-    def constrain(self, table: Table, name: str, user_id_type: UserIdType) -> None:
+    def constrain(self, table: Table, name: str, user_id_type: UserIdType) -> None:  # noqa: B027 - not all need to
         """Have a table hold one row a user and feature (and bucket), NULLs included, when it is created here."""
 
     @abstractmethod
@@ -119,9 +119,7 @@ class Dialect(ABC):
             connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT {preparer.quote(key)}")
         schema = f"{preparer.quote_schema(target.schema)}." if target.schema else ""
         users = f"{schema}{preparer.quote(target.table)} ({preparer.quote(target.column)})"
-        connection.exec_driver_sql(
-            f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {users} ON DELETE CASCADE"
-        )
+        connection.exec_driver_sql(f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {users} ON DELETE CASCADE")
 
     @contextlib.contextmanager
     def schema_change(self, connection: Connection, tables: Sequence[Table]) -> Iterator[Connection]:
@@ -193,20 +191,28 @@ def rows_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
     """Counts as a JSON array, for dialects that unpack it on the server: u(ser), f(eature), n(umber), t(ime),
     m(etadata). Put together by hand, around metadata that is JSON text already."""
     quote = json.encoder.encode_basestring_ascii
-    return "[%s]" % ",".join(
-        f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"n":{count.uses},'
-        f'"t":"{count.last_used.isoformat(" ")}","m":{count.metadata or "null"}}}'
-        for count in counts
+    return (
+        "["
+        + ",".join(
+            f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"n":{count.uses},'
+            f'"t":"{count.last_used.isoformat(" ")}","m":{count.metadata or "null"}}}'
+            for count in counts
+        )
+        + "]"
     )
 
 
 def history_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
     """Counts by bucket as a JSON array: u(ser), f(eature), b(ucket), n(umber)."""
     quote = json.encoder.encode_basestring_ascii
-    return "[%s]" % ",".join(
-        f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"b":"{start.isoformat(" ")}","n":{uses}}}'
-        for count in counts
-        for start, uses in count.history
+    return (
+        "["
+        + ",".join(
+            f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"b":"{start.isoformat(" ")}","n":{uses}}}'
+            for count in counts
+            for start, uses in count.history
+        )
+        + "]"
     )
 
 

@@ -298,7 +298,7 @@ def _code(error: exc.DBAPIError) -> int:
 
 
 def _add_unique(table: Table, name: str, user_id_type: UserIdType, fullname: str, *, again: bool = False) -> str:
-    """Virtual columns, because stored ones forbid foreign keys that act; invisible, because nobody needs to see them."""
+    """Virtual columns, as stored ones forbid foreign keys that act; invisible, as nobody needs to see them."""
     kind = "UUID" if user_id_type == "uuid" else ("BIGINT" if user_id_type == "integer" else f"VARCHAR(255) {_TEXT}")
     maybe = "IF NOT EXISTS " if again else ""
     bucket = ", bucket_start" if "bucket_start" in table.c else ""

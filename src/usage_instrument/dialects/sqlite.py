@@ -134,7 +134,8 @@ def rebuild(connection: Connection, table: Table, change: Callable[[Table], obje
     quote = connection.dialect.identifier_preparer.quote
     schema = f"{quote(table.schema)}." if table.schema else ""
     attached = connection.exec_driver_sql(
-        f"SELECT sql FROM {schema}sqlite_master WHERE tbl_name = ? AND type <> 'table' AND sql IS NOT NULL",
+        f"SELECT sql FROM {schema}sqlite_master "  # noqa: S608 - quoted above
+        "WHERE tbl_name = ? AND type <> 'table' AND sql IS NOT NULL",
         (table.name,),
     ).scalars()
     statements = list(attached)
@@ -146,7 +147,8 @@ def rebuild(connection: Connection, table: Table, change: Callable[[Table], obje
     new = live.to_metadata(live.metadata, name=f"{table.name}_rebuilt")
     connection.execute(CreateTable(new))
     columns, fresh, name = ", ".join(stored), quote(new.name), quote(table.name)
-    connection.exec_driver_sql(f"INSERT INTO {schema}{fresh} ({columns}) SELECT {columns} FROM {schema}{name}")
+    copy = f"INSERT INTO {schema}{fresh} ({columns}) SELECT {columns} FROM {schema}{name}"  # noqa: S608 - quoted above
+    connection.exec_driver_sql(copy)
     connection.exec_driver_sql(f"DROP TABLE {schema}{name}")
     connection.exec_driver_sql(f"ALTER TABLE {schema}{fresh} RENAME TO {name}")
     for statement in statements:
@@ -160,7 +162,8 @@ class SQLite(Dialect):
         schema = f"{table.schema}." if table.schema else ""
         found = connection.execute(
             text(
-                f"SELECT count(*) FROM {schema}sqlite_master WHERE type = 'index' AND name = :name AND tbl_name = :table"
+                f"SELECT count(*) FROM {schema}sqlite_master "  # noqa: S608 - a name out of a Table
+                "WHERE type = 'index' AND name = :name AND tbl_name = :table"
             ),
             {"name": name, "table": table.name},
         )
