@@ -291,7 +291,7 @@ class Role(enum.IntEnum):
     ADMIN = 3
 
 
-class Plan(str, enum.Enum):  # noqa: UP042  # its str() differs from a StrEnum's
+class Plan(str, enum.Enum):
     PRO = "pro"
 
 

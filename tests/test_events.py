@@ -47,7 +47,7 @@ class Level(enum.IntEnum):
     LOW = 1
 
 
-class Mode(str, enum.Enum):  # noqa: UP042  # as most hosts write it
+class Mode(str, enum.Enum):
     ON = "on"
 
 
