@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
 from reading import all_of, balanced, counts, made, total
-from usage_instrument import Settings, Tracker
+from usage_instrument import Settings, Tracker, dialects
 from usage_instrument.schema import Tables
 
 Make = Callable[..., Tracker]
@@ -197,3 +197,105 @@ def test_a_server_that_is_away_is_waited_for(make: Make, sqlite: Database) -> No
     assert tracker.flush()
     assert tracker.stats().last_error is None
     assert total(engine, tables) == 4
+
+
+class Commits:
+    """Lets the answers to COMMIT get lost: after it was done, or before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, database: Database) -> None:
+        self.lost: list[str] = []
+        dialect = dialects.get(database.name)
+        commit = dialect.commit
+
+        def losing(connection: sa.Connection) -> None:
+            fate = self.lost.pop(0) if self.lost else "arrived"
+            if fate != "before":
+                commit(connection)
+            if fate != "arrived":
+                raise sa.exc.OperationalError("COMMIT", None, Exception("the connection was lost"))
+
+        monkeypatch.setattr(dialect, "commit", losing)
+
+
+@pytest.mark.parametrize("fate", ["after", "before"])
+def test_a_batch_in_doubt_is_counted_once(
+    make: Make, database: Database, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    engine = database.engine()
+    tables = made(engine)
+    tracker = make(database.url)
+    tracker.track("f")
+    assert tracker.flush()
+    if database.name == "sqlite" and fate == "after":
+        pytest.skip(
+            "SQLite's COMMIT has no network to lose its answer in: an error there says that nothing was committed"
+        )
+    commits = Commits(monkeypatch, database)
+    for _ in range(5):
+        commits.lost = [fate, fate]
+        tracker.track("f", metadata={"a": 1})
+        assert tracker.flush()
+    assert commits.lost == []
+    assert total(engine, tables) == 6
+    assert tracker.stats().retries == 10
+    assert balanced(tracker.stats())
+
+
+@pytest.mark.parametrize("fate", ["after", "before"])
+def test_a_registration_in_doubt_is_one(
+    make: Make, database: Database, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    engine = database.engine()
+    tables = made(engine)
+    tracker = make(database.url)
+    commits = Commits(monkeypatch, database)
+    commits.lost = ["arrived", fate, fate]  # the first look is a transaction of its own
+    tracker.track("f", count=3)
+    assert tracker.flush()
+    assert total(engine, tables) == 3
+    assert len(all_of(engine, tables.writers)) == 1
+
+
+def test_poison_found_after_a_doubt_is_taken_out(
+    make: Make, users_database: UsersDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, known = users_database.engine, users_database.user_ids[0]
+    tables = made(engine)
+    tracker = make(_enforcing(users_database.database))
+    tracker.track("f", user=known)
+    assert tracker.flush()
+    commits = Commits(monkeypatch, users_database.database)
+    late = users_database.user_ids[1]
+    tracker.track("f", user=known)
+    tracker.track("f", user=late, count=2)
+    commits.lost = ["before"] * 1000
+    assert not tracker.flush(0.3)
+    with engine.begin() as connection:  # deleted while the batch's fate is unknown
+        connection.execute(users_database.users.delete().where(users_database.users.c.id == late))
+    commits.lost = []
+    assert not tracker.flush(), "two uses wait for their user"
+    assert counts(engine, tables) == {("f", known): 2}
+    assert tracker.shutdown()
+    assert tracker.stats().rejected == 2
+    assert balanced(tracker.stats())
+
+
+def test_a_batch_in_doubt_under_a_lost_row_is_dropped_and_told(
+    make: Make, postgresql: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = postgresql.engine()
+    tables = made(engine)
+    tracker = make(postgresql.url)
+    tracker.track("f")
+    assert tracker.flush()
+    commits = Commits(monkeypatch, postgresql)
+    commits.lost = ["after"] + ["before"] * 1000
+    tracker.track("f", count=4)
+    assert not tracker.flush(0.3)
+    with engine.begin() as connection:
+        connection.execute(tables.writers.delete())
+    commits.lost = []
+    assert tracker.flush()
+    assert tracker.stats().dropped == 4
+    assert [(row.reason, row.uses) for row in all_of(engine, tables.losses)] == [("in doubt", 4)]
+    assert balanced(tracker.stats())

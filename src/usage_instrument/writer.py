@@ -166,9 +166,11 @@ class Writer:
         try:
             outcome = store.write(ledger, batch)
         except WriteError as error:
-            self._framer.in_doubt = self._framer.in_doubt or error.in_doubt
-            if self._framer.in_doubt or error.fault in {Fault.TRANSIENT, Fault.CONFIGURATION}:
+            if error.in_doubt or error.fault in {Fault.TRANSIENT, Fault.CONFIGURATION}:
+                self._framer.in_doubt = self._framer.in_doubt or error.in_doubt
                 raise
+            # The ledger had moved when the counts were refused: no earlier attempt of this batch was committed.
+            self._framer.in_doubt = False
             self._mend(error, batch, store)
             return
         if outcome is Outcome.GONE:
