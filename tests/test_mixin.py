@@ -91,6 +91,7 @@ def test_serves_flask_sqlalchemy(sqlite: Database, style: str) -> None:
         found = db.session.scalars(db.select(FeatureUsage).where(FeatureUsage.user_id == 3)).one()
         assert (found.usage_count, found.metadata_) == (1, {"page": 2})
         names = set(sa.inspect(db.engine).get_table_names())
+        db.session.remove()  # its connection is not the pool's to close
         db.engine.dispose()
     assert names == {"user", *(table.name for table in Tables.of(FeatureUsage))}
 
@@ -116,6 +117,7 @@ def test_follows_a_bind_of_flask_sqlalchemy(sqlite: Database, tmp_path: Any, sty
         db.session.commit()
         assert sa.inspect(db.engine).get_table_names() == []
         assert "feature_usage_history" in sa.inspect(db.engines["analytics"]).get_table_names()
+        db.session.remove()
         for engine in db.engines.values():
             engine.dispose()
 
