@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import uuid
 from typing import Any
 
@@ -12,9 +13,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from conftest import Database, UsersDatabase
+from usage_instrument.engines import connect
 from usage_instrument.errors import ConfigurationError, SchemaError
+from usage_instrument.events import Batch, Count
 from usage_instrument.inspection import check
+from usage_instrument.ledger import Ledger
 from usage_instrument.schema import UNIQUE_USAGE, Tables, create_all, define_tables, plan
+from usage_instrument.settings import Settings
+from usage_instrument.store import Outcome, Store
 from usage_instrument.upgrade import WARNING, merge_duplicates, plan_upgrade, upgrade
 
 OLD, NEW = dt.datetime(2026, 1, 1, 12), dt.datetime(2026, 2, 1, 12)
@@ -357,7 +363,7 @@ def test_mends_the_types_that_postgresql_cannot_merge_or_compare(postgresql: Dat
         )
     tables = planned(engine)
     first, second, *_ = sentences(engine, tables)
-    assert first == "Change a type: feature_usage.metadata is JSON and must be JSONB."
+    assert first == "Change a column: feature_usage.metadata is JSON and must be JSONB."
     assert "last_used is TIMESTAMP WITH TIME ZONE" in second
     upgraded(engine, tables)
     assert rows_of(engine, tables.usage) == [(1, None, "search", 1, OLD, {"a": 1})]
@@ -381,3 +387,114 @@ def test_is_no_hindrance_to_the_next_transaction(kind: str, request: pytest.Fixt
     with engine.connect() as connection:
         assert upgrade(connection, tables).steps
         assert upgrade(connection, tables).steps == ()
+
+
+# What is wrong with a column, by its definition: the table as somebody wrote it on each database.
+TAKES_TOO_LITTLE: dict[str, dict[str, str]] = {
+    "sqlite": {
+        "id INT PRIMARY KEY": "feature_usage.id gets no number by itself and must",
+        "user_id CHAR(32) NOT NULL": "feature_usage.user_id is NOT NULL and must allow NULL",
+        "metadata JSON NOT NULL": "feature_usage.metadata is NOT NULL and must allow NULL",
+    },
+    "postgresql": {
+        "id INT PRIMARY KEY": "feature_usage.id gets no number by itself and must",
+        "user_id UUID NOT NULL": "feature_usage.user_id is NOT NULL and must allow NULL",
+        "metadata JSON NOT NULL": "feature_usage.metadata is NOT NULL and must allow NULL and is JSON",
+        "feature_name VARCHAR(9) NOT NULL": "feature_usage.feature_name is VARCHAR(9) and must be VARCHAR(100)",
+    },
+    "mariadb": {
+        "id INT PRIMARY KEY": "feature_usage.id gets no number by itself and must",
+        "user_id UUID NOT NULL": "feature_usage.user_id is NOT NULL and must allow NULL",
+        "metadata JSON NOT NULL": "feature_usage.metadata is NOT NULL and must allow NULL",
+        "feature_name VARCHAR(9) CHARACTER SET latin1 NOT NULL": "feature_usage.feature_name is VARCHAR(9)",
+        "last_used TIMESTAMP NOT NULL": "feature_usage.last_used is TIMESTAMP, which is converted between time zones",
+    },
+}
+SOUND = {
+    "id": "id INTEGER PRIMARY KEY",
+    "user_id": "user_id CHAR(32)",
+    "feature_name": "feature_name VARCHAR(100)",
+    "metadata": "metadata JSON",
+    "usage_count": "usage_count INT NOT NULL DEFAULT 1",
+    "last_used": "last_used TIMESTAMP NOT NULL",
+}
+NAME = "n" * 99 + "é"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [(name, wrong) for name in TAKES_TOO_LITTLE for wrong in TAKES_TOO_LITTLE[name]]
+)
+def test_mends_columns_that_take_too_little(name: str, wrong: str, request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(name)
+    engine = database.engine()
+    sound = dict(SOUND)
+    if name != "sqlite":
+        uuid_type = {"id": "id INT PRIMARY KEY", "user_id": "user_id UUID"}
+        auto = {"postgresql": "id SERIAL PRIMARY KEY", "mariadb": "id INT AUTO_INCREMENT PRIMARY KEY"}[name]
+        sound.update(uuid_type, id=auto, metadata="metadata JSONB" if name == "postgresql" else "metadata JSON")
+        sound["last_used"] = (
+            "last_used TIMESTAMP NOT NULL" if name == "postgresql" else "last_used DATETIME(6) NOT NULL"
+        )
+    sound[wrong.partition(" ")[0]] = wrong
+    user = ANN.hex if name == "sqlite" else str(ANN)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE feature_usage ({', '.join(sound.values())})")
+        for id_ in (3, 7):
+            connection.exec_driver_sql(
+                "INSERT INTO feature_usage (id, user_id, feature_name, metadata, usage_count, last_used) "
+                f"VALUES ({id_}, '{user}', 'search', '{{\"a\": {id_}}}', {id_}, '2026-01-01 12:00:00')"
+            )
+    tables = planned(engine)
+    says = TAKES_TOO_LITTLE[name][wrong]
+    with engine.connect() as connection:
+        found = [problem for problem in check(connection, tables) if problem.message.startswith(says)]
+    assert [problem.blocks_writing for problem in found] == [True]
+    assert "usage-instrument db upgrade" in found[0].message
+    assert any(says in sentence for sentence in sentences(engine, tables))
+    upgraded(engine, tables)
+    store = Store(connect(database.url), tables, Settings())
+    store.open()
+    ledger = Ledger(tables, "tests")
+    store.register(ledger)
+    assert store.write(ledger, Batch(1, (Count(NAME, None, 2, NEW),))) is Outcome.APPLIED
+    store.dispose()
+    rows = {row[2]: row for row in rows_of(engine, tables.usage)}
+    assert rows["search"][:4] == (3, ANN, "search", 10)
+    assert rows["search"][5] == {"a": 7}
+    assert rows[NAME][1:] == (None, NAME, 2, NEW, None)
+    assert rows[NAME][0] not in {None, 3}
+
+
+def test_keeps_the_moment_that_a_timestamp_of_mariadb_means(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE feature_usage (id INT AUTO_INCREMENT PRIMARY KEY, user_id UUID, feature_name VARCHAR(100), "
+            "metadata JSON, usage_count INT DEFAULT 1, last_used TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)"
+        )
+        connection.exec_driver_sql("SET time_zone = '+05:00'")
+        connection.exec_driver_sql("INSERT INTO feature_usage (last_used) VALUES ('2026-01-01 17:00:00')")
+        connection.exec_driver_sql("SET time_zone = DEFAULT")
+    tables = planned(engine)
+    upgraded(engine, tables)
+    assert rows_of(engine, tables.usage)[0][4] == OLD
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO feature_usage (feature_name) VALUES ('of now')")
+
+
+def test_leaves_columns_that_it_does_not_know_to_their_owner(database: Database) -> None:
+    engine = database.engine()
+    table = by_hand(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE feature_usage ADD COLUMN plan VARCHAR(9) NOT NULL DEFAULT 'free'")
+    tables = planned(engine)
+    upgraded(engine, tables)  # what has a default is nobody's trouble
+    table.drop(engine)
+    table.append_column(sa.Column("tenant", sa.Integer, nullable=False))
+    table.create(engine)
+    says = r"feature_usage\.tenant is NOT NULL without a default"
+    with engine.connect() as connection:
+        assert re.search(says, check(connection, tables)[0].message)
+        assert check(connection, tables)[0].blocks_writing
+    with engine.connect() as connection, pytest.raises(SchemaError, match=says):
+        upgrade(connection, tables)

@@ -12,7 +12,7 @@ from sqlalchemy.schema import CreateIndex
 
 from . import dialects
 from .errors import ConfigurationError, SchemaError
-from .inspection import check, user_type_problem
+from .inspection import check, stranger_problem, user_type_problem
 from .merging import count_duplicates, merge_duplicates, merge_history
 from .references import Reference, find_reference
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
@@ -73,17 +73,15 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
     missing = [table for table in tables if not inspector.has_table(table.name, schema=table.schema)]
     steps: list[Step] = []
     notes: list[str] = []
-    for table in (tables.usage, tables.history):
-        if table not in missing:
-            problem = user_type_problem(connection, table, tables)
-            if problem is not None:
-                raise SchemaError(problem)
     for table in tables:
         if table not in missing:
+            problem = user_type_problem(connection, table, tables) or stranger_problem(connection, table)
+            if problem is not None:
+                raise SchemaError(problem)
             steps += _missing_columns(connection, table)
+            steps += _changes(connection, table)
     for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
         if table not in missing:
-            steps += _types(connection, table)
             steps += _unique(connection, tables, table, unique)
             reference = find_reference(connection, tables, table)
             steps += _reference(table, reference)
@@ -123,16 +121,9 @@ def _missing_columns(connection: Connection, table: Table) -> list[Step]:
     return steps
 
 
-def _types(connection: Connection, table: Table) -> list[Step]:
-    dialect = dialects.get(connection.dialect.name)
-    return [
-        Step(f"Change a type: {change.what}.", partial(_execute, sql=change.sql))
-        for change in dialect.type_changes(connection, table)
-    ]
-
-
-def _execute(connection: Connection, sql: str) -> None:
-    connection.exec_driver_sql(sql)
+def _changes(connection: Connection, table: Table) -> list[Step]:
+    changes = dialects.get(connection.dialect.name).column_changes(connection, table)
+    return [Step(f"Change a column: {change.what}.", change.make) for change in changes]
 
 
 def _unique(connection: Connection, tables: Tables, table: Table, name: str) -> list[Step]:

@@ -6,12 +6,13 @@ import contextlib
 import enum
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, FromClause, Table, exc, func, literal_column
+from sqlalchemy import Column, ColumnElement, Connection, FromClause, String, Table, exc, func, inspect, literal_column
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.types import CHAR, TypeEngine, Uuid
 
@@ -54,13 +55,17 @@ class Target:
 
 
 @dataclass(frozen=True)
-class TypeChange:
-    """A column of the wrong type."""
+class ColumnChange:
+    """A column of a live table that does not take all that the flush writes."""
 
     what: str
     """What it is, and what it should be."""
-    sql: str
-    """The statement that makes it so."""
+    make: Callable[[Connection], object]
+    """Makes it so."""
+
+
+WRITTEN_AS_NULL = frozenset({"user_id", "metadata", "description", "source"})
+"""The columns that need to allow NULL: the others that may hold one are always given a value."""
 
 
 class Flush(ABC):
@@ -101,9 +106,33 @@ class Dialect(ABC):
         """The SQL that makes the unique index and the SQL that drops it; None where an Index says it all."""
         return None
 
-    def type_changes(self, connection: Connection, table: Table) -> list[TypeChange]:
-        """The columns of a live table whose type the flush cannot write to, and the way to mend them."""
-        return []
+    def column_changes(self, connection: Connection, table: Table) -> list[ColumnChange]:
+        """The columns of a live table that the flush cannot write to, and the way to mend them."""
+        changes = []
+        for live in inspect(connection).get_columns(table.name, schema=table.schema):
+            column = table.c.get(live["name"])
+            wrong = [] if column is None else self.differences(connection, table, column, live)
+            if column is not None and wrong:
+                make = partial(self.change_column, table=table, column=column, live=live)
+                changes.append(ColumnChange(f"{table.fullname}.{column.name} {' and '.join(wrong)}", make))
+        return changes
+
+    def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
+        """In which ways a reflected column takes less than its definition does."""
+        wrong = []
+        if column.name in WRITTEN_AS_NULL and not live["nullable"]:
+            wrong.append("is NOT NULL and must allow NULL")
+        if column is table.autoincrement_column and not self.is_numbered(connection, table, live):
+            wrong.append("gets no number by itself and must")
+        return wrong
+
+    def is_numbered(self, connection: Connection, table: Table, live: Any) -> bool:
+        """Whether a reflected column gets a number where an INSERT gives none."""
+        return bool(live["default"] or live.get("identity") or live.get("autoincrement") is True)
+
+    @abstractmethod
+    def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
+        """Have a live column take what its definition takes; all else of it stays as it is."""
 
     def add_column(self, connection: Connection, table: Table, column: Column[Any]) -> None:
         """Give a live table a column that it lacks."""
@@ -165,6 +194,13 @@ class Dialect(ABC):
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether an error at COMMIT says that nothing was committed."""
         return isinstance(error, exc.IntegrityError)
+
+
+def is_shorter(live: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:
+    """Whether a text column holds fewer characters than it should."""
+    if not isinstance(live, String) or not isinstance(wanted, String):
+        return False
+    return live.length is not None and wanted.length is not None and live.length < wanted.length
 
 
 def as_uuid(type_: TypeEngine[Any]) -> TypeEngine[Any]:

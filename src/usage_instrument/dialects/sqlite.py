@@ -16,6 +16,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKeyConstraint,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     bindparam,
@@ -177,6 +178,22 @@ class SQLite(Dialect):
         default: Any = column.server_default.arg if isinstance(column.server_default, DefaultClause) else None
         new: Column[Any] = Column(column.name, column.type, nullable=column.nullable, server_default=default)
         rebuild(connection, table, lambda live: live.append_column(new))
+
+    def is_numbered(self, connection: Connection, table: Table, live: Any) -> bool:
+        # Only INTEGER PRIMARY KEY is the number of the row; INT is another type.
+        quote = connection.dialect.identifier_preparer.quote
+        schema = f"{quote(table.schema)}." if table.schema else ""
+        rows = connection.exec_driver_sql(f"PRAGMA {schema}table_info({quote(table.name)})")
+        return any(row.name == live["name"] and row.pk and row.type.upper() == "INTEGER" for row in rows)
+
+    def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
+        def change(live: Table) -> None:
+            live.c[column.name].nullable = bool(column.nullable)
+            if column is table.autoincrement_column:
+                live.c[column.name].type = column.type
+                live.append_constraint(PrimaryKeyConstraint(live.c[column.name]))
+
+        rebuild(connection, table, change)
 
     def refer(self, connection: Connection, table: Table, target: Target, wrong: Sequence[str]) -> None:
         def change(live: Table) -> None:
