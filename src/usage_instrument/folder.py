@@ -85,6 +85,11 @@ class Folder:
                 if ticket.final and not wanted():
                     return
 
+    @property
+    def at_work(self) -> bool:
+        """Whether uses may be in its hands: no longer in the buffer, and not yet pending."""
+        return self._turn.locked()
+
     def fold(self, *, wait: bool = True) -> None:
         """Drain once. Without `wait`, not if somebody else is at it."""
         if not self._turn.acquire(wait):

@@ -160,8 +160,9 @@ class Pending:
     def take(self) -> tuple[Counts, Counter[tuple[dt.date, str]]]:
         """Everything that waits, for the writer."""
         with self.lock:
-            counts, self.counts = self.counts, Counts()
-            losses, self.losses = self.losses, Counter()
+            counts, losses = self.counts, self.losses
+            # Before they leave: whoever looks meanwhile may see uses twice, but never misses them.
             self.with_writer_keys += counts.keys
             self.with_writer_uses += counts.uses
+            self.counts, self.losses = Counts(), Counter()
         return counts, losses

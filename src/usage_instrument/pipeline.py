@@ -117,7 +117,8 @@ class Pipeline:
     def ask(self, timeout: float, *, final: bool = False) -> Ticket | None:
         """A ticket on its way through the threads; None when there is nothing to do."""
         if not self.armed:
-            if not (self.buffer.uses or self._pending.uses):
+            # In the order of the way that a use takes: none can slip past.
+            if not (self.buffer.uses or self._folder.at_work or self._pending.uses):
                 return None
             self.arm()
         ticket = Ticket(timeout, final=final)
