@@ -75,6 +75,25 @@ def test_a_url_that_cannot_be_parsed_is_not_repeated(text: str) -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://user:sec@ret@h/db",
+        sa.make_url("mysql+pymysql://user:sec@ret@h:1/db"),
+        "sqlite://u:sec@ret@h",
+    ],
+)
+def test_a_password_with_an_at_sign_shows_nowhere(url: str | sa.URL) -> None:
+    with pytest.raises(ConfigurationError, match=r"percent-encode the password .*\(@ is %40\)") as info:
+        engines.parse(url)
+    assert "ret" not in str(info.value)
+
+
+def test_a_sqlite_url_with_two_slashes_names_the_third() -> None:
+    with pytest.raises(ConfigurationError, match=r"after three slashes, such as sqlite:///usage\.db"):
+        engines.parse("sqlite://usage.db")
+
+
 @pytest.mark.parametrize("url", ["nonsense://u:secret@h/db", "postgresql+nonsense://u:secret@h/db"])
 def test_no_such_driver(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"no such database or driver: .*nonsense") as raised:

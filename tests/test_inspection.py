@@ -6,8 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
-from usage_instrument.inspection import Problem, check, users_target
+from usage_instrument.inspection import Problem, check
 from usage_instrument.schema import UNIQUE_USAGE, create_all, define_tables
+from usage_instrument.target import live_target
 
 
 def problems(engine: sa.Engine, **options: object) -> list[Problem]:
@@ -101,11 +102,11 @@ def test_tells_what_the_live_table_refers_to(users_database: UsersDatabase) -> N
     engine = users_database.engine
     tables = create_all(engine).tables
     with engine.connect() as connection:
-        assert users_target(connection, tables) == (None, "users", "id")
+        assert live_target(connection, tables.usage) == (None, "users", "id")
 
 
 def test_tells_that_it_refers_to_nothing(database: Database) -> None:
     engine = database.engine()
     tables = create_all(engine).tables
     with engine.connect() as connection:
-        assert users_target(connection, tables) is None
+        assert live_target(connection, tables.usage) is None

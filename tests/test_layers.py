@@ -58,7 +58,7 @@ ROWS: dict[str, str] = {
     "queries": f"{_TABLES} columns",
     # the way to a row
     "engines": "errors",
-    "store": f"{_USES} dialects inspection ledger",
+    "store": f"{_USES} dialects target inspection ledger",
     "journal": f"{_USES} settings pending rejects",
     "framer": f"{_USES} settings pending rejects",
     "folder": f"{_USES} settings buffer pending rejects ticket",
@@ -83,7 +83,7 @@ ROWS: dict[str, str] = {
     "asgi": _HTTP,
     "wsgi": _HTTP,
     # for others
-    "testing": f"{_USES} context catalog",
+    "testing": f"{_USES} settings context catalog",
     "pytest_plugin": f"{_USES} testing",
     "usage_instrument": "settings stats current tracker tracking live",
     "integrations": f"{_HTTP} asgi wsgi tracking capture current tracker settings usage_instrument",

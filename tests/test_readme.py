@@ -14,9 +14,8 @@ import usage_instrument as usage
 from conftest import Database
 from reading import counts, made
 from usage_instrument import Settings
-from usage_instrument.current import DATABASE_VARIABLE
 from usage_instrument.schema import define_tables
-from usage_instrument.settings import ENVIRONMENT_PREFIX
+from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 ADA = uuid.UUID("6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55")

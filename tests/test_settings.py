@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError
-from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
+from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings, misspelt
 
 DEFAULTS: dict[str, object] = {
     "flush_interval": 5.0,
@@ -193,6 +193,16 @@ def test_wrong_values_are_named(name: str, value: Any, said: str) -> None:
 def test_a_wrong_variable_is_named() -> None:
     with pytest.raises(ConfigurationError, match="flush_rows"):
         Settings.from_environment({"USAGE_INSTRUMENT_FLUSH_ROWS": "lots"})
+    with pytest.raises(ConfigurationError, match=r"^\$USAGE_INSTRUMENT_FLUSH_ROWS: flush_rows is "):
+        Settings.from_environment({"USAGE_INSTRUMENT_FLUSH_ROWS": "0"})
+
+
+def test_tells_variables_that_set_nothing() -> None:
+    environ = {"USAGE_INSTRUMENT_FLUSH_INTERVALL": "1", "USAGE_INSTRUMENT_X": "1", "USAGE_INSTRUMENT_SERVICE": "web"}
+    assert misspelt({**environ, "USAGE_INSTRUMENT_DATABASE_URL": "sqlite:///x.db", "HOME": "/"}) == [
+        "$USAGE_INSTRUMENT_FLUSH_INTERVALL is no setting; did you mean $USAGE_INSTRUMENT_FLUSH_INTERVAL?",
+        "$USAGE_INSTRUMENT_X is no setting",
+    ]
 
 
 def test_what_is_raised_is_ours_and_a_value_error() -> None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import threading
+import uuid
 
 import pytest
 
+from usage_instrument import Settings, Tracker
 from usage_instrument.catalog import Catalog, declared
 from usage_instrument.errors import UserIdError
 from usage_instrument.events import Use
@@ -37,6 +39,45 @@ def test_what_is_captured_inside_can_be_asked_for():
         CapturedUse("testing_follow", 42, {"event": 7}),
         CapturedUse("testing_follow", "anna", {"event": [1]}),
     ]
+
+
+def test_ids_are_the_same_in_any_form_that_a_column_takes():
+    ada = uuid.uuid4()
+    with capture_usage() as usage:
+        follow(1, user=ada)
+        follow(1, user=str(ada).upper())
+        follow(1, user="42")
+    assert usage.count("testing_follow", user=str(ada)) == usage.count("testing_follow", user=ada) == 2
+    usage.assert_tracked("testing_follow", user=42, times=1)
+
+
+def test_ids_are_coerced_and_rejected_as_by_the_database():
+    ada = uuid.uuid4()
+    with capture_usage(user_id_type="uuid") as usage:
+        follow(1, user=str(ada))
+        follow(1, user=7)
+    assert usage.uses == [CapturedUse("testing_follow", ada, {"event": 1})]
+    assert [rejected.feature for rejected in usage.rejected] == ["testing_follow"]
+    with capture_usage(user_id_type="uuid", strict=True), pytest.raises(UserIdError):
+        follow(1, user=7)
+
+
+def test_the_type_of_ids_is_that_of_the_tracker_in_place(tmp_path):
+    tracker = Tracker(f"sqlite:///{tmp_path}/usage.db", Settings(user_id_type="integer"))
+    with capture_usage(catalog=tracker.catalog) as usage, capture_usage(catalog=tracker.catalog) as inner:
+        tracker.catalog.recorder.record(Use("f", "42"))
+        tracker.catalog.recorder.record(Use("f", "anna"))
+    assert usage.uses == []
+    assert inner.uses == [CapturedUse("f", 42)]
+    assert len(inner.rejected) == 1
+
+
+def test_metadata_that_would_be_lost_is_told():
+    with capture_usage() as usage:
+        follow(float("nan"))
+        follow("x" * 5_000)
+    assert [use.metadata for use in usage.uses] == [None, None]
+    assert len(usage.metadata_lost) == 2
 
 
 def test_nothing_is_captured_outside_and_the_recorder_of_before_is_back():

@@ -190,6 +190,10 @@ def test_strict_turns_mistakes_into_exceptions(sqlite: Database) -> None:
         tracker.track("f", user=7)
     with pytest.raises(MetadataError):
         tracker.track("f", metadata={"a": object()})
+    with pytest.raises(MetadataError):
+        tracker.track("f", metadata={"a": float("nan")})
+    with pytest.raises(MetadataError, match="metadata_max_bytes"):
+        tracker.track("f", metadata={"a": "x" * 5_000})
     with pytest.raises(ValueError, match="count"):
         tracker.track("f", count=0)
     with pytest.raises(UserIdError):

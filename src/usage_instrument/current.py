@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import capture, catalog, context, engines
 from .errors import ConfigurationError
-from .settings import ENVIRONMENT_PREFIX, Settings
+from .settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt
 from .stats import Stats
 from .tracker import Tracker
 from .typing import UNSET, Metadata
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .schema import Tables
 
 logger = logging.getLogger("usage_instrument")
-
-DATABASE_VARIABLE = ENVIRONMENT_PREFIX + "DATABASE_URL"
 
 _tracker: Tracker | None = None
 _former: list[Tracker] = []  # replaced, but maybe still writing: the exit waits for them
@@ -38,6 +36,8 @@ def configure(database: engines.Database | None = None, *, tables: Tables | None
     """
     global _tracker
     settled = Settings.from_environment(**settings)
+    for complaint in misspelt(os.environ):
+        logger.warning("%s", complaint)
     if database is None:
         database = os.environ.get(DATABASE_VARIABLE) or None
         asked = "enabled" in settings or ENVIRONMENT_PREFIX + "ENABLED" in os.environ

@@ -113,6 +113,11 @@ def parse(database: Database) -> Database:
                 "the database URL cannot be parsed; it looks like postgresql+psycopg://user:password@host/name"
             ) from None
     url = url_of(database)
+    if "@" in (url.host or ""):
+        # What stands before it belongs to the password, so the URL is not repeated, here or anywhere.
+        raise ConfigurationError("percent-encode the password of the database URL (@ is %40): it has more than one @")
+    if url.get_backend_name() == "sqlite" and url.host:
+        raise ConfigurationError("a SQLite URL names its file after three slashes, such as sqlite:///usage.db")
     if url.get_backend_name() == "sqlite" and _in_memory(url):
         raise ConfigurationError(
             "in-memory SQLite lives in one connection, and the writer has its own: use a file, such as sqlite:///usage.db"

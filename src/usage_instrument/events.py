@@ -70,6 +70,11 @@ class Batch(NamedTuple):
         return sum(count.uses for count in self.counts)
 
 
+def in_words(uses: int) -> str:
+    """`1 use`, `2,000 uses`."""
+    return "1 use" if uses == 1 else f"{uses:,} uses"
+
+
 def check_feature(name: object) -> str:
     """The name itself, if it can be a feature's; raises FeatureNameError."""
     if not isinstance(name, str):
@@ -150,6 +155,14 @@ def keep_metadata(metadata: object) -> dict[str, Any] | str | None:
     if _SCALARS.issuperset(map(type, kept.values())):
         return kept or None
     return encode_metadata(kept)
+
+
+def fitting_metadata(metadata: dict[str, Any] | str, max_bytes: int) -> str:
+    """Kept metadata as JSON text. Raises MetadataError for what JSON cannot carry and for more than `max_bytes`."""
+    text = metadata if isinstance(metadata, str) else encode_metadata(metadata)
+    if len(text.encode()) > max_bytes:
+        raise MetadataError(f"metadata is larger than metadata_max_bytes ({max_bytes})")
+    return text
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> str:

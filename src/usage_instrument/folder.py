@@ -15,7 +15,7 @@ from typing import Any
 from . import rejects
 from .buffer import Buffer, Mishap
 from .errors import MetadataError, UserIdError
-from .events import NAME_LENGTH, Use, bucket_start, encode_metadata
+from .events import NAME_LENGTH, Use, bucket_start, fitting_metadata
 from .pending import Pending
 from .settings import Settings
 from .ticket import Ticket
@@ -149,9 +149,7 @@ class Folder:
         if not use.metadata:
             return None
         try:
-            text = use.metadata if isinstance(use.metadata, str) else encode_metadata(use.metadata)
-            if len(text.encode()) > self._settings.metadata_max_bytes:
-                raise MetadataError(f"metadata is larger than metadata_max_bytes ({self._settings.metadata_max_bytes})")
+            text = fitting_metadata(use.metadata, self._settings.metadata_max_bytes)
         except MetadataError as error:
             self._book(Mishap(use.feature, str(error), 0, str(error)))
             return None

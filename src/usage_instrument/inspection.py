@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Table, inspect
+from sqlalchemy import Connection, Table, inspect, literal, select
 from sqlalchemy import types as sqltypes
 
 from . import dialects
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
-from .target import fits
+from .target import fits, in_sql, kind_of, live_target
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.reflection import Inspector
@@ -31,13 +31,16 @@ def check(connection: Connection, tables: Tables) -> list[Problem]:
     """What is wrong with the live tables; the worst first."""
     inspector = inspect(connection)
     problems: list[Problem] = []
+    missing: list[Table] = []
     for table in tables:
         if not inspector.has_table(table.name, schema=table.schema):
-            problems.append(Problem(f"table {table.fullname} does not exist: {CREATE}", True))
+            missing.append(table)
             continue
         problems += _check_columns(connection, inspector, table, tables)
-    if not problems:
-        problems += _check_keys(connection, inspector, tables)
+        if table in (tables.usage, tables.history):
+            problems += _check_keys(connection, inspector, table, tables)
+    fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
+    problems += [Problem(f"table {table.fullname} does not exist: {fix}", True) for table in missing]
     return sorted(problems, key=lambda problem: not problem.blocks_writing)
 
 
@@ -76,9 +79,13 @@ def user_type_problem(connection: Connection, table: Table, tables: Tables) -> s
         return None
     for column in inspect(connection).get_columns(table.name, schema=table.schema):
         if column["name"] == "user_id" and not _may_be(connection, column["type"], tables):
+            its = kind_of(column["type"])
+            fixes = [f"set user_id_type to {its!r} (--user-id-type {its})"] if its is not None else []
+            if connection.execute(select(literal(1)).select_from(table).limit(1)).first() is None:
+                fixes.append("drop the table, which is empty, and create it anew")
             return (
-                f"{table.fullname}.user_id is {column['type']!r}, and user_id_type is {tables.user_id_type!r}: "
-                "set user_id_type to 'uuid', 'integer' or 'string'"
+                f"{table.fullname}.user_id is {in_sql(connection, column['type'])}, and user_id_type is "
+                f"{tables.user_id_type!r}: {', or '.join(fixes) or 'neither can be changed here'}"
             )
     return None
 
@@ -90,30 +97,25 @@ def _may_be(connection: Connection, type_: Any, tables: Tables) -> bool:
     return tables.user_id_type == "uuid" and isinstance(type_, sqltypes.String | sqltypes.NullType | sqltypes.Numeric)
 
 
-def _check_keys(connection: Connection, inspector: Inspector, tables: Tables) -> list[Problem]:
-    dialect = dialects.get(connection.dialect.name)
-    problems = [
-        Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True)
-        for table, name in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY))
-        if not dialect.has_unique(connection, table, name)
-    ]
-    for table in (tables.usage, tables.history):
-        for foreign in inspector.get_foreign_keys(table.name, schema=table.schema):
-            action = str(foreign.get("options", {}).get("ondelete", "NO ACTION")).upper()
-            if foreign["constrained_columns"] == ["user_id"] and action != "CASCADE":
-                problems.append(
-                    Problem(
-                        f"the foreign key of {table.fullname}.user_id is ON DELETE {action}; with anything but "
-                        f"CASCADE, deleting a user fails or turns their counts anonymous: {UPGRADE}",
-                        False,
-                    )
+def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
+    name = UNIQUE_USAGE if table is tables.usage else UNIQUE_HISTORY
+    problems = []
+    if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
+        problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
+    if tables.users is not None and live_target(connection, table) is None:
+        problems.append(
+            Problem(
+                f"{table.fullname}.user_id has no foreign key to {tables.users}: {UPGRADE}, or say users='none'", False
+            )
+        )
+    for foreign in inspector.get_foreign_keys(table.name, schema=table.schema):
+        action = str(foreign.get("options", {}).get("ondelete", "NO ACTION")).upper()
+        if foreign["constrained_columns"] == ["user_id"] and action != "CASCADE":
+            problems.append(
+                Problem(
+                    f"the foreign key of {table.fullname}.user_id is ON DELETE {action}; with anything but "
+                    f"CASCADE, deleting a user fails or turns their counts anonymous: {UPGRADE}",
+                    False,
                 )
+            )
     return problems
-
-
-def users_target(connection: Connection, tables: Tables) -> tuple[str | None, str, str] | None:
-    """The schema, table and column that the live `feature_usage.user_id` refers to; None without a foreign key."""
-    for foreign in inspect(connection).get_foreign_keys(tables.usage.name, schema=tables.usage.schema):
-        if foreign["constrained_columns"] == ["user_id"]:
-            return foreign["referred_schema"], foreign["referred_table"], foreign["referred_columns"][0]
-    return None

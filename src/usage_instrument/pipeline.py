@@ -10,6 +10,7 @@ from collections.abc import Callable
 from . import lifecycle
 from .buffer import Buffer
 from .catalog import Catalog
+from .events import in_words
 from .folder import Folder
 from .ledger import Ledger
 from .pending import Pending
@@ -138,7 +139,7 @@ class Pipeline:
         """The end of a final ticket: from now on, the next capture starts the threads again."""
         self._closing = False
         if not ticket.answer:
-            logger.warning("shut down with %d uses unwritten: %s", self.stats().pending, self.writer.last_error)
+            logger.warning("shut down with %s unwritten: %s", in_words(self.stats().pending), self.writer.last_error)
         elif self.buffer.uses:  # captured while the last batch was on its way
             self.arm()
         return bool(ticket.answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -31,7 +31,7 @@ from .columns import Now, feature_column, json_object, timestamp
 from .dialects.base import key
 from .errors import ConfigurationError
 from .events import NAME_LENGTH
-from .target import fits, fitting, live_column, stand_in, target_of, user_type_of
+from .target import find_users, live_target, name_of, target_of, user_type_of
 from .typing import UserIdType
 
 if TYPE_CHECKING:
@@ -108,7 +108,6 @@ def define_tables(
         return Tables.of(known)
     target = target_of(metadata, schema, users, user_id_type)
     user_type = user_type_of(target, user_id_type)
-    name = f"{target.table.fullname}.{target.name}" if isinstance(target, Column) else target
 
     def user_column() -> Column[Any]:
         references = [ForeignKey(target, ondelete="CASCADE")] if target is not None else []
@@ -198,7 +197,7 @@ def define_tables(
         Index(f"ix_{table.name}_user_id", table.c.user_id)
         for dialect in dialects.every():
             dialect.constrain(table, unique, user_id_type)
-    tables = Tables(usage, writers, history, catalog, losses, user_id_type, name)
+    tables = Tables(usage, writers, history, catalog, losses, user_id_type, name_of(target))
     metadata.info.setdefault(_INFO, {})[usage.fullname] = tables
     return tables
 
@@ -250,11 +249,18 @@ def create_all(
             "async with engine.begin() as connection: await connection.run_sync(create_all)"
         )
     inspector = inspect(bind)
-    tables, why = plan(bind, schema=schema, users=users, user_id_type=user_id_type)
+    tables, why, _ = plan(bind, schema=schema, users=users, user_id_type=user_id_type)
     made = tuple(table.name for table in tables if not inspector.has_table(table.name, schema=table.schema))
     tables.usage.metadata.create_all(bind, tables=list(tables))
+    refers = tables.users
+    if tables.usage.name not in made:
+        target = live_target(bind, tables.usage)
+        refers = ".".join(part for part in target if part) if target is not None else None
+        why = f"{tables.usage.fullname} was there: its user_id " + (
+            f"refers to {refers}" if refers is not None else "has no foreign key"
+        )
     logger.info("%s", why)
-    return Created(tables, made, tables.users, why)
+    return Created(tables, made, refers, why)
 
 
 def _create_beside_others(engine: Engine, **options: Any) -> Created:
@@ -273,33 +279,19 @@ def _create_beside_others(engine: Engine, **options: Any) -> Created:
                     raise
 
 
-def plan(connection: Connection, *, schema: str | None, users: object, user_id_type: UserIdType) -> tuple[Tables, str]:
-    """The tables as they would be in this database, and a sentence on what `user_id` refers to."""
+class Plan(NamedTuple):
+    """The tables as they would be in a database."""
+
+    tables: Tables
+    why: str
+    """One sentence on what `user_id` refers to."""
+    misfit: UserIdType | None = None
+    """What `user_id_type` would have to be for the users that were found and passed over."""
+
+
+def plan(connection: Connection, *, schema: str | None, users: object, user_id_type: UserIdType) -> Plan:
+    """Look at a database for what `user_id` refers to. Raises ConfigurationError."""
     metadata = MetaData()
-    inspector = inspect(connection)
-    if users == "auto":
-        found = None
-        for place in dialects.get(connection.dialect.name).users_schemas(schema, inspector.default_schema_name):
-            column = live_column(connection, inspector, place, "users", "id")
-            if column is not None and fits(column["type"], user_id_type):
-                target = stand_in(metadata, place, "users", column)
-                tables = define_tables(metadata, schema=schema, users=target, user_id_type=user_id_type)
-                return tables, f"user_id refers to {tables.users}, which this database has"
-            found = found or column
-        reason = f"users.id is {found['type']!r}" if found is not None else "there is no table users with a column id"
-        tables = define_tables(metadata, schema=schema, users=None, user_id_type=user_id_type)
-        return tables, f"user_id has no foreign key: {reason} (user_id_type is {user_id_type})"
-    if isinstance(users, str):
-        place, _, name = users.rpartition(".")
-        users_schema, _, table = place.rpartition(".")
-        column = live_column(connection, inspector, users_schema or None, table, name)
-        if column is None:
-            raise ConfigurationError(f"users={users!r}: this database has no such column; say 'schema.table.column'")
-        users = fitting(stand_in(metadata, users_schema or None, table, column), user_id_type)
-    elif users is not None:
-        column_ = target_of(metadata, schema, users, user_id_type)
-        if isinstance(column_, Column):
-            its = column_.table
-            users = stand_in(metadata, its.schema, its.name, {"name": column_.name, "type": column_.type})
-    tables = define_tables(metadata, schema=schema, users=users, user_id_type=user_id_type)
-    return tables, f"user_id refers to {tables.users}" if tables.users else "user_id has no foreign key"
+    found = find_users(connection, metadata, schema, users, user_id_type)
+    tables = define_tables(metadata, schema=schema, users=found.target, user_id_type=user_id_type)
+    return Plan(tables, found.why, found.misfit)

@@ -6,13 +6,14 @@ import dataclasses
 import datetime as dt
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .errors import ConfigurationError
 from .typing import Bucket, UserIdType
 
 ENVIRONMENT_PREFIX = "USAGE_INSTRUMENT_"
+DATABASE_VARIABLE = ENVIRONMENT_PREFIX + "DATABASE_URL"
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -81,8 +82,34 @@ class Settings:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(sorted(known))}"
                 raise TypeError(f"{name!r} is no setting{hint}")
-        said = {name: environ[key] for name in known if (key := ENVIRONMENT_PREFIX + name.upper()) in environ}
-        return cls(**{**{name: _parse(name, text) for name, text in said.items()}, **explicit})
+        return cls(**{**_said(environ, known - explicit.keys()), **explicit})
+
+
+def _said(environ: Mapping[str, str], names: Collection[str]) -> dict[str, object]:
+    """The values of these settings in the environment."""
+    values = {}
+    for name in names:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environ:
+            value = _parse(name, environ[variable])
+            try:
+                values[name] = _CHECKS[name](name, value) if name in _CHECKS else value
+            except ConfigurationError as error:
+                raise ConfigurationError(f"${variable}: {error}") from None
+    return values
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """What to say of variables that have our prefix and set nothing."""
+    known = [*(field.name.upper() for field in dataclasses.fields(Settings)), "DATABASE_URL"]
+    complaints = []
+    for variable in sorted(environ):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name != variable and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean ${ENVIRONMENT_PREFIX}{near[0]}?" if near else ""
+            complaints.append(f"${variable} is no setting{hint}")
+    return complaints
 
 
 def _parse(name: str, text: str) -> object:

@@ -13,6 +13,7 @@ from . import dialects, inspection
 from .errors import ConfigurationError, SchemaError, UsageInstrumentError
 from .events import Batch, Loss
 from .ledger import Ledger, utcnow
+from .target import live_target
 from .typing import UNSET, UserId
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Store:
             if fatal:
                 more = f" (and {len(fatal) - 1} more problems)" if len(fatal) > 1 else ""
                 raise SchemaError(f"{fatal[0].message}{more}")
-            self._users = inspection.users_target(connection, self._tables)
+            self._users = live_target(connection, self._tables.usage)
             self._flush = self._dialect.flush(connection, self._tables, self._settings)
 
         self._transact(look)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, Uuid
+from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, Uuid, exc, inspect
 from sqlalchemy import types as sqltypes
 from sqlalchemy.types import TypeEngine
 
@@ -57,10 +57,26 @@ def fitting(target: Column[Any], kind: UserIdType) -> Column[Any]:
     """The column itself, if its type fits. Raises ConfigurationError."""
     if not fits(target.type, kind):
         raise ConfigurationError(
-            f"{target} is of type {target.type!r}, and user_id_type is {kind!r}; "
-            "say user_id_type='uuid', 'integer' or 'string'"
+            f"{target} is of type {target.type!r}, and user_id_type is {kind!r}; {_hint(kind_of(target.type))}"
         )
     return target
+
+
+def _hint(kind: UserIdType | None) -> str:
+    return f"say user_id_type={kind!r}" if kind is not None else "a user's id is a UUID, an integer or a string"
+
+
+def kind_of(type_: TypeEngine[Any]) -> UserIdType | None:
+    """The `user_id_type` that a column of this type asks for, if it can hold a user's id."""
+    return next((kind for kind in get_args(UserIdType) if fits(type_, kind)), None)
+
+
+def in_sql(connection: Connection, type_: TypeEngine[Any]) -> str:
+    """A reflected type as the database writes it."""
+    try:
+        return str(type_.compile(connection.dialect))
+    except exc.CompileError:  # what SQLAlchemy could not read
+        return "of an unknown type"
 
 
 def fits(type_: TypeEngine[Any], kind: UserIdType) -> bool:
@@ -96,8 +112,71 @@ def live_column(
     return None
 
 
+def live_target(connection: Connection, usage: Table) -> tuple[str | None, str, str] | None:
+    """The schema, table and column that the `user_id` of a live table refers to; None without a foreign key."""
+    for foreign in inspect(connection).get_foreign_keys(usage.name, schema=usage.schema):
+        if foreign["constrained_columns"] == ["user_id"]:
+            return foreign["referred_schema"], foreign["referred_table"], foreign["referred_columns"][0]
+    return None
+
+
 def stand_in(metadata: MetaData, schema: str | None, table: str, column: dict[str, Any]) -> Column[Any]:
     """The host's users table, as far as a foreign key needs it; never created from here."""
     column_: Column[Any] = Column(column["name"], column["type"], primary_key=True)
     Table(table, metadata, column_, schema=schema)
     return column_
+
+
+class Users(NamedTuple):
+    """What a database has for `user_id` to refer to."""
+
+    target: Column[Any] | str | None
+    why: str
+    """One sentence on that choice."""
+    misfit: UserIdType | None = None
+    """What `user_id_type` would have to be for the users that were found and passed over."""
+
+
+def find_users(
+    connection: Connection, metadata: MetaData, schema: str | None, users: object, kind: UserIdType
+) -> Users:
+    """Look for the users table; a stand-in for it goes into the MetaData. Raises ConfigurationError."""
+    if users == "auto":
+        return _find_by_name(connection, metadata, schema, kind)
+    target: Column[Any] | str | None
+    if isinstance(users, str):
+        place, _, name = users.rpartition(".")
+        users_schema, _, table = place.rpartition(".")
+        column = live_column(connection, inspect(connection), users_schema or None, table, name)
+        if column is None:
+            raise ConfigurationError(f"users={users!r}: this database has no such column; say 'schema.table.column'")
+        target = fitting(stand_in(metadata, users_schema or None, table, column), kind)
+    else:
+        target = target_of(metadata, schema, users, kind)
+        if isinstance(target, Column):
+            its = target.table
+            target = stand_in(metadata, its.schema, its.name, {"name": target.name, "type": target.type})
+    if target is None:
+        return Users(None, "user_id has no foreign key")
+    return Users(target, f"user_id refers to {name_of(target)}")
+
+
+def _find_by_name(connection: Connection, metadata: MetaData, schema: str | None, kind: UserIdType) -> Users:
+    """`users(id)`, if its type fits."""
+    inspector = inspect(connection)
+    found = None
+    for place in dialects.get(connection.dialect.name).users_schemas(schema, inspector.default_schema_name):
+        column = live_column(connection, inspector, place, "users", "id")
+        if column is not None and fits(column["type"], kind):
+            target = stand_in(metadata, place, "users", column)
+            return Users(target, f"user_id refers to {name_of(target)}, which this database has")
+        found = found or column
+    if found is None:
+        return Users(None, "user_id has no foreign key: there is no table users with a column id")
+    reason = f"users.id is {in_sql(connection, found['type'])}, and user_id_type is {kind!r}"
+    return Users(None, f"user_id has no foreign key: {reason}", kind_of(found["type"]))
+
+
+def name_of(target: Column[Any] | str | None) -> str | None:
+    """The column that the foreign key refers to, as text."""
+    return f"{target.table.fullname}.{target.name}" if isinstance(target, Column) else target

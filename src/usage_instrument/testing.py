@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .catalog import Catalog, Feature, declared
 from .context import user_id_of
-from .typing import UNSET, Recorder, UserId
+from .errors import MetadataError, UserIdError
+from .events import canonical_user, fitting_metadata
+from .settings import Settings
+from .typing import UNSET, Recorder, UserId, UserIdType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,9 +40,12 @@ class Rejected(NamedTuple):
 class CapturedUsage:
     """The recorder that `capture_usage` puts in place; it keeps all that it is given, in order."""
 
-    def __init__(self, catalog: Catalog, *, strict: bool = False) -> None:
+    def __init__(self, catalog: Catalog, *, user_id_type: UserIdType | None = None, strict: bool = False) -> None:
         self.catalog = catalog
         self.strict = strict
+        self.user_id_type = user_id_type
+        self._max_bytes = Settings().metadata_max_bytes
+        self._canonical = canonical_user(user_id_type) if user_id_type is not None else _as_given
         self.uses: list[CapturedUse] = []
         """What was counted."""
         self.rejected: list[Rejected] = []
@@ -56,8 +62,10 @@ class CapturedUsage:
 
     def count(self, feature: str, user: object = UNSET) -> int:
         """How often `feature` was used: by `user` (None is anonymous), or by anyone. Raises UserIdError."""
-        who = UNSET if user is UNSET else user_id_of(user)
-        return sum(use.uses for use in self.uses if use.feature == feature and who in (UNSET, use.user))
+        if user is UNSET:
+            return sum(use.uses for use in self.uses if use.feature == feature)
+        who = _in_text(user_id_of(user))  # the database would hold "42" and 42, a UUID and its text as the same
+        return sum(use.uses for use in self.uses if use.feature == feature and _in_text(use.user) == who)
 
     def assert_tracked(self, feature: str, user: object = UNSET, times: int | None = None) -> None:
         """Raise AssertionError unless `feature` was used: by `user`, if given; `times` times, if given."""
@@ -83,13 +91,25 @@ class CapturedUsage:
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
         """As Recorder.sink."""
-        name, uses = feature.name, self.uses
-        return lambda user: uses.append(CapturedUse(name, user))
+        return lambda user: self._keep(CapturedUse(feature.name, user))
 
     def record(self, use: Use) -> None:
         """As Recorder.record."""
-        metadata = json.loads(use.metadata) if isinstance(use.metadata, str) else use.metadata
-        self.uses.append(CapturedUse(use.feature, use.user, metadata, use.uses))
+        metadata = None
+        if use.metadata:
+            try:
+                metadata = json.loads(fitting_metadata(use.metadata, self._max_bytes))
+            except MetadataError as error:
+                self.lose_metadata(use.feature, error)
+        self._keep(CapturedUse(use.feature, use.user, metadata, use.uses))
+
+    def _keep(self, use: CapturedUse) -> None:
+        try:
+            user = self._canonical(use.user)
+        except UserIdError as error:
+            self.reject(use.feature, error, use.uses)
+        else:
+            self.uses.append(use._replace(user=user))
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""
@@ -116,19 +136,35 @@ class CapturedUsage:
         return True
 
 
+def _as_given(user: UserId) -> UserId:
+    return user
+
+
+def _in_text(user: UserId) -> str | None:
+    if isinstance(user, str):
+        with contextlib.suppress(UserIdError):
+            user = canonical_user("uuid")(user)
+    return None if user is None else str(user)
+
+
 @contextlib.contextmanager
-def capture_usage(*, catalog: Catalog = declared, strict: bool = False) -> Iterator[CapturedUsage]:
+def capture_usage(
+    *, catalog: Catalog = declared, user_id_type: UserIdType | None = None, strict: bool = False
+) -> Iterator[CapturedUsage]:
     """Take what is captured inside, in place of the configured tracker, which gets nothing of it.
 
-    `catalog` is `Tracker.catalog` for a tracker of one's own. With `strict`, a capture's mistake raises where it
-    is made. The recorder of before is back afterwards, unless another was configured inside.
+    `catalog` is `Tracker.catalog` for a tracker of one's own. A user id that is not of `user_id_type` is rejected, as
+    it would be by the database; unset, it is the tracker's that is in place, and without one all types are taken. With
+    `strict`, a capture's mistake raises where it is made. The recorder of before is back afterwards, unless another
+    was configured inside.
 
         with capture_usage() as usage:
             client.post("/events/7/follow")
         usage.assert_tracked("calendar_follow_event", user=42, times=1)
     """
-    captured = CapturedUsage(catalog, strict=strict)
     former: Recorder = catalog.recorder
+    kind: UserIdType | None = user_id_type or getattr(former, "user_id_type", None)
+    captured = CapturedUsage(catalog, user_id_type=kind, strict=strict)
     catalog.attach(captured)
     try:
         yield captured

@@ -13,7 +13,7 @@ from . import capture, context, engines, lifecycle, rejects
 from .buffer import Mishap
 from .catalog import Catalog, Feature
 from .errors import ConfigurationError, UsageInstrumentError, UserIdError
-from .events import Use, canonical_user
+from .events import Use, canonical_user, fitting_metadata
 from .ledger import Ledger
 from .pipeline import Pipeline
 from .settings import Settings
@@ -57,7 +57,8 @@ class Tracker:
             engines.connect(self.database)  # a missing driver is told here, not by the first flush
         self.tables_given = tables
         self._tables = tables
-        self._canonical = canonical_user(tables.user_id_type if tables is not None else self.settings.user_id_type)
+        self.user_id_type = tables.user_id_type if tables is not None else self.settings.user_id_type
+        self._canonical = canonical_user(self.user_id_type)
         self._left_behind: list[object] = []
         self._said: set[str] = set()
         self.catalog = catalog if catalog is not None else Catalog()
@@ -115,6 +116,8 @@ class Tracker:
         if self.settings.enabled:
             if self.settings.strict:
                 self._canonical(use.user)
+                if use.metadata:
+                    fitting_metadata(use.metadata, self.settings.metadata_max_bytes)
             lifecycle.notice_fork()
             self._pipeline.buffer.rich.append(use)
             self._arm()

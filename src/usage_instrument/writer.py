@@ -14,7 +14,7 @@ from . import rejects
 from .catalog import Catalog
 from .dialects import Fault
 from .errors import ConfigurationError
-from .events import Batch, Count
+from .events import Batch, Count, in_words
 from .framer import Framer
 from .ledger import Ledger
 from .pending import Pending
@@ -239,7 +239,7 @@ class Writer:
         if uses:
             self.rejected += uses
             self._framer.lose(reason, uses)
-            self._say(f"{uses} uses rejected, {reason}: {detail}")
+            self._say(f"{in_words(uses)} rejected, {reason}: {detail}")
 
     # ---- around the batches
 

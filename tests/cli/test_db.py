@@ -198,15 +198,38 @@ def test_makes_no_file_by_checking(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--user-id-type", "float"], "user_id_type is one of 'uuid', 'integer', 'string'"),
-        (["--users", "nobody.id"], "this database has no such column; say 'schema.table.column'"),
-    ],
-)
-def test_says_what_is_wrong_with_an_option(sqlite: Database, arguments: list[str], says: str) -> None:
-    assert says in one_line(db(sqlite, "create", *arguments))
+def test_says_what_is_wrong_with_an_option(sqlite: Database) -> None:
+    done = db(sqlite, "create", "--user-id-type", "float")
+    assert done.returncode == 2
+    assert "is not one of 'uuid', 'integer', 'string'" in " ".join(done.stderr.replace("│", " ").split())
+    says = "this database has no such column; say 'schema.table.column'"
+    assert says in one_line(db(sqlite, "create", "--users", "nobody.id"))
+
+
+def test_tells_users_of_another_type_before_it_creates_anything(database: Database) -> None:
+    engine = database.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE users (id INTEGER PRIMARY KEY)")
+    line = one_line(db(database, "create"))
+    assert "and user_id_type is 'uuid': say --user-id-type integer, or --users none" in line
+    assert sa.inspect(engine).get_table_names() == ["users"]
+    assert db(database, "create", "--users", "none").returncode == 0
+    done = db(database, "check")
+    assert done.returncode == 1
+    assert "say --user-id-type integer" in done.stdout
+    assert db(database, "check", "--users", "none").returncode == 0
+
+
+def test_says_of_a_table_that_was_there_what_it_refers_to(users_database: UsersDatabase) -> None:
+    create_all(users_database.engine, users=None)
+    done = db(users_database.database, "create")
+    assert "feature_usage was there: its user_id has no foreign key" in done.stdout
+    assert done.returncode == 1
+    assert "feature_usage.user_id has no foreign key to users.id: run `usage-instrument db upgrade`" in done.stderr
+    assert db(users_database.database, "upgrade", "--yes").returncode == 0
+    done = db(users_database.database, "create")
+    assert done.returncode == 0
+    assert "feature_usage was there: its user_id refers to users.id." in done.stdout
 
 
 def test_refuses_to_change_the_type_of_the_users(sqlite: Database) -> None:

@@ -11,10 +11,11 @@ from sqlalchemy import URL, Connection
 
 from usage_instrument import engines, inspection, upgrade
 from usage_instrument import schema as schema_
+from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
 
 from .failure import PROBLEMS, explained, fail
-from .options import Format, Output, Schema, Url, UserIds, Users, required, settings
+from .options import Format, Output, Schema, Url, UserIdKind, UserIds, Users, required, settings
 from .output import show
 
 T = TypeVar("T")
@@ -27,12 +28,15 @@ def create(
     url: Url = None,
     schema: Schema = None,
     users: Users = "auto",
-    user_id_type: UserIds = "uuid",
+    user_id_type: UserIds = UserIdKind.UUID,
     output: Output = Format.TABLE,
 ) -> None:
     """Create the tables that are missing."""
 
     def work(connection: Connection, said: Settings) -> tuple[schema_.Created, list[inspection.Problem]]:
+        misfit = _misfit(schema_.plan(connection, **_options(said)))
+        if misfit is not None:
+            raise ConfigurationError(misfit)
         created = schema_.create_all(connection, **_options(said))
         connection.commit()
         return created, inspection.check(connection, created.tables)
@@ -52,13 +56,16 @@ def check(
     url: Url = None,
     schema: Schema = None,
     users: Users = "auto",
-    user_id_type: UserIds = "uuid",
+    user_id_type: UserIds = UserIdKind.UUID,
     output: Output = Format.TABLE,
 ) -> None:
     """Compare the tables with what this release writes to; leaves with 1 if something is wrong."""
 
     def work(connection: Connection, said: Settings) -> list[inspection.Problem]:
-        return inspection.check(connection, schema_.plan(connection, **_options(said))[0])
+        planned = schema_.plan(connection, **_options(said))
+        misfit = _misfit(planned)
+        about_users = [inspection.Problem(misfit, False)] if misfit is not None else []
+        return inspection.check(connection, planned.tables) + about_users
 
     problems = _run(url, schema, users, user_id_type, work, needs_file=True)
     rows = [{"problem": problem.message, "blocks_writing": problem.blocks_writing} for problem in problems]
@@ -72,7 +79,7 @@ def upgrade_(
     url: Url = None,
     schema: Schema = None,
     users: Users = "auto",
-    user_id_type: UserIds = "uuid",
+    user_id_type: UserIds = UserIdKind.UUID,
     output: Output = Format.TABLE,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
@@ -80,10 +87,10 @@ def upgrade_(
     """Bring existing tables to today's form: merge duplicate rows, make the key unique, add what is missing."""
 
     def look(connection: Connection, said: Settings) -> upgrade.Upgrade:
-        return upgrade.plan_upgrade(connection, schema_.plan(connection, **_options(said))[0])
+        return upgrade.plan_upgrade(connection, schema_.plan(connection, **_options(said)).tables)
 
     def change(connection: Connection, said: Settings) -> upgrade.Upgrade:
-        tables = schema_.plan(connection, **_options(said))[0]
+        tables = schema_.plan(connection, **_options(said)).tables
         connection.rollback()
         return upgrade.upgrade(connection, tables)
 
@@ -108,7 +115,7 @@ def _run(
     url: str | None,
     schema: str | None,
     users: str,
-    user_id_type: str,
+    user_id_type: UserIdKind,
     work: Callable[[Connection, Settings], T],
     *,
     needs_file: bool = False,
@@ -124,6 +131,13 @@ def _run(
             return connector.run(lambda connection: work(connection, said))
         finally:
             connector.dispose()
+
+
+def _misfit(planned: schema_.Plan) -> str | None:
+    """That the users found are not of the type said, if so: their uses would all be rejected."""
+    if planned.misfit is None:
+        return None
+    return f"{planned.why}: say --user-id-type {planned.misfit}, or --users none for ids of another kind"
 
 
 def _parsed(url: str) -> URL:

@@ -7,11 +7,17 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
+from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings
 
 from .failure import fail
 
-URL_VARIABLE = f"{ENVIRONMENT_PREFIX}DATABASE_URL"
+
+class UserIdKind(str, enum.Enum):
+    """The setting `user_id_type`."""
+
+    UUID = "uuid"
+    INTEGER = "integer"
+    STRING = "string"
 
 
 class Format(str, enum.Enum):
@@ -22,7 +28,8 @@ class Format(str, enum.Enum):
 
 
 Url: TypeAlias = Annotated[
-    str | None, typer.Option(envvar=URL_VARIABLE, show_envvar=True, help="The database, by a sync or an async driver.")
+    str | None,
+    typer.Option(envvar=DATABASE_VARIABLE, show_envvar=True, help="The database, by a sync or an async driver."),
 ]
 Schema: TypeAlias = Annotated[
     str | None,
@@ -36,11 +43,11 @@ Users: TypeAlias = Annotated[
     ),
 ]
 UserIds: TypeAlias = Annotated[
-    str,
+    UserIdKind,
     typer.Option(
         "--user-id-type",
         envvar=f"{ENVIRONMENT_PREFIX}USER_ID_TYPE",
-        help="The type of a user's id: uuid, integer or string.",
+        help="The type of a user's id.",
     ),
 ]
 Output: TypeAlias = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
@@ -49,11 +56,11 @@ Output: TypeAlias = Annotated[Format, typer.Option("--format", help="How to prin
 def required(url: str | None) -> str:
     """The URL; without one, the command ends."""
     if not url:
-        raise fail(f"which database? Pass --url, or set {URL_VARIABLE}; it looks like sqlite:///usage.db")
+        raise fail(f"which database? Pass --url, or set {DATABASE_VARIABLE}; it looks like sqlite:///usage.db")
     return url
 
 
-def settings(schema: str | None, users: str, user_id_type: str) -> Settings:
+def settings(schema: str | None, users: str, user_id_type: UserIdKind) -> Settings:
     """The settings that the options make, as the environment's would be."""
-    said = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type}
+    said = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type.value}
     return Settings.from_environment({f"{ENVIRONMENT_PREFIX}{name}": value for name, value in said.items()})

@@ -76,7 +76,7 @@ def next_steps(console: Console, database: Path) -> None:
     url = sa.URL.create("sqlite", database=str(database)).render_as_string()
     steps = (
         ("Ask it yourself, for example what nobody ever used:", f'{_shell()} {_quoted(database)} "{NEVER_USED}"'),
-        ("See whether the tables are as they should be:", f"usage-instrument db check --url {_quoted(url)}"),
+        ("See whether the tables are as they should be:", f"{_quoted(_command())} db check --url {_quoted(url)}"),
     )
     for what, command in steps:
         console.print(f"\n{what}")
@@ -88,6 +88,15 @@ def _shell() -> str:
     if shutil.which("sqlite3") is None and sys.version_info >= (3, 12):
         return "python3 -m sqlite3"
     return "sqlite3"
+
+
+def _command() -> str:
+    """Ours, as this shell finds it: an environment that `scripts/demo` made is not on its path."""
+    command = Path(sys.executable).with_name("usage-instrument")
+    found = shutil.which(command.name)
+    if not command.exists() or (found is not None and Path(found) == command):
+        return command.name
+    return str(command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command)
 
 
 def _quoted(value: object) -> str:
