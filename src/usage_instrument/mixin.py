@@ -22,7 +22,8 @@ class FeatureUsageMixin:
     It maps the table `feature_usage`, and puts the companions into the same MetaData; `Tables.of(FeatureUsage)` returns
     them all. The column `metadata` is the attribute `metadata_`, because Declarative keeps the name for itself. A users
     table that is defined before, is called `users` and has an `id` that fits is found by itself; any other is named
-    by `__usage_users__`. Raises ConfigurationError when the class is made.
+    by `__usage_users__`, ids that are no UUIDs by `__usage_user_id_type__`, a schema by `__usage_schema__`. Raises
+    ConfigurationError when the class is made.
     """
 
     __usage_users__: ClassVar[object] = "auto"
