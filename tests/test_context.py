@@ -571,3 +571,24 @@ def test_a_deferred_id_is_not_loaded(session: orm.Session) -> None:
     with pytest.raises(UserIdError):
         user_id_of(account)
     assert said == []
+
+
+@pytest.mark.parametrize("statement", [lambda: context.as_user(ANNE), context.paused])
+def test_a_statement_that_ends_in_another_context_raises_nothing(statement: Any) -> None:
+    def pieces() -> typing.Iterator[int]:
+        with statement():
+            yield 1
+
+    generator = pieces()
+    for _ in range(2):  # as a framework that runs each piece in a copy of its context
+        contextvars.copy_context().run(next, generator, None)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "GET"])
+def test_what_a_request_started_counts_once_the_request_is_over(method: str) -> None:
+    request = Request("http", method)
+    request.discard()
+    assert request.silent
+    request.close()
+    assert not request.silent
+    assert request.who() is None

@@ -29,6 +29,7 @@ def usage():
 @contextlib.contextmanager
 def request_of(method="GET", kind="http", user=None):
     request = Request(kind, method)
+    request.tuples = True
     if user is not None:
         request.identify(user)
     token = holder.set(request)
@@ -138,6 +139,15 @@ def test_the_result_of_a_view_is_judged(usage, result, get, post, options, ident
             assert asyncio.run(async_view()) is result
         assert usage.names == {True: ["good"], False: ["bad"], None: []}[verdict]
         assert request.counted == set(usage.names)
+
+
+def test_a_tuple_is_a_response_in_wsgi_only(usage):
+    view = tracks("f")(lambda: ("rows", 404))
+    with request_of() as request:
+        view()
+        request.tuples = False
+        view()
+    usage.assert_tracked("f", times=1)
 
 
 def test_a_lazy_result_stays_lazy(usage):

@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 
 import usage_instrument as usage
+from usage_instrument.catalog import declared
 from usage_instrument.routes import WEBSOCKET, Route, plain_template, tracked_features
 from usage_instrument.rules import EXCLUDED, Rules
 
@@ -60,7 +61,7 @@ class Instance:
     ],
 )
 def test_what_an_endpoint_is_tracked_for(endpoint: Any, method: str, names: set[str]) -> None:
-    assert tracked_features(endpoint, method) == names
+    assert tracked_features(endpoint, method, declared) == names
 
 
 @pytest.mark.parametrize("path", ["/docs/{slug}", "/healthcare", "/projects/{id}/docs", "/users/metrics", "/pingpong"])

@@ -489,3 +489,22 @@ def test_strict_mistakes_reach_the_caller_but_never_in_place_of_its_own_exceptio
             fails()
     assert info.value.__notes__ == ["usage-instrument: LookupError: who?"]
     assert len(usage.rejected) == 2
+
+
+@ways
+def test_a_coroutine_that_a_decorator_hides_counts_when_its_await_ends(usage, options):
+    async def divide(a):
+        return 6 / a
+
+    hidden = tracks("f", **options)(lambda a: divide(a))
+
+    async def main():
+        coroutine = hidden(2)
+        assert usage.count("f") == 0
+        assert await coroutine == 3
+        assert usage.count("f") == 1
+        with pytest.raises(ZeroDivisionError):
+            await hidden(0)
+        assert usage.count("f") == 1
+
+    asyncio.run(main())

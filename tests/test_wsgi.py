@@ -18,6 +18,7 @@ from werkzeug.test import Client
 from werkzeug.wsgi import FileWrapper
 
 import usage_instrument as usage
+from usage_instrument.catalog import Catalog
 from usage_instrument.context import holder
 from usage_instrument.errors import ConfigurationError, DeclarationError, FeatureNameError, UserIdError
 from usage_instrument.testing import CapturedUsage, CapturedUse, capture_usage
@@ -549,3 +550,41 @@ def test_success_and_metadata(captured: CapturedUsage) -> None:
     )
     assert names_after(captured, app, "GET /", "GET /item", "GET /nothing") == ["item"]
     assert captured.uses[0].metadata == {"path": "/item"}
+
+
+def test_who_the_user_is_a_middleware_further_in_knows_better(captured: CapturedUsage) -> None:
+    inner = Flask("inner")
+
+    @inner.get("/")
+    @usage.tracks("seen")
+    def seen() -> str:
+        return "seen"
+
+    outer = UsageMiddleware(DispatcherMiddleware(flask_app(), {"/sub": UsageMiddleware(inner, user=lambda environ: 7)}))
+    Client(outer).get("/sub/")
+    assert captured.uses == [CapturedUse("seen", 7)]
+
+
+def test_a_tracker_of_ones_own_counts_what_another_has_counted(captured: CapturedUsage) -> None:
+    with capture_usage(catalog=Catalog()) as own:
+        app = flask_app()
+        Client(UsageMiddleware(UsageMiddleware(app), tracker=own)).get("/cal/events/7")
+        Client(UsageMiddleware(UsageMiddleware(app), tracker=own)).get("/")
+    assert [use.feature for use in captured.uses] == ["event_seen", "home"]
+    assert [use.feature for use in own.uses] == ["calendar.event", "home"]
+
+
+def test_a_decorator_above_the_route_is_told(captured: CapturedUsage, caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("above")
+
+    @usage.tracks("test_wsgi.above")
+    @app.get("/")
+    def above() -> str:
+        return "home"
+
+    client = Client(UsageMiddleware(app))
+    client.get("/")
+    client.get("/")
+    name = f"{__name__}:{above.__qualname__}"
+    said = f"@tracks('test_wsgi.above') of {name} is never called: put it below the framework's route decorator"
+    assert [record.getMessage() for record in caplog.records] == [said]

@@ -62,6 +62,8 @@ class UsageMiddleware:
         is_ours = shared is None or type(shared) is not Request or not shared.open
         method = scope["method"] if kind == "http" else ""
         request: Request = Request(kind, method, partial(counter.find_user, scope)) if is_ours else shared
+        if not is_ours and counter.user is not None:
+            request.look_up(partial(counter.find_user, scope))
         scope[SCOPE_KEY] = request
         depth = mount_depth(scope) if "app_root_path" in scope else 0
         begins = "http.response.start" if kind == "http" else "websocket.accept"

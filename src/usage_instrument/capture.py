@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import context
-from .errors import UsageInstrumentError, UserIdError
+from .errors import CountError, UsageInstrumentError, UserIdError
 from .events import MAX_COUNT, Use, check_feature, keep_metadata
 from .typing import UNSET, Metadata, Recorder
 
@@ -26,7 +26,7 @@ def _track(recorder: Recorder, feature: str, user: object, metadata: Metadata | 
     if who is UNSET:
         return
     if not _is_count(count):
-        raise ValueError(f"count is a whole number from 1 to {MAX_COUNT}, not {count!r}")
+        raise CountError(f"count is a whole number from 1 to {MAX_COUNT}, not {count!r}")
     kept = None
     try:
         kept = keep_metadata(metadata)
@@ -35,7 +35,7 @@ def _track(recorder: Recorder, feature: str, user: object, metadata: Metadata | 
     recorder.record(Use(feature, who, kept, count))
     request = context.request_of(held)
     if request is not None:
-        request.counted.add(feature)
+        request.counted.add(recorder.catalog.key(feature))
 
 
 def _is_count(count: object) -> bool:

@@ -15,15 +15,18 @@ logger = logging.getLogger("usage_instrument")
 class Feature:
     """A declared feature. `append(user)` takes one plain use: it is the whole of a capture's hand-over."""
 
-    __slots__ = ("append", "catalog", "description", "name", "source")
+    __slots__ = ("append", "catalog", "decorates", "description", "key", "name", "source")
 
     append: Callable[[UserId], object]
 
     def __init__(self, catalog: Catalog, name: str, description: str | None, source: str | None) -> None:
         self.catalog = catalog
         self.name = name
+        self.key = catalog.key(name)
         self.description = description
         self.source = source
+        self.decorates: str | None = None
+        """The `module:qualified_name` that `tracks` decorates with it, if it does."""
 
     def __repr__(self) -> str:
         return f"Feature({self.name!r})"
@@ -32,10 +35,15 @@ class Feature:
 class Catalog:
     """The declared features by name, and who records their uses at the moment."""
 
-    def __init__(self, recorder: Recorder | None = None) -> None:
+    def __init__(self, recorder: Recorder | None = None, *, is_shared: bool = False) -> None:
+        self.is_shared = is_shared
         self._features: dict[str, Feature] = {}
         self._explicit: set[str] = set()
         self.recorder: Recorder = recorder if recorder is not None else Unconfigured(self)
+
+    def key(self, name: str) -> object:
+        """What a request remembers to have counted: another tracker's feature of this name is another feature."""
+        return name if self.is_shared else (id(self), name)
 
     def declare(
         self,
@@ -125,15 +133,16 @@ class Unconfigured:
             logger.warning("usage-instrument is not configured: nothing is counted until usage_instrument.configure()")
 
 
-declared = Catalog()
+declared = Catalog(is_shared=True)
 """The features that `usage_instrument.tracks` and a middleware without a tracker of its own declare."""
 
 
 _PARTIALS = (functools.partial, functools.partialmethod)
 
 
-def features_of(endpoint: object) -> frozenset[str]:
-    """The names of the features that a callable is tracked for, also below decorators, partials and methods."""
+def features_of(endpoint: object, catalog: Catalog | None = None) -> frozenset[str]:
+    """The names of the features, of one catalogue or any, that a callable is tracked for, also below decorators,
+    partials and methods."""
     names: set[str] = set()
     seen: set[int] = set()
     while endpoint is not None and id(endpoint) not in seen:
@@ -141,7 +150,7 @@ def features_of(endpoint: object) -> frozenset[str]:
         if isinstance(endpoint, type):  # not what it inherits: instances of exactly a tracked class count
             endpoint = vars(endpoint).get("__init__")
         feature = getattr(endpoint, "_usage_feature", None)
-        if isinstance(feature, Feature):
+        if isinstance(feature, Feature) and catalog in (None, feature.catalog):
             names.add(feature.name)
         # Only a partial's `func`: what a Mock answers to that name never ends.
         below = ("__wrapped__", "__func__", "func") if isinstance(endpoint, _PARTIALS) else ("__wrapped__", "__func__")

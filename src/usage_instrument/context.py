@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, Literal, TypeAlias, cast
 from uuid import UUID
 
@@ -43,6 +43,7 @@ class Request:
         "open",
         "ready",
         "settled",
+        "tuples",
         "user",
     )
 
@@ -52,10 +53,13 @@ class Request:
         self.kind = kind
         self.method = method
         self.user: UserId | Unset = UNSET
-        self.counted: set[str] = set()
+        self.counted: set[object] = set()
+        """The keys of features (`Feature.key`)."""
         self.open = True
         self.discarded = method in SILENT_METHODS
         self.ready = False
+        self.tuples = False
+        """Whether a tuple may be a response, as it may in WSGI."""
         self.settled: object = None
         """The innermost middleware that knew what a success of this request is."""
         self._lookup = lookup
@@ -73,13 +77,18 @@ class Request:
             self.user, self._refused = UNSET, None
         self.ready = self.open and not self.discarded
 
+    def look_up(self, lookup: Lookup) -> None:
+        """Find the user in this way, if nobody states one: a middleware further in knows better."""
+        self._lookup = lookup
+
     def discard(self) -> None:
         """This request is no use: nothing more of it counts; what has counted stands."""
         self.discarded, self.ready = True, False
 
     def close(self) -> None:
-        """The response ended: whoever still holds this request is nobody in particular from now on."""
-        self.open = self.ready = False
+        """The response ended: whoever still holds this request, such as a task that it started, is nobody in particular
+        from now on, and counts."""
+        self.open = self.ready = self.discarded = False
         self.user, self._lookup, self._refused = UNSET, None, None
 
     def who(self) -> UserId | Unset:
@@ -192,7 +201,7 @@ def as_user(user: object) -> Iterator[Override]:
     try:
         yield override
     finally:
-        holder.reset(token)
+        _reset(token)
 
 
 @contextlib.contextmanager
@@ -202,6 +211,12 @@ def paused() -> Iterator[None]:
     try:
         yield
     finally:
+        _reset(token)
+
+
+def _reset(token: Token[Holder | None]) -> None:
+    # A generator that a framework runs piece by piece ends in another context than it began in, which nobody sees.
+    with contextlib.suppress(ValueError):
         holder.reset(token)
 
 

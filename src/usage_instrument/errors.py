@@ -26,6 +26,10 @@ class UserIdError(UsageInstrumentError, TypeError):
     """A user id is a UUID, an int, a str or None."""
 
 
+class CountError(UsageInstrumentError, ValueError):
+    """A count is a whole number of at least 1."""
+
+
 class MetadataError(UsageInstrumentError, TypeError):
     """Metadata is a JSON object: a mapping with str keys and values that JSON can carry."""
 

@@ -18,6 +18,7 @@ from .typing import UNSET, Metadata, Recorder, Unset, UserId
 
 logger = logging.getLogger("usage_instrument")
 
+_SOURCE = "middleware"
 MOST_TARGETS = 10_000
 """How many routes a middleware remembers; an app that makes routes as it goes starts over."""
 
@@ -79,8 +80,9 @@ class Counter:
         self.loaded = loaded
         self.targets: dict[object, Target] = {}
         self._has_failed = False
+        self._above: set[str] = set()
         for name in self.rules.names:
-            self.catalog.declare(name, source="middleware")
+            self.catalog.declare(name, source=_SOURCE)
 
     @property
     def recorder(self) -> Recorder:
@@ -109,7 +111,7 @@ class Counter:
         if not route.countable:
             return target
         rule = self.rules.decide(route, method)
-        tracked = tracked_features(route.endpoint, method)
+        tracked = tracked_features(route.endpoint, method, self.catalog)
         if tracked and not rule.explicit:
             return target
         return self._fill(target, rule, tracked, route.endpoint)
@@ -124,6 +126,7 @@ class Counter:
             target.namer = rule.feature
         elif rule.feature is not None and rule.feature not in tracked:
             target.name = rule.feature
+            self._look_above(endpoint)
             try:
                 target.feature = self.catalog.declare(
                     rule.feature, fallback=_first_line(endpoint), source=_source(endpoint)
@@ -131,6 +134,17 @@ class Counter:
             except FeatureNameError as error:
                 target.error = error
         return target
+
+    def _look_above(self, endpoint: object) -> None:
+        """Say so if the endpoint is tracked above the framework's decorator, where no request comes by."""
+        source = _source(endpoint)
+        for feature in self.catalog:
+            if feature.decorates == source and source not in self._above:
+                self._above.add(source)
+                logger.warning(
+                    "@tracks(%r) of %s is never called: put it below the framework's route decorator",
+                    feature.name, source,
+                )  # fmt: skip
 
     def remember(self, key: object, target: Target) -> None:
         """Keep a target; the key may hold the id of its marker."""
@@ -170,7 +184,7 @@ class Counter:
         elif feature is None:
             return None
         held = self._held(request)
-        if held.silent or name in request.counted:
+        if held.silent or self.catalog.key(name) in request.counted:
             return None
         if self.user is not None:
             user: UserId | Unset = user_id_of(self.user(carrier))
@@ -196,9 +210,10 @@ class Counter:
     def count(self, request: Request, use: Pending) -> None:
         """Hand a use over, now that its response has started."""
         name, feature, user, metadata, lost = use
-        if request.discarded or name in request.counted:
+        key = self.catalog.key(name) if feature is None else feature.key
+        if request.discarded or key in request.counted:
             return
-        request.counted.add(name)
+        request.counted.add(key)
         notice_fork()
         if metadata is None and feature is not None:
             feature.append(user)
@@ -248,4 +263,4 @@ def _first_line(endpoint: object) -> str | None:
 
 def _source(endpoint: object) -> str:
     module, name = getattr(endpoint, "__module__", None), getattr(endpoint, "__qualname__", None)
-    return f"{module}:{name}" if isinstance(module, str) and isinstance(name, str) else "middleware"
+    return f"{module}:{name}" if isinstance(module, str) and isinstance(name, str) else _SOURCE

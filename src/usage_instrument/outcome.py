@@ -26,7 +26,7 @@ def settle(feature: Feature, held: Holder, result: object) -> None:
     """Count a success that said nothing itself, inside a request, task, `as_user` or `paused`."""
     if held.ready and type(result) in STATUSLESS:  # what `count` does, unrolled
         if held.__class__ is Request:  # else an Override, which is ready outside of requests only
-            held.counted.add(feature.name)
+            held.counted.add(feature.key)
         feature.append(held.user)  # type: ignore[arg-type]  # who is ready knows the user
     elif succeeded(held, result):
         count(feature, held)
@@ -42,7 +42,7 @@ def succeeded(held: Holder | None, result: object) -> bool | None:
     request = request_of(held)
     if request is None or request.kind != "http":
         return True
-    status = status_of(result)
+    status = None if type(result) is tuple and not request.tuples else status_of(result)
     return True if status is None else request.judges(status)
 
 
@@ -113,7 +113,7 @@ def count(feature: Feature, held: Holder | None, said: Said = NOTHING) -> None:
         return
     request = request_of(held)
     if request is not None:
-        request.counted.add(feature.name)
+        request.counted.add(feature.key)
     if metadata is None or isinstance(metadata, Exception):
         feature.append(user)
     else:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .catalog import features_of
+from .catalog import Catalog, features_of
 from .typing import Scope
 
 WEBSOCKET = "WEBSOCKET"
@@ -51,15 +51,15 @@ _HANDLERS = ("dispatch", "dispatch_request", "__call__")
 _WEBSOCKET_HANDLERS = ("dispatch", "on_connect", "on_receive", "on_disconnect", "__call__")
 
 
-def tracked_features(endpoint: object, method: str) -> frozenset[str]:
-    """The names of the features that an endpoint is tracked for when it answers a method (or `WEBSOCKET`)."""
-    names = features_of(endpoint)
+def tracked_features(endpoint: object, method: str, catalog: Catalog) -> frozenset[str]:
+    """The names of a catalogue's features that an endpoint is tracked for when it answers a method (or `WEBSOCKET`)."""
+    names = features_of(endpoint, catalog)
     owner: Any = getattr(endpoint, "view_class", endpoint)  # Flask's MethodView
     if owner is not endpoint:
-        names |= features_of(owner)
+        names |= features_of(owner, catalog)
     for name in _WEBSOCKET_HANDLERS if method == WEBSOCKET else (method.lower(), *_HANDLERS):
         # An instance answers by the methods of its class; a function's class has none of these but __call__.
-        names |= features_of(getattr(owner if isinstance(owner, type) else type(owner), name, None))
+        names |= features_of(getattr(owner if isinstance(owner, type) else type(owner), name, None), catalog)
     return names
 
 

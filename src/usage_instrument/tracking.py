@@ -183,9 +183,12 @@ class Tracks:
         module = getattr(target, "__module__", None) or type(target).__module__
         text = getattr(target, "__doc__", None)
         fallback = inspect.cleandoc(text).partition("\n")[0] if isinstance(text, str) else None
-        return self.catalog.declare(
-            self.feature, description=self.description, fallback=fallback or None, source=f"{module}:{name}"
+        source = f"{module}:{name}"
+        feature = self.catalog.declare(
+            self.feature, description=self.description, fallback=fallback or None, source=source
         )
+        feature.decorates = source
+        return feature
 
 
 def _dress(function: Any, target: Any, feature: Feature) -> None:

@@ -55,10 +55,12 @@ def at_call(function: Function, read: Read, capture: Capture) -> Function:
 
 def plain_function(function: Function, feature: Feature) -> Function:
     """The hot path: successes of a function whose declaration names neither user nor metadata."""
-    current, alive = holder.get, ALIVE
+    current, alive, unfinished = holder.get, ALIVE, types.CoroutineType
 
     def tracked(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
+        if type(result) is unfinished:  # a decorator below hides an `async def`: the await is the use
+            return plain_coroutine(lambda: result, feature)()
         held = current()
         if not alive[0]:  # a fork that ran no hook
             notice_fork()

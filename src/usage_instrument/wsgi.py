@@ -57,6 +57,9 @@ class UsageMiddleware:
         is_ours = shared is None or type(shared) is not Request or not shared.open
         method = environ.get("REQUEST_METHOD", "")
         request: Request = Request("http", method, partial(counter.find_user, environ)) if is_ours else shared
+        request.tuples = True
+        if not is_ours and counter.user is not None:
+            request.look_up(partial(counter.find_user, environ))
         environ[SCOPE_KEY] = request
         exchange = Exchange(counter, request, is_ours, environ, start_response)
         token = holder.set(exchange.holder)
