@@ -204,6 +204,7 @@ except ConfigurationError as error:
         ("postgresql+asyncpg://u:secret@h/db", "greenlet", 'pip install "usage-instrument[asyncpg]"'),
         ("sqlite+aiosqlite:///x.db", "greenlet", 'pip install "usage-instrument[sqlite-async]"'),
         ("mysql+asyncmy://u:secret@h/db", "asyncmy", "pip install asyncmy"),
+        ("mysql://u:secret@h/db", "MySQLdb", 'write mysql+pymysql://… and pip install "usage-instrument[mysql]"'),
     ],
 )
 def test_a_missing_driver_names_what_to_install(url: str, absent: str, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -23,8 +24,9 @@ CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection, where the URL does not say."""
 _DRIVER_TIMEOUTS: dict[str, dict[str, Any]] = {
     # A network that swallows packets must not hold the writer for longer than the kernel's patience, which is minutes.
-    "psycopg": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
-    "psycopg_async": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
+    # What is prepared stays in a session, which a pooler hands to others.
+    "psycopg": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000, "prepare_threshold": None},
+    "psycopg_async": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000, "prepare_threshold": None},
     "psycopg2": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
     "asyncpg": {"timeout": CONNECT_TIMEOUT},
     "pymysql": {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": 15, "write_timeout": 15},
@@ -40,6 +42,12 @@ _EXTRAS = {
     "aiosqlite": "sqlite-async",
     "greenlet": "asyncpg",
 }
+_OURS = {
+    "postgresql": ("postgresql+psycopg", "postgresql"),
+    "mysql": ("mysql+pymysql", "mysql"),
+    "mariadb": ("mariadb+pymysql", "mysql"),
+}
+"""What to write instead of a URL without a driver, which means one that is harder to install."""
 _SECRETS = ("pass", "pwd", "secret", "token")
 
 
@@ -142,6 +150,14 @@ def masked(database: Database) -> str:
     return url.difference_update_query(secrets).render_as_string(hide_password=True)
 
 
+def named(database: Database, schema: str | None) -> str:
+    """Which database that is, by whatever driver and as whatever role: what a journal remembers."""
+    url = url_of(database)
+    name = os.path.realpath(url.database or "") if url.get_backend_name() == "sqlite" else url.database
+    place = "" if url.host is None else f"{url.host}{f':{url.port}' if url.port else ''}/"
+    return f"{url.get_backend_name()}://{place}{name}{f' ({schema})' if schema else ''}"
+
+
 def _in_memory(url: URL) -> bool:
     name = url.database or ""
     return name in {"", ":memory:", "file::memory:"} or ":memory:" in name or url.query.get("mode") == "memory"
@@ -182,6 +198,9 @@ def _own_engine(url: URL) -> Engine:
         module = (error.name or url.get_driver_name()).partition(".")[0].lower()
         extra = _EXTRAS.get(module)
         fix = f'pip install "usage-instrument[{extra}]"' if extra else f"pip install {module}"
+        ours = _OURS.get(url.drivername)
+        if ours is not None:
+            fix = f'write {ours[0]}://… and pip install "usage-instrument[{ours[1]}]"'
         raise ConfigurationError(f"the driver of {url.drivername!r} is not installed: {fix}") from None
     except (exc.ArgumentError, ValueError) as error:
         raise ConfigurationError(f"the database URL is wrong: {error}") from None

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Table, inspect, literal, select
 from sqlalchemy import types as sqltypes
 
 from . import dialects
+from .dialects.base import as_uuid
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
 from .target import fits, in_sql, kind_of, live_target
 
@@ -78,8 +79,9 @@ def user_type_problem(connection: Connection, table: Table, tables: Tables) -> s
     if "user_id" not in table.c:
         return None
     for column in inspect(connection).get_columns(table.name, schema=table.schema):
-        if column["name"] == "user_id" and not _may_be(connection, column["type"], tables):
-            its = kind_of(column["type"])
+        type_ = as_uuid(column["type"])
+        if column["name"] == "user_id" and not _may_be(connection, type_, tables):
+            its = kind_of(type_)
             fixes = [f"set user_id_type to {its!r} (--user-id-type {its})"] if its is not None else []
             if connection.execute(select(literal(1)).select_from(table).limit(1)).first() is None:
                 fixes.append("drop the table, which is empty, and create it anew")
@@ -91,10 +93,12 @@ def user_type_problem(connection: Connection, table: Table, tables: Tables) -> s
 
 
 def _may_be(connection: Connection, type_: Any, tables: Tables) -> bool:
-    if fits(type_, tables.user_id_type) or connection.dialect.name == "postgresql":
+    if fits(type_, tables.user_id_type) or connection.dialect.name == "postgresql" or tables.user_id_type != "uuid":
         return fits(type_, tables.user_id_type)
-    # SQLite and MySQL keep UUIDs as text, and SQLite reflects what it does not know as NULL or NUMERIC.
-    return tables.user_id_type == "uuid" and isinstance(type_, sqltypes.String | sqltypes.NullType | sqltypes.Numeric)
+    if isinstance(type_, sqltypes.String):  # SQLite and MySQL keep UUIDs as text
+        return type_.length in {None, 32, 36}
+    # SQLite reflects what it does not know as NULL or NUMERIC.
+    return isinstance(type_, sqltypes.NullType | sqltypes.Numeric)
 
 
 def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:

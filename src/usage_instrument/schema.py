@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from sqlalchemy import (
     BigInteger,
@@ -103,6 +103,8 @@ def define_tables(
     is; None makes no foreign key. Calling it again for the same MetaData and schema returns the same tables. Raises
     ConfigurationError.
     """
+    if user_id_type not in get_args(UserIdType):
+        raise ConfigurationError(f"user_id_type is 'uuid', 'integer' or 'string', not {user_id_type!r}")
     known = metadata.tables.get(f"{schema}.feature_usage" if schema else "feature_usage")
     if known is not None:
         return Tables.of(known)

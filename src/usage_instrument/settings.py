@@ -35,9 +35,10 @@ class Settings:
     shutdown_timeout: float = 5.0
     """Seconds that an exit may take to write what is pending."""
     lock_timeout: float = 0.5
-    """Seconds a flush waits for a lock of the host's (rounded up to whole seconds on MariaDB)."""
+    """Seconds a flush waits for a lock of the host's (rounded up to whole seconds on MariaDB); 0 for as short as can
+    be."""
     statement_timeout: float = 10.0
-    """Seconds one statement of a flush may take."""
+    """Seconds one statement of a flush may take; 0 for no limit."""
     users: object = "auto"
     """The host's users table: `"auto"`, a Table, `"schema.table.column"`, or None for no foreign key."""
     user_id_type: UserIdType = "uuid"

@@ -149,7 +149,9 @@ def find_users(
         users_schema, _, table = place.rpartition(".")
         column = live_column(connection, inspect(connection), users_schema or None, table, name)
         if column is None:
-            raise ConfigurationError(f"users={users!r}: this database has no such column; say 'schema.table.column'")
+            raise ConfigurationError(
+                f"users={users!r}: this database has no such column; say 'table.column' or 'schema.table.column'"
+            )
         target = fitting(stand_in(metadata, users_schema or None, table, column), kind)
     else:
         target = target_of(metadata, schema, users, kind)
@@ -172,7 +174,9 @@ def _find_by_name(connection: Connection, metadata: MetaData, schema: str | None
             return Users(target, f"user_id refers to {name_of(target)}, which this database has")
         found = found or column
     if found is None:
-        return Users(None, "user_id has no foreign key: there is no table users with a column id")
+        other = live_column(connection, inspector, None, "user", "id")  # as Flask-SQLAlchemy names it
+        hint = "" if other is None else "; users='user.id' makes it refer to the table user"
+        return Users(None, f"user_id has no foreign key: there is no table users with a column id{hint}")
     reason = f"users.id is {in_sql(connection, found['type'])}, and user_id_type is {kind!r}"
     return Users(None, f"user_id has no foreign key: {reason}", kind_of(found["type"]))
 

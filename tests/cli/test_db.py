@@ -1,4 +1,4 @@
-"""`usage-instrument db`, the real command in a process of its own."""
+"""`usage-instrument db`, the real command."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
 import servers
 from conftest import Database, UsersDatabase
+from usage_instrument.cli.app import app
 from usage_instrument.schema import UNIQUE_USAGE, create_all
 
 COMMAND = Path(sys.executable).with_name("usage-instrument")
@@ -35,7 +38,16 @@ def run(*arguments: str, answer: str = "", **variables: str) -> subprocess.Compl
 
 
 def db(database: Database, *arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-    return run("db", *arguments, answer=answer, USAGE_INSTRUMENT_DATABASE_URL=database.url)
+    """As `run`, in this process: most of what a process takes is its imports."""
+    variables: dict[str, str | None] = {name: None for name in os.environ if name.startswith("USAGE_INSTRUMENT_")}
+    variables["USAGE_INSTRUMENT_DATABASE_URL"] = database.url
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in a process of its own
+        done = CliRunner().invoke(app, ["db", *arguments], input=answer, env=variables, prog_name="usage-instrument")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert servers.PASSWORD not in done.output
+    return subprocess.CompletedProcess(["usage-instrument"], done.exit_code, done.stdout, done.stderr)
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -202,7 +214,7 @@ def test_says_what_is_wrong_with_an_option(sqlite: Database) -> None:
     done = db(sqlite, "create", "--user-id-type", "float")
     assert done.returncode == 2
     assert "is not one of 'uuid', 'integer', 'string'" in " ".join(done.stderr.replace("│", " ").split())
-    says = "this database has no such column; say 'schema.table.column'"
+    says = "this database has no such column; say 'table.column' or 'schema.table.column'"
     assert says in one_line(db(sqlite, "create", "--users", "nobody.id"))
 
 
@@ -256,3 +268,18 @@ def test_says_how_to_get_its_libraries() -> None:
     assert done.stderr.splitlines() == [
         'usage-instrument: the command needs more libraries: pip install "usage-instrument[cli]"'
     ]
+
+
+@pytest.mark.parametrize(("made", "said"), [("uuid", "string"), ("string", "uuid"), ("uuid", "integer")])
+def test_tables_for_ids_of_another_type_are_not_as_they_should_be(database: Database, made: str, said: str) -> None:
+    create_all(database.engine(), user_id_type=made)  # type: ignore[arg-type]
+    for command in ("check", "upgrade"):
+        done = db(database, command, "--user-id-type", said)
+        assert done.returncode != 0
+        assert f"set user_id_type to '{made}' (--user-id-type {made})" in done.stdout + done.stderr
+
+
+def test_a_table_of_users_in_the_singular_is_pointed_out(sqlite: Database) -> None:
+    with sqlite.engine().begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE user (id INTEGER PRIMARY KEY)")
+    assert "users='user.id' makes it refer to the table user" in db(sqlite, "create").stdout

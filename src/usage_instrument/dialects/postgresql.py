@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,9 @@ class PostgreSQLFlush(Flush):
     UPDATE is a CTE that gates the first statement: it costs no round trip.
     """
 
-    def __init__(self, connection: Connection, tables: Tables) -> None:
+    def __init__(self, connection: Connection, tables: Tables, metadata_max_bytes: int) -> None:
         self._tables = tables
+        self._metadata_max_bytes = metadata_max_bytes
         self._user_type = tables.usage.c.user_id.type
         self._usage = self._usage_statement(_sequence(connection, tables.usage))
         self._history = self._history_statement()
@@ -107,7 +109,7 @@ class PostgreSQLFlush(Flush):
             set_={
                 "usage_count": _saturated(usage.c.usage_count, new.usage_count),
                 "last_used": func.greatest(usage.c.last_used, new.last_used),
-                "metadata": _merged(usage, new),
+                "metadata": _merged(usage, new, self._metadata_max_bytes),
             },
         )
 
@@ -139,10 +141,13 @@ def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElemen
     return func.least(cast(func.coalesce(old, _ZERO), BigInteger) + new, LIMIT)
 
 
-def _merged(usage: Table, new: Any) -> ColumnElement[Any]:
-    """Newer keys win, ties are newer; what is no object is replaced."""
+def _merged(usage: Table, new: Any, max_bytes: int) -> ColumnElement[Any]:
+    """Newer keys win, ties are newer; what is no object is replaced, and so is the older where both are too large."""
     old, fresh = usage.c.metadata, new.metadata
-    both = case((new.last_used >= usage.c.last_used, old.op("||")(fresh)), else_=fresh.op("||")(old))
+    is_newer = new.last_used >= usage.c.last_used
+    both = case((is_newer, old.op("||")(fresh)), else_=fresh.op("||")(old))
+    limit: ColumnElement[Any] = literal_column(str(max_bytes))
+    both = case((func.octet_length(cast(both, Text)) <= limit, both), (is_newer, fresh), else_=old)
     is_object = func.jsonb_typeof(old) == literal_column("'object'")
     return case((fresh.is_(None), old), (is_object, both), else_=fresh)
 
@@ -226,13 +231,13 @@ class PostgreSQL(Dialect):
             text("SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true)"),
             {
                 "lock": f"{max(round(settings.lock_timeout * 1000), 1)}ms",
-                "statement": f"{max(round(settings.statement_timeout * 1000), 1)}ms",
+                "statement": f"{math.ceil(settings.statement_timeout * 1000)}ms",
             },
         )
         return connection
 
     def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
-        return PostgreSQLFlush(connection, tables)
+        return PostgreSQLFlush(connection, tables, settings.metadata_max_bytes)
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         state = _sqlstate(error)

@@ -44,7 +44,9 @@ _MERGED = """
 CASE WHEN excluded.metadata IS NULL THEN {old}
 WHEN {old} IS NULL OR NOT json_valid({old}) OR json_type({old}) <> 'object' THEN excluded.metadata
 ELSE (
-  SELECT json_group_object(k, json(v)) FROM (
+  SELECT CASE WHEN length(CAST(m AS BLOB)) <= {limit} THEN m
+    WHEN excluded.last_used >= {table}.last_used THEN excluded.metadata ELSE {old} END
+  FROM (SELECT json_group_object(k, json(v)) AS m FROM (
     SELECT key AS k, CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' WHEN 'null' THEN 'null'
       WHEN 'object' THEN value WHEN 'array' THEN value WHEN 'real' THEN printf('%!.17g', value)
       ELSE json_quote(value) END AS v,
@@ -54,7 +56,7 @@ ELSE (
       UNION ALL
       SELECT key, type, value, 0.5 FROM json_each({old})
     )
-  ) WHERE rank = 1
+  ) WHERE rank = 1)
 ) END
 """
 
@@ -247,7 +249,8 @@ class SQLite(Dialect):
 
     def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
         table = connection.dialect.identifier_preparer.format_table(tables.usage, use_schema=False)
-        return SQLiteFlush(tables, _MERGED.format(old=f"{table}.metadata", table=table))
+        limit = settings.metadata_max_bytes
+        return SQLiteFlush(tables, _MERGED.format(old=f"{table}.metadata", table=table, limit=limit))
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         message = str(error.orig)

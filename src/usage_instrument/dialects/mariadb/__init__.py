@@ -135,7 +135,9 @@ class MariaDB(Dialect):
         return VARCHAR(type_.length, charset=found[0], collation=found[1]) if found is not None else type_
 
     def begin(self, connection: Connection, settings: Settings) -> Connection:
-        return connection.execution_options(isolation_level="READ COMMITTED")
+        # For the next transaction alone: what is set for the session stays there, and a pooler hands it to others.
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        return connection
 
     def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
         return MariaDBFlush(connection, tables, settings)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from sqlalchemy import Connection, Table, TextClause, bindparam, func, literal_column, text
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy import Dialect as SQLAlchemyDialect
 from sqlalchemy import types as sqltypes
-from sqlalchemy.dialects.mysql import Insert, insert
 
-from ...events import MAX_COUNT, Batch
+from ...events import MAX_COUNT, Batch, Count
 from ...ledger import Ledger
 from ...typing import UserIdType
 from ..base import Flush, history_text, nil, rows_text
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 USER_KEY, FEATURE_KEY = "user_key", "feature_key"
 """The virtual columns that stand for user and feature without NULLs: there are no functional indexes here."""
+_ROWS_AN_INSERT = 500
 TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 
 # `over` laid over `base` key by key. JSON_MERGE_PATCH alone would delete keys whose new value is null and merge
@@ -49,11 +52,13 @@ class MariaDBFlush(Flush):
             "type": _json_type(tables.user_id_type),
             "give_way": _give_way(settings) if is_mariadb else "",
             "limit": MAX_COUNT,
+            "bytes": settings.metadata_max_bytes,
         }
         names["rows"] = _ROWS.format(**names)
         names["buckets"] = _BUCKETS.format(**names)
         names["same"] = _SAME.format(**names)
         names["merged"] = _MERGED.format(
+            bytes=settings.metadata_max_bytes,
             newer=_MERGE.format(base="f.metadata", over="NULLIF(d.m, 'null')"),
             older=_MERGE.format(base="NULLIF(d.m, 'null')", over="f.metadata"),
         )
@@ -62,8 +67,8 @@ class MariaDBFlush(Flush):
             _sql(_UPDATE_HISTORY, names),
             _sql(_MISSING_HISTORY, names),
         )
-        self._insert = _insert_usage(tables.usage)
-        self._insert_history = _insert_history(tables.history)
+        names["places"] = "{places}"
+        self._insert_usage, self._insert_history = _INSERT.format(**names), _INSERT_HISTORY.format(**names)
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
         if not ledger.advance(connection, batch.number):
@@ -80,20 +85,11 @@ class MariaDBFlush(Flush):
             return
         now = connection.scalar(_NOW)
         missing = [batch.counts[number - 1] for number in connection.scalars(self._missing, rows)]
-        if missing:
-            connection.execute(
-                self._insert,
-                [
-                    {
-                        "user": count.user,
-                        "feature": count.feature,
-                        "extra": count.metadata,
-                        "uses": min(count.uses, MAX_COUNT),
-                        "used": min(count.last_used, now),
-                    }
-                    for count in missing
-                ],
-            )
+        values = (
+            (self._user(count), count.feature, count.metadata, min(count.uses, MAX_COUNT), min(count.last_used, now))
+            for count in missing
+        )
+        self._insert(connection, self._insert_usage, values)
 
     def _add_history(self, connection: Connection, batch: Batch) -> None:
         buckets = [(count, start, uses) for count in batch.counts for start, uses in count.history]
@@ -101,19 +97,25 @@ class MariaDBFlush(Flush):
         if connection.execute(self._update_history, rows).rowcount == len(buckets):
             return
         missing = [buckets[number - 1] for number in connection.scalars(self._missing_history, rows)]
-        if missing:
-            connection.execute(
-                self._insert_history,
-                [
-                    {
-                        "user": count.user,
-                        "feature": count.feature,
-                        "bucket": start,
-                        "uses": min(uses, MAX_COUNT),
-                    }
-                    for count, start, uses in missing
-                ],
-            )
+        values = ((self._user(count), count.feature, start, min(uses, MAX_COUNT)) for count, start, uses in missing)
+        self._insert(connection, self._insert_history, values)
+
+    def _user(self, count: Count) -> object:
+        user = count.user
+        if isinstance(user, UUID):
+            return user.hex if self._hex else str(user)
+        return user
+
+    @staticmethod
+    def _insert(connection: Connection, statement: str, values: Iterable[tuple[object, ...]]) -> None:
+        """Many rows a statement, as drivers do it themselves only where no SET STATEMENT stands before the INSERT."""
+        rows = iter(values)
+        while part := list(itertools.islice(rows, _ROWS_AN_INSERT)):
+            width = len(part[0])
+            names = [f"v{number}" for number in range(len(part) * width)]
+            places = ", ".join(f"(:{', :'.join(names[at : at + width])})" for at in range(0, len(names), width))
+            parameters = dict(zip(names, itertools.chain.from_iterable(part), strict=True))
+            connection.execute(text(statement.replace("{places}", places)), parameters)
 
 
 _NOW = text("SELECT UTC_TIMESTAMP(6)")
@@ -131,7 +133,8 @@ _SAME = f"f.{USER_KEY} = COALESCE({{user}}, {{nil}}) AND f.{FEATURE_KEY} = d.f"
 _MERGED = (
     "CASE WHEN NULLIF(d.m, 'null') IS NULL THEN f.metadata "
     "WHEN f.metadata IS NULL OR JSON_TYPE(f.metadata) <> 'OBJECT' THEN d.m "
-    "WHEN d.t >= f.last_used THEN {newer} ELSE {older} END"
+    "WHEN d.t >= f.last_used THEN IF(LENGTH({newer}) <= {bytes}, {newer}, d.m) "
+    "ELSE IF(LENGTH({older}) <= {bytes}, {older}, f.metadata) END"
 )
 _UPDATE = (
     "{give_way}UPDATE {rows} STRAIGHT_JOIN {usage} f ON {same} SET f.metadata = {merged}, "
@@ -142,6 +145,17 @@ _MISSING = "SELECT d.i FROM {rows} LEFT JOIN {usage} f ON {same} WHERE f.id IS N
 _UPDATE_HISTORY = (
     "{give_way}UPDATE {buckets} STRAIGHT_JOIN {history} f ON {same} AND f.bucket_start = d.b "
     "SET f.usage_count = LEAST(COALESCE(f.usage_count, 0) + d.n, {limit})"
+)
+# Another writer may have inserted a row since the look.
+_INSERT = (
+    "{give_way}INSERT INTO {usage} (user_id, feature_name, metadata, usage_count, last_used) VALUES {places} "
+    "ON DUPLICATE KEY UPDATE metadata = COALESCE(VALUES(metadata), metadata), "
+    "usage_count = LEAST(COALESCE(usage_count, 0) + VALUES(usage_count), {limit}), "
+    "last_used = GREATEST(last_used, VALUES(last_used))"
+)
+_INSERT_HISTORY = (
+    "{give_way}INSERT INTO {history} (user_id, feature_name, bucket_start, usage_count) VALUES {places} "
+    "ON DUPLICATE KEY UPDATE usage_count = LEAST(COALESCE(usage_count, 0) + VALUES(usage_count), {limit})"
 )
 _MISSING_HISTORY = (
     "SELECT d.i FROM {buckets} LEFT JOIN {history} f ON {same} AND f.bucket_start = d.b "
@@ -172,35 +186,3 @@ def _give_way(settings: Settings) -> str:
     """The timeouts, for one statement: nothing stays in a session that a pooler may hand to somebody else."""
     lock, statement = max(math.ceil(settings.lock_timeout), 1), settings.statement_timeout
     return f"SET STATEMENT innodb_lock_wait_timeout={lock}, max_statement_time={statement:.3f} FOR "
-
-
-def _insert_usage(usage: Table) -> Insert:
-    # The column's own type would encode the JSON text once more.
-    statement = insert(usage).values(
-        user_id=bindparam("user"),
-        feature_name=bindparam("feature"),
-        metadata=bindparam("extra", type_=sqltypes.Text()),
-        usage_count=bindparam("uses"),
-        last_used=bindparam("used"),
-    )
-    new = statement.inserted  # another writer may have inserted the row since the look
-    return statement.on_duplicate_key_update(
-        metadata=func.coalesce(new.metadata, usage.c.metadata),
-        usage_count=_saturated(usage, new),
-        last_used=func.greatest(usage.c.last_used, new.last_used),
-    )
-
-
-def _insert_history(history: Table) -> Insert:
-    statement = insert(history).values(
-        user_id=bindparam("user"),
-        feature_name=bindparam("feature"),
-        bucket_start=bindparam("bucket"),
-        usage_count=bindparam("uses"),
-    )
-    return statement.on_duplicate_key_update(usage_count=_saturated(history, statement.inserted))
-
-
-def _saturated(table: Table, new: Any) -> Any:
-    old = func.coalesce(table.c.usage_count, literal_column("0"))
-    return func.least(old + new.usage_count, literal_column(str(MAX_COUNT)))
