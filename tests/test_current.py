@@ -195,6 +195,16 @@ def test_nothing_is_lost_while_one_takes_over_from_the_other(sqlite: Database, t
     assert total(sqlite.engine(), tables) == 3 * each
 
 
+def test_one_that_was_replaced_still_takes_what_comes_late(sqlite: Database, tables: Tables) -> None:
+    first = usage.configure(sqlite.url)
+    plain()
+    usage.configure(sqlite.url, service="other")
+    assert first.flush(60) is True
+    first.track("late")  # a thread that was about to
+    assert first.flush(60) is True
+    assert total(sqlite.engine(), tables, "late") == 1
+
+
 def test_reset_forgets(sqlite: Database, tables: Tables) -> None:
     usage.configure(sqlite.url)
     plain()

@@ -59,12 +59,14 @@ ROWS: dict[str, str] = {
     # the way to a row
     "engines": "errors",
     "store": f"{_USES} dialects target inspection ledger",
-    "journal": f"{_USES} settings pending rejects",
-    "framer": f"{_USES} settings pending rejects",
-    "folder": f"{_USES} settings buffer pending rejects ticket",
-    "writer": f"{_USES} settings catalog dialects pending rejects ticket ledger store framer",
+    "journal": _USES,
+    "framer": f"{_USES} settings pending rejects journal",
+    "folder": f"{_USES} settings buffer pending rejects ticket journal",
+    "housekeeping": f"{_USES} stats catalog dialects ledger store",
+    "writer": f"{_USES} settings catalog housekeeping dialects pending rejects ticket ledger store journal framer",
+    "recovery": f"{_USES} settings stats catalog dialects buffer pending ledger store journal folder writer",
     "pipeline": f"{_USES} settings stats catalog buffer pending ticket lifecycle ledger store journal folder framer"
-    " writer",
+    " writer recovery",
     # what is decorated
     "arguments": f"{_USES} context",
     "outcome": f"{_USES} context arguments lifecycle",
@@ -88,7 +90,8 @@ ROWS: dict[str, str] = {
     "usage_instrument": "settings stats current tracker tracking live",
     "integrations": f"{_HTTP} asgi wsgi tracking capture current tracker settings usage_instrument",
     "dashboard": f"{_TABLES} settings engines queries usage_instrument",
-    "cli": f"{_TABLES} settings stats engines inspection upgrade views queries asgi dashboard usage_instrument",
+    "cli": f"{_TABLES} settings stats ledger engines store inspection upgrade journal recovery views queries asgi"
+    " dashboard usage_instrument",
 }
 """Each module or sub-package by what it may import; what is named stands further up. The modules of a sub-package
 may import each other."""

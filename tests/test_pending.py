@@ -80,7 +80,7 @@ def test_folding_is_counting(folds: list[Fold], rows: int) -> None:
 def test_absorbing_is_folding(parts: list[list[Fold]], rows: int) -> None:
     counts = Counts()
     for part in parts:
-        counts.absorb(filled(part))
+        counts.absorb(filled(part), 4096)
     folds = [fold for part in parts for fold in part]
     directly = filled(folds)
     assert (counts.keys, counts.uses) == (directly.keys, directly.uses)
@@ -133,7 +133,7 @@ def test_a_last_use_never_goes_back() -> None:
     counts.add(None, "a", [(1, 1)], STAMP, ROOM)
     older = Counts()
     older.add(None, "a", [(1, 1)], STAMP - 5, ROOM)
-    counts.absorb(older)
+    counts.absorb(older, 4096)
     assert counts.take(1) == [Count("a", 1, 3, moment(STAMP + 5))]
 
 
@@ -143,7 +143,7 @@ def test_large_numbers_never_reach_the_time() -> None:
     for _ in range(2_000):
         assert newer.add(None, "a", [(1, MAX_COUNT)], STAMP, ROOM) == 0
         assert counts.add(None, "a", [(1, MAX_COUNT)], STAMP, ROOM) == 0
-    counts.absorb(newer)
+    counts.absorb(newer, 4096)
     assert counts.uses == 4_000 * MAX_COUNT
     assert counts.take(1) == [Count("a", 1, 4_000 * MAX_COUNT, moment(STAMP))]
     assert counts.uses == 0
@@ -168,7 +168,7 @@ def test_newer_metadata_lies_over_older() -> None:
     newer = Counts()
     newer.add(None, "a", [(1, 1)], STAMP, ROOM)
     newer.annotate(("a", 1), {"z": [3]})
-    counts.absorb(newer)
+    counts.absorb(newer, 4096)
     [count] = counts.take(1)
     assert count.metadata is not None
     assert json.loads(count.metadata) == {"x": 1, "y": 2, "z": [3]}
@@ -200,7 +200,7 @@ def test_taking_all_that_waits() -> None:
     pending.counts.add(None, "a", [(1, 2), (2, 1)], STAMP, pending.room)
     pending.losses[dt.date(2024, 5, 1), "why"] += 3
     assert (pending.room, pending.uses) == (8, 3)
-    counts, losses = pending.take()
+    counts, losses, _ = pending.take()
     assert (counts.keys, counts.uses) == (2, 3)
     assert losses == {(dt.date(2024, 5, 1), "why"): 3}
     assert (pending.room, pending.uses) == (8, 3), "what the writer holds counts against the bound"

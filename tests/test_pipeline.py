@@ -29,10 +29,11 @@ def test_what_the_folder_has_in_hand_is_waited_for(sqlite: Database) -> None:
 
     pipeline = Pipeline(
         settings,
+        "",
         Catalog(),
         canonical,
         lambda: Store(connect(sqlite.url), tables, settings),
-        lambda: Ledger(tables, ""),
+        lambda writer_id: Ledger(tables, "", writer_id),
         lambda: None,
     )
     pipeline.buffer.plain("search").append(UUID(int=1))

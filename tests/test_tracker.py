@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -214,9 +215,44 @@ def test_disabled_captures_nothing_and_needs_no_database() -> None:
     assert tracker.flush()
 
 
-def test_the_journal_is_refused_by_name() -> None:
-    with pytest.raises(ConfigurationError, match="journal"):
-        Tracker("sqlite:///x.db", Settings(journal="somewhere"))
+def test_a_shutdown_that_nobody_waits_for_ends_as_any_other(ready: tuple[Tracker, sa.Engine, Tables]) -> None:
+    tracker, engine, tables = ready
+
+    async def main() -> None:
+        shutdown = asyncio.create_task(tracker.ashutdown(60))
+        await asyncio.sleep(0)  # begun, and not ended
+        shutdown.cancel()
+
+    tracker.track("f")
+    asyncio.run(main())
+    deadline = time.monotonic() + 60
+    while not total(engine, tables):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(10):
+        tracker.track("f")
+    assert tracker.flush(60)
+    assert total(engine, tables) == 11
+
+
+def test_what_a_hosts_own_code_says_is_not_logged(
+    ready: tuple[Tracker, sa.Engine, Tables], caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker, _, _ = ready
+
+    @tracker.tracks("f", user=lambda address: int(address))
+    def f(address: str) -> None: ...
+
+    f("ada@example.com")
+    assert tracker.flush()
+    assert tracker.stats().rejected == 1
+    assert "ValueError raised" in caplog.text
+    assert "example.com" not in caplog.text
+
+
+def test_tables_are_told_from_models(sqlite: Database) -> None:
+    with pytest.raises(ConfigurationError, match=r"Tables\.of\(Model\), not type"):
+        Tracker(sqlite.url, Settings(), type("FeatureUsage", (), {}))  # type: ignore[arg-type]
 
 
 def test_no_password_shows() -> None:

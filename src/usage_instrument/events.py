@@ -108,7 +108,7 @@ def _as_uuid(user: UserId) -> UserId:
         return user
     if user is None:
         return None
-    raise UserIdError(f"the user id is a {type(user).__name__}, the column holds UUIDs (user_id_type='uuid')")
+    raise UserIdError(f"the user id is of type {type(user).__name__}, the column holds UUIDs (user_id_type='uuid')")
 
 
 def _as_integer(user: UserId) -> UserId:
@@ -124,7 +124,9 @@ def _as_integer(user: UserId) -> UserId:
         return user
     if user is None:
         return None
-    raise UserIdError(f"the user id is a {type(user).__name__}, the column holds integers (user_id_type='integer')")
+    raise UserIdError(
+        f"the user id is of type {type(user).__name__}, the column holds integers (user_id_type='integer')"
+    )
 
 
 def _as_string(user: UserId) -> UserId:

@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import rejects
-from .buffer import Buffer, Mishap
+from .buffer import Buffer, Drained, Mishap
 from .errors import MetadataError, UserIdError
-from .events import NAME_LENGTH, Use, bucket_start, fitting_metadata
-from .pending import Pending
+from .events import NAME_LENGTH, Use, bucket_start, fitting_metadata, in_words
+from .journal import CorruptJournalError, Journal, Taken
+from .pending import Pending, size_of
 from .settings import Settings
 from .ticket import Ticket
 from .typing import UserId
 
 logger = logging.getLogger("usage_instrument")
 
+_PIECE = 2**16
+"""Slots of the journal that are folded at a time."""
 INTERVAL = 0.5
 """Seconds between two drains: what a use's time is right to."""
 _SAY_EVERY = 60.0
@@ -38,8 +41,12 @@ class Folder:
         settings: Settings,
         canonical: Callable[[UserId], UserId],
         forward: Callable[[Ticket], None],
+        journal: Journal | None = None,
+        sinks_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._buffer = buffer
+        self._journal = journal
+        self._sinks_changed = sinks_changed
         self._pending = pending
         self._settings = settings
         self._forward = forward
@@ -49,10 +56,13 @@ class Folder:
         self._alive = allocate_lock()
         self._stamp = 0
         self._said: dict[str, float] = {}
+        self._sayings: list[str] = []
         self.drained = 0
         self.dropped = 0
         self.rejected = 0
         self.metadata_lost = 0
+        self.held_up = False
+        """Whether the journal holds more, for which there was no room in memory."""
         self.beat: float | None = None
         """When it last looked, in monotonic seconds; None when no thread runs."""
 
@@ -76,10 +86,11 @@ class Folder:
         while True:
             self.beat = time.monotonic()
             try:
-                ticket = self._wake.get(timeout=INTERVAL)
+                busy = self._journal is not None and self._journal.busy
+                ticket = self._wake.get(timeout=INTERVAL / 16 if busy else INTERVAL)
             except Empty:
                 ticket = None
-            self.fold()
+            self.fold(final=ticket is not None and ticket.final)
             if ticket is not None:
                 self._forward(ticket)
                 if ticket.final and not wanted():
@@ -90,25 +101,88 @@ class Folder:
         """Whether uses may be in its hands: no longer in the buffer, and not yet pending."""
         return self._turn.locked()
 
-    def fold(self, *, wait: bool = True) -> None:
-        """Drain once. Without `wait`, not if somebody else is at it."""
+    def fold(self, *, wait: bool = True, final: bool = False) -> None:
+        """Drain once. Without `wait`, not if somebody else is at it. A final one lets the journal take no more."""
         if not self._turn.acquire(wait):
             return
         try:
-            self._fold()
+            # The wall clock may jump back. Then later uses have an earlier time, and `last_used` keeps the latest.
+            self._stamp = time.time_ns() // 1000
+            if self._journal is not None:
+                self._fold_journal(self._journal, final)
+            drained = self._buffer.drain()
+            if any(drained):
+                with self._pending.lock:
+                    self._fold(drained, self._stamp)
+            self._say_all()
         finally:
             self._turn.release()
 
-    def _fold(self) -> None:
-        drained = self._buffer.drain()
-        if not any(drained):
-            return
-        # The wall clock may jump back; a key's last use may not.
-        self._stamp = stamp = max(self._stamp, time.time_ns() // 1000)
-        bucket = None
-        if self._settings.history is not None:
-            moment = dt.datetime.fromtimestamp(stamp / 1e6, dt.UTC).replace(tzinfo=None)
-            bucket = bucket_start(moment, self._settings.history)
+    def _fold_journal(self, journal: Journal, final: bool) -> None:
+        if final:
+            journal.seal(self._stamp)
+            self._sinks_changed()
+        elif journal.tend(self._stamp):
+            self._sinks_changed()
+        self.held_up = False
+        taken: Taken | None = Taken([], None)
+        while taken is not None:
+            # Together: the writer takes counts and positions that belong to each other.
+            with self._pending.lock:
+                try:
+                    taken = journal.take(_PIECE, self._has_room)
+                    if taken is not None:
+                        self._fold_entries(taken)
+                except (CorruptJournalError, OSError) as error:
+                    self._give_up(journal, error)
+                self._pending.positions = journal.positions
+
+    def _give_up(self, journal: Journal, error: Exception) -> None:
+        """What cannot be read any more, because somebody else touched the files."""
+        uses = journal.give_up()
+        self.drained += uses
+        self.dropped += uses
+        self._lose(rejects.JOURNAL, uses)
+        self._say(rejects.JOURNAL, f"{in_words(uses)} lost in the journal: {error}")
+
+    def _has_room(self, taken: Taken) -> bool:
+        room = self._pending.room
+        self.held_up = len(taken.entries) > room and self._new_keys(taken) > room
+        return not self.held_up
+
+    def _new_keys(self, taken: Taken) -> int:
+        bucket, counts = self._bucket(self._stamp_of(taken)), self._pending.counts
+        return sum(counts.lacks(bucket, entry[0], self._known(entry[1])) for entry, _ in taken.entries)
+
+    def _known(self, user: UserId) -> UserId:
+        try:
+            return self._canonical(user)
+        except UserIdError:
+            return None
+
+    def _stamp_of(self, taken: Taken) -> int:
+        return self._stamp if taken.stamp is None else taken.stamp
+
+    def _fold_entries(self, taken: Taken) -> None:
+        stamp = self._stamp_of(taken)
+        bucket = self._bucket(stamp)
+        for entry, number in taken.entries:
+            if isinstance(entry, Use):
+                self.drained += entry.uses * number
+                self._add_rich(bucket, entry, stamp)
+            else:
+                feature, user = entry
+                self.drained += number
+                self._add(bucket, feature, ((user, number),), stamp)
+
+    def _bucket(self, stamp: int) -> dt.datetime | None:
+        if self._settings.history is None:
+            return None
+        moment = dt.datetime.fromtimestamp(stamp / 1e6, dt.UTC).replace(tzinfo=None)
+        return bucket_start(moment, self._settings.history)
+
+    def _fold(self, drained: Drained, stamp: int) -> None:
+        bucket = self._bucket(stamp)
         for feature, users in drained.plain:
             self.drained += len(users)
             self._add(bucket, feature, Counter(users).items(), stamp)
@@ -126,8 +200,7 @@ class Folder:
                 known[self._canonical(user)] += number
             except UserIdError as error:
                 self._book(Mishap(feature, rejects.USER_TYPE, number, str(error)))
-        with self._pending.lock:
-            dropped = self._pending.counts.add(bucket, feature, known.items(), stamp, self._pending.room)
+        dropped = self._pending.counts.add(bucket, feature, known.items(), stamp, self._pending.room)
         if dropped:
             self.dropped += dropped
             self._lose(rejects.MEMORY, dropped)
@@ -139,10 +212,9 @@ class Folder:
         if not self._add(bucket, use.feature, [(use.user, use.uses)], stamp) or not metadata:
             return
         key = (use.feature, self._canonical(use.user))
-        with self._pending.lock:
-            merged = self._pending.counts.annotate(key, metadata)
-            if len(merged) > len(metadata) and self._size(merged) > self._settings.metadata_max_bytes:
-                self._pending.counts.replace_metadata(key, metadata)
+        merged = self._pending.counts.annotate(key, metadata)
+        if len(merged) > len(metadata) and size_of(merged) > self._settings.metadata_max_bytes:
+            self._pending.counts.replace_metadata(key, metadata)
 
     def _metadata(self, use: Use) -> dict[str, Any] | None:
         """A use's metadata, if JSON and the bound on its size admit it."""
@@ -155,10 +227,6 @@ class Folder:
             return None
         return json.loads(text) if isinstance(use.metadata, str) else use.metadata
 
-    @staticmethod
-    def _size(metadata: dict[str, Any]) -> int:
-        return len(json.dumps(metadata, separators=(",", ":")))
-
     def _book(self, mishap: Mishap) -> None:
         if mishap.uses:
             self.rejected += mishap.uses
@@ -168,15 +236,18 @@ class Folder:
         self._say(mishap.reason, f"{mishap.feature[:NAME_LENGTH]!r}: {mishap.detail}")
 
     def _lose(self, reason: str, uses: int) -> None:
-        with self._pending.lock:
-            self._pending.losses[rejects.today(), reason] += uses
+        self._pending.losses[rejects.today(), reason] += uses
 
     def _say(self, reason: str, detail: str) -> None:
         """One line a reason and minute: here, so that no capture ever waits for a log handler."""
         now = time.monotonic()
         if now >= self._said.get(reason, -_SAY_EVERY) + _SAY_EVERY:
             self._said[reason] = now
-            logger.warning(
-                "%s (dropped %d, rejected %d, metadata lost %d so far)",
-                detail, self.dropped, self.rejected, self.metadata_lost,
-            )  # fmt: skip
+            lost = f"dropped {self.dropped}, rejected {self.rejected}, metadata lost {self.metadata_lost} so far"
+            self._sayings.append(f"{detail} ({lost})")
+
+    def _say_all(self) -> None:
+        """Outside of the lock, for which no log handler should make the writer wait."""
+        sayings, self._sayings = self._sayings, []
+        for saying in sayings:
+            logger.warning("%s", saying)

@@ -1,12 +1,17 @@
-"""Pending counts on their way into batches: frozen, sorted, numbered, and changed only after a definite rollback."""
+"""Pending counts on their way into batches: frozen, sorted, numbered, and changed only after a definite rollback.
+
+With a journal, what is held here is on disk before a batch is sent: the frame.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from .events import Batch, Count, Loss
+from .journal import Held, Position
 from .pending import Counts, Pending
 from .rejects import Waiting, today, unique_parts
 from .settings import Settings
@@ -16,9 +21,14 @@ from .typing import UserId
 class Framer:
     """What the writer holds: counts, the batch that is being sent, its parts, and counts that wait for their user."""
 
-    def __init__(self, pending: Pending, settings: Settings) -> None:
+    def __init__(self, pending: Pending, settings: Settings, keep: Callable[[Held], None] | None = None) -> None:
         self._pending = pending
+        self._keep = keep
+        self._taken: tuple[Position, ...] = ()
+        self._framed: tuple[Position, ...] = ()
+        self._unframed = False
         self._rows = settings.flush_rows
+        self._metadata_max_bytes = settings.metadata_max_bytes
         self._counts = Counts()
         self._losses: Counter[tuple[dt.date, str]] = Counter()
         self._parts: deque[tuple[Count, ...]] = deque()
@@ -35,14 +45,14 @@ class Framer:
 
     def take(self) -> None:
         """Take over what the folder has folded."""
-        counts, losses = self._pending.take()
-        self._counts.absorb(counts)
+        counts, losses, self._taken = self._pending.take()
+        self._counts.absorb(counts, self._metadata_max_bytes)
         self._losses.update(losses)
 
     def give_back(self) -> None:
         """Hand the counts back, so that further uses of their keys find them, however full the memory is."""
         with self._pending.lock:
-            self._counts.absorb(self._pending.counts)
+            self._counts.absorb(self._pending.counts, self._metadata_max_bytes)
             self._pending.counts, self._counts = self._counts, Counts()
 
     def lose(self, reason: str, uses: int) -> None:
@@ -50,13 +60,47 @@ class Framer:
         self._losses[today(), reason] += uses
 
     def next(self, number: int) -> Batch | None:
-        """The batch to send, framed under this number if it is a new one; None when nothing is left."""
+        """The batch to send, framed under this number if it is a new one; None when nothing is left.
+
+        Raises what `keep` raises; the batch is then not to be sent.
+        """
         if self.batch is None:
+            if self._keep is not None and not self._parts:
+                self._cut()
             counts: Collection[Count] = self._parts.popleft() if self._parts else self._counts.take(self._rows)
             losses = tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
             self._losses.clear()
             self._freeze(number, counts, losses)
+        if self._keep is not None and self._unframed and self.batch is not None:
+            self._keep(self._held(self.batch))
+            self._unframed = False
         return self.batch
+
+    def _cut(self) -> None:
+        """Make parts of all that was taken, so that one frame holds it all."""
+        if self._taken != self._framed or self._counts or self._losses:
+            while self._counts:
+                self._parts.append(tuple(self._counts.take(self._rows)))
+            self._framed, self._unframed = self._taken, True
+
+    def _held(self, batch: Batch) -> Held:
+        later = (Batch(number, part) for number, part in enumerate(self._parts, batch.number + 1))
+        losses = tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
+        return Held(self._framed, (batch, *later), tuple(self.waiting.counts), losses)
+
+    def resume(self, held: Held, number: int) -> None:
+        """Hold again what a dead writer held, of whose batches `number` is the last that was applied."""
+        left = [batch for batch in held.batches if batch.number > number]
+        self._framed = self._taken = held.positions
+        if left:
+            # Whether it was ever sent is not known.
+            self.batch, self.in_doubt = left[0], True
+            self._parts.extend(batch.counts for batch in left[1:])
+            for batch in left[1:]:
+                self._losses.update({(loss.day, loss.reason): loss.uses for loss in batch.losses})
+        self._losses.update({(loss.day, loss.reason): loss.uses for loss in held.losses})
+        self.waiting.defer(held.waiting, time.monotonic())
+        self._unframed = True
 
     def applied(self) -> None:
         """The batch is in the tables."""
@@ -66,6 +110,7 @@ class Framer:
         """Frame the batch anew with other counts, after a definite rollback; without any, it is gone."""
         kept = self.batch.losses if self.batch is not None and losses else ()
         self._freeze(number, counts, kept)
+        self._unframed = True
 
     def split(self, number: int) -> None:
         """Frame the first half of the batch anew; the second is sent afterwards."""
@@ -85,6 +130,7 @@ class Framer:
         """Send the counts whose users have appeared; return those whose patience ran out."""
         known, late = self.waiting.release(unknown, now)
         self._parts.extend(unique_parts(known, self._rows))
+        self._unframed = self._unframed or bool(known)
         return late
 
     def report(self) -> None:

@@ -18,10 +18,10 @@ class Ledger:
     """One writer's row. Batch n applies iff `last_batch < n`; the row is inserted in a transaction of its own, before
     the first batch, and never by a batch: a delayed retry that finds no row must not start anew."""
 
-    def __init__(self, tables: Tables, service: str) -> None:
+    def __init__(self, tables: Tables, service: str, writer_id: UUID | None = None) -> None:
         self._table = tables.writers
         self.service = service
-        self.writer_id: UUID = uuid4()
+        self.writer_id: UUID = writer_id if writer_id is not None else uuid4()
         self.number = 0
         """The last batch that is known to be applied."""
         self.registered = False

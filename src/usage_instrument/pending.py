@@ -66,6 +66,10 @@ class Counts:
         self.uses += added
         return dropped
 
+    def lacks(self, bucket: dt.datetime | None, feature: str, user: UserId) -> bool:
+        """Whether a use would take a new key."""
+        return user not in self._buckets.get(bucket, {}).get(feature, {})
+
     def annotate(self, key: Key, metadata: dict[str, Any]) -> dict[str, Any]:
         """Lay newer metadata over a key's own and return the result."""
         known = self._metadata.get(key)
@@ -115,8 +119,8 @@ class Counts:
             tuple((start, number) for start, number in history if start is not None),
         )
 
-    def absorb(self, newer: Counts) -> None:
-        """Fold newer counts into these."""
+    def absorb(self, newer: Counts, metadata_max_bytes: int) -> None:
+        """Fold newer counts into these; metadata that is too large together is the newer alone."""
         for bucket, features in newer._buckets.items():
             for feature, users in features.items():
                 mine = self._buckets.setdefault(bucket, {}).setdefault(feature, {})
@@ -132,7 +136,14 @@ class Counts:
                 self.keys += len(mine) - before
         self.uses += newer.uses
         for key, metadata in newer._metadata.items():
-            self.annotate(key, metadata)
+            merged = self.annotate(key, metadata)
+            if len(merged) > len(metadata) and size_of(merged) > metadata_max_bytes:
+                self.replace_metadata(key, metadata)
+
+
+def size_of(metadata: dict[str, Any]) -> int:
+    """Bytes of metadata as JSON, in ASCII."""
+    return len(json.dumps(metadata, separators=(",", ":")))
 
 
 class Pending:
@@ -143,6 +154,8 @@ class Pending:
         self.max_keys = max_keys
         self.counts = Counts()
         self.losses: Counter[tuple[dt.date, str]] = Counter()
+        self.positions: tuple[Any, ...] = ()
+        """How far the journal is read: what is here, or was taken, is all that stood before."""
         self.with_writer_keys = 0
         """Keys that the writer took and has not written; they count against the bound."""
         self.with_writer_uses = 0
@@ -157,12 +170,12 @@ class Pending:
         """How many uses wait here or with the writer."""
         return self.counts.uses + self.with_writer_uses
 
-    def take(self) -> tuple[Counts, Counter[tuple[dt.date, str]]]:
-        """Everything that waits, for the writer."""
+    def take(self) -> tuple[Counts, Counter[tuple[dt.date, str]], tuple[Any, ...]]:
+        """Everything that waits, for the writer, and how far the journal is read by it."""
         with self.lock:
             counts, losses = self.counts, self.losses
             # Before they leave: whoever looks meanwhile may see uses twice, but never misses them.
             self.with_writer_keys += counts.keys
             self.with_writer_uses += counts.uses
             self.counts, self.losses = Counts(), Counter()
-        return counts, losses
+            return counts, losses, self.positions

@@ -6,18 +6,21 @@ import logging
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
+from uuid import UUID
 
 from . import lifecycle
 from .buffer import Buffer
 from .catalog import Catalog
-from .events import in_words
+from .events import Use, in_words
 from .folder import Folder
+from .journal import Journal
 from .ledger import Ledger
 from .pending import Pending
+from .recovery import Recovery
 from .settings import Settings
 from .stats import Stats
 from .store import Store
-from .ticket import Ticket
+from .ticket import Ticket, in_event_loop
 from .typing import UserId
 from .writer import Writer
 
@@ -33,10 +36,11 @@ class Pipeline:
     def __init__(
         self,
         settings: Settings,
+        database: str,
         catalog: Catalog,
         canonical: Callable[[UserId], UserId],
         open_store: Callable[[], Store],
-        new_ledger: Callable[[], Ledger],
+        new_ledger: Callable[[UUID | None], Ledger],
         armed_changed: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -48,12 +52,60 @@ class Pipeline:
         """Whether the threads run, so that a capture needs to do no more than append."""
         self.buffer = Buffer()
         self._pending = Pending(settings.max_pending)
-        self.writer = Writer(self._pending, settings, catalog, open_store, new_ledger)
-        self._folder = Folder(self.buffer, self._pending, settings, canonical, self._forward)
+        self.journal: Journal | None = None
+        recover = None
+        if settings.journal is not None:
+            self.journal = Journal(
+                settings.journal, database, settings.journal_max_bytes, settings.max_pending, self._spill
+            )
+            recover = Recovery(settings.journal, database, settings, canonical, new_ledger).run
+        self.writer = Writer(
+            self._pending, settings, catalog, open_store, new_ledger, self.journal, recover, self._refill, self._ended
+        )
+        self._folder = Folder(
+            self.buffer, self._pending, settings, canonical, self._forward, self.journal, armed_changed
+        )
+
+    def sink(self, feature: str) -> Callable[[UserId], object] | None:
+        """What takes plain uses with no further ado; None as long as a use has to start something first."""
+        if self.journal is not None and self.journal.open:
+            return self.journal.sink(feature)
+        if self.armed and (self.journal is None or self.journal.refused):
+            return self.buffer.plain(feature).append
+        return None
+
+    def take(self, feature: str, user: UserId) -> None:
+        """A plain use, and what it has to start."""
+        if self._journal_open():
+            self.journal.sink(feature)(user)  # type: ignore[union-attr]
+        else:
+            self.buffer.plain(feature).append(user)
+        self.arm()
+
+    def record(self, use: Use) -> None:
+        """A use that is more than its user."""
+        if not self._journal_open() or not self.journal.put(use):  # type: ignore[union-attr]
+            self.buffer.rich.append(use)
+        self.arm()
+
+    def _journal_open(self) -> bool:
+        journal = self.journal
+        if journal is None or journal.open:
+            return journal is not None
+        if self._closing or not journal.try_open():
+            return False
+        if self.armed:
+            self._armed_changed()
+        return True
+
+    def _spill(self, feature: str, user: UserId) -> None:
+        """From a journal that takes no more."""
+        self.buffer.plain(feature).append(user)
+        self.arm()
 
     def arm(self) -> None:
         """Start the threads. Never waits: whoever finds another thread at it has already appended, and goes on."""
-        if self._closing or not self._arming.acquire(False):
+        if self.armed or self._closing or not self._arming.acquire(False):
             return
         try:
             if not self.armed:
@@ -107,9 +159,11 @@ class Pipeline:
         try:
             self._relieved = now
             self._start_threads()
-            if beat is not None and now - beat >= STALE:
+            # A folder that has its turn is alive, and waits for something else than a turn of ours.
+            if beat is not None and now - beat >= STALE and not self._folder.at_work:
                 self._folder.fold(wait=False)
-                self.writer.cycle(wait=False)
+                if not in_event_loop():
+                    self.writer.cycle(wait=False)
         except RuntimeError:
             logger.debug("no thread could be started", exc_info=True)
         finally:
@@ -119,7 +173,7 @@ class Pipeline:
         """A ticket on its way through the threads; None when there is nothing to do."""
         if not self.armed:
             # In the order of the way that a use takes: none can slip past.
-            if not (self.buffer.uses or self._folder.at_work or self._pending.uses):
+            if not (self._unread or self._folder.at_work or self._pending.uses):
                 return None
             self.arm()
         ticket = Ticket(timeout, final=final)
@@ -131,31 +185,49 @@ class Pipeline:
             self._start_threads()
         except RuntimeError:
             # The interpreter exits; what is left runs on the caller's thread.
-            self._folder.fold()
+            self._folder.fold(final=final)
             self.writer.serve(ticket)
         return ticket
 
-    def closed(self, ticket: Ticket) -> bool:
-        """The end of a final ticket: from now on, the next capture starts the threads again."""
+    @property
+    def _unread(self) -> int:
+        return self.buffer.uses + (self.journal.unread if self.journal is not None else 0)
+
+    def _refill(self) -> bool:
+        """Fold what there was no room for before; False if that was nothing."""
+        if not self._folder.held_up:
+            return False
+        self._folder.fold()
+        return True
+
+    def _ended(self) -> None:
+        """A final ticket is served, whether or not anybody still waits for it: the next capture starts the threads
+        again, and one that came while the last batch was on its way does so now."""
         self._closing = False
-        if not ticket.answer:
-            logger.warning("shut down with %s unwritten: %s", in_words(self.stats().pending), self.writer.last_error)
-        elif self.buffer.uses:  # captured while the last batch was on its way
+        if self._unread:
             self.arm()
+
+    def closed(self, ticket: Ticket) -> bool:
+        """The answer of a final ticket."""
+        pending = 0 if ticket.answer else self.stats().pending
+        if pending:
+            where = "left in the journal" if self.journal is not None and self.journal.home is not None else "unwritten"
+            logger.warning("shut down with %s %s: %s", in_words(pending), where, self.writer.last_error)
         return bool(ticket.answer)
 
     def stats(self) -> Stats:
         """The figures of this process."""
-        folder, writer, waiting = self._folder, self.writer, self.buffer.uses
+        folder, writer, waiting, recovered = self._folder, self.writer, self._unread, self.writer.house.recovered
         beat, ledger = folder.beat, writer.ledger
         return Stats(
             captured=folder.drained + waiting,
-            written=writer.written,
+            recovered=recovered.uses,
+            written=writer.written + recovered.written,
             pending=waiting + self._pending.uses,
-            dropped=folder.dropped + writer.dropped,
-            rejected=folder.rejected + writer.rejected,
-            metadata_lost=folder.metadata_lost + writer.metadata_lost,
-            retries=writer.retries,
+            dropped=folder.dropped + writer.dropped + recovered.dropped,
+            rejected=folder.rejected + writer.rejected + recovered.rejected,
+            metadata_lost=folder.metadata_lost + writer.metadata_lost + recovered.metadata_lost,
+            retries=writer.retries + recovered.retries,
             last_error=writer.last_error,
             heartbeat=None if beat is None else max(time.monotonic() - beat, 0.0),
             writer_id=None if ledger is None else str(ledger.writer_id),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from .events import Count
 from .typing import UserId
 
 MEMORY = "memory full"
+JOURNAL = "journal damaged"
 IN_DOUBT = "in doubt"
 USER_TYPE = "user id of another type"
 UNKNOWN_USER = "unknown user"
@@ -31,6 +32,11 @@ class Waiting:
 
     def __len__(self) -> int:
         return len(self._counts)
+
+    @property
+    def counts(self) -> Sequence[Count]:
+        """What waits."""
+        return self._counts
 
     @property
     def uses(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,3 +32,40 @@ class Stats:
     """Seconds since the folder last looked; None when it is not running."""
     writer_id: str | None = None
     """This process's row in `feature_usage_writers`; None before the first batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """What became of the uses that were found, in uses; they are taken over only once their fate is known."""
+
+    journals: int = 0
+    """Directories that are empty now, and deleted."""
+    written: int = 0
+    dropped: int = 0
+    rejected: int = 0
+    metadata_lost: int = 0
+    retries: int = 0
+    parked: tuple[Path, ...] = ()
+    """Directories that need a person's look."""
+    unfinished: tuple[Path, ...] = ()
+    """Directories that have to be tried again."""
+    last_error: str | None = None
+
+    @property
+    def uses(self) -> int:
+        """How many uses were taken over."""
+        return self.written + self.dropped + self.rejected
+
+    def plus(self, other: Recovered) -> Recovered:
+        """Both together."""
+        return Recovered(
+            journals=self.journals + other.journals,
+            written=self.written + other.written,
+            dropped=self.dropped + other.dropped,
+            rejected=self.rejected + other.rejected,
+            metadata_lost=self.metadata_lost + other.metadata_lost,
+            retries=self.retries + other.retries,
+            parked=self.parked + other.parked,
+            unfinished=self.unfinished + other.unfinished,
+            last_error=other.last_error or self.last_error,
+        )

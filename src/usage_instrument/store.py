@@ -14,7 +14,7 @@ from .errors import ConfigurationError, SchemaError, UsageInstrumentError
 from .events import Batch, Loss
 from .ledger import Ledger, utcnow
 from .target import live_target
-from .typing import UNSET, UserId
+from .typing import UNSET, Unset, UserId
 
 if TYPE_CHECKING:
     from .catalog import Feature
@@ -111,6 +111,10 @@ class Store:
             return set(asked) - found
 
         return self._transact(look)
+
+    def position(self, ledger: Ledger) -> int | Unset:
+        """The last batch of a writer that is in the tables; UNSET when its row is gone. Raises WriteError."""
+        return self._transact(ledger.position)
 
     def beat(self, ledger: Ledger) -> None:
         """Move the heartbeat. Raises WriteError."""

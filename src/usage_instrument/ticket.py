@@ -39,6 +39,12 @@ class Ticket:
         return bool(self.answer)
 
 
+def in_event_loop() -> bool:
+    """Whether this thread runs an event loop, which must not be held up."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
 def _async_sleep() -> Callable[[float], Awaitable[None]]:
     import asyncio
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 from . import capture, context, engines, lifecycle, rejects
 from .buffer import Mishap
 from .catalog import Catalog, Feature
 from .errors import ConfigurationError, UsageInstrumentError, UserIdError
 from .events import Use, canonical_user, fitting_metadata
+from .journal import check_place
 from .ledger import Ledger
 from .pipeline import Pipeline
 from .settings import Settings
@@ -49,12 +51,16 @@ class Tracker:
     ) -> None:
         self.settings = settings if settings is not None else Settings.from_environment()
         if self.settings.journal is not None:
-            raise ConfigurationError("this release has no journal yet: leave the setting `journal` unset")
+            check_place(self.settings.journal)
         if database is None and self.settings.enabled:
             raise ConfigurationError("no database: pass its URL, or an Engine")
         self.database = None if database is None else engines.parse(database)
         if self.database is not None:
             engines.connect(self.database)  # a missing driver is told here, not by the first flush
+        if tables is not None and not hasattr(tables, "user_id_type"):
+            raise ConfigurationError(
+                f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
+            )
         self.tables_given = tables
         self._tables = tables
         self.user_id_type = tables.user_id_type if tables is not None else self.settings.user_id_type
@@ -70,8 +76,9 @@ class Tracker:
 
     def _renew(self) -> None:
         """An empty pipeline without threads. Only assigns: a forked child runs it in the fork itself."""
+        name = "" if self.database is None else engines.named(self.database, self.settings.schema)
         self._pipeline = Pipeline(
-            self.settings, self.catalog, self._canonical, self._open_store, self._new_ledger, self._swap
+            self.settings, name, self.catalog, self._canonical, self._open_store, self._new_ledger, self._swap
         )
 
     # ---- capture
@@ -98,14 +105,13 @@ class Tracker:
             return _ignore
         if self.settings.strict:
             return partial(self._append_strictly, feature.name)
-        if not self._pipeline.armed:
-            return partial(self._append_first, feature.name)
-        return self._pipeline.buffer.plain(feature.name).append
+        return self._pipeline.sink(feature.name) or partial(self._append_first, feature.name)
 
     def _append_first(self, feature: str, user: UserId) -> None:
         lifecycle.notice_fork()
-        self._pipeline.buffer.plain(feature).append(user)
-        self._arm()
+        if not self._pipeline.armed:
+            lifecycle.watch(self)
+        self._pipeline.take(feature, user)
 
     def _append_strictly(self, feature: str, user: UserId) -> None:
         self._canonical(user)
@@ -119,8 +125,9 @@ class Tracker:
                 if use.metadata:
                     fitting_metadata(use.metadata, self.settings.metadata_max_bytes)
             lifecycle.notice_fork()
-            self._pipeline.buffer.rich.append(use)
-            self._arm()
+            if not self._pipeline.armed:
+                lifecycle.watch(self)
+            self._pipeline.record(use)
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""
@@ -166,6 +173,8 @@ class Tracker:
     def reset_after_fork(self) -> None:
         """As Mortal.reset_after_fork. The parent's connection stays referenced: closing it here would end it there."""
         self._left_behind.append(self._pipeline)
+        if self._pipeline.journal is not None:
+            self._pipeline.journal.abandon()
         self._renew()
         self._swap()
 
@@ -174,8 +183,8 @@ class Tracker:
             raise ConfigurationError("no database")
         return Store(engines.connect(self.database), self._tables_in_use(), self.settings)
 
-    def _new_ledger(self) -> Ledger:
-        return Ledger(self._tables_in_use(), self.settings.service)
+    def _new_ledger(self, writer_id: UUID | None) -> Ledger:
+        return Ledger(self._tables_in_use(), self.settings.service, writer_id)
 
     def _tables_in_use(self) -> Tables:
         if self._tables is None:
@@ -280,4 +289,4 @@ def _ignore(user: UserId) -> None:
 
 def _describe(error: Exception) -> str:
     """An error by its own words if it is ours, else by its type: the host's may hold personal data."""
-    return str(error) if isinstance(error, UsageInstrumentError | ValueError) else f"{type(error).__name__} raised"
+    return str(error) if isinstance(error, UsageInstrumentError) else f"{type(error).__name__} raised"

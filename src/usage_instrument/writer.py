@@ -9,6 +9,7 @@ import time
 from _queue import Empty, SimpleQueue
 from _thread import allocate_lock
 from collections.abc import Callable, Collection
+from uuid import UUID
 
 from . import rejects
 from .catalog import Catalog
@@ -16,6 +17,8 @@ from .dialects import Fault
 from .errors import ConfigurationError
 from .events import Batch, Count, in_words
 from .framer import Framer
+from .housekeeping import Housekeeping, Recover
+from .journal import Frame, Held, Journal
 from .ledger import Ledger
 from .pending import Pending
 from .settings import Settings
@@ -23,14 +26,10 @@ from .store import Outcome, Store, WriteError
 from .ticket import Ticket
 
 logger = logging.getLogger("usage_instrument")
-
-HEARTBEAT = 60.0
-"""Seconds between two heartbeats of an idle writer."""
-REDECLARE = 86400.0
-"""Seconds after which a living process declares its features again."""
 _BACKOFF, _BACKOFF_MAX = 0.1, 30.0
 _CONFIGURATION_RETRY = 30.0
 _SAY_EVERY = 60.0
+_APPEARANCES = 5  # batches in a row that are refused for users who are there when one looks
 _WORTH_A_LINE = 3  # failures in a row
 
 
@@ -43,22 +42,27 @@ class Writer:
         settings: Settings,
         catalog: Catalog,
         open_store: Callable[[], Store],
-        new_ledger: Callable[[], Ledger],
+        new_ledger: Callable[[UUID | None], Ledger],
+        journal: Journal | None = None,
+        recover: Recover | None = None,
+        refill: Callable[[], bool] = lambda: False,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
-        self._catalog = catalog
         self._open_store = open_store
         self._new_ledger = new_ledger
-        self._framer = Framer(pending, settings)
+        self._journal = journal
+        self._framer = Framer(pending, settings, self._keep if journal is not None else None)
+        self._refill = refill
+        self._ended = ended
+        self.house = Housekeeping(catalog, settings.service, self._say, recover)
         self._store: Store | None = None
         self._wake: SimpleQueue[Ticket] = SimpleQueue()
         self._turn = allocate_lock()
         self._alive = allocate_lock()
-        self._next_beat = self._redeclare = 0.0
-        self._declared: dict[str, str | None] = {}
         self._said: tuple[str, float] = ("", 0.0)
 
-        self._failures = 0  # in a row
+        self._failures = self._appeared = 0  # in a row
         self._fault: Fault | None = None
 
         self.ledger: Ledger | None = None
@@ -96,7 +100,8 @@ class Writer:
             try:
                 ticket = self._wake.get(timeout=max(pause, 0.001))
             except Empty:
-                self.cycle()
+                while self.cycle() and self._wake.empty() and self._refill():
+                    pass
             else:
                 self.serve(ticket)
                 if ticket.final and not wanted():
@@ -105,15 +110,22 @@ class Writer:
 
     def serve(self, ticket: Ticket) -> None:
         """Write until nothing is left, nothing helps, or the ticket's deadline passes; then answer it."""
-        while True:
-            answer = self.cycle(final=ticket.final)
-            left = ticket.deadline - time.monotonic()
-            if answer or not self._failures or self._fault is Fault.CONFIGURATION or left <= 0:
-                break
-            time.sleep(min(self._backoff(), left))
-        if ticket.final:
-            self._end(clean=answer)
-        ticket.answer = answer
+        answer = False
+        try:
+            while True:
+                answer = self.cycle(final=ticket.final)
+                left = ticket.deadline - time.monotonic()
+                if answer and left > 0 and self._refill():
+                    continue
+                if answer or not self._failures or self._fault is Fault.CONFIGURATION or left <= 0:
+                    break
+                time.sleep(min(self._backoff(), left))
+            if ticket.final:
+                self._end(clean=answer)
+        finally:
+            if ticket.final:
+                self._ended()
+            ticket.answer = answer
 
     def cycle(self, *, final: bool = False, wait: bool = True) -> bool:
         """Write all that is pending; True when nothing is left. Without `wait`, not if somebody else is at it."""
@@ -123,9 +135,14 @@ class Writer:
             self._framer.take()
             if not self._framer.idle:
                 self._write(final)
-            self._keep_house(final)
+            if self._store is not None and self.ledger is not None and self.ledger.registered:
+                self.house.keep(self._store, self.ledger, final=final, hurried=lambda: not self._wake.empty())
         except WriteError as error:
             self._failed(error)
+            self._framer.give_back()
+            return False
+        except OSError as error:
+            self._failed(WriteError(Fault.TRANSIENT, f"the journal cannot keep the batch: {error.strerror or error}"))
             self._framer.give_back()
             return False
         finally:
@@ -153,13 +170,18 @@ class Writer:
             self._send_all()
 
     def _send_all(self) -> None:
-        while (batch := self._framer.next(self._number + 1)) is not None:
+        while True:
+            _, ledger = self._ready()
+            batch = self._framer.next(ledger.number + 1)
+            if batch is None:
+                return
             self._send(batch)
             self._framer.report()
 
-    @property
-    def _number(self) -> int:
-        return self.ledger.number if self.ledger is not None else 0
+    def _keep(self, held: Held) -> None:
+        """Before the first attempt. Raises OSError."""
+        if self._journal is not None and self.ledger is not None:
+            self._journal.frame(Frame(self.ledger.writer_id, self.ledger.registered, held))
 
     def _send(self, batch: Batch) -> None:
         store, ledger = self._ready()
@@ -188,18 +210,18 @@ class Writer:
                 self._store = self._open_store()
             except ConfigurationError as error:
                 raise WriteError(Fault.CONFIGURATION, str(error)) from error
-        self.ledger = self.ledger or self._new_ledger()
+        self.ledger = self.ledger or self._new_ledger(self._journal.writer_id if self._journal is not None else None)
         self._store.open()
         if not self.ledger.registered:
             self._store.register(self.ledger)
-            self._next_beat = time.monotonic() + HEARTBEAT
+            self.house.registered()
         return self._store, self.ledger
 
     def _start_anew(self, batch: Batch) -> None:
         """The row is gone (pruned, or the database was restored): take a new id. What may have been applied under
         the old one cannot be known any more, and is dropped rather than counted twice."""
         logger.warning("this writer's row in feature_usage_writers is gone; it goes on under a new id")
-        self.ledger = self._new_ledger()
+        self.ledger = self._new_ledger(None)
         if self._framer.in_doubt:
             self.dropped += batch.uses
             self._framer.change(1, ())
@@ -214,7 +236,11 @@ class Writer:
             if unknown:
                 self._framer.defer(batch.number, unknown, time.monotonic())
                 return
-            # They have appeared since.
+            # They have appeared since: the host committed between the two looks.
+            self._appeared += 1
+            if self._appeared <= _APPEARANCES:
+                self._framer.change(batch.number, batch.counts)
+                return
         self.retries += 1
         if len(batch.counts) > 1:
             self._framer.split(batch.number)
@@ -241,30 +267,13 @@ class Writer:
             self._framer.lose(reason, uses)
             self._say(f"{in_words(uses)} rejected, {reason}: {detail}")
 
-    # ---- around the batches
-
-    def _keep_house(self, final: bool) -> None:
-        """The heartbeat and the catalogue, each in a transaction of its own, once there is a row in the ledger."""
-        if self._store is None or self.ledger is None or not self.ledger.registered:
-            return
-        now = time.monotonic()
-        if now >= self._next_beat and not final:
-            self._store.beat(self.ledger)
-            self._next_beat = now + HEARTBEAT
-        if now >= self._redeclare:
-            self._declared.clear()
-            self._redeclare = now + REDECLARE
-        new = [feature for feature in self._catalog if self._declared.get(feature.name, "") != feature.description]
-        if new:
-            try:
-                self._store.declare(new, self._settings.service)
-            except WriteError as error:
-                # It delays no count: said, and tried again with the next new feature or the next day.
-                self._say(f"the catalogue was not written: {error}")
-            self._declared.update((feature.name, feature.description) for feature in new)
+    # ---- the end
 
     def _end(self, *, clean: bool) -> None:
         """Leave nothing behind: with the last batch confirmed, the row in the ledger can go."""
+        if self._journal is not None:
+            # The row in the ledger stays as long as the journal does, whose batches it numbers.
+            clean = clean and self._journal.retire()
         if self._store is None:
             return
         if clean and self.ledger is not None and self.ledger.registered:
@@ -274,7 +283,18 @@ class Writer:
         self._store = None
         if clean:
             self.ledger = None
-            self._declared.clear()
+            self.house.forget()
+
+    def resume(self, ledger: Ledger, frame: Frame | None) -> None:
+        """Go on where a dead writer ended, under its row in the ledger."""
+        self.ledger = ledger
+        if frame is not None:
+            self._framer.resume(frame.held, ledger.number)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held here."""
+        return self._framer.idle
 
     # ---- failure
 
@@ -290,6 +310,7 @@ class Writer:
         if self._failures:
             logger.info("writing again, after %d failed attempts", self._failures)
         self._failures, self._fault, self.last_error = 0, None, None
+        self._appeared = 0
 
     def _say(self, message: str) -> None:
         """One line a minute for the same trouble."""

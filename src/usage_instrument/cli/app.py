@@ -10,6 +10,7 @@ from usage_instrument import __version__
 
 from .db import db
 from .demo.command import demo
+from .journal import journal
 
 app = typer.Typer(
     help="Which features of your app people really use.",
@@ -35,4 +36,5 @@ def _usage_instrument(
 
 
 app.add_typer(db, name="db")
+app.add_typer(journal, name="journal")
 app.command()(demo)

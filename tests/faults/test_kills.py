@@ -1,0 +1,126 @@
+"""kill -9 at any instant: what was acknowledged is in the table in the end, exactly."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+import victim
+from conftest import Database
+from reading import all_of, made, total
+
+KILLS = int(os.environ.get("USAGE_TEST_KILLS", "300"))
+AT_ONCE = 4
+IN_FLIGHT = 2 + (victim.THREADS - 1)
+"""Uses that a killed process may have kept and not acknowledged: one call a thread, the first of which counts two."""
+
+
+class Victims:
+    """Processes to kill, all with journals in one place."""
+
+    def __init__(self, url: str, place: Path) -> None:
+        self.journal, self.acks = place / "journal", place / "acks"
+        self.acks.mkdir()
+        self._nursery = subprocess.Popen(
+            [sys.executable, victim.__file__, url, str(self.journal), str(self.acks)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def born(self) -> int:
+        assert self._nursery.stdin is not None
+        assert self._nursery.stdout is not None
+        self._nursery.stdin.write("\n")
+        self._nursery.stdin.flush()
+        return int(self._nursery.stdout.readline())
+
+    def close(self) -> None:
+        self._nursery.communicate()
+        assert self._nursery.returncode == 0
+
+
+@pytest.fixture
+def victims(postgresql: Database, tmp_path: Path) -> Iterator[Victims]:
+    made(postgresql.engine())
+    victims = Victims(postgresql.url, tmp_path)
+    yield victims
+    victims.close()
+
+
+def recover(url: str, journal: Path) -> subprocess.Popen[str]:
+    program = str(Path(sys.executable).with_name("usage-instrument"))
+    command = [program, "journal", "recover", "--journal", str(journal), "--url", url]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def left(journal: Path) -> list[Path]:
+    """What nobody took over; a directory whose maker was killed over it stays hidden for a minute."""
+    return [path for path in journal.iterdir() if not path.name.startswith(".")]
+
+
+def wait_until_dead(pid: int) -> None:
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.001)  # not our child: there is nothing to wait on
+
+
+def test_nothing_is_lost_and_nothing_doubled(victims: Victims, postgresql: Database) -> None:
+    engine = postgresql.engine()
+    tables = made(engine)
+    dice = random.Random()
+    before = 0
+    for killed in range(AT_ONCE, KILLS + 1, AT_ONCE):
+        pids = [victims.born() for _ in range(AT_ONCE)]
+        for pid in pids:
+            # The first instants as often as the rest: there, everything is made.
+            time.sleep(dice.choice((0.02, 0.1, 0.4, 1.6)) * dice.random())
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            wait_until_dead(pid)
+        if killed % (5 * AT_ONCE) == 0:
+            killer = recover(postgresql.url, victims.journal)
+            time.sleep(2.0 * dice.random())
+            killer.kill()
+            killer.communicate()
+        if killed % (5 * AT_ONCE) == 0 or killed > KILLS - AT_ONCE:
+            recovering = recover(postgresql.url, victims.journal)
+            output, errors = recovering.communicate()
+            assert recovering.returncode == 0, output + errors
+            unacknowledged = total(engine, tables) - victim.acknowledged(victims.acks)
+            assert 0 <= unacknowledged - before <= IN_FLIGHT * 5 * AT_ONCE, f"after {killed} kills"
+            before = unacknowledged
+    assert left(victims.journal) == []
+    assert all_of(engine, tables.writers) == []
+    assert all_of(engine, tables.losses) == []
+    history = sa.select(sa.func.sum(tables.history.c.usage_count))
+    with engine.connect() as connection:
+        assert connection.scalar(history) == total(engine, tables)
+    assert victim.acknowledged(victims.acks) > KILLS
+
+
+def test_racing_recoverers_share_the_work(victims: Victims, postgresql: Database) -> None:
+    engine = postgresql.engine()
+    pids = [victims.born() for _ in range(8)]
+    deadline = time.monotonic() + 60
+    while victim.acknowledged(victims.acks) < 20_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        wait_until_dead(pid)
+    racing = [recover(postgresql.url, victims.journal) for _ in range(3)]
+    answers: list[Any] = [process.communicate() for process in racing]
+    assert [process.returncode for process in racing] == [0, 0, 0], answers
+    unacknowledged = total(engine, made(engine)) - victim.acknowledged(victims.acks)
+    assert 0 <= unacknowledged <= IN_FLIGHT * len(pids)
+    assert left(victims.journal) == []

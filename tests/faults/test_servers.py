@@ -1,0 +1,97 @@
+"""Every kind of server, worker and end: the table equals the successful answers, also after kill -9 of all at once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import Database
+from reading import all_of, counts
+from traffic import EXAMPLES, FLASK, PORT, STARLETTE, Uses, gunicorn, python_module, serving, uvicorn
+from usage_instrument.schema import define_tables
+
+UWSGI = Path(sys.executable).with_name("uwsgi")
+
+
+def uwsgi(*options: str) -> list[str]:
+    return [
+        *(str(UWSGI), "--http", f"127.0.0.1:{PORT}", "--chdir", str(EXAMPLES), "--module", FLASK, "--home", sys.prefix),
+        *("--processes", "2", "--master", "--die-on-term", "--disable-logging", *options),
+    ]
+
+
+COMMANDS = {
+    "gunicorn-sync": gunicorn(FLASK, "-w", "3"),
+    "gunicorn-gthread": gunicorn(FLASK, "--preload", "-w", "2", "-k", "gthread", "--threads", "4"),
+    "gunicorn-gevent": gunicorn(FLASK, "--preload", "-w", "2", "-k", "gevent"),
+    "gunicorn-max-requests": gunicorn(FLASK, "--preload", "-w", "2", "--max-requests", "50"),
+    "gunicorn-uvicorn": gunicorn(STARLETTE, "--preload", "-w", "2", "-k", "uvicorn_worker.UvicornWorker"),
+    "uvicorn-workers": uvicorn(STARLETTE, "--workers", "2"),
+    "hypercorn": python_module("hypercorn", "-w", "2", "-b", f"127.0.0.1:{PORT}", f"{EXAMPLES}/{STARLETTE}"),
+    "granian-wsgi": python_module(
+        "granian", "--interface", "wsgi", "--workers", "2", "--port", PORT, "--working-dir", str(EXAMPLES), FLASK
+    ),
+    "uwsgi": uwsgi("--enable-threads"),
+    "uwsgi-without-threads": uwsgi(),
+}
+
+
+def environ_for(database: Database, journal: Path) -> dict[str, str]:
+    return {
+        "USAGE_INSTRUMENT_DATABASE_URL": database.url,
+        "USAGE_INSTRUMENT_JOURNAL": str(journal),
+        "USAGE_INSTRUMENT_FLUSH_INTERVAL": "0.3",
+    }
+
+
+def command_of(kind: str) -> list[str]:
+    if kind.startswith("uwsgi") and not UWSGI.exists():
+        pytest.skip("uWSGI is not installed: it needs a C compiler")
+    return COMMANDS[kind]
+
+
+def check(database: Database, expected: Uses, said: str = "") -> None:
+    tables = define_tables(sa.MetaData(), users=None, user_id_type="string")
+    engine = database.engine()
+    assert counts(engine, tables) == expected, said
+
+
+def recover(database: Database, journal: Path) -> None:
+    program = str(Path(sys.executable).with_name("usage-instrument"))
+    options = ["--journal", str(journal), "--url", database.url, "--user-id-type", "string"]
+    subprocess.run([program, "journal", "recover", *options], check=True)
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_sigterm_writes_all(kind: str, postgresql: Database, tmp_path: Path) -> None:
+    with serving(command_of(kind), environ_for(postgresql, tmp_path)) as server:
+        expected = server.visits(12)
+        said = server.stop()
+    if kind.startswith("uwsgi"):
+        recover(postgresql, tmp_path)  # it skips the exit of a worker that is busy
+    check(postgresql, expected, said)
+    assert list(tmp_path.iterdir()) == [], said
+    writers = define_tables(sa.MetaData(), users=None).writers
+    assert kind.startswith("uwsgi") or all_of(postgresql.engine(), writers) == [], said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_the_other_signals_of_gunicorn_write_all(number: signal.Signals, postgresql: Database, tmp_path: Path) -> None:
+    with serving(COMMANDS["gunicorn-gthread"], environ_for(postgresql, tmp_path)) as server:
+        expected = server.visits(12)
+        said = server.stop(number)
+    check(postgresql, expected, said)
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_kill_9_of_a_whole_server_loses_nothing(kind: str, postgresql: Database, tmp_path: Path) -> None:
+    with serving(command_of(kind), environ_for(postgresql, tmp_path)) as server:
+        expected = server.visits(12)
+        server.kill()
+    recover(postgresql, tmp_path)
+    check(postgresql, expected)

@@ -1,0 +1,78 @@
+"""Processes that count until somebody kills them. Each line on stdin makes one, whose pid is the answer.
+
+Each is forked from this one, which has imported everything, so that kills hit the first instants as well. What a
+process has acknowledged stands in a file of its own: uses by thread, counted after each call has returned.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import sys
+import threading
+import uuid
+from pathlib import Path
+
+import usage_instrument as usage
+
+THREADS = 3
+USERS = [uuid.UUID(int=number) for number in range(1, 41)]
+
+
+@usage.tracks("plain")
+def plain() -> None: ...
+
+
+def acknowledged(folder: Path) -> int:
+    """How many uses all processes have acknowledged."""
+    return sum(
+        int.from_bytes(data[at : at + 8], sys.byteorder) for data in _files(folder) for at in range(0, len(data), 8)
+    )
+
+
+def _files(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in folder.glob("*.acks")]
+
+
+def _live(url: str, journal: str, folder: Path) -> None:
+    path = folder / f"{os.getpid()}.acks"
+    path.write_bytes(bytes(8 * THREADS))
+    with path.open("r+b") as file:
+        acks = memoryview(mmap.mmap(file.fileno(), 8 * THREADS)).cast("Q")
+    usage.configure(url, journal=journal, flush_interval=0.02)
+    for number in range(THREADS):
+        threading.Thread(target=_use, args=(number, acks), daemon=True).start()
+    signal.pause()
+
+
+def _use(number: int, acks: memoryview) -> None:
+    dice = random.Random(os.getpid() * THREADS + number)
+    uses = 0
+    while True:
+        user = dice.choice(USERS)
+        if number == 0:
+            usage.track("rich", user=user, metadata={"uses": uses}, count=2)
+            uses += 2
+        else:
+            with usage.as_user(user):
+                plain()
+            uses += 1
+        acks[number] = uses
+
+
+def main() -> None:
+    url, journal, folder = sys.argv[1:]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are nobody's concern
+    usage.configure(url, journal=journal)  # as a master that preloads
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            _live(url, journal, Path(folder))
+        sys.stdout.write(f"{child}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Real servers with the example apps, and real HTTP to them: what succeeded is what has to be in the table."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from servers import free_port
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FLASK, STARLETTE, FASTAPI = "flask_app:app", "starlette_app:app", "fastapi_app:app"
+PORT = "{port}"
+
+Uses: TypeAlias = "Counter[tuple[str, str | None]]"
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """A command that runs a module; `PORT` in it becomes the port."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def gunicorn(app: str, *options: str) -> list[str]:
+    return python_module(
+        "gunicorn", "--chdir", str(EXAMPLES), "-b", f"127.0.0.1:{PORT}", "--log-level", "warning", *options, app
+    )
+
+
+def uvicorn(app: str, *options: str) -> list[str]:
+    return python_module("uvicorn", "--app-dir", str(EXAMPLES), "--port", PORT, "--log-level", "warning", *options, app)
+
+
+class Server:
+    """One that runs, in a process group of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def visits(self, visitors: int = 24) -> Uses:
+        """Requests of so many visitors, eight at a time; what succeeded."""
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            return sum(pool.map(_visit, [self.port] * visitors, range(visitors)), Counter[tuple[str, "str | None"]]())
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> str:
+        """Ask the server to end, and wait; what it said."""
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=60)[0]
+
+    def kill(self) -> None:
+        """kill -9 it and its workers, all at once."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def serving(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[Server]:
+    """A server that answers; it leaves no process behind."""
+    port = free_port()
+    process = subprocess.Popen(
+        [argument.replace(PORT, str(port)) for argument in command],
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(port):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "it does not answer"
+            time.sleep(0.1)
+        yield Server(process, port)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("HEAD", "/")  # never a use
+        connection.getresponse().read()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _visit(port: int, visitor: int) -> Uses:
+    """Forty requests of one visitor; what succeeded."""
+    succeeded: Uses = Counter()
+    user = f"user-{visitor}" if visitor % 4 else None
+    for number in range(40):
+        method, path, feature = (
+            ("GET", "/events", "list_events"),
+            ("POST", "/events/7/follow", "calendar_follow_event"),
+            ("POST", "/events/999/follow", "never"),
+            ("GET", "/nowhere", "never"),
+        )[number % 4]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)  # uWSGI closes it after each answer
+        connection.request(method, path, headers={"X-User": user} if user else {})
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        if response.status < 300:
+            succeeded[feature, user] += 1
+        else:
+            assert feature == "never", response.status
+    return succeeded
