@@ -65,7 +65,7 @@ def _use(number: int, acks: memoryview) -> None:
 def main() -> None:
     url, journal, folder = sys.argv[1:]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are nobody's concern
-    usage.configure(url, journal=journal)  # as a master that preloads
+    usage.configure(url, journal=journal, flush_interval=0.02)  # as a master that preloads
     for _ in sys.stdin:
         child = os.fork()
         if not child:
