@@ -23,7 +23,7 @@ _FRAME = "frame"
 _LOG_BYTES = 2**22
 _RETRY = 60.0
 _BUSY = 1 / 16
-_PATIENCE = 1.0
+_PATIENCE = 5.0
 """Seconds that a first use waits for another thread's, which opens the journal."""
 
 
