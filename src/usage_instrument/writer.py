@@ -137,6 +137,7 @@ class Writer:
                 self._write(final)
             if self._store is not None and self.ledger is not None and self.ledger.registered:
                 self.house.keep(self._store, self.ledger, final=final, hurried=lambda: not self._wake.empty())
+                self._succeeded()
         except WriteError as error:
             self._failed(error)
             self._framer.give_back()
@@ -309,8 +310,7 @@ class Writer:
     def _succeeded(self) -> None:
         if self._failures:
             logger.info("writing again, after %d failed attempts", self._failures)
-        self._failures, self._fault, self.last_error = 0, None, None
-        self._appeared = 0
+        self._failures, self._appeared, self._fault, self.last_error = 0, 0, None, None
 
     def _say(self, message: str) -> None:
         """One line a minute for the same trouble."""

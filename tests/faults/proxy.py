@@ -87,6 +87,9 @@ class Proxy:
     def mend(self) -> None:
         """Forward again, and cut nothing more. What was swallowed is not made good: those connections end."""
         self.cut(())
+        with self._lock:
+            for link in self._links:
+                link.spare()
         if self.swallows:
             self.swallows = False
             self.cut_now()
@@ -172,6 +175,10 @@ class _Link:
         if due and cut.place == "after commit":
             self._server.recv(_PIECE)
         return due
+
+    def spare(self) -> None:
+        """Cut this one nowhere."""
+        self._cut = None
 
     def end(self) -> None:
         """Wake whoever runs this, with the end of both sides."""
