@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from http import HTTPStatus
 from unittest import mock
 
@@ -120,7 +121,12 @@ RESULTS = [
 ]
 
 
-@pytest.mark.parametrize(("result", "get", "post"), RESULTS, ids=lambda value: repr(value)[:40])
+def _named(value: object) -> str:
+    """Without the address in it, which is another one in every process that runs the tests."""
+    return re.sub(r" (at 0x\w+|id='\d+')", "", repr(value))[:40]
+
+
+@pytest.mark.parametrize(("result", "get", "post"), RESULTS, ids=_named)
 @pytest.mark.parametrize("options", [{}, {"metadata": {"a": 1}}], ids=["plain", "metadata"])
 @pytest.mark.parametrize("identified", [True, False])
 def test_the_result_of_a_view_is_judged(usage, result, get, post, options, identified):
