@@ -289,11 +289,13 @@ def test_uses_for_another_database_are_left_alone(sqlite: Database, place: Path,
 
 def test_a_directory_that_was_being_made_or_deleted(sqlite: Database, place: Path) -> None:
     made(sqlite.engine())
-    young, old, empty = (place / f"{prefix}{uuid.uuid4().hex}" for prefix in (".", ".", ""))
-    for hidden in (young, old):
+    young, old, unnamed, empty = (place / f"{prefix}{uuid.uuid4().hex}" for prefix in (".", ".", ".", ""))
+    for hidden in (young, old, unnamed):
         hidden.mkdir()
         (hidden / "lock").touch()
+    (unnamed / "database").touch()  # and there its maker was killed
     os.utime(old, (0, 0))
+    os.utime(unnamed, (0, 0))
     empty.mkdir()
     assert recover(sqlite.url, place).uses == 0
     assert list(place.iterdir()) == [young]

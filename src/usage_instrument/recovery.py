@@ -67,6 +67,9 @@ class Recovery:
 
     def _take_over(self, home: Home, store: Store, stop: Callable[[], bool]) -> Recovered:
         try:
+            if home.unborn:
+                home.remove()
+                return Recovered()
             journal, frame = Journal.adopted(home, self._place, self._settings.journal_max_bytes)
             ledger = self._ledger(home, frame, store)
         except CorruptJournalError as error:

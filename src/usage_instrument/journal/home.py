@@ -39,6 +39,11 @@ class Home:
         """The writer that made it."""
         return UUID(self.path.name.removeprefix("."))
 
+    @property
+    def unborn(self) -> bool:
+        """Whether its maker died over it: it holds nothing."""
+        return self.path.name.startswith(".")
+
     @classmethod
     def create(cls, place: str, writer_id: UUID, database: str) -> Home:
         """A new one, owned from its first moment: nobody sees it before it is locked. Raises OSError."""
