@@ -7,6 +7,7 @@ import glob
 import importlib.util
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -85,10 +86,11 @@ def mariadb() -> Iterator[int]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on now, below those that systems give to clients, who come at any moment."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,13 @@ ROWS: dict[str, str] = {
     "framer": f"{_USES} settings pending rejects journal",
     "folder": f"{_USES} settings buffer pending rejects ticket journal",
     "housekeeping": f"{_USES} stats catalog dialects ledger store",
-    "writer": f"{_USES} settings catalog housekeeping dialects pending rejects ticket ledger store journal framer",
+    "failures": "dialects store",
+    "writer": f"{_USES} settings catalog housekeeping dialects pending rejects ticket ledger store journal"
+    " framer failures",
     "recovery": f"{_USES} settings stats catalog dialects buffer pending ledger store journal folder writer",
     "pipeline": f"{_USES} settings stats catalog buffer pending ticket lifecycle ledger store journal folder framer"
     " writer recovery",
+    "live": f"{_USES} schema lifecycle engines framer ticket pipeline",
     # what is decorated
     "arguments": f"{_USES} context",
     "outcome": f"{_USES} context arguments lifecycle",
@@ -75,9 +78,8 @@ ROWS: dict[str, str] = {
     "tracking": f"{_USES} context catalog arguments outcome proxies wrappers",
     # the tracker
     "tracker": f"{_TABLES} settings stats context catalog capture buffer rejects ticket lifecycle ledger engines store"
-    " journal pipeline tracking",
-    "current": f"{_USES} settings stats context catalog capture engines tracker",
-    "live": f"{_TABLES} settings stats tracker current queries",
+    " journal pipeline live tracking",
+    "current": f"{_USES} settings stats context catalog capture engines live tracker",
     # requests: they know a recorder, not the tracker
     "routes": f"{_USES} context catalog",
     "rules": f"{_USES} context catalog routes",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from .current import (
+    acount,
     aflush,
     as_user,
     ashutdown,
+    auser_features,
     configure,
+    count,
     discard,
     flush,
     identify,
@@ -14,7 +17,9 @@ from .current import (
     shutdown,
     stats,
     track,
+    user_features,
 )
+from .live import FeatureUse
 from .settings import Settings
 from .stats import Stats
 from .tracker import Tracker
@@ -23,14 +28,18 @@ from .tracking import tracks
 __version__ = "0.1.0"
 
 __all__ = [
+    "FeatureUse",
     "Settings",
     "Stats",
     "Tracker",
     "__version__",
+    "acount",
     "aflush",
     "as_user",
     "ashutdown",
+    "auser_features",
     "configure",
+    "count",
     "discard",
     "flush",
     "identify",
@@ -39,4 +48,5 @@ __all__ = [
     "stats",
     "track",
     "tracks",
+    "user_features",
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import capture, catalog, context, engines
 from .errors import ConfigurationError
+from .live import FeatureUse
 from .settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt
 from .stats import Stats
 from .tracker import Tracker
@@ -122,6 +123,28 @@ def shutdown(timeout: float | None = None) -> bool:
 async def ashutdown(timeout: float | None = None) -> bool:
     """As shutdown, without blocking the event loop."""
     return True if _tracker is None else await _tracker.ashutdown(timeout)
+
+
+def count(user: object, feature: str) -> int:
+    """How often `user` has used `feature`, of all time, with what this process has not written yet (as Tracker.count);
+    0 when nothing is configured."""
+    return 0 if _tracker is None else _tracker.count(user, feature)
+
+
+async def acount(user: object, feature: str) -> int:
+    """As count, without blocking the event loop."""
+    return 0 if _tracker is None else await _tracker.acount(user, feature)
+
+
+def user_features(user: object) -> list[FeatureUse]:
+    """What `user` has used, of all time and the latest first, with what this process has not written yet (as
+    Tracker.user_features); nothing when nothing is configured."""
+    return [] if _tracker is None else _tracker.user_features(user)
+
+
+async def auser_features(user: object) -> list[FeatureUse]:
+    """As user_features, without blocking the event loop."""
+    return [] if _tracker is None else await _tracker.auser_features(user)
 
 
 def stats() -> Stats:

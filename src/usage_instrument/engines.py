@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from _thread import allocate_lock
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -58,6 +59,9 @@ class Connector(ABC):
         self.url = url
         self.dialect_name = url.get_backend_name()
 
+    is_async = False
+    """Whether it runs an event loop, and so not within another one."""
+
     def __str__(self) -> str:
         return masked(self.url)
 
@@ -88,6 +92,8 @@ class SyncConnector(Connector):
 class AsyncConnector(Connector):
     """Over an async driver, in an event loop of its own: the host's loop may be busy, closed or not yet there."""
 
+    is_async = True
+
     def __init__(self, engine: Engine) -> None:
         import asyncio
 
@@ -96,13 +102,14 @@ class AsyncConnector(Connector):
         super().__init__(engine.url)
         self._engine = AsyncEngine(engine)
         self._runner = asyncio.Runner()
+        self._turn = allocate_lock()
 
     def run(self, work: Callable[[Connection], T]) -> T:
         async def main() -> T:
             async with self._engine.connect() as connection:
                 return await connection.run_sync(work)
 
-        with _uninstrumented():
+        with _uninstrumented(), self._turn:
             return self._runner.run(main())
 
     def dispose(self) -> None:
@@ -163,13 +170,14 @@ def _in_memory(url: URL) -> bool:
     return name in {"", ":memory:", "file::memory:"} or ":memory:" in name or url.query.get("mode") == "memory"
 
 
-def connect(database: Database) -> Connector:
-    """A connector of one's own to a database. Raises ConfigurationError, also when the driver is not installed."""
+def connect(database: Database, connections: int = 1) -> Connector:
+    """A connector of one's own to a database, which keeps so many connections at most, unless the host's engine says
+    otherwise. Raises ConfigurationError, also when the driver is not installed."""
     database = parse(database)
     if isinstance(database, Engine):
         own = Engine(database.pool.recreate(), database.dialect, database.url)
     elif isinstance(database, URL):
-        own = _own_engine(database)
+        own = _own_engine(database, connections)
     else:
         # An AsyncEngine; its pool ties connections to the host's event loop, so the copy has a pool of its own too.
         theirs = database.sync_engine  # type: ignore[union-attr]
@@ -177,7 +185,7 @@ def connect(database: Database) -> Connector:
     return AsyncConnector(own) if own.dialect.is_async else SyncConnector(own)
 
 
-def _own_engine(url: URL) -> Engine:
+def _own_engine(url: URL, connections: int) -> Engine:
     try:
         driver = url.get_dialect().driver
         options: dict[str, Any] = {}
@@ -188,7 +196,7 @@ def _own_engine(url: URL) -> Engine:
             options["connect_args"] = _timeouts(driver, url)
             return create_async_engine(url, pool_pre_ping=True, **options).sync_engine
         if url.get_backend_name() != "sqlite":
-            options = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 1, "pool_pre_ping": True}
+            options = {"poolclass": QueuePool, "pool_size": connections, "max_overflow": 1, "pool_pre_ping": True}
         return create_engine(url, connect_args=_timeouts(driver, url), **options)
     except exc.NoSuchModuleError:
         raise ConfigurationError(

@@ -5,10 +5,15 @@ With a journal, what is held here is on disk before a batch is sent: the frame.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import functools
 import time
+from _thread import RLock
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple, TypeVar, cast
+from uuid import UUID
 
 from .events import Batch, Count, Loss
 from .journal import Held, Position
@@ -17,6 +22,32 @@ from .rejects import Waiting, today, unique_parts
 from .settings import Settings
 from .typing import UserId
 
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+class Unwritten(NamedTuple):
+    """What one user has used, as far as the writer has not confirmed it, at one moment."""
+
+    turn: int
+    """The framer's."""
+    writer_id: UUID | None
+    """Whose row in the ledger tells whether the batch is applied."""
+    batch: Batch | None
+    """What may be applied already, or any moment."""
+    counts: tuple[Count, ...]
+    """What is not."""
+
+
+def _alone(method: M) -> M:
+    """So that whoever looks from another thread sees every use in one place."""
+
+    @functools.wraps(method)
+    def alone(self: Framer, *args: Any, **options: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **options)
+
+    return cast("M", alone)
+
 
 class Framer:
     """What the writer holds: counts, the batch that is being sent, its parts, and counts that wait for their user."""
@@ -24,6 +55,9 @@ class Framer:
     def __init__(self, pending: Pending, settings: Settings, keep: Callable[[Held], None] | None = None) -> None:
         self._pending = pending
         self._keep = keep
+        self._lock = RLock()
+        self.turn = 0
+        """Another number as soon as another batch begins or ends."""
         self._taken: tuple[Position, ...] = ()
         self._framed: tuple[Position, ...] = ()
         self._unframed = False
@@ -43,12 +77,14 @@ class Framer:
         """Whether there is nothing to send and nothing waits."""
         return not (self.batch or self._parts or self._counts or self._losses or len(self.waiting))
 
+    @_alone
     def take(self) -> None:
         """Take over what the folder has folded."""
         counts, losses, self._taken = self._pending.take()
         self._counts.absorb(counts, self._metadata_max_bytes)
         self._losses.update(losses)
 
+    @_alone
     def give_back(self) -> None:
         """Hand the counts back, so that further uses of their keys find them, however full the memory is."""
         with self._pending.lock:
@@ -59,6 +95,7 @@ class Framer:
         """Book uses that are given up."""
         self._losses[today(), reason] += uses
 
+    @_alone
     def next(self, number: int) -> Batch | None:
         """The batch to send, framed under this number if it is a new one; None when nothing is left.
 
@@ -88,6 +125,7 @@ class Framer:
         losses = tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
         return Held(self._framed, (batch, *later), tuple(self.waiting.counts), losses)
 
+    @_alone
     def resume(self, held: Held, number: int) -> None:
         """Hold again what a dead writer held, of whose batches `number` is the last that was applied."""
         left = [batch for batch in held.batches if batch.number > number]
@@ -102,16 +140,20 @@ class Framer:
         self.waiting.defer(held.waiting, time.monotonic())
         self._unframed = True
 
+    @_alone
     def applied(self) -> None:
         """The batch is in the tables."""
         self.batch, self.in_doubt = None, False
+        self.turn += 1
 
+    @_alone
     def change(self, number: int, counts: Collection[Count], *, losses: bool = True) -> None:
         """Frame the batch anew with other counts, after a definite rollback; without any, it is gone."""
         kept = self.batch.losses if self.batch is not None and losses else ()
         self._freeze(number, counts, kept)
         self._unframed = True
 
+    @_alone
     def split(self, number: int) -> None:
         """Frame the first half of the batch anew; the second is sent afterwards."""
         if self.batch is not None:
@@ -119,6 +161,7 @@ class Framer:
             self._parts.appendleft(self.batch.counts[half:])
             self.change(number, self.batch.counts[:half])
 
+    @_alone
     def defer(self, number: int, unknown: Collection[UserId], now: float) -> None:
         """Take the counts of unknown users out of the batch; they wait for their users."""
         if self.batch is not None:
@@ -126,12 +169,30 @@ class Framer:
             self.waiting.defer((count for count in counts if count.user in unknown), now)
             self.change(number, [count for count in counts if count.user not in unknown])
 
+    @_alone
     def release(self, unknown: Collection[UserId], now: float) -> list[Count]:
         """Send the counts whose users have appeared; return those whose patience ran out."""
         known, late = self.waiting.release(unknown, now)
         self._parts.extend(unique_parts(known, self._rows))
         self._unframed = self._unframed or bool(known)
         return late
+
+    @_alone
+    def unwritten(self, user: UserId, writer_id: UUID | None) -> Unwritten:
+        """What one user has used, as far as it is pending here or with the folder."""
+        with self._pending.lock:
+            counts = self._pending.counts.of(user) + self._counts.of(user)
+        counts += [count for part in (*self._parts, self.waiting.counts) for count in part if count.user == user]
+        batch = self.batch
+        if batch is not None:
+            batch = Batch(batch.number, tuple(count for count in batch.counts if count.user == user))
+        return Unwritten(self.turn, writer_id, batch, tuple(counts))
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep all that is here where it is: the writer waits for it."""
+        with self._lock:
+            yield
 
     def report(self) -> None:
         """Tell the folder how much of the bound on memory is in use here."""
@@ -145,6 +206,7 @@ class Framer:
         """The one place where rows are sorted: two writers must meet their common rows in the same order. The
         anonymous user's, which every process writes, come last, so that they are locked for the shortest time."""
         self.in_doubt = False
+        self.turn += 1
         if not counts and not losses:
             self.batch = None
             return

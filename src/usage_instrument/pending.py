@@ -70,6 +70,15 @@ class Counts:
         """Whether a use would take a new key."""
         return user not in self._buckets.get(bucket, {}).get(feature, {})
 
+    def of(self, user: UserId) -> list[Count]:
+        """What one user has used; all stays where it is."""
+        return [
+            _count(feature, user, users[user] >> _SHIFT, users[user] & _MASK, self._metadata.get((feature, user)))
+            for features in self._buckets.values()
+            for feature, users in features.items()
+            if user in users
+        ]
+
     def annotate(self, key: Key, metadata: dict[str, Any]) -> dict[str, Any]:
         """Lay newer metadata over a key's own and return the result."""
         known = self._metadata.get(key)
@@ -109,15 +118,8 @@ class Counts:
                     stamp, uses = max(stamp, more >> _SHIFT), uses + (more & _MASK)
                     history.append((other, more & _MASK))
         self.uses -= uses
-        metadata = self._metadata.pop((feature, user), None)
-        return Count(
-            feature,
-            user,
-            uses,
-            _EPOCH + dt.timedelta(microseconds=stamp),
-            None if metadata is None else json.dumps(metadata, separators=(",", ":")),
-            tuple((start, number) for start, number in history if start is not None),
-        )
+        counted = _count(feature, user, stamp, uses, self._metadata.pop((feature, user), None))
+        return counted._replace(history=tuple((start, number) for start, number in history if start is not None))
 
     def absorb(self, newer: Counts, metadata_max_bytes: int) -> None:
         """Fold newer counts into these; metadata that is too large together is the newer alone."""
@@ -139,6 +141,16 @@ class Counts:
             merged = self.annotate(key, metadata)
             if len(merged) > len(metadata) and size_of(merged) > metadata_max_bytes:
                 self.replace_metadata(key, metadata)
+
+
+def _count(feature: str, user: UserId, stamp: int, uses: int, metadata: dict[str, Any] | None) -> Count:
+    return Count(
+        feature,
+        user,
+        uses,
+        _EPOCH + dt.timedelta(microseconds=stamp),
+        None if metadata is None else json.dumps(metadata, separators=(",", ":")),
+    )
 
 
 def size_of(metadata: dict[str, Any]) -> int:

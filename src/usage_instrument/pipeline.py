@@ -13,6 +13,7 @@ from .buffer import Buffer
 from .catalog import Catalog
 from .events import Use, in_words
 from .folder import Folder
+from .framer import Unwritten
 from .journal import Journal
 from .ledger import Ledger
 from .pending import Pending
@@ -169,14 +170,15 @@ class Pipeline:
         finally:
             self._arming.release()
 
-    def ask(self, timeout: float, *, final: bool = False) -> Ticket | None:
-        """A ticket on its way through the threads; None when there is nothing to do."""
+    def ask(self, timeout: float, *, final: bool = False) -> Ticket:
+        """A ticket on its way through the threads, or answered already when there is nothing to do."""
+        ticket = Ticket(timeout, final=final)
         if not self.armed:
             # In the order of the way that a use takes: none can slip past.
             if not (self._unread or self._folder.at_work or self._pending.uses):
-                return None
+                ticket.answer = True
+                return ticket
             self.arm()
-        ticket = Ticket(timeout, final=final)
         if final:
             self._closing, self.armed = True, False
             self._armed_changed()
@@ -207,12 +209,17 @@ class Pipeline:
         if self._unread:
             self.arm()
 
+    def unwritten(self, user: UserId) -> Unwritten:
+        """What one user has used by now, as far as this process has not written it."""
+        self._folder.fold()
+        return self.writer.unwritten(user)
+
     def closed(self, ticket: Ticket) -> bool:
         """The answer of a final ticket."""
         pending = 0 if ticket.answer else self.stats().pending
         if pending:
             where = "left in the journal" if self.journal is not None and self.journal.home is not None else "unwritten"
-            logger.warning("shut down with %s %s: %s", in_words(pending), where, self.writer.last_error)
+            logger.warning("shut down with %s %s: %s", in_words(pending), where, self.writer.failures.last_error)
         return bool(ticket.answer)
 
     def stats(self) -> Stats:
@@ -227,8 +234,8 @@ class Pipeline:
             dropped=folder.dropped + writer.dropped + recovered.dropped,
             rejected=folder.rejected + writer.rejected + recovered.rejected,
             metadata_lost=folder.metadata_lost + writer.metadata_lost + recovered.metadata_lost,
-            retries=writer.retries + recovered.retries,
-            last_error=writer.last_error,
+            retries=writer.failures.retries + recovered.retries,
+            last_error=writer.failures.last_error,
             heartbeat=None if beat is None else max(time.monotonic() - beat, 0.0),
             writer_id=None if ledger is None else str(ledger.writer_id),
         )

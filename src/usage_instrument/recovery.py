@@ -112,10 +112,10 @@ class Recovery:
             dropped=folder.dropped + writer.dropped,
             rejected=folder.rejected + writer.rejected,
             metadata_lost=folder.metadata_lost + writer.metadata_lost,
-            retries=writer.retries,
+            retries=writer.failures.retries,
         )
         if not done:
-            return replace(figures, unfinished=(home.path,), last_error=writer.last_error)
+            return replace(figures, unfinished=(home.path,), last_error=writer.failures.last_error)
         if journal.retire() and writer.ledger is not None and writer.ledger.registered:
             try:
                 store.retire(writer.ledger)

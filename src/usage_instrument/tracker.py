@@ -14,9 +14,10 @@ from . import capture, context, engines, lifecycle, rejects
 from .buffer import Mishap
 from .catalog import Catalog, Feature
 from .errors import ConfigurationError, UsageInstrumentError, UserIdError
-from .events import Use, canonical_user, fitting_metadata
+from .events import Use, canonical_user, check_feature, fitting_metadata
 from .journal import check_place
 from .ledger import Ledger
+from .live import FeatureUse, Live, in_thread
 from .pipeline import Pipeline
 from .settings import Settings
 from .stats import Stats
@@ -80,6 +81,7 @@ class Tracker:
         self._pipeline = Pipeline(
             self.settings, name, self.catalog, self._canonical, self._open_store, self._new_ledger, self._swap
         )
+        self._live = None if self.database is None else Live(self.database, self._tables_in_use)
 
     # ---- capture
 
@@ -172,7 +174,7 @@ class Tracker:
 
     def reset_after_fork(self) -> None:
         """As Mortal.reset_after_fork. The parent's connection stays referenced: closing it here would end it there."""
-        self._left_behind.append(self._pipeline)
+        self._left_behind += (self._pipeline, self._live)
         if self._pipeline.journal is not None:
             self._pipeline.journal.abandon()
         self._renew()
@@ -204,13 +206,11 @@ class Tracker:
 
         Waits up to `timeout` seconds. False also when the database refuses or is away; nothing is lost by that.
         """
-        ticket = self._ask(timeout)
-        return True if ticket is None else ticket.wait()
+        return self._ask(timeout).wait()
 
     async def aflush(self, timeout: float = 5.0) -> bool:
         """As flush, without blocking the event loop."""
-        ticket = self._ask(timeout)
-        return True if ticket is None else await ticket.await_()
+        return await self._ask(timeout).await_()
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Write what is pending and end the threads; True when nothing is left.
@@ -218,22 +218,52 @@ class Tracker:
         Waits up to `timeout` seconds (`shutdown_timeout` unless given). The next capture starts anew.
         """
         ticket = self._ask(timeout, final=True)
-        if ticket is None:
-            return True
         ticket.wait()
-        return self._pipeline.closed(ticket)
+        return self._closed(ticket)
 
     async def ashutdown(self, timeout: float | None = None) -> bool:
         """As shutdown, without blocking the event loop."""
         ticket = self._ask(timeout, final=True)
-        if ticket is None:
-            return True
         await ticket.await_()
+        return self._closed(ticket)
+
+    def _closed(self, ticket: Ticket) -> bool:
+        if self._live is not None:
+            self._live.dispose()
         return self._pipeline.closed(ticket)
 
-    def _ask(self, timeout: float | None, *, final: bool = False) -> Ticket | None:
+    def _ask(self, timeout: float | None, *, final: bool = False) -> Ticket:
         lifecycle.notice_fork()
         return self._pipeline.ask(self.settings.shutdown_timeout if timeout is None else timeout, final=final)
+
+    # ---- what a user has used
+
+    def count(self, user: object, feature: str) -> int:
+        """How often `user` has used `feature`, of all time, with what this process has not written yet.
+
+        None is the anonymous user. Asks the database, and raises what SQLAlchemy raises; FeatureNameError and
+        UserIdError for what no feature and no user can be.
+        """
+        check_feature(feature)
+        return sum(use.usage_count for use in self.user_features(user) if use.feature_name == feature)
+
+    def user_features(self, user: object) -> list[FeatureUse]:
+        """What `user` has used, of all time and the latest first, with what this process has not written yet.
+
+        None is the anonymous user. Asks the database, and raises what SQLAlchemy raises; UserIdError for what no user
+        can be.
+        """
+        user_id = self._canonical(context.user_id_of(user))
+        lifecycle.notice_fork()
+        return [] if self._live is None else self._live.features(user_id, self._pipeline)
+
+    async def acount(self, user: object, feature: str) -> int:
+        """As count, without blocking the event loop."""
+        return await in_thread(partial(self.count, user, feature))
+
+    async def auser_features(self, user: object) -> list[FeatureUse]:
+        """As user_features, without blocking the event loop."""
+        return await in_thread(partial(self.user_features, user))
 
     @property
     def exit_timeout(self) -> float:
@@ -245,10 +275,8 @@ class Tracker:
         ticket = self._ask(max(deadline - time.monotonic(), 0.0), final=True)
 
         def wait() -> bool:
-            if ticket is None:
-                return True
             ticket.wait()
-            return self._pipeline.closed(ticket)
+            return self._closed(ticket)
 
         return wait
 

@@ -9,6 +9,7 @@ import time
 from _queue import Empty, SimpleQueue
 from _thread import allocate_lock
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from uuid import UUID
 
 from . import rejects
@@ -16,7 +17,8 @@ from .catalog import Catalog
 from .dialects import Fault
 from .errors import ConfigurationError
 from .events import Batch, Count, in_words
-from .framer import Framer
+from .failures import Failures
+from .framer import Framer, Unwritten
 from .housekeeping import Housekeeping, Recover
 from .journal import Frame, Held, Journal
 from .ledger import Ledger
@@ -24,13 +26,10 @@ from .pending import Pending
 from .settings import Settings
 from .store import Outcome, Store, WriteError
 from .ticket import Ticket
+from .typing import UserId
 
 logger = logging.getLogger("usage_instrument")
-_BACKOFF, _BACKOFF_MAX = 0.1, 30.0
-_CONFIGURATION_RETRY = 30.0
-_SAY_EVERY = 60.0
 _APPEARANCES = 5  # batches in a row that are refused for users who are there when one looks
-_WORTH_A_LINE = 3  # failures in a row
 
 
 class Writer:
@@ -55,24 +54,19 @@ class Writer:
         self._framer = Framer(pending, settings, self._keep if journal is not None else None)
         self._refill = refill
         self._ended = ended
-        self.house = Housekeeping(catalog, settings.service, self._say, recover)
+        self.failures = Failures()
+        self.house = Housekeeping(catalog, settings.service, self.failures.say, recover)
         self._store: Store | None = None
         self._wake: SimpleQueue[Ticket] = SimpleQueue()
         self._turn = allocate_lock()
         self._alive = allocate_lock()
-        self._said: tuple[str, float] = ("", 0.0)
-
-        self._failures = self._appeared = 0  # in a row
-        self._fault: Fault | None = None
-
+        self._appeared = 0  # in a row
         self.ledger: Ledger | None = None
         self.running = False
         self.written = 0
         self.dropped = 0
         self.rejected = 0
         self.metadata_lost = 0
-        self.retries = 0
-        self.last_error: str | None = None
 
     # ---- the thread
 
@@ -106,7 +100,7 @@ class Writer:
                 self.serve(ticket)
                 if ticket.final and not wanted():
                     return
-            pause = self._pause()
+            pause = self.failures.pause(self._settings.flush_interval)
 
     def serve(self, ticket: Ticket) -> None:
         """Write until nothing is left, nothing helps, or the ticket's deadline passes; then answer it."""
@@ -117,9 +111,9 @@ class Writer:
                 left = ticket.deadline - time.monotonic()
                 if answer and left > 0 and self._refill():
                     continue
-                if answer or not self._failures or self._fault is Fault.CONFIGURATION or left <= 0:
+                if answer or not self.failures or self.failures.lasting or left <= 0:
                     break
-                time.sleep(min(self._backoff(), left))
+                time.sleep(min(self.failures.backoff(), left))
             if ticket.final:
                 self._end(clean=answer)
         finally:
@@ -137,28 +131,20 @@ class Writer:
                 self._write(final)
             if self._store is not None and self.ledger is not None and self.ledger.registered:
                 self.house.keep(self._store, self.ledger, final=final, hurried=lambda: not self._wake.empty())
-                self._succeeded()
+                self.failures.end()
         except WriteError as error:
-            self._failed(error)
+            self.failures.add(error, self._store)
             self._framer.give_back()
             return False
         except OSError as error:
-            self._failed(WriteError(Fault.TRANSIENT, f"the journal cannot keep the batch: {error.strerror or error}"))
+            failure = WriteError(Fault.TRANSIENT, f"the journal cannot keep the batch: {error.strerror or error}")
+            self.failures.add(failure, self._store)
             self._framer.give_back()
             return False
         finally:
             self._framer.report()
             self._turn.release()
         return not len(self._framer.waiting)
-
-    def _pause(self) -> float:
-        if not self._failures:
-            return self._settings.flush_interval
-        return _CONFIGURATION_RETRY if self._fault is Fault.CONFIGURATION else self._backoff()
-
-    def _backoff(self) -> float:
-        """Full jitter: anywhere below the exponential step."""
-        return random.random() * min(_BACKOFF_MAX, _BACKOFF * 2.0 ** min(self._failures, 16))
 
     # ---- batches
 
@@ -202,7 +188,8 @@ class Writer:
         ledger.number = batch.number
         self.written += batch.uses
         self._framer.applied()
-        self._succeeded()
+        self._appeared = 0
+        self.failures.end()
 
     def _ready(self) -> tuple[Store, Ledger]:
         """The store, open, and this writer's row in it."""
@@ -242,12 +229,12 @@ class Writer:
             if self._appeared <= _APPEARANCES:
                 self._framer.change(batch.number, batch.counts)
                 return
-        self.retries += 1
+        self.failures.retries += 1
         if len(batch.counts) > 1:
             self._framer.split(batch.number)
         elif batch.counts and batch.counts[0].metadata is not None:
             self.metadata_lost += 1
-            self._say(f"metadata lost, as the database refused it: {error}")
+            self.failures.say(f"metadata lost, as the database refused it: {error}")
             self._framer.change(batch.number, [batch.counts[0]._replace(metadata=None)])
         else:
             self._framer.change(batch.number, (), losses=bool(batch.counts))
@@ -266,7 +253,7 @@ class Writer:
         if uses:
             self.rejected += uses
             self._framer.lose(reason, uses)
-            self._say(f"{in_words(uses)} rejected, {reason}: {detail}")
+            self.failures.say(f"{in_words(uses)} rejected, {reason}: {detail}")
 
     # ---- the end
 
@@ -292,29 +279,20 @@ class Writer:
         if frame is not None:
             self._framer.resume(frame.held, ledger.number)
 
+    def unwritten(self, user: UserId) -> Unwritten:
+        """What one user has used, as far as it is pending here or with the folder."""
+        return self._framer.unwritten(user, None if self.ledger is None else self.ledger.writer_id)
+
+    @property
+    def turn(self) -> int:
+        """Another number as soon as another batch begins or ends."""
+        return self._framer.turn
+
+    def still(self) -> AbstractContextManager[None]:
+        """No batch begins or ends in it."""
+        return self._framer.still()
+
     @property
     def idle(self) -> bool:
         """Whether nothing is held here."""
         return self._framer.idle
-
-    # ---- failure
-
-    def _failed(self, error: WriteError) -> None:
-        self._fault, self.last_error = error.fault, str(error)
-        self._failures += 1
-        self.retries += 1
-        # A lock or a deadlock is over with the next attempt, and nobody's concern.
-        if error.fault is Fault.CONFIGURATION or self._failures >= _WORTH_A_LINE:
-            self._say(f"cannot write{f' to {self._store}' if self._store is not None else ''}: {error}")
-
-    def _succeeded(self) -> None:
-        if self._failures:
-            logger.info("writing again, after %d failed attempts", self._failures)
-        self._failures, self._appeared, self._fault, self.last_error = 0, 0, None, None
-
-    def _say(self, message: str) -> None:
-        """One line a minute for the same trouble."""
-        now = time.monotonic()
-        if self._said[0] != message or now >= self._said[1] + _SAY_EVERY:
-            self._said = (message, now)
-            logger.warning("%s", message)

@@ -48,7 +48,9 @@ def status(place: str, applied: Callable[[UUID], int] = lambda writer: 0) -> Ite
         except FileNotFoundError:
             continue
         except (OSError, UsageInstrumentError) as error:
-            yield Status(Home(path, None).writer_id, state, 0, 0, 0, Home(path, None).size(), None, reason or str(error))
+            yield Status(
+                Home(path, None).writer_id, state, 0, 0, 0, Home(path, None).size(), None, reason or str(error)
+            )
         finally:
             if home is not None:
                 home.release()
