@@ -92,6 +92,16 @@ def test_threads_lose_nothing_while_it_is_read(place: Path) -> None:
         assert bench.read["f", number] + bench.spilt["f", number] == each - each // 100
 
 
+def test_uses_are_told_by_their_number_before_they_are_read(place: Path) -> None:
+    bench = Bench(place)
+    assert bench.journal.try_open()
+    bench.journal.sink("f")(1)
+    assert bench.journal.put(Use("rich", 1, None, 7))
+    assert bench.journal.unread == 8
+    bench.drain()
+    assert bench.journal.unread == 0
+
+
 def test_a_slot_that_is_filled_late_is_read_late(place: Path) -> None:
     bench = Bench(place)
     assert bench.journal.try_open()

@@ -199,7 +199,7 @@ class Journal:
 
     @property
     def unread(self) -> int:
-        """How many slots are filled that were not read yet."""
+        """How many uses were put here and not read yet."""
         return sum(segment.unread for segment in list(self._segments))
 
     @property

@@ -94,6 +94,11 @@ class Log:
         except KeyError as error:
             raise CorruptJournalError(f"{self._path} is damaged: it does not tell what {error} means") from None
 
+    @property
+    def recalled(self) -> bool:
+        """Whether what the codes mean is in memory."""
+        return self._entries is not None
+
     def forget(self) -> None:
         """Keep nothing in memory that the file can tell again."""
         self._entries = None

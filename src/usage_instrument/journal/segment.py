@@ -7,7 +7,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,11 +164,11 @@ class Segment:
 
     def _read_by(self, taken: Taken) -> Taken:
         if self._unread is not None:
-            self._unread -= sum(number for _, number in taken.entries)
+            self._unread -= _uses(taken.entries)
         return taken
 
     def skip(self) -> int:
-        """Give up what is not read, and return how many slots that were."""
+        """Give up what is not read, and return how many uses that were."""
         left = self.unread
         self._pos, self._holes, self._unread = len(self._read), [], 0
         return left
@@ -180,13 +180,19 @@ class Segment:
 
     @property
     def unread(self) -> int:
-        """How many slots are filled that were not read yet; more uses, where one was put with a count."""
+        """How many uses were put here and not read yet."""
         if self._unread is not None:
             return self._unread
         codes = self._read[self._pos : self._end(self._pos)].tolist() + [self._read[index] for index in self._holes]
-        unread = len(codes) - codes.count(0)
+        was_known = self.log.recalled
+        try:
+            unread = _uses(self.log.named(codes))
+        except (CorruptJournalError, OSError):  # then nobody can tell of a count
+            unread = len(codes) - codes.count(0)
         if self.sealed:
             self._unread = unread
+            if not was_known:
+                self.log.forget()
         return unread
 
     @property
@@ -265,3 +271,7 @@ class _Codes(dict[UserId, int]):
     def __missing__(self, user: UserId) -> int:
         code = self[user] = self._log.add_key(self._feature, user)
         return code
+
+
+def _uses(entries: Iterable[tuple[Entry, int]]) -> int:
+    return sum(number * (entry.uses if isinstance(entry, Use) else 1) for entry, number in entries)
