@@ -49,6 +49,7 @@ ROWS: dict[str, str] = {
     "schema": f"{_USES} dialects columns target",
     "mixin": f"{_TABLES} columns target",
     "inspection": f"{_TABLES} columns target",
+    "discovery": f"{_TABLES} target",
     "references": f"{_TABLES} columns target inspection",
     "merging": f"{_TABLES} columns target inspection",
     "upgrade": f"{_TABLES} columns target inspection references merging",
@@ -92,8 +93,8 @@ ROWS: dict[str, str] = {
     "usage_instrument": "settings stats current tracker tracking live",
     "integrations": f"{_HTTP} asgi wsgi tracking capture current tracker settings usage_instrument",
     "dashboard": f"{_TABLES} settings engines queries usage_instrument",
-    "cli": f"{_TABLES} settings stats ledger engines store inspection upgrade journal recovery views queries asgi"
-    " dashboard usage_instrument",
+    "cli": f"{_TABLES} settings stats ledger engines store inspection discovery upgrade journal recovery views queries"
+    " asgi dashboard usage_instrument",
 }
 """Each module or sub-package by what it may import; what is named stands further up. The modules of a sub-package
 may import each other."""

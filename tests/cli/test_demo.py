@@ -108,7 +108,7 @@ def test_piped_output_is_plain_and_narrow(shown: tuple[Path, str]) -> None:
     database, output = shown
     assert "\x1b" not in output
     to_copy = [line for line in output.splitlines() if "--url" in line or "SELECT feature_name FROM" in line]
-    assert len(to_copy) == 2
+    assert len(to_copy) == 3
     wide = [line for line in output.splitlines() if len(line) > 80 and line not in to_copy]
     assert not wide
     assert str(database) in output.replace("\n", "")

@@ -10,12 +10,12 @@ from usage_instrument import __version__
 
 from .db import db
 from .demo.command import demo
+from .doctor import doctor
 from .journal import journal
 
 app = typer.Typer(
     help="Which features of your app people really use.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -38,3 +38,4 @@ def _usage_instrument(
 app.add_typer(db, name="db")
 app.add_typer(journal, name="journal")
 app.command()(demo)
+app.command()(doctor)

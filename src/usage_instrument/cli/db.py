@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from sqlalchemy import URL, Connection
+from sqlalchemy import Connection
 
-from usage_instrument import engines, inspection, upgrade
+from usage_instrument import inspection, upgrade
 from usage_instrument import schema as schema_
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
 
-from .failure import PROBLEMS, explained, fail
-from .options import Format, Output, Schema, Url, UserIdKind, UserIds, Users, required, settings
+from .database import run
+from .failure import PROBLEMS
+from .options import Format, Output, Schema, Url, UserIdKind, UserIds, Users
 from .output import show
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ def create(
         connection.commit()
         return created, inspection.check(connection, created.tables)
 
-    created, problems = _run(url, schema, users, user_id_type, work)
+    created, problems = run(url, schema, users, user_id_type, work)
     rows = [
         {"table": table.fullname, "status": "created" if table.name in created.made else "was there"}
         for table in created.tables
@@ -67,7 +66,7 @@ def check(
         about_users = [inspection.Problem(misfit, False)] if misfit is not None else []
         return inspection.check(connection, planned.tables) + about_users
 
-    problems = _run(url, schema, users, user_id_type, work, needs_file=True)
+    problems = run(url, schema, users, user_id_type, work, needs_file=True)
     rows = [{"problem": problem.message, "blocks_writing": problem.blocks_writing} for problem in problems]
     show(rows, output, empty="The tables are as they should be.")
     if rows:
@@ -94,7 +93,7 @@ def upgrade_(
         connection.rollback()
         return upgrade.upgrade(connection, tables)
 
-    planned = _run(url, schema, users, user_id_type, look, needs_file=True)
+    planned = run(url, schema, users, user_id_type, look, needs_file=True)
     people = output is Format.TABLE
     show(
         [{"step": number, "what": step} for number, step in enumerate(planned.sentences, 1)],
@@ -107,30 +106,8 @@ def upgrade_(
         return
     if not yes:
         typer.confirm("Do it?", abort=True, err=not people)
-    _run(url, schema, users, user_id_type, change)
+    run(url, schema, users, user_id_type, change)
     typer.echo("Done.", err=not people)
-
-
-def _run(
-    url: str | None,
-    schema: str | None,
-    users: str,
-    user_id_type: UserIdKind,
-    work: Callable[[Connection, Settings], T],
-    *,
-    needs_file: bool = False,
-) -> T:
-    """What `work` returns, on a connection by a sync or an async driver; every error ends the command in one line."""
-    place = _parsed(required(url))
-    with explained(place):
-        said = settings(schema, users, user_id_type)
-        if needs_file and _is_missing_file(place):
-            raise fail(f"there is no file {place.database}: run `usage-instrument db create`, or mend --url")
-        connector = engines.connect(_patient(place))
-        try:
-            return connector.run(lambda connection: work(connection, said))
-        finally:
-            connector.dispose()
 
 
 def _misfit(planned: schema_.Plan) -> str | None:
@@ -138,25 +115,6 @@ def _misfit(planned: schema_.Plan) -> str | None:
     if planned.misfit is None:
         return None
     return f"{planned.why}: say --user-id-type {planned.misfit}, or --users none for ids of another kind"
-
-
-def _parsed(url: str) -> URL:
-    with explained(URL.create("unknown")):
-        engines.parse(url)
-    return engines.url_of(url)
-
-
-def _is_missing_file(url: URL) -> bool:
-    """Whether connecting would only make an empty file."""
-    name = url.database or ""
-    return url.get_backend_name() == "sqlite" and not name.startswith("file:") and not Path(name).exists()
-
-
-def _patient(url: URL) -> URL:
-    """Somebody waits for this, so that a long ALTER TABLE is no sign of a lost network."""
-    if url.drivername.endswith(("pymysql", "mysqldb")):
-        return url.update_query_dict({"read_timeout": "86400", "write_timeout": "86400"})
-    return url
 
 
 def _options(said: Settings) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 from typing import Annotated, TypeAlias
 
@@ -25,6 +26,8 @@ class Format(str, enum.Enum):
 
     TABLE = "table"
     JSON = "json"
+    CSV = "csv"
+    MARKDOWN = "markdown"
 
 
 Url: TypeAlias = Annotated[
@@ -53,6 +56,9 @@ UserIds: TypeAlias = Annotated[
 Output: TypeAlias = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
 
 
+_UNITS = {"h": dt.timedelta(hours=1), "d": dt.timedelta(days=1), "w": dt.timedelta(weeks=1)}
+
+
 def required(url: str | None) -> str:
     """The URL; without one, the command ends."""
     if not url:
@@ -64,3 +70,16 @@ def settings(schema: str | None, users: str, user_id_type: UserIdKind) -> Settin
     """The settings that the options make, as the environment's would be."""
     said = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type.value}
     return Settings.from_environment({f"{ENVIRONMENT_PREFIX}{name}": value for name, value in said.items()})
+
+
+def period(text: str | None) -> dt.timedelta | dt.datetime | None:
+    """What `--since` says: so many hours, days or weeks back, or a date. The command ends if it is neither."""
+    if text is None:
+        return None
+    number, unit = text[:-1], _UNITS.get(text[-1:].lower())
+    if unit is not None and number.isascii() and number.isdecimal() and len(number) <= 5:
+        return int(number) * unit
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise fail(f"--since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not {text!r}") from None

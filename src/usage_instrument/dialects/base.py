@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import enum
 import json
 from abc import ABC, abstractmethod
@@ -166,6 +167,13 @@ class Dialect(ABC):
         """The type of a reflected column, where reflection alone does not say it."""
         type_: TypeEngine[Any] = column["type"]
         return type_
+
+    # ---- clocks
+
+    utc_now: ColumnElement[dt.datetime]
+    """The server's time, in UTC and naive."""
+    local_now: ColumnElement[dt.datetime]
+    """The server's time in the session's time zone, naive."""
 
     # ---- transactions
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ..schema import Tables
     from ..settings import Settings
 
-_UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', clock_timestamp())")
+_UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', clock_timestamp())", DateTime())
 _ZERO: ColumnElement[Any] = literal_column("0")
 
 
@@ -170,6 +170,9 @@ def _sequence(connection: Connection, usage: Table) -> str | None:
 
 class PostgreSQL(Dialect):
     """PostgreSQL."""
+
+    utc_now = _UTC_NOW
+    local_now = literal_column("localtimestamp", DateTime())
 
     def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
         found = connection.execute(

@@ -161,6 +161,9 @@ def rebuild(connection: Connection, table: Table, change: Callable[[Table], obje
 class SQLite(Dialect):
     """SQLite."""
 
+    utc_now = literal_column("strftime('%Y-%m-%d %H:%M:%f000', 'now')", DateTime())
+    local_now = utc_now  # CURRENT_TIMESTAMP is in UTC there
+
     def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
         schema = f"{table.schema}." if table.schema else ""
         found = connection.execute(

@@ -60,7 +60,8 @@ def create_database(engine: sa.Engine, people: list[dict[str, object]]) -> None:
     metadata.create_all(engine)
     day = dt.datetime.fromisoformat("2030-01-01T18:00")
     with engine.begin() as connection:
-        connection.execute(users.insert(), people)
+        if people:
+            connection.execute(users.insert(), people)
         for number in range(EVENTS):
             title = f"{_TOPICS[number % len(_TOPICS)]}, {_PLACES[number % len(_PLACES)]}"
             connection.execute(events.insert().values(title=title, starts=day + dt.timedelta(days=number)))

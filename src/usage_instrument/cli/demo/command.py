@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from usage_instrument.schema import define_tables
 
-from . import calendar, report, server, traffic
+from . import calendar, past, report, server, traffic
 
 APPLICATION_ID = 0x75736167
 """Marks a SQLite file as the demo's own (`PRAGMA application_id`): only such a file is ever replaced."""
@@ -32,6 +32,10 @@ def demo(
     ),
     users: Annotated[int, typer.Option(min=1, max=10_000, help="How many people use the app.")] = 100,
     requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many requests they send.")] = 2_000,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000_000, help="Make a past of so many rows instead of running the app."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Other numbers make other people and other habits.")] = 7,
 ) -> None:
     """See it happen: a small app, real HTTP traffic, the table that fills, three questions answered."""
@@ -42,6 +46,10 @@ def demo(
     _make_room(database, yes=yes)
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(database)))
     try:
+        if rows is not None:
+            _remember(console, engine, rows, seed)
+            report.next_steps(console, database)
+            return
         _create(engine, people)
         outcome = _use(console, engine, database, steps)
         _prove(console, engine, outcome)
@@ -87,23 +95,39 @@ def _create(engine: sa.Engine, people: list[traffic.Person]) -> None:
     calendar.create_database(engine, [{"id": p.id, "name": p.name, "plan": p.plan} for p in people])
 
 
+def _remember(console: Console, engine: sa.Engine, rows: int, seed: int) -> None:
+    """A past instead of the app, and what is to be found in it."""
+    _create(engine, [])
+    tables = define_tables(sa.MetaData(), users=None)
+    with _progress(console, "rows") as progress:
+        task = progress.add_task("A past is made", total=rows)
+        truths = past.fill(
+            engine, tables, rows, seed, calendar.users, lambda made: progress.update(task, completed=made)
+        )
+    report.truths(console, rows, truths)
+
+
+def _progress(console: Console, unit: str) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(complete_style="cyan"),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
 def _use(
     console: Console, engine: sa.Engine, database: Path, steps: dict[traffic.Person | None, list[traffic.Step]]
 ) -> traffic.Outcome:
     """Run the app and its traffic; when this returns, the app has ended and has written everything."""
     planned = sum(map(len, steps.values()))
     signed_in = len(steps) - (None in steps)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(complete_style="cyan"),
-        MofNCompleteColumn(),
-        TextColumn("requests"),
-    )
     with tempfile.TemporaryDirectory() as scratch:
         url = engine.url.render_as_string(hide_password=False)
         with server.running(url, Path(scratch) / "server.log") as port:
             console.print(f"A calendar app answers at http://127.0.0.1:{port} and keeps its data in {database}.")
-            with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            with _progress(console, "requests") as progress:
                 task = progress.add_task(f"{signed_in} people use it", total=planned)
                 outcome = traffic.drive(port, steps, lambda: progress.advance(task))
     refused = sum(count for status, count in outcome.statuses.items() if status >= 400)

@@ -19,6 +19,7 @@ from rich.text import Text
 from usage_instrument.queries import adoption, top_features, user_features
 from usage_instrument.schema import define_tables
 
+from .past import Truths
 from .traffic import Person
 
 ROWS = 10
@@ -69,6 +70,23 @@ def answers(console: Console, engine: sa.Engine, person: Person) -> None:
         _aside(console, f"SQL: {sql}")
 
 
+def truths(console: Console, rows: int, found: Truths) -> None:
+    """What was put into a past, and the commands that find it."""
+    feature, day = found.spike
+    varied, key, winner = found.variant
+    first, second = found.related
+    _heading(console, f"{rows:,} rows, with some truths in them; each command finds one")
+    shown = [
+        ("spikes", f"{feature} was used far more than usual on {day}"),
+        ("unused --since 90d", f"{found.dead} is dead, {found.retired} is retired, {found.never} was never used"),
+        ("power-users", f"{str(found.power_user)[:8]}… uses the app most"),
+        (f"variants {varied} {key}", f"who has variant {winner} uses it twice as often"),
+        (f"related {second}", f"who uses it uses {first}"),
+        ("trend", "how it all went"),
+    ]
+    _table(console, ["usage-instrument", "what it finds"], shown)
+
+
 def next_steps(console: Console, database: Path) -> None:
     """Where the data is, and three things to do with it. Lines to copy are never wrapped."""
     _heading(console, "Now you")
@@ -76,6 +94,7 @@ def next_steps(console: Console, database: Path) -> None:
     url = sa.URL.create("sqlite", database=str(database)).render_as_string()
     steps = (
         ("Ask it yourself, for example what nobody ever used:", f'{_shell()} {_quoted(database)} "{NEVER_USED}"'),
+        ("See what nobody uses:", f"{_quoted(_command())} unused --url {_quoted(url)}"),
         ("See whether the tables are as they should be:", f"{_quoted(_command())} db check --url {_quoted(url)}"),
     )
     for what, command in steps:

@@ -48,6 +48,9 @@ _COLLATION = text(
 class MariaDB(Dialect):
     """MariaDB and MySQL."""
 
+    utc_now = literal_column("utc_timestamp(6)", sqltypes.DateTime())
+    local_now = literal_column("current_timestamp(6)", sqltypes.DateTime())
+
     def constrain(self, table: Table, name: str, user_id_type: UserIdType) -> None:
         make: Any = DDL  # SQLAlchemy leaves both of these untyped
         for native in (True, False):

@@ -1,0 +1,197 @@
+"""A believable past of any size, with known truths in it for the questions to find."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from usage_instrument.schema import Tables
+
+from .traffic import Person, people
+
+DAYS = 240
+"""How far the past reaches back."""
+_SLICE = 5_000  # rows an INSERT
+
+
+class Habit(NamedTuple):
+    """How a feature is used."""
+
+    share: float
+    """The share of people who ever use it."""
+    days: float
+    """On how many days each of them does, on average."""
+    uses: float
+    """How often on such a day, on average."""
+    description: str
+
+
+HABITS = {
+    "calendar_sign_in": Habit(0.97, 9, 1.2, "Sign in with a password"),
+    "calendar_browse": Habit(0.93, 8, 4.0, "Look through the month"),
+    "calendar_open_event": Habit(0.84, 6, 3.0, "Open one event"),
+    "calendar_search": Habit(0.55, 4, 2.0, "Search events by title and place"),
+    "calendar_follow_event": Habit(0.38, 3, 1.5, "Follow an event's changes"),
+    "calendar_share_event": Habit(0.22, 2, 1.2, "Send an event to somebody"),
+    "calendar_new_event": Habit(0.40, 4, 1.5, "Create an event; its dialog comes in two variants"),
+    "calendar_invite_guests": Habit(0.18, 3, 2.0, "Invite guests by mail"),
+    "calendar_set_reminder": Habit(0.16, 3, 1.2, "Be reminded of an event"),
+    "calendar_snooze_reminder": Habit(0.70, 3, 1.5, "Be reminded once more"),
+    "calendar_export": Habit(0.12, 2, 1.1, "Export to a file"),
+    "calendar_week_numbers": Habit(0.05, 1, 1.0, "Show the weeks' numbers"),
+    "calendar_dark_mode": Habit(0.30, 1, 1.0, "Switch the colours"),
+    "calendar_upload_picture": Habit(0.09, 1, 1.1, "Give an event a picture"),
+    "calendar_sync_phone": Habit(0.27, 5, 2.0, "Synchronise with a phone"),
+    "calendar_time_zones": Habit(0.04, 1, 1.3, "Show a second time zone"),
+    "calendar_fax_invitation": Habit(0.06, 1, 1.0, "Invite guests by fax"),
+    "calendar_classic_view": Habit(0.08, 2, 1.5, "The month as it looked before"),
+    "calendar_print_month": Habit(0.0, 0, 0.0, "Print the month on one page"),
+}
+# Known in advance, so that whoever asks can tell whether the answer is right.
+SPIKE, DEAD, RETIRED, NEVER = (
+    "calendar_export",
+    "calendar_fax_invitation",
+    "calendar_classic_view",
+    "calendar_print_month",
+)
+VARIED, RELATED = "calendar_new_event", ("calendar_set_reminder", "calendar_snooze_reminder")
+_SPIKE_DAYS_AGO, _DEAD_FOR, _RETIRED_FOR = 2, 150, 60
+
+
+@dataclass(frozen=True)
+class Truths:
+    """What is in a past, to be found."""
+
+    spike: tuple[str, dt.date]
+    """A feature, and the day on which it was used far more than usual."""
+    power_user: UUID
+    """Who uses the app most."""
+    dead: str = DEAD
+    """Declared, and unused for months."""
+    retired: str = RETIRED
+    """No longer declared, and unused since."""
+    never: str = NEVER
+    """Declared and never used."""
+    variant: tuple[str, str, str] = (VARIED, "variant", "B")
+    """A feature, the key in its metadata, and the value of those who use it twice as often."""
+    related: tuple[str, str] = RELATED
+    """Who uses the second uses the first."""
+
+
+def fill(
+    engine: sa.Engine,
+    tables: Tables,
+    rows: int,
+    seed: int = 7,
+    users: sa.Table | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> Truths:
+    """Write `rows` rows of `feature_usage`, their history and the catalogue into empty tables.
+
+    The people go into `users`, if given, whose columns are `id`, `name` and `plan`.
+    """
+    dice = random.Random(seed)
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    persons = people(rows // 4 + 5, dice)  # some of whom do nothing
+    with engine.begin() as connection:
+        connection.execute(tables.catalog.insert(), list(_catalog(now)))
+        if users is not None:
+            for part in _parts(({"id": p.id, "name": p.name, "plan": p.plan} for p in persons), _SLICE):
+                connection.execute(users.insert(), part)
+        written = 0
+        for part in _parts(_uses(persons, rows, now, dice), _SLICE):
+            connection.execute(tables.usage.insert(), [usage for usage, _ in part])
+            days = [day for _, days in part for day in days]
+            for slice_ in _parts(iter(days), _SLICE):
+                connection.execute(tables.history.insert(), slice_)
+            written += len(part)
+            progress(written)
+    return Truths(
+        spike=(SPIKE, (now - dt.timedelta(days=_SPIKE_DAYS_AGO)).date()),
+        power_user=persons[0].id,
+    )
+
+
+def _catalog(now: dt.datetime) -> Iterator[dict[str, Any]]:
+    for feature, habit in HABITS.items():
+        last = now - dt.timedelta(days=_RETIRED_FOR if feature == RETIRED else 0)
+        yield {
+            "service": "",
+            "feature_name": feature,
+            "description": habit.description,
+            "source": f"calendar.views:{feature.removeprefix('calendar_')}",
+            "declared_at": now - dt.timedelta(days=DAYS),
+            "last_declared_at": last,
+        }
+
+
+def _uses(
+    persons: list[Person], rows: int, now: dt.datetime, dice: random.Random
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """A row of `feature_usage` with its days, as many as are asked for, beginning with who does most."""
+    made = 0
+    for number, person in enumerate([persons[0], None, *persons[1:]]):
+        heavy = number < 2
+        variant = dice.choice("AB")
+        since = DAYS - 1 if heavy else dice.randrange(20, DAYS)
+        used: set[str] = set()
+        for feature, habit in HABITS.items():
+            share = habit.share if feature != RELATED[1] else habit.share * (RELATED[0] in used)
+            if not habit.days or not (heavy or dice.random() < share):
+                continue
+            if made == rows:
+                return
+            made += 1
+            used.add(feature)
+            counts = _days(feature, habit, since, dice, heavy=heavy)
+            if feature == VARIED and variant == "B":
+                counts = {day: uses * 2 for day, uses in counts.items()}
+            yield _row(person, feature, counts, {"variant": variant} if feature == VARIED else None, now, dice)
+
+
+def _days(feature: str, habit: Habit, since: int, dice: random.Random, *, heavy: bool) -> dict[int, int]:
+    """Uses by how many days ago they were."""
+    last = {DEAD: _DEAD_FOR, RETIRED: _RETIRED_FOR + 5}.get(feature, 0)
+    first = max(since, last + 20)
+    number = min(1 + int(dice.expovariate(1 / habit.days)), first - last)
+    counts = {day: 1 + int(dice.expovariate(1 / habit.uses)) for day in dice.sample(range(last, first), number)}
+    if heavy:
+        counts = {day: 20 + dice.randrange(20) for day in range(last, first) if dice.random() < 0.7}
+    if feature == SPIKE and dice.random() < 0.6:
+        counts[_SPIKE_DAYS_AGO] = counts.get(_SPIKE_DAYS_AGO, 0) + 5
+    return counts
+
+
+def _row(
+    person: Person | None,
+    feature: str,
+    counts: dict[int, int],
+    metadata: dict[str, str] | None,
+    now: dt.datetime,
+    dice: random.Random,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    key = {"user_id": None if person is None else person.id, "feature_name": feature}
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    latest = today - dt.timedelta(days=min(counts)) + dt.timedelta(seconds=dice.randrange(86_400))
+    usage = {**key, "metadata": metadata, "usage_count": sum(counts.values()), "last_used": min(latest, now)}
+    history = [
+        {**key, "bucket_start": today - dt.timedelta(days=day), "usage_count": uses} for day, uses in counts.items()
+    ]
+    return usage, history
+
+
+def _parts(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    part: list[Any] = []
+    for item in items:
+        part.append(item)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part

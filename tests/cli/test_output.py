@@ -1,0 +1,76 @@
+"""Answers printed for people and for programs: the same values, and nothing that harms a terminal."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from usage_instrument.cli.options import Format
+from usage_instrument.cli.output import show
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "feature_name": "export | \x1b[31mred\x1b[0m",
+        "uses": 1234567,
+        "share": 0.25,
+        "user_id": UUID(int=7),
+        "last_used": dt.datetime(2026, 1, 2, 3, 4, 5, 678),
+        "metadata": {"größe": [1, None]},
+    },
+    {"feature_name": None, "uses": 0, "share": 1.0, "user_id": None, "last_used": None, "metadata": None},
+]
+
+
+def printed(capsys: pytest.CaptureFixture[str], output: Format, rows: list[dict[str, Any]] = ROWS) -> str:
+    show(rows, output, empty="Nothing is there.", names=["feature_name", "uses"])
+    return capsys.readouterr().out
+
+
+def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, Format.TABLE).splitlines()
+    assert lines[0].split() == list(ROWS[0])
+    assert "1234567    0.25   00000000-0000-0000-0000-000000000007   2026-01-02 03:04:05" in lines[2]
+    assert '{"größe": [1, null]}' in lines[2]
+    assert "\x1b" not in "".join(lines)
+    assert lines[3].split() == ["0", "1"]
+
+
+def test_wide_tables_are_not_folded_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    wide = [{f"column_{number}": "x" * 50 for number in range(20)}]
+    assert len(printed(capsys, Format.TABLE, wide).splitlines()) == 3
+
+
+def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(printed(capsys, Format.JSON))
+    assert [list(row) for row in found] == [list(row) for row in ROWS]
+    assert found[0]["share"] == 0.25
+    assert found[0]["metadata"] == {"größe": [1, None]}
+    assert found[0]["last_used"] == "2026-01-02 03:04:05.000678"
+    assert found[1]["feature_name"] is None
+
+
+def test_csv_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
+    names, first, second = csv.reader(io.StringIO(printed(capsys, Format.CSV)))
+    assert names == list(ROWS[0])
+    assert first[0] == ROWS[0]["feature_name"]
+    assert json.loads(first[-1]) == ROWS[0]["metadata"]
+    assert second == ["", "0", "1.0", "", "", ""]
+
+
+def test_markdown_keeps_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, Format.MARKDOWN).splitlines()
+    assert lines[1] == "| --- | ---: | ---: | --- | --- | --- |"
+    assert lines[2].startswith("| export \\| ")
+    assert len(lines) == 4
+
+
+def test_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, Format.TABLE, []) == printed(capsys, Format.MARKDOWN, []) == "Nothing is there.\n"
+    assert json.loads(printed(capsys, Format.JSON, [])) == []
+    assert printed(capsys, Format.CSV, []) == "feature_name,uses\n"
