@@ -55,8 +55,9 @@ ROWS: dict[str, str] = {
     "upgrade": f"{_TABLES} columns target inspection references merging",
     "revisions": f"{_TABLES} columns target inspection",
     "migrations": f"{_TABLES} inspection revisions",
-    "views": f"{_TABLES} columns",
-    "queries": f"{_TABLES} columns",
+    "expressions": f"{_USES} dialects",
+    "queries": f"{_TABLES} expressions",
+    "views": f"{_TABLES} columns expressions queries",
     # the way to a row
     "engines": "errors",
     "store": f"{_USES} dialects target inspection ledger",

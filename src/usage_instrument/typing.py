@@ -36,6 +36,8 @@ When: TypeAlias = Literal["success", "call", "failure"]
 """Which calls of a tracked function are uses."""
 Bucket: TypeAlias = Literal["hour", "day"]
 """The grain of the history."""
+Unit: TypeAlias = Literal["hour", "day", "week", "month"]
+"""What a trend goes by; a week begins on Monday."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]

@@ -25,9 +25,12 @@ class Past:
     users: sa.Table
     user_ids: list[UUID]
 
-    def ask(self, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
+    def rows(self, query: sa.Select[*tuple[Any, ...]]) -> list[Any]:
         with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(query)]
+            return list(connection.execute(query))
+
+    def ask(self, query: sa.Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.rows(query)]
 
 
 @pytest.fixture

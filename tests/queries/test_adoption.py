@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 from uuid import UUID
 
@@ -16,13 +17,13 @@ from usage_instrument.queries import adoption
 from usage_instrument.schema import FeatureUsageMixin, Tables
 
 BY_NAME = {
-    ("search", "user 0", 1, 3),
-    ("search", "user 1", 1, 2),
-    ("search", "user 2", 1, 1),
-    ("search", None, 0, 10),
-    ("export", "user 0", 1, 2**31 - 1),
-    ("export", "user 1", 1, 2**31 - 1),
-    ("share", "user 0", 1, 0),
+    ("search", "user 0", 1, 3, 1.0),
+    ("search", "user 1", 1, 2, 1.0),
+    ("search", "user 2", 1, 1, 1.0),
+    ("search", None, 0, 10, 0.0),
+    ("export", "user 0", 1, 2**31 - 1, 1.0),
+    ("export", "user 1", 1, 2**31 - 1, 1.0),
+    ("share", "user 0", 1, 0, 1.0),
 }
 
 
@@ -42,8 +43,14 @@ class FeatureUsage(FeatureUsageMixin, Base):
 
 def test_counts_users_once_and_all_uses(past: Past) -> None:
     answer = past.ask(adoption())
-    assert answer == [("search", 3, 16), ("export", 2, 2**32 - 2), ("share", 1, 0)]
-    assert all(type(number) is int for row in answer for number in row[1:])
+    assert answer == [("search", 3, 16, 1.0), ("export", 2, 2**32 - 2, 2 / 3), ("share", 1, 0, 1 / 3)]
+    assert [type(value) for value in answer[0]] == [str, int, int, float]
+
+
+def test_shares_are_of_the_hosts_users_where_the_tables_know_them(past: Past) -> None:
+    shares = [row.share for row in past.rows(adoption(tables=past.tables))]
+    assert shares == [3 / 5, 2 / 5, 1 / 5]
+    assert past.rows(adoption(since=dt.timedelta(days=1), tables=past.tables)) == []
 
 
 def test_says_the_same_as_the_specifications_query(past: Past) -> None:
@@ -62,7 +69,7 @@ def test_splits_by_a_column_of_the_hosts_table(past: Past) -> None:
 def test_splits_by_an_attribute_of_the_hosts_model(past: Past, tables: Tables | None) -> None:
     with Session(past.engine) as session:
         rows = session.execute(adoption(by=User.name, tables=tables)).all()
-    assert {(row.feature_name, row.name, row.unique_users, row.uses) for row in rows} == BY_NAME
+    assert {(row.feature_name, row.name, row.unique_users, row.uses, row.share) for row in rows} == BY_NAME
 
 
 def test_splits_by_an_alias(past: Past) -> None:
@@ -87,7 +94,7 @@ def test_joins_what_the_foreign_key_refers_to(sqlite: Database) -> None:
     with engine.begin() as connection:
         connection.execute(people.insert().values(number=1, key=key, plan="pro"))
         connection.execute(tables.usage.insert().values(user_id=key, feature_name="search"))
-        assert connection.execute(adoption(by=people.c.plan, tables=tables)).all() == [("search", "pro", 1, 1)]
+        assert connection.execute(adoption(by=people.c.plan, tables=tables)).all() == [("search", "pro", 1, 1, 1.0)]
 
 
 @pytest.mark.parametrize("by", ["plan", User, 7, sa.literal("x"), sa.column("plan")])

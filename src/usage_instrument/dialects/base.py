@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateColumn
 from sqlalchemy.types import CHAR, TypeEngine, Uuid
 
 from ..events import MAX_COUNT, NIL, Count
-from ..typing import UserId, UserIdType
+from ..typing import Unit, UserId, UserIdType
 
 if TYPE_CHECKING:
     from ..events import Batch
@@ -202,6 +202,36 @@ class Dialect(ABC):
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether an error at COMMIT says that nothing was committed."""
         return isinstance(error, exc.IntegrityError)
+
+    # ---- the read side: SQL text from SQL text, times in UTC
+
+    @abstractmethod
+    def ago(self, seconds: str) -> str:
+        """The moment that many seconds before now."""
+
+    @abstractmethod
+    def instant(self, moment: dt.datetime) -> str:
+        """A moment (UTC, naive) as a literal that is a time wherever it stands."""
+
+    @abstractmethod
+    def start_of(self, unit: Unit, moment: str) -> str:
+        """The start of the hour, day, week (Monday) or month that a moment lies in."""
+
+    @abstractmethod
+    def later(self, unit: Unit, moment: str, number: str) -> str:
+        """The moment, a number of units later."""
+
+    @abstractmethod
+    def day(self, moment: str) -> str:
+        """The DATE of a moment."""
+
+    @abstractmethod
+    def real(self, number: str) -> str:
+        """A number as a float."""
+
+    @abstractmethod
+    def json_text(self, document: str, key: str) -> str:
+        """What a JSON object holds under a key, as text; NULL where that is null, or where there is no such key."""
 
 
 def is_shorter(live: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:

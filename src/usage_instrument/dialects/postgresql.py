@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ from sqlalchemy.schema import CreateIndex
 
 from ..events import Batch
 from ..ledger import Ledger
-from ..typing import UserIdType
+from ..typing import Unit, UserIdType
 from .base import LIMIT, WRITTEN_AS_NULL, Dialect, Fault, Flush, history_text, is_shorter, key, nil, rows_text
 
 if TYPE_CHECKING:
@@ -256,6 +257,27 @@ class PostgreSQL(Dialect):
 
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         return _sqlstate(error)[:2] in {"23", "40"}
+
+    def ago(self, seconds: str) -> str:
+        return f"(timezone('utc', now()) - interval '{seconds} seconds')"
+
+    def instant(self, moment: dt.datetime) -> str:
+        return f"TIMESTAMP '{moment}'"
+
+    def start_of(self, unit: Unit, moment: str) -> str:
+        return f"date_trunc('{unit}', {moment})"
+
+    def later(self, unit: Unit, moment: str, number: str) -> str:
+        return f"({moment} + {number} * interval '1 {unit}')"
+
+    def day(self, moment: str) -> str:
+        return f"CAST({moment} AS DATE)"
+
+    def real(self, number: str) -> str:
+        return f"CAST({number} AS DOUBLE PRECISION)"
+
+    def json_text(self, document: str, key: str) -> str:
+        return f"({document} ->> {key})"
 
 
 _CONFIGURATION = {"2200H"}  # the sequence is exhausted

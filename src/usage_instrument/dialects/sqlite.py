@@ -31,7 +31,7 @@ from sqlalchemy.types import TypeEngine
 
 from ..events import MAX_COUNT, Batch
 from ..ledger import Ledger, utcnow
-from ..typing import UserIdType
+from ..typing import Unit, UserIdType
 from .base import LIMIT, Dialect, Fault, Flush, Target, as_uuid, key
 
 if TYPE_CHECKING:
@@ -275,6 +275,42 @@ class SQLite(Dialect):
 
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         return True  # a failed COMMIT leaves the transaction open, and the rollback that follows ends it
+
+    # Times are text: to be compared with those of the tables, they are as long.
+
+    def ago(self, seconds: str) -> str:
+        return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '-{seconds} seconds')"
+
+    def instant(self, moment: dt.datetime) -> str:
+        return f"'{moment.isoformat(' ', 'microseconds')}'"
+
+    def start_of(self, unit: Unit, moment: str) -> str:
+        return f"strftime('{_STARTS[unit][0]}', {', '.join([moment, *_STARTS[unit][1:]])})"
+
+    def later(self, unit: Unit, moment: str, number: str) -> str:
+        number, step = (f"7 * {number}", "days") if unit == "week" else (number, f"{unit}s")
+        return f"strftime('%Y-%m-%d %H:%M:%f000', {moment}, {number} || ' {step}')"
+
+    def day(self, moment: str) -> str:
+        return f"date({moment})"
+
+    def real(self, number: str) -> str:
+        return f"CAST({number} AS REAL)"
+
+    def json_text(self, document: str, key: str) -> str:
+        # A path, which is what JSON_EXTRACT takes, has no way to write every key.
+        object_ = f"CASE WHEN json_valid({document}) THEN {document} END"
+        text = "CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(value AS TEXT) END"
+        return f"(SELECT {text} FROM json_each({object_}) WHERE key = {key} LIMIT 1)"  # noqa: S608 - of SQL text alone
+
+
+_STARTS: dict[Unit, tuple[str, ...]] = {
+    "hour": ("%Y-%m-%d %H:00:00.000000",),
+    "day": ("%Y-%m-%d 00:00:00.000000",),
+    "week": ("%Y-%m-%d 00:00:00.000000", "'-6 days'", "'weekday 1'"),
+    "month": ("%Y-%m-01 00:00:00.000000",),
+}
+"""The format of a moment's start, and what moves the moment there first."""
 
 
 DIALECT = SQLite()

@@ -4,33 +4,54 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, Select, Table, distinct, func, select
+from sqlalchemy import Column, ColumnElement, FromClause, Select, Subquery, Table, and_, func, or_, select
 
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.schema import Tables
 
-from .defaults import default_tables, total
+from .defaults import by_name, default_tables, share, total
+from .periods import Since, counted_since
+from .population import population
 
 
-def adoption(*, by: Any = None, tables: Tables | None = None) -> Select[Any]:
-    """Users and uses by feature, the most widely used first: `feature_name`, `unique_users`, `uses`.
+def adoption(*, by: Any = None, since: Since = None, tables: Tables | None = None) -> Select[Any]:
+    """Users and uses by feature, the most widely used first: `feature_name`, `unique_users`, `uses`, `share`.
 
-    The anonymous user is no user here, but the uses count. `by=User.plan`, any column of the host's users table or
-    model, splits each feature by its value, in a column of its name after `feature_name`; anonymous uses have None
-    there. Raises ConfigurationError for a `by` that is no such column.
+    `share` (0 to 1) is of all users: the rows of the host's users table where the tables refer to one, else whoever
+    used anything at any time. The anonymous user is no user here, but the uses count. `by=User.plan`, any column of
+    the host's users table or model, splits each feature by its value, in a column of its name after `feature_name`;
+    `share` is then of the users with that value, and anonymous uses have None there. `since` is a timedelta (7 days:
+    today and the six before, UTC) or a datetime (from its day on), answered from the history. Raises
+    ConfigurationError for a `by` that is no such column and for another `since`.
     """
-    usage = (tables or default_tables()).usage
-    users = func.count(distinct(usage.c.user_id)).label("unique_users")
-    uses = total(usage.c.usage_count).label("uses")
-    groups: list[ColumnElement[Any]] = [usage.c.feature_name]
-    source: FromClause = usage
-    if by is not None:
-        column = _column(by)
-        id_ = _id(usage, column.table)
-        source = usage.outerjoin(column.table, id_ == usage.c.user_id)
-        groups.append(column.label(column.name))
-    columns = [*groups, users, uses]
-    return select(*columns).select_from(source).group_by(*groups).order_by(users.desc(), uses.desc(), *groups)
+    tables = tables or default_tables()
+    used = _used(tables, since)
+    if by is None:
+        return _answer(used, [], func.count(used.c.user_id), population(tables))
+    column = _column(by)
+    value = column.label(column.name)
+    joined = used.outerjoin(column.table, _id(tables.usage, column.table) == used.c.user_id)
+    sizes = select(value, func.count().label("size")).group_by(column).subquery("sizes")
+    same = or_(sizes.c[value.name] == column, and_(sizes.c[value.name].is_(None), column.is_(None)))
+    users, size = func.count(used.c.user_id), func.coalesce(func.max(sizes.c.size), 0)
+    return _answer(used, [value], users, size).select_from(joined.outerjoin(sizes, same))
+
+
+def _used(tables: Tables, since: Since) -> Subquery | Table:
+    """A row for each user and feature, which is what `feature_usage` has by itself."""
+    source, period = counted_since(tables, since)
+    if source is tables.usage:
+        return tables.usage
+    key = [source.c.user_id, source.c.feature_name]
+    return select(*key, func.sum(source.c.usage_count).label("usage_count")).where(*period).group_by(*key).subquery()
+
+
+def _answer(used: FromClause, groups: list[Any], users: ColumnElement[int], size: ColumnElement[Any]) -> Select[Any]:
+    feature, uses = used.c.feature_name, total(used.c.usage_count).label("uses")
+    unique = users.label("unique_users")
+    columns = [feature, *groups, unique, uses, share(users, size).label("share")]
+    order = [unique.desc(), uses.desc(), *by_name(feature), *(part for value in groups for part in by_name(value))]
+    return select(*columns).group_by(feature, *groups).order_by(*order)
 
 
 def _column(by: Any) -> Any:

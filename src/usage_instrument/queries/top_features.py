@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from sqlalchemy import Select, select
 
-from usage_instrument.errors import ConfigurationError
 from usage_instrument.schema import Tables
 
-from .defaults import default_tables, total
+from .arguments import checked_limit
+from .defaults import by_name, default_tables, total
+from .periods import Since, counted_since
 
 
-def top_features(limit: int = 5, *, tables: Tables | None = None) -> Select[tuple[str | None, int]]:
+def top_features(limit: int = 5, *, since: Since = None, tables: Tables | None = None) -> Select[str | None, int]:
     """The most used features and how often all users together used them: `feature_name`, `total_usage`.
 
-    Raises ConfigurationError for a limit that is no whole number of at least 1.
+    `since` is a timedelta (7 days: today and the six before, UTC) or a datetime (from its day on), answered from the
+    history; None is all time. Raises ConfigurationError for a limit that is no whole number of at least 1 and for
+    another `since`.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise ConfigurationError(f"limit is a whole number of at least 1, not {limit!r}")
-    usage = (tables or default_tables()).usage
-    uses = total(usage.c.usage_count).label("total_usage")
-    return (
-        select(usage.c.feature_name, uses)
-        .group_by(usage.c.feature_name)
-        .order_by(uses.desc(), usage.c.feature_name)
-        .limit(limit)
-    )
+    source, period = counted_since(tables or default_tables(), since)
+    feature, uses = source.c.feature_name, total(source.c.usage_count).label("total_usage")
+    found = select(feature, uses).where(*period).group_by(feature)
+    return found.order_by(uses.desc(), *by_name(feature)).limit(checked_limit(limit))

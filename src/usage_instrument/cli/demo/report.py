@@ -51,7 +51,7 @@ def rows(console: Console, engine: sa.Engine) -> None:
 
 def answers(console: Console, engine: sa.Engine, person: Person) -> None:
     """The three questions, each with its answer and with what it takes to ask it."""
-    questions: list[tuple[str, str, sa.Select[Any]]] = [
+    questions: list[tuple[str, str, sa.Select[*tuple[Any, ...]]]] = [
         ("Which features are used most?", "top_features(limit=5)", top_features(limit=5)),
         (
             f"What did {person.name} do in the last 7 days?",

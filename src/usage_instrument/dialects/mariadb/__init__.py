@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from sqlalchemy.dialects.mysql import TIMESTAMP, VARCHAR
 from sqlalchemy.schema import CreateColumn, DefaultClause
 from sqlalchemy.types import TypeEngine
 
-from ...typing import UserIdType
+from ...typing import Unit, UserIdType
 from ..base import WRITTEN_AS_NULL, Dialect, Fault, Flush, as_uuid, is_shorter
 from .flush import FEATURE_KEY, TEXT, USER_KEY, MariaDBFlush, has_uuid, nobody
 
@@ -157,6 +158,34 @@ class MariaDB(Dialect):
 
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         return isinstance(error, exc.IntegrityError) or _code(error) == 1213  # Galera's answer to a lost certification
+
+    def ago(self, seconds: str) -> str:
+        return f"(UTC_TIMESTAMP(6) - INTERVAL {seconds} SECOND)"
+
+    def instant(self, moment: dt.datetime) -> str:
+        return f"TIMESTAMP '{moment}'"
+
+    def start_of(self, unit: Unit, moment: str) -> str:
+        day = f"TIMESTAMP(DATE({moment}))"
+        return {
+            "hour": f"({day} + INTERVAL HOUR({moment}) HOUR)",
+            "day": day,
+            "week": f"({day} - INTERVAL WEEKDAY({moment}) DAY)",
+            "month": f"({day} - INTERVAL DAYOFMONTH({moment}) - 1 DAY)",
+        }[unit]
+
+    def later(self, unit: Unit, moment: str, number: str) -> str:
+        return f"({moment} + INTERVAL {number} {unit.upper()})"
+
+    def day(self, moment: str) -> str:
+        return f"DATE({moment})"
+
+    def real(self, number: str) -> str:
+        return f"({number} * 1e0)"  # some servers cast to no float
+
+    def json_text(self, document: str, key: str) -> str:
+        found = f"JSON_EXTRACT({document}, CONCAT('$.', JSON_QUOTE({key})))"
+        return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
 
 
 def _code(error: exc.DBAPIError) -> int:

@@ -1,0 +1,38 @@
+"""How many users are active by day, week and month, and how often do they come back?"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import Select, case, func, select
+
+from usage_instrument.expressions import Ago, Day
+from usage_instrument.schema import Tables
+
+from .arguments import rows_of
+from .defaults import default_tables, share, total
+from .periods import DAY, MONTH, WEEK, buckets_since, first_start
+
+
+def active_users(feature: str | None = None, *, tables: Tables | None = None) -> Select[dt.date, int, int, int, float]:
+    """The active users as of today, of one feature or of all, in one row: `day`, `dau`, `wau`, `mau`, `stickiness`.
+
+    `day` is today (UTC); the users are those of today, of 7 days and of 28 days, today included. `stickiness`
+    (0 to 1) is the mean of the 28 daily numbers over `mau`: on how much of the days a user is here. The anonymous user
+    is no user. Raises ConfigurationError for what is no feature's name.
+    """
+    history = (tables or default_tables()).history
+    rows = [*rows_of(history.c.feature_name, feature), *buckets_since(history.c.bucket_start, MONTH)]
+    day = Day(history.c.bucket_start).label("day")
+    visits = select(history.c.user_id, day).where(history.c.user_id.is_not(None), *rows).distinct().subquery("visits")
+    latest = func.max(visits.c.day).label("latest")
+    users = select(latest, func.count().label("days")).group_by(visits.c.user_id).subquery("users")
+    today, week = Day(first_start(DAY)), Day(first_start(WEEK))
+    monthly = func.count(users.c.latest)
+    return select(
+        Day(Ago()).label("day"),
+        func.count(case((users.c.latest >= today, users.c.latest))).label("dau"),
+        func.count(case((users.c.latest >= week, users.c.latest))).label("wau"),
+        monthly.label("mau"),
+        share(total(users.c.days), monthly * (MONTH // DAY)).label("stickiness"),
+    )

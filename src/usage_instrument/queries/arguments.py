@@ -1,0 +1,68 @@
+"""What a question may be asked with; what is wrong is said when the question is made."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+from uuid import UUID
+
+from usage_instrument.errors import ConfigurationError, FeatureNameError, UserIdError
+from usage_instrument.events import canonical_user, check_feature
+from usage_instrument.schema import Tables
+from usage_instrument.typing import Unit, UserId, UserIdType
+
+from .defaults import default_tables
+
+
+def checked_limit(limit: object) -> int:
+    """How many rows an answer has at most. Raises ConfigurationError."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ConfigurationError(f"limit is a whole number of at least 1, not {limit!r}")
+    return limit
+
+
+def checked_feature(feature: object) -> str:
+    """The name of a feature. Raises ConfigurationError."""
+    try:
+        return check_feature(feature)
+    except FeatureNameError as error:
+        raise ConfigurationError(f"feature is the name of a feature: {error}") from None
+
+
+def checked_key(key: object) -> str:
+    """A key of the metadata. Raises ConfigurationError."""
+    if not isinstance(key, str) or "\0" in key:
+        raise ConfigurationError(f"key is a key of the metadata, a str without NUL, not {key!r}")
+    return key
+
+
+def checked_unit(by: object) -> Unit:
+    """What a trend goes by. Raises ConfigurationError."""
+    if by not in get_args(Unit):
+        raise ConfigurationError(f"by is one of {', '.join(map(repr, get_args(Unit)))}, not {by!r}")
+    unit: Unit = by  # type: ignore[assignment] # one of its values
+    return unit
+
+
+def user_and_tables(user_id: UserId, tables: Tables | None) -> tuple[UserId, Tables]:
+    """An id as the tables hold it, and the tables: where nobody says which, those that such an id comes from.
+
+    Raises UserIdError.
+    """
+    if isinstance(user_id, bool) or not isinstance(user_id, UUID | int | str | None):
+        raise UserIdError(f"a user id is a UUID, an int, a str or None, not {user_id!r}")
+    tables = tables or default_tables(_kind(user_id))
+    return canonical_user(tables.user_id_type)(user_id), tables
+
+
+def _kind(user_id: UserId) -> UserIdType:
+    if isinstance(user_id, str):
+        try:
+            canonical_user("uuid")(user_id)
+        except UserIdError:
+            return "string"
+    return "integer" if isinstance(user_id, int) else "uuid"
+
+
+def rows_of(column: Any, feature: str | None) -> list[Any]:
+    """The condition that rows are of one feature; none for all of them. Raises ConfigurationError."""
+    return [] if feature is None else [column == checked_feature(feature)]

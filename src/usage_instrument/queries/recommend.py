@@ -1,0 +1,48 @@
+"""What could this user like that similar users use?"""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, func, select
+
+from usage_instrument.errors import UserIdError
+from usage_instrument.schema import Tables
+from usage_instrument.typing import UserId
+
+from .arguments import checked_limit, user_and_tables
+from .defaults import share
+
+
+def recommend(user_id: UserId, limit: int = 5, *, tables: Tables | None = None) -> Select[str, float, int]:
+    """Features that similar users use and this user does not, the likeliest first: `feature_name`, `score`,
+    `unique_users`.
+
+    Whoever shares a feature with the user is similar, and weighs as much as the features that both use are of those
+    that either uses (Jaccard). `score` (0 to 1) is the weight of the similar users who use the feature, of the weight
+    of all similar users; `unique_users` is how many they are. A user without uses gets no row. Raises UserIdError for
+    an id that the tables cannot hold, None among them, and ConfigurationError for a wrong limit.
+    """
+    if user_id is None:
+        raise UserIdError("recommend takes a user's id: the anonymous user resembles nobody")
+    user_id, tables = user_and_tables(user_id, tables)
+    usage, theirs = tables.usage, tables.usage.alias("theirs")
+    mine = select(usage.c.feature_name).where(usage.c.user_id == user_id, usage.c.feature_name.is_not(None)).cte("mine")
+    common, features = func.count(mine.c.feature_name), func.count(usage.c.feature_name)
+    either = features + select(func.count()).select_from(mine).scalar_subquery() - common
+    similar = (
+        select(usage.c.user_id, share(common, either).label("weight"))
+        .outerjoin(mine, mine.c.feature_name == usage.c.feature_name)
+        .where(usage.c.user_id != user_id)
+        .group_by(usage.c.user_id)
+        .having(common > 0)
+        .cte("similar_users")
+    )
+    everyone = select(func.sum(similar.c.weight)).scalar_subquery()
+    score = share(func.sum(similar.c.weight), everyone)
+    return (
+        select(theirs.c.feature_name, score.label("score"), func.count().label("unique_users"))
+        .join(similar, similar.c.user_id == theirs.c.user_id)
+        .where(theirs.c.feature_name.not_in(select(mine.c.feature_name)))
+        .group_by(theirs.c.feature_name)
+        .order_by(score.desc(), theirs.c.feature_name)
+        .limit(checked_limit(limit))
+    )

@@ -1,0 +1,58 @@
+"""What else do the users of a feature use?"""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, func, select
+
+from usage_instrument.expressions import Real
+from usage_instrument.schema import Tables
+
+from .arguments import checked_feature, checked_limit
+from .defaults import default_tables, share
+from .population import seen
+
+
+def related_features(
+    feature: str, limit: int = 10, *, tables: Tables | None = None
+) -> Select[str, int, float, float, float]:
+    """The features that go with a feature, the closest first: `feature_name`, `unique_users`, `support`, `confidence`,
+    `lift`.
+
+    `unique_users` use both; `support` (0 to 1) is their share of all users that ever used anything, `confidence`
+    (0 to 1) their share of this feature's users. `lift` says how many times more likely its users are to use the other
+    one than all users are: 1 means that they have nothing to do with each other. The closest are those that have the
+    most users in common beyond what chance alone would bring, so that neither the merely popular nor the merely rare
+    lead. Raises ConfigurationError for a wrong argument.
+    """
+    tables = tables or default_tables()
+    usage = tables.usage
+    name = checked_feature(feature)
+    users = select(usage.c.user_id).where(usage.c.feature_name == name, usage.c.user_id.is_not(None)).cte("its_users")
+    everyone, its = seen(tables), select(func.count()).select_from(users).scalar_subquery()
+    pairs = (
+        select(
+            usage.c.feature_name,
+            func.count(users.c.user_id).label("common"),
+            func.count(usage.c.user_id).label("users"),
+            its.label("its"),
+            everyone.label("everyone"),
+        )
+        .outerjoin(users, users.c.user_id == usage.c.user_id)
+        .where(usage.c.feature_name != name)
+        .group_by(usage.c.feature_name)
+        .having(func.count(users.c.user_id) > 0)
+        .subquery("pairs")
+    )
+    by_chance = share(Real(pairs.c.its) * pairs.c.users, pairs.c.everyone)
+    beyond = pairs.c.common - by_chance
+    return (
+        select(
+            pairs.c.feature_name,
+            pairs.c.common.label("unique_users"),
+            share(pairs.c.common, pairs.c.everyone).label("support"),
+            share(pairs.c.common, pairs.c.its).label("confidence"),
+            share(pairs.c.common, by_chance).label("lift"),
+        )
+        .order_by(beyond.desc(), pairs.c.common.desc(), pairs.c.feature_name)
+        .limit(checked_limit(limit))
+    )

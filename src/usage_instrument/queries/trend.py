@@ -1,0 +1,51 @@
+"""How does use develop from day to day?"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import Select, case, func, select
+
+from usage_instrument.expressions import StartOf
+from usage_instrument.schema import Tables
+
+from .arguments import checked_unit, rows_of
+from .calendar import calendar
+from .defaults import default_tables, total
+from .periods import MONTH, Since, first_start
+
+
+def trend(
+    feature: str | None = None, by: str = "day", *, since: Since = MONTH, tables: Tables | None = None
+) -> Select[dt.datetime, int, int, int]:
+    """Uses and users by day, the first day first: `bucket_start` (UTC), `uses`, `unique_users`, `anonymous_uses`.
+
+    Of one feature or of all, `by` hour (where the history keeps hours), day, week (from Monday) or month, up to now;
+    what was without use has zeros. `since` is a timedelta (28 days: today and the 27 before, UTC), a datetime, or None
+    for all that the history has; the first week or month is a whole one. Raises ConfigurationError for a wrong
+    argument.
+    """
+    history, unit = (tables or default_tables()).history, checked_unit(by)
+    rows = rows_of(history.c.feature_name, feature)
+    start = first_start(since, unit)
+    if start is None:
+        start = select(StartOf(unit, func.min(history.c.bucket_start))).where(*rows).scalar_subquery()
+    else:
+        rows.append(history.c.bucket_start >= start)
+    units = calendar(unit, start)
+    bucket, uses = StartOf(unit, history.c.bucket_start).label("bucket_start"), func.sum(history.c.usage_count)
+    used = select(bucket, history.c.user_id, uses.label("uses")).where(*rows).group_by(bucket, history.c.user_id)
+    by_user = used.subquery("used")
+    anonymous = case((by_user.c.user_id.is_(None), by_user.c.uses))
+    return (
+        select(
+            units.c.bucket_start,
+            total(by_user.c.uses).label("uses"),
+            func.count(by_user.c.user_id).label("unique_users"),
+            total(anonymous).label("anonymous_uses"),
+        )
+        .select_from(units)
+        .outerjoin(by_user, by_user.c.bucket_start == units.c.bucket_start)
+        .group_by(units.c.bucket_start)
+        .order_by(units.c.bucket_start)
+    )

@@ -1,0 +1,37 @@
+"""Which features does nobody use, or nobody any more?"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import Select, not_, or_, select, true
+
+from usage_instrument.schema import Tables
+
+from .catalogue import known_features, status
+from .defaults import by_name, default_tables
+from .periods import Since, used_since
+
+
+def unused_features(
+    since: Since = None, *, tables: Tables | None = None
+) -> Select[str | None, str, int, dt.datetime | None, dt.datetime | None, str | None]:
+    """Features without use, the never used first: `feature_name`, `status`, `uses`, `last_used`, `declared_at`,
+    `description`.
+
+    Without `since`, those that code declares and nobody ever used; with it (a timedelta back from now, or a datetime)
+    also those that nobody used since then. `status` says why: `retired` (the services that declared it have lived on
+    for more than 30 days without it), `never` (declared, never used), `undeclared` (used once, declared nowhere, so
+    perhaps renamed) or `dormant`. Times are UTC, None where there is none. Raises ConfigurationError for another
+    `since`.
+    """
+    features = known_features(tables or default_tables())
+    last_used = features.c.last_used
+    kind = status(features, (features.c.declared_at.is_(None), "undeclared"), (true(), "dormant"))
+    columns = [features.c.feature_name, kind.label("status"), features.c.uses, last_used]
+    unused = [last_used.is_(None), *(not_(used) for used in used_since(last_used, since))]
+    return (
+        select(*columns, features.c.declared_at, features.c.description)
+        .where(or_(*unused))
+        .order_by(last_used.is_not(None), last_used, features.c.declared_at, *by_name(features.c.feature_name))
+    )

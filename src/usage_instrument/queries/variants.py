@@ -1,0 +1,38 @@
+"""Who met which variant of a feature?"""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, func, literal, select
+
+from usage_instrument.expressions import JSONText
+from usage_instrument.schema import Tables
+
+from .arguments import checked_feature, checked_key
+from .defaults import default_tables, share, total
+
+
+def variants(feature: str, key: str, *, tables: Tables | None = None) -> Select[str | None, int, int, float]:
+    """Users and uses of a feature by what its metadata has under a key, for an A/B test, the most widely used first:
+    `variant`, `unique_users`, `uses`, `share`.
+
+    The metadata is the latest context of each user: all uses of a user count for the variant that he met last, so
+    that a test needs variants that stay with their users. `variant` is text, None where the key is missing. `share`
+    (0 to 1) is of the feature's users; the anonymous user is none, but the uses count. Raises ConfigurationError for
+    what is no feature's name and no key.
+    """
+    usage = (tables or default_tables()).usage
+    variant = JSONText(usage.c.metadata, literal(checked_key(key))).label("variant")
+    rows = select(variant, usage.c.user_id, usage.c.usage_count).where(usage.c.feature_name == checked_feature(feature))
+    found = rows.subquery("found")
+    users, uses = func.count(found.c.user_id), total(found.c.usage_count)
+    everyone = func.sum(users).over()
+    return (
+        select(
+            found.c.variant,
+            users.label("unique_users"),
+            uses.label("uses"),
+            share(users, everyone).label("share"),
+        )
+        .group_by(found.c.variant)
+        .order_by(users.desc(), uses.desc(), found.c.variant.is_(None), found.c.variant)
+    )
