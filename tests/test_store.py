@@ -92,6 +92,35 @@ def test_history_is_written_in_the_same_batch(bench: MakeBench, database: Databa
     assert found == {("f", DAY): 2, ("f", next_day): 7}
 
 
+@pytest.mark.parametrize("table", ["feature_usage", "feature_usage_history"])
+def test_a_row_that_another_writer_inserts_meanwhile_is_added_to(
+    bench: MakeBench, mariadb: Database, table: str
+) -> None:
+    """Between the UPDATE, which did not find it yet, and the look for what is missing, which finds it."""
+    it, rival = bench(mariadb), mariadb.engine()
+    rows = {"feature_usage": it.tables.usage, "feature_usage_history": it.tables.history}
+    values = {"feature_name": "f", "user_id": ADA, "usage_count": 5}
+    first: list[str] = []
+    more = {"feature_usage": {"last_used": NOON}, "feature_usage_history": {"bucket_start": DAY}}
+
+    def insert_first(connection: sa.Connection, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT d.i") and f"{table} f" in statement and not first:
+            first.append(statement)
+            with rival.begin() as other:
+                other.execute(rows[table].insert().values(**values, **more[table]))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", insert_first)
+    try:
+        with pytest.raises(WriteError, match="Another writer inserted a row") as caught:
+            it.write(count(uses=2), number=1)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", insert_first)
+    assert (caught.value.fault, caught.value.in_doubt) == (Fault.TRANSIENT, False)
+    assert it.write(count(uses=2), number=1) is Outcome.APPLIED
+    found = {row.usage_count for row in all_of(it.engine, rows[table])}
+    assert found == {7}
+
+
 def test_a_batch_is_applied_once_however_often_it_is_sent(bench: MakeBench, database: Database) -> None:
     it = bench(database)
     batch = Batch(1, (count(uses=2), count("g", None, 3)), (Loss(DAY.date(), "memory full", 9),))

@@ -17,6 +17,7 @@ from sqlalchemy import Column, ColumnElement, Connection, FromClause, String, Ta
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.types import CHAR, TypeEngine, Uuid
 
+from ..errors import UsageInstrumentError
 from ..events import MAX_COUNT, NIL, Count
 from ..typing import Unit, UserId, UserIdType
 
@@ -41,6 +42,10 @@ class Fault(enum.Enum):
     """A user of the batch is not in the users table."""
     REFUSED = "refused"
     """The database does not take a value of the batch."""
+
+
+class Overtaken(UsageInstrumentError):
+    """Another writer inserted a row of the batch meanwhile; nothing is committed, and the batch is sent again."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from sqlalchemy import types as sqltypes
 from ...events import MAX_COUNT, Batch, Count
 from ...ledger import Ledger
 from ...typing import UserIdType
-from ..base import Flush, history_text, nil, rows_text
+from ..base import Flush, Overtaken, history_text, nil, rows_text
 
 if TYPE_CHECKING:
     from ...schema import Tables
@@ -81,10 +81,12 @@ class MariaDBFlush(Flush):
 
     def _add_usage(self, connection: Connection, batch: Batch) -> None:
         rows = {"rows": rows_text(batch.counts, hex_users=self._hex)}
-        if connection.execute(self._update, rows).rowcount == len(batch.counts):
+        updated = connection.execute(self._update, rows).rowcount
+        if updated == len(batch.counts):
             return
         now = connection.scalar(_NOW)
         missing = [batch.counts[number - 1] for number in connection.scalars(self._missing, rows)]
+        _check(batch.counts, updated, missing)
         values = (
             (self._user(count), count.feature, count.metadata, min(count.uses, MAX_COUNT), min(count.last_used, now))
             for count in missing
@@ -94,9 +96,11 @@ class MariaDBFlush(Flush):
     def _add_history(self, connection: Connection, batch: Batch) -> None:
         buckets = [(count, start, uses) for count in batch.counts for start, uses in count.history]
         rows = {"rows": history_text(batch.counts, hex_users=self._hex)}
-        if connection.execute(self._update_history, rows).rowcount == len(buckets):
+        updated = connection.execute(self._update_history, rows).rowcount
+        if updated == len(buckets):
             return
         missing = [buckets[number - 1] for number in connection.scalars(self._missing_history, rows)]
+        _check(buckets, updated, missing)
         values = ((self._user(count), count.feature, start, min(uses, MAX_COUNT)) for count, start, uses in missing)
         self._insert(connection, self._insert_history, values)
 
@@ -116,6 +120,12 @@ class MariaDBFlush(Flush):
             places = ", ".join(f"(:{', :'.join(names[at : at + width])})" for at in range(0, len(names), width))
             parameters = dict(zip(names, itertools.chain.from_iterable(part), strict=True))
             connection.execute(text(statement.replace("{places}", places)), parameters)
+
+
+def _check(rows: Sized, updated: int, missing: Sized) -> None:
+    """A row that another writer has inserted since the UPDATE is in neither, and would be lost. Raises Overtaken."""
+    if updated + len(missing) != len(rows):
+        raise Overtaken
 
 
 _NOW = text("SELECT UTC_TIMESTAMP(6)")
