@@ -8,6 +8,7 @@ import typer
 
 from usage_instrument import __version__
 
+from . import answers
 from .db import db
 from .demo.command import demo
 from .doctor import doctor
@@ -35,6 +36,7 @@ def _usage_instrument(
     pass
 
 
+answers.add_to(app)
 app.add_typer(db, name="db")
 app.add_typer(journal, name="journal")
 app.command()(demo)

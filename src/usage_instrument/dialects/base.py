@@ -44,7 +44,7 @@ class Fault(enum.Enum):
     """The database does not take a value of the batch."""
 
 
-class Overtaken(UsageInstrumentError):
+class OvertakenError(UsageInstrumentError):
     """Another writer inserted a row of the batch meanwhile; nothing is committed, and the batch is sent again."""
 
 

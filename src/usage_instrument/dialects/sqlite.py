@@ -288,7 +288,7 @@ class SQLite(Dialect):
         return f"strftime('{_STARTS[unit][0]}', {', '.join([moment, *_STARTS[unit][1:]])})"
 
     def later(self, unit: Unit, moment: str, number: str) -> str:
-        number, step = (f"7 * {number}", "days") if unit == "week" else (number, f"{unit}s")
+        number, step = (f"(7 * {number})", "days") if unit == "week" else (number, f"{unit}s")
         return f"strftime('%Y-%m-%d %H:%M:%f000', {moment}, {number} || ' {step}')"
 
     def day(self, moment: str) -> str:

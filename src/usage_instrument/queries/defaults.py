@@ -33,7 +33,7 @@ def total(counts: ColumnElement[Any]) -> ColumnElement[int]:
 
 def share(part: ColumnElement[Any], of: ColumnElement[Any]) -> ColumnElement[float]:
     """A quotient as a float, 0 of nothing."""
-    return func.coalesce(Real(part).op("/")(func.nullif(of, ZERO)), literal_column("0.0"))
+    return func.coalesce(Real(part).op("/", precedence=8)(func.nullif(of, ZERO)), literal_column("0.0"))
 
 
 def by_name(feature: ColumnElement[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:

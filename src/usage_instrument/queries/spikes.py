@@ -68,7 +68,7 @@ def spikes(
     deviation = func.abs(usual.c.value - baseline.c.value).label("value")
     deviations = select(usual.c.feature_name, deviation).join(baseline, baseline.c.feature_name == usual.c.feature_name)
     spread = _medians(deviations.subquery("deviations")).subquery("spreads")
-    score = (daily.c.uses - baseline.c.value).op("/")(_scale(baseline.c.value, spread.c.value))
+    score = (daily.c.uses - baseline.c.value).op("/", precedence=8)(_scale(baseline.c.value, spread.c.value))
     return (
         select(
             daily.c.feature_name,

@@ -138,7 +138,7 @@ def _uses(
     made = 0
     for number, person in enumerate([persons[0], None, *persons[1:]]):
         heavy = number < 2
-        variant = dice.choice("AB")
+        variant = "B" if heavy else dice.choice("AB")
         since = DAYS - 1 if heavy else dice.randrange(20, DAYS)
         used: set[str] = set()
         for feature, habit in HABITS.items():

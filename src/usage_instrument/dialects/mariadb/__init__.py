@@ -181,7 +181,7 @@ class MariaDB(Dialect):
         return f"DATE({moment})"
 
     def real(self, number: str) -> str:
-        return f"({number} * 1e0)"  # some servers cast to no float
+        return f"(({number}) * 1e0)"  # some servers cast to no float
 
     def json_text(self, document: str, key: str) -> str:
         found = f"JSON_EXTRACT({document}, CONCAT('$.', JSON_QUOTE({key})))"

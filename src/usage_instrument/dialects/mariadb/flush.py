@@ -15,7 +15,7 @@ from sqlalchemy import types as sqltypes
 from ...events import MAX_COUNT, Batch, Count
 from ...ledger import Ledger
 from ...typing import UserIdType
-from ..base import Flush, Overtaken, history_text, nil, rows_text
+from ..base import Flush, OvertakenError, history_text, nil, rows_text
 
 if TYPE_CHECKING:
     from ...schema import Tables
@@ -123,9 +123,9 @@ class MariaDBFlush(Flush):
 
 
 def _check(rows: Sized, updated: int, missing: Sized) -> None:
-    """A row that another writer has inserted since the UPDATE is in neither, and would be lost. Raises Overtaken."""
+    """A row that another writer has inserted since the UPDATE is in neither, and lost. Raises OvertakenError."""
     if updated + len(missing) != len(rows):
-        raise Overtaken
+        raise OvertakenError
 
 
 _NOW = text("SELECT UTC_TIMESTAMP(6)")

@@ -1,0 +1,205 @@
+"""The questions as commands: each finds what is in a past, in every form, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from conftest import Database
+from reading import made
+from usage_instrument.cli.app import app
+from usage_instrument.cli.demo import calendar, past
+from usage_instrument.cli.questions import QUESTIONS
+from usage_instrument.schema import Tables
+
+ARGUMENTS: dict[str, list[str]] = {
+    "user": ["anonymous", "--since", "400d"],
+    "variants": [past.VARIED, "variant"],
+    "related": [past.RELATED[1]],
+    "recommend": ["6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55"],
+}
+"""What a question cannot do without."""
+
+
+class Past:
+    """A filled SQLite file, and what is in it."""
+
+    def __init__(self, place: Path) -> None:
+        self.path = place / "usage.db"
+        self.url = f"sqlite:///{self.path}"
+        engine = sa.create_engine(self.url)
+        calendar.create_database(engine, [])
+        self.truths = past.fill(engine, _tables(engine), 5_000, users=calendar.users)
+        engine.dispose()
+
+    def ask(self, *command: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, [*command, "--url", self.url])
+        assert result.exit_code == code, result.output
+        return result
+
+    def answer(self, *command: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.ask(*command, "--format", "json").stdout)
+        return found
+
+
+def _tables(engine: sa.Engine) -> Tables:
+    return made(engine)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Past:
+    return Past(tmp_path_factory.mktemp("past"))
+
+
+def test_the_truths_are_found(filled: Past) -> None:
+    truths = filled.truths
+    feature, day = truths.spike
+    assert [(row["feature_name"], row["day"]) for row in filled.answer("spikes")] == [(feature, str(day))]
+    unused = {row["feature_name"]: row["status"] for row in filled.answer("unused", "--since", "90d")}
+    assert unused == {truths.dead: "dormant", truths.never: "never", truths.retired: "retired"} or (
+        unused == {truths.dead: "dormant", truths.never: "never"}  # used within the period, shortly before it retired
+    )
+    assert {row["feature_name"] for row in filled.answer("unused")} == {truths.never}
+    assert filled.answer("power-users", "--limit", "1")[0]["user_id"] == str(truths.power_user)
+    varied, key, winner = truths.variant
+    by_variant = {row["variant"]: row["uses"] / row["unique_users"] for row in filled.answer("variants", varied, key)}
+    assert max(by_variant, key=lambda variant: by_variant[variant]) == winner
+    related = filled.answer("related", truths.related[1])
+    assert max(related, key=lambda row: float(row["lift"]))["feature_name"] == truths.related[0]
+
+
+def test_the_others_answer(filled: Past) -> None:
+    top = filled.answer("top", "--limit", "3")
+    assert top[0]["feature_name"] == "calendar_browse"
+    assert len(top) == 3
+    adoption = {row["feature_name"]: row["share"] for row in filled.answer("adoption")}
+    assert 0 < adoption["calendar_time_zones"] < adoption["calendar_sign_in"] < 1
+    trend = filled.answer("trend", "--by", "week", "--since", "4w")
+    assert len(trend) in {4, 5}
+    assert all(row["uses"] > 0 for row in trend)
+    (active,) = filled.answer("active")
+    assert 0 < active["dau"] <= active["wau"] <= active["mau"]
+    assert len(filled.answer("user", str(filled.truths.power_user))) > 10
+    assert filled.answer("recommend", str(filled.truths.power_user)) == []
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
+def test_every_answer_in_every_form(filled: Past, question: str, form: str) -> None:
+    done = filled.ask(question, *ARGUMENTS.get(question, []), "--format", form)
+    if form == "csv":
+        names, *rows = csv.reader(io.StringIO(done.stdout))
+        assert all(len(row) == len(names) for row in rows)
+    elif form == "json":
+        assert isinstance(json.loads(done.stdout), list)
+    else:
+        assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_as_sql_gives_the_same_answer(filled: Past, question: str) -> None:
+    command = [question, *ARGUMENTS.get(question, [])]
+    printed = filled.ask("sql", *command).stdout
+    connection = sqlite3.connect(filled.path)
+    try:
+        rows = connection.execute(printed).fetchall()
+    finally:
+        connection.close()
+    assert len(rows) == len(filled.answer(*command))
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("dialect", ["postgresql", "mariadb", "mysql", "sqlite"])
+def test_sql_needs_no_database(question: str, dialect: str) -> None:
+    done = CliRunner().invoke(app, ["sql", question, *ARGUMENTS.get(question, []), "--dialect", dialect])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.rstrip().endswith(";")
+    assert "%(" not in done.stdout
+
+
+def test_a_trend_is_drawn(filled: Past) -> None:
+    lines = filled.ask("trend", "--since", "7d").stdout.splitlines()
+    assert sum("█" in line for line in lines) == 7
+
+
+def test_ids_of_every_type_are_found_out(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    tables = made(engine, user_id_type="integer")
+    with engine.begin() as connection:
+        connection.execute(tables.usage.insert().values(user_id=42, feature_name="export", usage_count=3))
+    done = CliRunner().invoke(app, ["user", "42", "--url", sqlite.url, "--format", "json"])
+    assert [(row["feature_name"], row["usage_count"]) for row in json.loads(done.stdout)] == [("export", 3)]
+
+
+def test_unused_guards_a_job(filled: Past) -> None:
+    filled.ask("unused", "--fail-over", "1")
+    done = filled.ask("unused", "--fail-over", "0", code=1)
+    assert "1 are unused, more than 0" in done.stderr
+
+
+def test_nothing_yet(database: Database) -> None:
+    made(database.engine())
+    for question, (_, empty) in QUESTIONS.items():
+        if question in {"variants", "related", "active", "trend"}:
+            continue  # a feature that is not there, and zeros that are
+        done = CliRunner().invoke(app, [question, *ARGUMENTS.get(question, []), "--url", database.url])
+        assert (done.exit_code, done.stdout) == (0, empty + "\n"), done.output
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["variants", "calendar_brwse", "variant"], "did you mean calendar_browse"),
+        (["related", "nothing like it"], "there is no feature 'nothing like it' here, used or declared"),
+        (["trend", "--feature", "calendar_brows"], "did you mean calendar_browse"),
+        (
+            ["top", "--since", "yesterday"],
+            "--since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not 'yesterday'",
+        ),
+        (["user", "ada"], "neither"),
+        (["recommend", "anonymous"], "the anonymous user resembles nobody"),
+        (["power-users", "--feature", "x" * 101], "100 characters"),
+    ],
+)
+def test_bad_input_is_one_line(filled: Past, command: list[str], said: str) -> None:
+    done = filled.ask(*command, code=2)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_table_is_named(sqlite: Database) -> None:
+    tables, engine = made(sqlite.engine()), sqlite.engine()
+    tables.history.drop(engine)
+    done = CliRunner().invoke(app, ["trend", "--url", sqlite.url])
+    assert done.exit_code == 2
+    assert "there is no table feature_usage_history: run `usage-instrument db create`" in done.stderr
+    done = CliRunner().invoke(app, ["top", "--url", f"{sqlite.url}.other"])
+    assert "there is no file" in done.stderr
+
+
+def test_the_shell_completes() -> None:
+    program = [sys.executable, "-c", "from usage_instrument.cli import main; main()"]
+    done = subprocess.run(
+        program,
+        env={
+            **os.environ,
+            "_USAGE_INSTRUMENT_COMPLETE": "complete_bash",
+            "COMP_WORDS": "usage-instrument po",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "power-users" in done.stdout, done.stderr
