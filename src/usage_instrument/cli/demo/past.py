@@ -162,7 +162,7 @@ def _days(feature: str, habit: Habit, since: int, dice: random.Random, *, heavy:
     number = min(1 + int(dice.expovariate(1 / habit.days)), first - last)
     counts = {day: 1 + int(dice.expovariate(1 / habit.uses)) for day in dice.sample(range(last, first), number)}
     if heavy:
-        counts = {day: 20 + dice.randrange(20) for day in range(last, first) if dice.random() < 0.7}
+        counts = {day: 2 + dice.randrange(6) for day in range(last, first) if dice.random() < 0.7}
     if feature == SPIKE and dice.random() < 0.6:
         counts[_SPIKE_DAYS_AGO] = counts.get(_SPIKE_DAYS_AGO, 0) + 5
     return counts

@@ -1,0 +1,65 @@
+"""docs/analysts.md, tried on a past: its SQL runs as it stands, its commands exist, its snippet works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner
+
+from conftest import Database
+from usage_instrument.cli.app import app
+from usage_instrument.cli.demo import calendar, past
+from usage_instrument.schema import create_all
+
+PAGE = (Path(__file__).parents[1] / "docs" / "analysts.md").read_text(encoding="utf-8")
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def filled(engine: sa.Engine) -> None:
+    calendar.create_database(engine, [])
+    past.fill(engine, create_all(engine).tables, 2_000, users=calendar.users)
+
+
+def test_its_sql_runs_as_it_stands(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    filled(engine)
+    statements = [each for snippet in snippets("sql") for each in snippet.split(";") if each.strip()]
+    assert len(statements) > 10
+    with engine.connect() as connection:
+        for statement in statements:
+            result = connection.exec_driver_sql(statement)
+            expected = "losses" in statement or "'6f1f9c1e" in statement  # nothing was lost, and the user is made up
+            assert not result.returns_rows or bool(result.all()) is not expected, statement
+        connection.rollback()
+
+
+def test_its_commands_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled(sa.create_engine("sqlite:///usage-demo.db"))
+    monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", "sqlite:///usage-demo.db")
+    shown = [
+        line.removeprefix("$ ") for block in snippets("console") for line in block.splitlines() if line[:2] == "$ "
+    ]
+    inline = [each for each in re.findall(r"`(usage-instrument [^`]+)`", PAGE) if not re.search("[A-Z]{3}|demo", each)]
+    assert len(shown) + len(inline) > 10
+    for command in [*shown, *inline]:
+        done = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert done.exit_code == 0, (command, done.output)
+
+
+def test_its_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled(sa.create_engine("sqlite:///usage-demo.db"))
+    (snippet,) = snippets("python")
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "analysts.md", "exec"), names)
+    names["engine"].dispose()
+    assert capsys.readouterr().out.startswith("calendar_browse ")
