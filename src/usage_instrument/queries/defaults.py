@@ -33,7 +33,12 @@ def total(counts: ColumnElement[Any]) -> ColumnElement[int]:
 
 def share(part: ColumnElement[Any], of: ColumnElement[Any]) -> ColumnElement[float]:
     """A quotient as a float, 0 of nothing."""
-    return func.coalesce(Real(part).op("/", precedence=8)(func.nullif(of, ZERO)), literal_column("0.0"))
+    return func.coalesce(over(Real(part), func.nullif(of, ZERO)), literal_column("0.0"))
+
+
+def over(part: ColumnElement[float], of: ColumnElement[Any]) -> ColumnElement[float]:
+    """A quotient of floats, without the casts by which SQLAlchemy keeps that of integers from being whole."""
+    return part.op("/", precedence=8)(of)
 
 
 def by_name(feature: ColumnElement[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:

@@ -14,7 +14,7 @@ from usage_instrument.schema import Tables
 
 from .arguments import rows_of
 from .calendar import calendar
-from .defaults import ONE, ZERO, default_tables, total
+from .defaults import ONE, ZERO, default_tables, over, total
 from .periods import WEEK, Since, first_start
 
 PAST = -28
@@ -68,7 +68,7 @@ def spikes(
     deviation = func.abs(usual.c.value - baseline.c.value).label("value")
     deviations = select(usual.c.feature_name, deviation).join(baseline, baseline.c.feature_name == usual.c.feature_name)
     spread = _medians(deviations.subquery("deviations")).subquery("spreads")
-    score = (daily.c.uses - baseline.c.value).op("/", precedence=8)(_scale(baseline.c.value, spread.c.value))
+    score = over(daily.c.uses - baseline.c.value, _scale(baseline.c.value, spread.c.value))
     return (
         select(
             daily.c.feature_name,

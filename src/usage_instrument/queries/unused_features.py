@@ -33,5 +33,5 @@ def unused_features(
     return (
         select(*columns, features.c.declared_at, features.c.description)
         .where(or_(*unused))
-        .order_by(last_used.is_not(None), last_used, features.c.declared_at, *by_name(features.c.feature_name))
+        .order_by(last_used.is_not(None), last_used, *by_name(features.c.feature_name))
     )

@@ -1,0 +1,291 @@
+"""The answers, worked out in plain Python from lists of rows: what every database has to say."""
+
+from __future__ import annotations
+
+import datetime as dt
+import statistics
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+T = TypeVar("T", bound=Hashable)
+Since = dt.timedelta | dt.datetime | None
+Answer = list[tuple[Any, ...]]
+
+HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+
+
+class Use(NamedTuple):
+    """A row of `feature_usage`."""
+
+    user_id: UUID | None
+    feature_name: str | None
+    usage_count: int | None
+    last_used: dt.datetime
+    metadata: dict[str, Any] | None = None
+
+
+class Bucket(NamedTuple):
+    """A row of `feature_usage_history`."""
+
+    user_id: UUID | None
+    feature_name: str | None
+    usage_count: int | None
+    bucket_start: dt.datetime
+
+
+class Declaration(NamedTuple):
+    """A row of `feature_usage_catalog`."""
+
+    service: str
+    feature_name: str
+    declared_at: dt.datetime
+    last_declared_at: dt.datetime
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All that a database holds, and its clock."""
+
+    now: dt.datetime
+    usage: list[Use] = field(default_factory=list)
+    history: list[Bucket] = field(default_factory=list)
+    catalog: list[Declaration] = field(default_factory=list)
+    plans: dict[UUID, str | None] | None = None
+    """The host's users and their plans; None where the tables know of no users."""
+
+    @property
+    def today(self) -> dt.datetime:
+        return floor("day", self.now)
+
+    @property
+    def seen(self) -> int:
+        return len({use.user_id for use in self.usage} - {None})
+
+    @property
+    def population(self) -> int:
+        return self.seen if self.plans is None else len(self.plans)
+
+    def counted(self, since: Since) -> list[Any]:
+        """The rows that hold the uses since then."""
+        start = first_start(self.now, since)
+        return self.usage if start is None else [row for row in self.history if row.bucket_start >= start]
+
+
+# ---- the questions
+
+
+def top_features(rows: Rows, limit: int, since: Since) -> Answer:
+    counted = rows.counted(since)
+    answer = [(name, uses(row for row in counted if row.feature_name == name)) for name in features(counted)]
+    return sorted(answer, key=lambda row: (-row[1], by_name(row[0])))[:limit]
+
+
+def user_features(rows: Rows, user: UUID | None, since: Since) -> Answer:
+    found = [use for use in rows.usage if use.user_id == user and is_used_since(rows.now, use.last_used, since)]
+    found.sort(key=lambda use: (-use.last_used.timestamp(), by_name(use.feature_name)))
+    return [(use.feature_name, use.usage_count, use.last_used, use.metadata) for use in found]
+
+
+def adoption(rows: Rows, since: Since) -> Answer:
+    answer = []
+    for name in features(counted := rows.counted(since)):
+        mine = [row for row in counted if row.feature_name == name]
+        answer.append((name, users(mine), uses(mine), share(users(mine), rows.population)))
+    return sorted(answer, key=lambda row: (-row[1], -row[2], by_name(row[0])))
+
+
+def adoption_by_plan(rows: Rows, plans: dict[UUID, str | None], since: Since) -> Answer:
+    answer = []
+    counted = [(row.feature_name, plans.get(row.user_id), row) for row in rows.counted(since)]
+    for name, plan in {key[:2] for key in counted}:
+        mine = [row for *key, row in counted if key == [name, plan]]
+        size = sum(value == plan for value in plans.values())
+        answer.append((name, plan, users(mine), uses(mine), share(users(mine), size)))
+    return sorted(answer, key=lambda row: (-row[2], -row[3], by_name(row[0]), by_name(row[1])))
+
+
+def unused_features(rows: Rows, since: Since) -> Answer:
+    answer = []
+    for name in features(rows.usage) | {declaration.feature_name for declaration in rows.catalog}:
+        last = max((use.last_used for use in rows.usage if use.feature_name == name), default=None)
+        if last is not None and (since is None or is_used_since(rows.now, last, since)):
+            continue
+        declared = [declaration for declaration in rows.catalog if declaration.feature_name == name]
+        if declared and all(is_deserted(rows, declaration) for declaration in declared):
+            status = "retired"
+        elif last is None:
+            status = "never"
+        else:
+            status = "dormant" if declared else "undeclared"
+        since_when = min((declaration.declared_at for declaration in declared), default=None)
+        text = max((declaration.description or "" for declaration in declared), default="") or None
+        total = uses(use for use in rows.usage if use.feature_name == name)
+        answer.append((name, status, total, last, since_when, text))
+    return sorted(answer, key=lambda row: (row[3] is not None, row[3] or dt.datetime.min, by_name(row[0])))
+
+
+def is_deserted(rows: Rows, mine: Declaration) -> bool:
+    alive = max(other.last_declared_at for other in rows.catalog if other.service == mine.service)
+    return alive > mine.last_declared_at + 30 * DAY
+
+
+def power_users(rows: Rows, feature: str | None, limit: int, since: Since) -> Answer:
+    counted = of_feature(rows.counted(since), feature)
+    everything = uses(counted)
+    answer = []
+    for user in {row.user_id for row in counted} - {None}:
+        mine = [row for row in counted if row.user_id == user]
+        last = max(use.last_used for use in of_feature(rows.usage, feature) if use.user_id == user)
+        answer.append((user, uses(mine), share(uses(mine), everything), len(features(mine) - {None}), last))
+    return sorted(answer, key=lambda row: (-row[1], row[0]))[:limit]
+
+
+def trend(rows: Rows, feature: str | None, by: str, since: Since) -> Answer:
+    counted = of_feature(rows.history, feature)
+    start = first_start(rows.now, since, by)
+    if start is None:
+        if not counted:
+            return []
+        start = floor(by, min(row.bucket_start for row in counted))
+    answer = []
+    while start <= rows.now:
+        mine = [row for row in counted if floor(by, row.bucket_start) == start]
+        answer.append((start, uses(mine), users(mine), uses(row for row in mine if row.user_id is None)))
+        start = following(by, start)
+    return answer
+
+
+def active_users(rows: Rows, feature: str | None) -> Answer:
+    def active(days: int) -> set[tuple[UUID, dt.datetime]]:
+        start = rows.today - (days - 1) * DAY
+        mine = [row for row in of_feature(rows.history, feature) if row.bucket_start >= start and row.user_id]
+        return {(row.user_id, floor("day", row.bucket_start)) for row in mine}
+
+    dau, wau, mau = (len({user for user, _ in active(days)}) for days in (1, 7, 28))
+    return [(rows.today.date(), dau, wau, mau, share(len(active(28)), 28 * mau))]
+
+
+def spikes(rows: Rows, since: Since, feature: str | None, threshold: float) -> Answer:
+    start = first_start(rows.now, since)
+    assert start is not None
+    answer = []
+    for name in features(of_feature(rows.history, feature)) - {None}:
+        mine = [row for row in rows.history if row.feature_name == name]
+        first = floor("day", min(row.bucket_start for row in mine))
+        if first > start - 7 * DAY:
+            continue
+        daily: Counter[dt.datetime] = Counter()
+        for row in mine:
+            daily[floor("day", row.bucket_start)] += row.usage_count or 0
+        past = [daily[day] for day in (start - number * DAY for number in range(1, 29)) if day >= first]
+        baseline = float(statistics.median(past))
+        spread = statistics.median(abs(value - baseline) for value in past)
+        scale = max(spread * 1.4826, baseline * 0.1, 1.0)
+        for day, number in daily.items():
+            score = (number - baseline) / scale
+            if day >= start and score >= threshold:
+                answer.append((name, day.date(), number, baseline, score, threshold))
+    return sorted(answer, key=lambda row: (-row[4], row[1], row[0]))
+
+
+def variants(rows: Rows, feature: str, key: str) -> Answer:
+    found = [(text((use.metadata or {}).get(key)), use) for use in of_feature(rows.usage, feature)]
+    everyone = users(use for _, use in found)
+    answer = []
+    for variant in {variant for variant, _ in found}:
+        mine = [use for other, use in found if other == variant]
+        answer.append((variant, users(mine), uses(mine), share(users(mine), everyone)))
+    return sorted(answer, key=lambda row: (-row[1], -row[2], by_name(row[0])))
+
+
+def related_features(rows: Rows, feature: str, limit: int) -> Answer:
+    its = users_of(rows, feature)
+    ranked = []
+    for name in features(rows.usage) - {feature, None}:
+        theirs = users_of(rows, name)
+        common = len(its & theirs)
+        if common:
+            by_chance = len(its) * len(theirs) / rows.seen
+            row = (name, common, common / rows.seen, common / len(its), common / by_chance)
+            ranked.append((by_chance - common, -common, name, row))
+    return [row for *_, row in sorted(ranked)][:limit]
+
+
+def recommend(rows: Rows, user: UUID, limit: int) -> Answer:
+    tastes: dict[UUID, set[str]] = {}
+    for use in rows.usage:
+        if use.user_id is not None and use.feature_name is not None:
+            tastes.setdefault(use.user_id, set()).add(use.feature_name)
+    mine = tastes.pop(user, set())
+    weights = {other: len(mine & taste) / len(mine | taste) for other, taste in tastes.items() if mine & taste}
+    answer = []
+    for name in set().union(*(tastes[other] for other in weights)) - mine:
+        theirs = [weights[other] for other in weights if name in tastes[other]]
+        answer.append((name, sum(theirs) / sum(weights.values()), len(theirs)))
+    return sorted(answer, key=lambda row: (-row[1], row[0]))[:limit]
+
+
+# ---- what they share
+
+
+def features(rows: Iterable[Any]) -> set[Any]:
+    return {row.feature_name for row in rows}
+
+
+def of_feature(rows: Iterable[Any], feature: str | None) -> list[Any]:
+    return [row for row in rows if feature is None or row.feature_name == feature]
+
+
+def users_of(rows: Rows, feature: str) -> set[Any]:
+    return {use.user_id for use in rows.usage if use.feature_name == feature} - {None}
+
+
+def users(rows: Iterable[Any]) -> int:
+    return len({row.user_id for row in rows} - {None})
+
+
+def uses(rows: Iterable[Any]) -> int:
+    return sum(row.usage_count or 0 for row in rows)
+
+
+def share(part: float, of: float) -> float:
+    return part / of if of else 0.0
+
+
+def by_name(name: str | None) -> tuple[bool, str]:
+    return name is None, name or ""
+
+
+def text(value: Any) -> str | None:
+    """A scalar of the metadata as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return None if value is None else str(value)
+
+
+def floor(by: str, moment: dt.datetime) -> dt.datetime:
+    hour = moment.replace(minute=0, second=0, microsecond=0)
+    day = hour.replace(hour=0)
+    return {"hour": hour, "day": day, "week": day - day.weekday() * DAY, "month": day.replace(day=1)}[by]
+
+
+def following(by: str, start: dt.datetime) -> dt.datetime:
+    steps = {"hour": HOUR, "day": DAY, "week": 7 * DAY}
+    return start + steps[by] if by in steps else (start + 31 * DAY).replace(day=1)
+
+
+def first_start(now: dt.datetime, since: Since, by: str = "day") -> dt.datetime | None:
+    """Where a period starts: with today and the days before it that a timedelta has room for."""
+    if since is None or isinstance(since, dt.datetime):
+        return since and floor(by, since)
+    if by == "hour":
+        return floor("hour", now - max(since - HOUR, 0 * HOUR))
+    return floor(by, floor("day", now - max(since - DAY, 0 * DAY)))
+
+
+def is_used_since(now: dt.datetime, last_used: dt.datetime, since: Since) -> bool:
+    return since is None or last_used >= (since if isinstance(since, dt.datetime) else now - since)

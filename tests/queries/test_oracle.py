@@ -1,0 +1,167 @@
+"""Every question gets the same answer from every database as from plain Python, whatever the rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from conftest import Database
+from queries import oracle
+from queries.oracle import DAY, HOUR, Bucket, Declaration, Rows, Use
+from usage_instrument import queries
+from usage_instrument.schema import create_all, define_tables
+
+USERS = [UUID(int=number + 2**64) for number in range(1, 6)]
+STRANGER = UUID(int=2**65)
+FEATURES = ["search", "Search", "export", "käse'\"\\%(a)s :b", "share"]
+KEYS = ["variant", "a b", '$."x"\\', "0"]
+
+users = st.none() | st.sampled_from(USERS)
+features = st.none() | st.sampled_from(FEATURES)
+counts = st.none() | st.integers(1, 9) | st.just(2**31 - 1)
+values = (
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["a", "B", 'it\'s "ü"', "1.5", ""]) | st.just(1.5)
+)
+metadata = st.none() | st.dictionaries(st.sampled_from(KEYS), values)
+since = st.none() | st.sampled_from([0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY])
+limits = st.integers(1, 4)
+
+
+@st.composite
+def pasts(draw: st.DrawFn) -> Rows:
+    """Rows at a safe distance from where a period of whole hours or days begins."""
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    today = oracle.floor("day", now)
+    keys = draw(st.lists(st.tuples(users, features), unique=True, max_size=12))
+    days = st.integers(0, 3) | st.integers(0, 120)
+    usage = [
+        Use(user, feature, draw(counts), now - draw(days) * DAY - draw(st.integers(2, 5)) * HOUR / 3, draw(metadata))
+        for user, feature in keys
+    ]
+    buckets: dict[tuple[Any, ...], Bucket] = {}
+    for key in draw(st.lists(st.sampled_from(keys), max_size=30)) if keys else []:
+        ago = draw(days)
+        start = today - ago * DAY + (draw(st.sampled_from([0, 0, 5, 23])) if ago else 0) * HOUR
+        buckets[*key, start] = Bucket(*key, draw(counts), start)
+    # A steady past, in which days stand out.
+    if keys and draw(st.booleans()):
+        user, feature = keys[0]
+        for ago in range(draw(st.integers(5, 45))):
+            start = today - ago * DAY
+            buckets[user, feature, start] = Bucket(user, feature, draw(st.integers(1, 60)), start)
+    catalog = {}
+    for service, feature in draw(
+        st.lists(st.tuples(st.sampled_from(["", "web", "worker"]), st.sampled_from(FEATURES)))
+    ):
+        last = now - draw(st.integers(0, 100)) * DAY
+        description = draw(st.sampled_from([None, "What it is", "Said otherwise"]))
+        catalog[service, feature] = Declaration(service, feature, last - draw(days) * DAY, last, description)
+    plans = {user: draw(st.sampled_from([None, "free", "pro"])) for user in USERS}
+    return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans)
+
+
+class Filled:
+    """A database that is emptied and filled over and over."""
+
+    def __init__(self, database: Database) -> None:
+        self.engine = database.engine()
+        self.people = sa.Table(
+            "users", sa.MetaData(), sa.Column("id", sa.Uuid, primary_key=True), sa.Column("plan", sa.String(10))
+        )
+        self.people.metadata.create_all(self.engine)
+        self.tables = create_all(self.engine).tables
+        self.connection = self.engine.connect()
+
+    def fill(self, rows: Rows) -> None:
+        self.connection.rollback()
+        for table in (*self.tables, self.people):
+            self.connection.execute(table.delete())
+        self._insert(self.people, [{"id": id_, "plan": plan} for id_, plan in (rows.plans or {}).items()])
+        for table, part in zip(self._filled, (rows.usage, rows.history, rows.catalog), strict=True):
+            self._insert(table, [row._asdict() for row in part])
+
+    @property
+    def _filled(self) -> list[sa.Table]:
+        return [self.tables.usage, self.tables.history, self.tables.catalog]
+
+    def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self.connection.execute(table.insert(), rows)
+
+    def ask(self, question: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.connection.execute(question)]
+
+
+@pytest.fixture
+def filled(database: Database) -> Iterator[Filled]:
+    made = Filled(database)
+    yield made
+    made.connection.close()
+
+
+def agree(question: Any, answer: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> None:
+    """The same values of the same types; floats up to what the order of additions makes of them."""
+    assert answer == [tuple(map(near, row)) for row in expected], question
+    assert [[*map(type, row)] for row in answer] == [[*map(type, row)] for row in expected]
+
+
+def near(value: Any) -> Any:
+    return pytest.approx(value) if type(value) is float else value
+
+
+every = settings(
+    max_examples=25,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@every
+@given(st.data())
+def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) -> None:
+    rows = data.draw(pasts())
+    filled.fill(rows)
+    known, unknown = filled.tables, define_tables(sa.MetaData(), users=None)
+    alone = Rows(rows.now, rows.usage, rows.history, rows.catalog)
+    plans, q = rows.plans or {}, queries
+    feature, name = data.draw(st.none() | st.sampled_from(FEATURES)), data.draw(st.sampled_from(FEATURES))
+    user, key = data.draw(st.sampled_from([*USERS, STRANGER])), data.draw(st.sampled_from(KEYS))
+    limit, period, length = (
+        data.draw(limits),
+        data.draw(since),
+        data.draw(since.filter(lambda value: value is not None)),
+    )
+    moment = data.draw(st.none() | st.just(rows.now - 10 * DAY - HOUR / 2))
+    period, length = moment or period, moment or length
+    by, threshold = data.draw(st.sampled_from(["hour", "day", "week", "month"])), data.draw(st.sampled_from([1.5, 5.0]))
+    asked = [
+        (q.top_features(limit, since=period), oracle.top_features(rows, limit, period)),
+        (q.user_features(user, period), oracle.user_features(rows, user, period)),
+        (q.user_features(None, period), oracle.user_features(rows, None, period)),
+        (q.adoption(since=period, tables=known), oracle.adoption(rows, period)),
+        (q.adoption(since=period, tables=unknown), oracle.adoption(alone, period)),
+        (q.adoption(by=filled.people.c.plan, since=period), oracle.adoption_by_plan(rows, plans, period)),
+        (q.unused_features(period), oracle.unused_features(rows, period)),
+        (q.power_users(feature, limit, since=period), oracle.power_users(rows, feature, limit, period)),
+        (q.trend(feature, by, since=period), oracle.trend(rows, feature, by, period)),
+        (q.active_users(feature), oracle.active_users(rows, feature)),
+        (q.spikes(length, feature=feature, threshold=threshold), oracle.spikes(rows, length, feature, threshold)),
+        (q.variants(name, key), oracle.variants(rows, name, key)),
+        (q.related_features(name, limit), oracle.related_features(rows, name, limit)),
+    ]
+    answers = [filled.ask(question) for question, _ in asked]
+    similar = filled.ask(q.recommend(user))
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    assume(oracle.floor("hour", rows.now) == oracle.floor("hour", now))
+    for answer, (question, expected) in zip(answers, asked, strict=True):
+        agree(question, answer, expected)
+    assert [row[1] for row in similar] == pytest.approx(sorted((row[1] for row in similar), reverse=True))
+    agree("recommend", sorted(similar), sorted(oracle.recommend(rows, user, 5)))
