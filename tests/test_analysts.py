@@ -15,6 +15,7 @@ from conftest import Database
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import calendar, past
 from usage_instrument.schema import create_all
+from usage_instrument.views import create_views
 
 PAGE = (Path(__file__).parents[1] / "docs" / "analysts.md").read_text(encoding="utf-8")
 
@@ -26,6 +27,7 @@ def snippets(language: str) -> list[str]:
 def filled(engine: sa.Engine) -> None:
     calendar.create_database(engine, [])
     past.fill(engine, create_all(engine).tables, 2_000, users=calendar.users)
+    create_views(engine)
 
 
 def test_its_sql_runs_as_it_stands(postgresql: Database) -> None:

@@ -57,7 +57,7 @@ ROWS: dict[str, str] = {
     "migrations": f"{_TABLES} inspection revisions",
     "expressions": f"{_USES} dialects",
     "queries": f"{_TABLES} expressions",
-    "views": f"{_TABLES} columns expressions queries",
+    "views": f"{_TABLES} columns target discovery expressions queries",
     # the way to a row
     "engines": "errors",
     "store": f"{_USES} dialects target inspection ledger",

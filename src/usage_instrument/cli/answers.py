@@ -11,9 +11,10 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.bar import Bar
-from sqlalchemy import URL, Connection, Dialect, MetaData, exc, select, union
+from sqlalchemy import URL, Connection, MetaData, exc, select, union
 
 from usage_instrument.discovery import missing_tables
+from usage_instrument.queries.printed import printed
 from usage_instrument.schema import Tables, define_tables
 
 from .database import read
@@ -87,7 +88,7 @@ def _printing(question: Question) -> Callable[..., None]:
     ) -> None:
         if url:
             typer.echo(
-                read(url, schema, lambda connection, tables: _printed(question(tables, **own), connection.dialect))
+                read(url, schema, lambda connection, tables: f"{printed(question(tables, **own), connection.dialect)};")
             )
             return
         if dialect is None:
@@ -95,7 +96,7 @@ def _printing(question: Question) -> Callable[..., None]:
         database = URL.create(dialect.value)
         with explained(database):
             tables = define_tables(MetaData(), schema=schema, users=None, user_id_type=user_id_type.value)
-            typer.echo(_printed(question(tables, **own), database.get_dialect()()))
+            typer.echo(f"{printed(question(tables, **own), database.get_dialect()())};")
 
     return _signed(command, question)
 
@@ -148,12 +149,6 @@ def _unknown(feature: str, features: Sequence[str]) -> typer.Exit:
     close = difflib.get_close_matches(feature, features, 3, 0.5)
     meant = f"; did you mean {' or '.join(close)}?" if close else ""
     return fail(f"there is no feature {feature!r} here, used or declared{meant}")
-
-
-def _printed(question: Asked, dialect: Dialect) -> str:
-    # With named parameters, of which none is left, no percent sign is doubled.
-    plain: Any = type(dialect)
-    return f"{question.compile(dialect=plain(paramstyle='named'), compile_kwargs={'literal_binds': True})};"
 
 
 def _draw(answer: Answer) -> None:

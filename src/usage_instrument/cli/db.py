@@ -7,12 +7,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 from sqlalchemy import Connection
 
-from usage_instrument import inspection, upgrade
+from usage_instrument import inspection, upgrade, views
 from usage_instrument import schema as schema_
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
 
-from .database import run
+from .database import read, run
 from .failure import PROBLEMS
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds, Users
 from .output import show
@@ -108,6 +108,25 @@ def upgrade_(
         typer.confirm("Do it?", abort=True, err=not people)
     run(url, schema, users, user_id_type, change)
     typer.echo("Done.", err=not people)
+
+
+@db.command("views")
+def views_(
+    url: Url = None,
+    schema: Schema = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop them instead.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create the views, for whoever only has SQL; those that are there are replaced."""
+
+    def work(connection: Connection, tables: schema_.Tables) -> list[dict[str, str]]:
+        change = views.drop_views if drop else views.create_views
+        names = change(connection, tables=tables)
+        connection.commit()
+        meanings = {view.name: view.comment for view in views.VIEWS}
+        return [{"view": name, "shows": meanings[name.rpartition(".")[2]]} for name in names]
+
+    show(read(url, schema, work), output, empty="There are none.")
 
 
 def _misfit(planned: schema_.Plan) -> str | None:

@@ -1,0 +1,301 @@
+"""The questions as views, for whoever only has SQL: always of this moment, in UTC, readable by any role that may."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Engine, Select, case, func, inspect, literal_column, select, union_all
+
+from .discovery import find_tables
+from .errors import ConfigurationError
+from .expressions import Ago, Day, StartOf
+from .queries import active_users
+from .queries.calendar import calendar
+from .queries.catalogue import known_features, status
+from .queries.defaults import ONE, ZERO, share, total
+from .queries.periods import MONTH, WEEK, buckets_since
+from .queries.population import population
+from .queries.printed import printed
+from .schema import Tables
+
+SILENT = dt.timedelta(minutes=10)
+"""After this long without a heartbeat, a writer is silent."""
+
+
+class View(NamedTuple):
+    """A view: what it shows, and what that means."""
+
+    name: str
+    comment: str
+    make: Callable[[Tables], Select[*tuple[Any, ...]]]
+    columns: dict[str, str]
+    """What each column means, in their order."""
+
+
+def create_views(bind: Engine | Connection, *, tables: Tables | None = None) -> list[str]:
+    """Create the views beside the tables, those of the database unless given, and return their names.
+
+    What is there is replaced, so that a role keeps what it was granted. On PostgreSQL and SQLite all of them are made
+    in one transaction, which is the caller's for a Connection. For an AsyncEngine: `async with engine.begin() as
+    connection: await connection.run_sync(create_views)`. Raises SchemaError where there are no tables,
+    ConfigurationError for another `bind`.
+    """
+    return _within(bind, tables, _create)
+
+
+def drop_views(bind: Engine | Connection, *, tables: Tables | None = None) -> list[str]:
+    """Drop the views that are there, and return their names. Raises as create_views does."""
+    return _within(bind, tables, _drop)
+
+
+def _within(
+    bind: Engine | Connection, tables: Tables | None, work: Callable[[Connection, Tables], list[str]]
+) -> list[str]:
+    if isinstance(bind, Engine):
+        with bind.begin() as connection:
+            return work(connection, tables or find_tables(connection))
+    if not isinstance(bind, Connection):
+        raise ConfigurationError(
+            f"views are made on an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine: "
+            "async with engine.begin() as connection: await connection.run_sync(create_views)"
+        )
+    return work(bind, tables or find_tables(bind))
+
+
+def _create(connection: Connection, tables: Tables) -> list[str]:
+    there = _there(connection, tables)
+    made = []
+    for view in VIEWS:
+        name = _name(connection, tables, view)
+        definition = f"{name} ({', '.join(view.columns)}) AS\n{printed(view.make(tables), connection.dialect)}"
+        if connection.dialect.name == "sqlite":
+            if view.name in there:
+                connection.exec_driver_sql(f"DROP VIEW {name}")
+            _run(connection, f"CREATE VIEW {definition}")
+        else:
+            _run(connection, f"CREATE OR REPLACE VIEW {definition}")
+        if connection.dialect.supports_comments and connection.dialect.name == "postgresql":
+            _run(connection, f"COMMENT ON VIEW {name} IS {_quoted(view.comment)}")
+            for column, meaning in view.columns.items():
+                _run(connection, f"COMMENT ON COLUMN {name}.{column} IS {_quoted(meaning)}")
+        made.append(name)
+    return made
+
+
+def _drop(connection: Connection, tables: Tables) -> list[str]:
+    there = _there(connection, tables)
+    dropped = [_name(connection, tables, view) for view in VIEWS if view.name in there]
+    for name in dropped:
+        connection.exec_driver_sql(f"DROP VIEW {name}")
+    return dropped
+
+
+def _there(connection: Connection, tables: Tables) -> set[str]:
+    return set(inspect(connection).get_view_names(schema=tables.usage.schema))
+
+
+def _name(connection: Connection, tables: Tables, view: View) -> str:
+    schema = tables.usage.schema
+    quoted = f"{connection.dialect.identifier_preparer.quote_schema(schema)}." if schema else ""
+    return f"{quoted}{view.name}"
+
+
+def _run(connection: Connection, statement: str) -> None:
+    # Some drivers read a percent sign as a parameter, even where there are none.
+    doubled = connection.dialect.paramstyle in {"format", "pyformat"}
+    connection.exec_driver_sql(statement.replace("%", "%%") if doubled else statement)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# ---- what they show
+
+
+def _overview(tables: Tables) -> Select[*tuple[Any, ...]]:
+    features, history = known_features(tables), tables.history
+    recent = (
+        select(history.c.feature_name, func.sum(history.c.usage_count).label("uses"))
+        .where(*buckets_since(history.c.bucket_start, MONTH))
+        .group_by(history.c.feature_name)
+        .subquery("recent")
+    )
+    users = features.c.users
+    return (
+        select(
+            features.c.feature_name,
+            status(features).label("status"),
+            users,
+            features.c.uses,
+            func.coalesce(recent.c.uses, ZERO).label("uses_28d"),
+            features.c.last_used,
+            share(users, population(tables)).label("share"),
+            features.c.declared_at,
+            features.c.description,
+        )
+        .outerjoin(recent, recent.c.feature_name == features.c.feature_name)
+        .where(features.c.feature_name.is_not(None))
+    )
+
+
+def _daily(tables: Tables) -> Select[*tuple[Any, ...]]:
+    history = tables.history
+    day = StartOf("day", history.c.bucket_start).label("bucket_start")
+    named = history.c.feature_name.is_not(None)
+    uses = func.sum(history.c.usage_count).label("uses")
+    by_user = (
+        select(day, history.c.feature_name, history.c.user_id, uses)
+        .where(named)
+        .group_by(day, history.c.feature_name, history.c.user_id)
+        .subquery("by_user")
+    )
+    anonymous = case((by_user.c.user_id.is_(None), by_user.c.uses))
+    used = (
+        select(
+            by_user.c.bucket_start,
+            by_user.c.feature_name,
+            func.sum(by_user.c.uses).label("uses"),
+            func.count(by_user.c.user_id).label("users"),
+            func.sum(anonymous).label("anonymous_uses"),
+        )
+        .group_by(by_user.c.bucket_start, by_user.c.feature_name)
+        .subquery("used")
+    )
+    first = StartOf("day", func.min(history.c.bucket_start))
+    firsts = (
+        select(history.c.feature_name, first.label("first_day"))
+        .where(named)
+        .group_by(history.c.feature_name)
+        .subquery("firsts")
+    )
+    days = calendar("day", select(first).where(named).scalar_subquery())
+    same = (used.c.bucket_start == days.c.bucket_start) & (used.c.feature_name == firsts.c.feature_name)
+    return select(
+        Day(days.c.bucket_start).label("day"),
+        firsts.c.feature_name,
+        _int(used.c.uses).label("uses"),
+        _int(used.c.users).label("users"),
+        _int(used.c.anonymous_uses).label("anonymous_uses"),
+    ).select_from(firsts.join(days, days.c.bucket_start >= firsts.c.first_day).outerjoin(used, same))
+
+
+def _users(tables: Tables) -> Select[*tuple[Any, ...]]:
+    usage, history = tables.usage, tables.history
+    nothing: ColumnElement[Any] = literal_column("NULL")
+    counted = select(
+        usage.c.user_id,
+        usage.c.feature_name,
+        usage.c.usage_count.label("uses"),
+        ZERO.label("active_days"),
+        usage.c.last_used.label("first_used"),
+        usage.c.last_used.label("last_used"),
+    )
+    days = select(
+        history.c.user_id,
+        history.c.feature_name,
+        nothing,
+        func.count(StartOf("day", history.c.bucket_start).distinct()),
+        func.min(history.c.bucket_start),
+        nothing,
+    ).group_by(history.c.user_id, history.c.feature_name)
+    both = union_all(counted, days).subquery("both_sides")
+    return select(
+        both.c.user_id,
+        both.c.feature_name,
+        total(both.c.uses).label("uses"),
+        total(both.c.active_days).label("active_days"),
+        func.min(both.c.first_used).label("first_used"),
+        func.max(both.c.last_used).label("last_used"),
+    ).group_by(both.c.user_id, both.c.feature_name)
+
+
+def _quality(tables: Tables) -> Select[*tuple[Any, ...]]:
+    writers, losses = tables.writers, tables.losses
+    silent = writers.c.heartbeat_at < Ago(SILENT)
+    return select(
+        select(func.max(writers.c.heartbeat_at)).scalar_subquery().label("as_of"),
+        select(total(losses.c.uses)).where(losses.c.day > Day(Ago(WEEK))).scalar_subquery().label("losses_7d"),
+        select(total(case((silent, ZERO), else_=ONE))).select_from(writers).scalar_subquery().label("writers"),
+        select(total(case((silent, ONE), else_=ZERO))).select_from(writers).scalar_subquery().label("silent_writers"),
+    )
+
+
+def _active(tables: Tables) -> Select[*tuple[Any, ...]]:
+    return active_users(tables=tables)
+
+
+def _int(number: Any) -> Any:
+    return func.coalesce(number, ZERO)
+
+
+_FEATURE = "The feature, as the code names it"
+VIEWS = (
+    View(
+        "feature_usage_overview",
+        "Every feature that code declares or anybody used, and what has become of it",
+        _overview,
+        {
+            "feature_name": _FEATURE,
+            "status": "used; dormant: no use in 90 days; never: declared and never used; retired: no longer declared",
+            "users": "How many people ever used it",
+            "uses": "How often it was used, of all time, anonymous uses included",
+            "uses_28d": "How often in 28 days, today included",
+            "last_used": "The most recent use, UTC",
+            "share": "Users as a share of all users, 0 to 1",
+            "declared_at": "When code first declared it, UTC",
+            "description": "What it is, by its author",
+        },
+    ),
+    View(
+        "feature_usage_daily",
+        "Uses by day and feature, from its first use to today, days without use included",
+        _daily,
+        {
+            "day": "The day, UTC",
+            "feature_name": _FEATURE,
+            "uses": "How often it was used, anonymous uses included",
+            "users": "How many people used it",
+            "anonymous_uses": "How often by nobody in particular",
+        },
+    ),
+    View(
+        "feature_usage_active",
+        "How many people are active, as of today",
+        _active,
+        {
+            "day": "Today, UTC",
+            "dau": "Users of today",
+            "wau": "Users of 7 days, today included",
+            "mau": "Users of 28 days, today included",
+            "stickiness": "The mean of the 28 daily numbers of users over mau, 0 to 1",
+        },
+    ),
+    View(
+        "feature_usage_users",
+        "Who used which feature how often, on how many days, first and last; made to be joined",
+        _users,
+        {
+            "user_id": "The user; NULL is anonymous",
+            "feature_name": _FEATURE,
+            "uses": "How often, of all time",
+            "active_days": "On how many days of the history",
+            "first_used": "The first use that the history knows, to its hour or day, UTC",
+            "last_used": "The most recent use, UTC",
+        },
+    ),
+    View(
+        "feature_usage_quality",
+        "Whether the numbers can be trusted",
+        _quality,
+        {
+            "as_of": "When a process last wrote, UTC",
+            "losses_7d": "Uses that were lost in 7 days; feature_usage_losses says why",
+            "writers": "Processes that write",
+            "silent_writers": "Processes without a sign of life for ten minutes, and without a clean end",
+        },
+    ),
+)
+"""All of them, each with what its columns mean."""
