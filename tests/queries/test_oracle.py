@@ -18,6 +18,7 @@ from queries.oracle import DAY, HOUR, Bucket, Declaration, Rows, Use
 from usage_instrument import queries
 from usage_instrument.schema import create_all, define_tables
 
+MINUTE = HOUR / 60
 USERS = [UUID(int=number + 2**64) for number in range(1, 6)]
 STRANGER = UUID(int=2**65)
 FEATURES = ["search", "Search", "export", "käse'\"\\%(a)s :b", "share"]
@@ -29,7 +30,7 @@ counts = st.none() | st.integers(1, 9) | st.just(2**31 - 1)
 values = (
     st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["a", "B", 'it\'s "ü"', "1.5", ""]) | st.just(1.5)
 )
-metadata = st.none() | st.dictionaries(st.sampled_from(KEYS), values)
+metadata = st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, values))
 since = st.none() | st.sampled_from([0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY])
 limits = st.integers(1, 4)
 
@@ -39,10 +40,16 @@ def pasts(draw: st.DrawFn) -> Rows:
     """Rows at a safe distance from where a period of whole hours or days begins."""
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     today = oracle.floor("day", now)
-    keys = draw(st.lists(st.tuples(users, features), unique=True, max_size=12))
+    keys = draw(st.lists(st.tuples(users, features), unique=True, min_size=draw(st.sampled_from([0, 8])), max_size=16))
     days = st.integers(0, 3) | st.integers(0, 120)
     usage = [
-        Use(user, feature, draw(counts), now - draw(days) * DAY - draw(st.integers(2, 5)) * HOUR / 3, draw(metadata))
+        Use(
+            user,
+            feature,
+            draw(counts),
+            now - draw(days) * DAY - draw(st.sampled_from([20, 40, 80])) * MINUTE,
+            draw(metadata),
+        )
         for user, feature in keys
     ]
     buckets: dict[tuple[Any, ...], Bucket] = {}
@@ -51,11 +58,12 @@ def pasts(draw: st.DrawFn) -> Rows:
         start = today - ago * DAY + (draw(st.sampled_from([0, 0, 5, 23])) if ago else 0) * HOUR
         buckets[*key, start] = Bucket(*key, draw(counts), start)
     # A steady past, in which days stand out.
-    if keys and draw(st.booleans()):
-        user, feature = keys[0]
+    for user, feature in keys[: draw(st.integers(0, 2))]:
+        usual, high = draw(st.sampled_from([(9, 11), (1, 40)])), draw(st.sampled_from([20, 60, 2**31 - 1]))
         for ago in range(draw(st.integers(5, 45))):
             start = today - ago * DAY
-            buckets[user, feature, start] = Bucket(user, feature, draw(st.integers(1, 60)), start)
+            uses = draw(st.integers(*usual)) if draw(st.integers(0, 4)) or ago > 8 else high
+            buckets[user, feature, start] = Bucket(user, feature, uses, start)
     catalog = {}
     for service, feature in draw(
         st.lists(st.tuples(st.sampled_from(["", "web", "worker"]), st.sampled_from(FEATURES)))
@@ -132,7 +140,8 @@ def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) 
     known, unknown = filled.tables, define_tables(sa.MetaData(), users=None)
     alone = Rows(rows.now, rows.usage, rows.history, rows.catalog)
     plans, q = rows.plans or {}, queries
-    feature, name = data.draw(st.none() | st.sampled_from(FEATURES)), data.draw(st.sampled_from(FEATURES))
+    name = data.draw(st.sampled_from([use.feature_name for use in rows.usage if use.feature_name] or FEATURES))
+    feature = data.draw(st.sampled_from([None, None, name, *FEATURES]))
     user, key = data.draw(st.sampled_from([*USERS, STRANGER])), data.draw(st.sampled_from(KEYS))
     limit, period, length = (
         data.draw(limits),
