@@ -31,6 +31,7 @@ class Mortal(Protocol):
 
 
 _living: weakref.WeakSet[Mortal] = weakref.WeakSet()
+_in_registry = False
 _MADV_WIPEONFORK = 18  # <asm-generic/mman-common.h>; Python names no such constant
 
 
@@ -66,11 +67,28 @@ def _reset_in_child() -> None:
 def watch(mortal: Mortal) -> None:
     """Tell it of forks and of the exit from now on; called when it first has something to lose."""
     _living.add(mortal)
-    util = sys.modules.get("multiprocessing.util")
-    parent = getattr(sys.modules.get("multiprocessing.process"), "parent_process", lambda: None)
-    if util is not None and parent() is not None:
-        # A multiprocessing child leaves by os._exit after its finalizers; bootstrap emptied their registry.
-        util.Finalize(None, _exit, exitpriority=0)
+    _join_multiprocessing()
+
+
+def _join_multiprocessing() -> None:
+    """A child of multiprocessing leaves by os._exit, after the finalizers that it registered since it began."""
+    global _in_registry
+    register = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
+    if any(map(_is_child_of, ("multiprocessing", "billiard"))):  # Celery's, which shares the former's registries
+        _finalize(_exit)
+    elif not _in_registry and register is not None:
+        # For a child that captures before it begins, while it imports its modules: this one is run as it begins.
+        _in_registry = True
+        register(_exit, _finalize)
+
+
+def _is_child_of(library: str) -> bool:
+    current = getattr(sys.modules.get(f"{library}.process"), "current_process", None)
+    return current is not None and getattr(current(), "_parent_pid", None) is not None
+
+
+def _finalize(exit_: Callable[[], None]) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, exit_, exitpriority=0)
 
 
 def _exit() -> None:

@@ -1,0 +1,177 @@
+"""Children of every kind and ends of every kind: each process writes its own uses, once, and the total is exact."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import Database
+from reading import all_of, counts, made
+from usage_instrument import Settings, Tracker
+from usage_instrument.schema import Tables
+
+FAULTS = Path(__file__).parent
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="raw forks are supported on Linux")
+
+
+class World:
+    """A database, a place for journals, and the processes that count there."""
+
+    def __init__(self, database: Database, place: Path) -> None:
+        self.url = database.url
+        self.engine = database.engine()
+        self.tables: Tables = made(self.engine)
+        self.place = place
+        self.journal = place / "journal"
+
+    def environ(self, *, journal: bool) -> dict[str, str]:
+        kept = {"USAGE_INSTRUMENT_JOURNAL": str(self.journal)} if journal else {}
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONWARNINGS": "ignore::DeprecationWarning",  # of a fork beside threads
+            "USAGE_INSTRUMENT_DATABASE_URL": self.url,
+            **kept,
+        }
+
+    def run(self, way: str, *, journal: bool = False) -> tuple[int, str]:
+        """Run one of `offspring.WAYS` until it and all that it started have ended; its return code, and what it said
+        on stderr."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"import offspring; offspring.WAYS[{way!r}]()"],
+            cwd=self.place,
+            env=self.environ(journal=journal),
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            errors = process.communicate(timeout=120)[1]  # a server of forks holds stderr until it has ended too
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return process.returncode, errors
+
+    def recover(self) -> None:
+        """What any process does that counts in the same place."""
+        tracker = Tracker(self.url, Settings(journal=str(self.journal), flush_interval=60))
+        tracker.track("recovering")
+        assert tracker.flush(60), tracker.stats()
+        assert tracker.shutdown(60)
+        assert list(self.journal.iterdir()) == []
+
+    @property
+    def counted(self) -> Counter[str]:
+        """The uses in the table by feature."""
+        found: Counter[str] = Counter()
+        for (feature, _), uses in counts(self.engine, self.tables).items():
+            found[feature] += uses
+        with self.engine.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.sum(self.tables.history.c.usage_count))) == found.total()
+        assert all_of(self.engine, self.tables.losses) == []
+        assert all_of(self.engine, self.tables.writers) == []
+        found.pop("recovering", None)
+        return found
+
+
+@pytest.fixture
+def world(postgresql: Database, tmp_path: Path) -> Iterator[World]:
+    return World(postgresql, tmp_path)
+
+
+def uses(number: int, imports: int = 1) -> dict[str, int]:
+    """What `offspring.use` makes of numbers that add up to this."""
+    return {"plain": number, "rich": number // 10, "import": imports}
+
+
+@pytest.mark.parametrize(("way", "imports"), [("fork", 1), ("spawn", 6), ("forkserver", 3)])
+def test_processes(world: World, way: str, imports: int) -> None:
+    """Who imports the module has a use to write from the start: with a server of forks that has preloaded it, that is
+    the parent, the server, and the grandchild, whose own server has not."""
+    assert world.run(way) == (0, "")
+    assert world.counted == uses(517, imports)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_an_executors_workers(world: World, method: str) -> None:
+    assert world.run(f"executor-{method}") == (0, "")
+    found = world.counted
+    # A worker that came too late for any work has imported the module all the same, or has not even that.
+    assert found == uses(200, 1 if method == "fork" else found["import"])
+
+
+def test_a_pools_workers_that_are_replaced(world: World) -> None:
+    assert world.run("recycled-pool") == (0, "")
+    assert world.counted == uses(200)
+
+
+def test_a_pools_workers_that_are_sent_sigterm(world: World) -> None:
+    """They have no handler for it, and die at once."""
+    assert world.run("terminated-pool", journal=True) == (0, "")
+    world.recover()
+    assert world.counted == uses(200)
+
+
+def test_families(world: World) -> None:
+    assert world.run("families") == (0, "")
+    assert world.counted == uses(2 * 10 * (1 + 2 + 4))
+
+
+@LINUX
+def test_children_of_raw_forks_that_are_killed(world: World) -> None:
+    assert world.run("raw-forks", journal=True) == (0, "")
+    world.recover()
+    assert world.counted == uses(300)
+
+
+@pytest.mark.parametrize("journal", [False, True], ids=["memory", "journal"])
+def test_a_fork_before_each_program_that_is_started(world: World, journal: bool) -> None:
+    assert world.run("preexec", journal=journal) == (0, "")
+    assert world.counted == uses(40_000)
+
+
+def test_what_is_used_between_fork_and_exec(world: World) -> None:
+    """Nobody is left to write it: exec drops memory and threads, and only the files stay."""
+    assert world.run("preexec-uses", journal=True) == (0, "")
+    world.recover()
+    assert world.counted == uses(40_000 + 10 * 10)
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "said"),
+    [
+        ("unhandled", 1, "IndexError"),
+        ("exit-in-words", 1, "that was it"),
+        ("interrupted", 1, "KeyboardInterrupt"),
+    ],
+)
+def test_ends_that_python_runs_write(world: World, way: str, code: int, said: str) -> None:
+    found, errors = world.run(way)
+    assert (found, errors.splitlines()[-1].partition(":")[0]) == (code, said)
+    assert world.counted == uses(10)
+
+
+@pytest.mark.parametrize(
+    ("way", "code"),
+    [
+        ("os._exit", 0),
+        ("abort", -signal.SIGABRT),
+        ("sigterm", -signal.SIGTERM),
+        ("segfault", -signal.SIGSEGV),
+        ("exec", 0),
+    ],
+)
+def test_other_ends_leave_it_in_the_journal(world: World, way: str, code: int) -> None:
+    assert world.run(way, journal=True) == (code, "")
+    world.recover()
+    assert world.counted == uses(10)
