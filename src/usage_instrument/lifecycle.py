@@ -31,7 +31,7 @@ class Mortal(Protocol):
 
 
 _living: weakref.WeakSet[Mortal] = weakref.WeakSet()
-_in_registry = False
+_in_registry = _hears_celery = False
 _MADV_WIPEONFORK = 18  # <asm-generic/mman-common.h>; Python names no such constant
 
 
@@ -68,6 +68,7 @@ def watch(mortal: Mortal) -> None:
     """Tell it of forks and of the exit from now on; called when it first has something to lose."""
     _living.add(mortal)
     _join_multiprocessing()
+    _hear_celery()
 
 
 def _join_multiprocessing() -> None:
@@ -89,6 +90,22 @@ def _is_child_of(library: str) -> bool:
 
 def _finalize(exit_: Callable[[], None]) -> None:
     sys.modules["multiprocessing.util"].Finalize(None, exit_, exitpriority=0)
+
+
+def _hear_celery() -> None:
+    """A worker of Celery's prefork pool leaves by os._exit, without its finalizers; it only sends a signal before.
+
+    Connecting takes a lock of Celery's, hence once; forked children inherit what is connected.
+    """
+    global _hears_celery
+    ended = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
+    if ended is not None and not _hears_celery:
+        _hears_celery = True
+        ended.connect(_worker_ends, weak=False)
+
+
+def _worker_ends(**_: object) -> None:
+    _exit()
 
 
 def _exit() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import ctypes
+import functools
 import io
 import multiprocessing
 import os
@@ -151,6 +152,23 @@ def preexec(function: Callable[[], object]) -> None:
         thread.join()
 
 
+def end(by: Callable[[], object]) -> None:
+    """10 uses, and the end."""
+    use(10)
+    by()
+
+
+ENDS: dict[str, Callable[[], object]] = {
+    "unhandled": lambda: [][1],
+    "exit-in-words": lambda: sys.exit("that was it"),
+    "interrupted": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "os._exit": lambda: os._exit(0),
+    "abort": os.abort,
+    "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "segfault": lambda: ctypes.string_at(0),
+    "exec": lambda: os.execv(TRUE[0], TRUE),
+}
+
 WAYS: dict[str, Callable[[], object]] = {
     "fork": lambda: processes("fork"),
     "spawn": lambda: processes("spawn"),
@@ -163,12 +181,5 @@ WAYS: dict[str, Callable[[], object]] = {
     "raw-forks": raw_forks,
     "preexec": lambda: preexec(int),
     "preexec-uses": lambda: preexec(lambda: use(10)),
-    "unhandled": lambda: [use(10), [][1]],
-    "exit-in-words": lambda: [use(10), sys.exit("that was it")],
-    "interrupted": lambda: [use(10), os.kill(os.getpid(), signal.SIGINT)],
-    "os._exit": lambda: [use(10), os._exit(0)],
-    "abort": lambda: [use(10), os.abort()],
-    "sigterm": lambda: [use(10), os.kill(os.getpid(), signal.SIGTERM)],
-    "segfault": lambda: [use(10), ctypes.string_at(0)],
-    "exec": lambda: [use(10), os.execv(TRUE[0], TRUE)],
+    **{way: functools.partial(end, by) for way, by in ENDS.items()},
 }

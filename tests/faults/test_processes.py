@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,8 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
-from reading import all_of, counts, made
+from reading import all_of, counts, made, total
+from traffic import PORT, python_module, serving
 from usage_instrument import Settings, Tracker
 from usage_instrument.schema import Tables
 
@@ -85,7 +89,7 @@ class World:
 
 
 @pytest.fixture
-def world(postgresql: Database, tmp_path: Path) -> Iterator[World]:
+def world(postgresql: Database, tmp_path: Path) -> World:
     return World(postgresql, tmp_path)
 
 
@@ -175,3 +179,93 @@ def test_other_ends_leave_it_in_the_journal(world: World, way: str, code: int) -
     assert world.run(way, journal=True) == (code, "")
     world.recover()
     assert world.counted == uses(10)
+
+
+# ---- Celery
+
+
+@contextlib.contextmanager
+def celery(world: World, *options: str, journal: bool) -> Iterator[subprocess.Popen[str]]:
+    """A worker of Celery's prefork pool with two children."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "jobs", "worker", "-c", "2", "-l", "warning", *options],
+        cwd=world.place,
+        env=world.environ(journal=journal),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def send(world: World, what: str, *, journal: bool) -> int:
+    """Have tasks done; how many processes did them."""
+    sender = [sys.executable, "-c", f"import jobs; jobs.send({what})"]
+    done = subprocess.run(
+        sender, cwd=world.place, env=world.environ(journal=journal), check=True, stdout=subprocess.PIPE, timeout=120
+    )
+    return int(done.stdout)
+
+
+def test_celerys_children_write_when_it_is_stopped(world: World) -> None:
+    """They leave by os._exit, and nobody in the app has connected a signal."""
+    with celery(world, journal=False) as worker:
+        assert send(world, "20", journal=False) == 2
+        worker.send_signal(signal.SIGTERM)
+        said = worker.communicate(timeout=60)[0]
+        assert worker.returncode == 0, said
+    assert world.counted == {**uses(200, 2), "task": 20}, said
+
+
+def test_celerys_children_write_when_they_are_replaced_and_leave_a_journal_when_they_are_killed(world: World) -> None:
+    with celery(world, "--max-tasks-per-child", "1", journal=True) as worker:
+        assert send(world, "4", journal=True) == 4
+        deadline = time.monotonic() + 60
+        while total(world.engine, world.tables, "task") < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        send(world, "4, hanging=True", journal=True)  # one of them until a hard time limit
+        os.killpg(worker.pid, signal.SIGKILL)
+        said = worker.communicate(timeout=60)[0]
+    world.recover()
+    assert world.counted == {**uses(90, 3), "task": 8}, said
+
+
+# ---- gunicorn
+
+
+def test_workers_that_gunicorn_kills_for_their_silence(world: World) -> None:
+    command = python_module(
+        "gunicorn", "--chdir", str(FAULTS), "-b", f"127.0.0.1:{PORT}", "-w", "2", "--timeout", "1",
+        "--log-level", "critical", "hanging:app",
+    )  # fmt: skip
+    with serving(command, world.environ(journal=True)) as server:
+        answered = sum(answers(server.port, "/") for _ in range(40))
+        assert answered == 40
+        hanging = [threading.Thread(target=answers, args=(server.port, path)) for path in ("/python", "/c")]
+        for thread in hanging:
+            thread.start()
+        for thread in hanging:
+            thread.join()  # whose worker is gone, and with it the connection
+        answered += sum(answers(server.port, "/") for _ in range(10))
+        said = server.stop()
+    world.recover()
+    assert answered == 50
+    assert world.counted == {"home": answered}, said
+
+
+def answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
