@@ -156,6 +156,13 @@ def database(request: pytest.FixtureRequest) -> Database:
     return found
 
 
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server(request: pytest.FixtureRequest) -> Database:
+    """A database that is reached by a network, which breaks."""
+    found: Database = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
 def users_database(database: Database) -> UsersDatabase:
     """The database with five users in a `users` table."""

@@ -1,0 +1,74 @@
+"""A server restored from a backup while its writers live: what the backup lacks is gone, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from captures import INTERVAL, assert_left_nothing
+from conftest import Database
+from proxy import Cut, through, url_through
+from reading import all_of, balanced, made, total
+from usage_instrument import Settings, Tracker
+from usage_instrument.schema import Tables
+
+
+class Backup:
+    """The tables as they were, to be put back."""
+
+    def __init__(self, engine: sa.Engine, tables: Tables) -> None:
+        self._engine = engine
+        self._rows = {table: all_of(engine, table) for table in (tables.usage, tables.history, tables.writers)}
+
+    def restore(self) -> None:
+        with self._engine.begin() as connection:
+            for table, rows in self._rows.items():
+                connection.execute(table.delete())
+                if rows:
+                    connection.execute(table.insert(), [dict(row._mapping) for row in rows])
+
+
+@pytest.mark.parametrize("journal", [False, True], ids=["memory", "journal"])
+@pytest.mark.parametrize("doubt", [False, True], ids=["certain", "in-doubt"])
+@pytest.mark.parametrize("known", [True, False], ids=["row-lowered", "row-gone"])
+def test_a_restored_server_is_written_on(
+    known: bool, doubt: bool, journal: bool, server: Database, tmp_path: Path
+) -> None:
+    engine = server.engine()
+    tables = made(engine)
+    with through(server) as proxy:
+        tracker = Tracker(
+            url_through(proxy, server.url), Settings(flush_interval=3600, journal=str(tmp_path) if journal else None)
+        )
+        backup = Backup(engine, tables)
+        if known:
+            tracker.track("f")
+            assert tracker.flush(60)
+            backup = Backup(engine, tables)
+        for _ in range(3):
+            tracker.track("f", count=10)
+            assert tracker.flush(60)
+        if doubt:
+            proxy.cut(itertools.chain([Cut("after commit", 1)], itertools.repeat(Cut("byte", 0))))
+            proxy.cut_now()
+            tracker.track("f", count=100)
+            while not proxy.made["after commit"]:
+                tracker.flush(INTERVAL)
+            assert total(engine, tables) == known + 130
+        backup.restore()
+        proxy.mend()
+        for _ in range(3):
+            tracker.track("f", count=1000)
+            assert tracker.flush(60), tracker.stats()
+        # In doubt, it is sent again where the row tells that the backup lacks it, and dropped where nothing does.
+        sent_again, dropped = (100, 0) if known else (0, 100)
+        assert total(engine, tables) == known + sent_again * doubt + 3000
+        stats = tracker.stats()
+        assert stats.dropped == dropped * doubt
+        assert balanced(stats)
+        assert sum(row.uses for row in all_of(engine, tables.losses)) == stats.dropped
+        assert_left_nothing(engine, tables, tracker)
+        assert list(tmp_path.iterdir()) == []
