@@ -17,7 +17,7 @@ from usage_instrument.errors import FeatureNameError
 from usage_instrument.events import Use
 from usage_instrument.testing import CapturedUsage, CapturedUse
 from usage_instrument.tracking import tracks
-from usage_instrument.typing import Recorder
+from usage_instrument.typing import Recorder, UserId
 
 
 def test_a_name_is_declared_once() -> None:
@@ -125,6 +125,24 @@ def test_threads_that_declare_the_same_names_meet_in_the_same_features() -> None
         for feature in features:
             feature.append(None)
     assert Counter(use.feature for use in captured.uses) == dict.fromkeys(names, 4)
+
+
+def test_a_recorder_attached_while_a_feature_is_being_declared_gets_its_uses() -> None:
+    class Slow(CapturedUsage):
+        asked = 0
+
+        def sink(self, feature: Feature) -> Callable[[UserId], object]:
+            found = super().sink(feature)
+            self.asked += 1
+            if self.asked == 2:  # as another thread might, when the new feature is known already
+                catalog.attach(late)
+            return found
+
+    catalog = Catalog()
+    late = CapturedUsage(catalog)
+    catalog.attach(early := Slow(catalog))
+    catalog.declare("export").append(1)
+    assert (early.uses, late.uses) == ([], [CapturedUse("export", 1)])
 
 
 def test_unconfigured_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -65,8 +65,10 @@ class Catalog:
             feature.append = self.recorder.sink(feature)
             # setdefault: two threads may import two modules that declare the same feature.
             feature = self._features.setdefault(name, feature)
-            # Again, for an attach() that ran between the two lines above and did not see this feature.
-            feature.append = self.recorder.sink(feature)
+            recorder = None
+            while recorder is not self.recorder:  # an attach() may run between any two of these steps
+                recorder = self.recorder
+                feature.append = recorder.sink(feature)
         if description is not None:
             if name in self._explicit and feature.description != description:
                 logger.warning(
