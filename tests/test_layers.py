@@ -90,7 +90,7 @@ ROWS: dict[str, str] = {
     "wsgi": _HTTP,
     # for others
     "testing": f"{_USES} settings context catalog",
-    "pytest_plugin": f"{_USES} testing",
+    "pytest_plugin": "",
     "usage_instrument": "settings stats current tracker tracking live",
     "integrations": f"{_HTTP} asgi wsgi tracking capture current tracker settings usage_instrument",
     "dashboard": f"{_TABLES} settings engines queries usage_instrument",
@@ -113,7 +113,7 @@ THIRD_PARTY = {
     "migrations": {"alembic", "sqlalchemy"},
     "revisions": {"alembic", "sqlalchemy"},
     "upgrade": {"alembic", "sqlalchemy"},
-    "pytest_plugin": {"pytest"},
+    "pytest_plugin": {"usage_instrument_pytest"},
 }
 """What is imported from elsewhere, where it is more than the core's two."""
 CORE = {"sqlalchemy", "wrapt"}

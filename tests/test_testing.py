@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from usage_instrument import Settings, Tracker
+from usage_instrument import Settings, Tracker, configure
 from usage_instrument.catalog import Catalog, declared
 from usage_instrument.errors import UserIdError
 from usage_instrument.events import Use
@@ -98,11 +98,17 @@ def test_the_recorder_of_before_is_back_after_an_exception():
     assert declared.recorder is before
 
 
-def test_a_recorder_that_was_configured_inside_stays():
-    catalog = Catalog()
-    with capture_usage(catalog=catalog), capture_usage(catalog=Catalog()) as other:
-        catalog.attach(other)
-    assert catalog.recorder is other
+def test_an_app_that_configures_inside_is_captured_and_its_tracker_takes_over_afterwards(sqlite):
+    with capture_usage() as usage:
+        with capture_usage() as inner:
+            tracker = configure(sqlite.url)
+            search()
+        search()
+        assert tracker.stats().captured == 0
+    assert (usage.count("testing_search"), inner.count("testing_search")) == (1, 1)
+    assert declared.recorder is tracker
+    search()
+    assert tracker.stats().captured == 1
 
 
 def test_a_catalog_of_its_own_is_captured_apart():

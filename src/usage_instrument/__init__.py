@@ -1,4 +1,7 @@
-"""Which features of an app people really use, in the app's own database."""
+"""Which features of an app people really use, in the app's own database.
+
+PYTEST_DONT_REWRITE: there is no assert here, and a host that loads this before pytest is not to be warned of it.
+"""
 
 from __future__ import annotations
 

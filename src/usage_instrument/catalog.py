@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -39,7 +40,9 @@ class Catalog:
         self.is_shared = is_shared
         self._features: dict[str, Feature] = {}
         self._explicit: set[str] = set()
+        self._displaced: list[Recorder] = []
         self.recorder: Recorder = recorder if recorder is not None else Unconfigured(self)
+        """Who takes the uses."""
 
     def key(self, name: str) -> object:
         """What a request remembers to have counted: another tracker's feature of this name is another feature."""
@@ -81,7 +84,24 @@ class Catalog:
         return feature
 
     def attach(self, recorder: Recorder) -> None:
-        """From now on, this recorder takes the uses of every feature, declared or yet to be."""
+        """From now on, this recorder takes the uses of every feature, declared or yet to be; while a stand-in does,
+        after it."""
+        if self._displaced:
+            self._displaced[0] = recorder
+        else:
+            self._hand_to(recorder)
+
+    @contextlib.contextmanager
+    def stand_in(self, recorder: Recorder) -> Iterator[None]:
+        """Inside, this recorder takes the uses, whoever is attached meanwhile."""
+        self._displaced.append(self.recorder)
+        self._hand_to(recorder)
+        try:
+            yield
+        finally:
+            self._hand_to(self._displaced.pop())
+
+    def _hand_to(self, recorder: Recorder) -> None:
         self.recorder = recorder
         for feature in list(self._features.values()):
             feature.append = recorder.sink(feature)

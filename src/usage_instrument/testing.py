@@ -12,7 +12,7 @@ from .context import user_id_of
 from .errors import MetadataError, UserIdError
 from .events import canonical_user, fitting_metadata
 from .settings import Settings
-from .typing import UNSET, Recorder, UserId, UserIdType
+from .typing import UNSET, UserId, UserIdType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,19 +155,14 @@ def capture_usage(
 
     `catalog` is `Tracker.catalog` for a tracker of one's own. A user id that is not of `user_id_type` is rejected, as
     it would be by the database; unset, it is the tracker's that is in place, and without one all types are taken. With
-    `strict`, a capture's mistake raises where it is made. The recorder of before is back afterwards, unless another
-    was configured inside.
+    `strict`, a capture's mistake raises where it is made. The recorder of before is back afterwards, or the one that
+    the app configured inside.
 
         with capture_usage() as usage:
             client.post("/events/7/follow")
         usage.assert_tracked("calendar_follow_event", user=42, times=1)
     """
-    former: Recorder = catalog.recorder
-    kind: UserIdType | None = user_id_type or getattr(former, "user_id_type", None)
+    kind: UserIdType | None = user_id_type or getattr(catalog.recorder, "user_id_type", None)
     captured = CapturedUsage(catalog, user_id_type=kind, strict=strict)
-    catalog.attach(captured)
-    try:
+    with catalog.stand_in(captured):
         yield captured
-    finally:
-        if catalog.recorder is captured:
-            catalog.attach(former)
