@@ -11,13 +11,12 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, case, func, in
 from .discovery import find_tables
 from .errors import ConfigurationError
 from .expressions import Ago, Day, StartOf
-from .queries import active_users
+from .queries import active_users, as_sql
 from .queries.calendar import calendar
 from .queries.catalogue import known_features, status
 from .queries.defaults import ONE, ZERO, share, total
 from .queries.periods import MONTH, WEEK, buckets_since
 from .queries.population import population
-from .queries.printed import printed
 from .schema import Tables
 
 SILENT = dt.timedelta(minutes=10)
@@ -69,7 +68,7 @@ def _create(connection: Connection, tables: Tables) -> list[str]:
     made = []
     for view in VIEWS:
         name = _name(connection, tables, view)
-        definition = f"{name} ({', '.join(view.columns)}) AS\n{printed(view.make(tables), connection.dialect)}"
+        definition = f"{name} ({', '.join(view.columns)}) AS\n{as_sql(view.make(tables), connection.dialect)}"
         if connection.dialect.name == "sqlite":
             if view.name in there:
                 connection.exec_driver_sql(f"DROP VIEW {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,8 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from conftest import UsersDatabase
+from conftest import Database, UsersDatabase
+from queries.filled import Filled
 from usage_instrument.schema import Tables, create_all
 
 NOW = dt.datetime.now(dt.UTC).replace(tzinfo=None, microsecond=0)
@@ -59,3 +61,11 @@ def past(users_database: UsersDatabase) -> Past:
                 )
             )
     return Past(engine, tables, users_database.users, ids)
+
+
+@pytest.fixture
+def filled(database: Database) -> Iterator[Filled]:
+    """A database to fill."""
+    made = Filled(database)
+    yield made
+    made.connection.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -12,17 +11,14 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from conftest import Database
 from queries import oracle
+from queries.filled import FEATURES, KEYS, USERS, Filled, agree
 from queries.oracle import DAY, HOUR, Bucket, Declaration, Rows, Use
 from usage_instrument import queries
-from usage_instrument.schema import create_all, define_tables
+from usage_instrument.schema import define_tables
 
 MINUTE = HOUR / 60
-USERS = [UUID(int=number + 2**64) for number in range(1, 6)]
 STRANGER = UUID(int=2**65)
-FEATURES = ["search", "Search", "export", "käse'\"\\%(a)s :b", "share"]
-KEYS = ["variant", "a b", '$."x"\\', "0"]
 
 users = st.none() | st.sampled_from(USERS)
 features = st.none() | st.sampled_from(FEATURES)
@@ -31,7 +27,9 @@ values = (
     st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["a", "B", 'it\'s "ü"', "1.5", ""]) | st.just(1.5)
 )
 metadata = st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, values))
-since = st.none() | st.sampled_from([0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY])
+since: st.SearchStrategy[oracle.Since] = st.none() | st.sampled_from(
+    [0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY]
+)
 limits = st.integers(1, 4)
 
 
@@ -73,55 +71,6 @@ def pasts(draw: st.DrawFn) -> Rows:
         catalog[service, feature] = Declaration(service, feature, last - draw(days) * DAY, last, description)
     plans = {user: draw(st.sampled_from([None, "free", "pro"])) for user in USERS}
     return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans)
-
-
-class Filled:
-    """A database that is emptied and filled over and over."""
-
-    def __init__(self, database: Database) -> None:
-        self.engine = database.engine()
-        self.people = sa.Table(
-            "users", sa.MetaData(), sa.Column("id", sa.Uuid, primary_key=True), sa.Column("plan", sa.String(10))
-        )
-        self.people.metadata.create_all(self.engine)
-        self.tables = create_all(self.engine).tables
-        self.connection = self.engine.connect()
-
-    def fill(self, rows: Rows) -> None:
-        self.connection.rollback()
-        for table in (*self.tables, self.people):
-            self.connection.execute(table.delete())
-        self._insert(self.people, [{"id": id_, "plan": plan} for id_, plan in (rows.plans or {}).items()])
-        for table, part in zip(self._filled, (rows.usage, rows.history, rows.catalog), strict=True):
-            self._insert(table, [row._asdict() for row in part])
-
-    @property
-    def _filled(self) -> list[sa.Table]:
-        return [self.tables.usage, self.tables.history, self.tables.catalog]
-
-    def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            self.connection.execute(table.insert(), rows)
-
-    def ask(self, question: Any) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in self.connection.execute(question)]
-
-
-@pytest.fixture
-def filled(database: Database) -> Iterator[Filled]:
-    made = Filled(database)
-    yield made
-    made.connection.close()
-
-
-def agree(question: Any, answer: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> None:
-    """The same values of the same types; floats up to what the order of additions makes of them."""
-    assert answer == [tuple(map(near, row)) for row in expected], question
-    assert [[*map(type, row)] for row in answer] == [[*map(type, row)] for row in expected]
-
-
-def near(value: Any) -> Any:
-    return pytest.approx(value) if type(value) is float else value
 
 
 every = settings(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, Select, Subquery, Table, and_, func, or_, select
+from sqlalchemy import Column, ColumnElement, FromClause, Select, Table, and_, func, or_, select
 
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.schema import Tables
 
+from .counts import counts_since
 from .defaults import by_name, default_tables, share, total
-from .periods import Since, counted_since
+from .periods import Since
 from .population import population
 
 
@@ -25,7 +26,7 @@ def adoption(*, by: Any = None, since: Since = None, tables: Tables | None = Non
     ConfigurationError for a `by` that is no such column and for another `since`.
     """
     tables = tables or default_tables()
-    used = _used(tables, since)
+    used = counts_since(tables, since)
     if by is None:
         return _answer(used, [], func.count(used.c.user_id), population(tables))
     column = _column(by)
@@ -35,15 +36,6 @@ def adoption(*, by: Any = None, since: Since = None, tables: Tables | None = Non
     same = or_(sizes.c[value.name] == column, and_(sizes.c[value.name].is_(None), column.is_(None)))
     users, size = func.count(used.c.user_id), func.coalesce(func.max(sizes.c.size), 0)
     return _answer(used, [value], users, size).select_from(joined.outerjoin(sizes, same))
-
-
-def _used(tables: Tables, since: Since) -> Subquery | Table:
-    """A row for each user and feature, which is what `feature_usage` has by itself."""
-    source, period = counted_since(tables, since)
-    if source is tables.usage:
-        return tables.usage
-    key = [source.c.user_id, source.c.feature_name]
-    return select(*key, func.sum(source.c.usage_count).label("usage_count")).where(*period).group_by(*key).subquery()
 
 
 def _answer(used: FromClause, groups: list[Any], users: ColumnElement[int], size: ColumnElement[Any]) -> Select[Any]:

@@ -6,7 +6,7 @@ import datetime as dt
 import math
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, literal, literal_column, select
+from sqlalchemy import CTE, ColumnElement, Select, Table, and_, case, func, literal, literal_column, select
 
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.expressions import Day, Later, Real, StartOf
@@ -42,62 +42,54 @@ def spikes(
         raise ConfigurationError("since is a timedelta or a datetime: a spike needs a past to stand out from")
     history = (tables or default_tables()).history
     rows = [history.c.feature_name.is_not(None), *rows_of(history.c.feature_name, feature)]
-    day = StartOf("day", history.c.bucket_start).label("bucket_start")
-    daily = (
-        select(history.c.feature_name, day, total(history.c.usage_count).label("uses"))
-        .where(history.c.bucket_start >= _days_later(start, PAST), *rows)
-        .group_by(history.c.feature_name, day)
-        .cte("daily")
-    )
-    first = func.min(history.c.bucket_start)
-    known = (
-        select(history.c.feature_name, StartOf("day", first).label("first_day"))
-        .where(*rows)
-        .group_by(history.c.feature_name)
-        .having(first <= _days_later(start, SHORTEST))
-        .subquery("known")
-    )
-    past = calendar("day", _days_later(start, PAST), start)
-    same = and_(daily.c.feature_name == known.c.feature_name, daily.c.bucket_start == past.c.bucket_start)
-    usual = (
-        select(known.c.feature_name, func.coalesce(daily.c.uses, ZERO).label("value"))
-        .select_from(known.join(past, past.c.bucket_start >= known.c.first_day).outerjoin(daily, same))
-        .cte("usual")
-    )
+    daily = _daily(history, rows, start).cte("daily")
+    usual = _usual(history, rows, start, daily).cte("usual")
     baseline = _medians(usual).cte("baselines")
     deviation = func.abs(usual.c.value - baseline.c.value).label("value")
     deviations = select(usual.c.feature_name, deviation).join(baseline, baseline.c.feature_name == usual.c.feature_name)
     spread = _medians(deviations.subquery("deviations")).subquery("spreads")
     score = over(daily.c.uses - baseline.c.value, _scale(baseline.c.value, spread.c.value))
-    return (
-        select(
-            daily.c.feature_name,
-            Day(daily.c.bucket_start).label("day"),
-            daily.c.uses,
-            baseline.c.value.label("baseline"),
-            score.label("score"),
-            Real(literal(_checked(threshold))).label("threshold"),
-        )
+    scored = (
+        select(daily, baseline.c.value.label("baseline"), score.label("score"))
         .join(baseline, baseline.c.feature_name == daily.c.feature_name)
         .join(spread, spread.c.feature_name == daily.c.feature_name)
-        .where(daily.c.bucket_start >= start, score >= Real(literal(_checked(threshold))))
-        .order_by(score.desc(), daily.c.bucket_start, daily.c.feature_name)
+        .where(daily.c.bucket_start >= start)
+        .subquery("scored")
     )
+    least = Real(literal(_checked(threshold)))
+    day = Day(scored.c.bucket_start).label("day")
+    columns = (scored.c.feature_name, day, scored.c.uses, scored.c.baseline, scored.c.score, least.label("threshold"))
+    return select(*columns).where(scored.c.score >= least).order_by(scored.c.score.desc(), day, scored.c.feature_name)
 
 
-def _medians(rows: Any) -> Select[Any]:
+def _daily(history: Table, rows: list[Any], start: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+    """The uses of each feature by day, in the period and in the past that it is compared with."""
+    key = (history.c.feature_name, StartOf("day", history.c.bucket_start).label("bucket_start"))
+    found = select(*key, total(history.c.usage_count).label("uses")).group_by(*key)
+    return found.where(history.c.bucket_start >= _days_later(start, PAST), *rows)
+
+
+def _usual(history: Table, rows: list[Any], start: ColumnElement[Any], daily: CTE) -> Select[*tuple[Any, ...]]:
+    """The uses of each feature that has a past, by day of that past: `feature_name`, `value`."""
+    first = func.min(history.c.bucket_start)
+    known = select(history.c.feature_name, StartOf("day", first).label("first_day")).group_by(history.c.feature_name)
+    known_ = known.where(*rows).having(first <= _days_later(start, SHORTEST)).subquery("known")
+    past = calendar("day", _days_later(start, PAST), start)
+    same = and_(daily.c.feature_name == known_.c.feature_name, daily.c.bucket_start == past.c.bucket_start)
+    days = known_.join(past, past.c.bucket_start >= known_.c.first_day).outerjoin(daily, same)
+    return select(known_.c.feature_name, func.coalesce(daily.c.uses, ZERO).label("value")).select_from(days)
+
+
+def _medians(rows: Any) -> Select[*tuple[Any, ...]]:
     """The median `value` of each feature: the mean of the one or two in the middle."""
     of_feature = {"partition_by": rows.c.feature_name}
-    place = func.row_number().over(order_by=rows.c.value, **of_feature)
-    ranked: Subquery = select(
-        rows.c.feature_name, rows.c.value, place.label("place"), func.count().over(**of_feature).label("places")
-    ).subquery("ranked")
+    place = func.row_number().over(order_by=rows.c.value, **of_feature).label("place")
+    places = func.count().over(**of_feature).label("places")
+    ranked = select(rows.c.feature_name, rows.c.value, place, places).subquery("ranked")
     twice = ranked.c.place * literal_column("2")
-    return (
-        select(ranked.c.feature_name, Real(func.avg(ranked.c.value)).label("value"))
-        .where(twice >= ranked.c.places, twice <= ranked.c.places + literal_column("2"))
-        .group_by(ranked.c.feature_name)
-    )
+    middle = twice.between(ranked.c.places, ranked.c.places + literal_column("2"))
+    median = Real(func.avg(ranked.c.value)).label("value")
+    return select(ranked.c.feature_name, median).where(middle).group_by(ranked.c.feature_name)
 
 
 def _scale(baseline: ColumnElement[float], spread: ColumnElement[float]) -> ColumnElement[float]:

@@ -1,0 +1,227 @@
+-- The best PostgreSQL that we could write for each question, as bench/queries.py measures it. `:user` is a user's id.
+
+-- top_features
+SELECT feature_name, sum(usage_count) AS total_usage
+FROM feature_usage GROUP BY feature_name ORDER BY total_usage DESC, feature_name LIMIT 5
+
+-- top_features, 7 days
+SELECT feature_name, sum(usage_count) AS total_usage
+FROM feature_usage_history WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '6 days'
+GROUP BY feature_name ORDER BY total_usage DESC, feature_name LIMIT 5
+
+-- user_features
+SELECT feature_name, usage_count, last_used, metadata
+FROM feature_usage WHERE user_id = :user AND last_used >= now() AT TIME ZONE 'utc' - interval '7 days'
+ORDER BY last_used DESC, feature_name
+
+-- adoption
+SELECT feature_name, count(user_id) AS unique_users, sum(usage_count) AS uses,
+  count(user_id)::float8 / (SELECT count(*) FROM users) AS share
+FROM feature_usage GROUP BY feature_name ORDER BY unique_users DESC, uses DESC, feature_name
+
+-- adoption, users unknown
+SELECT feature_name, count(user_id) AS unique_users, sum(usage_count) AS uses,
+  count(user_id)::float8 / (SELECT count(*) FROM (SELECT 1 FROM feature_usage WHERE user_id IS NOT NULL GROUP BY user_id) s)
+    AS share
+FROM feature_usage GROUP BY feature_name ORDER BY unique_users DESC, uses DESC, feature_name
+
+-- adoption by plan
+WITH counts AS (
+  SELECT feature_name, plan, count(user_id) AS unique_users, sum(usage_count) AS uses
+  FROM feature_usage LEFT JOIN users ON users.id = user_id GROUP BY feature_name, plan
+)
+SELECT feature_name, plan, unique_users, uses, coalesce(unique_users::float8 / size, 0) AS share
+FROM counts LEFT JOIN (SELECT plan AS p, count(*) AS size FROM users GROUP BY plan) sizes
+  ON p = plan OR p IS NULL AND plan IS NULL
+ORDER BY unique_users DESC, uses DESC, feature_name, plan
+
+-- adoption, 28 days
+WITH used AS MATERIALIZED (
+  SELECT feature_name, user_id, sum(usage_count) AS uses
+  FROM feature_usage_history WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days'
+  GROUP BY feature_name, user_id
+)
+SELECT feature_name, count(user_id) AS unique_users, sum(uses) AS uses,
+  count(user_id)::float8 / (SELECT count(*) FROM users) AS share
+FROM used GROUP BY feature_name ORDER BY unique_users DESC, uses DESC, feature_name
+
+-- unused_features
+SELECT c.feature_name, CASE WHEN bool_and(until > last_declared_at + interval '30 days') THEN 'retired' ELSE 'never' END
+    AS status, 0 AS uses, NULL::timestamp AS last_used, min(declared_at) AS declared_at, max(description) AS description
+FROM feature_usage_catalog c
+JOIN (SELECT service, max(last_declared_at) AS until FROM feature_usage_catalog GROUP BY service) s USING (service)
+LEFT JOIN (SELECT feature_name FROM feature_usage GROUP BY feature_name) u USING (feature_name)
+WHERE u.feature_name IS NULL
+GROUP BY c.feature_name ORDER BY c.feature_name
+
+-- unused_features, 30 days
+WITH used AS (
+  SELECT feature_name, sum(usage_count) AS uses, max(last_used) AS last_used FROM feature_usage GROUP BY feature_name
+), declared AS (
+  SELECT feature_name, bool_and(until > last_declared_at + interval '30 days') AS retired,
+    min(declared_at) AS declared_at, max(description) AS description
+  FROM feature_usage_catalog
+  JOIN (SELECT service, max(last_declared_at) AS until FROM feature_usage_catalog GROUP BY service) s USING (service)
+  GROUP BY feature_name
+)
+SELECT feature_name, CASE WHEN retired THEN 'retired' WHEN last_used IS NULL THEN 'never'
+    WHEN declared_at IS NULL THEN 'undeclared' ELSE 'dormant' END AS status,
+  coalesce(uses, 0) AS uses, last_used, declared_at, description
+FROM used FULL JOIN declared USING (feature_name)
+WHERE last_used IS NULL OR last_used < now() AT TIME ZONE 'utc' - interval '30 days'
+ORDER BY last_used IS NOT NULL, last_used, feature_name
+
+-- power_users
+WITH used AS (
+  SELECT user_id, sum(usage_count) AS uses, count(feature_name) AS features, max(last_used) AS last_used
+  FROM feature_usage GROUP BY user_id
+)
+SELECT user_id, uses, uses::float8 / (SELECT sum(uses) FROM used) AS share, features, last_used
+FROM used WHERE user_id IS NOT NULL ORDER BY uses DESC, user_id LIMIT 10
+
+-- power_users of a feature
+SELECT user_id, usage_count AS uses,
+  usage_count::float8 / (SELECT sum(usage_count) FROM feature_usage WHERE feature_name = 'feature 7') AS share,
+  1 AS features, last_used
+FROM feature_usage WHERE feature_name = 'feature 7' AND user_id IS NOT NULL
+ORDER BY usage_count DESC, user_id LIMIT 10
+
+-- power_users, 28 days
+WITH used AS MATERIALIZED (
+  SELECT user_id, feature_name, sum(usage_count) AS uses
+  FROM feature_usage_history WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days'
+  GROUP BY user_id, feature_name
+), top AS (
+  SELECT user_id, sum(uses) AS uses, count(feature_name) AS features
+  FROM used WHERE user_id IS NOT NULL GROUP BY user_id ORDER BY uses DESC, user_id LIMIT 10
+)
+SELECT user_id, uses, uses::float8 / (SELECT sum(uses) FROM used) AS share, features,
+  (SELECT max(last_used) FROM feature_usage f WHERE f.user_id = top.user_id) AS last_used
+FROM top ORDER BY uses DESC, user_id
+
+-- trend
+WITH by_user AS (
+  SELECT bucket_start, user_id, sum(usage_count) AS uses
+  FROM feature_usage_history WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days'
+  GROUP BY bucket_start, user_id
+), used AS (
+  SELECT date_trunc('day', bucket_start) AS bucket_start, sum(uses) AS uses, count(DISTINCT user_id) AS unique_users,
+    sum(uses) FILTER (WHERE user_id IS NULL) AS anonymous_uses
+  FROM by_user GROUP BY 1
+)
+SELECT bucket_start, coalesce(uses, 0) AS uses, coalesce(unique_users, 0) AS unique_users,
+  coalesce(anonymous_uses, 0) AS anonymous_uses
+FROM generate_series(date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days', now() AT TIME ZONE 'utc',
+  interval '1 day') AS bucket_start
+LEFT JOIN used USING (bucket_start) ORDER BY bucket_start
+
+-- trend of a feature
+WITH by_user AS (
+  SELECT date_trunc('day', bucket_start) AS bucket_start, user_id, sum(usage_count) AS uses
+  FROM feature_usage_history
+  WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days' AND feature_name = 'feature 7'
+  GROUP BY 1, 2
+), used AS (
+  SELECT bucket_start, sum(uses) AS uses, count(user_id) AS unique_users,
+    sum(uses) FILTER (WHERE user_id IS NULL) AS anonymous_uses
+  FROM by_user GROUP BY 1
+)
+SELECT bucket_start, coalesce(uses, 0) AS uses, coalesce(unique_users, 0) AS unique_users,
+  coalesce(anonymous_uses, 0) AS anonymous_uses
+FROM generate_series(date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days', now() AT TIME ZONE 'utc',
+  interval '1 day') AS bucket_start
+LEFT JOIN used USING (bucket_start) ORDER BY bucket_start
+
+-- trend by month of all time
+WITH by_user AS (
+  SELECT date_trunc('month', bucket_start) AS bucket_start, user_id, sum(usage_count) AS uses
+  FROM feature_usage_history GROUP BY 1, 2
+), used AS (
+  SELECT bucket_start, sum(uses) AS uses, count(user_id) AS unique_users,
+    sum(uses) FILTER (WHERE user_id IS NULL) AS anonymous_uses
+  FROM by_user GROUP BY 1
+)
+SELECT bucket_start, coalesce(uses, 0) AS uses, coalesce(unique_users, 0) AS unique_users,
+  coalesce(anonymous_uses, 0) AS anonymous_uses
+FROM generate_series((SELECT date_trunc('month', min(bucket_start)) FROM feature_usage_history),
+  now() AT TIME ZONE 'utc', interval '1 month') AS bucket_start
+LEFT JOIN used USING (bucket_start) ORDER BY bucket_start
+
+-- active_users
+WITH users AS (
+  SELECT user_id, max(day) AS latest, count(*) AS days
+  FROM (
+    SELECT DISTINCT user_id, bucket_start::date AS day FROM feature_usage_history
+    WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days' AND user_id IS NOT NULL
+  ) d
+  GROUP BY user_id
+)
+SELECT (now() AT TIME ZONE 'utc')::date AS day,
+  count(*) FILTER (WHERE latest >= (now() AT TIME ZONE 'utc')::date) AS dau,
+  count(*) FILTER (WHERE latest >= (now() AT TIME ZONE 'utc')::date - 6) AS wau,
+  count(*) AS mau, coalesce(sum(days)::float8 / 28 / nullif(count(*), 0), 0) AS stickiness
+FROM users
+
+-- spikes
+WITH daily AS MATERIALIZED (
+  SELECT feature_name, bucket_start::date AS day, sum(usage_count) AS uses
+  FROM feature_usage_history
+  WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '34 days' AND feature_name IS NOT NULL
+  GROUP BY 1, 2
+), known AS (
+  SELECT feature_name, greatest(min(bucket_start)::date, (now() AT TIME ZONE 'utc')::date - 34) AS first
+  FROM feature_usage_history WHERE feature_name IS NOT NULL
+  GROUP BY feature_name HAVING min(bucket_start)::date <= (now() AT TIME ZONE 'utc')::date - 13
+), usual AS MATERIALIZED (
+  SELECT feature_name, coalesce(uses, 0) AS uses
+  FROM known CROSS JOIN LATERAL (
+    SELECT first + ago AS day FROM generate_series(0, (now() AT TIME ZONE 'utc')::date - 7 - first) AS ago
+  ) days LEFT JOIN daily USING (feature_name, day)
+), baselines AS (
+  SELECT feature_name, percentile_cont(0.5) WITHIN GROUP (ORDER BY uses) AS baseline FROM usual GROUP BY feature_name
+), spreads AS (
+  SELECT feature_name, baseline, percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(uses - baseline)) AS spread
+  FROM usual JOIN baselines USING (feature_name) GROUP BY feature_name, baseline
+)
+SELECT feature_name, day, uses, baseline, score, 5 AS threshold
+FROM (
+  SELECT *, (uses - baseline) / greatest(1.4826 * spread, baseline * 0.1, 1) AS score
+  FROM daily JOIN spreads USING (feature_name) WHERE day >= (now() AT TIME ZONE 'utc')::date - 6
+) scored
+WHERE score >= 5 ORDER BY score DESC, day, feature_name
+
+-- variants
+SELECT metadata ->> 'variant' AS variant, count(user_id) AS unique_users, sum(usage_count) AS uses,
+  count(user_id)::float8 / sum(count(user_id)) OVER () AS share
+FROM feature_usage WHERE feature_name = 'feature 7'
+GROUP BY variant ORDER BY unique_users DESC, uses DESC, variant
+
+-- related_features
+WITH its AS MATERIALIZED (
+  SELECT user_id FROM feature_usage WHERE feature_name = 'feature 7' AND user_id IS NOT NULL
+), sizes AS (
+  SELECT (SELECT count(*) FROM its) AS its,
+    (SELECT count(*) FROM (SELECT 1 FROM feature_usage WHERE user_id IS NOT NULL GROUP BY user_id) s) AS everyone
+)
+SELECT feature_name, common AS unique_users, common::float8 / everyone AS support, common::float8 / its AS confidence,
+  common::float8 * everyone / (its::float8 * users) AS lift
+FROM (
+  SELECT feature_name, count(its.user_id) AS common, count(f.user_id) AS users
+  FROM feature_usage f LEFT JOIN its USING (user_id)
+  WHERE feature_name <> 'feature 7' GROUP BY feature_name
+) pairs CROSS JOIN sizes
+WHERE common > 0 ORDER BY common - its::float8 * users / everyone DESC, common DESC, feature_name LIMIT 10
+
+-- recommend
+WITH mine AS MATERIALIZED (SELECT feature_name FROM feature_usage WHERE user_id = :user),
+similar_users AS MATERIALIZED (
+  SELECT user_id, common::float8 / (features + (SELECT count(*) FROM mine) - common) AS weight
+  FROM (
+    SELECT user_id, count(*) AS features, count(mine.feature_name) AS common
+    FROM feature_usage LEFT JOIN mine USING (feature_name) WHERE user_id <> :user GROUP BY user_id
+  ) overlaps WHERE common > 0
+)
+SELECT feature_name, sum(weight) / (SELECT sum(weight) FROM similar_users) AS score, count(*) AS unique_users
+FROM feature_usage JOIN similar_users USING (user_id)
+WHERE feature_name NOT IN (SELECT feature_name FROM mine)
+GROUP BY feature_name ORDER BY score DESC, feature_name LIMIT 5

@@ -1,0 +1,37 @@
+"""A question as text, for whoever has nothing but SQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+import sqlalchemy as sa
+
+from queries.filled import Filled, asked, plain, rich
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.queries import as_sql, top_features
+
+
+def test_pasted_text_gets_the_same_answer(filled: Filled) -> None:
+    filled.fill(rich(dt.datetime.now(dt.UTC).replace(tzinfo=None)))
+    for name, question in asked(filled).items():
+        sql = as_sql(question, filled.engine.dialect)
+        answer = filled.ask(question)
+        assert answer, name
+        pasted = [[*map(plain, row)] for row in filled.paste(sql)]
+        assert pasted == [[*map(plain, row)] for row in answer], sql
+
+
+def test_text_stays_right_tomorrow() -> None:
+    sql = as_sql(top_features(since=dt.timedelta(days=7)), sa.make_url("postgresql+psycopg://").get_dialect()())
+    assert "date_trunc('day', (timezone('utc', now()) - interval '6 days'))" in sql
+    assert "%" not in sql
+
+
+def test_a_person_can_read_a_question_without_a_database() -> None:
+    assert "start_of(day, ago(518400))" in str(top_features(since=dt.timedelta(days=7)))
+
+
+def test_says_which_databases_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="oracle is not supported; mariadb, mysql, postgresql, sqlite are"):
+        as_sql(top_features(since=dt.timedelta(days=7)), sa.make_url("oracle+oracledb://").get_dialect()())
