@@ -7,7 +7,7 @@ clock is the server's, in UTC.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from sqlalchemy import ColumnElement, Date, DateTime, Double, Text, literal_column
 from sqlalchemy.ext.compiler import compiles
@@ -39,17 +39,26 @@ def _written(element: Expression[Any], compiler: Any, **options: Any) -> str:
 
 
 class Ago(Expression[dt.datetime]):
-    """The moment that many seconds before now; part of a second counts as one."""
+    """The moment that lies so far before now; part of a second counts as one."""
 
     name = "ago"
     type = DateTime()
     inherit_cache = True
 
     def __init__(self, since: dt.timedelta = dt.timedelta(0)) -> None:
-        super().__init__(literal_column(str(-(-since // dt.timedelta(seconds=1)))))
+        super().__init__(literal_column(str(-(-since // _SECOND))))
 
     def written(self, dialect: Dialect, arguments: list[str]) -> str:
-        return dialect.ago(*arguments)
+        seconds = int(arguments[0])
+        if not seconds:
+            return dialect.now()
+        unit = next(unit for unit, length in _LENGTHS.items() if seconds % length == 0)
+        return dialect.ago(seconds // _LENGTHS[unit], unit)
+
+
+_SECOND = dt.timedelta(seconds=1)
+_LENGTHS: dict[Literal["day", "hour", "second"], int] = {"day": 86_400, "hour": 3_600, "second": 1}
+"""The units in which a person would say how long ago, in seconds."""
 
 
 class Instant(Expression[dt.datetime]):

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, FromClause, String, Table, exc, func, inspect, literal_column
@@ -211,8 +211,12 @@ class Dialect(ABC):
     # ---- the read side: SQL text from SQL text, times in UTC
 
     @abstractmethod
-    def ago(self, seconds: str) -> str:
-        """The moment that many seconds before now."""
+    def now(self) -> str:
+        """Now, the same throughout a statement."""
+
+    @abstractmethod
+    def ago(self, number: int, unit: Unit | Literal["second"]) -> str:
+        """The moment that many units before now."""
 
     @abstractmethod
     def instant(self, moment: dt.datetime) -> str:

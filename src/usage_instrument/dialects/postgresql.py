@@ -258,8 +258,11 @@ class PostgreSQL(Dialect):
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         return _sqlstate(error)[:2] in {"23", "40"}
 
-    def ago(self, seconds: str) -> str:
-        return f"(timezone('utc', now()) - interval '{seconds} seconds')"
+    def now(self) -> str:
+        return "timezone('utc', now())"
+
+    def ago(self, number: int, unit: str) -> str:
+        return f"({self.now()} - interval '{number} {unit}s')"
 
     def instant(self, moment: dt.datetime) -> str:
         return f"TIMESTAMP '{moment}'"

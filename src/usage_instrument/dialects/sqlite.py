@@ -278,8 +278,11 @@ class SQLite(Dialect):
 
     # Times are text: to be compared with those of the tables, they are as long.
 
-    def ago(self, seconds: str) -> str:
-        return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '-{seconds} seconds')"
+    def now(self) -> str:
+        return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+    def ago(self, number: int, unit: str) -> str:
+        return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '-{number} {unit}s')"
 
     def instant(self, moment: dt.datetime) -> str:
         return f"'{moment.isoformat(' ', 'microseconds')}'"

@@ -26,5 +26,10 @@ def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | No
     moment = Later(unit, units.c.start, number - ONE)
     inside = moment <= Ago() if end is None else moment < end
     every = children.c.child <= units.c.n  # always so, but without a comparison SQLAlchemy warns of a product
-    more = select(number, units.c.start, moment).select_from(units).join(children, every).where(inside)
+    more = (
+        select(number.label("n"), units.c.start, moment.label("bucket_start"))
+        .select_from(units)
+        .join(children, every)
+        .where(inside)
+    )
     return units.union_all(more)

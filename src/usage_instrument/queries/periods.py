@@ -60,10 +60,8 @@ def first_start(since: Since, by: Unit = "day") -> ColumnElement[Any] | None:
         return None
     if isinstance(since, dt.datetime):
         return StartOf(by, Instant(since))
-    if by == "hour":
-        return StartOf("hour", Ago(max(since - HOUR, dt.timedelta(0))))
-    first = StartOf("day", Ago(max(since - DAY, dt.timedelta(0))))
-    return first if by == "day" else StartOf(by, first)
+    grain = HOUR if by == "hour" else DAY
+    return StartOf(by, Ago(max(since - grain, dt.timedelta(0))))
 
 
 def checked_since(since: object) -> Since:

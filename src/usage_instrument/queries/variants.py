@@ -24,15 +24,10 @@ def variants(feature: str, key: str, *, tables: Tables | None = None) -> Select[
     variant = JSONText(usage.c.metadata, literal(checked_key(key))).label("variant")
     rows = select(variant, usage.c.user_id, usage.c.usage_count).where(usage.c.feature_name == checked_feature(feature))
     found = rows.subquery("found")
-    users, uses = func.count(found.c.user_id), total(found.c.usage_count)
-    everyone = func.sum(users).over()
+    counted, uses = func.count(found.c.user_id), total(found.c.usage_count).label("uses")
+    users, everyone = counted.label("unique_users"), func.sum(counted).over()
     return (
-        select(
-            found.c.variant,
-            users.label("unique_users"),
-            uses.label("uses"),
-            share(users, everyone).label("share"),
-        )
+        select(found.c.variant, users, uses, share(counted, everyone).label("share"))
         .group_by(found.c.variant)
         .order_by(users.desc(), uses.desc(), found.c.variant.is_(None), found.c.variant)
     )

@@ -159,8 +159,11 @@ class MariaDB(Dialect):
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         return isinstance(error, exc.IntegrityError) or _code(error) == 1213  # Galera's answer to a lost certification
 
-    def ago(self, seconds: str) -> str:
-        return f"(UTC_TIMESTAMP(6) - INTERVAL {seconds} SECOND)"
+    def now(self) -> str:
+        return "UTC_TIMESTAMP(6)"
+
+    def ago(self, number: int, unit: str) -> str:
+        return f"({self.now()} - INTERVAL {number} {unit.upper()})"
 
     def instant(self, moment: dt.datetime) -> str:
         return f"TIMESTAMP '{moment}'"
