@@ -173,16 +173,20 @@ def _in_memory(url: URL) -> bool:
 def connect(database: Database, connections: int = 1) -> Connector:
     """A connector of one's own to a database, which keeps so many connections at most, unless the host's engine says
     otherwise. Raises ConfigurationError, also when the driver is not installed."""
+    own = own_engine(database, connections)
+    return AsyncConnector(own) if own.dialect.is_async else SyncConnector(own)
+
+
+def own_engine(database: Database, connections: int = 1) -> Engine:
+    """An engine of one's own to a database, as `connect` makes it; of an AsyncEngine, the sync one inside."""
     database = parse(database)
     if isinstance(database, Engine):
-        own = Engine(database.pool.recreate(), database.dialect, database.url)
-    elif isinstance(database, URL):
-        own = _own_engine(database, connections)
-    else:
-        # An AsyncEngine; its pool ties connections to the host's event loop, so the copy has a pool of its own too.
-        theirs = database.sync_engine  # type: ignore[union-attr]
-        own = Engine(theirs.pool.recreate(), theirs.dialect, theirs.url)
-    return AsyncConnector(own) if own.dialect.is_async else SyncConnector(own)
+        return Engine(database.pool.recreate(), database.dialect, database.url)
+    if isinstance(database, URL):
+        return _own_engine(database, connections)
+    # An AsyncEngine; its pool ties connections to the host's event loop, so the copy has a pool of its own too.
+    theirs = database.sync_engine  # type: ignore[union-attr]
+    return Engine(theirs.pool.recreate(), theirs.dialect, theirs.url)
 
 
 def _own_engine(url: URL, connections: int) -> Engine:

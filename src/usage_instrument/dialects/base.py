@@ -186,6 +186,12 @@ class Dialect(ABC):
     def begin(self, connection: Connection, settings: Settings) -> Connection:
         """Begin an explicit READ COMMITTED transaction whose statements give way after the settings' timeouts."""
 
+    @abstractmethod
+    def begin_reading(self, connection: Connection, timeout: int) -> Connection:
+        """Begin a transaction that cannot write, in which all statements see the same state of the database, and each
+        may take so many seconds where the database can tell. What this leaves in the session, nobody else may meet:
+        the connection is closed afterwards."""
+
     def commit(self, connection: Connection) -> None:
         """Commit it."""
         connection.commit()

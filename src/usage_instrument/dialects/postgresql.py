@@ -240,6 +240,13 @@ class PostgreSQL(Dialect):
         )
         return connection
 
+    def begin_reading(self, connection: Connection, timeout: int) -> Connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        connection.execute(
+            text("SELECT set_config('statement_timeout', :statement, true)"), {"statement": f"{timeout * 1000}ms"}
+        )
+        return connection
+
     def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
         return PostgreSQLFlush(connection, tables, settings.metadata_max_bytes)
 

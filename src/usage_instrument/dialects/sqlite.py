@@ -244,6 +244,13 @@ class SQLite(Dialect):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         return connection
 
+    def begin_reading(self, connection: Connection, timeout: int) -> Connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+        if not getattr(connection.connection.dbapi_connection, "in_transaction", False):
+            connection.exec_driver_sql("BEGIN")
+        return connection
+
     def commit(self, connection: Connection) -> None:
         connection.exec_driver_sql("COMMIT")
 

@@ -143,6 +143,14 @@ class MariaDB(Dialect):
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         return connection
 
+    def begin_reading(self, connection: Connection, timeout: int) -> Connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ")  # ends an AUTOCOMMIT of the host's
+        is_mariadb = getattr(connection.dialect, "is_mariadb", False)
+        limit = f"max_statement_time = {timeout}" if is_mariadb else f"max_execution_time = {timeout * 1000}"
+        connection.exec_driver_sql(f"SET SESSION {limit}")
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        return connection
+
     def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
         return MariaDBFlush(connection, tables, settings)
 
