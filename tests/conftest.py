@@ -121,32 +121,47 @@ def _fresh(name: Literal["postgresql", "mariadb"], admin: str, url: str, create:
             connection.execute(sa.text(drop.format(database)))
 
 
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Database]:
-    with _lent(Database("sqlite", f"sqlite:///{tmp_path / 'usage.db'}")) as database:
-        yield database
-
-
-@pytest.fixture
-def postgresql(postgresql_server: int) -> Iterator[Database]:
-    place = f"postgresql+psycopg://{servers.USER}:{servers.PASSWORD}@127.0.0.1:{postgresql_server}/"
-    with _fresh(
+def fresh_postgresql(port: int) -> contextlib.AbstractContextManager[Database]:
+    """An empty database of the server at that port, for as long as the context lasts."""
+    place = f"postgresql+psycopg://{servers.USER}:{servers.PASSWORD}@127.0.0.1:{port}/"
+    return _fresh(
         "postgresql", place + "postgres", place + "{}", "CREATE DATABASE {} TEMPLATE template0",
         "DROP DATABASE {} WITH (FORCE)",
-    ) as database:  # fmt: skip
-        yield database
+    )  # fmt: skip
 
 
-@pytest.fixture
-def mariadb(mariadb_server: int) -> Iterator[Database]:
-    place = f"mariadb+pymysql://{servers.USER}:{servers.PASSWORD}@127.0.0.1:{mariadb_server}/"
-    with _fresh(
+def fresh_mariadb(port: int) -> contextlib.AbstractContextManager[Database]:
+    """An empty database of the server at that port, for as long as the context lasts."""
+    place = f"mariadb+pymysql://{servers.USER}:{servers.PASSWORD}@127.0.0.1:{port}/"
+    return _fresh(
         "mariadb",
         place + "mysql",
         place + "{}?charset=utf8mb4",
         "CREATE DATABASE {}",
         "SET STATEMENT lock_wait_timeout = 10 FOR DROP DATABASE {}",  # a connection left in a transaction is said
-    ) as database:
+    )
+
+
+def fresh_sqlite(directory: Path) -> contextlib.AbstractContextManager[Database]:
+    """An empty file in that directory."""
+    return _lent(Database("sqlite", f"sqlite:///{directory / 'usage.db'}"))
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    with fresh_sqlite(tmp_path) as database:
+        yield database
+
+
+@pytest.fixture
+def postgresql(postgresql_server: int) -> Iterator[Database]:
+    with fresh_postgresql(postgresql_server) as database:
+        yield database
+
+
+@pytest.fixture
+def mariadb(mariadb_server: int) -> Iterator[Database]:
+    with fresh_mariadb(mariadb_server) as database:
         yield database
 
 
@@ -166,6 +181,11 @@ def server(request: pytest.FixtureRequest) -> Database:
 @pytest.fixture
 def users_database(database: Database) -> UsersDatabase:
     """The database with five users in a `users` table."""
+    return with_users(database)
+
+
+def with_users(database: Database) -> UsersDatabase:
+    """An empty database, given five users in a `users` table."""
     engine = database.engine()
     users = sa.Table(
         "users", sa.MetaData(), sa.Column("id", sa.Uuid, primary_key=True), sa.Column("name", sa.String(50))

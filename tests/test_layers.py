@@ -93,7 +93,7 @@ ROWS: dict[str, str] = {
     "pytest_plugin": "",
     "usage_instrument": "settings stats current tracker tracking live",
     "integrations": f"{_HTTP} asgi wsgi tracking capture current tracker settings usage_instrument",
-    "dashboard": f"{_TABLES} settings engines queries usage_instrument",
+    "dashboard": f"{_TABLES} settings expressions target inspection discovery engines queries usage_instrument",
     "cli": f"{_TABLES} settings stats ledger engines store inspection discovery upgrade journal recovery views queries"
     " asgi dashboard usage_instrument",
 }
@@ -105,7 +105,7 @@ REEXPORTS = {("schema", "mixin")}
 
 THIRD_PARTY = {
     "cli": {"alembic", "rich", "sqlalchemy", "starlette", "typer", "uvicorn"},
-    "dashboard": {"sqlalchemy", "starlette", "uvicorn"},
+    "dashboard": {"anyio", "jinja2", "markupsafe", "sqlalchemy"},
     "integrations": {
         *("celery", "django", "fastapi", "flask", "flask_login", "opentelemetry", "prometheus_client", "sqlalchemy"),
         *("starlette", "werkzeug"),

@@ -1,0 +1,94 @@
+"""The dashboard as an ASGI app."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+
+import usage_instrument
+from usage_instrument.engines import Database
+from usage_instrument.schema import Tables
+from usage_instrument.typing import Receive, Scope, Send
+
+from . import access
+from .site import Site, refusal
+from .web import Request, Response
+
+VISITORS = 4
+"""How many pages of a process are read at the same time. The others wait, in no thread that the host could need."""
+
+
+class Dashboard:
+    """The dashboard over a database, to be mounted: `app.mount("/admin/usage", Dashboard(engine, authorize=is_admin))`.
+
+    - `database`: a URL of a sync or an async driver, an Engine or an AsyncEngine. It is read by connections of the
+      dashboard's own, in a thread, so the event loop waits for nothing.
+    - `authorize`: from the scope to True for those who may look; a function or a coroutine function. A function runs
+      in a thread. Whatever else it returns or raises, they see nothing.
+    - `tables`: those of `define_tables`, if the host has its own; otherwise they are looked for in `schema`, without
+      which it is that of `$USAGE_INSTRUMENT_SCHEMA` or the connection's own.
+
+    Raises ConfigurationError without `authorize` and for a database that cannot be read.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        authorize: Callable[[Scope], bool | Awaitable[bool]],
+        tables: Tables | None = None,
+        schema: str | None = None,
+    ) -> None:
+        self._authorize: Callable[[Scope], Any] = access.checked(authorize, "scope")
+        self._is_async = access.is_async(authorize)
+        self._site = Site(database, tables, schema)
+        self._turns = CapacityLimiter(VISITORS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the ASGI specification says."""
+        if scope["type"] == "http":
+            usage_instrument.discard()  # who looks at the numbers adds nothing to them
+            await respond(await self._answer(scope), scope, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        elif scope["type"] == "lifespan":
+            for stage in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{stage}.complete"})
+
+    async def _answer(self, scope: Scope) -> Response:
+        request = request_of(scope)
+        response = self._site.before(request)
+        if response is not None:
+            return response
+        if not await self._may_look(scope):
+            return refusal(403)
+        return await to_thread.run_sync(self._site.answer, request, limiter=self._turns)
+
+    async def _may_look(self, scope: Scope) -> bool:
+        try:
+            if self._is_async:
+                return access.granted(await self._authorize(scope))
+            answer = await to_thread.run_sync(self._authorize, scope)
+            return access.granted(await answer if inspect.isawaitable(answer) else answer)
+        except Exception as error:
+            access.failed(error)
+            return False
+
+
+async def respond(response: Response, scope: Scope, send: Send) -> None:
+    """Send a response."""
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+
+
+def request_of(scope: Scope) -> Request:
+    """What a scope asks for. Some servers and frameworks leave the mount in its path and some do not."""
+    path, mount = scope["path"], scope.get("root_path", "").rstrip("/")
+    if mount and (path == mount or path.startswith(f"{mount}/")):
+        path = path[len(mount) :]
+    return Request(scope["method"], mount, path, scope.get("query_string", b"").decode("latin-1"))

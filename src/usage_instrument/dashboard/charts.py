@@ -1,0 +1,154 @@
+"""Charts as geometry: bars whose places are shares of the width, so that they fit any screen without a script."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import text
+
+HEIGHT = 168
+"""Of the plot, in pixels."""
+_LABELS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a chart shows of one day or week."""
+
+    start: dt.date
+    value: int
+    part: int = 0
+    """How much of the value is of the paler kind."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar; x and width in percent, y and heights in pixels."""
+
+    x: float
+    width: float
+    y: float
+    height: float
+    part: float
+    """The height of its paler top."""
+    slot: float
+    """Where its share of the width begins, in percent: all of that answers to the pointer."""
+    title: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label, and where it stands."""
+
+    at: float
+    label: str
+    anchor: str = "middle"
+    spare: bool = False
+    """Whether it goes first where there is little room."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A bar chart."""
+
+    name: str
+    """What its ids begin with."""
+    title: str
+    about: str
+    """What it shows, in words, for whoever does not see it."""
+    has_axis: bool
+    """Whether its days are written below it."""
+    height: int
+    step: float
+    """The width of one slot, in percent."""
+    bars: tuple[Bar, ...]
+    grid: tuple[Tick, ...]
+    axis: tuple[Tick, ...]
+
+
+def chart(
+    name: str,
+    title: str,
+    unit: str,
+    points: Sequence[Point],
+    *,
+    part: str = "",
+    height: int = HEIGHT,
+    has_axis: bool = True,
+) -> Chart:
+    """The bars of these points; `unit` is what is counted, `part` what the paler kind of it is called."""
+    top = _round_up(max((point.value for point in points), default=0))
+    step = 100 / max(len(points), 1)
+    bars = []
+    for number, point in enumerate(points):
+        tall, pale = height * point.value / top, height * point.part / top
+        said = f"{text.day(point.start)}: {point.value:,} {unit}"
+        bars.append(
+            Bar(
+                x=round(number * step + step * 0.16, 3),
+                width=round(step * 0.68, 3),
+                y=round(height - tall, 1),
+                height=round(max(tall, 1.5 if point.value else 0), 1),
+                part=round(pale, 1),
+                slot=round(number * step, 3),
+                title=f"{said}, {point.part:,} of them {part}" if part and point.part else said,
+            )
+        )
+    return Chart(
+        name,
+        title,
+        _in_words(unit, points),
+        has_axis,
+        height,
+        round(step, 3),
+        tuple(bars),
+        _grid(top, height),
+        _axis(points),
+    )
+
+
+def _in_words(unit: str, points: Sequence[Point]) -> str:
+    if not points or not any(point.value for point in points):
+        return f"No {unit} in this period."
+    most = max(points, key=lambda point: point.value)
+    return (
+        f"{sum(point.value for point in points):,} {unit} from {text.day(points[0].start)} to "
+        f"{text.day(points[-1].start)}; the most, {most.value:,}, on {text.day(most.start)}."
+    )
+
+
+def _round_up(value: int) -> int:
+    """The next number that a scale may end with: it halves well."""
+    if value <= 4:
+        return 4
+    size = 10 ** int(math.log10(value))
+    return next(
+        int(step * size)
+        for step in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10)
+        if int(step * size) >= value and int(step * size) % 2 == 0
+    )
+
+
+def _grid(top: int, height: int) -> tuple[Tick, ...]:
+    values = (top, top // 2) if height >= 100 else (top,)
+    return tuple(Tick(round(height - height * value / top, 1), text.short(value)) for value in values)
+
+
+def _axis(points: Sequence[Point]) -> tuple[Tick, ...]:
+    """Some of the days, evenly spread, under the middle of their bars."""
+    if not points:
+        return ()
+    last = len(points) - 1
+    chosen = sorted({round(last * number / (_LABELS - 1)) for number in range(_LABELS)})
+    years = len({point.start.year for point in points}) > 1
+    ticks = []
+    for place, number in enumerate(chosen):
+        first, end = place == 0, number == last and last > 0
+        start = points[number].start
+        label = text.day(start) if years and (first or end) else text.short_day(start)
+        at = 0.0 if first else 100.0 if end else round((number + 0.5) * 100 / len(points), 2)
+        ticks.append(Tick(at, label, "start" if first else "end" if end else "middle", place % 2 == 1))
+    return tuple(ticks)

@@ -1,0 +1,38 @@
+"""A whole table: as a page, which also shows the question in SQL, and as a file."""
+
+from __future__ import annotations
+
+from .. import csv
+from ..answers import MOST, answer
+from ..html import render
+from ..questions import Question
+from ..sql import as_text
+from ..visit import Visit
+from ..web import Response
+
+MOST_IN_FILE = 100_000
+"""Rows of a file: what a spreadsheet still opens."""
+
+
+def table(question: Question, visit: Visit) -> str:
+    """The page."""
+    return render(
+        "table.html",
+        visit=visit,
+        answer=answer(question, visit, MOST),
+        most=MOST,
+        about={name: visit.parameters[name] for name in question.needs + question.takes if visit.parameters.get(name)},
+        sql=as_text(question.ask(visit, MOST), visit.connection),
+    )
+
+
+def file(question: Question, visit: Visit) -> Response:
+    """The file: all columns of the answer, by their labels there."""
+    result = visit.connection.execute(question.ask(visit, MOST_IN_FILE))
+    about = f"-{visit.period.name}" if question.has_period else ""
+    return Response(
+        200,
+        csv.written(list(result.keys()), result),
+        csv.CONTENT_TYPE,
+        (("Content-Disposition", f'attachment; filename="{question.name}{about}.csv"'),),
+    )

@@ -1,0 +1,119 @@
+"""Reads a database: a page is one connection and one read-only transaction, and nothing stays open between two."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, MetaData, exc, inspect
+
+from usage_instrument import dialects, engines
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.inspection import CREATE, check
+from usage_instrument.schema import Tables, define_tables, plan
+from usage_instrument.settings import Settings
+from usage_instrument.target import kind_of, live_column, live_target
+
+from .problem import Problem
+
+logger = logging.getLogger("usage_instrument")
+T = TypeVar("T")
+
+PATIENCE = 30
+"""Seconds that one question may take."""
+
+
+class Reader:
+    """One database, by a sync or an async driver, for any number of threads."""
+
+    def __init__(self, database: engines.Database, tables: Tables | None, schema: str | None) -> None:
+        self._engine = engines.own_engine(database)
+        if tables is not None and not isinstance(tables, Tables):
+            raise ConfigurationError(
+                f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
+            )
+        self._tables = tables
+        self._settings = Settings.from_environment(**({} if schema is None else {"schema": schema}))
+
+    def __str__(self) -> str:
+        return engines.masked(self._engine)
+
+    def read(self, work: Callable[[Connection, Tables], T]) -> T:
+        """What `work` returns. Raises Problem, also for whatever a database raises."""
+        self._look_for_file()
+        connector = engines.connect(self._engine)  # a pool of its own, because some belong to an event loop
+        try:
+            return connector.run(lambda connection: self._page(connection, work))
+        except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
+            raise self._problem(error) from None
+        finally:
+            connector.dispose()
+
+    def _page(self, connection: Connection, work: Callable[[Connection, Tables], T]) -> T:
+        try:
+            return self._work(connection, work)
+        finally:
+            # Closed, not kept: no idle one on the server, none that a fork could inherit, none that stays read-only.
+            connection.invalidate()
+
+    def _work(self, connection: Connection, work: Callable[[Connection, Tables], T]) -> T:
+        connection = dialects.get(connection.dialect.name).begin_reading(connection, PATIENCE)
+        tables = self._tables or self._found(connection)
+        try:
+            answer = work(connection, tables)
+        except exc.DBAPIError:
+            connection.rollback()
+            problems = [problem.message for problem in check(connection, tables) if problem.blocks_writing]
+            if problems:
+                raise Problem(503, "The tables are not ready", *map(_sentence, problems)) from None
+            raise
+        self._tables = tables
+        return answer
+
+    def _found(self, connection: Connection) -> Tables:
+        """The tables as this database has them: user ids of any type, whatever the environment says."""
+        schema, users, kind = self._settings.schema, self._settings.users, self._settings.user_id_type
+        usage = define_tables(MetaData(), schema=schema, users=None).usage
+        column = live_column(connection, inspect(connection), schema, usage.name, "user_id")
+        if column is None:
+            raise Problem(
+                503,
+                f"There is no table {usage.fullname} here",
+                f"{self} is the database that this dashboard reads.",
+                f"To make the tables, {CREATE}; if they are elsewhere, mend the URL or $USAGE_INSTRUMENT_SCHEMA.",
+            )
+        target = live_target(connection, usage)
+        if target is not None:
+            users = ".".join(part for part in target if part)
+        return plan(connection, schema=schema, users=users, user_id_type=kind_of(column["type"]) or kind).tables
+
+    def _look_for_file(self) -> None:
+        url = self._engine.url
+        name = url.database or ""
+        if url.get_backend_name() == "sqlite" and not name.startswith("file:") and not Path(name).exists():
+            # Connecting would make an empty one.
+            raise Problem(503, "There is no such file", f"{self} is what this dashboard reads. To make it, {CREATE}.")
+
+    def _problem(self, error: Exception) -> Problem:
+        cause = getattr(error, "orig", None) or error
+        # Not the whole error: a statement's parameters are people's ids.
+        logger.error("the dashboard cannot read %s: %s: %s", self, type(cause).__name__, str(cause).partition("\n")[0])
+        if getattr(error, "statement", None):
+            return Problem(
+                500,
+                "The database refused a question",
+                f"{self} answered with {type(cause).__name__}; the log of this process has the rest.",
+                "Try a shorter period, and see what `usage-instrument db check` says.",
+            )
+        return Problem(
+            503,
+            "The database cannot be reached",
+            f"{self}: {type(cause).__name__}; the log of this process has the rest.",
+            "Is the server running, and is the URL right?",
+        )
+
+
+def _sentence(message: str) -> str:
+    return f"{message[:1].upper()}{message[1:]}."

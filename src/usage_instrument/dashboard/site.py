@@ -1,0 +1,104 @@
+"""The site: from a request to a page. Its shells know servers, its pages know the database; errors end here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+
+from usage_instrument.engines import Database
+from usage_instrument.schema import Tables
+
+from .assets import asset
+from .freshness import freshness
+from .html import render
+from .pages.feature import feature
+from .pages.overview import overview
+from .pages.search import search
+from .pages.table import file, table
+from .pages.user import user
+from .period import PERIODS, period_of
+from .problem import Problem
+from .questions import EVERY
+from .reader import Reader
+from .visit import Visit
+from .web import Request, Response, into, page, redirect
+
+logger = logging.getLogger("usage_instrument")
+
+_PAGES: dict[str, Callable[[Visit], str]] = {
+    "/": overview,
+    "/feature": feature,
+    "/search": search,
+    "/user": user,
+}
+
+
+class Site:
+    """All pages over one database."""
+
+    def __init__(self, database: Database, tables: Tables | None, schema: str | None) -> None:
+        self._reader = Reader(database, tables, schema)
+
+    def before(self, request: Request) -> Response | None:
+        """What anybody gets, without a look at who they are or at the database; None for everything else."""
+        if request.method not in ("GET", "HEAD"):
+            return message(405, "Only for reading", "This dashboard changes nothing.", extra=(("Allow", "GET, HEAD"),))
+        return asset(request.path)
+
+    def answer(self, request: Request) -> Response:
+        """What those get who may look. It waits for the database, and raises nothing."""
+        if request.path == "":
+            return redirect(into(request))
+        try:
+            return self._answer(request)
+        except Problem as problem:
+            return message(problem.status, problem.title, *problem.advice, links=problem.links)
+        except Exception:
+            logger.exception("a page of the dashboard failed")
+            return message(500, "This page failed", "That is a mistake of ours; the log of this process has the rest.")
+
+    def _answer(self, request: Request) -> Response:
+        show = _page_of(request.path)
+        parameters = request.parameters()
+        if parameters is None or any("\0" in value for value in parameters.values()):
+            raise Problem(400, "That address is too long, or broken", "Start again from the overview.")
+        period = period_of(parameters.get("period"))
+
+        def work(connection: Connection, tables: Tables) -> Response:
+            fresh = freshness(connection, tables)
+            return show(Visit(connection, tables, request.path.removeprefix("/"), parameters, period, fresh))
+
+        return self._reader.read(work)
+
+
+def _page_of(path: str) -> Callable[[Visit], Response]:
+    show = _PAGES.get(path)
+    if show is not None:
+        return lambda visit: page(show(visit))
+    name, dot, ending = path.removeprefix("/").partition(".")
+    question = EVERY.get(name)
+    if question is None or (dot and ending != "csv"):
+        raise Problem(404, "There is no such page", "Start again from the overview.")
+    if dot:
+        return lambda visit: file(question, visit)
+    return lambda visit: page(table(question, visit))
+
+
+def message(
+    status: int,
+    title: str,
+    *advice: str,
+    links: tuple[tuple[str, str], ...] = (),
+    extra: tuple[tuple[str, str], ...] = (),
+    is_open: bool = True,
+) -> Response:
+    """A page that says what is the matter; `is_open` where the visitor may look at others."""
+    names = {"title": title, "advice": advice, "links": links, "is_open": is_open, "periods": PERIODS}
+    return page(render("message.html", **names), status, *extra)
+
+
+def refusal(status: int, *advice: str, extra: tuple[tuple[str, str], ...] = ()) -> Response:
+    """What those get who may not look."""
+    return message(status, "You may not look at this", *advice, extra=extra, is_open=False)

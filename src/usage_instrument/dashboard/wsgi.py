@@ -1,0 +1,77 @@
+"""The dashboard as a WSGI app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import usage_instrument
+from usage_instrument.engines import Database
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.schema import Tables
+from usage_instrument.typing import Environ, StartResponse
+
+from . import access
+from .site import Site, refusal
+from .web import Request, Response
+
+
+class Dashboard:
+    """The dashboard over a database, to be mounted:
+    `app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/admin/usage": Dashboard(engine, authorize=is_admin)})`.
+
+    - `database`: a URL of a sync or an async driver, an Engine or an AsyncEngine; it is read by connections of the
+      dashboard's own.
+    - `authorize`: from the environ to True for those who may look. Whatever else it returns or raises, they see
+      nothing.
+    - `tables`: those of `define_tables`, if the host has its own; otherwise they are looked for in `schema`, without
+      which it is that of `$USAGE_INSTRUMENT_SCHEMA` or the connection's own.
+
+    Raises ConfigurationError without `authorize`, for one that is a coroutine function, and for a database that cannot
+    be read.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        authorize: Callable[[Environ], bool],
+        tables: Tables | None = None,
+        schema: str | None = None,
+    ) -> None:
+        self._authorize: Callable[[Environ], Any] = access.checked(authorize, "environ")
+        if access.is_async(authorize):
+            raise ConfigurationError(
+                "nobody awaits anything in a WSGI app: authorize is an ordinary function here, or the dashboard is "
+                "that of usage_instrument.dashboard.asgi"
+            )
+        self._site = Site(database, tables, schema)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """As PEP 3333 says."""
+        usage_instrument.discard()  # who looks at the numbers adds nothing to them
+        response = self._answer(environ)
+        start_response(response.status_line, response.headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
+
+    def _answer(self, environ: Environ) -> Response:
+        request = request_of(environ)
+        response = self._site.before(request)
+        if response is not None:
+            return response
+        return self._site.answer(request) if self._may_look(environ) else refusal(403)
+
+    def _may_look(self, environ: Environ) -> bool:
+        try:
+            return access.granted(self._authorize(environ))
+        except Exception as error:
+            access.failed(error)
+            return False
+
+
+def request_of(environ: Environ) -> Request:
+    """What an environ asks for; its text is bytes read as Latin-1."""
+    mount, path = (
+        environ.get(name, "").encode("latin-1").decode("utf-8", "replace") for name in ("SCRIPT_NAME", "PATH_INFO")
+    )
+    return Request(environ["REQUEST_METHOD"], mount.rstrip("/"), path, environ.get("QUERY_STRING", ""))

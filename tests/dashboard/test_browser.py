@@ -1,0 +1,84 @@
+"""The command's own server in a real browser: it renders, it works without a script, and nothing leaves the origin."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from servers import Missing
+from traffic import PORT, serving
+
+from .browser import Browser, browser
+from .conftest import HOSTILE, Past
+
+COMMAND = Path(sys.executable).with_name("usage-instrument")
+TOKEN = "a token of the tests"
+
+
+@pytest.fixture
+def tab() -> Iterator[Browser]:
+    try:
+        with browser() as found:
+            yield found
+    except Missing as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs a real browser: {missing}")
+        pytest.skip(f"{missing}; install it to run this test")
+
+
+def test_the_real_page(small_past: Past, tab: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("token") / "token"
+    file.write_text(TOKEN)
+    command = [str(COMMAND), "dashboard", "--url", small_past.url, "--port", PORT, "--token-file", str(file)]
+    with serving(command, {}) as server:
+        origin = f"http://127.0.0.1:{server.port}/"
+        tab.go(origin)
+        assert "You may not look at this" in tab.run("document.body.innerText")
+        assert "search" not in tab.run("document.body.innerText")
+        tab.complaints.clear()  # of the 401
+        tab.call("Emulation.setScriptExecutionDisabled", value=True)  # the page's own, if it had any
+
+        tab.go(f"{origin}?token={TOKEN.replace(' ', '+')}")
+        assert tab.run("location.href") == origin
+        assert tab.run("document.querySelector('h1').innerText") == "The last 28 days"
+        assert tab.run("document.cookie") == ""
+        assert tab.run("document.querySelectorAll('.chart g').length") == 2 * 28
+        assert tab.run("document.querySelector('.chart .whole').getBoundingClientRect().height") > 10
+        assert tab.run("getComputedStyle(document.body).maxWidth") != "none", "the style sheet is there"
+
+        tab.click(".periods li:first-child a")
+        assert tab.run("location.search") == "?period=7d"
+        assert tab.run("document.querySelector('h1').innerText") == "The last 7 days"
+        assert tab.run("document.querySelectorAll('.chart g').length") == 2 * 7
+
+        tab.go(f"{origin}top-features")
+        names = tab.run("[...document.querySelectorAll('tbody th')].map(cell => cell.textContent.trim())")
+        assert set(HOSTILE) <= set(names)
+        assert tab.run("document.querySelectorAll('main script, main img, main b').length") == 0
+        tab.click("tbody tr:nth-child(3) a")
+        assert tab.run("document.querySelector('h1').textContent") in {*HOSTILE, "search", "export"}
+
+        tab.go(origin)
+        tab.press("Tab", 9)
+        assert tab.run("document.activeElement.className") == "skip"
+        assert tab.run("document.activeElement.getBoundingClientRect().top") >= 0, "it shows"
+        for _ in range(2):
+            tab.press("Tab", 9)
+        assert tab.run("document.activeElement.name") == "q"
+        tab.call("Input.insertText", text="exp")
+        tab.press("Enter", 13)
+        tab.wait()
+        assert tab.run("document.querySelector('.found').innerText") == "export"
+
+        for width in (360, 1280):
+            tab.look(width, dark=width == 360)
+            for page in ("", "feature?feature=search", f"user?user={small_past.user_ids[0]}", "adoption"):
+                tab.go(origin + page)
+                assert tab.run("document.documentElement.scrollWidth") <= width, (page, width)
+        assert tab.run("getComputedStyle(document.body).color") != ""
+        assert {address.partition("?")[0].startswith((origin, "data:")) for address in tab.requests} == {True}
+        assert tab.complaints == []

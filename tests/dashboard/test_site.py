@@ -1,0 +1,342 @@
+"""Every page, by both shells, on every database."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from usage_instrument import current
+from usage_instrument.dashboard import asgi as by_asgi
+from usage_instrument.dashboard import wsgi as by_wsgi
+from usage_instrument.dashboard.answers import CARD
+from usage_instrument.dashboard.period import PERIODS
+from usage_instrument.dashboard.questions import EVERY
+from usage_instrument.dashboard.web import NOTHING_ELSE
+
+from .conftest import HOSTILE, Past
+from .visitor import Answer, asgi, wsgi
+
+Statements = Callable[[], contextlib.AbstractContextManager[list[str]]]
+
+
+def yes(_: Any) -> bool:
+    return True
+
+
+def ways(past: Past) -> list[Callable[..., Answer]]:
+    """How a page can be had."""
+    apps = [
+        (asgi, by_asgi.Dashboard(past.url, authorize=yes)),
+        (wsgi, by_wsgi.Dashboard(past.engine, authorize=yes)),
+        (asgi, by_asgi.Dashboard(past.database.async_url, authorize=yes)),
+    ]
+    return [lambda *args, ask=ask, app=app, **more: ask(app, *args, **more) for ask, app in apps]
+
+
+def addresses(past: Past) -> list[tuple[str, dict[str, Any]]]:
+    """Every page there is, with what it needs."""
+    given: dict[str, Any] = {"feature": "export", "user": str(past.user_ids[0]), "key": "layout"}
+    found = [
+        ("/", {}),
+        ("/search", {"q": "ex"}),
+        ("/feature", {"feature": "export"}),
+        ("/user", {"user": given["user"]}),
+    ]
+    for question in EVERY.values():
+        needed = {name: given[name] for name in question.needs}
+        found += [(f"/{question.name}", needed), (f"/{question.name}.csv", needed)]
+        found += [(f"/{question.name}", {**needed, name: given[name]}) for name in question.takes]
+    return found
+
+
+def test_every_page_is_the_same_by_every_shell_and_driver(past: Past, statements: Statements) -> None:
+    first, *others = ways(past)
+    first("/")  # the tables are looked for once
+    for path, parameters in addresses(past):
+        with statements() as asked:
+            answer = first(path, mount="/deep/down", **parameters)
+        assert answer.status == 200, (path, answer.text)
+        assert answer.headers["Content-Length"] == str(len(answer.body))
+        assert 0 < len(asked) < 20, (path, len(asked), asked)
+        _is_safe(answer)
+        if not path.endswith(".csv"):
+            assert answer.page.all("h1"), path
+        for way in others if path in ("/", "/user", "/top-features.csv") else ():
+            assert _timeless(way(path, mount="/else/where", **parameters)) == _timeless(answer), path
+
+
+def _timeless(answer: Answer) -> str:
+    return re.sub(r"\d+ s ago", "", answer.text)
+
+
+def _is_safe(answer: Answer) -> None:
+    assert answer.headers["Content-Security-Policy"] == NOTHING_ELSE
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cache-Control"] == "no-store"
+    if answer.headers["Content-Type"].startswith("text/html"):
+        links = [v for _, a in answer.page.tags for k, v in a.items() if k in ("href", "src", "action") and v]
+        assert links
+        assert not [link for link in links if link.startswith("/") or "//" in link.partition("data:")[0]], "relative"
+
+
+def test_no_script_runs() -> None:
+    assert "default-src 'none'" in NOTHING_ELSE
+    assert "unsafe" not in NOTHING_ELSE
+    assert "script-src" not in NOTHING_ELSE
+
+
+def test_the_overview_answers_the_first_questions(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    said = asgi(app, "/").page.said
+    daily = sum(range(2, 8))
+    spike = 2 * 40
+    assert f"Uses {28 * daily + 27 * 2 + spike + sum(range(1, len(HOSTILE) + 1)):,}" in said
+    assert "Users 5" in said
+    assert re.search(r"Top features .* search 756 export 134", said)
+    assert re.search(r"Adoption .* search 5 100%", said)
+    assert re.search(r"Unused .* fax never never", said)
+    assert re.search(r"Spikes .* export \d+ \w+ 80 2", said)
+    assert re.search(r"Power users .* Active users", said)
+    assert "The last 28 days As of" in said
+    week = asgi(app, "/", period="7d").page.said
+    assert re.search(r"Top features .* search 189 export 92", week)
+
+
+def test_the_honest_line(past: Past) -> None:
+    said = asgi(by_asgi.Dashboard(past.url, authorize=yes), "/user", user=str(past.user_ids[0])).page.said
+    assert re.search(r"As of \d+ s ago", said)
+    assert "1 process writes." in said
+    assert "1 writer has been silent for more than ten minutes: their last uses may be missing." in said
+    assert "12 uses were lost in 7 days." in said
+    assert "is not known here" in said
+
+
+def test_a_features_page(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    page = asgi(app, "/feature", feature="export").page
+    assert "What export does, <b>boldly</b>" in page.said
+    assert re.search(r"Ever 198 uses by 2 users", page.said)
+    assert re.search(r"Variants .* Related features", page.said)
+    assert {"layout", "</td>"} <= set(page.said.split())
+    assert re.search(r"Related features .* search 2 100%", page.said)
+    other = asgi(app, "/feature", feature="export", key="</td>").page
+    assert re.search(r"Variant Users Share Uses 1 2 100%", other.said)
+
+
+def test_a_users_page(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    said = asgi(app, "/user", user=str(past.user_ids[0])).page.said
+    assert re.search(r"Features .* search 120 \d+ (s|min) ago", said)
+    assert '"layout": ' in said
+    other = asgi(app, "/user", user=str(past.user_ids[4])).page.said
+    assert re.search(r"Might like .* export", other)
+
+
+def test_search_finds_features_by_a_part_and_users_by_the_whole_id(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    found = asgi(app, "/search", q="EXP").page
+    assert {"feature": "export"}.items() <= _link(found, "feature?").items()
+    whole = str(past.user_ids[1])
+    assert _link(asgi(app, "/search", q=f" {whole.upper()} ").page, "user?") == {"user": whole}
+    assert "nobody who used something has that id" in asgi(app, "/search", q=whole[:-1]).page.said
+    assert "fax" in asgi(app, "/search", q="fa").page.said
+    assert "search" not in asgi(app, "/search", q="se%").page.said.replace("Search", "")
+    assert "Type a part" in asgi(app, "/search").page.said
+
+
+def _link(page: Any, start: str) -> dict[str, str]:
+    from urllib.parse import parse_qsl
+
+    (found,) = {a["href"] for a in page.all("a") if (a.get("href") or "").startswith(start)}
+    return dict(parse_qsl(found.partition("?")[2]))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_text(small_past: Past, name: str) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    pages: list[tuple[str, dict[str, Any]]] = [
+        ("/", {}),
+        ("/feature", {"feature": name}),
+        ("/top-features", {}),
+        ("/spikes", {"feature": name}),
+        ("/search", {"q": name}),
+        ("/search", {"q": name[:5]}),
+        ("/feature", {"feature": name[:99] + "?"}),
+    ]
+    for path, parameters in pages:
+        answer = asgi(app, path, **parameters)
+        assert answer.status in (200, 404)
+        page = answer.page
+        assert not page.all("script")
+        assert not page.all("img")
+        assert not page.all("b") or all(tag[1] == {} for tag in page.tags if tag[0] == "b")
+        assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on") or key == "style"]
+    page = asgi(app, "/top-features").page
+    assert name in page.words
+    assert {"feature": name} in [_parameters(a["href"]) for a in page.all("a")]
+    assert name in asgi(app, "/feature", feature=name).page.words
+
+
+def _parameters(href: str | None) -> dict[str, Any]:
+    from urllib.parse import parse_qsl
+
+    return dict(parse_qsl((href or "").partition("?")[2]))
+
+
+def test_a_page_takes_no_more_questions_for_more_users(past: Past, statements: Statements) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    asgi(app, "/")  # the tables are looked for once
+    with statements() as few:
+        asgi(app, "/feature", feature="share")
+    with statements() as many:
+        asgi(app, "/feature", feature="search")
+    assert len(many) == len(few)
+
+
+def test_every_file_is_what_the_question_answers(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    answer = asgi(app, "/top-features.csv", period="90d")
+    assert answer.headers["Content-Type"].startswith("text/csv")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="top-features-90d.csv"'
+    header, *rows = csv.reader(io.StringIO(answer.text, newline=""))
+    assert header == ["feature_name", "total_usage"]
+    assert rows[0] == ["search", str(60 * sum(range(2, 8)))]
+    assert {name for name, _ in rows} == {"search", "export", *HOSTILE} - {"=HYPERLINK(1)"} | {"'=HYPERLINK(1)"}
+
+
+def test_every_table_of_a_page_has_headers_a_file_and_the_whole(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    pages: list[tuple[str, dict[str, Any]]] = [
+        ("/", {}),
+        ("/feature", {"feature": "export"}),
+        ("/user", {"user": str(past.user_ids[0])}),
+    ]
+    for path, parameters in pages:
+        page = asgi(app, path, **parameters).page
+        tables = len(page.all("table"))
+        assert tables >= 2
+        assert len([th for th in page.all("th") if th.get("scope") == "col"]) >= 2 * tables
+        files = [a["href"] for a in page.all("a") if "download" in a]
+        assert len(files) >= tables
+        for href in files:
+            assert asgi(app, f"/{(href or '').partition('?')[0]}", **_parameters(href)).status == 200, href
+
+
+def test_the_question_is_there_in_sql(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    for question in EVERY.values():
+        given: dict[str, Any] = {"feature": "export", "user": str(past.user_ids[0]), "key": "layout"}
+        text = asgi(app, f"/{question.name}", **{name: given[name] for name in question.needs}).text
+        (sql,) = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", text, re.DOTALL)
+        from html import unescape
+
+        with past.engine.connect() as connection:
+            assert connection.exec_driver_sql(unescape(sql).replace("%", "%%")).keys(), question.name
+
+
+@pytest.mark.parametrize("period", [period.name for period in PERIODS])
+def test_every_period_has_its_pages(small_past: Past, period: str) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    page = asgi(app, "/", period=period).page
+    (chosen,) = [a for a in page.all("a") if a.get("aria-current")]
+    assert chosen["href"] in (f"./?period={period}", "./")
+    days = next(p.days for p in PERIODS if p.name == period)
+    assert f"The last {days} days" in page.said
+    assert asgi(app, "/feature", feature="export", period=period).status == 200
+    kept = [a["href"] for a in page.all("a") if (a.get("href") or "").startswith("feature?")]
+    assert all(("period" in _parameters(href)) == (period != "28d") for href in kept)
+
+
+def test_the_mount_without_its_slash_leads_in(small_past: Past) -> None:
+    for ask, app in (
+        (asgi, by_asgi.Dashboard(small_past.url, authorize=yes)),
+        (wsgi, by_wsgi.Dashboard(small_past.url, authorize=yes)),
+    ):
+        answer = ask(app, "", mount="/admin/our usage", period="7d")
+        assert answer.status == 303
+        assert answer.headers["Location"] == "./our%20usage/?period=7d"
+        assert ask(app, "/", mount="/admin/our usage").status == 200
+
+
+def test_the_style_sheet_is_named_by_its_content(small_past: Past) -> None:
+    app = by_wsgi.Dashboard(small_past.url, authorize=yes)
+    (sheet,) = [link["href"] for link in wsgi(app, "/").page.all("link") if link["rel"] == "stylesheet"]
+    answer = wsgi(app, f"/{sheet}")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/css")
+    assert "immutable" in answer.headers["Cache-Control"]
+    assert "url(" not in answer.text
+    assert "@import" not in answer.text
+
+
+def test_only_reads(past: Past) -> None:
+    from usage_instrument import dialects
+    from usage_instrument.dashboard.reader import Reader
+
+    def write(connection: sa.Connection, tables: Any) -> None:
+        connection.execute(tables.losses.delete())
+
+    reader = Reader(past.url, None, None)
+    with pytest.raises(Exception, match="refused a question"):
+        reader.read(write)
+    with past.engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(past.tables.losses)) == 1
+    assert dialects.get(past.engine.dialect.name)
+
+
+def test_head_has_no_body_and_other_methods_nothing(small_past: Past) -> None:
+    for ask, app in (
+        (asgi, by_asgi.Dashboard(small_past.url, authorize=yes)),
+        (wsgi, by_wsgi.Dashboard(small_past.url, authorize=yes)),
+    ):
+        head = ask(app, "/", method="HEAD")
+        assert (head.status, head.body) == (200, b"")
+        assert int(head.headers["Content-Length"]) > 1000
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            answer = ask(app, "/", method=method)
+            assert answer.status == 405
+            assert answer.headers["Allow"] == "GET, HEAD"
+            assert "export" not in answer.text
+
+
+def test_leaves_no_connection_and_no_tracker(past: Past) -> None:
+    if past.database.name == "sqlite":
+        pytest.skip("a file has no list of connections")
+    app = by_asgi.Dashboard(past.engine, authorize=yes)
+    asgi(app, "/")
+    past.engine.dispose()
+    count = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        if past.database.name == "postgresql"
+        else "SELECT count(*) FROM information_schema.processlist WHERE db = database()"
+    )
+    with past.engine.connect() as connection:
+        for _ in range(100):  # a server takes a moment to notice that somebody left
+            others = connection.exec_driver_sql(count).scalar_one() - 1
+            connection.rollback()
+            if not others:
+                break
+    assert others == 0
+    assert current.tracker() is None
+
+
+def test_an_async_engine_serves_both_shells(past: Past) -> None:
+    engine = create_async_engine(past.database.async_url)
+    assert asgi(by_asgi.Dashboard(engine, authorize=yes), "/").status == 200
+    assert wsgi(by_wsgi.Dashboard(engine, authorize=yes), "/").status == 200
+
+
+def test_a_card_shows_the_first_rows_and_leads_to_the_others(small_past: Past) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    page = asgi(app, "/").page
+    assert "top-features" in [a["href"] for a in page.all("a")]
+    assert asgi(app, "/top-features").text.count('<th scope="row"') > CARD
