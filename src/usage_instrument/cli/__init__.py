@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-_EXTRA = {"click", "rich", "starlette", "typer", "uvicorn"}
+_EXTRA = {"anyio", "click", "jinja2", "markupsafe", "rich", "starlette", "typer", "uvicorn"}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import typer
 from usage_instrument import __version__
 
 from . import answers
+from .dashboard import dashboard
 from .db import db
 from .demo.command import demo
 from .doctor import doctor
@@ -39,5 +40,6 @@ def _usage_instrument(
 answers.add_to(app)
 app.add_typer(db, name="db")
 app.add_typer(journal, name="journal")
+app.command()(dashboard)
 app.command()(demo)
 app.command()(doctor)

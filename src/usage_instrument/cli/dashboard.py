@@ -1,0 +1,85 @@
+"""`usage-instrument dashboard`: the pages, served to whoever has the token."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy import URL
+
+from usage_instrument import engines
+
+from .failure import explained, fail
+from .options import Schema, Url, required
+
+PORT = 8765
+
+
+def dashboard(
+    url: Url = None,
+    schema: Schema = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = PORT,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read the token from this file, instead of making one up.", dir_okay=False),
+    ] = None,
+) -> None:
+    """Look at it: what is used, by whom, how it develops, in the browser."""
+    # Here, because the other commands need not wait for a web server to be imported.
+    import uvicorn
+
+    from usage_instrument.dashboard.asgi import Dashboard
+    from usage_instrument.dashboard.token import PARAMETER, Token
+
+    place = _parsed(required(url))
+    if token_file is None and not _is_loopback(host):
+        raise fail(
+            f"{host} is not this machine alone, and whoever has the token sees who used what: keep a token of your own "
+            "in a file and pass --token-file, and put TLS in front"
+        )
+    with explained(place):
+        token = Token(_read(token_file) if token_file is not None else secrets.token_urlsafe(24))
+        app = token.admit(Dashboard(place, authorize=token.authorize, schema=schema))
+    listening = _listen(host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    typer.echo(f"The dashboard of {engines.masked(place)} is at")
+    if token_file is None:
+        typer.echo(f"\n  {address}?{PARAMETER}={token.secret}\n")
+    else:
+        typer.echo(f"\n  {address}?{PARAMETER}=(what is in {token_file})\n")
+    typer.echo("Ctrl-C ends it.")
+    # Not an access log: it would have the token in it.
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _parsed(url: str) -> URL:
+    with explained(URL.create("unknown")):
+        return engines.url_of(engines.parse(url))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise fail(f"the token cannot be read from {file}: {error}") from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise fail(f"cannot listen at {host}, port {port}: {error.strerror}; --port 0 takes a free one") from None
