@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from usage_instrument import queries
-
 from .. import questions
 from ..answers import answer, laid_out
 from ..html import render
@@ -18,7 +16,6 @@ _CARDS = (
     questions.POWER_USERS,
     questions.UNUSED,
     questions.SPIKES,
-    questions.ACTIVE,
 )
 _MANY = 10_000
 """More features than anybody has."""
@@ -30,14 +27,15 @@ def overview(visit: Visit) -> str:
     declared = visit.connection.scalar(sa.select(sa.func.count(sa.distinct(catalog.c.feature_name))))
     if visit.freshness.as_of is None:
         return render("empty.html", visit=visit, declared=declared)
+    active = answer(questions.ACTIVE, visit)
     used = visit.rows(questions.TOP.ask(visit, _MANY))
     return render(
         "overview.html",
         visit=visit,
         totals=totals(visit.connection, visit.tables, visit.period),
-        active=visit.rows(queries.active_users(tables=visit.tables))[0],
+        active=active.rows[0].values,
         trend=trend(visit),
         declared=declared,
         used=len(used),
-        answers=[laid_out(questions.TOP, visit, used), *(answer(question, visit) for question in _CARDS)],
+        answers=[laid_out(questions.TOP, visit, used), *(answer(question, visit) for question in _CARDS), active],
     )
