@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from html import unescape
 from typing import Any
 
 import pytest
@@ -233,14 +234,13 @@ def test_every_table_of_a_page_has_headers_a_file_and_the_whole(past: Past) -> N
 
 def test_the_question_is_there_in_sql(past: Past) -> None:
     app = by_asgi.Dashboard(past.url, authorize=yes)
+    given: dict[str, Any] = {"feature": "50% 'off'", "user": str(past.user_ids[0]), "key": "a%b"}
     for question in EVERY.values():
-        given: dict[str, Any] = {"feature": "export", "user": str(past.user_ids[0]), "key": "layout"}
         text = asgi(app, f"/{question.name}", **{name: given[name] for name in question.needs}).text
-        (sql,) = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", text, re.DOTALL)
-        from html import unescape
-
-        with past.engine.connect() as connection:
-            assert connection.exec_driver_sql(unescape(sql).replace("%", "%%")).keys(), question.name
+        (sql,) = map(unescape, re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", text, re.DOTALL))
+        with contextlib.closing(past.engine.raw_connection()) as connection:
+            connection.cursor().execute(sql)  # as it stands, by a driver that is given no parameters
+        assert ("feature" in question.needs) == ("'50% ''off'''" in sql), sql
 
 
 @pytest.mark.parametrize("period", [period.name for period in PERIODS])
