@@ -93,7 +93,7 @@ ROWS: dict[str, str] = {
     "pytest_plugin": "",
     "usage_instrument": "settings stats current tracker tracking live",
     "integrations": f"{_HTTP} asgi wsgi tracking capture current tracker settings usage_instrument",
-    "dashboard": f"{_TABLES} settings expressions target inspection discovery engines queries usage_instrument",
+    "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
     "cli": f"{_TABLES} settings stats ledger engines store inspection discovery upgrade journal recovery views queries"
     " asgi dashboard usage_instrument",
 }

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy import URL
 
 from usage_instrument import engines
 
+from .database import parsed
 from .failure import explained, fail
 from .options import Schema, Url, required
 
@@ -36,7 +36,7 @@ def dashboard(
     from usage_instrument.dashboard.asgi import Dashboard
     from usage_instrument.dashboard.token import PARAMETER, Token
 
-    place = _parsed(required(url))
+    place = parsed(required(url))
     if token_file is None and not _is_loopback(host):
         raise fail(
             f"{host} is not this machine alone, and whoever has the token sees who used what: keep a token of your own "
@@ -56,11 +56,6 @@ def dashboard(
     # Not an access log: it would have the token in it.
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def _parsed(url: str) -> URL:
-    with explained(URL.create("unknown")):
-        return engines.url_of(engines.parse(url))
 
 
 def _is_loopback(host: str) -> bool:

@@ -29,7 +29,7 @@ def run(
     needs_file: bool = False,
 ) -> T:
     """What `work` returns, on a connection by a sync or an async driver; every error ends the command in one line."""
-    place = _parsed(required(url))
+    place = parsed(required(url))
     with explained(place):
         said = settings(schema, users, user_id_type)
         if needs_file and _is_missing_file(place):
@@ -50,7 +50,8 @@ def read(url: str | None, schema: str | None, work: Callable[[Connection, Tables
     return run(url, schema, "none", UserIdKind.UUID, found, needs_file=True)
 
 
-def _parsed(url: str) -> URL:
+def parsed(url: str) -> URL:
+    """The URL, if an engine can be made of it."""
     with explained(URL.create("unknown")):
         engines.parse(url)
     return engines.url_of(url)

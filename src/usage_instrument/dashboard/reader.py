@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, MetaData, exc, inspect
+from sqlalchemy import Connection, exc
 
 from usage_instrument import dialects, engines
-from usage_instrument.errors import ConfigurationError
+from usage_instrument.discovery import find_tables
+from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.inspection import CREATE, check
-from usage_instrument.schema import Tables, define_tables, plan
+from usage_instrument.schema import Tables
 from usage_instrument.settings import Settings
-from usage_instrument.target import kind_of, live_column, live_target
 
 from .problem import Problem
 
@@ -35,7 +35,7 @@ class Reader:
                 f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
             )
         self._tables = tables
-        self._settings = Settings.from_environment(**({} if schema is None else {"schema": schema}))
+        self._schema = schema if schema is not None else Settings.from_environment().schema
 
     def __str__(self) -> str:
         return engines.masked(self._engine)
@@ -74,20 +74,16 @@ class Reader:
 
     def _found(self, connection: Connection) -> Tables:
         """The tables as this database has them: user ids of any type, whatever the environment says."""
-        schema, users, kind = self._settings.schema, self._settings.users, self._settings.user_id_type
-        usage = define_tables(MetaData(), schema=schema, users=None).usage
-        column = live_column(connection, inspect(connection), schema, usage.name, "user_id")
-        if column is None:
+        try:
+            return find_tables(connection, self._schema)
+        except SchemaError:
+            place = f"{self._schema}.feature_usage" if self._schema else "feature_usage"
             raise Problem(
                 503,
-                f"There is no table {usage.fullname} here",
+                f"There is no table {place} here",
                 f"{self} is the database that this dashboard reads.",
                 f"To make the tables, {CREATE}; if they are elsewhere, mend the URL or $USAGE_INSTRUMENT_SCHEMA.",
-            )
-        target = live_target(connection, usage)
-        if target is not None:
-            users = ".".join(part for part in target if part)
-        return plan(connection, schema=schema, users=users, user_id_type=kind_of(column["type"]) or kind).tables
+            ) from None
 
     def _look_for_file(self) -> None:
         url = self._engine.url
