@@ -48,16 +48,20 @@ class Answer:
 
 def answer(question: Question, visit: Visit, limit: int = CARD) -> Answer:
     """Ask it for a card, or for a whole page."""
-    return laid_out(question, visit, visit.rows(question.ask(visit, limit + 1)), limit)
+    return laid_out(question, visit, rows_of(question, visit, limit + 1), limit)
+
+
+def rows_of(question: Question, visit: Visit, limit: int) -> Sequence[Any]:
+    """The first rows of its answer, as mappings."""
+    key = (question.name, limit, *_carried(question, visit).items())
+    return visit.remembered(key, lambda: visit.rows(question.ask(visit, limit)))
 
 
 def laid_out(question: Question, visit: Visit, rows: Sequence[Any], limit: int = CARD) -> Answer:
     """The first of these rows as an answer."""
     shown = rows[:limit]
     columns = tuple(column for column in question.columns if limit > CARD or not column.is_extra)
-    carried = {
-        name: visit.parameters[name] for name in (*question.needs, *question.takes) if visit.parameters.get(name)
-    } | (visit.kept if question.has_period else {})
+    carried = _carried(question, visit) | (visit.kept if question.has_period else {})
     return Answer(
         question,
         visit.filled(question.about),
@@ -68,6 +72,12 @@ def laid_out(question: Question, visit: Visit, rows: Sequence[Any], limit: int =
         address(question.name, **carried),
         address(f"{question.name}.csv", **carried),
     )
+
+
+def _carried(question: Question, visit: Visit) -> dict[str, str]:
+    """The parameters that the question depends on."""
+    names = (*question.needs, *question.takes)
+    return {name: visit.parameters[name] for name in names if visit.parameters.get(name)}
 
 
 def _bars(question: Question, rows: Sequence[Any]) -> list[float | None]:

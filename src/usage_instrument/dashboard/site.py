@@ -13,6 +13,7 @@ from usage_instrument.schema import Tables
 from .assets import asset
 from .freshness import freshness
 from .html import render
+from .memory import Memory
 from .pages.feature import feature
 from .pages.overview import overview
 from .pages.search import search
@@ -40,6 +41,7 @@ class Site:
 
     def __init__(self, database: Database, tables: Tables | None, schema: str | None) -> None:
         self._reader = Reader(database, tables, schema)
+        self._memory = Memory()
 
     def before(self, request: Request) -> Response | None:
         """What anybody gets, without a look at who they are or at the database; None for everything else."""
@@ -68,7 +70,9 @@ class Site:
 
         def work(connection: Connection, tables: Tables) -> Response:
             fresh = freshness(connection, tables)
-            return show(Visit(connection, tables, request.path.removeprefix("/"), parameters, period, fresh))
+            return show(
+                Visit(connection, tables, request.path.removeprefix("/"), parameters, period, fresh, self._memory)
+            )
 
         return self._reader.read(work)
 

@@ -10,6 +10,7 @@ from usage_instrument.queries.periods import first_start
 from usage_instrument.schema import Tables
 
 from .period import Period
+from .visit import Visit
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,12 @@ class Totals:
     """Whether there is any history; without it, nothing is known of any period."""
 
 
-def totals(connection: sa.Connection, tables: Tables, period: Period, feature: str | None = None) -> Totals:
+def totals(visit: Visit, feature: str | None = None) -> Totals:
     """Add up the history, of one feature or of all."""
+    return visit.remembered(("totals", feature), lambda: _totals(visit.connection, visit.tables, visit.period, feature))
+
+
+def _totals(connection: sa.Connection, tables: Tables, period: Period, feature: str | None) -> Totals:
     history = tables.history
     start, before = first_start(period.since), first_start(2 * period.since)
     is_now = sa.case((history.c.bucket_start >= start, 1), else_=0).label("is_now")

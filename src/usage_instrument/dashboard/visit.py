@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+import datetime as dt
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -15,8 +16,11 @@ from usage_instrument.typing import UserId
 
 from .freshness import Freshness
 from .html import address
+from .memory import Memory
 from .period import DEFAULT, PERIODS, Period
 from .problem import Problem
+
+T = TypeVar("T")
 
 MAX_KEY = 100
 _INTEGER = 2**63
@@ -33,12 +37,27 @@ class Visit:
     parameters: Mapping[str, str]
     period: Period
     freshness: Freshness
+    memory: Memory
+    ages: list[dt.datetime] = field(default_factory=list)
+    """As of when the answers are that were not asked for just now."""
 
     periods: ClassVar[tuple[Period, ...]] = PERIODS
 
     def rows(self, statement: sa.Executable) -> list[sa.RowMapping]:
         """The answer to a question."""
         return list(self.connection.execute(statement).mappings())
+
+    def remembered(self, key: Hashable, ask: Callable[[], T]) -> T:
+        """What `ask` returns, or returned lately if it takes long. The key says what it depends on, but the period."""
+        answer, as_of = self.memory.recall((key, self.period.name), self.freshness.now, ask)
+        if as_of != self.freshness.now:
+            self.ages.append(as_of)
+        return answer
+
+    @property
+    def as_of(self) -> dt.datetime | None:
+        """As of when the page is: its oldest answer."""
+        return min((moment for moment in (self.freshness.as_of, *self.ages) if moment is not None), default=None)
 
     @property
     def kept(self) -> dict[str, str]:

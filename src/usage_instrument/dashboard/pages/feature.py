@@ -53,7 +53,7 @@ def feature(visit: Visit) -> str:
         declared=declared,
         stale=visit.freshness.now - RETIRED,
         used=used,
-        totals=totals(visit.connection, visit.tables, visit.period, name),
+        totals=totals(visit, name),
         trend=trend(visit),
         keys=keys,
         key=key,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
 
 from .. import questions
-from ..answers import answer, laid_out
+from ..answers import answer, laid_out, rows_of
 from ..html import render
 from ..totals import totals
 from ..trends import trend
 from ..visit import Visit
 
 _CARDS = (
-    questions.ADOPTION,
     questions.POWER_USERS,
     questions.UNUSED,
     questions.SPIKES,
@@ -28,14 +30,25 @@ def overview(visit: Visit) -> str:
     if visit.freshness.as_of is None:
         return render("empty.html", visit=visit, declared=declared)
     active = answer(questions.ACTIVE, visit)
-    used = visit.rows(questions.TOP.ask(visit, _MANY))
+    adopted = rows_of(questions.ADOPTION, visit, _MANY)
     return render(
         "overview.html",
         visit=visit,
-        totals=totals(visit.connection, visit.tables, visit.period),
+        totals=totals(visit),
         active=active.rows[0].values,
         trend=trend(visit),
         declared=declared,
-        used=len(used),
-        answers=[laid_out(questions.TOP, visit, used), *(answer(question, visit) for question in _CARDS), active],
+        used=len(adopted),
+        answers=[
+            laid_out(questions.TOP, visit, _by_use(adopted)),
+            laid_out(questions.ADOPTION, visit, adopted),
+            *(answer(question, visit) for question in _CARDS),
+            active,
+        ],
     )
+
+
+def _by_use(adopted: Sequence[Any]) -> list[dict[str, Any]]:
+    """The top features, which the answer on adoption has too: on many millions of rows each question counts."""
+    found = sorted(adopted, key=lambda row: (-row["uses"], row["feature_name"] or ""))
+    return [{"feature_name": row["feature_name"], "total_usage": row["uses"]} for row in found]
