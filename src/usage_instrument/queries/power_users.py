@@ -10,8 +10,9 @@ from usage_instrument.schema import Tables
 from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, rows_of
+from .counts import counts_since
 from .defaults import default_tables, share, total
-from .periods import Since, counted_since
+from .periods import Since
 
 
 def power_users(
@@ -24,21 +25,14 @@ def power_users(
     UTC) or a datetime (from its day on), answered from the history. Raises ConfigurationError for a wrong argument.
     """
     tables = tables or default_tables()
-    source, period = counted_since(tables, since)
-    rows = [*rows_of(source.c.feature_name, feature), *period]
-    user, uses = source.c.user_id, total(source.c.usage_count).label("uses")
-    everything = select(uses).where(*rows).scalar_subquery()
-    top = (
-        select(user, uses, func.count(source.c.feature_name.distinct()).label("features"))
-        .where(user.is_not(None), *rows)
-        .group_by(user)
-        .order_by(uses.desc(), user)
-        .limit(checked_limit(limit))
-        .subquery("top_users")
-    )
+    counts = counts_since(tables, since, feature)
+    user, uses = counts.c.user_id, total(counts.c.usage_count).label("uses")
+    used = select(user, uses, func.count(counts.c.feature_name).label("features")).group_by(user).cte("used")
+    everything = select(func.sum(used.c.uses)).scalar_subquery()
+    order = (used.c.uses.desc(), used.c.user_id)
+    top = select(used).where(used.c.user_id.is_not(None)).order_by(*order).limit(checked_limit(limit)).subquery("top")
     usage = tables.usage
-    last = select(func.max(usage.c.last_used)).where(
-        usage.c.user_id == top.c.user_id, *rows_of(usage.c.feature_name, feature)
-    )
-    columns = [top.c.user_id, top.c.uses, share(top.c.uses, everything).label("share"), top.c.features]
-    return select(*columns, last.scalar_subquery().label("last_used")).order_by(top.c.uses.desc(), top.c.user_id)
+    last = select(func.max(usage.c.last_used)).where(usage.c.user_id == top.c.user_id)
+    last_used = last.where(*rows_of(usage.c.feature_name, feature)).scalar_subquery().label("last_used")
+    columns = (top.c.user_id, top.c.uses, share(top.c.uses, everything).label("share"), top.c.features, last_used)
+    return select(*columns).order_by(top.c.uses.desc(), top.c.user_id)
