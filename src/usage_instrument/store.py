@@ -7,7 +7,7 @@ import enum
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import Connection, Table, column, exc, insert, select, table, update
+from sqlalchemy import ColumnClause, ColumnElement, Connection, Table, column, exc, insert, select, table, update
 
 from . import dialects, inspection
 from .errors import ConfigurationError, SchemaError, UsageInstrumentError
@@ -55,7 +55,7 @@ class Store:
         self._settings = settings
         self._dialect = dialects.get(connector.dialect_name)
         self._flush: Flush | None = None
-        self._users: tuple[str | None, str, str] | None = None
+        self._users: ColumnElement[Any] | None = None
 
     def __str__(self) -> str:
         return str(self._connector)
@@ -70,8 +70,12 @@ class Store:
             if fatal:
                 more = f" (and {len(fatal) - 1} more problems)" if len(fatal) > 1 else ""
                 raise SchemaError(f"{fatal[0].message}{more}")
-            self._users = live_target(connection, self._tables.usage)
-            self._flush = self._dialect.flush(connection, self._tables, self._settings)
+            target = live_target(connection, self._tables.usage)
+            if target is not None:
+                schema_name, table_name, name = target
+                id_: ColumnClause[Any] = column(name, self._tables.usage.c.user_id.type)
+                self._users = table(table_name, id_, schema=schema_name).c[name]
+            self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
 
         self._transact(look)
 
@@ -95,19 +99,15 @@ class Store:
 
     def unknown_users(self, users: Collection[UserId]) -> set[UserId]:
         """Those of the users that the users table does not hold. Raises WriteError."""
-        if self._users is None:
+        id_ = self._users
+        if id_ is None:
             return set()
-        schema_name, table_name, column_name = self._users
-        id_ = column(column_name, self._tables.usage.c.user_id.type)
-        known = table(table_name, id_, schema=schema_name)
         asked: list[UserId] = [user for user in users if user is not None]
 
         def look(connection: Connection) -> set[UserId]:
             found: set[UserId] = set()
             for start in range(0, len(asked), 500):
-                found.update(
-                    connection.scalars(select(known.c[column_name]).where(id_.in_(asked[start : start + 500])))
-                )
+                found.update(connection.scalars(select(id_).where(id_.in_(asked[start : start + 500]))))
             return set(asked) - found
 
         return self._transact(look)

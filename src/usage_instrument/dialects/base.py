@@ -203,8 +203,11 @@ class Dialect(ABC):
     # ---- the write side
 
     @abstractmethod
-    def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
-        """The statements that add a batch to these tables, after a look at the live ones."""
+    def flush(
+        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
+    ) -> Flush:
+        """The statements that add a batch to these tables, after a look at the live ones; `users` is the column that
+        `user_id` refers to, if it does."""
 
     @abstractmethod
     def classify(self, error: exc.DBAPIError) -> Fault:

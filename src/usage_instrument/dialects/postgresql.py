@@ -247,7 +247,9 @@ class PostgreSQL(Dialect):
         )
         return connection
 
-    def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
+    def flush(
+        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
+    ) -> Flush:
         return PostgreSQLFlush(connection, tables, settings.metadata_max_bytes)
 
     def classify(self, error: exc.DBAPIError) -> Fault:

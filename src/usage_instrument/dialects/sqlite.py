@@ -257,7 +257,9 @@ class SQLite(Dialect):
     def rollback(self, connection: Connection) -> None:
         connection.exec_driver_sql("ROLLBACK")
 
-    def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
+    def flush(
+        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
+    ) -> Flush:
         table = connection.dialect.identifier_preparer.format_table(tables.usage, use_schema=False)
         limit = settings.metadata_max_bytes
         return SQLiteFlush(tables, _MERGED.format(old=f"{table}.metadata", table=table, limit=limit))

@@ -151,8 +151,10 @@ class MariaDB(Dialect):
         connection.exec_driver_sql("SET TRANSACTION READ ONLY")
         return connection
 
-    def flush(self, connection: Connection, tables: Tables, settings: Settings) -> Flush:
-        return MariaDBFlush(connection, tables, settings)
+    def flush(
+        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
+    ) -> Flush:
+        return MariaDBFlush(connection, tables, settings, users)
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         code = _code(error)

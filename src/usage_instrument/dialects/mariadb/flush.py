@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import ColumnElement, Connection, TextClause, text
 from sqlalchemy import Dialect as SQLAlchemyDialect
 from sqlalchemy import types as sqltypes
 
@@ -16,6 +16,7 @@ from ...events import MAX_COUNT, Batch, Count
 from ...ledger import Ledger
 from ...typing import UserIdType
 from ..base import Flush, OvertakenError, history_text, nil, rows_text
+from .parents import Parents
 
 if TYPE_CHECKING:
     from ...schema import Tables
@@ -36,11 +37,14 @@ _MERGE = """JSON_MERGE_PRESERVE(JSON_MERGE_PATCH({base}, (
 class MariaDBFlush(Flush):
     """Update the keys that exist, then insert the missing: an upsert would burn an id for every row.
 
-    STRAIGHT_JOIN keeps the order of the rows, so that two writers never wait for each other in a circle.
+    Writers queue up for each other before they lock a row that the host may want, and from then on wait for nothing.
+    Whoever waits can be part of a deadlock, and InnoDB ends it at once by refusing who has changed least: the host.
     """
 
-    def __init__(self, connection: Connection, tables: Tables, settings: Settings) -> None:
-        self._tables = tables
+    def __init__(
+        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None
+    ) -> None:
+        self._parents = Parents(users, settings.lock_timeout)
         is_mariadb, native = bool(getattr(connection.dialect, "is_mariadb", False)), has_uuid(connection.dialect)
         self._hex = isinstance(tables.usage.c.user_id.type, sqltypes.Uuid) and not native
         quote = connection.dialect.identifier_preparer.format_table
@@ -50,7 +54,9 @@ class MariaDBFlush(Flush):
             "user": "CAST(d.u AS UUID)" if tables.user_id_type == "uuid" and native else "d.u",
             "nil": nobody(tables.user_id_type, native),
             "type": _json_type(tables.user_id_type),
-            "give_way": _give_way(settings) if is_mariadb else "",
+            "writers": quote(tables.writers),
+            "patiently": _patience(settings, max(math.ceil(settings.lock_timeout), 1)) if is_mariadb else "",
+            "at_once": _patience(settings, 0) if is_mariadb else "",
             "limit": MAX_COUNT,
             "bytes": settings.metadata_max_bytes,
         }
@@ -62,6 +68,7 @@ class MariaDBFlush(Flush):
             newer=_MERGE.format(base="f.metadata", over="NULLIF(d.m, 'null')"),
             older=_MERGE.format(base="NULLIF(d.m, 'null')", over="f.metadata"),
         )
+        self._queue = _sql(_QUEUE, names)
         self._update, self._missing = _sql(_UPDATE, names), _sql(_MISSING, names)
         self._update_history, self._missing_history = (
             _sql(_UPDATE_HISTORY, names),
@@ -71,6 +78,7 @@ class MariaDBFlush(Flush):
         self._insert_usage, self._insert_history = _INSERT.format(**names), _INSERT_HISTORY.format(**names)
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
+        connection.execute(self._queue)
         if not ledger.advance(connection, batch.number):
             return False
         if batch.counts:
@@ -91,6 +99,7 @@ class MariaDBFlush(Flush):
             (self._user(count), count.feature, count.metadata, min(count.uses, MAX_COUNT), min(count.last_used, now))
             for count in missing
         )
+        self._parents.hold(connection, {count.user for count in missing})
         self._insert(connection, self._insert_usage, values)
 
     def _add_history(self, connection: Connection, batch: Batch) -> None:
@@ -102,6 +111,7 @@ class MariaDBFlush(Flush):
         missing = [buckets[number - 1] for number in connection.scalars(self._missing_history, rows)]
         _check(buckets, updated, missing)
         values = ((self._user(count), count.feature, start, min(uses, MAX_COUNT)) for count, start, uses in missing)
+        self._parents.hold(connection, {count.user for count, _, _ in missing})
         self._insert(connection, self._insert_history, values)
 
     def _user(self, count: Count) -> object:
@@ -128,6 +138,7 @@ def _check(rows: Sized, updated: int, missing: Sized) -> None:
         raise OvertakenError
 
 
+_QUEUE = "{patiently}SELECT writer_id FROM {writers} ORDER BY writer_id LIMIT 1 FOR UPDATE"
 _NOW = text("SELECT UTC_TIMESTAMP(6)")
 _ROWS = (
     "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {type} PATH '$.u', "
@@ -147,24 +158,24 @@ _MERGED = (
     "ELSE IF(LENGTH({older}) <= {bytes}, {older}, f.metadata) END"
 )
 _UPDATE = (
-    "{give_way}UPDATE {rows} STRAIGHT_JOIN {usage} f ON {same} SET f.metadata = {merged}, "
+    "{at_once}UPDATE {rows} STRAIGHT_JOIN {usage} f ON {same} SET f.metadata = {merged}, "
     "f.usage_count = LEAST(COALESCE(f.usage_count, 0) + d.n, {limit}), "
     "f.last_used = GREATEST(f.last_used, LEAST(d.t, UTC_TIMESTAMP(6)))"
 )
 _MISSING = "SELECT d.i FROM {rows} LEFT JOIN {usage} f ON {same} WHERE f.id IS NULL ORDER BY d.i"
 _UPDATE_HISTORY = (
-    "{give_way}UPDATE {buckets} STRAIGHT_JOIN {history} f ON {same} AND f.bucket_start = d.b "
+    "{at_once}UPDATE {buckets} STRAIGHT_JOIN {history} f ON {same} AND f.bucket_start = d.b "
     "SET f.usage_count = LEAST(COALESCE(f.usage_count, 0) + d.n, {limit})"
 )
 # Another writer may have inserted a row since the look.
 _INSERT = (
-    "{give_way}INSERT INTO {usage} (user_id, feature_name, metadata, usage_count, last_used) VALUES {places} "
+    "{at_once}INSERT INTO {usage} (user_id, feature_name, metadata, usage_count, last_used) VALUES {places} "
     "ON DUPLICATE KEY UPDATE metadata = COALESCE(VALUES(metadata), metadata), "
     "usage_count = LEAST(COALESCE(usage_count, 0) + VALUES(usage_count), {limit}), "
     "last_used = GREATEST(last_used, VALUES(last_used))"
 )
 _INSERT_HISTORY = (
-    "{give_way}INSERT INTO {history} (user_id, feature_name, bucket_start, usage_count) VALUES {places} "
+    "{at_once}INSERT INTO {history} (user_id, feature_name, bucket_start, usage_count) VALUES {places} "
     "ON DUPLICATE KEY UPDATE usage_count = LEAST(COALESCE(usage_count, 0) + VALUES(usage_count), {limit})"
 )
 _MISSING_HISTORY = (
@@ -192,7 +203,6 @@ def _json_type(user_id_type: UserIdType) -> str:
     return {"uuid": f"VARCHAR(36) {TEXT}", "integer": "BIGINT", "string": f"VARCHAR(255) {TEXT}"}[user_id_type]
 
 
-def _give_way(settings: Settings) -> str:
+def _patience(settings: Settings, lock: int) -> str:
     """The timeouts, for one statement: nothing stays in a session that a pooler may hand to somebody else."""
-    lock, statement = max(math.ceil(settings.lock_timeout), 1), settings.statement_timeout
-    return f"SET STATEMENT innodb_lock_wait_timeout={lock}, max_statement_time={statement:.3f} FOR "
+    return f"SET STATEMENT innodb_lock_wait_timeout={lock}, max_statement_time={settings.statement_timeout:.3f} FOR "
