@@ -18,117 +18,20 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Table,
-    Text,
-    bindparam,
     exc,
-    func,
     literal_column,
     text,
 )
-from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.schema import CreateIndex, CreateTable, DefaultClause
 from sqlalchemy.types import TypeEngine
 
-from ..events import MAX_COUNT, Batch
-from ..ledger import Ledger, utcnow
-from ..typing import Unit, UserIdType
-from .base import LIMIT, Dialect, Fault, Flush, Target, as_uuid, key
+from ...typing import Unit, UserIdType
+from ..base import Dialect, Fault, Flush, Target, as_uuid
+from .flush import MERGED, SQLiteFlush
 
 if TYPE_CHECKING:
-    from ..schema import Tables
-    from ..settings import Settings
-
-# Laid over each other key by key: json_patch would delete keys whose new value is null, and merge nested objects.
-# Reals are printed with 17 digits, which is what it takes to read the same number again.
-_MERGED = """
-CASE WHEN excluded.metadata IS NULL THEN {old}
-WHEN {old} IS NULL OR NOT json_valid({old}) OR json_type({old}) <> 'object' THEN excluded.metadata
-ELSE (
-  SELECT CASE WHEN length(CAST(m AS BLOB)) <= {limit} THEN m
-    WHEN excluded.last_used >= {table}.last_used THEN excluded.metadata ELSE {old} END
-  FROM (SELECT json_group_object(k, json(v)) AS m FROM (
-    SELECT key AS k, CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' WHEN 'null' THEN 'null'
-      WHEN 'object' THEN value WHEN 'array' THEN value WHEN 'real' THEN printf('%!.17g', value)
-      ELSE json_quote(value) END AS v,
-      row_number() OVER (PARTITION BY key ORDER BY side DESC) AS rank
-    FROM (
-      SELECT key, type, value, excluded.last_used >= {table}.last_used AS side FROM json_each(excluded.metadata)
-      UNION ALL
-      SELECT key, type, value, 0.5 FROM json_each({old})
-    )
-  ) WHERE rank = 1)
-) END
-"""
-
-
-class SQLiteFlush(Flush):
-    """executemany under one write lock: as fast as any other shape, and the simplest."""
-
-    def __init__(self, tables: Tables, merged: str) -> None:
-        self._usage = self._usage_statement(tables, merged)
-        self._history = self._history_statement(tables)
-
-    def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
-        if not ledger.advance(connection, batch.number):
-            return False
-        if batch.counts:
-            now = utcnow()
-            connection.execute(self._usage, [self._row(count, now) for count in batch.counts])
-        history = [
-            {"user": count.user, "feature": count.feature, "bucket": start, "uses": min(uses, MAX_COUNT)}
-            for count in batch.counts
-            for start, uses in count.history
-        ]
-        if history:
-            connection.execute(self._history, history)
-        return True
-
-    @staticmethod
-    def _row(count: Any, now: dt.datetime) -> dict[str, Any]:
-        return {
-            "user": count.user,
-            "feature": count.feature,
-            "extra": count.metadata,
-            "uses": min(count.uses, MAX_COUNT),
-            "used": min(count.last_used, now),
-        }
-
-    @staticmethod
-    def _usage_statement(tables: Tables, merged: str) -> Insert:
-        usage = tables.usage
-        statement = insert(usage).values(
-            user_id=bindparam("user"),
-            feature_name=bindparam("feature"),
-            metadata=bindparam("extra", type_=Text()),
-            usage_count=bindparam("uses"),
-            last_used=bindparam("used", type_=DateTime()),
-        )
-        return statement.on_conflict_do_update(
-            index_elements=key(usage, tables.user_id_type),
-            set_={
-                "usage_count": _saturated(usage.c.usage_count, statement.excluded.usage_count),
-                "last_used": func.max(usage.c.last_used, statement.excluded.last_used),
-                "metadata": literal_column(merged),
-            },
-        )
-
-    @staticmethod
-    def _history_statement(tables: Tables) -> Insert:
-        history = tables.history
-        statement = insert(history).values(
-            user_id=bindparam("user"),
-            feature_name=bindparam("feature"),
-            bucket_start=bindparam("bucket"),
-            usage_count=bindparam("uses"),
-        )
-        return statement.on_conflict_do_update(
-            index_elements=key(history, tables.user_id_type),
-            set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
-        )
-
-
-def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
-    return func.min(func.coalesce(old, literal_column("0")) + new, LIMIT)
+    from ...schema import Tables
+    from ...settings import Settings
 
 
 def rebuild(connection: Connection, table: Table, change: Callable[[Table], object]) -> None:
@@ -262,7 +165,7 @@ class SQLite(Dialect):
     ) -> Flush:
         table = connection.dialect.identifier_preparer.format_table(tables.usage, use_schema=False)
         limit = settings.metadata_max_bytes
-        return SQLiteFlush(tables, _MERGED.format(old=f"{table}.metadata", table=table, limit=limit))
+        return SQLiteFlush(tables, MERGED.format(old=f"{table}.metadata", table=table, limit=limit))
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         message = str(error.orig)
