@@ -150,8 +150,12 @@ class Exchange:
         """Close the body as its server does, maybe before reading any of it."""
         token = holder.set(self.holder)
         try:
+            # Let go of what the server would have let go of by now: app, body and this one may refer to each other.
+            self._iterator = None
             close = getattr(self.body, "close", None)
-            if close is not None:
+            if close is None:
+                self.body = ()
+            else:
                 close()
         finally:
             holder.reset(token)
