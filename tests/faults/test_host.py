@@ -69,6 +69,25 @@ def test_captures_that_interrupt_captures_and_flushes(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["aflush", "ashutdown"])
+def test_a_flush_that_is_cancelled_loses_nothing(
+    ends: bool, engine: sa.Engine, tables: Tables, tracker: Tracker
+) -> None:
+    async def cancelled(after: int) -> None:
+        waiting = asyncio.ensure_future(tracker.ashutdown(30) if ends else tracker.aflush(30))
+        for _ in range(after):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    for turn in range(20):
+        tracker.track("plain")
+        asyncio.run(cancelled(turn % 5))
+        tracker.track("plain")
+    assert tracker.flush(30)
+    assert total(engine, tables) == 40
+
+
 # ---- the host's callables
 
 

@@ -178,7 +178,7 @@ def test_wsgi(name: str) -> None:
 
 @pytest.mark.parametrize("ask", wsgi_apps.FLASK)
 def test_flask(ask: str) -> None:
-    for reading in READINGS:
+    for reading in READINGS[:3]:
         assert_same_wsgi(wsgi_apps.flask_app, reading, ask)
 
 
