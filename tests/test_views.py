@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from typer.testing import CliRunner
 
 from conftest import Database, UsersDatabase
+from queries import oracle
+from queries.oracle import DAY, Answer, Rows, features
+from queries.test_oracle import Filled, agree, pasts
 from reading import made
 from usage_instrument import queries
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import calendar, past
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.ledger import utcnow
-from usage_instrument.schema import Tables, create_all
-from usage_instrument.views import VIEWS, create_views, drop_views
+from usage_instrument.queries.printed import printed
+from usage_instrument.schema import Tables, create_all, define_tables
+from usage_instrument.views import VIEWS, View, create_views, drop_views
 
 NAMES = [view.name for view in VIEWS]
 
@@ -74,6 +82,14 @@ def seen(users_database: UsersDatabase) -> Seen:
     return Seen(engine, tables)
 
 
+@pytest.fixture
+def filled(database: Database) -> Iterator[Filled]:
+    filled = Filled(database)
+    create_views(filled.engine)
+    with filled.connection:
+        yield filled
+
+
 def test_overview(seen: Seen) -> None:
     found = {row["feature_name"]: row for row in seen.rows("feature_usage_overview")}
     assert {name: row["status"] for name, row in found.items()} == {
@@ -126,7 +142,9 @@ def test_users_are_made_to_be_joined(seen: Seen) -> None:
 
 def test_quality(seen: Seen) -> None:
     (row,) = seen.rows("feature_usage_quality")
-    assert (row["as_of"], int(row["losses_7d"]), int(row["writers"]), int(row["silent_writers"])) == (None, 0, 0, 0)
+    (last,) = seen.ask(sa.select(sa.func.max(seen.tables.usage.c.last_used)))
+    assert str(row["as_of"]) == str(last[0])  # every process has ended, and taken its row along
+    assert (row["losses_7d"], row["writers"], row["silent_writers"]) == (0, 0, 0)
     now = utcnow()
     with seen.engine.begin() as connection:
         for minutes in (0, 60):
@@ -138,7 +156,8 @@ def test_quality(seen: Seen) -> None:
             day = now.date() - dt.timedelta(days=days)
             connection.execute(seen.tables.losses.insert().values(day=day, reason="memory full", uses=uses))
     (row,) = seen.rows("feature_usage_quality")
-    assert (int(row["losses_7d"]), int(row["writers"]), int(row["silent_writers"])) == (7, 1, 1)
+    assert (row["losses_7d"], row["writers"], row["silent_writers"]) == (7, 1, 1)
+    assert str(row["as_of"]).removesuffix("000") == str(now).removesuffix("000")
 
 
 def test_a_large_past_agrees_with_the_questions(database: Database) -> None:
@@ -156,6 +175,70 @@ def test_a_large_past_agrees_with_the_questions(database: Database) -> None:
     for row in it.ask(queries.adoption(tables=tables)):
         seen_there = overview[row.feature_name]
         assert (int(seen_there["uses"]), seen_there["users"]) == (row.uses, row.unique_users)
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(rows=pasts())
+def test_they_show_what_plain_python_does(filled: Filled, rows: Rows) -> None:
+    filled.fill(rows)
+    answers = {view.name: filled.ask(sa.select(*_columns(view, filled.tables))) for view in VIEWS}
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    assume(oracle.floor("day", rows.now) == oracle.floor("day", now))
+    for name, expected in shown(rows).items():
+        agree(name, sorted(answers[name], key=repr), sorted(expected, key=repr))
+
+
+def _columns(view: View, tables: Tables) -> list[sa.Label[Any]]:
+    """Its columns, with the types that SQLite keeps to itself."""
+    seen = sa.table(view.name, *(sa.column(name) for name in view.columns))
+    types = [column.type for column in view.make(tables).selected_columns]
+    return [sa.type_coerce(column, type_).label(column.name) for column, type_ in zip(seen.c, types, strict=True)]
+
+
+def shown(rows: Rows) -> dict[str, Answer]:
+    """What the views have to show; names that are NULL are no features."""
+    today, named = rows.today, [row for row in rows.history if row.feature_name is not None]
+    unused = {row[0]: row for row in oracle.unused_features(rows, None)}
+    retired = {row[0] for row in oracle.unused_features(rows, 0 * DAY) if row[1] == "retired"}
+    overview, daily, users = [], [], []
+    for name in features([*rows.usage, *rows.catalog]) - {None}:
+        its = [use for use in rows.usage if use.feature_name == name]
+        last = max((use.last_used for use in its), default=None)
+        recent = [row for row in named if row.feature_name == name and row.bucket_start >= today - 27 * DAY]
+        declared = [each for each in rows.catalog if each.feature_name == name]
+        text = max((each.description or "" for each in declared), default="") or None
+        status = "dormant" if last is not None and last < rows.now - 90 * DAY else "used"
+        status = unused[name][1] if name in unused else "retired" if name in retired else status
+        people = oracle.users(its)
+        share = oracle.share(people, rows.population)
+        first = min((each.declared_at for each in declared), default=None)
+        overview.append((name, status, people, oracle.uses(its), oracle.uses(recent), last, share, first, text))
+    for name in features(named):
+        buckets = [row for row in named if row.feature_name == name]
+        day = oracle.floor("day", min(row.bucket_start for row in buckets))
+        while day <= today:
+            mine = [row for row in buckets if oracle.floor("day", row.bucket_start) == day]
+            anonymous = oracle.uses(row for row in mine if row.user_id is None)
+            daily.append((day.date(), name, oracle.uses(mine), oracle.users(mine), anonymous))
+            day += DAY
+    for use in rows.usage:
+        key = (use.user_id, use.feature_name)
+        starts = [row.bucket_start for row in rows.history if (row.user_id, row.feature_name) == key]
+        days = len({oracle.floor("day", start) for start in starts})
+        users.append((*key, use.usage_count or 0, days, min([*starts, use.last_used]), use.last_used))
+    last = max((use.last_used for use in rows.usage), default=None)
+    return {
+        "feature_usage_overview": overview,
+        "feature_usage_daily": daily,
+        "feature_usage_active": oracle.active_users(rows, None),
+        "feature_usage_users": users,
+        "feature_usage_quality": [(last, 0, 0, 0)],
+    }
 
 
 def test_they_are_replaced_and_dropped(seen: Seen) -> None:
@@ -185,6 +268,56 @@ def test_a_role_that_may_only_read(postgresql: Database) -> None:
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_reader_of_mariadb_needs_no_table(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    made(engine)
+    create_views(engine)
+    database, reader = engine.url.database, f"analyst_{uuid.uuid4().hex[:8]}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE USER {reader} IDENTIFIED BY 'secret'")
+        for name in NAMES:
+            connection.exec_driver_sql(f"GRANT SELECT ON {database}.{name} TO {reader}")
+    create_views(engine)  # what was granted stays
+    theirs = sa.create_engine(engine.url.set(username=reader, password="secret"), poolclass=sa.NullPool)
+    try:
+        with theirs.connect() as connection:
+            for name in NAMES:
+                connection.exec_driver_sql(f"SELECT * FROM {name}").all()
+            with pytest.raises(sa.exc.DBAPIError, match="denied"):
+                connection.exec_driver_sql("SELECT * FROM feature_usage")
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP USER {reader}")
+
+
+def test_all_are_made_or_none(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    made(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE feature_usage_quality (mine INTEGER)")
+    with pytest.raises(sa.exc.OperationalError, match="feature_usage_quality"):
+        create_views(engine)
+    assert sa.inspect(engine).get_view_names() == []
+
+
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection", "ignore:autogenerate skipping")  # SQLite
+def test_alembic_leaves_them_alone(database: Database) -> None:
+    engine, metadata = database.engine(), sa.MetaData()
+    define_tables(metadata, users=None)
+    made(engine)
+    create_views(engine)
+    with engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), metadata)
+    assert differences == []
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "sqlite", "mariadb"])
+def test_their_sql_knows_no_moment(dialect: str) -> None:
+    for view in VIEWS:
+        sql = printed(view.make(define_tables(sa.MetaData())), sa.URL.create(dialect).get_dialect()())
+        assert str(utcnow().year) not in sql
 
 
 def test_they_say_what_they_are(postgresql: Database) -> None:

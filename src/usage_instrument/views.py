@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, case, func, inspect, literal_column, select, union_all
 
+from . import dialects
 from .discovery import find_tables
 from .errors import ConfigurationError
 from .expressions import Ago, Day, StartOf
 from .queries import active_users, as_sql
 from .queries.calendar import calendar
 from .queries.catalogue import known_features, status
-from .queries.defaults import ONE, ZERO, share, total
+from .queries.defaults import ONE, ZERO, share, total, whole
 from .queries.periods import MONTH, WEEK, buckets_since
 from .queries.population import population
 from .schema import Tables
@@ -37,7 +38,7 @@ def create_views(bind: Engine | Connection, *, tables: Tables | None = None) -> 
     """Create the views beside the tables, those of the database unless given, and return their names.
 
     What is there is replaced, so that a role keeps what it was granted. On PostgreSQL and SQLite all of them are made
-    in one transaction, which is the caller's for a Connection. For an AsyncEngine: `async with engine.begin() as
+    in one transaction: the caller's, if a Connection is in one. For an AsyncEngine: `async with engine.begin() as
     connection: await connection.run_sync(create_views)`. Raises SchemaError where there are no tables,
     ConfigurationError for another `bind`.
     """
@@ -49,22 +50,31 @@ def drop_views(bind: Engine | Connection, *, tables: Tables | None = None) -> li
     return _within(bind, tables, _drop)
 
 
+def existing_views(connection: Connection, tables: Tables) -> list[str]:
+    """The names, without a schema, of the views that are there beside the tables."""
+    names = inspect(connection).get_view_names(schema=tables.usage.schema)
+    return [view.name for view in VIEWS if view.name in names]
+
+
 def _within(
     bind: Engine | Connection, tables: Tables | None, work: Callable[[Connection, Tables], list[str]]
 ) -> list[str]:
     if isinstance(bind, Engine):
-        with bind.begin() as connection:
-            return work(connection, tables or find_tables(connection))
+        with bind.connect() as connection:
+            return _within(connection, tables, work)
     if not isinstance(bind, Connection):
         raise ConfigurationError(
             f"views are made on an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine: "
             "async with engine.begin() as connection: await connection.run_sync(create_views)"
         )
-    return work(bind, tables or find_tables(bind))
+    if bind.in_transaction():
+        return work(bind, tables or find_tables(bind))
+    with dialects.get(bind.dialect.name).schema_change(bind, ()) as connection:
+        return work(connection, tables or find_tables(connection))
 
 
 def _create(connection: Connection, tables: Tables) -> list[str]:
-    there = _there(connection, tables)
+    there = existing_views(connection, tables)
     made = []
     for view in VIEWS:
         name = _name(connection, tables, view)
@@ -84,15 +94,11 @@ def _create(connection: Connection, tables: Tables) -> list[str]:
 
 
 def _drop(connection: Connection, tables: Tables) -> list[str]:
-    there = _there(connection, tables)
+    there = existing_views(connection, tables)
     dropped = [_name(connection, tables, view) for view in VIEWS if view.name in there]
     for name in dropped:
         connection.exec_driver_sql(f"DROP VIEW {name}")
     return dropped
-
-
-def _there(connection: Connection, tables: Tables) -> set[str]:
-    return set(inspect(connection).get_view_names(schema=tables.usage.schema))
 
 
 def _name(connection: Connection, tables: Tables, view: View) -> str:
@@ -129,7 +135,7 @@ def _overview(tables: Tables) -> Select[*tuple[Any, ...]]:
             status(features).label("status"),
             users,
             features.c.uses,
-            func.coalesce(recent.c.uses, ZERO).label("uses_28d"),
+            whole(recent.c.uses).label("uses_28d"),
             features.c.last_used,
             share(users, population(tables)).label("share"),
             features.c.declared_at,
@@ -175,9 +181,9 @@ def _daily(tables: Tables) -> Select[*tuple[Any, ...]]:
     return select(
         Day(days.c.bucket_start).label("day"),
         firsts.c.feature_name,
-        _int(used.c.uses).label("uses"),
-        _int(used.c.users).label("users"),
-        _int(used.c.anonymous_uses).label("anonymous_uses"),
+        whole(used.c.uses).label("uses"),
+        whole(used.c.users).label("users"),
+        whole(used.c.anonymous_uses).label("anonymous_uses"),
     ).select_from(firsts.join(days, days.c.bucket_start >= firsts.c.first_day).outerjoin(used, same))
 
 
@@ -212,10 +218,12 @@ def _users(tables: Tables) -> Select[*tuple[Any, ...]]:
 
 
 def _quality(tables: Tables) -> Select[*tuple[Any, ...]]:
-    writers, losses = tables.writers, tables.losses
+    usage, writers, losses = tables.usage, tables.writers, tables.losses
     silent = writers.c.heartbeat_at < Ago(SILENT)
+    # A writer that ends cleanly takes its row along.
+    signs = union_all(select(func.max(writers.c.heartbeat_at).label("sign")), select(func.max(usage.c.last_used)))
     return select(
-        select(func.max(writers.c.heartbeat_at)).scalar_subquery().label("as_of"),
+        select(func.max(signs.subquery("signs").c.sign)).scalar_subquery().label("as_of"),
         select(total(losses.c.uses)).where(losses.c.day > Day(Ago(WEEK))).scalar_subquery().label("losses_7d"),
         select(total(case((silent, ZERO), else_=ONE))).select_from(writers).scalar_subquery().label("writers"),
         select(total(case((silent, ONE), else_=ZERO))).select_from(writers).scalar_subquery().label("silent_writers"),
@@ -224,10 +232,6 @@ def _quality(tables: Tables) -> Select[*tuple[Any, ...]]:
 
 def _active(tables: Tables) -> Select[*tuple[Any, ...]]:
     return active_users(tables=tables)
-
-
-def _int(number: Any) -> Any:
-    return func.coalesce(number, ZERO)
 
 
 _FEATURE = "The feature, as the code names it"
@@ -290,7 +294,7 @@ VIEWS = (
         "Whether the numbers can be trusted",
         _quality,
         {
-            "as_of": "When a process last wrote, UTC",
+            "as_of": "The last sign that a process wrote, UTC: its own, or a use",
             "losses_7d": "Uses that were lost in 7 days; feature_usage_losses says why",
             "writers": "Processes that write",
             "silent_writers": "Processes without a sign of life for ten minutes, and without a clean end",

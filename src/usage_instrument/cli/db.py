@@ -121,8 +121,8 @@ def views_(
 
     def work(connection: Connection, tables: schema_.Tables) -> list[dict[str, str]]:
         change = views.drop_views if drop else views.create_views
+        connection.rollback()  # what was read so far; they are changed in a transaction of their own
         names = change(connection, tables=tables)
-        connection.commit()
         meanings = {view.name: view.comment for view in views.VIEWS}
         return [{"view": name, "shows": meanings[name.rpartition(".")[2]]} for name in names]
 
