@@ -22,6 +22,7 @@ from usage_instrument.schema import UNIQUE_USAGE, Tables, create_all, define_tab
 from usage_instrument.settings import Settings
 from usage_instrument.store import Outcome, Store
 from usage_instrument.upgrade import WARNING, merge_duplicates, plan_upgrade, upgrade
+from usage_instrument.views import create_views
 
 OLD, NEW = dt.datetime(2026, 1, 1, 12), dt.datetime(2026, 2, 1, 12)
 ANN, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)  # the first two of `users_database`
@@ -215,6 +216,32 @@ def test_adds_missing_columns(database: Database, column: str) -> None:
     (row,) = rows_of(engine, tables.usage)
     assert row[3] == 1
     assert row[4] is not None
+
+
+def test_changes_the_tables_under_the_views(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    table = by_hand(engine, on_delete="SET NULL")
+    fill(engine, table, (ANN, "search", 4, OLD, None))
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE feature_usage ALTER COLUMN last_used TYPE timestamptz")
+    tables = create_all(engine).tables
+    names = create_views(engine, tables=tables)
+    steps = sentences(engine, tables)
+    if engine.dialect.name != "mariadb":
+        assert (steps[0], steps[-1]) == (f"Drop the views {', '.join(names)}.", "Make the views again.")
+    upgraded(engine, tables)
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT feature_name, uses FROM feature_usage_overview").one()
+        assert tuple(found) == ("search", 4)
+
+
+def test_leaves_the_views_alone_where_no_column_changes(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    tables = create_all(engine).tables
+    create_views(engine)
+    drop_unique(engine, "feature_usage", UNIQUE_USAGE)
+    assert sentences(engine, tables) == [f"Add the unique index {UNIQUE_USAGE} to feature_usage, NULLs included."]
 
 
 def test_merges_duplicates_of_the_history(users_database: UsersDatabase) -> None:

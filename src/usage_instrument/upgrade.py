@@ -16,6 +16,7 @@ from .inspection import check, stranger_problem, user_type_problem
 from .merging import count_duplicates, merge_duplicates, merge_history
 from .references import Reference, find_reference
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
+from .views import create_views, drop_views, existing_views
 
 __all__ = ["Step", "Upgrade", "merge_duplicates", "plan_upgrade", "upgrade"]
 
@@ -71,19 +72,21 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
     """What it takes to bring the live tables to this release's form. Raises SchemaError when that cannot be."""
     inspector = inspect(connection)
     missing = [table for table in tables if not inspector.has_table(table.name, schema=table.schema)]
-    steps: list[Step] = []
+    altered: list[Step] = []
     notes: list[str] = []
     for table in tables:
         if table not in missing:
             problem = user_type_problem(connection, table, tables) or stranger_problem(connection, table)
             if problem is not None:
                 raise SchemaError(problem)
-            steps += _missing_columns(connection, table)
-            steps += _changes(connection, table)
+            altered += _missing_columns(connection, table)
+            altered += _changes(connection, table)
+    steps = [*altered]
     for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
         if table not in missing:
             steps += _unique(connection, tables, table, unique)
             reference = find_reference(connection, tables, table)
+            altered += _reference(table, reference)
             steps += _reference(table, reference)
             notes += [reference.note] if reference.note else []
             steps += _index(connection, table)
@@ -95,9 +98,21 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
                 lambda connection: tables.usage.metadata.create_all(connection, tables=missing),
             )
         )
+    if altered and dialects.get(connection.dialect.name).views_hold_columns:
+        steps = _without_views(connection, tables, steps, notes)
     if any(UNIQUE_USAGE in step.sentence for step in steps):
         notes.insert(0, WARNING)
     return Upgrade(tuple(steps), tuple(notes))
+
+
+def _without_views(connection: Connection, tables: Tables, steps: list[Step], notes: list[str]) -> list[Step]:
+    """The steps, with the views out of their way."""
+    views = existing_views(connection, tables)
+    if not views:
+        return steps
+    notes.append("What is granted on the views, and built on them, has to be granted and built anew.")
+    dropping = Step(f"Drop the views {', '.join(views)}.", partial(drop_views, tables=tables))
+    return [dropping, *steps, Step("Make the views again.", partial(create_views, tables=tables))]
 
 
 def _missing_columns(connection: Connection, table: Table) -> list[Step]:

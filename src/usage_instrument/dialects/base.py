@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, FromClause, String, Table, exc, func, inspect, literal_column
@@ -155,6 +155,9 @@ class Dialect(ABC):
         schema = f"{preparer.quote_schema(target.schema)}." if target.schema else ""
         users = f"{schema}{preparer.quote(target.table)} ({preparer.quote(target.column)})"
         connection.exec_driver_sql(f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {users} ON DELETE CASCADE")
+
+    views_hold_columns: ClassVar[bool] = True
+    """Whether the columns of a table cannot be changed while a view shows them."""
 
     @contextlib.contextmanager
     def schema_change(self, connection: Connection, tables: Sequence[Table]) -> Iterator[Connection]:

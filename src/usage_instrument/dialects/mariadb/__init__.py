@@ -49,6 +49,8 @@ _COLLATION = text(
 class MariaDB(Dialect):
     """MariaDB and MySQL."""
 
+    views_hold_columns = False
+
     utc_now = literal_column("utc_timestamp(6)", sqltypes.DateTime())
     local_now = literal_column("current_timestamp(6)", sqltypes.DateTime())
 
