@@ -359,6 +359,10 @@ def test_days_of_a_session_elsewhere(postgresql: Database) -> None:
 def test_what_cannot_work_is_said(sqlite: Database) -> None:
     with pytest.raises(SchemaError, match="usage-instrument db create"):
         create_views(sqlite.engine())
+    tables = made(sqlite.engine())
+    tables.losses.drop(sqlite.engine())
+    with pytest.raises(SchemaError, match="no table feature_usage_losses: run `usage-instrument db create`"):
+        create_views(sqlite.engine())
     with pytest.raises(ConfigurationError, match="run_sync"):
         create_views("sqlite://")  # type: ignore[arg-type]
 

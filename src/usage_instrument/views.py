@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Engine, Select, case, func, inspect, literal_column, select, union_all
 
 from . import dialects
-from .discovery import find_tables
-from .errors import ConfigurationError
+from .discovery import find_tables, missing_tables
+from .errors import ConfigurationError, SchemaError
 from .expressions import Ago, Day, StartOf
 from .queries import active_users, as_sql
 from .queries.calendar import calendar
@@ -74,6 +74,9 @@ def _within(
 
 
 def _create(connection: Connection, tables: Tables) -> list[str]:
+    missing = missing_tables(connection, tables)
+    if missing:
+        raise SchemaError(f"there is no table {missing[0]}: run `usage-instrument db create`")
     there = existing_views(connection, tables)
     made = []
     for view in VIEWS:
