@@ -71,11 +71,15 @@ class Request:
         try:
             self.user, self._refused = user_id_of(user), None
         except UserIdError as error:
-            self.user, self._refused, self.ready = UNSET, error if self.open else None, False
+            self.refuse(error)
             raise
         if not self.open:  # a thread that outlived the response
             self.user, self._refused = UNSET, None
         self.ready = self.open and not self.discarded
+
+    def refuse(self, error: UserIdError) -> None:
+        """State that who this is cannot be told, and why."""
+        self.user, self._refused, self.ready = UNSET, error if self.open else None, False
 
     def look_up(self, lookup: Lookup) -> None:
         """Find the user in this way, if nobody states one: a middleware further in knows better."""
@@ -93,8 +97,10 @@ class Request:
 
     def who(self) -> UserId | Unset:
         """The user of a capture, or UNSET when it does not count. Raises UserIdError when the statement was refused."""
-        if self.discarded:
-            return UNSET
+        return UNSET if self.discarded else self.known()
+
+    def known(self) -> UserId:
+        """The user, also where nothing is captured. Raises UserIdError when the statement was refused."""
         if self._refused is not None:
             raise self._refused
         user = self.user
@@ -153,13 +159,15 @@ class Override:
 
     def who(self) -> UserId | Unset:
         """As Request.who."""
-        if self.silent:
-            return UNSET
+        return UNSET if self.silent else self.known()
+
+    def known(self) -> UserId:
+        """As Request.known."""
         if self._refused is not None:
             raise self._refused
         if self.user is not UNSET:
             return self.user
-        return self.request.who() if self.request is not None else None
+        return self.request.known() if self.request is not None else None
 
 
 Holder: TypeAlias = Request | Override
@@ -183,6 +191,12 @@ def current_user() -> UserId | Unset:
     """The user of a capture made here; UNSET when nothing is captured. Raises UserIdError if the user was refused."""
     held = holder.get()
     return None if held is None else held.who()
+
+
+def known_user() -> UserId:
+    """The user here, also where nothing is captured. Raises UserIdError if the user was refused."""
+    held = holder.get()
+    return None if held is None else held.known()
 
 
 def identify(user: object) -> bool:

@@ -76,11 +76,11 @@ def _join_multiprocessing() -> None:
     global _in_registry
     register = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
     if any(map(_is_child_of, ("multiprocessing", "billiard"))):  # Celery's, which shares the former's registries
-        _finalize(_exit)
+        _finalize(leave)
     elif not _in_registry and register is not None:
         # For a child that captures before it begins, while it imports its modules: this one is run as it begins.
         _in_registry = True
-        register(_exit, _finalize)
+        register(leave, _finalize)
 
 
 def _is_child_of(library: str) -> bool:
@@ -105,11 +105,11 @@ def _hear_celery() -> None:
 
 
 def _worker_ends(**_: object) -> None:
-    _exit()
+    leave()
 
 
-def _exit() -> None:
-    """Write what is pending in every tracker, within one deadline for all of them."""
+def leave() -> None:
+    """Write what is pending in every tracker, within one deadline for all of them: the process is about to end."""
     notice_fork()
     mortals = list(_living)
     if not mortals:
@@ -137,6 +137,6 @@ def _guarded(run: Callable[[], None]) -> None:
 
 
 # At import: what the host registers later runs before it, and its captures still count.
-atexit.register(_exit)
+atexit.register(leave)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_in_child)
