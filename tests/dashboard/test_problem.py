@@ -12,7 +12,10 @@ import sqlalchemy as sa
 
 import servers
 from conftest import Database
+from usage_instrument.dashboard import reader
 from usage_instrument.dashboard.asgi import Dashboard
+from usage_instrument.dashboard.problem import Problem
+from usage_instrument.dashboard.reader import Reader
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.schema import create_all
 
@@ -131,6 +134,22 @@ def test_no_file(tmp_path: Path) -> None:
 )
 def test_no_server(url: str) -> None:
     told(asgi(Dashboard(url, authorize=yes), "/"), 503, "The database cannot be reached", "u:***@127.0.0.1")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_question_that_takes_too_long(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database: Database = request.getfixturevalue(kind)
+    create_all(database.engine())
+    monkeypatch.setattr(reader, "PATIENCE", 1)
+    hard = "SELECT count(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b WHERE a.seq * b.seq = -1"
+    sleep = "SELECT pg_sleep(20)" if kind == "postgresql" else hard
+    with pytest.raises(Problem) as caught:
+        Reader(database.url, None, None).read(lambda connection, _: connection.exec_driver_sql(sleep))
+    assert caught.value.title == "This takes too long"
+    assert "within 1 seconds" in caught.value.advice[0]
+    assert "Choose a shorter period." in caught.value.advice
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import URL, Connection, exc
 
 from usage_instrument import dialects, engines
 from usage_instrument.discovery import find_tables
@@ -29,7 +29,7 @@ class Reader:
     """One database, by a sync or an async driver, for any number of threads."""
 
     def __init__(self, database: engines.Database, tables: Tables | None, schema: str | None) -> None:
-        self._engine = engines.own_engine(database)
+        self._engine = engines.own_engine(_patient(engines.parse(database)))
         if tables is not None and not isinstance(tables, Tables):
             raise ConfigurationError(
                 f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
@@ -63,7 +63,9 @@ class Reader:
         tables = self._tables or self._found(connection)
         try:
             answer = work(connection, tables)
-        except exc.DBAPIError:
+        except exc.DBAPIError as error:
+            if _is_timeout(error.orig):
+                raise
             connection.rollback()
             problems = [problem.message for problem in check(connection, tables) if problem.blocks_writing]
             if problems:
@@ -96,6 +98,13 @@ class Reader:
         cause = getattr(error, "orig", None) or error
         # Not the whole error: a statement's parameters are people's ids.
         logger.error("the dashboard cannot read %s: %s: %s", self, type(cause).__name__, str(cause).partition("\n")[0])
+        if _is_timeout(cause):
+            return Problem(
+                503,
+                "This takes too long",
+                f"{self} did not answer one of the questions of this page within {PATIENCE} seconds.",
+                "Choose a shorter period.",
+            )
         if getattr(error, "statement", None):
             return Problem(
                 500,
@@ -109,6 +118,18 @@ class Reader:
             f"{self}: {type(cause).__name__}; the log of this process has the rest.",
             "Is the server running, and is the URL right?",
         )
+
+
+def _patient(database: engines.Database) -> engines.Database:
+    """With time for a long question, where the driver would think the server lost."""
+    if isinstance(database, URL) and database.drivername.endswith(("pymysql", "mysqldb")):
+        return database.update_query_dict({"read_timeout": str(PATIENCE + 5)} | dict(database.query))
+    return database
+
+
+def _is_timeout(cause: BaseException | None) -> bool:
+    """Whether the database gave up because it was told to after so many seconds."""
+    return getattr(cause, "sqlstate", None) == "57014" or getattr(cause, "args", ())[:1] in ((1969,), (3024,))
 
 
 def _sentence(message: str) -> str:
