@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from usage_instrument.queries.text import as_sql
+
 from .. import csv
 from ..answers import MOST, answer
 from ..html import render
 from ..questions import Question
-from ..sql import as_text
 from ..visit import Visit
 from ..web import Response
 
@@ -22,7 +23,7 @@ def table(question: Question, visit: Visit) -> str:
         answer=answer(question, visit, MOST),
         most=MOST,
         about={name: visit.parameters[name] for name in question.needs + question.takes if visit.parameters.get(name)},
-        sql=as_text(question.ask(visit, MOST), visit.connection),
+        sql=as_sql(question.ask(visit, MOST), visit.connection.dialect),
     )
 
 
