@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from conftest import Database, UsersDatabase
 from queries import oracle
+from queries.filled import Filled, agree
 from queries.oracle import DAY, Answer, Rows, features
-from queries.test_oracle import Filled, agree, pasts
+from queries.test_oracle import pasts
 from reading import made
 from usage_instrument import queries
 from usage_instrument.cli.app import app

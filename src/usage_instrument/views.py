@@ -12,12 +12,13 @@ from . import dialects
 from .discovery import find_tables, missing_tables
 from .errors import ConfigurationError, SchemaError
 from .expressions import Ago, Day, StartOf
-from .queries import active_users, as_sql
+from .queries import active_users
 from .queries.calendar import calendar
 from .queries.catalogue import known_features, status
 from .queries.defaults import ONE, ZERO, share, total, whole
 from .queries.periods import MONTH, WEEK, buckets_since
 from .queries.population import population
+from .queries.printed import printed
 from .schema import Tables
 
 SILENT = dt.timedelta(minutes=10)
@@ -81,7 +82,7 @@ def _create(connection: Connection, tables: Tables) -> list[str]:
     made = []
     for view in VIEWS:
         name = _name(connection, tables, view)
-        definition = f"{name} ({', '.join(view.columns)}) AS\n{as_sql(view.make(tables), connection.dialect)}"
+        definition = f"{name} ({', '.join(view.columns)}) AS\n{printed(view.make(tables), connection.dialect)}"
         if connection.dialect.name == "sqlite":
             if view.name in there:
                 connection.exec_driver_sql(f"DROP VIEW {name}")

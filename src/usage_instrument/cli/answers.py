@@ -14,7 +14,7 @@ from rich.bar import Bar
 from sqlalchemy import URL, Connection, MetaData, exc, select, union
 
 from usage_instrument.discovery import missing_tables
-from usage_instrument.queries import as_sql
+from usage_instrument.queries.printed import printed
 from usage_instrument.schema import Tables, define_tables
 
 from .database import read
@@ -88,7 +88,7 @@ def _printing(question: Question) -> Callable[..., None]:
     ) -> None:
         if url:
             typer.echo(
-                read(url, schema, lambda connection, tables: as_sql(question(tables, **own), connection.dialect)) + ";"
+                read(url, schema, lambda connection, tables: printed(question(tables, **own), connection.dialect)) + ";"
             )
             return
         if dialect is None:
@@ -96,7 +96,7 @@ def _printing(question: Question) -> Callable[..., None]:
         database = URL.create(dialect.value)
         with explained(database):
             tables = define_tables(MetaData(), schema=schema, users=None, user_id_type=user_id_type.value)
-            typer.echo(as_sql(question(tables, **own), database.get_dialect()()) + ";")
+            typer.echo(printed(question(tables, **own), database.get_dialect()()) + ";")
 
     return _signed(command, question)
 

@@ -8,7 +8,6 @@ from .power_users import power_users
 from .recommend import recommend
 from .related_features import related_features
 from .spikes import spikes
-from .text import as_sql
 from .top_features import top_features
 from .trend import trend
 from .unused_features import unused_features
@@ -18,7 +17,6 @@ from .variants import variants
 __all__ = [
     "active_users",
     "adoption",
-    "as_sql",
     "power_users",
     "recommend",
     "related_features",

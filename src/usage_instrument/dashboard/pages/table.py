@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usage_instrument.queries.text import as_sql
+from usage_instrument.queries.printed import printed
 
 from .. import csv
 from ..answers import MOST, answer
@@ -23,7 +23,7 @@ def table(question: Question, visit: Visit) -> str:
         answer=answer(question, visit, MOST),
         most=MOST,
         about={name: visit.parameters[name] for name in question.needs + question.takes if visit.parameters.get(name)},
-        sql=as_sql(question.ask(visit, MOST), visit.connection.dialect),
+        sql=printed(question.ask(visit, MOST), visit.connection.dialect),
     )
 
 

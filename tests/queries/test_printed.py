@@ -9,13 +9,14 @@ import sqlalchemy as sa
 
 from queries.filled import Filled, asked, plain, rich
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.queries import as_sql, top_features
+from usage_instrument.queries import top_features
+from usage_instrument.queries.printed import printed
 
 
 def test_pasted_text_gets_the_same_answer(filled: Filled) -> None:
     filled.fill(rich(dt.datetime.now(dt.UTC).replace(tzinfo=None)))
     for name, question in asked(filled).items():
-        sql = as_sql(question, filled.engine.dialect)
+        sql = printed(question, filled.engine.dialect)
         answer = filled.ask(question)
         assert answer, name
         pasted = [[*map(plain, row)] for row in filled.paste(sql)]
@@ -23,7 +24,7 @@ def test_pasted_text_gets_the_same_answer(filled: Filled) -> None:
 
 
 def test_text_stays_right_tomorrow() -> None:
-    sql = as_sql(top_features(since=dt.timedelta(days=7)), sa.make_url("postgresql+psycopg://").get_dialect()())
+    sql = printed(top_features(since=dt.timedelta(days=7)), sa.make_url("postgresql+psycopg://").get_dialect()())
     assert "date_trunc('day', (timezone('utc', now()) - interval '6 days'))" in sql
     assert "%" not in sql
 
@@ -34,4 +35,4 @@ def test_a_person_can_read_a_question_without_a_database() -> None:
 
 def test_says_which_databases_there_are() -> None:
     with pytest.raises(ConfigurationError, match="oracle is not supported; mariadb, mysql, postgresql, sqlite are"):
-        as_sql(top_features(since=dt.timedelta(days=7)), sa.make_url("oracle+oracledb://").get_dialect()())
+        printed(top_features(since=dt.timedelta(days=7)), sa.make_url("oracle+oracledb://").get_dialect()())
