@@ -66,7 +66,7 @@ def pasts(draw: st.DrawFn) -> Rows:
     for service, feature in draw(
         st.lists(st.tuples(st.sampled_from(["", "web", "worker"]), st.sampled_from(FEATURES)))
     ):
-        last = now - draw(st.integers(0, 100)) * DAY
+        last = now.replace(microsecond=0) - draw(st.integers(0, 100)) * DAY  # SQLite adds days to milliseconds
         description = draw(st.sampled_from([None, "What it is", "Said otherwise"]))
         catalog[service, feature] = Declaration(service, feature, last - draw(days) * DAY, last, description)
     plans = {user: draw(st.sampled_from([None, "free", "pro"])) for user in USERS}

@@ -13,7 +13,6 @@ from celery import signals
 
 from ..context import Holder, Request, holder, known_user
 from ..errors import UserIdError
-from ..lifecycle import leave
 from ..middleware import Counter, Target
 from ..routes import Route
 from ..rules import Features
@@ -60,7 +59,6 @@ def instrument(
         (signals.task_prerun, _begin),
         (signals.task_success, _succeed),
         (signals.task_postrun, _end),
-        (signals.worker_process_shutdown, _leave),
     ):
         signal.connect(receiver, weak=False, dispatch_uid=f"usage_instrument.{receiver.__name__}")
 
@@ -127,11 +125,6 @@ def _end(task: Task, **_: object) -> None:
     except ValueError:  # the pool has moved the task to another context
         pass
     counter.ended(request, {})
-
-
-def _leave(**_: object) -> None:
-    """A child of the prefork pool ends, by os._exit."""
-    leave()
 
 
 def _request_of(task: Task) -> Request | None:
