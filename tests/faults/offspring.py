@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import ctypes
-import functools
 import io
 import multiprocessing
 import os
@@ -63,12 +62,12 @@ def join(child: Any, code: int) -> None:
 
 
 def processes(method: str) -> None:
-    """Four children of a parent that has uses to write, and a grandchild: 7 + 100 + 110 + 120 + 130 + 50."""
+    """Three children of a parent that has uses to write, and a grandchild: 7 + 100 + 110 + 120 + 50."""
     context: Any = multiprocessing.get_context(method)
     context.set_forkserver_preload(["offspring"])
     multiprocessing.set_start_method(method)
     use(7)
-    codes = {"return": 0, "exit": 3, "raise": 1, "descend": 0}
+    codes = {"exit": 3, "raise": 1, "descend": 0}
     children = [context.Process(target=leave, args=(100 + 10 * n, how)) for n, how in enumerate(codes)]
     for child in children:
         child.start()
@@ -152,22 +151,31 @@ def preexec(function: Callable[[], object]) -> None:
         thread.join()
 
 
-def end(by: Callable[[], object]) -> None:
-    """10 uses, and the end."""
-    use(10)
-    by()
-
-
-ENDS: dict[str, Callable[[], object]] = {
-    "unhandled": lambda: [][1],
-    "exit-in-words": lambda: sys.exit("that was it"),
-    "interrupted": lambda: os.kill(os.getpid(), signal.SIGINT),
-    "os._exit": lambda: os._exit(0),
-    "abort": os.abort,
-    "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),
-    "segfault": lambda: ctypes.string_at(0),
-    "exec": lambda: os.execv(TRUE[0], TRUE),
+ENDS: dict[str, tuple[int, Callable[[], object]]] = {
+    "unhandled": (1, lambda: [][1]),
+    "in words": (1, lambda: sys.exit("that was it")),
+    "interrupted": (1, lambda: os.kill(os.getpid(), signal.SIGINT)),
 }
+"""Ends that Python runs, each with its return code."""
+HARD_ENDS: dict[str, tuple[int, Callable[[], object]]] = {
+    "os._exit": (0, lambda: os._exit(0)),
+    "abort": (-signal.SIGABRT, os.abort),
+    "sigterm": (-signal.SIGTERM, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    "segfault": (-signal.SIGSEGV, lambda: ctypes.string_at(0)),
+    "exec": (0, lambda: os.execv(TRUE[0], TRUE)),
+}
+
+
+def end(by: dict[str, tuple[int, Callable[[], object]]]) -> None:
+    """A child for each of these ends, which it uses ten times before."""
+    for name, (code, leave_by) in by.items():
+        pid = os.fork()
+        if not pid:
+            usage.track(name, count=10)
+            leave_by()
+        found = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert found == code, (name, found)
+
 
 WAYS: dict[str, Callable[[], object]] = {
     "fork": lambda: processes("fork"),
@@ -181,5 +189,6 @@ WAYS: dict[str, Callable[[], object]] = {
     "raw-forks": raw_forks,
     "preexec": lambda: preexec(int),
     "preexec-uses": lambda: preexec(lambda: use(10)),
-    **{way: functools.partial(end, by) for way, by in ENDS.items()},
+    "ends": lambda: end(ENDS),
+    "hard-ends": lambda: end(HARD_ENDS),
 }
