@@ -219,7 +219,7 @@ similar_users AS MATERIALIZED (
   FROM (
     SELECT user_id, count(*) AS features, count(mine.feature_name) AS common
     FROM feature_usage LEFT JOIN mine USING (feature_name) WHERE user_id <> :user GROUP BY user_id
-  ) overlaps WHERE common > 0
+  ) shared WHERE common > 0
 )
 SELECT feature_name, sum(weight) / (SELECT sum(weight) FROM similar_users) AS score, count(*) AS unique_users
 FROM feature_usage JOIN similar_users USING (user_id)

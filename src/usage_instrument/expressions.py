@@ -7,9 +7,10 @@ clock is the server's, in UTC.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any, Literal, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Date, DateTime, Double, Text, literal_column
+from sqlalchemy import ColumnElement, Date, DateTime, Double, Text, literal, literal_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -133,6 +134,9 @@ class JSONText(Expression[str]):
     name = "json_text"
     type = Text()
     inherit_cache = True
+
+    def __init__(self, document: ColumnElement[Any], key: str) -> None:
+        super().__init__(document, literal(key), literal(json.dumps(key)))
 
     def written(self, dialect: Dialect, arguments: list[str]) -> str:
         return dialect.json_text(*arguments)

@@ -251,8 +251,11 @@ class Dialect(ABC):
         """A number as a float."""
 
     @abstractmethod
-    def json_text(self, document: str, key: str) -> str:
-        """What a JSON object holds under a key, as text; NULL where that is null, or where there is no such key."""
+    def json_text(self, document: str, key: str, quoted: str) -> str:
+        """What a JSON object holds under a key, as text; NULL where that is null, or where there is no such key.
+
+        `quoted` is the key as the writer spells it in JSON.
+        """
 
 
 def is_shorter(live: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:

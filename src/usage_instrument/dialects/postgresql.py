@@ -288,7 +288,7 @@ class PostgreSQL(Dialect):
     def real(self, number: str) -> str:
         return f"CAST({number} AS DOUBLE PRECISION)"
 
-    def json_text(self, document: str, key: str) -> str:
+    def json_text(self, document: str, key: str, quoted: str) -> str:
         return f"({document} ->> {key})"
 
 

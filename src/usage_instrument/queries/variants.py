@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, func, literal, select
+from sqlalchemy import Select, func, select
 
 from usage_instrument.expressions import JSONText
 from usage_instrument.schema import Tables
@@ -21,7 +21,7 @@ def variants(feature: str, key: str, *, tables: Tables | None = None) -> Select[
     what is no feature's name and no key.
     """
     usage = (tables or default_tables()).usage
-    variant = JSONText(usage.c.metadata, literal(checked_key(key))).label("variant")
+    variant = JSONText(usage.c.metadata, checked_key(key)).label("variant")
     rows = select(variant, usage.c.user_id, usage.c.usage_count).where(usage.c.feature_name == checked_feature(feature))
     found = rows.subquery("found")
     counted, uses = func.count(found.c.user_id), total(found.c.usage_count).label("uses")

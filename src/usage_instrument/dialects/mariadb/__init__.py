@@ -198,8 +198,10 @@ class MariaDB(Dialect):
     def real(self, number: str) -> str:
         return f"(({number}) * 1e0)"  # some servers cast to no float
 
-    def json_text(self, document: str, key: str) -> str:
-        found = f"JSON_EXTRACT({document}, CONCAT('$.', JSON_QUOTE({key})))"
+    def json_text(self, document: str, key: str, quoted: str) -> str:
+        # Keys are compared by their spelling, and `ä` has two.
+        spellings = (f"JSON_EXTRACT({document}, CONCAT('$.', {each}))" for each in (quoted, f"JSON_QUOTE({key})"))
+        found = f"COALESCE({', '.join(spellings)})"
         return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
 
 

@@ -200,32 +200,34 @@ class SQLite(Dialect):
         return f"'{moment.isoformat(' ', 'microseconds')}'"
 
     def start_of(self, unit: Unit, moment: str) -> str:
-        return f"strftime('{_STARTS[unit][0]}', {', '.join([moment, *_STARTS[unit][1:]])})"
+        day = f"date(substr({moment}, 1, 10), '-6 days', 'weekday 1')" if unit == "week" else moment
+        kept, rest = _STARTS[unit]
+        return f"(substr({day}, 1, {kept}) || '{rest}')"
 
     def later(self, unit: Unit, moment: str, number: str) -> str:
         number, step = (f"(7 * {number})", "days") if unit == "week" else (number, f"{unit}s")
         return f"strftime('%Y-%m-%d %H:%M:%f000', {moment}, {number} || ' {step}')"
 
     def day(self, moment: str) -> str:
-        return f"date({moment})"
+        return f"substr({moment}, 1, 10)"
 
     def real(self, number: str) -> str:
         return f"CAST({number} AS REAL)"
 
-    def json_text(self, document: str, key: str) -> str:
+    def json_text(self, document: str, key: str, quoted: str) -> str:
         # A path, which is what JSON_EXTRACT takes, has no way to write every key.
         object_ = f"CASE WHEN json_valid({document}) THEN {document} END"
         text = "CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(value AS TEXT) END"
         return f"(SELECT {text} FROM json_each({object_}) WHERE key = {key} LIMIT 1)"  # noqa: S608 - of SQL text alone
 
 
-_STARTS: dict[Unit, tuple[str, ...]] = {
-    "hour": ("%Y-%m-%d %H:00:00.000000",),
-    "day": ("%Y-%m-%d 00:00:00.000000",),
-    "week": ("%Y-%m-%d 00:00:00.000000", "'-6 days'", "'weekday 1'"),
-    "month": ("%Y-%m-01 00:00:00.000000",),
+_STARTS: dict[Unit, tuple[int, str]] = {
+    "hour": (13, ":00:00.000000"),
+    "day": (10, " 00:00:00.000000"),
+    "week": (10, " 00:00:00.000000"),
+    "month": (7, "-01 00:00:00.000000"),
 }
-"""The format of a moment's start, and what moves the moment there first."""
+"""What a start has of the moment, in characters, and what it ends in: strftime would round the moment up."""
 
 
 DIALECT = SQLite()
