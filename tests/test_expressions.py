@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from sqlalchemy import literal_column, select
+from sqlalchemy import ColumnElement, literal_column, select
 
 from conftest import Database
 from usage_instrument.expressions import Ago, Day, Instant, JSONText, Later, Real, StartOf
@@ -34,7 +34,7 @@ def test_the_calendar(database: Database) -> None:
             found = connection.execute(select(*(StartOf(unit, Instant(day)) for day in (SUNDAY, MONDAY)))).one()
             assert [*found] == starts, unit
         for unit, moment in LATER.items():
-            two = literal_column("1") + literal_column("1")
+            two: ColumnElement[int] = literal_column("1") + literal_column("1")
             assert connection.scalar(select(Later(unit, Instant(MONDAY), two))) == moment, unit
         assert connection.scalar(select(Day(Instant(SUNDAY)))) == dt.date(2024, 3, 31)
         assert connection.scalar(select(Instant(SUNDAY))) == SUNDAY

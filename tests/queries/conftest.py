@@ -69,3 +69,11 @@ def filled(database: Database) -> Iterator[Filled]:
     made = Filled(database)
     yield made
     made.connection.close()
+
+
+@pytest.fixture
+def small(sqlite: Database) -> Iterator[Filled]:
+    """The quickest of them, for what test_oracle.py holds all of them to."""
+    made = Filled(sqlite)
+    yield made
+    made.connection.close()

@@ -40,7 +40,9 @@ class Filled:
         self.connection.rollback()
         for table in (*self.tables, self.people):
             self.connection.execute(table.delete())
-        self._insert(self.people, [{"id": id_, "plan": plan} for id_, plan in (rows.plans or {}).items()])
+        counted: list[Use | Bucket] = [*rows.usage, *rows.history]
+        plans = {**{row.user_id: None for row in counted if row.user_id is not None}, **(rows.plans or {})}
+        self._insert(self.people, [{"id": id_, "plan": plan} for id_, plan in plans.items()])
         self._insert(self.tables.usage, [row._asdict() for row in rows.usage])
         self._insert(self.tables.history, [row._asdict() for row in rows.history])
         self._insert(self.tables.catalog, [row._asdict() for row in rows.catalog])

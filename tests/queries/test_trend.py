@@ -1,0 +1,88 @@
+"""How does use develop from day to day?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from queries.filled import USERS, Filled
+from queries.oracle import DAY, HOUR, Bucket, Rows, floor
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.queries import trend
+
+NOW = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+TODAY = floor("day", NOW)
+
+
+@pytest.fixture
+def week(small: Filled) -> Filled:
+    history = [
+        Bucket(USERS[0], "search", 3, TODAY),
+        Bucket(USERS[0], "export", 2, TODAY),
+        Bucket(USERS[1], "search", 4, TODAY),
+        Bucket(None, "search", 10, TODAY),
+        Bucket(USERS[1], "search", 5, TODAY - 2 * DAY),
+        Bucket(USERS[2], "search", None, TODAY - 9 * DAY),
+    ]
+    small.fill(Rows(NOW, history=history))
+    return small
+
+
+def test_days_without_use_are_zeros(week: Filled) -> None:
+    assert week.ask(trend(since=4 * DAY)) == [
+        (TODAY - 3 * DAY, 0, 0, 0),
+        (TODAY - 2 * DAY, 5, 1, 0),
+        (TODAY - 1 * DAY, 0, 0, 0),
+        (TODAY, 19, 2, 10),
+    ]
+
+
+def test_one_feature(week: Filled) -> None:
+    assert week.ask(trend("export", since=2 * DAY)) == [(TODAY - DAY, 0, 0, 0), (TODAY, 2, 1, 0)]
+    assert week.ask(trend("unheard of", since=DAY)) == [(TODAY, 0, 0, 0)]
+
+
+def test_four_weeks_unless_told(week: Filled) -> None:
+    days = [row[0] for row in week.ask(trend())]
+    assert days == [TODAY - ago * DAY for ago in range(27, -1, -1)]
+
+
+def test_all_time_starts_with_the_first_use(week: Filled) -> None:
+    answer = week.ask(trend(since=None))
+    assert (len(answer), answer[0]) == (10, (TODAY - 9 * DAY, 0, 1, 0))
+    assert week.ask(trend("unheard of", since=None)) == []
+
+
+def test_weeks_begin_on_monday_and_the_first_is_whole(small: Filled) -> None:
+    monday = floor("week", NOW)
+    small.fill(Rows(NOW, history=[Bucket(None, "search", 1, monday - ago * DAY) for ago in range(1, 15)]))
+    assert small.ask(trend(by="week", since=monday - 4 * DAY)) == [(monday - 7 * DAY, 7, 0, 7), (monday, 0, 0, 0)]
+
+
+def test_hours(small: Filled) -> None:
+    hour = floor("hour", NOW)
+    small.fill(Rows(NOW, history=[Bucket(None, "search", 1, hour), Bucket(None, "search", 2, hour - 3 * HOUR)]))
+    assert [row[1] for row in small.ask(trend(by="hour", since=4 * HOUR))] == [2, 0, 0, 1]
+
+
+def test_thousands_of_hours(filled: Filled) -> None:
+    first = TODAY - 130 * DAY
+    filled.fill(Rows(NOW, history=[Bucket(None, "search", 7, first)]))
+    answer = filled.ask(trend(by="hour", since=None))
+    assert len(answer) > 3100
+    assert [row[0] for row in answer] == [first + number * HOUR for number in range(len(answer))]
+    assert sum(row[1] for row in answer) == 7
+
+
+@pytest.mark.parametrize("by", ["year", "days", None, 1, ["day"]])
+def test_refuses_other_units(by: Any) -> None:
+    with pytest.raises(ConfigurationError, match="by is one of 'hour', 'day', 'week', 'month', not"):
+        trend(by=by)
+
+
+@pytest.mark.parametrize("feature", ["", 7, "a\0b", "x" * 101])
+def test_refuses_what_is_no_features_name(feature: Any) -> None:
+    with pytest.raises(ConfigurationError, match="feature is the name of a feature: a feature name"):
+        trend(feature)
