@@ -92,10 +92,11 @@ ROWS: dict[str, str] = {
     "testing": f"{_USES} settings context catalog",
     "pytest_plugin": "",
     "usage_instrument": "settings stats current tracker tracking live",
-    "integrations": f"{_HTTP} asgi wsgi tracking capture current tracker settings usage_instrument",
     "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
     "cli": f"{_TABLES} settings stats ledger engines store inspection discovery upgrade journal recovery views queries"
     " asgi dashboard usage_instrument",
+    "integrations": f"{_HTTP} target schema engines asgi wsgi tracking capture current tracker settings"
+    " usage_instrument cli",
 }
 """Each module or sub-package by what it may import; what is named stands further up. The modules of a sub-package
 may import each other."""
@@ -107,8 +108,8 @@ THIRD_PARTY = {
     "cli": {"alembic", "rich", "sqlalchemy", "starlette", "typer", "uvicorn"},
     "dashboard": {"anyio", "jinja2", "markupsafe", "sqlalchemy"},
     "integrations": {
-        *("celery", "django", "fastapi", "flask", "flask_login", "opentelemetry", "prometheus_client", "sqlalchemy"),
-        *("starlette", "werkzeug"),
+        *("celery", "click", "django", "fastapi", "flask", "opentelemetry", "prometheus_client", "sqlalchemy"),
+        "starlette",
     },
     "migrations": {"alembic", "sqlalchemy"},
     "revisions": {"alembic", "sqlalchemy"},

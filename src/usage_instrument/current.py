@@ -42,7 +42,7 @@ def configure(database: engines.Database | None = None, *, tables: Tables | None
     if database is None:
         database = os.environ.get(DATABASE_VARIABLE) or None
         asked = "enabled" in settings or ENVIRONMENT_PREFIX + "ENABLED" in os.environ
-        if _under_pytest() and not asked:
+        if under_pytest() and not asked:
             logger.info("under pytest, nothing is counted without configure(database) or enabled=True")
             settled = Settings.from_environment(**{**settings, "enabled": False})
     if database is None and settled.enabled:
@@ -152,6 +152,7 @@ def stats() -> Stats:
     return Stats() if _tracker is None else _tracker.stats()
 
 
-def _under_pytest() -> bool:
+def under_pytest() -> bool:
+    """Whether this process is a run of pytest."""
     # The variable alone is inherited by servers that a test starts, the module alone may be imported by an app.
     return "pytest" in sys.modules and "PYTEST_VERSION" in os.environ

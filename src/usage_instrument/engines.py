@@ -119,14 +119,7 @@ class AsyncConnector(Connector):
 
 def parse(database: Database) -> Database:
     """The same database, its URL parsed. Raises ConfigurationError for what no writer can use."""
-    if isinstance(database, str):
-        try:
-            database = make_url(database)
-        except (exc.ArgumentError, ValueError):  # the latter for a port that is none
-            # The text may hold a password, so it is not repeated.
-            raise ConfigurationError(
-                "the database URL cannot be parsed; it looks like postgresql+psycopg://user:password@host/name"
-            ) from None
+    database = _parsed(database)
     url = url_of(database)
     if "@" in (url.host or ""):
         # What stands before it belongs to the password, so the URL is not repeated, here or anywhere.
@@ -138,6 +131,24 @@ def parse(database: Database) -> Database:
             "in-memory SQLite lives in one connection, and the writer has its own: use a file, such as sqlite:///usage.db"
         )
     return database
+
+
+def is_in_memory(database: Database) -> bool:
+    """Whether it is a SQLite that ends with its one connection. Raises ConfigurationError for what is no database."""
+    url = url_of(_parsed(database))
+    return url.get_backend_name() == "sqlite" and _in_memory(url)
+
+
+def _parsed(database: Database) -> Database:
+    if not isinstance(database, str):
+        return database
+    try:
+        return make_url(database)
+    except (exc.ArgumentError, ValueError):  # the latter for a port that is none
+        # The text may hold a password, so it is not repeated.
+        raise ConfigurationError(
+            "the database URL cannot be parsed; it looks like postgresql+psycopg://user:password@host/name"
+        ) from None
 
 
 def url_of(database: Database) -> URL:

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import difflib
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from .errors import ConfigurationError
@@ -83,33 +83,35 @@ class Settings:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(sorted(known))}"
                 raise TypeError(f"{name!r} is no setting{hint}")
-        return cls(**{**_said(environ, known - explicit.keys()), **explicit})
+        return cls(**{**said(environ, known - explicit.keys()), **explicit})
 
 
-def _said(environ: Mapping[str, str], names: Collection[str]) -> dict[str, object]:
-    """The values of these settings in the environment."""
+def said(environ: Mapping[str, Any], names: Collection[str], *, place: str = "$") -> dict[str, object]:
+    """The values of these settings in the environment, or in what a framework has like it: `place` is how the log
+    calls a variable there. Raises ConfigurationError."""
     values = {}
     for name in names:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environ:
-            value = _parse(name, environ[variable])
+            value = environ[variable]
+            value = _parse(name, value) if isinstance(value, str) else value
             try:
                 values[name] = _CHECKS[name](name, value) if name in _CHECKS else value
             except ConfigurationError as error:
-                raise ConfigurationError(f"${variable}: {error}") from None
+                raise ConfigurationError(f"{place}{variable}: {error}") from None
     return values
 
 
-def misspelt(environ: Mapping[str, str]) -> list[str]:
-    """What to say of variables that have our prefix and set nothing."""
+def misspelt(environ: Iterable[str], *, place: str = "$") -> list[str]:
+    """What to say of variables that have our prefix and set nothing; `place` as in `said`."""
     known = [*(field.name.upper() for field in dataclasses.fields(Settings)), "DATABASE_URL"]
     complaints = []
     for variable in sorted(environ):
         name = variable.removeprefix(ENVIRONMENT_PREFIX)
         if name != variable and name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean ${ENVIRONMENT_PREFIX}{near[0]}?" if near else ""
-            complaints.append(f"${variable} is no setting{hint}")
+            hint = f"; did you mean {place}{ENVIRONMENT_PREFIX}{near[0]}?" if near else ""
+            complaints.append(f"{place}{variable} is no setting{hint}")
     return complaints
 
 

@@ -7,8 +7,9 @@ import sys
 _EXTRA = {"anyio", "click", "jinja2", "markupsafe", "rich", "starlette", "typer", "uvicorn"}
 
 
-def main() -> None:
-    """Run the command; without its libraries, say how to get them and leave with 2."""
+def main(arguments: list[str] | None = None, name: str = "usage-instrument") -> None:
+    """Run the command with these arguments, or those of the process; without its libraries, say how to get them and
+    leave with 2."""
     try:
         from .app import app
     except ModuleNotFoundError as error:
@@ -18,4 +19,4 @@ def main() -> None:
             'usage-instrument: the command needs more libraries: pip install "usage-instrument[cli]"', file=sys.stderr
         )
         raise SystemExit(2) from None
-    app(prog_name="usage-instrument")
+    app(arguments, prog_name=name)

@@ -1,0 +1,121 @@
+"""The Flask extension: `UsageInstrument(app)`, or `init_app`; and `flask usage`, the command within an app."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Unpack
+
+import click
+from flask import Flask, current_app
+from flask.cli import with_appcontext
+from sqlalchemy import URL
+
+from usage_instrument.engines import Database, url_of
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
+from usage_instrument.typing import Environ
+from usage_instrument.wsgi import UsageMiddleware
+
+from .setup import Options, Plan, plan
+
+if TYPE_CHECKING:
+    from usage_instrument.schema import Tables
+
+_KEY = "usage_instrument"
+
+
+class UsageInstrument:
+    """Counts the requests of Flask apps.
+
+    - `database`: a URL, an Engine or an AsyncEngine, for `usage_instrument.configure`.
+    - `db`: a Flask-SQLAlchemy object. The tables join its MetaData, where Flask-Migrate finds them, and its engine is
+      the database.
+    - `users`: the users table, as for `define_tables`; a model will do. `user_id_type` is that of its key.
+    - `tables`: what `define_tables` or `Tables.of` returned, where the app has done so itself.
+    - All else is an option of `usage_instrument.wsgi.UsageMiddleware` or a field of Settings.
+
+    `app.config["USAGE_INSTRUMENT_DATABASE_URL"]` and `USAGE_INSTRUMENT_<SETTING>` are read where no argument says; the
+    environment comes last. If none of them says anything, it is for `usage_instrument.configure`, called before or
+    after. Under pytest, an app whose database is SQLite in memory counts nothing.
+
+    Raises TypeError for an option that is none, ConfigurationError, and what the middleware raises for its options.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        database: Database | None = None,
+        db: Any = None,
+        tables: Tables | None = None,
+        **options: Unpack[Options[Environ]],
+    ) -> None:
+        self._plan = plan(options, database, tables)
+        self._db = db
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Count an app's requests from now on. Its configuration has to be there, and its `db.init_app` called."""
+        if not isinstance(app, Flask):
+            raise ConfigurationError(f"UsageInstrument counts a Flask app, and this is {type(app).__name__}")
+        if _KEY in app.extensions:
+            raise ConfigurationError(
+                f"UsageInstrument counts the app {app.name!r} already: "
+                "say either UsageInstrument(app) or init_app(app), and once"
+            )
+        made = self.plan_of(app)
+        middleware = UsageMiddleware(app.wsgi_app, **made.middleware)
+        made.configure()
+        app.wsgi_app = middleware  # type: ignore[method-assign]
+        app.extensions[_KEY] = self
+
+    def plan_of(self, app: Flask) -> Plan:
+        """What holds for one app: the arguments, over its configuration. Raises ConfigurationError."""
+        if self._db is None:
+            return self._plan.over(app.config, "app.config: ")
+        metadata = getattr(self._db, "metadata", None)
+        if metadata is None:
+            raise ConfigurationError(f"db= is a SQLAlchemy() of Flask-SQLAlchemy, not {type(self._db).__name__}")
+        made = self._plan
+        if made.database is None and made.middleware.get("tracker") is None:
+            made = made._replace(database=self._engine(app))
+        return made.over(app.config, "app.config: ").joining(metadata)
+
+    def _engine(self, app: Flask) -> Database:
+        db: Any = app.extensions.get("sqlalchemy")
+        if db is not self._db:
+            raise ConfigurationError(f"call db.init_app(app) before UsageInstrument counts the app {app.name!r}")
+        with app.app_context():
+            engine: Database = db.engine
+            return engine
+
+
+@click.command(
+    "usage",
+    add_help_option=False,  # what is asked for, is the help of the command behind it
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    short_help="Which features people use, as usage-instrument tells.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@with_appcontext
+def command(arguments: tuple[str, ...]) -> None:
+    """Run `usage-instrument` on the database of the app."""
+    from usage_instrument.cli import main
+
+    extension = current_app.extensions.get(_KEY)
+    if extension is not None:
+        os.environ.update(_environment(extension.plan_of(current_app._get_current_object())))  # type: ignore[attr-defined]
+    main(list(arguments), "flask usage")
+
+
+def _environment(made: Plan) -> dict[str, str]:
+    """What the command line is to know of an app."""
+    found: dict[str, object] = {}
+    if made.database is not None:
+        url: URL = url_of(made.database)
+        found[DATABASE_VARIABLE] = url.render_as_string(hide_password=False)
+    for name in ("users", "user_id_type", "schema"):
+        if name in made.settings:
+            found[ENVIRONMENT_PREFIX + name.upper()] = made.settings[name] or "none"
+    return {name: value for name, value in found.items() if isinstance(value, str)}

@@ -1,0 +1,524 @@
+"""The Flask extension over real apps: what is counted, named and attributed by one line, and what joins the app."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from flask import Blueprint, Flask, Response, abort, redirect, request, stream_with_context
+from flask.views import MethodView
+from flask_login import LoginManager, UserMixin, login_required, login_user
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
+
+import usage_instrument as usage
+from conftest import Database
+from reading import counts, made
+from usage_instrument import current
+from usage_instrument.errors import ConfigurationError, DeclarationError
+from usage_instrument.integrations.flask import UsageInstrument, command
+from usage_instrument.schema import FeatureUsageMixin, Tables, define_tables
+from usage_instrument.testing import CapturedUsage, capture_usage
+
+ADA, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)
+
+
+@pytest.fixture
+def captured() -> Iterator[CapturedUsage]:
+    with capture_usage() as captured:
+        yield captured
+
+
+def small(name: str = "small", **config: Any) -> Flask:
+    app = Flask(name)
+    app.config.update(config)
+
+    @app.get("/")
+    def home() -> str:
+        return "home"
+
+    return app
+
+
+def calendar() -> Flask:
+    app = Flask("calendar")
+    events, admin, deep = Blueprint("events", "events"), Blueprint("admin", "admin"), Blueprint("deep", "deep")
+
+    @app.get("/")
+    async def home() -> str:
+        return "home"
+
+    @events.get("/<int:key>")
+    async def show(key: int) -> str:
+        if key == 404:
+            abort(404)
+        if key == 500:
+            raise LookupError
+        return str(key)
+
+    @events.post("/<int:key>/follow")
+    @usage.tracks("calendar_follow_event", metadata=["key"])
+    async def follow(key: int) -> Response:
+        return Response(status=204)
+
+    @events.errorhandler(LookupError)
+    def mended(error: LookupError) -> tuple[str, int]:
+        return "sorry", 500
+
+    @app.errorhandler(404)
+    def missing(error: Exception) -> tuple[str, int]:
+        return "missing", 404
+
+    @app.errorhandler(418)
+    def forgiven(error: Exception) -> str:
+        return "tea"
+
+    @app.get("/teapot")
+    def teapot() -> str:
+        abort(418)
+
+    @admin.route("/")
+    def index() -> str:
+        return "admin"
+
+    @deep.post("/save")
+    def save() -> Any:
+        return redirect("/", 303)
+
+    class Item(MethodView):
+        def get(self, key: int) -> str:
+            return "item"
+
+        async def put(self, key: int) -> str:
+            return "put"
+
+    @app.get("/stream")
+    def stream() -> Response:
+        def lines() -> Iterator[str]:
+            yield "1\n"
+            yield request.path
+
+        return Response(stream_with_context(lines()))
+
+    app.add_url_rule("/items/<int:key>", view_func=Item.as_view("item"))
+    admin.register_blueprint(deep, url_prefix="/deep")
+    events.register_blueprint(admin, url_prefix="/admin")
+    app.register_blueprint(events, url_prefix="/events")
+    app.register_blueprint(events, url_prefix="/meetings", name="meetings")
+    return app
+
+
+REQUESTS = {
+    "GET /": "home",
+    "GET /events/7": "events.show",
+    "GET /meetings/7": "meetings.show",
+    "POST /events/7/follow": "calendar_follow_event",
+    "GET /events/404": None,
+    "GET /events/500": None,
+    "GET /events/admin/": "events.admin.index",
+    "GET /meetings/admin/": "meetings.admin.index",
+    "POST /events/admin/deep/save": "events.admin.deep.save",
+    "GET /items/1": "item",
+    "PUT /items/1": "item",
+    "DELETE /items/1": None,
+    "GET /stream": "stream",
+    "GET /teapot": "teapot",
+    "GET /nothing": None,
+    "HEAD /": None,
+    "OPTIONS /": None,
+}
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["init_app", "at once"])
+def test_one_line_counts_what_succeeds_by_its_endpoint(captured: CapturedUsage, late: bool) -> None:
+    bare, app = calendar(), calendar()
+    if late:
+        UsageInstrument().init_app(app)
+    else:
+        UsageInstrument(app)
+    for said, name in REQUESTS.items():
+        method, path = said.split()
+        expected = bare.test_client().open(path, method=method)
+        answer = app.test_client().open(path, method=method)
+        assert (answer.status, list(answer.headers), answer.data) == (
+            expected.status, list(expected.headers), expected.data,
+        )  # fmt: skip
+        assert captured.names == ([] if name is None else [name]), said
+        captured.clear()
+
+
+def test_apps_behind_a_dispatcher_count_each_by_its_own_options(captured: CapturedUsage) -> None:
+    front, back = small("front"), small("back")
+    UsageInstrument(front, features={"home": "front_home"}, user=lambda environ: 1)
+    UsageInstrument(back, features={"GET /": "back_home"})
+
+    @back.before_request
+    def who() -> None:
+        usage.identify(2)
+
+    client = Client(DispatcherMiddleware(front, {"/back": back}))
+    for path in ("/", "/back/", "/back/nothing"):
+        client.get(path)
+    assert [(use.feature, use.user) for use in captured.uses] == [("front_home", 1), ("back_home", 2)]
+
+
+def test_one_extension_serves_two_apps(captured: CapturedUsage) -> None:
+    extension = UsageInstrument(exclude=(name for name in ["admin"]))
+    for number in range(2):
+        app = small(f"app {number}")
+        app.add_url_rule("/admin", "admin", lambda: "admin")
+        extension.init_app(app)
+        assert app.extensions["usage_instrument"] is extension
+        app.test_client().get("/")
+        app.test_client().get("/admin")
+    assert captured.names == ["home"]
+    assert captured.count("home") == 2
+
+
+# ---- Flask-Login
+
+
+def with_login(**options: Any) -> tuple[Flask, list[str]]:
+    app, loads = small("members", SECRET_KEY="test"), []
+    manager = LoginManager(app)
+    manager.login_view = "home"
+
+    class Member(UserMixin):
+        def __init__(self, key: str) -> None:
+            self.id = key
+
+    @manager.user_loader
+    def load(key: str) -> Member:
+        loads.append(key)
+        return Member(key)
+
+    @app.post("/login")
+    def login() -> str:
+        login_user(Member(str(ADA)))
+        return "welcome"
+
+    @app.get("/members")
+    @login_required
+    def members() -> str:
+        return "members"
+
+    @app.get("/members/tracked")
+    @login_required
+    @usage.tracks("members_tracked")
+    def tracked() -> str:
+        return "members"
+
+    @app.get("/public")
+    def public() -> str:
+        return "public"
+
+    UsageInstrument(app, **options)
+    return app, loads
+
+
+def test_the_user_of_flask_login_and_its_redirect(captured: CapturedUsage) -> None:
+    app, loads = with_login()
+    client = app.test_client()
+    assert client.get("/members").status_code == 302
+    assert client.get("/members/tracked").status_code == 302
+    assert captured.names == []
+    client.post("/login")
+    client.get("/members")
+    client.get("/members/tracked")
+    assert loads == [str(ADA)] * 2
+    client.get("/public")
+    assert loads == [str(ADA)] * 2, "to count loads nobody"
+    assert [(use.feature, use.user) for use in captured.uses] == [
+        ("login", str(ADA)), ("members", str(ADA)), ("members_tracked", str(ADA)), ("public", None),
+    ]  # fmt: skip
+
+
+def test_an_unauthorised_post_is_no_use_either(captured: CapturedUsage) -> None:
+    app, _ = with_login()
+    app.add_url_rule("/save", "save", login_required(lambda: "saved"), methods=["POST"])
+    client = app.test_client()
+    assert client.post("/save").status_code == 302
+    client.post("/login")
+    client.post("/save")
+    assert [use.feature for use in captured.uses] == ["login", "save"]
+
+
+# ---- its database
+
+
+def rows(sqlite: Database, **options: Any) -> dict[tuple[str, Any], int]:
+    assert usage.flush(60)
+    return counts(sqlite.engine(), define_tables(sa.MetaData(), users=None, **options))
+
+
+@pytest.mark.parametrize("way", ["argument", "engine", "config", "configured before", "configured after"])
+def test_requests_become_rows(sqlite: Database, way: str) -> None:
+    made(sqlite.engine(), users=None)
+    app = small()
+    if way == "argument":
+        UsageInstrument(app, database=sqlite.url, service="web", user=lambda environ: ADA)
+    elif way == "engine":
+        UsageInstrument(app, database=sqlite.engine(), service="web", user=lambda environ: ADA)
+    elif way == "config":
+        app.config["USAGE_INSTRUMENT_DATABASE_URL"] = sqlite.url
+        app.config["USAGE_INSTRUMENT_SERVICE"] = "web"
+        UsageInstrument(app, user=lambda environ: ADA)
+    else:
+        if way == "configured before":
+            usage.configure(sqlite.url, service="web")
+        UsageInstrument(app, user=lambda environ: ADA)
+        if way == "configured after":
+            usage.configure(sqlite.url, service="web")
+    app.test_client().get("/")
+    assert rows(sqlite) == {("home", ADA): 1}
+    tracker = current.tracker()
+    assert tracker is not None
+    assert tracker.settings.service == "web"
+
+
+def test_an_argument_wins_over_the_config_and_that_over_the_environment(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USAGE_INSTRUMENT_SERVICE", "environment")
+    monkeypatch.setenv("USAGE_INSTRUMENT_HISTORY", "hour")
+    monkeypatch.setenv("USAGE_INSTRUMENT_FLUSH_INTERVAL", "1m")
+    app = small(
+        USAGE_INSTRUMENT_DATABASE_URL="sqlite:////nowhere/at/all.db",
+        USAGE_INSTRUMENT_SERVICE="config",
+        USAGE_INSTRUMENT_HISTORY=None,
+        USAGE_INSTRUMENT_USER_RETRY="2h",
+    )
+    UsageInstrument(app, database=sqlite.url, service="argument")
+    tracker = current.tracker()
+    assert tracker is not None
+    assert str(tracker) == f"Tracker({sqlite.url})"
+    settings = tracker.settings
+    assert (settings.service, settings.history) == ("argument", None)
+    assert (settings.flush_interval, settings.user_retry) == (60.0, 7200.0)
+
+
+def test_nothing_said_leaves_it_to_configure(captured: CapturedUsage) -> None:
+    app = small()
+    UsageInstrument(app)
+    assert current.tracker() is None
+    app.test_client().get("/")
+    assert captured.names == ["home"]
+
+
+def test_the_environment_alone_configures_it(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", sqlite.url)
+    monkeypatch.setenv("USAGE_INSTRUMENT_ENABLED", "1")
+    made(sqlite.engine(), users=None)
+    app = small()
+    UsageInstrument(app)
+    app.test_client().get("/")
+    assert rows(sqlite) == {("home", None): 1}
+
+
+def test_a_tracker_of_ones_own(sqlite: Database) -> None:
+    made(sqlite.engine(), users=None)
+    own = usage.Tracker(sqlite.url)
+    app = small()
+    UsageInstrument(app, tracker=own)
+    app.test_client().get("/")
+    assert current.tracker() is None
+    assert own.shutdown(60)
+    assert rows(sqlite) == {("home", None): 1}
+    with pytest.raises(ConfigurationError, match="tracker= has a database and settings of its own"):
+        UsageInstrument(small(), tracker=own, service="web")
+
+
+# ---- what is told
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"servise": "web"}, TypeError, "'servise' is no option; did you mean 'service'"),
+        ({"excluded": []}, TypeError, "did you mean 'exclude'"),
+        ({"qqq": 1}, TypeError, "'qqq' is no option; there are exclude, features"),
+        ({"flush_rows": 0, "database": "sqlite:///x.db"}, ConfigurationError, "flush_rows"),
+        ({"service": "web", "enabled": True}, ConfigurationError, "no database"),
+        ({"exclude": "admin"}, DeclarationError, "a list of patterns"),
+        ({"database": "sqlite:///x.db", "user": 3}, DeclarationError, "user= cannot be a int"),
+        ({"db": object()}, ConfigurationError, "db= is a SQLAlchemy"),
+        ({"enabled": True, "database": "sqlite://"}, ConfigurationError, "in-memory"),
+    ],
+)
+def test_what_cannot_work_is_refused_and_changes_nothing(
+    options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    app = small()
+    untouched = app.wsgi_app
+    with pytest.raises(error, match=said):
+        UsageInstrument(app, **options)
+    assert app.wsgi_app == untouched
+    assert current.tracker() is None
+    UsageInstrument(app)
+
+
+def test_twice_on_one_app_is_refused() -> None:
+    app = small("twice")
+    extension = UsageInstrument(app)
+    for again in (lambda: extension.init_app(app), lambda: UsageInstrument(app)):
+        with pytest.raises(ConfigurationError, match=r"counts the app 'twice' already: say either .* and once"):
+            again()
+
+
+def test_an_app_of_another_framework_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="this is function"):
+        UsageInstrument(lambda environ, start_response: [])  # type: ignore[arg-type]
+
+
+def test_a_misspelt_setting_and_a_wrong_one_in_the_config(caplog: pytest.LogCaptureFixture) -> None:
+    UsageInstrument(small(USAGE_INSTRUMENT_SERVISE="web"))
+    assert "app.config: USAGE_INSTRUMENT_SERVISE is no setting; did you mean" in caplog.text
+    with pytest.raises(ConfigurationError, match=r"app\.config: USAGE_INSTRUMENT_FLUSH_ROWS: flush_rows is a whole"):
+        UsageInstrument(small(USAGE_INSTRUMENT_FLUSH_ROWS="many"))
+
+
+# ---- Flask-SQLAlchemy, Flask-Migrate
+
+
+def shop(uri: str, **options: Any) -> tuple[Flask, Any, Any]:
+    app, db = small("shop", SQLALCHEMY_DATABASE_URI=uri), SQLAlchemy()
+
+    class User(db.Model):  # type: ignore[name-defined,misc]
+        id = sa.Column(sa.Integer, primary_key=True)
+        name = sa.Column(sa.String(20))
+
+    db.init_app(app)
+    UsageInstrument(app, db=db, **({"users": User} | options))
+    return app, db, User
+
+
+def test_flask_sqlalchemy_brings_tables_users_and_engine(database: Database) -> None:
+    app, db, model = shop(database.url, user=lambda environ: environ["HTTP_X_USER"])
+    with app.app_context():
+        db.create_all()
+        db.session.add_all([model(id=7), model(id=8)])
+        db.session.commit()
+        assert db.metadata.tables["feature_usage"].c.user_id.references(model.__table__.c.id)
+        for number in ("7", "8", "7"):
+            app.test_client().get("/", headers={"X-User": number})
+        assert usage.flush(60)
+        tables = Tables.of(db.metadata.tables["feature_usage"])
+        assert counts(db.engine, tables) == {("home", 7): 2, ("home", 8): 1}
+        db.session.execute(sa.delete(model).where(model.id == 7))
+        db.session.commit()
+        found = counts(db.engine, tables)
+        # SQLite looks at foreign keys only when a connection asks it to.
+        assert (("home", 7) in found) is (database.name == "sqlite")
+        usage.shutdown(60)
+        db.session.remove()
+        db.engine.dispose()
+
+
+def test_the_type_of_user_ids_can_be_said_and_users_left_out(sqlite: Database) -> None:
+    _, db, _ = shop(sqlite.url, users=None, user_id_type="string")
+    tables = Tables.of(db.metadata.tables["feature_usage"])
+    assert (tables.users, tables.user_id_type) == (None, "string")
+
+
+def test_users_may_be_named(sqlite: Database) -> None:
+    _, db, _ = shop(sqlite.url, users="user.id")
+    tables = Tables.of(db.metadata.tables["feature_usage"])
+    assert (tables.users, tables.user_id_type) == ("user.id", "integer")
+
+
+def test_users_are_found_by_their_name(sqlite: Database) -> None:
+    app, db = small(SQLALCHEMY_DATABASE_URI=sqlite.url), SQLAlchemy()
+    db.Table("users", sa.Column("id", sa.String(20), primary_key=True))
+    db.init_app(app)
+    UsageInstrument(app, db=db)
+    tables = Tables.of(db.metadata.tables["feature_usage"])
+    assert (tables.users, tables.user_id_type) == ("users.id", "string")
+
+
+def test_a_model_of_the_table_is_left_as_it_is(sqlite: Database) -> None:
+    app, db = small(SQLALCHEMY_DATABASE_URI=sqlite.url), SQLAlchemy()
+
+    class FeatureUsage(FeatureUsageMixin, db.Model):  # type: ignore[name-defined,misc]
+        __usage_users__ = None
+        __usage_user_id_type__ = "string"
+
+    db.init_app(app)
+    UsageInstrument(app, db=db, user=lambda environ: "ada")
+    with app.app_context():
+        db.create_all()
+        app.test_client().get("/")
+        assert usage.shutdown(60)
+        (row,) = db.session.query(FeatureUsage)
+        assert (row.feature_name, row.user_id, row.usage_count) == ("home", "ada", 1)
+        db.session.remove()
+        db.engine.dispose()
+
+
+def test_db_before_its_init_app_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"call db.init_app\(app\) before UsageInstrument"):
+        UsageInstrument(small(), db=SQLAlchemy())
+
+
+def test_a_test_suite_on_sqlite_in_memory_needs_no_configuration(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "usage_instrument")
+    app, db, model = shop("sqlite://")
+    assert "under pytest, nothing is counted in a SQLite database that is in memory" in caplog.text
+    with app.app_context():
+        db.create_all()
+        app.test_client().get("/")
+        assert usage.stats() == usage.Stats()
+        with capture_usage() as captured:
+            app.test_client().get("/")
+        assert captured.names == ["home"]
+        db.session.add(model(id=1))
+        db.session.commit()
+        assert db.session.scalar(sa.select(sa.func.count(model.id))) == 1
+        db.session.remove()
+        db.engine.dispose()
+
+
+def test_flask_migrate_finds_the_tables(sqlite: Database, tmp_path: Path) -> None:
+    app, db, model = shop(sqlite.url)
+    Migrate(app, db, directory=str(tmp_path / "migrations"))
+    runner = app.test_cli_runner()
+    for step in (["init"], ["migrate", "-m", "first"], ["upgrade"]):
+        done = runner.invoke(args=["db", *step])
+        assert done.exit_code == 0, (step, done.output, done.exception)
+    engine = sqlite.engine()
+    assert {table.name for table in Tables.of(db.metadata.tables["feature_usage"])} < set(
+        sa.inspect(engine).get_table_names()
+    )
+    done = runner.invoke(args=["db", "check"])
+    assert done.exit_code == 0, done.output
+    with engine.begin() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() is not None
+        connection.execute(model.__table__.insert(), [{"id": 7}])
+    app.test_client().get("/")
+    assert usage.flush(60)
+    with app.app_context():
+        db.engine.dispose()
+    assert counts(engine, Tables.of(db.metadata.tables["feature_usage"])) == {("home", None): 1}
+
+
+# ---- flask usage
+
+
+def test_flask_usage_knows_the_database_of_the_app(sqlite: Database, capfd: pytest.CaptureFixture[str]) -> None:
+    app, db, _ = shop(sqlite.url, schema=None)
+    with app.app_context():
+        db.create_all()
+        db.engine.dispose()
+    runner = app.test_cli_runner()
+    app.cli.add_command(command)
+    done = runner.invoke(args=["usage", "db", "check"])
+    assert done.exit_code == 0, (done.output, capfd.readouterr())
+    done = runner.invoke(args=["usage", "--help"])
+    assert "Which features of your app people really use" in done.output
