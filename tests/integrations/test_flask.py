@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +13,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic.migration import MigrationContext
 from flask import Blueprint, Flask, Response, abort, redirect, request, stream_with_context
 from flask.views import MethodView
 from flask_login import LoginManager, UserMixin, login_required, login_user
-from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
@@ -191,11 +192,11 @@ def with_login(**options: Any) -> tuple[Flask, list[str]]:
     manager = LoginManager(app)
     manager.login_view = "home"
 
-    class Member(UserMixin):
+    class Member(UserMixin):  # type: ignore[misc]
         def __init__(self, key: str) -> None:
             self.id = key
 
-    @manager.user_loader
+    @manager.user_loader  # type: ignore[untyped-decorator]
     def load(key: str) -> Member:
         loads.append(key)
         return Member(key)
@@ -206,12 +207,12 @@ def with_login(**options: Any) -> tuple[Flask, list[str]]:
         return "welcome"
 
     @app.get("/members")
-    @login_required
+    @login_required  # type: ignore[untyped-decorator]
     def members() -> str:
         return "members"
 
     @app.get("/members/tracked")
-    @login_required
+    @login_required  # type: ignore[untyped-decorator]
     @usage.tracks("members_tracked")
     def tracked() -> str:
         return "members"
@@ -485,40 +486,78 @@ def test_a_test_suite_on_sqlite_in_memory_needs_no_configuration(caplog: pytest.
         db.engine.dispose()
 
 
-def test_flask_migrate_finds_the_tables(sqlite: Database, tmp_path: Path) -> None:
-    app, db, model = shop(sqlite.url)
-    Migrate(app, db, directory=str(tmp_path / "migrations"))
-    runner = app.test_cli_runner()
-    for step in (["init"], ["migrate", "-m", "first"], ["upgrade"]):
-        done = runner.invoke(args=["db", *step])
-        assert done.exit_code == 0, (step, done.output, done.exception)
-    engine = sqlite.engine()
-    assert {table.name for table in Tables.of(db.metadata.tables["feature_usage"])} < set(
-        sa.inspect(engine).get_table_names()
+SHOP = """
+import sys
+
+import sqlalchemy as sa
+from flask import Flask
+from flask.cli import FlaskGroup
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+
+from usage_instrument.integrations.flask import UsageInstrument
+
+app, db = Flask("shop"), SQLAlchemy()
+app.config["SQLALCHEMY_DATABASE_URI"] = sys.argv[1]
+
+
+class User(db.Model):
+    id = sa.Column(sa.Integer, primary_key=True)
+
+
+db.init_app(app)
+Migrate(app, db)
+UsageInstrument(app, db=db, users=User)
+for step in ("db init", "db migrate -m first", "db upgrade", "db migrate", "usage db check"):
+    flask = FlaskGroup(create_app=lambda: app)  # as the command `flask` is
+    done = app.test_cli_runner().invoke(flask, step.split(), catch_exceptions=False)
+    print(done.output)
+    if done.exit_code:
+        sys.exit(f"{step} ended with {done.exit_code}")
+"""
+
+
+def test_flask_migrate_finds_the_tables_and_flask_usage_the_database(sqlite: Database, tmp_path: Path) -> None:
+    script = tmp_path / "shop.py"
+    script.write_text(SHOP)
+    done = subprocess.run(
+        [sys.executable, script, sqlite.url], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
-    done = runner.invoke(args=["db", "check"])
-    assert done.exit_code == 0, done.output
-    with engine.begin() as connection:
-        assert MigrationContext.configure(connection).get_current_revision() is not None
-        connection.execute(model.__table__.insert(), [{"id": 7}])
-    app.test_client().get("/")
-    assert usage.flush(60)
-    with app.app_context():
-        db.engine.dispose()
-    assert counts(engine, Tables.of(db.metadata.tables["feature_usage"])) == {("home", None): 1}
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert len(list(tmp_path.glob("migrations/versions/*.py"))) == 1, "the second time there is nothing to migrate"
+    tables = define_tables(sa.MetaData(), users=None)
+    found = sa.inspect(sqlite.engine())
+    assert {table.name for table in tables} < set(found.get_table_names())
+    (foreign,) = found.get_foreign_keys("feature_usage")
+    assert (foreign["referred_table"], foreign["options"]) == ("user", {"ondelete": "CASCADE"})
 
 
 # ---- flask usage
 
 
-def test_flask_usage_knows_the_database_of_the_app(sqlite: Database, capfd: pytest.CaptureFixture[str]) -> None:
-    app, db, _ = shop(sqlite.url, schema=None)
-    with app.app_context():
-        db.create_all()
-        db.engine.dispose()
-    runner = app.test_cli_runner()
+def test_flask_usage_passes_everything_on_and_leaves_no_trace(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, db, _ = shop(sqlite.url)
     app.cli.add_command(command)
-    done = runner.invoke(args=["usage", "db", "check"])
-    assert done.exit_code == 0, (done.output, capfd.readouterr())
-    done = runner.invoke(args=["usage", "--help"])
-    assert "Which features of your app people really use" in done.output
+    with app.app_context(), sqlite.engine().begin() as connection:
+        connection.execute(sa.text("CREATE TABLE unrelated (id INT)"))
+        db.engine.dispose()
+    monkeypatch.setenv("USAGE_INSTRUMENT_USERS", "none")
+    before = dict(os.environ)
+    done = app.test_cli_runner().invoke(args=["usage", "db", "check"])
+    assert (done.exit_code, dict(os.environ)) == (2, before)
+    assert "users='user.id': this database has no such column" in done.output
+    done = app.test_cli_runner().invoke(args=["usage", "--help"])
+    assert done.exit_code == 0
+    assert "flask usage [OPTIONS] COMMAND" in done.output
+
+
+def test_flask_usage_without_the_extension_reads_the_environment(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", sqlite.url)
+    made(sqlite.engine(), users=None)
+    app = small()
+    app.cli.add_command(command)
+    assert app.test_cli_runner().invoke(args=["usage", "db", "check"]).exit_code == 0

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
-from sqlalchemy import URL
 
 from usage_instrument.engines import Database, url_of
 from usage_instrument.errors import ConfigurationError
@@ -104,18 +103,24 @@ def command(arguments: tuple[str, ...]) -> None:
     from usage_instrument.cli import main
 
     extension = current_app.extensions.get(_KEY)
-    if extension is not None:
-        os.environ.update(_environment(extension.plan_of(current_app._get_current_object())))  # type: ignore[attr-defined]
-    main(list(arguments), "flask usage")
+    said = {} if extension is None else _environment(extension.plan_of(current_app._get_current_object()))  # type: ignore[attr-defined]
+    before = dict(os.environ)
+    os.environ.update(said)
+    try:
+        main(list(arguments), "flask usage")
+    finally:  # a test runs commands within its own process
+        for name in said:
+            del os.environ[name]
+        os.environ.update({name: before[name] for name in said.keys() & before.keys()})
 
 
 def _environment(made: Plan) -> dict[str, str]:
-    """What the command line is to know of an app."""
-    found: dict[str, object] = {}
+    """What the command line is to know of an app, as it reads it."""
+    found = {}
     if made.database is not None:
-        url: URL = url_of(made.database)
-        found[DATABASE_VARIABLE] = url.render_as_string(hide_password=False)
+        found[DATABASE_VARIABLE] = url_of(made.database).render_as_string(hide_password=False)
     for name in ("users", "user_id_type", "schema"):
-        if name in made.settings:
-            found[ENVIRONMENT_PREFIX + name.upper()] = made.settings[name] or "none"
-    return {name: value for name, value in found.items() if isinstance(value, str)}
+        value = made.settings.get(name, "")
+        if value is None or (isinstance(value, str) and value):
+            found[ENVIRONMENT_PREFIX + name.upper()] = value or "none"
+    return found
