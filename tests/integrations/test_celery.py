@@ -1,24 +1,16 @@
-"""Celery: what a task counts as and whose it is, and that no worker leaves with counts that are not written."""
+"""Celery: what a task counts as, and whose it is. How its workers end is in tests/faults/test_processes.py."""
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, no-check-untyped-defs
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
-import time
 import uuid
 
 import pytest
-import sqlalchemy as sa
 
 import usage_instrument as usage
-from reading import counts
 from usage_instrument.context import Request, holder
 from usage_instrument.errors import ConfigurationError, DeclarationError
-from usage_instrument.schema import create_all, define_tables
 from usage_instrument.testing import capture_usage
 
 celery = pytest.importorskip("celery")
@@ -278,93 +270,3 @@ def test_an_app_that_is_instrumented_twice_is_told(app, captured, caplog):
 
 
 def plain(number=0, user=None, **_): ...
-
-
-# ---- workers of their own
-
-APP = """
-import os, pathlib, time
-import celery
-import usage_instrument as usage
-from usage_instrument.integrations.celery import instrument
-
-place = pathlib.Path(__file__).parent
-app = celery.Celery("shop", broker="filesystem://", backend=None)
-app.conf.update(
-    broker_transport_options={name: str(place / "queue") for name in
-        ("data_folder_in", "data_folder_out", "control_folder")} | {"polling_interval": 0.02},
-    worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True, task_ignore_result=True,
-)
-usage.configure(os.environ["DATABASE"], user_id_type="integer", flush_interval=60)
-instrument(app)
-
-@usage.tracks("rendered")
-def render(): ...
-
-@app.task(name="export")
-def export():
-    render()
-    with open(place / "done", "ab") as file:
-        file.write(b".")
-
-"""
-POOLS = {
-    "prefork": ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "6"],
-    "threads": ["--pool", "threads", "--concurrency", "4"],
-    "solo": ["--pool", "solo"],
-}
-TASKS = 20
-
-
-class Running:
-    """A worker with a pool of one kind, in a process of its own, and the tasks of two users that wait for it."""
-
-    def __init__(self, place, pool, url):
-        self.place, self.log = place, place / "log"
-        (place / "queue").mkdir(parents=True)
-        (place / "tasks.py").write_text(APP)
-        environment = {**os.environ, "DATABASE": url, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
-        started = {"cwd": place, "env": environment, "stdout": self.log.open("a"), "stderr": subprocess.STDOUT}
-        send = f"import tasks\nfor n in range({TASKS}):\n    with tasks.usage.as_user(n % 2 + 1): tasks.export.delay()"
-        subprocess.run([sys.executable, "-c", send], check=True, **started)
-        command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", *POOLS[pool], "--loglevel", "INFO"]
-        self.process = subprocess.Popen(
-            [*command, "--without-gossip", "--without-mingle", "--without-heartbeat"], **started
-        )
-
-    def stop_when_done(self):
-        done = self.place / "done"
-        deadline = time.monotonic() + 60
-        while not (done.exists() and done.stat().st_size == TASKS):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0, self.log.read_text()
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def test_workers_write_all_before_they_end(tmp_path, postgresql):
-    """Workers that are stopped warm; the children of one leave after a few tasks, and at its end."""
-    files = {pool: f"sqlite:///{tmp_path / pool}.db" for pool in POOLS}
-    engines = {pool: sa.create_engine(url) for pool, url in files.items()} | {"prefork": postgresql.engine()}
-    running = {}
-    try:
-        for pool, engine in engines.items():
-            create_all(engine, user_id_type="integer", users=None)
-            url = engine.url.render_as_string(hide_password=False)
-            running[pool] = Running(tmp_path / f"{pool} worker", pool, url)
-        for pool, engine in engines.items():
-            running[pool].stop_when_done()
-            tables = define_tables(sa.MetaData(), user_id_type="integer", users=None)
-            assert counts(engine, tables) == {
-                (user, feature): TASKS // 2 for user in (1, 2) for feature in ("export", "rendered")
-            }, running[pool].log.read_text()
-    finally:
-        for one in running.values():
-            one.kill()
-        for engine in engines.values():
-            engine.dispose()
