@@ -60,11 +60,12 @@ ROWS: dict[str, str] = {
     "migrations": f"{_TABLES} inspection revisions",
     # the way to a row
     "engines": "errors",
-    "store": f"{_USES} dialects target inspection ledger",
+    "retention": f"{_USES} dialects expressions",
+    "store": f"{_USES} dialects target inspection ledger retention",
     "journal": _USES,
     "framer": f"{_USES} settings pending rejects journal",
     "folder": f"{_USES} settings buffer pending rejects ticket journal",
-    "housekeeping": f"{_USES} stats catalog dialects ledger store",
+    "housekeeping": f"{_USES} settings stats catalog dialects ledger store journal",
     "failures": "dialects store",
     "writer": f"{_USES} settings catalog housekeeping dialects pending rejects ticket ledger store journal"
     " framer failures",
@@ -93,8 +94,8 @@ ROWS: dict[str, str] = {
     "pytest_plugin": "",
     "usage_instrument": "settings stats current tracker tracking live",
     "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
-    "cli": f"{_TABLES} settings stats ledger engines store inspection discovery upgrade journal recovery views queries"
-    " asgi dashboard usage_instrument",
+    "cli": f"{_TABLES} settings stats ledger engines store inspection discovery upgrade journal recovery retention"
+    " views queries asgi dashboard usage_instrument",
     "integrations": f"{_HTTP} target schema engines asgi wsgi tracking capture current tracker settings"
     " usage_instrument cli",
 }

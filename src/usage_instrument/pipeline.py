@@ -164,7 +164,7 @@ class Pipeline:
             if beat is not None and now - beat >= STALE and not self._folder.at_work:
                 self._folder.fold(wait=False)
                 if not in_event_loop():
-                    self.writer.cycle(wait=False)
+                    self.writer.cycle(asked=True, wait=False)
         except RuntimeError:
             logger.debug("no thread could be started", exc_info=True)
         finally:

@@ -13,6 +13,7 @@ from . import dialects, inspection
 from .errors import ConfigurationError, SchemaError, UsageInstrumentError
 from .events import Batch, Loss
 from .ledger import Ledger, utcnow
+from .retention import Retention
 from .target import live_target
 from .typing import UNSET, Unset, UserId
 
@@ -129,6 +130,11 @@ class Store:
         """Bring the catalogue up to date, in a transaction of its own. Raises WriteError."""
         self._transact(lambda connection: self._declare(connection, features, service))
 
+    @property
+    def retention(self) -> Retention:
+        """What prunes the tables; open() ran. Its methods raise WriteError."""
+        return Retention(self._tables, self._settings, cast("Flush", self._flush), self._transact, self._look)
+
     def dispose(self) -> None:
         """Close the connections; errors on the way are of no consequence."""
         with contextlib.suppress(Exception):
@@ -149,6 +155,9 @@ class Store:
     def _run(self, work: Callable[[Connection], T]) -> T:
         with _faults(self._dialect):
             return self._connector.run(work)
+
+    def _look(self, work: Callable[[Connection], T]) -> T:
+        return self._run(work) if self._dialect.excludes_writers else self._transact(work)
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
         def transaction(connection: Connection) -> T:

@@ -55,7 +55,7 @@ class Writer:
         self._refill = refill
         self._ended = ended
         self.failures = Failures()
-        self.house = Housekeeping(catalog, settings.service, self.failures.say, recover)
+        self.house = Housekeeping(catalog, settings, self.failures.say, recover)
         self._store: Store | None = None
         self._wake: SimpleQueue[Ticket] = SimpleQueue()
         self._turn = allocate_lock()
@@ -107,7 +107,7 @@ class Writer:
         answer = False
         try:
             while True:
-                answer = self.cycle(final=ticket.final)
+                answer = self.cycle(final=ticket.final, asked=True)
                 left = ticket.deadline - time.monotonic()
                 if answer and left > 0 and self._refill():
                     continue
@@ -121,7 +121,7 @@ class Writer:
                 self._ended()
             ticket.answer = answer
 
-    def cycle(self, *, final: bool = False, wait: bool = True) -> bool:
+    def cycle(self, *, final: bool = False, asked: bool = False, wait: bool = True) -> bool:
         """Write all that is pending; True when nothing is left. Without `wait`, not if somebody else is at it."""
         if not self._turn.acquire(wait):
             return False
@@ -130,7 +130,7 @@ class Writer:
             if not self._framer.idle:
                 self._write(final)
             if self._store is not None and self.ledger is not None and self.ledger.registered:
-                self.house.keep(self._store, self.ledger, final=final, hurried=lambda: not self._wake.empty())
+                self.house.keep(self._store, self.ledger, final=final, asked=asked, hurried=self._is_asked)
                 self.failures.end()
         except WriteError as error:
             self.failures.add(error, self._store)
@@ -145,6 +145,9 @@ class Writer:
             self._framer.report()
             self._turn.release()
         return not len(self._framer.waiting)
+
+    def _is_asked(self) -> bool:
+        return not self._wake.empty()
 
     # ---- batches
 

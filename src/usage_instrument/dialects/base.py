@@ -5,24 +5,34 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import enum
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, FromClause, String, Table, exc, func, inspect, literal_column
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Executable,
+    FromClause,
+    String,
+    Table,
+    exc,
+    func,
+    inspect,
+    literal_column,
+)
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.types import CHAR, TypeEngine, Uuid
 
 from ..errors import UsageInstrumentError
-from ..events import MAX_COUNT, NIL, Count
-from ..typing import Unit, UserId, UserIdType
+from ..events import MAX_COUNT, NIL
+from ..typing import Unit, UserIdType
 
 if TYPE_CHECKING:
-    from ..events import Batch
+    from ..events import Batch, Count
     from ..ledger import Ledger
     from ..schema import Tables
     from ..settings import Settings
@@ -81,6 +91,10 @@ class Flush(ABC):
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
         """Move the ledger to the batch and add its counts, in the transaction that the caller has begun; False, with
         nothing added, if the ledger did not move."""
+
+    @abstractmethod
+    def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
+        """Add the counts' buckets to the history alone, in the transaction that the caller has begun."""
 
 
 class Dialect(ABC):
@@ -195,6 +209,13 @@ class Dialect(ABC):
         may take so many seconds where the database can tell. What this leaves in the session, nobody else may meet:
         the connection is closed afterwards."""
 
+    excludes_writers: ClassVar[bool] = False
+    """Whether `begin` keeps all other writers out, also where the transaction only reads."""
+
+    def at_once(self, connection: Connection, statement: Executable, settings: Settings) -> Executable:
+        """The statement, in a form that gives way to the host's locks as the flush does."""
+        return statement
+
     def commit(self, connection: Connection) -> None:
         """Commit it."""
         connection.commit()
@@ -283,40 +304,3 @@ def key(rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
         func.coalesce(rows.c.feature_name, literal_column("''")),
     ]
     return [*parts, rows.c.bucket_start] if "bucket_start" in rows.c else parts
-
-
-def rows_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
-    """Counts as a JSON array, for dialects that unpack it on the server: u(ser), f(eature), n(umber), t(ime),
-    m(etadata). Put together by hand, around metadata that is JSON text already."""
-    quote = json.encoder.encode_basestring_ascii
-    return (
-        "["
-        + ",".join(
-            f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"n":{count.uses},'
-            f'"t":"{count.last_used.isoformat(" ")}","m":{count.metadata or "null"}}}'
-            for count in counts
-        )
-        + "]"
-    )
-
-
-def history_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
-    """Counts by bucket as a JSON array: u(ser), f(eature), b(ucket), n(umber)."""
-    quote = json.encoder.encode_basestring_ascii
-    return (
-        "["
-        + ",".join(
-            f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"b":"{start.isoformat(" ")}","n":{uses}}}'
-            for count in counts
-            for start, uses in count.history
-        )
-        + "]"
-    )
-
-
-def _user(user: UserId, hex_users: bool) -> str:
-    if user is None:
-        return "null"
-    if isinstance(user, UUID):
-        return f'"{user.hex if hex_users else user}"'
-    return str(user) if isinstance(user, int) else json.encoder.encode_basestring_ascii(user)

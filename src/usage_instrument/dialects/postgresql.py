@@ -37,10 +37,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.schema import CreateIndex
 
-from ..events import Batch
+from ..events import Batch, Count
 from ..ledger import Ledger
 from ..typing import Unit, UserIdType
-from .base import LIMIT, WRITTEN_AS_NULL, Dialect, Fault, Flush, history_text, is_shorter, key, nil, rows_text
+from .base import LIMIT, WRITTEN_AS_NULL, Dialect, Fault, Flush, is_shorter, key, nil
+from .rows import history_text, rows_text
 
 if TYPE_CHECKING:
     from ..schema import Tables
@@ -76,8 +77,11 @@ class PostgreSQLFlush(Flush):
         if added.rowcount == 0:
             return False
         if batch.counts[0].history:
-            connection.execute(self._history, {"rows": history_text(batch.counts)})
+            self.add_history(connection, batch.counts)
         return True
+
+    def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
+        connection.execute(self._history, {"rows": history_text(counts)})
 
     def _usage_statement(self, sequence: str | None) -> Insert:
         usage, writers = self._tables.usage, self._tables.writers

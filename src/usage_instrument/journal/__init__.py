@@ -15,6 +15,7 @@ from .log import Entry as Entry
 from .segment import Taken as Taken
 from .status import Status as Status
 from .status import status as status
+from .status import writers as writers
 
 __all__ = [
     "CorruptJournalError",
@@ -30,4 +31,5 @@ __all__ = [
     "homes",
     "reason_parked",
     "status",
+    "writers",
 ]

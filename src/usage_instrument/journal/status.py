@@ -56,6 +56,14 @@ def status(place: str, applied: Callable[[UUID], int] = lambda writer: 0) -> Ite
                 home.release()
 
 
+def writers(place: str) -> set[UUID]:
+    """Whose rows in the ledger the journals below `place` need, for as long as they are there. Raises OSError."""
+    try:
+        return {found.writer for found in status(place)}
+    except FileNotFoundError:  # nothing was ever kept there
+        return set()
+
+
 def _status(journal: Journal, frame: Frame | None, state: str, note: str, applied: Callable[[UUID], int]) -> Status:
     batches, waiting, losses, writer = [], 0, 0, journal.writer_id or UUID(int=0)
     if frame is not None:

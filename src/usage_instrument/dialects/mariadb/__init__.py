@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Executable,
     FromClause,
     MetaData,
     Table,
@@ -29,7 +30,8 @@ from sqlalchemy.types import TypeEngine
 
 from ...typing import Unit, UserIdType
 from ..base import WRITTEN_AS_NULL, Dialect, Fault, Flush, as_uuid, is_shorter
-from .flush import FEATURE_KEY, TEXT, USER_KEY, MariaDBFlush, has_uuid, nobody
+from .flush import FEATURE_KEY, TEXT, USER_KEY, MariaDBFlush, has_uuid, nobody, patience
+from .prefixed import Prefixed
 
 if TYPE_CHECKING:
     from ...schema import Tables
@@ -144,6 +146,10 @@ class MariaDB(Dialect):
         # For the next transaction alone: what is set for the session stays there, and a pooler hands it to others.
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         return connection
+
+    def at_once(self, connection: Connection, statement: Executable, settings: Settings) -> Executable:
+        is_mariadb = getattr(connection.dialect, "is_mariadb", False)
+        return Prefixed(patience(settings, 0), statement) if is_mariadb else statement
 
     def begin_reading(self, connection: Connection, timeout: int) -> Connection:
         connection = connection.execution_options(isolation_level="REPEATABLE READ")  # ends an AUTOCOMMIT of the host's

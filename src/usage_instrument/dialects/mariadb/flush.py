@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,7 +15,8 @@ from sqlalchemy import types as sqltypes
 from ...events import MAX_COUNT, Batch, Count
 from ...ledger import Ledger
 from ...typing import UserIdType
-from ..base import Flush, OvertakenError, history_text, nil, rows_text
+from ..base import Flush, OvertakenError, nil
+from ..rows import history_text, rows_text
 from .parents import Parents
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class MariaDBFlush(Flush):
             "nil": nobody(tables.user_id_type, native),
             "type": _json_type(tables.user_id_type),
             "writers": quote(tables.writers),
-            "patiently": _patience(settings, max(math.ceil(settings.lock_timeout), 1)) if is_mariadb else "",
-            "at_once": _patience(settings, 0) if is_mariadb else "",
+            "patiently": patience(settings, max(math.ceil(settings.lock_timeout), 1)) if is_mariadb else "",
+            "at_once": patience(settings, 0) if is_mariadb else "",
             "limit": MAX_COUNT,
             "bytes": settings.metadata_max_bytes,
         }
@@ -84,7 +85,7 @@ class MariaDBFlush(Flush):
         if batch.counts:
             self._add_usage(connection, batch)
         if batch.counts and batch.counts[0].history:
-            self._add_history(connection, batch)
+            self.add_history(connection, batch.counts)
         return True
 
     def _add_usage(self, connection: Connection, batch: Batch) -> None:
@@ -102,9 +103,9 @@ class MariaDBFlush(Flush):
         self._parents.hold(connection, {count.user for count in missing})
         self._insert(connection, self._insert_usage, values)
 
-    def _add_history(self, connection: Connection, batch: Batch) -> None:
-        buckets = [(count, start, uses) for count in batch.counts for start, uses in count.history]
-        rows = {"rows": history_text(batch.counts, hex_users=self._hex)}
+    def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
+        buckets = [(count, start, uses) for count in counts for start, uses in count.history]
+        rows = {"rows": history_text(counts, hex_users=self._hex)}
         updated = connection.execute(self._update_history, rows).rowcount
         if updated == len(buckets):
             return
@@ -203,6 +204,6 @@ def _json_type(user_id_type: UserIdType) -> str:
     return {"uuid": f"VARCHAR(36) {TEXT}", "integer": "BIGINT", "string": f"VARCHAR(255) {TEXT}"}[user_id_type]
 
 
-def _patience(settings: Settings, lock: int) -> str:
+def patience(settings: Settings, lock: int) -> str:
     """The timeouts, for one statement: nothing stays in a session that a pooler may hand to somebody else."""
     return f"SET STATEMENT innodb_lock_wait_timeout={lock}, max_statement_time={settings.statement_timeout:.3f} FOR "

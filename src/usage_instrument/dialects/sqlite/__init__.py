@@ -64,6 +64,8 @@ def rebuild(connection: Connection, table: Table, change: Callable[[Table], obje
 class SQLite(Dialect):
     """SQLite."""
 
+    excludes_writers = True
+
     utc_now = literal_column("strftime('%Y-%m-%d %H:%M:%f000', 'now')", DateTime())
     local_now = utc_now  # CURRENT_TIMESTAMP is in UTC there
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, DateTime, Text, bindparam, func, literal_column
 from sqlalchemy.dialects.sqlite import Insert, insert
 
-from ...events import MAX_COUNT, Batch
+from ...events import MAX_COUNT, Batch, Count
 from ...ledger import Ledger, utcnow
 from ..base import LIMIT, Flush, key
 
@@ -51,14 +52,17 @@ class SQLiteFlush(Flush):
         if batch.counts:
             now = utcnow()
             connection.execute(self._usage, [self._row(count, now) for count in batch.counts])
+        self.add_history(connection, batch.counts)
+        return True
+
+    def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
         history = [
             {"user": count.user, "feature": count.feature, "bucket": start, "uses": min(uses, MAX_COUNT)}
-            for count in batch.counts
+            for count in counts
             for start, uses in count.history
         ]
         if history:
             connection.execute(self._history, history)
-        return True
 
     @staticmethod
     def _row(count: Any, now: dt.datetime) -> dict[str, Any]:

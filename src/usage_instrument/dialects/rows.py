@@ -1,0 +1,47 @@
+"""The rows of a batch as one JSON text, for dialects that unpack it on the server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from uuid import UUID
+
+from ..events import Count
+from ..typing import UserId
+
+
+def rows_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
+    """Counts as a JSON array: u(ser), f(eature), n(umber), t(ime), m(etadata). Put together by hand, around metadata
+    that is JSON text already."""
+    quote = json.encoder.encode_basestring_ascii
+    return (
+        "["
+        + ",".join(
+            f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"n":{count.uses},'
+            f'"t":"{count.last_used.isoformat(" ")}","m":{count.metadata or "null"}}}'
+            for count in counts
+        )
+        + "]"
+    )
+
+
+def history_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
+    """Counts by bucket as a JSON array: u(ser), f(eature), b(ucket), n(umber)."""
+    quote = json.encoder.encode_basestring_ascii
+    return (
+        "["
+        + ",".join(
+            f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"b":"{start.isoformat(" ")}","n":{uses}}}'
+            for count in counts
+            for start, uses in count.history
+        )
+        + "]"
+    )
+
+
+def _user(user: UserId, hex_users: bool) -> str:
+    if user is None:
+        return "null"
+    if isinstance(user, UUID):
+        return f'"{user.hex if hex_users else user}"'
+    return str(user) if isinstance(user, int) else json.encoder.encode_basestring_ascii(user)
