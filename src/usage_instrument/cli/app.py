@@ -14,6 +14,7 @@ from .db import db
 from .demo.command import demo
 from .doctor import doctor
 from .journal import journal
+from .prune import prune
 
 app = typer.Typer(
     help="Which features of your app people really use.",
@@ -43,3 +44,4 @@ app.add_typer(journal, name="journal")
 app.command()(dashboard)
 app.command()(demo)
 app.command()(doctor)
+app.command()(prune)

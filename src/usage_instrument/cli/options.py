@@ -76,10 +76,24 @@ def period(text: str | None) -> dt.timedelta | dt.datetime | None:
     """What `--since` says: so many hours, days or weeks back, or a date. The command ends if it is neither."""
     if text is None:
         return None
-    number, unit = text[:-1], _UNITS.get(text[-1:].lower())
-    if unit is not None and number.isascii() and number.isdecimal() and len(number) <= 5:
-        return int(number) * unit
+    back = _span(text)
+    if back is not None:
+        return back
     try:
         return dt.datetime.fromisoformat(text)
     except ValueError:
         raise fail(f"--since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not {text!r}") from None
+
+
+def span(text: str, option: str) -> dt.timedelta:
+    """So many hours, days or weeks. The command ends if it is none."""
+    found = _span(text)
+    if found is None:
+        raise fail(f"{option} is 12h, 30d or 4w, not {text!r}")
+    return found
+
+
+def _span(text: str) -> dt.timedelta | None:
+    number, unit = text[:-1], _UNITS.get(text[-1:].lower())
+    is_number = number.isascii() and number.isdecimal() and len(number) <= 5
+    return int(number) * unit if unit is not None and is_number else None
