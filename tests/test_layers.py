@@ -59,7 +59,8 @@ ROWS: dict[str, str] = {
     "revisions": f"{_TABLES} columns target inspection",
     "migrations": f"{_TABLES} inspection revisions",
     # the way to a row
-    "engines": "errors",
+    "watchdog": "lifecycle",
+    "engines": "errors lifecycle watchdog",
     "retention": f"{_USES} dialects expressions",
     "store": f"{_USES} dialects target inspection ledger retention",
     "journal": _USES,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from _thread import allocate_lock
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url
 from sqlalchemy.pool import QueuePool
 
 from .errors import ConfigurationError
+from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,6 +26,10 @@ Database: TypeAlias = "str | URL | Engine | AsyncEngine"
 
 CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection, where the URL does not say."""
+_ANSWER_TIMEOUT = 15.0
+"""Seconds to wait for an answer, where nobody says how long a statement may take."""
+GRACE = 5.0
+"""Seconds that an answer may be on its way after the server has ended a statement by itself."""
 _DRIVER_TIMEOUTS: dict[str, dict[str, Any]] = {
     # A network that swallows packets must not hold the writer for longer than the kernel's patience, which is minutes.
     # What is prepared stays in a session, which a pooler hands to others.
@@ -30,11 +37,13 @@ _DRIVER_TIMEOUTS: dict[str, dict[str, Any]] = {
     "psycopg_async": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000, "prepare_threshold": None},
     "psycopg2": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
     "asyncpg": {"timeout": CONNECT_TIMEOUT},
-    "pymysql": {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": 15, "write_timeout": 15},
-    "mysqldb": {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": 15, "write_timeout": 15},
+    "pymysql": {"connect_timeout": CONNECT_TIMEOUT},
+    "mysqldb": {"connect_timeout": CONNECT_TIMEOUT},
     "aiomysql": {"connect_timeout": CONNECT_TIMEOUT},
     "asyncmy": {"connect_timeout": CONNECT_TIMEOUT},
 }
+_ANSWER_TIMEOUTS = dict.fromkeys(("pymysql", "mysqldb"), ("read_timeout", "write_timeout"))
+"""The drivers that have one themselves, which holds already while a connection is being made."""
 _EXTRAS = {
     "psycopg": "postgresql",
     "psycopg2": "postgresql",
@@ -55,9 +64,10 @@ _SECRETS = ("pass", "pwd", "secret", "token")
 class Connector(ABC):
     """Runs work on a connection of the writer's own."""
 
-    def __init__(self, url: URL) -> None:
-        self.url = url
-        self.dialect_name = url.get_backend_name()
+    def __init__(self, engine: Engine, patience: float | None) -> None:
+        self.url = engine.url
+        self.dialect_name = self.url.get_backend_name()
+        self._watchdog = None if patience is None else Watchdog(engine, patience)
 
     is_async = False
     """Whether it runs an event loop, and so not within another one."""
@@ -73,16 +83,19 @@ class Connector(ABC):
     def dispose(self) -> None:
         """Close the connections."""
 
+    def _watching(self, give_up: Callable[[], object] = lambda: None) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._watchdog is None else self._watchdog.watching(give_up)
+
 
 class SyncConnector(Connector):
     """Over a sync driver."""
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine.url)
+    def __init__(self, engine: Engine, patience: float | None = None) -> None:
+        super().__init__(engine, patience)
         self._engine = engine
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        with _uninstrumented(), self._engine.connect() as connection:
+        with _uninstrumented(), self._watching(), self._engine.connect() as connection:
             return work(connection)
 
     def dispose(self) -> None:
@@ -94,20 +107,30 @@ class AsyncConnector(Connector):
 
     is_async = True
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, patience: float | None = None) -> None:
         import asyncio
 
         from sqlalchemy.ext.asyncio import AsyncEngine
 
-        super().__init__(engine.url)
+        super().__init__(engine, patience)
         self._engine = AsyncEngine(engine)
         self._runner = asyncio.Runner()
         self._turn = allocate_lock()
 
     def run(self, work: Callable[[Connection], T]) -> T:
+        import asyncio
+
         async def main() -> T:
-            async with self._engine.connect() as connection:
-                return await connection.run_sync(work)
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(None) as limit:
+
+                def give_up() -> None:
+                    with contextlib.suppress(RuntimeError):  # it has just ended
+                        limit.reschedule(loop.time())
+
+                with self._watching(lambda: loop.call_soon_threadsafe(give_up)):
+                    async with self._engine.connect() as connection:
+                        return await connection.run_sync(work)
 
         with _uninstrumented(), self._turn:
             return self._runner.run(main())
@@ -181,38 +204,43 @@ def _in_memory(url: URL) -> bool:
     return name in {"", ":memory:", "file::memory:"} or ":memory:" in name or url.query.get("mode") == "memory"
 
 
-def connect(database: Database, connections: int = 1) -> Connector:
+def connect(database: Database, statement_timeout: float | None = None, connections: int = 1) -> Connector:
     """A connector of one's own to a database, which keeps so many connections at most, unless the host's engine says
-    otherwise. Raises ConfigurationError, also when the driver is not installed."""
-    own = own_engine(database, connections)
-    return AsyncConnector(own) if own.dialect.is_async else SyncConnector(own)
+    otherwise. Raises ConfigurationError, also when the driver is not installed.
+
+    If the server ends statements after `statement_timeout` seconds, one whose answer takes much longer than that fails;
+    such a connector is for one thread at a time.
+    """
+    patience = statement_timeout + GRACE if statement_timeout else None
+    own = own_engine(database, connections, _ANSWER_TIMEOUT if statement_timeout is None else patience)
+    return AsyncConnector(own, patience) if own.dialect.is_async else SyncConnector(own, patience)
 
 
-def own_engine(database: Database, connections: int = 1) -> Engine:
+def own_engine(database: Database, connections: int = 1, answer_timeout: float | None = _ANSWER_TIMEOUT) -> Engine:
     """An engine of one's own to a database, as `connect` makes it; of an AsyncEngine, the sync one inside."""
     database = parse(database)
     if isinstance(database, Engine):
         return Engine(database.pool.recreate(), database.dialect, database.url)
     if isinstance(database, URL):
-        return _own_engine(database, connections)
+        return _own_engine(database, connections, answer_timeout)
     # An AsyncEngine; its pool ties connections to the host's event loop, so the copy has a pool of its own too.
     theirs = database.sync_engine  # type: ignore[union-attr]
     return Engine(theirs.pool.recreate(), theirs.dialect, theirs.url)
 
 
-def _own_engine(url: URL, connections: int) -> Engine:
+def _own_engine(url: URL, connections: int, answer_timeout: float | None) -> Engine:
     try:
         driver = url.get_dialect().driver
+        timeouts = _timeouts(driver, url, answer_timeout)
         options: dict[str, Any] = {}
         if url.get_dialect().is_async:
             # create_async_engine needs greenlet; say so before the first flush does.
             from sqlalchemy.ext.asyncio import create_async_engine
 
-            options["connect_args"] = _timeouts(driver, url)
-            return create_async_engine(url, pool_pre_ping=True, **options).sync_engine
+            return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts).sync_engine
         if url.get_backend_name() != "sqlite":
             options = {"poolclass": QueuePool, "pool_size": connections, "max_overflow": 1, "pool_pre_ping": True}
-        return create_engine(url, connect_args=_timeouts(driver, url), **options)
+        return create_engine(url, connect_args=timeouts, **options)
     except exc.NoSuchModuleError:
         raise ConfigurationError(
             f"no such database or driver: {url.drivername!r}; it looks like postgresql+psycopg, mysql+pymysql or sqlite"
@@ -229,8 +257,11 @@ def _own_engine(url: URL, connections: int) -> Engine:
         raise ConfigurationError(f"the database URL is wrong: {error}") from None
 
 
-def _timeouts(driver: str, url: URL) -> dict[str, Any]:
-    return {name: value for name, value in _DRIVER_TIMEOUTS.get(driver, {}).items() if name not in url.query}
+def _timeouts(driver: str, url: URL, answer: float | None = None) -> dict[str, Any]:
+    timeouts = _DRIVER_TIMEOUTS.get(driver, {})
+    if answer is not None:
+        timeouts = {**timeouts, **dict.fromkeys(_ANSWER_TIMEOUTS.get(driver, ()), math.ceil(answer))}
+    return {name: value for name, value in timeouts.items() if name not in url.query}
 
 
 @contextlib.contextmanager

@@ -62,8 +62,7 @@ class Tracker:
             raise ConfigurationError(
                 f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
             )
-        self.tables_given = tables
-        self._tables = tables
+        self.tables_given = self._tables = tables
         self.user_id_type = tables.user_id_type if tables is not None else self.settings.user_id_type
         self._canonical = canonical_user(self.user_id_type)
         self._left_behind: list[object] = []
@@ -183,7 +182,8 @@ class Tracker:
     def _open_store(self) -> Store:
         if self.database is None:
             raise ConfigurationError("no database")
-        return Store(engines.connect(self.database), self._tables_in_use(), self.settings)
+        connector = engines.connect(self.database, self.settings.statement_timeout)
+        return Store(connector, self._tables_in_use(), self.settings)
 
     def _new_ledger(self, writer_id: UUID | None) -> Ledger:
         return Ledger(self._tables_in_use(), self.settings.service, writer_id)

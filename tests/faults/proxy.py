@@ -31,6 +31,8 @@ class Cut(NamedTuple):
 
     place: Place
     number: int
+    silently: bool = False
+    """Whether neither side hears of it: what they say from then on is swallowed."""
 
 
 def anywhere(dice: random.Random) -> Iterator[Cut]:
@@ -90,6 +92,8 @@ class Proxy:
         with self._lock:
             for link in self._links:
                 link.spare()
+                if link.silent:
+                    link.end()
         if self.swallows:
             self.swallows = False
             self.cut_now()
@@ -116,12 +120,14 @@ class Proxy:
                 self._links.add(link)
             threading.Thread(target=self._forward, args=(link,), daemon=True).start()
 
+    def count(self, place: Place) -> None:
+        """A cut has happened."""
+        with self._lock:
+            self.made[place] += 1
+
     def _forward(self, link: _Link) -> None:
         try:
-            place = link.run(self._target)
-            with self._lock:
-                if place is not None:
-                    self.made[place] += 1
+            link.run(self._target)
         except OSError:  # either side has gone
             pass
         finally:
@@ -139,23 +145,32 @@ class _Link:
         self._client = client
         self._server = socket.socket()
         self._bytes = self._commits = 0
-        self._ended = False
+        self._ended = threading.Event()
+        self.silent = False
+        """Whether this one forwards nothing any more."""
 
-    def run(self, target: int) -> Place | None:
-        """Forward until a side ends, or the cut is due: then where that was. Raises OSError."""
+    def run(self, target: int) -> None:
+        """Forward until a side ends, or the cut is due. Raises OSError."""
         self._server.connect(("127.0.0.1", target))
         for side in (self._client, self._server):
             side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while not self._ended:
+        while not self._ended.is_set():  # which may be before there was anything to shut down
             for source in select.select([self._client, self._server], [], [])[0]:
                 data = source.recv(_PIECE)
-                if not data:
-                    return None
-                if self._proxy.swallows:
-                    self._proxy.swallowed += len(data) if source is self._client else 0
-                elif self._is_cut(source, data):
-                    return self._cut.place if self._cut is not None else None
-        return None  # before there was anything to shut down
+                if self.silent or self._proxy.swallows:
+                    self._swallow(source, data)
+                elif not data:
+                    return
+                elif self._is_cut(source, data) and self._cut is not None:
+                    self._proxy.count(self._cut.place)
+                    self.silent = self._cut.silently
+                    if not self.silent:
+                        return
+
+    def _swallow(self, source: socket.socket, data: bytes) -> None:
+        self._proxy.swallowed += len(data) if source is self._client else 0
+        if not data:
+            self._ended.wait()  # nor does the other side hear that this one has gone
 
     def _is_cut(self, source: socket.socket, data: bytes) -> bool:
         """Forward this, as far as the cut admits."""
@@ -182,7 +197,7 @@ class _Link:
 
     def end(self) -> None:
         """Wake whoever runs this, with the end of both sides."""
-        self._ended = True
+        self._ended.set()
         for side in (self._client, self._server):
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)

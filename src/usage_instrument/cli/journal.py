@@ -110,7 +110,7 @@ def _store(url: str, schema: str | None, user_id_type: UserIdKind) -> Iterator[t
             Settings.from_environment(enabled=True), schema=schema, users=None, user_id_type=user_id_type.value
         )
         tables = define_tables(MetaData(), schema=said.schema, users=None, user_id_type=said.user_id_type)
-        store = Store(engines.connect(url), tables, said)
+        store = Store(engines.connect(url, said.statement_timeout), tables, said)
         try:
             yield store, tables, said
         finally:

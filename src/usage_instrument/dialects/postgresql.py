@@ -234,14 +234,17 @@ class PostgreSQL(Dialect):
 
     def begin(self, connection: Connection, settings: Settings) -> Connection:
         connection = connection.execution_options(isolation_level="READ COMMITTED")
+        timeouts = {"lock_timeout": max(round(settings.lock_timeout * 1000), 1)}
+        if settings.statement_timeout:
+            # The second holds for a transaction whose client has gone without a word: it would keep the rows that it
+            # has locked, and users from being deleted, for the hours that TCP takes to notice.
+            timeout = math.ceil(settings.statement_timeout * 1000)
+            timeouts |= {"statement_timeout": timeout, "idle_in_transaction_session_timeout": timeout}
+        else:
+            timeouts["statement_timeout"] = 0
         # Local to the transaction, so that nothing stays in a session that a pooler may hand to somebody else.
-        connection.execute(
-            text("SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true)"),
-            {
-                "lock": f"{max(round(settings.lock_timeout * 1000), 1)}ms",
-                "statement": f"{math.ceil(settings.statement_timeout * 1000)}ms",
-            },
-        )
+        values = [func.set_config(name, f"{milliseconds}ms", True) for name, milliseconds in timeouts.items()]
+        connection.execute(select(*values))
         return connection
 
     def begin_reading(self, connection: Connection, timeout: int) -> Connection:

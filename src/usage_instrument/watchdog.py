@@ -1,0 +1,96 @@
+"""What ends a connection whose server takes everything and answers nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from _queue import Empty, SimpleQueue
+from _thread import allocate_lock
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from .lifecycle import start_thread
+
+logger = logging.getLogger("usage_instrument")
+
+
+class Watchdog:
+    """Shuts the sockets of an engine's connections when an answer takes longer than a living server would.
+
+    The server itself ends a statement after `statement_timeout`, so that a longer silence is the network's or that of
+    a machine that has stopped. Few drivers bound it, and no thread that waits in C can be interrupted. A socket that
+    is shut down, by its own duplicate, wakes whoever waits for it, sync or async.
+    """
+
+    def __init__(self, engine: Engine, patience: float) -> None:
+        self._patience = patience
+        self._asked = 0.0
+        self._sockets: dict[object, socket.socket] = {}
+        self._lock = allocate_lock()
+        event.listen(engine, "connect", self._opened, insert=True)  # before the dialect asks its first questions
+        event.listen(engine, "close", self._closing)
+        for question in ("begin", "before_cursor_execute", "commit", "rollback"):
+            event.listen(engine, question, self._asking)
+
+    @contextlib.contextmanager
+    def watching(self, give_up: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """No question asked in the block, by this thread alone, stays without an answer for longer than that.
+
+        `give_up` is called where there is no socket to shut, as while a connection is being made.
+        """
+        self._asking()
+        done: SimpleQueue[None] = SimpleQueue()
+        with contextlib.suppress(RuntimeError):  # no thread starts while the interpreter exits
+            start_thread(lambda: self._watch(done, give_up))
+        try:
+            yield
+        finally:
+            done.put(None)
+
+    def _watch(self, done: SimpleQueue[None], give_up: Callable[[], object]) -> None:
+        while True:
+            try:
+                return done.get(timeout=max(self._asked + self._patience - time.monotonic(), 0.001))
+            except Empty:
+                if time.monotonic() >= self._asked + self._patience and done.empty():
+                    self._asking()
+                    self._end(give_up)
+
+    def _end(self, give_up: Callable[[], object]) -> None:
+        with self._lock:
+            for known in self._sockets.values():
+                with contextlib.suppress(OSError):  # it has ended by itself
+                    known.shutdown(socket.SHUT_RDWR)
+            if not self._sockets:
+                give_up()
+        logger.warning("the database has not answered for %.0f seconds: its connection ends", self._patience)
+
+    def _asking(self, *_: Any) -> None:
+        self._asked = time.monotonic()
+
+    def _opened(self, _: Any, record: Any) -> None:
+        number = _descriptor(record.driver_connection)
+        if number is not None:
+            with self._lock:
+                self._sockets[record] = socket.socket(fileno=os.dup(number))
+
+    def _closing(self, _: Any, record: Any) -> None:
+        with self._lock:
+            known = self._sockets.pop(record, None)
+            if known is not None:
+                known.close()
+
+
+def _descriptor(connection: Any) -> int | None:
+    """The file descriptor of a driver's connection; None where there is none, or a driver keeps it to itself."""
+    transport = getattr(getattr(connection, "_writer", connection), "_transport", None)  # of asyncpg, aiomysql
+    hidden = transport.get_extra_info("socket") if transport is not None else getattr(connection, "_sock", None)
+    try:
+        return int((connection if hidden is None else hidden).fileno())
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None

@@ -1,0 +1,58 @@
+"""A connection whose server does not answer ends; one that is only busy for long does not."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import Database
+from usage_instrument import engines
+
+
+@pytest.fixture(params=["url", "async_url"])
+def url(request: pytest.FixtureRequest, postgresql: Database, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(engines, "GRACE", 0.5)
+    return str(getattr(postgresql, request.param))
+
+
+def sleep(connection: sa.Connection, seconds: float) -> None:
+    connection.execute(sa.text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
+
+
+def test_a_statement_without_an_answer_fails_and_the_next_has_a_new_connection(url: str) -> None:
+    connector = engines.connect(url, statement_timeout=0.3)
+    before = connector.run(lambda connection: connection.scalar(sa.text("SELECT pg_backend_pid()")))
+    with pytest.raises(sa.exc.DBAPIError):
+        connector.run(lambda connection: sleep(connection, 60))
+    after = connector.run(lambda connection: connection.scalar(sa.text("SELECT pg_backend_pid()")))
+    assert after != before
+    connector.dispose()
+
+
+def test_each_statement_has_the_whole_time(url: str) -> None:
+    connector = engines.connect(url, statement_timeout=0.3)
+
+    def four(connection: sa.Connection) -> None:
+        for _ in range(4):
+            sleep(connection, 0.3)
+
+    connector.run(four)
+    connector.dispose()
+
+
+def test_without_a_limit_on_statements_there_is_none_on_answers(url: str) -> None:
+    connector = engines.connect(url, statement_timeout=0)
+    connector.run(lambda connection: sleep(connection, 1))
+    connector.dispose()
+
+
+def test_the_hosts_own_connections_are_not_watched(postgresql: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "GRACE", 0.3)
+    host = postgresql.engine()
+    connector = engines.connect(host, statement_timeout=0.3)
+    with host.connect() as theirs:
+        alive = sa.text("SELECT 1")
+        with pytest.raises(sa.exc.DBAPIError):
+            connector.run(lambda connection: sleep(connection, 60))
+        assert theirs.scalar(alive) == 1
+    connector.dispose()
