@@ -13,10 +13,14 @@ import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
 from reading import all_of, balanced, counts, made, total
+from servers import free_port
 from usage_instrument import Settings, Tracker, dialects
 from usage_instrument.dialects import Fault
+from usage_instrument.pending import Pending
 from usage_instrument.schema import Tables
 from usage_instrument.store import Store, WriteError
+from usage_instrument.ticket import Ticket
+from usage_instrument.writer import Writer
 
 Make = Callable[..., Tracker]
 
@@ -392,3 +396,17 @@ def test_no_limit_on_statements(make: Make, database: Database) -> None:
         tracker.track(f"f{number}")
     assert tracker.flush()
     assert total(database.engine(), tables) == 2_000
+
+
+def test_flushes_that_nobody_waits_for_any_more_hold_up_nobody() -> None:
+    tracker = Tracker(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nowhere")
+    pending = Pending(10)
+    pending.counts.add(None, "f", [(None, 1)], stamp=0, room=10)
+    writer = Writer(pending, tracker.settings, tracker.catalog, tracker._open_store, tracker._new_ledger)
+    tickets = [*(Ticket(0) for _ in range(5)), Ticket(0, final=True)]
+    for ticket in tickets:
+        writer.wake(ticket)
+    writer.run(lambda: False)
+    assert [ticket.answer for ticket in tickets] == [False] * 6
+    assert writer.failures.retries == 1
+    assert pending.uses == 1

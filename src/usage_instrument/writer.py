@@ -104,6 +104,9 @@ class Writer:
 
     def serve(self, ticket: Ticket) -> None:
         """Write until nothing is left, nothing helps, or the ticket's deadline passes; then answer it."""
+        if not ticket.final and time.monotonic() >= ticket.deadline and not self._wake.empty():
+            ticket.answer = False  # to nobody; who waits behind it asks for the same, and may have little time
+            return
         answer = False
         try:
             while True:
