@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from conftest import Database
 from usage_instrument import engines
+from usage_instrument.watchdog import Watchdog
 
 
 @pytest.fixture(params=["url", "async_url"])
@@ -56,3 +61,22 @@ def test_the_hosts_own_connections_are_not_watched(postgresql: Database, monkeyp
             connector.run(lambda connection: sleep(connection, 60))
         assert theirs.scalar(alive) == 1
     connector.dispose()
+
+
+def test_a_connection_that_fails_at_its_first_questions_leaves_no_descriptor(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    closed = []
+
+    @sa.event.listens_for(engine, "connect")
+    def lose(connection: psycopg.Connection, _: object) -> None:
+        connection.close()
+        closed.append(connection)
+        raise OSError
+
+    watchdog = Watchdog(engine, 60)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with contextlib.suppress(OSError), watchdog.watching():
+            engine.connect()
+    assert len(closed) == 5
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -30,9 +30,11 @@ class Watchdog:
     def __init__(self, engine: Engine, patience: float) -> None:
         self._patience = patience
         self._asked = 0.0
+        self._new: socket.socket | None = None
         self._sockets: dict[object, socket.socket] = {}
         self._lock = allocate_lock()
-        event.listen(engine, "connect", self._opened, insert=True)  # before the dialect asks its first questions
+        event.listen(engine, "connect", self._opening, insert=True)  # before the dialect asks its first questions
+        event.listen(engine, "connect", self._opened)  # after them
         event.listen(engine, "close", self._closing)
         for question in ("begin", "before_cursor_execute", "commit", "rollback"):
             event.listen(engine, question, self._asking)
@@ -51,6 +53,7 @@ class Watchdog:
             yield
         finally:
             done.put(None)
+            self._forget()
 
     def _watch(self, done: SimpleQueue[None], give_up: Callable[[], object]) -> None:
         while True:
@@ -63,21 +66,35 @@ class Watchdog:
 
     def _end(self, give_up: Callable[[], object]) -> None:
         with self._lock:
-            for known in self._sockets.values():
+            known = [*self._sockets.values(), *([] if self._new is None else [self._new])]
+            for each in known:
                 with contextlib.suppress(OSError):  # it has ended by itself
-                    known.shutdown(socket.SHUT_RDWR)
-            if not self._sockets:
+                    each.shutdown(socket.SHUT_RDWR)
+            if not known:
                 give_up()
         logger.warning("the database has not answered for %.0f seconds: its connection ends", self._patience)
 
     def _asking(self, *_: Any) -> None:
         self._asked = time.monotonic()
 
-    def _opened(self, _: Any, record: Any) -> None:
+    def _opening(self, _: Any, record: Any) -> None:
+        self._forget()
         number = _descriptor(record.driver_connection)
         if number is not None:
             with self._lock:
-                self._sockets[record] = socket.socket(fileno=os.dup(number))
+                self._new = socket.socket(fileno=os.dup(number))
+
+    def _opened(self, _: Any, record: Any) -> None:
+        with self._lock:
+            if self._new is not None:
+                self._sockets[record], self._new = self._new, None
+
+    def _forget(self) -> None:
+        """Let go of a connection that failed at the first questions: the pool drops it, and tells nobody."""
+        with self._lock:
+            if self._new is not None:
+                self._new.close()
+                self._new = None
 
     def _closing(self, _: Any, record: Any) -> None:
         with self._lock:
