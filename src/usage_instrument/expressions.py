@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 from sqlalchemy import ColumnElement, Date, DateTime, Double, Text, literal, literal_column
@@ -26,8 +28,8 @@ class Expression(FunctionElement[T]):
 
     inherit_cache = True
 
-    def written(self, dialect: Dialect, arguments: list[str]) -> str:
-        """The SQL of it, from the SQL of its arguments."""
+    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        """The SQL of it, from the SQL of its arguments; one that nobody asks for is not bound either."""
         raise NotImplementedError
 
 
@@ -35,7 +37,7 @@ class Expression(FunctionElement[T]):
 def _written(element: Expression[Any], compiler: Any, **options: Any) -> str:
     if compiler.dialect.name == "default":  # str() of a statement, for a person to read
         return str(compiler.visit_function(element, **options))
-    arguments = [compiler.process(argument, **options) for argument in element.clauses]
+    arguments = (compiler.process(argument, **options) for argument in element.clauses)
     return element.written(dialects.get(compiler.dialect.name), arguments)
 
 
@@ -49,8 +51,8 @@ class Ago(Expression[dt.datetime]):
     def __init__(self, since: dt.timedelta = dt.timedelta(0)) -> None:
         super().__init__(literal_column(str(-(-since // _SECOND))))
 
-    def written(self, dialect: Dialect, arguments: list[str]) -> str:
-        seconds = int(arguments[0])
+    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        seconds = int(next(arguments))
         if not seconds:
             return dialect.now()
         unit = next(unit for unit, length in _LENGTHS.items() if seconds % length == 0)
@@ -72,8 +74,8 @@ class Instant(Expression[dt.datetime]):
     def __init__(self, moment: dt.datetime) -> None:
         super().__init__(literal_column(f"'{moment.isoformat()}'"))
 
-    def written(self, dialect: Dialect, arguments: list[str]) -> str:
-        return dialect.instant(dt.datetime.fromisoformat(arguments[0].strip("'")))
+    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        return dialect.instant(dt.datetime.fromisoformat(next(arguments).strip("'")))
 
 
 class StartOf(Expression[dt.datetime]):
@@ -86,7 +88,7 @@ class StartOf(Expression[dt.datetime]):
     def __init__(self, unit: Unit, moment: ColumnElement[Any]) -> None:
         super().__init__(literal_column(unit), moment)
 
-    def written(self, dialect: Dialect, arguments: list[str]) -> str:
+    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         unit, moment = arguments
         return dialect.start_of(cast(Unit, unit), moment)
 
@@ -101,7 +103,7 @@ class Later(Expression[dt.datetime]):
     def __init__(self, unit: Unit, moment: ColumnElement[Any], number: ColumnElement[int]) -> None:
         super().__init__(literal_column(unit), moment, number)
 
-    def written(self, dialect: Dialect, arguments: list[str]) -> str:
+    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         unit, moment, number = arguments
         return dialect.later(cast(Unit, unit), moment, f"({number})")
 
@@ -113,7 +115,7 @@ class Day(Expression[dt.date]):
     type = Date()
     inherit_cache = True
 
-    def written(self, dialect: Dialect, arguments: list[str]) -> str:
+    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         return dialect.day(*arguments)
 
 
@@ -124,7 +126,7 @@ class Real(Expression[float]):
     type = Double()
     inherit_cache = True
 
-    def written(self, dialect: Dialect, arguments: list[str]) -> str:
+    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         return dialect.real(*arguments)
 
 
@@ -138,5 +140,5 @@ class JSONText(Expression[str]):
     def __init__(self, document: ColumnElement[Any], key: str) -> None:
         super().__init__(document, literal(key), literal(json.dumps(key)))
 
-    def written(self, dialect: Dialect, arguments: list[str]) -> str:
-        return dialect.json_text(*arguments)
+    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        return dialect.json_text(next(arguments), next(arguments), partial(next, arguments))

@@ -272,10 +272,11 @@ class Dialect(ABC):
         """A number as a float."""
 
     @abstractmethod
-    def json_text(self, document: str, key: str, quoted: str) -> str:
+    def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         """What a JSON object holds under a key, as text; NULL where that is null, or where there is no such key.
 
-        `quoted` is the key as the writer spells it in JSON.
+        `quoted` binds the key as the writer spells it in JSON. Only what is written may be bound, as asyncpg asks the
+        server for the type of every parameter.
         """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -295,7 +295,7 @@ class PostgreSQL(Dialect):
     def real(self, number: str) -> str:
         return f"CAST({number} AS DOUBLE PRECISION)"
 
-    def json_text(self, document: str, key: str, quoted: str) -> str:
+    def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         return f"({document} ->> {key})"
 
 

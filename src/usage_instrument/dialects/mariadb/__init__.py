@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -204,9 +204,9 @@ class MariaDB(Dialect):
     def real(self, number: str) -> str:
         return f"(({number}) * 1e0)"  # some servers cast to no float
 
-    def json_text(self, document: str, key: str, quoted: str) -> str:
+    def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         # Keys are compared by their spelling, and `ä` has two.
-        spellings = (f"JSON_EXTRACT({document}, CONCAT('$.', {each}))" for each in (quoted, f"JSON_QUOTE({key})"))
+        spellings = (f"JSON_EXTRACT({document}, CONCAT('$.', {each}))" for each in (quoted(), f"JSON_QUOTE({key})"))
         found = f"COALESCE({', '.join(spellings)})"
         return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
 

@@ -216,7 +216,7 @@ class SQLite(Dialect):
     def real(self, number: str) -> str:
         return f"CAST({number} AS REAL)"
 
-    def json_text(self, document: str, key: str, quoted: str) -> str:
+    def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         # A path, which is what JSON_EXTRACT takes, has no way to write every key.
         object_ = f"CASE WHEN json_valid({document}) THEN {document} END"
         text = "CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(value AS TEXT) END"
