@@ -201,7 +201,7 @@ def test_one_that_was_replaced_still_takes_what_comes_late(sqlite: Database, tab
     usage.configure(sqlite.url, service="other")
     assert first.flush(60) is True
     first.track("late")  # a thread that was about to
-    assert first.flush(60) is True
+    assert first.shutdown(60) is True
     assert total(sqlite.engine(), tables, "late") == 1
 
 

@@ -154,6 +154,7 @@ def test_uses_that_wait_for_their_user_are_seen(users_database: UsersDatabase) -
         connection.execute(users_database.users.insert().values(id=USER, name="new"))
     assert tracker.flush()
     assert tracker.count(USER, "signup") == total(users_database.engine, tables, "signup") == 2
+    assert tracker.shutdown(60)
 
 
 def test_the_count_saturates_as_the_column_does(tracker: Tracker) -> None:

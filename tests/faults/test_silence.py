@@ -32,6 +32,7 @@ class Way(NamedTuple):
 @pytest.fixture(params=DRIVERS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
     backend = "postgresql" if request.param in {"psycopg", "psycopg2", "asyncpg"} else "mariadb"
+    pytest.importorskip(request.param)
     database: Database = request.getfixturevalue(backend)
     monkeypatch.setattr(engines, "GRACE", 0.3)
     with through(database) as proxy:

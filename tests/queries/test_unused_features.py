@@ -28,7 +28,7 @@ def years(small: Filled) -> Filled:
         declared("moved", 90),
         declared("moved", 0, "worker"),
         declared("gone", 31),
-        declared("missing today", 30),
+        declared("missing today", 29),
         # Nobody runs this service any more, so it has retired nothing.
         declared("asleep", 150, "reports"),
     ]
