@@ -269,6 +269,33 @@ def test_in_an_outage_what_exceeds_memory_waits_on_disk(sqlite: Database, place:
     assert tracker.shutdown(60)
 
 
+def test_what_waits_on_disk_takes_no_memory(sqlite: Database, place: Path) -> None:
+    tracker = Tracker(
+        sqlite.url, Settings(journal=str(place), max_pending=20, flush_interval=3600, user_id_type="integer")
+    )
+
+    @tracker.tracks("f")
+    def use() -> None: ...
+
+    for user in range(400):
+        with tracker.as_user(user):
+            use()
+        if user % 20 == 19:
+            tracker._pipeline._folder.fold()
+    assert not tracker.flush(1)  # there are no tables
+    journal = tracker._pipeline.journal
+    assert journal is not None
+    waiting = [segment for segment in journal._segments if segment.sealed]
+    assert len(waiting) > 10
+    assert not any(segment.log.recalled for segment in waiting)
+    assert tracker.stats().captured == 400
+    tables = made(sqlite.engine(), user_id_type="integer")
+    while not tracker.flush(60):
+        pass
+    assert total(sqlite.engine(), tables) == 400
+    assert tracker.shutdown(60)
+
+
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
 def test_a_network_file_system_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "_file_system", lambda path: kind)

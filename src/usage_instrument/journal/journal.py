@@ -178,11 +178,11 @@ class Journal:
             taken = segment.take(size, fits)
             if taken is not None:
                 return taken
-            if not segment.done:
-                if segment.sealed:
-                    segment.log.forget()  # it waits for room in memory
-                if segment is not self._current:
-                    return None
+            if not segment.done and segment is not self._current:
+                break
+        for segment in self._segments:
+            if segment.sealed:
+                segment.log.forget()  # it is read, or waits for room in memory
         return None
 
     def give_up(self) -> int:

@@ -186,7 +186,7 @@ class Segment:
         codes = self._read[self._pos : self._end(self._pos)].tolist() + [self._read[index] for index in self._holes]
         was_known = self.log.recalled
         try:
-            unread = _uses(self.log.named(codes))
+            unread = _uses(self.log.named(codes)) if codes else 0
         except (CorruptJournalError, OSError):  # then nobody can tell of a count
             unread = len(codes) - codes.count(0)
         if self.sealed:
