@@ -171,6 +171,14 @@ def database(request: pytest.FixtureRequest) -> Database:
     return found
 
 
+@pytest.fixture
+def pooler(postgresql: Database) -> Iterator[sa.URL]:
+    """PostgreSQL by way of a pooler, which hands two connections from one transaction to the next."""
+    url = sa.make_url(postgresql.url)
+    with contextlib.ExitStack() as stack:
+        yield url.set(port=_server(lambda: servers.pgbouncer(url.port or 0, connections=2), stack))
+
+
 @pytest.fixture(params=["postgresql", "mariadb"])
 def server(request: pytest.FixtureRequest) -> Database:
     """A database that is reached by a network, which breaks."""

@@ -85,6 +85,29 @@ def mariadb() -> Iterator[int]:
             yield port
 
 
+@contextlib.contextmanager
+def pgbouncer(server: int, connections: int) -> Iterator[int]:
+    """A pooler before the PostgreSQL server on that port; yields its own.
+
+    Whoever comes gets one of so many connections for one transaction, and maybe another one for the next.
+    """
+    program = _program("pgbouncer", "/usr/sbin", "/usr/local/bin")
+    with _home("postgres", "nobody") as home:
+        users, config = home.path / "users", home.path / "pgbouncer.ini"
+        port = free_port()
+        users.write_text(f'"{USER}" "{PASSWORD}"\n')
+        settings = {
+            "listen_addr": "127.0.0.1", "listen_port": port, "unix_socket_dir": "", "auth_type": "scram-sha-256",
+            "auth_file": users, "pool_mode": "transaction", "default_pool_size": connections,
+        }  # fmt: skip
+        lines = ["[databases]", f"* = host=127.0.0.1 port={server}", "[pgbouncer]"]
+        config.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in settings.items()), ""]))
+        for path in (users, config):
+            path.chmod(0o644)
+        with home.serve([program, config], signal.SIGINT, lambda: _postgresql_answers(port)):
+            yield port
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on now, below those that systems give to clients, who come at any moment."""
     while True:

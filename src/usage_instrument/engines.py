@@ -36,7 +36,12 @@ _DRIVER_TIMEOUTS: dict[str, dict[str, Any]] = {
     "psycopg": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000, "prepare_threshold": None},
     "psycopg_async": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000, "prepare_threshold": None},
     "psycopg2": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
-    "asyncpg": {"timeout": CONNECT_TIMEOUT},
+    "asyncpg": {
+        "timeout": CONNECT_TIMEOUT,
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": lambda: "",  # the one without a name, which is replaced by the next
+    },
     "pymysql": {"connect_timeout": CONNECT_TIMEOUT},
     "mysqldb": {"connect_timeout": CONNECT_TIMEOUT},
     "aiomysql": {"connect_timeout": CONNECT_TIMEOUT},
