@@ -22,7 +22,7 @@ from reading import balanced, counts, made, total
 from usage_instrument import current
 from usage_instrument.catalog import Unconfigured, declared
 from usage_instrument.errors import ConfigurationError, UserIdError
-from usage_instrument.schema import Tables
+from usage_instrument.schema import Tables, define_tables
 from usage_instrument.stats import Stats
 
 
@@ -159,12 +159,25 @@ def test_other_values_take_over_with_a_warning(
     assert second is not first
     assert current.tracker() is declared.recorder is second
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.text.count(f"{__file__}:") == 2, "both lines are named"
     assert "configured again with other values" in caplog.text
     plain()
     assert usage.flush(60) is True
     assert first.shutdown(60) is True
     assert (first.stats().written, second.stats().written) == (1, 1)
     assert total(sqlite.engine(), tables, "test_current.plain") == 2
+
+
+def test_a_factory_of_apps_may_make_its_engine_anew(sqlite: Database, caplog: pytest.LogCaptureFixture) -> None:
+    def tables() -> Tables:
+        return define_tables(sa.MetaData(), users=None)
+
+    first = usage.configure(sqlite.engine(), tables=tables())
+    second = usage.configure(sqlite.engine(), tables=tables())
+    assert second is not first
+    assert caplog.records == []
+    usage.configure(sqlite.engine(), tables=define_tables(sa.MetaData(), users=None, user_id_type="integer"))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_nothing_is_lost_while_one_takes_over_from_the_other(sqlite: Database, tables: Tables) -> None:

@@ -30,10 +30,11 @@ ROWS: dict[str, str] = {
     "settings": _VALUES,
     "events": _VALUES,
     "stats": "",
+    "place": "",
     # who and what
     "context": _VALUES,
     "loaded": f"{_VALUES} context",
-    "catalog": _USES,
+    "catalog": f"{_USES} place",
     "capture": f"{_USES} context",
     # what is kept in memory
     "buffer": _USES,
@@ -83,13 +84,14 @@ ROWS: dict[str, str] = {
     # the tracker
     "tracker": f"{_TABLES} settings stats context catalog capture buffer rejects ticket lifecycle ledger engines store"
     " journal pipeline live tracking",
-    "current": f"{_USES} settings stats context catalog capture engines live tracker",
+    "current": f"{_USES} place settings stats context catalog capture engines live tracker",
     # requests: they know a recorder, not the tracker
     "routes": f"{_USES} context catalog",
     "rules": f"{_USES} context catalog routes",
-    "middleware": f"{_USES} context catalog lifecycle loaded rules routes",
-    "asgi": _HTTP,
-    "wsgi": _HTTP,
+    "middleware": f"{_USES} context catalog lifecycle loaded place rules routes",
+    "misuse": _HTTP,
+    "asgi": f"{_HTTP} misuse",
+    "wsgi": f"{_HTTP} misuse",
     # for others
     "testing": f"{_USES} settings context catalog",
     "pytest_plugin": "",
@@ -97,7 +99,7 @@ ROWS: dict[str, str] = {
     "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
     "cli": f"{_TABLES} settings stats ledger engines store inspection discovery upgrade journal recovery retention"
     " views queries asgi dashboard usage_instrument",
-    "integrations": f"{_HTTP} target schema engines asgi wsgi tracking capture current tracker settings"
+    "integrations": f"{_HTTP} lifecycle target schema engines asgi wsgi tracking capture current tracker settings"
     " usage_instrument cli",
 }
 """Each module or sub-package by what it may import; what is named stands further up. The modules of a sub-package

@@ -586,5 +586,8 @@ def test_a_decorator_above_the_route_is_told(captured: CapturedUsage, caplog: py
     client.get("/")
     client.get("/")
     name = f"{__name__}:{above.__qualname__}"
-    said = f"@tracks('test_wsgi.above') of {name} is never called: put it below the framework's route decorator"
+    line = f"{__file__}:{above.__wrapped__.__code__.co_firstlineno}"  # type: ignore[attr-defined]
+    said = (
+        f"@tracks('test_wsgi.above') of {name} ({line}) is never called: put it below the framework's route decorator"
+    )
     assert [record.getMessage() for record in caplog.records] == [said]

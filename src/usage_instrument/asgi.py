@@ -10,7 +10,8 @@ from typing import Any
 from .context import SCOPE_KEY, Request, holder
 from .loaded import loaded_user
 from .middleware import NOTHING, Counter, Target, is_login_redirect
-from .routes import WEBSOCKET, RouteTree, marker_of, mount_depth
+from .misuse import ASGI, check_protocol, look_below
+from .routes import WEBSOCKET, RouteTree, marker_of, mount_depth, visible_routes
 from .rules import Features
 from .typing import ASGIApp, Message, Metadata, Receive, Recorder, Scope, Send, Unset, UserId
 
@@ -44,8 +45,10 @@ class UsageMiddleware:
         metadata: Metadata | Callable[[Scope], Metadata | None] | None = None,
         success: Callable[[int, Scope], object] | None = None,
     ) -> None:
+        check_protocol(app, ASGI)
         self.app = app
         self._counter = Counter(tracker, features, include, exclude, user, metadata, success, _user_in)
+        self._counter.look = partial(look_below, app, self._counter, visible_routes)
         self._tree = RouteTree()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,6 +122,8 @@ class UsageMiddleware:
         key = (id(marker), method, depth)
         target = counter.targets.get(key)
         if target is None:
+            if depth > 0:
+                counter.look = None  # the options may say what only the app around this one knows
             route, is_certain = self._tree.find(scope, marker, depth)
             target = counter.target(route, method, marker)
             if is_certain:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from .events import Use, check_feature
+from .place import caller
 from .typing import Recorder, UserId
 
 logger = logging.getLogger("usage_instrument")
@@ -39,7 +40,7 @@ class Catalog:
     def __init__(self, recorder: Recorder | None = None, *, is_shared: bool = False) -> None:
         self.is_shared = is_shared
         self._features: dict[str, Feature] = {}
-        self._explicit: set[str] = set()
+        self._described: dict[str, str] = {}  # by name, the line that did
         self._displaced: list[Recorder] = []
         self.recorder: Recorder = recorder if recorder is not None else Unconfigured(self)
         """Who takes the uses."""
@@ -73,14 +74,16 @@ class Catalog:
                 recorder = self.recorder
                 feature.append = recorder.sink(feature)
         if description is not None:
-            if name in self._explicit and feature.description != description:
+            line = caller()
+            if name in self._described and feature.description != description:
                 logger.warning(
-                    "feature %r is described twice, differently: %r and now %r (in %s); the first stands",
-                    name, feature.description, description, source,
+                    "feature %r is described twice, differently: %r at %s and now %r at %s; the first stands, "
+                    "so leave description= out of all but one",
+                    name, feature.description, self._described[name], description, line,
                 )  # fmt: skip
             else:
                 feature.description = description
-                self._explicit.add(name)
+                self._described.setdefault(name, line)
         return feature
 
     def attach(self, recorder: Recorder) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import capture, catalog, context, engines
 from .errors import ConfigurationError
 from .live import FeatureUse
+from .place import caller
 from .settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt
 from .stats import Stats
 from .tracker import Tracker
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("usage_instrument")
 
 _tracker: Tracker | None = None
+_line = "nowhere"  # that configured it
 _former: list[Tracker] = []  # replaced, but maybe still writing: the exit waits for them
 
 
@@ -35,7 +37,8 @@ def configure(database: engines.Database | None = None, *, tables: Tables | None
     replace it, with a warning. Under pytest, a tracker that only the environment configures writes nothing unless
     `enabled` is set. Raises ConfigurationError, and TypeError for a name that is no setting.
     """
-    global _tracker
+    global _tracker, _line
+    line = caller()
     settled = Settings.from_environment(**settings)
     for complaint in misspelt(os.environ):
         logger.warning("%s", complaint)
@@ -52,13 +55,27 @@ def configure(database: engines.Database | None = None, *, tables: Tables | None
     if old is not None:
         if (old.database, old.settings, old.tables_given) == (database, settled, tables):
             return old
-        logger.warning("usage-instrument is configured again with other values; the new ones hold from now on")
-    _tracker = Tracker(database, settled, tables, catalog=catalog.declared)
+        logger.log(
+            logging.INFO if _is_alike(old, database, settled, tables) else logging.WARNING,
+            "usage-instrument is configured again with other values at %s, after %s; the new ones hold from now on: "
+            "configure it once",
+            line, _line,
+        )  # fmt: skip
+    _tracker, _line = Tracker(database, settled, tables, catalog=catalog.declared), line
     if old is not None:
         _former.append(old)
         # Its last batch is written behind our back; the exit waits for it.
         old.begin_exit(time.monotonic() + old.settings.shutdown_timeout)
     return _tracker
+
+
+def _is_alike(old: Tracker, database: engines.Database | None, settings: Settings, tables: Tables | None) -> bool:
+    """Whether it differs only in objects that were made anew, as by a factory of apps that is called once more."""
+
+    def told(database: engines.Database | None, settings: Settings, tables: Tables | None) -> object:
+        return None if database is None else engines.url_of(database), settings, repr(tables)
+
+    return told(old.database, old.settings, old.tables_given) == told(database, settings, tables)
 
 
 def tracker() -> Tracker | None:

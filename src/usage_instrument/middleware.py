@@ -12,6 +12,7 @@ from .context import SCOPE_KEY, Holder, Override, Request, holder, judge, reques
 from .errors import FeatureNameError, UsageInstrumentError
 from .events import Use, check_feature, keep_metadata
 from .lifecycle import notice_fork
+from .place import definition
 from .routes import Route, tracked_features
 from .rules import Features, Namer, Rule, Rules, check_callable
 from .typing import UNSET, Metadata, Recorder, Unset, UserId
@@ -79,6 +80,8 @@ class Counter:
             self.metadata_of = check_callable("metadata=", metadata)
         self.loaded = loaded
         self.targets: dict[object, Target] = {}
+        self.look: Callable[[], None] | None = None
+        """What looks at the app, once, when its first route is met."""
         self._has_failed = False
         self._above: set[str] = set()
         for name in self.rules.names:
@@ -107,6 +110,9 @@ class Counter:
 
     def target(self, route: Route, method: str, marker: object = None) -> Target:
         """What a route that was matched counts as."""
+        look, self.look = self.look, None
+        if look is not None:
+            look()
         target = Target(marker)
         if not route.countable:
             return target
@@ -142,8 +148,8 @@ class Counter:
             if feature.decorates == source and source not in self._above:
                 self._above.add(source)
                 logger.warning(
-                    "@tracks(%r) of %s is never called: put it below the framework's route decorator",
-                    feature.name, source,
+                    "@tracks(%r) of %s (%s) is never called: put it below the framework's route decorator",
+                    feature.name, source, definition(endpoint),
                 )  # fmt: skip
 
     def remember(self, key: object, target: Target) -> None:

@@ -30,6 +30,8 @@ class Route(NamedTuple):
     aliases: tuple[str, ...] = ()
     """Other names that the options may call it."""
     methods: frozenset[str] | None = None
+    opaque: bool = False
+    """Whether it is a mount whose own routes nobody can see."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -153,16 +155,25 @@ def _walk_one(markers: tuple[object, ...], route: Any, prefix: str, owner: str, 
         yield from _walk(_routes_below(app), path, full, depth + 1)
 
 
+def visible_routes(app: object) -> list[Route] | None:
+    """The routes of an ASGI app and of what is mounted in it; None if it shows none."""
+    routes = _routes_below(app)
+    return None if routes is None else [route for _, route in _walk(routes, "", "", 0)]
+
+
 def _route(route: Any, template: str, name: str | None, endpoint: object) -> Route:
     methods = getattr(route, "methods", None)
+    is_mount, is_static = _is_mount(route), _is_static(endpoint)
+    has_routes = is_mount and _routes_below(endpoint) is not None
     return Route(
         name,
         (template or "/",),
         _path(route) or "/",
         endpoint,
-        not (_is_static(endpoint) or (_is_mount(route) and _routes_below(endpoint) is not None)),
+        not (is_static or has_routes),
         getattr(endpoint, "__module__", None) == "fastapi.applications",
         methods=frozenset(methods) if isinstance(methods, set | frozenset) else None,
+        opaque=is_mount and not (is_static or has_routes),
     )
 
 
@@ -225,4 +236,20 @@ def flask_route(rule: Any, prefix: str) -> Route:
     is_running = flask is not None and flask.has_app_context()
     view = flask.current_app.view_functions.get(endpoint) if is_running else None
     is_static = endpoint == "static" or endpoint.endswith(".static")
-    return Route(endpoint, (prefix + local,), local, view, not is_static)
+    methods = getattr(rule, "methods", None)
+    return Route(
+        endpoint,
+        (prefix + local,),
+        local,
+        view,
+        not is_static,
+        methods=frozenset(methods) if isinstance(methods, set) else None,
+    )
+
+
+def flask_routes(app: object) -> list[Route] | None:
+    """The routes of the Flask app that is running; None if it is not this app."""
+    flask: Any = sys.modules.get("flask")
+    if flask is None or not flask.has_app_context() or flask.current_app._get_current_object() is not app:
+        return None
+    return [flask_route(rule, "") for rule in flask.current_app.url_map.iter_rules()]

@@ -67,6 +67,17 @@ class Rules:
         """The feature names that are known from the start."""
         return list(dict.fromkeys(value for value in self._named.values() if isinstance(value, str)))
 
+    def unmatched(self, routes: list[Route]) -> list[str]:
+        """The keys of `features` that are none of an app's routes, as far as that can be known."""
+        hidden = [route.templates[0] for route in routes if route.opaque]
+        found = []
+        for method, target in self._named:
+            if hidden and (not target.startswith("/") or target.startswith(tuple(hidden))):
+                continue
+            if not any(target in route.keys and _answers(route, method) for route in routes):
+                found.append(f"{method} {target}".lstrip())
+        return found
+
     def decide(self, route: Route, method: str) -> Rule:
         """What the options say of a route that a framework matched."""
         for wanted in (method, ""):
@@ -99,6 +110,10 @@ _Pattern: TypeAlias = tuple[str, re.Pattern[str]]
 
 def _matches(pattern: _Pattern, route: Route, method: str) -> bool:
     return pattern[0] in ("", method) and any(map(pattern[1].fullmatch, route.keys))
+
+
+def _answers(route: Route, method: str) -> bool:
+    return not method or route.methods is None or method in route.methods
 
 
 def _key(key: object) -> tuple[str, str]:

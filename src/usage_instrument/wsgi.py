@@ -10,7 +10,8 @@ from typing import Any
 from .context import SCOPE_KEY, Request, current_request, holder
 from .loaded import flask_user
 from .middleware import NOTHING, Counter, Pending, Target, is_login_redirect
-from .routes import flask_route
+from .misuse import WSGI, check_protocol, look_below
+from .routes import flask_route, flask_routes
 from .rules import Features
 from .typing import Environ, Metadata, Recorder, StartResponse, WSGIApp
 
@@ -43,8 +44,10 @@ class UsageMiddleware:
         metadata: Metadata | Callable[[Environ], Metadata | None] | None = None,
         success: Callable[[int, Environ], object] | None = None,
     ) -> None:
+        check_protocol(app, WSGI)
         self.app = app
         self._counter = Counter(tracker, features, include, exclude, user, metadata, success, flask_user)
+        self._counter.look = partial(look_below, app, self._counter, flask_routes)
         self._hears_flask_login = False
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

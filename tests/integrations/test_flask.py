@@ -517,6 +517,14 @@ for step in ("db init", "db migrate -m first", "db upgrade", "db migrate", "usag
 """
 
 
+def test_a_factory_of_apps_is_no_misuse(sqlite: Database, caplog: pytest.LogCaptureFixture) -> None:
+    apps = [shop(uri)[:2] for uri in (sqlite.url, sqlite.url, "sqlite://", "sqlite://")]
+    assert [record.getMessage()[:44] for record in caplog.records] == ["usage-instrument is configured again with ot"]
+    for app, db in apps:
+        with app.app_context():
+            db.engine.dispose()
+
+
 def test_flask_migrate_finds_the_tables_and_flask_usage_the_database(sqlite: Database, tmp_path: Path) -> None:
     script = tmp_path / "shop.py"
     script.write_text(SHOP)
