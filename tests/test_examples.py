@@ -21,6 +21,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COMMANDS = {
     "flask": [sys.executable, "examples/flask_app.py"],
+    "flask_sqlalchemy": [sys.executable, "examples/flask_sqlalchemy_app.py"],
     "starlette": [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "starlette_app:app", "--port", "0"],
     "fastapi": [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "fastapi_app:app", "--port", "0"],
 }

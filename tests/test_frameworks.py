@@ -1,0 +1,69 @@
+"""The snippets of docs/frameworks.md, run as they stand and in their order, with requests to the apps they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+import usage_instrument as usage
+from reading import counts, made
+from usage_instrument import current
+from usage_instrument.schema import Tables
+
+PAGE = Path(__file__).parents[1] / "docs" / "frameworks.md"
+
+
+def run(section: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the snippets of a section define, beside what those before it did."""
+    (text,) = re.findall(
+        rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    names = {"__name__": "frameworks", "usage": usage} if names is None else names
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, PAGE.name, "exec", dont_inherit=True), names)
+    return names
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:
+    monkeypatch.chdir(tmp_path)
+    engine = sa.create_engine("sqlite:///usage.db")
+    yield engine
+    current.reset()  # while its files are there
+    engine.dispose()
+
+
+def test_flask(engine: sa.Engine, tmp_path: Path) -> None:
+    pytest.importorskip("flask_sqlalchemy")
+    names = run("Flask")
+    made(engine, users=None)
+    assert names["app"].test_client().get("/").status_code == 404
+    app, db = names["create_app"](f"sqlite:///{tmp_path / 'shop.db'}"), names["db"]
+    with app.app_context():
+        db.create_all()
+        assert app.test_client().get("/events").json == ["Choir practice"]
+        assert usage.flush(60)
+        assert counts(db.engine, Tables.of(db.metadata.tables["feature_usage"])) == {("list_events", None): 1}
+        usage.shutdown(60)
+        db.engine.dispose()
+
+
+def test_starlette_and_fastapi(engine: sa.Engine) -> None:
+    pytest.importorskip("fastapi")
+    from starlette.testclient import TestClient
+
+    tables = made(engine, users=None, user_id_type="string")
+    names = run("Starlette")
+    with TestClient(names["app"]) as client:
+        assert client.get("/events/7", headers={"X-User": "ada"}).json() == {"event": 7}
+    assert counts(engine, tables) == {("events:show_event", "ada"): 1}
+    run("FastAPI", names)
+    with TestClient(names["api"]) as client:
+        assert client.post("/v1/events/7/follow", headers={"X-User": "ada"}).status_code == 204
+        assert client.get("/docs").status_code == 200
+    assert counts(engine, tables) == {("events:show_event", "ada"): 1, ("calendar_follow_event", "ada"): 1}
