@@ -1,4 +1,4 @@
-"""`@tracks` to type checkers: overloads, generics and wrong calls stay what they are, for mypy and for pyright."""
+"""The public API to type checkers, mypy and pyright: what is tracked stays what it is, and options are known."""
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, no-check-untyped-defs
 
 from __future__ import annotations
@@ -14,30 +14,33 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FILE = TESTS / "typing" / "tracks.py"
+FILES = sorted((TESTS / "typing").glob("*.py"))
 SOURCE = TESTS.parent / "src"
 
 
 def test_mypy(tmp_path):
-    run = _run("mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", str(FILE), MYPYPATH=str(SOURCE))
-    assert (run.returncode, run.stdout) == (0, "Success: no issues found in 1 source file\n"), run.stdout + run.stderr
+    run = _run("mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", *map(str, FILES), MYPYPATH=str(SOURCE))
+    assert (run.returncode, run.stdout) == (0, f"Success: no issues found in {len(FILES)} source files\n"), (
+        run.stdout + run.stderr
+    )
 
 
 def test_pyright(tmp_path):
     config = {
-        "include": [FILE.name],
+        "include": [file.name for file in FILES],
         "extraPaths": [str(SOURCE)],
         "typeCheckingMode": "standard",
         "enableTypeIgnoreComments": False,  # those are mypy's
         "reportUnnecessaryTypeIgnoreComment": "error",
     }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
-    shutil.copy(FILE, tmp_path)
+    for file in FILES:
+        shutil.copy(file, tmp_path)
     run = _run("pyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(tmp_path))
     if not run.stdout.startswith("{"):
         _missing(f"pyright does not run here: {run.stdout}{run.stderr}")
     report = json.loads(run.stdout)
-    assert report["summary"]["filesAnalyzed"] == 1
+    assert report["summary"]["filesAnalyzed"] == len(FILES)
     assert [
         f"{found['range']['start']['line'] + 1}: {found['message']}"
         for found in report["generalDiagnostics"]
