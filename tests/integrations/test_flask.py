@@ -327,7 +327,7 @@ def test_the_environment_alone_configures_it(sqlite: Database, monkeypatch: pyte
 def test_a_tracker_of_ones_own(sqlite: Database) -> None:
     made(sqlite.engine(), users=None)
     own = usage.Tracker(sqlite.url)
-    app = small()
+    app = small(USAGE_INSTRUMENT_DATABASE_URL="sqlite:////nowhere/at/all.db", USAGE_INSTRUMENT_SERVICE="web")
     UsageInstrument(app, tracker=own)
     app.test_client().get("/")
     assert current.tracker() is None
@@ -335,6 +335,8 @@ def test_a_tracker_of_ones_own(sqlite: Database) -> None:
     assert rows(sqlite) == {("home", None): 1}
     with pytest.raises(ConfigurationError, match="tracker= has a database and settings of its own"):
         UsageInstrument(small(), tracker=own, service="web")
+    with pytest.raises(ConfigurationError, match="either that or db=, not both"):
+        UsageInstrument(small(), tracker=own, db=SQLAlchemy())
 
 
 # ---- what is told
@@ -433,6 +435,26 @@ def test_users_may_be_named(sqlite: Database) -> None:
     _, db, _ = shop(sqlite.url, users="user.id")
     tables = Tables.of(db.metadata.tables["feature_usage"])
     assert (tables.users, tables.user_id_type) == ("user.id", "integer")
+
+
+def test_users_may_be_named_by_the_environment(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USAGE_INSTRUMENT_USERS", "members.id")
+    app, db = small(SQLALCHEMY_DATABASE_URI=sqlite.url), SQLAlchemy()
+    db.Table("members", sa.Column("id", sa.Integer, primary_key=True))
+    db.init_app(app)
+    UsageInstrument(app, db=db)
+    tables = Tables.of(db.metadata.tables["feature_usage"])
+    assert (tables.users, tables.user_id_type) == ("members.id", "integer")
+
+
+def test_a_model_says_the_type_of_ids_without_db_too(sqlite: Database) -> None:
+    table = sa.Table("people", sa.MetaData(), sa.Column("id", sa.String(9), primary_key=True))
+    for users in (table, table.c.id):
+        UsageInstrument(small(), database=sqlite.url, users=users)
+        tracker = current.tracker()
+        assert tracker is not None
+        assert tracker.user_id_type == "string"
+        current.reset()
 
 
 def test_users_are_found_by_their_name(sqlite: Database) -> None:

@@ -29,7 +29,8 @@ flask.UsageInstrument(
     journal=Path("journal"),
     history=None,
 ).init_app(app)
-flask.UsageInstrument(app, tracker=Tracker("sqlite:///usage.db"), db=object(), users=None)
+flask.UsageInstrument(app, tracker=Tracker("sqlite:///usage.db"))
+flask.UsageInstrument(app, db=object(), users=None)
 flask.UsageInstrument(app, servise="web")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 flask.UsageInstrument(app, strict="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

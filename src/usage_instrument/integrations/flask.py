@@ -50,6 +50,8 @@ class UsageInstrument:
         **options: Unpack[Options[Environ]],
     ) -> None:
         self._plan = plan(options, database, tables)
+        if db is not None and self._plan.has_tracker:
+            raise ConfigurationError("tracker= has a database of its own: give either that or db=, not both")
         self._db = db
         if app is not None:
             self.init_app(app)
@@ -77,7 +79,7 @@ class UsageInstrument:
         if metadata is None:
             raise ConfigurationError(f"db= is a SQLAlchemy() of Flask-SQLAlchemy, not {type(self._db).__name__}")
         made = self._plan
-        if made.database is None and made.middleware.get("tracker") is None:
+        if made.database is None:
             made = made._replace(database=self._engine(app))
         return made.over(app.config, "app.config: ").joining(metadata)
 

@@ -82,6 +82,11 @@ class Plan(NamedTuple):
     database: engines.Database | None = None
     tables: Tables | None = None
 
+    @property
+    def has_tracker(self) -> bool:
+        """Whether the app brings a tracker of its own, which has its database and settings."""
+        return self.middleware.get("tracker") is not None
+
     def over(self, config: Mapping[str, Any], place: str) -> Plan:
         """The same, with what a framework's own configuration says where the options say nothing.
 
@@ -89,6 +94,8 @@ class Plan(NamedTuple):
         """
         for complaint in misspelt([name for name in config if isinstance(name, str)], place=place):
             logger.warning("%s", complaint)
+        if self.has_tracker:
+            return self
         settings = {**said(config, _SETTINGS - self.settings.keys(), place=place), **self.settings}
         database = self.database if self.database is not None else config.get(DATABASE_VARIABLE) or None
         return self._replace(settings=settings, database=database)
@@ -114,18 +121,13 @@ class Plan(NamedTuple):
 
     def configure(self) -> None:
         """Call `usage_instrument.configure` if there is anything to configure. Raises what that raises."""
-        tracker, database = self.middleware.get("tracker"), self.database
-        if tracker is not None:
-            if database is not None or self.settings:
-                raise ConfigurationError(
-                    "tracker= has a database and settings of its own: give either that, or them, not both"
-                )
+        database, settings = self.database, self.settings
+        if self.has_tracker:
             return
-        if database is None and self.tables is None and not self.settings:
+        if database is None and self.tables is None and not settings:
             if current.tracker() is None and os.environ.get(DATABASE_VARIABLE):
                 usage_instrument.configure()
             return
-        settings = _with_id_type(self.settings, None)
         is_test = current.under_pytest() and not settings.get("enabled")
         if is_test and database is not None and engines.is_in_memory(database):
             logger.info("under pytest, nothing is counted in a SQLite database that is in memory")
@@ -134,7 +136,11 @@ class Plan(NamedTuple):
 
 
 def plan(options: Mapping[str, Any], database: engines.Database | None = None, tables: Tables | None = None) -> Plan:
-    """Tell options apart. Raises TypeError for one that neither the middleware nor Settings knows."""
+    """Tell options apart.
+
+    Raises TypeError for one that neither the middleware nor Settings knows, ConfigurationError for some beside
+    `tracker`.
+    """
     for name in options:
         if name not in _OF_MIDDLEWARE | _SETTINGS:
             near = difflib.get_close_matches(name, _OF_MIDDLEWARE | _SETTINGS, 1)
@@ -148,19 +154,17 @@ def plan(options: Mapping[str, Any], database: engines.Database | None = None, t
     for name in ("include", "exclude"):
         if not isinstance(middleware.get(name), str | None):
             middleware[name] = list(middleware[name])  # a middleware may be made more than once
-    return Plan(
-        middleware,
-        {name: value for name, value in options.items() if name in _SETTINGS},
-        database,
-        tables,
-    )
+    settings = {name: value for name, value in options.items() if name in _SETTINGS}
+    if middleware.get("tracker") is not None and (settings or database is not None or tables is not None):
+        raise ConfigurationError("tracker= has a database and settings of its own: give either that, or them, not both")
+    return Plan(middleware, _with_id_type(settings, None), database, tables)
 
 
 def _with_id_type(settings: dict[str, Any], metadata: MetaData | None) -> dict[str, Any]:
     """The settings, with the `user_id_type` that the users table asks for, unless something says which."""
     if "user_id_type" in settings or ENVIRONMENT_PREFIX + "USER_ID_TYPE" in os.environ:
         return settings
-    key = _key_of(settings.get("users", "auto"), metadata)
+    key = _key_of({"users": "auto", **said(os.environ, ["users"]), **settings}["users"], metadata)
     kind = None if key is None else kind_of(key.type)
     return settings if kind is None else {**settings, "user_id_type": kind}
 
