@@ -90,6 +90,7 @@ ROWS: dict[str, str] = {
     "rules": f"{_USES} context catalog routes",
     "middleware": f"{_USES} context catalog lifecycle loaded place rules routes",
     "misuse": _HTTP,
+    "plan": f"{_HTTP} misuse",
     "asgi": f"{_HTTP} misuse",
     "wsgi": f"{_HTTP} misuse",
     # for others

@@ -50,7 +50,7 @@ def look_below(app: object, counter: Counter, routes: Callable[[object], list[Ro
     `routes` tells those of an app, or None where not all of them can be known.
     """
     try:
-        below = list(_layers(app))
+        below = list(layers(app))
         if any(getattr(getattr(one, "_counter", None), "catalog", None) is counter.catalog for one in below):
             logger.warning("UsageMiddleware stands twice around one app: take one of the two away")
         known = routes(getattr(below[-1], "__self__", below[-1])) if below else None
@@ -65,7 +65,7 @@ def look_below(app: object, counter: Counter, routes: Callable[[object], list[Ro
         logger.debug("cannot look at the app", exc_info=True)
 
 
-def _layers(app: Any) -> Iterator[Any]:
+def layers(app: Any) -> Iterator[Any]:
     """What stands between a middleware and the entrance of the one app that it is for, both included."""
     for _ in range(50):
         if app is None or hasattr(app, "mounts"):  # werkzeug's dispatcher: several apps stand below

@@ -84,7 +84,7 @@ class Rules:
             for key in route.keys:
                 if (wanted, key) in self._named:
                     return Rule(self._named[wanted, key], explicit=True)
-        if not self._admits(route, method):
+        if self.refusal(route, method) is not None:
             return NEVER
         return Rule(route.name) if self._namer is None else Rule(self._namer, explicit=True)
 
@@ -93,16 +93,19 @@ class Rules:
         for wanted, pattern, value in self._by_path:
             if wanted in ("", method) and pattern is not None and pattern.fullmatch(path):
                 return Rule(value, explicit=True)
-        if self._namer is not None and self._admits(Route(None, (path,), path), method):
+        if self._namer is not None and self.refusal(Route(None, (path,), path), method) is None:
             return Rule(self._namer, explicit=True)
         return NEVER
 
-    def _admits(self, route: Route, method: str) -> bool:
+    def refusal(self, route: Route, method: str) -> str | None:
+        """Why the options leave a route out; None if they do not."""
         if any(_matches(pattern, route, method) for pattern in self._exclude):
-            return False
+            return "exclude="
         if self._include is not None:
-            return any(_matches(pattern, route, method) for pattern in self._include)
-        return not (route.documentation or EXCLUDED.fullmatch(route.local))
+            return None if any(_matches(pattern, route, method) for pattern in self._include) else "not in include="
+        if route.documentation or EXCLUDED.fullmatch(route.local):
+            return "probes, metrics and API documentation are not, unless in include="
+        return None
 
 
 _Pattern: TypeAlias = tuple[str, re.Pattern[str]]

@@ -1,0 +1,98 @@
+"""What a web app is going to count: its routes, the feature that each of them is, and why the others are none."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .catalog import declared
+from .errors import ConfigurationError
+from .middleware import Counter
+from .misuse import layers
+from .routes import WEBSOCKET, Route, flask_routes, tracked_features, visible_routes
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_UNCOUNTED = frozenset({"HEAD", "OPTIONS"})
+
+
+class Planned(NamedTuple):
+    """A route of an app, by one of its methods."""
+
+    method: str
+    """`WEBSOCKET` for one; empty where any method will do."""
+    route: str
+    """The template, as the whole app has it."""
+    feature: str | None
+    """What a success counts as; None if it does not, or if only the request tells."""
+    why: str
+    """By what it is counted, or why it is not."""
+
+
+def plan(app: Any) -> list[Planned]:
+    """The routes of a Flask, Starlette or FastAPI app in their order, as its UsageMiddleware counts them.
+
+    Serves no request. Raises ConfigurationError for an app that shows no routes.
+    """
+    counter = _counter_of(app)
+    routes = _routes_of(app)
+    if routes is None:
+        raise ConfigurationError(f"{type(app).__name__} shows no routes: this takes a Flask, Starlette or FastAPI app")
+    return [
+        Planned(method, route.templates[0], *_decide(counter, route, method))
+        for route in routes
+        if route.countable or visible_routes(route.endpoint) is None  # else they are listed themselves
+        for method in _methods_of(route)
+    ]
+
+
+def _layers_of(app: Any) -> Iterator[Any]:
+    for layer in layers(app):
+        yield layer
+        if getattr(layer, "middleware_stack", layer) is None:  # Starlette makes it when it is first called
+            yield from layers(layer.build_middleware_stack())
+
+
+def _counter_of(app: Any) -> Counter | None:
+    found = (getattr(layer, "_counter", None) for layer in _layers_of(app))
+    return next((one for one in found if isinstance(one, Counter)), None)
+
+
+def _routes_of(app: Any) -> list[Route] | None:
+    for layer in layers(app):
+        if hasattr(layer, "url_map") and hasattr(layer, "app_context"):
+            with layer.app_context():
+                return flask_routes(layer)
+        routes = visible_routes(layer)
+        if routes is not None:
+            return routes
+    return None
+
+
+def _methods_of(route: Route) -> Iterator[str]:
+    if route.methods is not None:
+        yield from sorted(route.methods - _UNCOUNTED)
+    elif inspect.isclass(route.endpoint) and not hasattr(route.endpoint, "on_receive"):
+        yield from (method for method in _METHODS if hasattr(route.endpoint, method.lower()))
+    else:
+        yield "" if route.opaque or not route.countable else WEBSOCKET
+
+
+def _decide(counter: Counter | None, route: Route, method: str) -> tuple[str | None, str]:
+    """The feature, and why it is that."""
+    catalog = declared if counter is None else counter.catalog
+    tracked = " and ".join(sorted(tracked_features(route.endpoint, method, catalog))) or None
+    if counter is None:
+        return tracked, "@tracks" if tracked else "the app has no UsageMiddleware"
+    if not route.countable:
+        return tracked, "@tracks" if tracked else "static files are no use"
+    rule = counter.rules.decide(route, method)
+    if tracked and not rule.explicit:
+        return tracked, "@tracks"
+    if callable(rule.feature):
+        return None, "features= names it by the request"
+    if rule.feature is None:
+        return None, "features=" if rule.explicit else counter.rules.refusal(route, method) or "it has no name"
+    if tracked and rule.feature != tracked:
+        return f"{rule.feature} and {tracked}", "features= and @tracks"
+    return rule.feature, "features=" if rule.explicit else "the name of the route"
