@@ -64,9 +64,12 @@ def mariadb() -> Iterator[int]:
     install = _program("mariadb-install-db", "/usr/bin", "/usr/local/bin")
     with _home("mysql", "nobody") as home:
         data, grants = home.path / "data", home.path / "grants.sql"
+        # A server that starts clears the temporary directory of what others left there, those that still run included.
+        temporary = f"--tmpdir={home.path}"
         home.run(
-            install, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"
-        )
+            install, "--no-defaults", f"--datadir={data}", temporary, "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+        )  # fmt: skip
         grants.write_text(
             # One statement a line: the server splits this file at newlines.
             f"CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
@@ -76,7 +79,7 @@ def mariadb() -> Iterator[int]:
         port = free_port()
         command: list[str | Path] = [
             server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
-            f"--socket={home.path / 'socket'}", f"--pid-file={home.path / 'pid'}", f"--init-file={grants}",
+            f"--socket={home.path / 'socket'}", f"--pid-file={home.path / 'pid'}", f"--init-file={grants}", temporary,
             "--skip-name-resolve", "--character-set-server=utf8mb4", "--innodb-flush-log-at-trx-commit=0",
             "--sync-binlog=0", "--innodb-buffer-pool-size=64M", "--performance-schema=off",
             "--default-time-zone=-05:00",

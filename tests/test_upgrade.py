@@ -244,6 +244,22 @@ def test_leaves_the_views_alone_where_no_column_changes(postgresql: Database) ->
     assert sentences(engine, tables) == [f"Add the unique index {UNIQUE_USAGE} to feature_usage, NULLs included."]
 
 
+def test_adds_an_index_that_is_missing(database: Database) -> None:
+    engine = database.engine()
+    tables = create_all(engine, users=None).tables
+    names = [f"ix_{tables.history.name}_{column}" for column in ("bucket_start", "user_id")]
+    with engine.begin() as connection:
+        for index in [index for index in tables.history.indexes if index.name in names]:
+            index.drop(connection)
+    with engine.connect() as connection:
+        assert [(problem.message, problem.blocks_writing) for problem in check(connection, tables)] == [
+            (f"table feature_usage_history has no index {name}: run `usage-instrument db upgrade`", False)
+            for name in names
+        ]
+    assert sentences(engine, tables) == [f"Add the index {name} to feature_usage_history." for name in names]
+    upgraded(engine, tables)
+
+
 def test_merges_duplicates_of_the_history(users_database: UsersDatabase) -> None:
     engine = users_database.engine
     tables = create_all(engine).tables

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Table, inspect, literal, select
+from sqlalchemy import Connection, Index, Table, exc, inspect, literal, select
 from sqlalchemy import types as sqltypes
 
 from . import dialects
@@ -101,11 +102,24 @@ def _may_be(connection: Connection, type_: Any, tables: Tables) -> bool:
     return isinstance(type_, sqltypes.NullType | sqltypes.Numeric)
 
 
+def missing_indexes(connection: Connection, table: Table) -> list[Index]:
+    """The plain indexes that a live table lacks: without them deleting a user, or asking for a day, reads all of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", exc.SAWarning)  # SQLite's expression indexes cannot be reflected
+        live = [index["column_names"] for index in inspect(connection).get_indexes(table.name, schema=table.schema)]
+    plain = [index for index in sorted(table.indexes, key=lambda index: str(index.name)) if not index.unique]
+    return [index for index in plain if not any(names[: len(index.columns)] == index.columns.keys() for names in live)]
+
+
 def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
     name = UNIQUE_USAGE if table is tables.usage else UNIQUE_HISTORY
     problems = []
     if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
         problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
+    problems += [
+        Problem(f"table {table.fullname} has no index {index.name}: {UPGRADE}", False)
+        for index in missing_indexes(connection, table)
+    ]
     if tables.users is not None and live_target(connection, table) is None:
         problems.append(
             Problem(

@@ -199,6 +199,8 @@ def define_tables(
         Index(f"ix_{table.name}_user_id", table.c.user_id)
         for dialect in dialects.every():
             dialect.constrain(table, unique, user_id_type)
+    # What is asked of the history is asked of its last days, and what is pruned are its first. Updates stay in place.
+    Index(f"ix_{history.name}_bucket_start", history.c.bucket_start)
     tables = Tables(usage, writers, history, catalog, losses, user_id_type, name_of(target))
     metadata.info.setdefault(_INFO, {})[usage.fullname] = tables
     return tables

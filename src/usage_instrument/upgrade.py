@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import Connection, Index, Table, exc, inspect
+from sqlalchemy import Connection, Index, Table, inspect
 from sqlalchemy.schema import CreateIndex
 
 from . import dialects
 from .errors import ConfigurationError, SchemaError
-from .inspection import check, stranger_problem, user_type_problem
+from .inspection import check, missing_indexes, stranger_problem, user_type_problem
 from .merging import count_duplicates, merge_duplicates, merge_history
 from .references import Reference, find_reference
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
@@ -89,7 +88,7 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
             altered += _reference(table, reference)
             steps += _reference(table, reference)
             notes += [reference.note] if reference.note else []
-            steps += _index(connection, table)
+            steps += _plain_indexes(connection, table)
     if missing:
         names = ", ".join(table.fullname for table in missing)
         steps.append(
@@ -178,21 +177,15 @@ def _reference(table: Table, reference: Reference) -> list[Step]:
     return [Step(reference.sentence, reference.make)] if reference.sentence else []
 
 
-def _index(connection: Connection, table: Table) -> list[Step]:
-    """The plain index on user_id, without which deleting a user reads the whole table."""
-    inspector = inspect(connection)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", exc.SAWarning)  # SQLite's expression indexes cannot be reflected
-        covered = [index["column_names"][:1] for index in inspector.get_indexes(table.name, schema=table.schema)]
-    if ["user_id"] in covered:
-        return []
-    index: Index = next(index for index in table.indexes if index.name == f"ix_{table.name}_user_id")
+def _plain_indexes(connection: Connection, table: Table) -> list[Step]:
     return [
-        Step(
-            f"Add the index {index.name} to {table.fullname}.",
-            lambda connection: connection.execute(CreateIndex(index, if_not_exists=_knows_if(connection))),
-        )
+        Step(f"Add the index {index.name} to {table.fullname}.", partial(_create_index, index))
+        for index in missing_indexes(connection, table)
     ]
+
+
+def _create_index(index: Index, connection: Connection) -> None:
+    connection.execute(CreateIndex(index, if_not_exists=_knows_if(connection)))
 
 
 def _knows_if(connection: Connection) -> bool:
