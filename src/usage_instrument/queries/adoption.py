@@ -27,23 +27,25 @@ def adoption(*, by: Any = None, since: Since = None, tables: Tables | None = Non
     """
     tables = tables or default_tables()
     used = counts_since(tables, since)
+    feature, users, uses = used.c.feature_name, func.count(used.c.user_id), total(used.c.usage_count)
     if by is None:
-        return _answer(used, [], func.count(used.c.user_id), population(tables))
+        return _answer(feature, [], users, uses, population(tables)).group_by(feature)
     column = _column(by)
-    value = column.label(column.name)
     joined = used.outerjoin(column.table, _id(tables.usage, column.table) == used.c.user_id)
-    sizes = select(value, func.count().label("size")).group_by(column).subquery("sizes")
-    same = or_(sizes.c[value.name] == column, and_(sizes.c[value.name].is_(None), column.is_(None)))
-    users, size = func.count(used.c.user_id), func.coalesce(func.max(sizes.c.size), 0)
-    return _answer(used, [value], users, size).select_from(joined.outerjoin(sizes, same))
+    counted = select(feature, column.label("value"), users.label("users"), uses.label("uses")).select_from(joined)
+    # Counted before the sizes are joined, which is a join of a few rows then.
+    counts = counted.group_by(feature, column).subquery("counts")
+    sizes = select(column.label("value"), func.count().label("size")).group_by(column).subquery("sizes")
+    same = or_(sizes.c.value == counts.c.value, and_(sizes.c.value.is_(None), counts.c.value.is_(None)))
+    value = counts.c.value.label(column.name)
+    answer = _answer(counts.c.feature_name, [value], counts.c.users, counts.c.uses, sizes.c.size)
+    return answer.select_from(counts.outerjoin(sizes, same))
 
 
-def _answer(used: FromClause, groups: list[Any], users: ColumnElement[int], size: ColumnElement[Any]) -> Select[Any]:
-    feature, uses = used.c.feature_name, total(used.c.usage_count).label("uses")
-    unique = users.label("unique_users")
-    columns = [feature, *groups, unique, uses, share(users, size).label("share")]
-    order = [unique.desc(), uses.desc(), *by_name(feature), *(part for value in groups for part in by_name(value))]
-    return select(*columns).group_by(feature, *groups).order_by(*order)
+def _answer(feature: Any, groups: list[Any], users: Any, uses: Any, size: ColumnElement[Any]) -> Select[Any]:
+    names, counts = [feature, *groups], [users.label("unique_users"), uses.label("uses")]
+    order = [*(count.desc() for count in counts), *(part for name in names for part in by_name(name))]
+    return select(*names, *counts, share(users, size).label("share")).order_by(*order)
 
 
 def _column(by: Any) -> Any:
