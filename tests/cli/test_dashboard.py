@@ -48,9 +48,10 @@ def get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], str]
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read().decode()
+        status, sent, text = answer.status, dict(answer.getheaders()), answer.read().decode()
     finally:
         connection.close()
+    return (status, sent, text) if status != 202 else get(port, path, **headers)
 
 
 def failed(*arguments: str) -> str:

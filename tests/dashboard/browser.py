@@ -62,10 +62,13 @@ class Browser:
                 self._loaded = True
 
     def wait(self) -> None:
-        """Until the page that is on its way has loaded."""
-        while not self._loaded:
-            self._note(json.loads(self._socket.recv(timeout=20)))
-        self._loaded = False
+        """Until the page that is on its way has loaded, and not only one that says to wait for it."""
+        is_there = False
+        while not is_there:
+            while not self._loaded:
+                self._note(json.loads(self._socket.recv(timeout=20)))
+            self._loaded = False
+            is_there = self.run("document.querySelector('meta[http-equiv=refresh]') === null")
 
     def go(self, address: str) -> None:
         """Load a page."""

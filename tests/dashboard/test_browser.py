@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from .conftest import HOSTILE, Past
 
 COMMAND = Path(sys.executable).with_name("usage-instrument")
 TOKEN = "a token of the tests"
+PROVEN = f"?token={TOKEN.replace(' ', '+')}"
 
 
 @pytest.fixture
@@ -30,19 +32,25 @@ def tab() -> Iterator[Browser]:
         pytest.skip(f"{missing}; install it to run this test")
 
 
-def test_the_real_page(small_past: Past, tab: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
-    file = tmp_path_factory.mktemp("token") / "token"
+@contextlib.contextmanager
+def dashboard(past: Past, directory: Path) -> Iterator[str]:
+    """Its address, without the token."""
+    file = directory / "token"
     file.write_text(TOKEN)
-    command = [str(COMMAND), "dashboard", "--url", small_past.url, "--port", PORT, "--token-file", str(file)]
+    command = [str(COMMAND), "dashboard", "--url", past.url, "--port", PORT, "--token-file", str(file)]
     with serving(command, {}) as server:
-        origin = f"http://127.0.0.1:{server.port}/"
+        yield f"http://127.0.0.1:{server.port}/"
+
+
+def test_the_real_page(small_past: Past, tab: Browser, tmp_path: Path) -> None:
+    with dashboard(small_past, tmp_path) as origin:
         tab.go(origin)
         assert "You may not look at this" in tab.run("document.body.innerText")
         assert "search" not in tab.run("document.body.innerText")
         tab.complaints.clear()  # of the 401
         tab.call("Emulation.setScriptExecutionDisabled", value=True)  # the page's own, if it had any
 
-        tab.go(f"{origin}?token={TOKEN.replace(' ', '+')}")
+        tab.go(origin + PROVEN)
         assert tab.run("location.href") == origin
         assert tab.run("document.querySelector('h1').innerText") == "The last 28 days"
         assert tab.run("document.cookie") == ""
@@ -81,4 +89,18 @@ def test_the_real_page(small_past: Past, tab: Browser, tmp_path_factory: pytest.
                 assert tab.run("document.documentElement.scrollWidth") <= width, (page, width)
         assert tab.run("getComputedStyle(document.body).color") != ""
         assert {address.partition("?")[0].startswith((origin, "data:")) for address in tab.requests} == {True}
+        assert tab.complaints == []
+
+
+@pytest.mark.parametrize("past", ["postgresql"], indirect=True)
+def test_a_page_that_takes_long_comes_by_itself(past: Past, tab: Browser, tmp_path: Path) -> None:
+    with dashboard(past, tmp_path) as origin, past.engine.connect() as connection:
+        tab.call("Emulation.setScriptExecutionDisabled", value=True)
+        connection.exec_driver_sql("LOCK TABLE feature_usage_history IN ACCESS EXCLUSIVE MODE")
+        tab.call("Page.navigate", url=origin + PROVEN)
+        while tab.run("document.querySelector('h1')?.innerText") != "Counting …":
+            pass
+        connection.rollback()
+        tab.wait()
+        assert tab.run("document.querySelector('h1').innerText") == "The last 28 days"
         assert tab.complaints == []

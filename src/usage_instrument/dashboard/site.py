@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from sqlalchemy import Connection
@@ -13,6 +14,7 @@ from usage_instrument.schema import Tables
 from .assets import asset
 from .freshness import freshness
 from .html import render
+from .making import Making
 from .memory import Memory
 from .pages.feature import feature
 from .pages.overview import overview
@@ -23,6 +25,7 @@ from .period import PERIODS, period_of
 from .problem import Problem
 from .questions import EVERY
 from .reader import Reader
+from .text import plural
 from .visit import Visit
 from .web import Request, Response, into, page, redirect
 
@@ -42,6 +45,7 @@ class Site:
     def __init__(self, database: Database, tables: Tables | None, schema: str | None) -> None:
         self._reader = Reader(database, tables, schema)
         self._memory = Memory()
+        self._making = Making()
 
     def before(self, request: Request) -> Response | None:
         """What anybody gets, without a look at who they are or at the database; None for everything else."""
@@ -50,18 +54,24 @@ class Site:
         return asset(request.path)
 
     def answer(self, request: Request) -> Response:
-        """What those get who may look. It waits for the database, and raises nothing."""
+        """What those get who may look: a page within a second, if only one that says to wait. Raises nothing."""
         if request.path == "":
             return redirect(into(request))
-        try:
+        if request.path.endswith(".csv"):  # no program that fetches a file would come back for it
             return self._answer(request)
+        made = self._making.page((request.path, request.query), lambda: self._answer(request))
+        return made if isinstance(made, Response) else waiting(made)
+
+    def _answer(self, request: Request) -> Response:
+        try:
+            return self._read(request)
         except Problem as problem:
             return message(problem.status, problem.title, *problem.advice, links=problem.links)
         except Exception:
             logger.exception("a page of the dashboard failed")
             return message(500, "This page failed", "That is a mistake of ours; the log of this process has the rest.")
 
-    def _answer(self, request: Request) -> Response:
+    def _read(self, request: Request) -> Response:
         show = _page_of(request.path)
         parameters = request.parameters()
         if parameters is None or any("\0" in value for value in parameters.values()):
@@ -88,6 +98,13 @@ def _page_of(path: str) -> Callable[[Visit], Response]:
     if dot:
         return lambda visit: file(question, visit)
     return lambda visit: page(table(question, visit))
+
+
+def waiting(seconds: float) -> Response:
+    """A page that comes back for the one that is not there yet."""
+    so_far = plural(math.ceil(seconds), "second")
+    names = {"title": "Counting …", "advice": (f"There is much to count: {so_far} so far. The page comes by itself.",)}
+    return page(render("waiting.html", **names, links=(), is_open=True, periods=PERIODS), 202)
 
 
 def message(
