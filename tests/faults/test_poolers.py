@@ -15,7 +15,9 @@ from usage_instrument import Settings, Tracker
 from usage_instrument.schema import Tables
 
 LEFT_BEHIND = (
-    "SELECT name, setting FROM pg_settings WHERE source = 'session' AND name <> 'client_encoding' "
+    # asyncpg sets `jit` back to what it was.
+    "SELECT name, setting FROM pg_settings "
+    "WHERE source = 'session' AND name <> 'client_encoding' AND setting IS DISTINCT FROM reset_val "
     "UNION ALL SELECT 'prepared', name FROM pg_prepared_statements"
 )
 
