@@ -127,6 +127,7 @@ class CapturedUsage:
         kept.extend(entries)
         if self.strict:
             raise error
+        error.__traceback__ = None  # its frames would keep the request, and a body that is to be let go
 
     def request_ended(self) -> None:
         """As Recorder.request_ended."""

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import io
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -41,8 +42,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def captured() -> Iterator[CapturedUsage]:
-    with capture_usage() as captured:
+def captured(caplog: pytest.LogCaptureFixture) -> Iterator[CapturedUsage]:
+    # A record of a failure that pytest keeps would keep the app and its body too, which are to be let go in time.
+    with caplog.at_level(logging.CRITICAL, "usage_instrument"), capture_usage() as captured:
         yield captured
 
 
