@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 import time
-from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import TimeLimitExceeded
@@ -15,16 +14,9 @@ from celery.exceptions import TimeLimitExceeded
 import usage_instrument as usage
 from offspring import use
 
-_BOX = Path.cwd() / "box"
-_BOX.mkdir(exist_ok=True)
-app = Celery("jobs", broker="filesystem://", backend=_BOX.as_uri())
-app.conf.update(
-    broker_transport_options={
-        **dict.fromkeys(("data_folder_in", "data_folder_out", "control_folder"), str(_BOX)),
-        "polling_interval": 0.05,
-    },
-    worker_enable_remote_control=False,
-)
+# Of Celery's brokers that need no server, the one of files reads messages that are not written yet.
+app = Celery("jobs", broker="sqla+sqlite:///broker.db", backend="db+sqlite:///results.db")
+app.conf.worker_enable_remote_control = False
 
 
 @app.task  # type: ignore[untyped-decorator]
