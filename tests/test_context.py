@@ -21,8 +21,9 @@ from werkzeug.local import LocalProxy
 
 from conftest import Database
 from usage_instrument import context
-from usage_instrument.context import Override, Request, holder, loaded_id, user_id_of
+from usage_instrument.context import Override, Request, holder
 from usage_instrument.errors import UserIdError
+from usage_instrument.identity import loaded_id, user_id_of
 from usage_instrument.typing import UNSET
 
 ANNE, BOB = uuid.UUID(int=1), uuid.UUID(int=2)

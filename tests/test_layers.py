@@ -22,7 +22,7 @@ ABOVE_ALL = "usage_instrument"
 _VALUES = "errors typing"
 _USES = f"{_VALUES} events"
 _TABLES = f"{_USES} dialects schema"
-_HTTP = f"{_USES} context catalog loaded routes rules middleware"
+_HTTP = f"{_USES} identity context catalog loaded routes rules middleware"
 ROWS: dict[str, str] = {
     # values
     "errors": "",
@@ -32,10 +32,11 @@ ROWS: dict[str, str] = {
     "stats": "",
     "place": "",
     # who and what
-    "context": _VALUES,
-    "loaded": f"{_VALUES} context",
+    "identity": _VALUES,
+    "context": f"{_VALUES} identity",
+    "loaded": f"{_VALUES} identity",
     "catalog": f"{_USES} place",
-    "capture": f"{_USES} context",
+    "capture": f"{_USES} identity context",
     # what is kept in memory
     "buffer": _USES,
     "pending": _USES,
@@ -76,32 +77,33 @@ ROWS: dict[str, str] = {
     " writer recovery",
     "live": f"{_USES} schema lifecycle engines framer ticket pipeline",
     # what is decorated
-    "arguments": f"{_USES} context",
+    "arguments": f"{_USES} identity context",
     "outcome": f"{_USES} context arguments lifecycle",
     "proxies": "",
     "wrappers": f"{_USES} context arguments lifecycle outcome",
     "tracking": f"{_USES} context catalog arguments outcome proxies wrappers",
     # the tracker
-    "tracker": f"{_TABLES} settings stats context catalog capture buffer rejects ticket lifecycle ledger engines store"
-    " journal pipeline live tracking",
+    "tracker": f"{_TABLES} settings stats identity context catalog capture buffer rejects ticket lifecycle ledger"
+    " engines store journal pipeline live tracking",
     "current": f"{_USES} place settings stats context catalog capture engines live tracker",
     # requests: they know a recorder, not the tracker
     "routes": f"{_USES} context catalog",
     "rules": f"{_USES} context catalog routes",
-    "middleware": f"{_USES} context catalog lifecycle loaded place rules routes",
+    "middleware": f"{_USES} identity context catalog lifecycle loaded place rules routes",
     "misuse": _HTTP,
     "plan": f"{_HTTP} misuse",
+    "body": "context middleware",
     "asgi": f"{_HTTP} misuse",
-    "wsgi": f"{_HTTP} misuse",
+    "wsgi": f"{_HTTP} misuse body",
     # for others
-    "testing": f"{_USES} settings context catalog",
+    "testing": f"{_USES} settings identity catalog",
     "pytest_plugin": "",
     "usage_instrument": "settings stats current tracker tracking live",
     "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
     "cli": f"{_TABLES} settings stats ledger engines store inspection discovery upgrade journal recovery retention"
     " views queries asgi dashboard usage_instrument",
-    "integrations": f"{_HTTP} lifecycle target schema engines asgi wsgi tracking capture current tracker settings"
-    " usage_instrument cli",
+    "integrations": f"{_HTTP} settings stats lifecycle target schema capture engines tracking tracker current body"
+    " asgi wsgi cli usage_instrument",
 }
 """Each module or sub-package by what it may import; what is named stands further up. The modules of a sub-package
 may import each other."""
@@ -113,8 +115,19 @@ THIRD_PARTY = {
     "cli": {"alembic", "rich", "sqlalchemy", "starlette", "typer", "uvicorn"},
     "dashboard": {"anyio", "jinja2", "markupsafe", "sqlalchemy"},
     "integrations": {
-        *("celery", "click", "django", "fastapi", "flask", "opentelemetry", "prometheus_client", "sqlalchemy"),
-        "starlette",
+        *(
+            "asgiref",
+            "celery",
+            "click",
+            "django",
+            "fastapi",
+            "flask",
+            "flask_login",
+            "opentelemetry",
+            "prometheus_client",
+            "sqlalchemy",
+        ),
+        *("starlette", "werkzeug"),
     },
     "migrations": {"alembic", "sqlalchemy"},
     "revisions": {"alembic", "sqlalchemy"},

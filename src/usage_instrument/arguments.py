@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from .context import user_id_of
 from .errors import DeclarationError, UserIdError
 from .events import keep_metadata
+from .identity import user_id_of
 from .typing import UNSET, Unset, UserId, _Unset
 
 Kept: TypeAlias = "dict[str, Any] | str | None"

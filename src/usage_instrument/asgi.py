@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
-from .context import SCOPE_KEY, Request, holder
+from .context import Request, holder
 from .loaded import loaded_user
 from .middleware import NOTHING, Counter, Target, is_login_redirect
 from .misuse import ASGI, check_protocol, look_below
@@ -61,13 +60,7 @@ class UsageMiddleware:
             await self.app(scope, receive, send)
             return
         counter = self._counter
-        shared: Any = scope.get(SCOPE_KEY)  # by a middleware further out
-        is_ours = shared is None or type(shared) is not Request or not shared.open
-        method = scope["method"] if kind == "http" else ""
-        request: Request = Request(kind, method, partial(counter.find_user, scope)) if is_ours else shared
-        if not is_ours and counter.user is not None:
-            request.look_up(partial(counter.find_user, scope))
-        scope[SCOPE_KEY] = request
+        request, is_ours = counter.begin(kind, scope["method"] if kind == "http" else "", scope, scope)
         depth = mount_depth(scope) if "app_root_path" in scope else 0
         begins = "http.response.start" if kind == "http" else "websocket.accept"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import context
+from . import context, identity
 from .errors import CountError, UsageInstrumentError, UserIdError
 from .events import MAX_COUNT, Use, check_feature, keep_metadata
 from .typing import UNSET, Metadata, Recorder
@@ -22,7 +22,7 @@ def _track(recorder: Recorder, feature: str, user: object, metadata: Metadata | 
     held = context.holder.get()
     if held is not None and held.silent:
         return
-    who = context.current_user() if user is UNSET else context.user_id_of(user)
+    who = context.current_user() if user is UNSET else identity.user_id_of(user)
     if who is UNSET:
         return
     if not _is_count(count):

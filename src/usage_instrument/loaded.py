@@ -7,7 +7,7 @@ import sys
 from typing import Any
 from uuid import UUID
 
-from .context import loaded_id, user_id_of
+from .identity import loaded_id, user_id_of
 from .typing import UNSET, Environ, Unset, UserId
 
 _IDS = frozenset({UUID, int, str})
@@ -55,6 +55,11 @@ def _is_authenticated(user: object, attributes: dict[str, object]) -> bool:
 @functools.lru_cache(256)
 def _says_whether(kind: Any) -> bool:
     return any("is_authenticated" in base.__dict__ for base in kind.__mro__)
+
+
+def is_unloaded(user: object) -> bool:
+    """Whether it is a lazy user that nothing has loaded yet."""
+    return type(_attributes_of(user).get("_wrapped")) is object
 
 
 _FLASK_USER = "usage_instrument.flask_user"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from .catalog import Feature, declared
-from .context import SCOPE_KEY, Holder, Override, Request, holder, judge, request_of, user_id_of
+from .context import SCOPE_KEY, Holder, Kind, Override, Request, holder, judge, request_of
 from .errors import FeatureNameError, UsageInstrumentError
 from .events import Use, check_feature, keep_metadata
+from .identity import user_id_of
 from .lifecycle import notice_fork
 from .place import definition
 from .routes import Route, tracked_features
@@ -93,6 +95,18 @@ class Counter:
         return self.catalog.recorder
 
     # ---- who
+
+    def begin(self, kind: Kind, method: str, carrier: Carrier, shelf: MutableMapping[str, Any]) -> tuple[Request, bool]:
+        """The Request on the shelf (the scope or environ), where a middleware further out may have put it; and whether
+        it is ours to end. The callables get the carrier, mostly the same."""
+        shared: Any = shelf.get(SCOPE_KEY)
+        is_ours = type(shared) is not Request or not shared.open
+        request: Request = Request(kind, method, partial(self.find_user, carrier)) if is_ours else shared
+        if not is_ours:
+            look = request.look_further if self.user is None else request.look_up
+            look(partial(self.find_user, carrier))
+        shelf[SCOPE_KEY] = request
+        return request, is_ours
 
     def find_user(self, carrier: Carrier) -> UserId | Unset:
         """The user whom neither `as_user` nor `identify` stated. Raises UserIdError, and what the host's code does."""

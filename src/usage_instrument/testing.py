@@ -8,9 +8,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .catalog import Catalog, Feature, declared
-from .context import user_id_of
 from .errors import MetadataError, UserIdError
 from .events import canonical_user, fitting_metadata
+from .identity import user_id_of
 from .settings import Settings
 from .typing import UNSET, UserId, UserIdType
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from . import capture, context, engines, lifecycle, rejects
+from . import capture, context, engines, identity, lifecycle, rejects
 from .buffer import Mishap
 from .catalog import Catalog, Feature
 from .errors import ConfigurationError, UsageInstrumentError, UserIdError
@@ -253,7 +253,7 @@ class Tracker:
         None is the anonymous user. Asks the database, and raises what SQLAlchemy raises; UserIdError for what no user
         can be.
         """
-        user_id = self._canonical(context.user_id_of(user))
+        user_id = self._canonical(identity.user_id_of(user))
         lifecycle.notice_fork()
         return [] if self._live is None else self._live.features(user_id, self._pipeline)
 
@@ -299,7 +299,7 @@ class Tracker:
     def as_user(self, user: object) -> AbstractContextManager[object]:
         """The captures inside are this user's, anywhere; a bad id makes them rejected (with `strict`, it raises)."""
         if self.settings.strict:
-            context.user_id_of(user)
+            identity.user_id_of(user)
         return context.as_user(user)
 
     def paused(self) -> AbstractContextManager[None]:

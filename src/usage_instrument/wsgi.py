@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from .context import SCOPE_KEY, Request, current_request, holder
+from .body import Body
+from .context import Request, current_request, holder
 from .loaded import flask_user
-from .middleware import NOTHING, Counter, Pending, Target, is_login_redirect
+from .middleware import NOTHING, Counter, Target, is_login_redirect
 from .misuse import WSGI, check_protocol, look_below
 from .routes import flask_route, flask_routes
 from .rules import Features
@@ -56,15 +57,9 @@ class UsageMiddleware:
             self._hears_flask_login = True
             _hear_flask_login()
         counter = self._counter
-        shared: Any = environ.get(SCOPE_KEY)  # by a middleware further out
-        is_ours = shared is None or type(shared) is not Request or not shared.open
-        method = environ.get("REQUEST_METHOD", "")
-        request: Request = Request("http", method, partial(counter.find_user, environ)) if is_ours else shared
+        request, is_ours = counter.begin("http", environ.get("REQUEST_METHOD", ""), environ, environ)
         request.tuples = True
-        if not is_ours and counter.user is not None:
-            request.look_up(partial(counter.find_user, environ))
-        environ[SCOPE_KEY] = request
-        exchange = Exchange(counter, request, is_ours, environ, start_response)
+        exchange = Response(counter, request, is_ours, environ, start_response)
         token = holder.set(exchange.holder)
         try:
             body = self.app(environ, exchange.start)
@@ -81,21 +76,10 @@ class UsageMiddleware:
         return exchange
 
 
-class Exchange:
-    """One request and its response, which it hands on piece by piece; the pieces are made in the request's context."""
+class Response(Body):
+    """The response of one request, from its `start_response` on."""
 
-    __slots__ = (
-        "_counter",
-        "_environ",
-        "_is_ours",
-        "_iterator",
-        "_request",
-        "_script",
-        "_start_response",
-        "body",
-        "holder",
-        "pending",
-    )
+    __slots__ = ("_script", "_start_response")
 
     def __init__(
         self,
@@ -105,17 +89,9 @@ class Exchange:
         environ: Environ,
         start_response: StartResponse,
     ) -> None:
-        self._counter = counter
-        self._request = request
-        self._is_ours = is_ours
-        self._environ = environ
+        super().__init__(counter, request, is_ours, environ)
         self._start_response = start_response
         self._script: str = environ.get("SCRIPT_NAME", "")
-        self._iterator: Iterator[bytes] | None = None
-        self.body: Iterable[bytes] = ()
-        self.holder = counter.holder_for(request)
-        self.pending: Pending | None = None
-        """The use that this is, unless the app fails before its first piece, or starts another response instead."""
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         """The `start_response` that the app gets. Only here does Flask know the route and the user."""
@@ -127,52 +103,9 @@ class Exchange:
         finally:
             exc_info = None  # it refers to this frame
 
-    def __iter__(self) -> Exchange:
-        return self
-
-    def __next__(self) -> bytes:
-        token = holder.set(self.holder)
-        try:
-            if self._iterator is None:
-                self._iterator = iter(self.body)
-            piece = next(self._iterator)
-        except StopIteration:
-            self._count()
-            raise
-        except BaseException:
-            self.pending = None
-            raise
-        finally:
-            self.holder = holder.get() or self.holder  # a generator may be in the middle of its `with as_user(...)`
-            holder.reset(token)
-        if self.pending is not None:
-            self._count()
-        return piece
-
-    def close(self) -> None:
-        """Close the body as its server does, maybe before reading any of it."""
-        token = holder.set(self.holder)
-        try:
-            # Let go of what the server would have let go of by now: app, body and this one may refer to each other.
-            self._iterator = None
-            close = getattr(self.body, "close", None)
-            if close is None:
-                self.body = ()
-            else:
-                close()
-        finally:
-            holder.reset(token)
-            self.end()
-
-    def end(self) -> None:
-        """The response is complete."""
-        self._count()
-        if self._is_ours:
-            self._counter.ended(self._request, self._environ)
-
     def _weigh(self, status: str, headers: list[tuple[str, str]]) -> None:
         self.pending = target = None
-        request, environ, counter = self._request, self._environ, self._counter
+        request, environ, counter = self._request, self._carrier, self._counter
         if request.discarded:
             return
         try:
@@ -189,7 +122,7 @@ class Exchange:
             counter.failed(error, target)
 
     def _target(self) -> Target:
-        counter, environ, method = self._counter, self._environ, self._request.method
+        counter, environ, method = self._counter, self._carrier, self._request.method
         handled: Any = environ.get("werkzeug.request")
         if not hasattr(handled, "url_rule"):
             return counter.target_of_path(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), method)
@@ -203,14 +136,6 @@ class Exchange:
             target = counter.target(flask_route(rule, prefix), method, rule)
             counter.remember(key, target)
         return target
-
-    def _count(self) -> None:
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            try:
-                self._counter.count(self._request, pending)
-            except Exception as error:
-                self._counter.failed(error)
 
 
 def _is_untouchable(body: object, environ: Environ) -> bool:

@@ -1,0 +1,131 @@
+"""The body of a response, made piece by piece in its request's context; with its first piece, the request is a use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+
+from .context import Holder, Request, holder
+from .middleware import Carrier, Counter, Pending
+
+
+class Exchange:
+    """One request and its response, until that is complete."""
+
+    __slots__ = ("_carrier", "_counter", "_is_ours", "_request", "holder", "pending")
+
+    def __init__(self, counter: Counter, request: Request, is_ours: bool, carrier: Carrier) -> None:
+        self._counter = counter
+        self._request = request
+        self._is_ours = is_ours
+        self._carrier = carrier
+        self.holder: Holder = counter.holder_for(request)
+        self.pending: Pending | None = None
+        """The use that this is, unless the app fails before its first piece, or starts another response instead."""
+
+    def end(self) -> None:
+        """The response is complete."""
+        self.count()
+        if self._is_ours:
+            self._counter.ended(self._request, self._carrier)
+
+    def count(self) -> None:
+        """Count the pending use."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            try:
+                self._counter.count(self._request, pending)
+            except Exception as error:
+                self._counter.failed(error)
+
+    def _keep_holder(self) -> None:
+        """After a piece: a generator may be in the middle of its `with as_user(...)`."""
+        self.holder = holder.get() or self.holder
+
+
+class Body(Exchange):
+    """An exchange that hands on the pieces of `body`."""
+
+    __slots__ = ("_iterator", "body")
+
+    def __init__(
+        self, counter: Counter, request: Request, is_ours: bool, carrier: Carrier, body: Iterable[bytes] = ()
+    ) -> None:
+        super().__init__(counter, request, is_ours, carrier)
+        self.body = body
+        self._iterator: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Body:
+        return self
+
+    def __next__(self) -> bytes:
+        token = holder.set(self.holder)
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self.body)
+            piece = next(self._iterator)
+        except StopIteration:
+            self.count()
+            raise
+        except BaseException:
+            self.pending = None
+            raise
+        finally:
+            self._keep_holder()
+            holder.reset(token)
+        if self.pending is not None:
+            self.count()
+        return piece
+
+    def close(self) -> None:
+        """Close the body as its server does, maybe before reading any of it."""
+        token = holder.set(self.holder)
+        try:
+            # Let go of what the server would have let go of by now: app, body and this one may refer to each other.
+            self._iterator = None
+            close = getattr(self.body, "close", None)
+            if close is None:
+                self.body = ()
+            else:
+                close()
+        finally:
+            holder.reset(token)
+            self.end()
+
+
+class AsyncBody(Exchange):
+    """An exchange that hands on the pieces of an async `body`."""
+
+    __slots__ = ("_iterator", "body")
+
+    def __init__(
+        self, counter: Counter, request: Request, is_ours: bool, carrier: Carrier, body: AsyncIterable[bytes]
+    ) -> None:
+        super().__init__(counter, request, is_ours, carrier)
+        self.body = body
+        self._iterator: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        token = holder.set(self.holder)
+        try:
+            if self._iterator is None:
+                self._iterator = aiter(self.body)
+            piece = await anext(self._iterator)
+        except StopAsyncIteration:
+            self.count()
+            raise
+        except BaseException:
+            self.pending = None
+            raise
+        finally:
+            self._keep_holder()
+            holder.reset(token)
+        if self.pending is not None:
+            self.count()
+        return piece
+
+    def close(self) -> None:
+        """The response is complete, whether or not all of it was read."""
+        self.end()

@@ -1,0 +1,77 @@
+"""The Django app: configures the tracker once the settings and models are there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.db import models, router
+
+from ... import current
+from ...settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
+from . import options
+from .databases import database_url
+
+logger = logging.getLogger("usage_instrument")
+
+
+class UsageConfig(AppConfig):  # type: ignore[misc]
+    """`INSTALLED_APPS = [..., "usage_instrument.integrations.django"]`.
+
+    `USAGE_INSTRUMENT["database"]` is an alias of DATABASES or a URL; otherwise it is
+    `$USAGE_INSTRUMENT_DATABASE_URL`, else the alias `default`. The user model says what a user's id is. While Django's
+    or pytest's tests run, nothing is written unless `enabled` says so: the settings still name the real database then.
+    An app that has called `configure` itself is left as it is.
+    """
+
+    name = "usage_instrument.integrations.django"
+    label = "usage_instrument"
+    verbose_name = "Usage"
+
+    def ready(self) -> None:
+        """As AppConfig.ready. Raises ConfigurationError, and TypeError for a name that is no setting."""
+        if current.tracker() is not None:
+            return
+        said = options.of_tracker()
+        database = said.pop("database", None)
+        alias = None
+        if database in settings.DATABASES:
+            alias = database
+        elif database is None and not os.environ.get(DATABASE_VARIABLE):
+            alias = "default"
+            if settings.DATABASES["default"]["ENGINE"] == "django.db.backends.dummy":
+                logger.warning("DATABASES names no database, as in a build: nothing is counted")
+                return
+        if alias is not None:
+            database = database_url(alias)
+        if _under_tests():
+            said.setdefault("enabled", False)
+        for name, value in _of_user_model(alias).items():
+            if f"{ENVIRONMENT_PREFIX}{name.upper()}" not in os.environ and "tables" not in said:
+                said.setdefault(name, value)
+        current.configure(database, **said)
+
+
+def _under_tests() -> bool:
+    return sys.argv[1:2] == ["test"] or current.under_pytest()
+
+
+def _of_user_model(alias: str | None) -> dict[str, Any]:
+    """What a user's id is, and the column that it refers to if that is in the same database."""
+    model = get_user_model()
+    key = model._meta.pk
+    while key.remote_field is not None:  # the model of a user that extends another
+        key = key.target_field
+    types = {"uuid": models.UUIDField, "integer": models.IntegerField, "string": models.CharField}
+    kind = next((kind for kind, field in types.items() if isinstance(key, field)), None)
+    if kind is None:
+        return {}
+    table, column = model._meta.db_table, model._meta.pk.column
+    is_here = alias is not None and router.db_for_write(model) == alias
+    plain = is_here and not {'"', "."} & set(table)
+    return {"user_id_type": kind, "users": f"{table}.{column}" if plain else None}

@@ -1,0 +1,82 @@
+"""`DATABASES` as SQLAlchemy writes a database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from django.conf import settings
+from sqlalchemy import URL
+
+from ...errors import ConfigurationError
+
+_KINDS = {
+    "postgresql": "postgresql", "postgresql_psycopg2": "postgresql", "postgis": "postgresql",
+    "mysql": "mysql", "sqlite3": "sqlite", "spatialite": "sqlite",
+}  # fmt: skip
+"""By the last part of ENGINE; django_prometheus and the like keep Django's."""
+_DRIVERS = {
+    "postgresql": {"psycopg": "psycopg", "psycopg2": "psycopg2"},
+    "mysql": {"pymysql": "pymysql", "MySQLdb": "mysqldb"},
+}
+_SERVER_OPTIONS = {
+    "postgresql": {
+        *(
+            "application_name",
+            "channel_binding",
+            "connect_timeout",
+            "gssencmode",
+            "keepalives",
+            "krbsrvname",
+            "options",
+        ),
+        *("passfile", "service", "sslcert", "sslcrl", "sslkey", "sslmode", "sslpassword", "sslrootcert"),
+        *("target_session_attrs", "tcp_user_timeout"),
+    },
+    "mysql": {"charset", "connect_timeout", "read_default_file", "read_default_group", "unix_socket"},
+}
+"""The OPTIONS that are the server's; the others are Django's own."""
+
+
+def database_url(alias: str = "default") -> URL:
+    """The database that `DATABASES[alias]` names: PostgreSQL, MySQL, MariaDB or SQLite. Raises ConfigurationError.
+
+    Its password shows only in `url.render_as_string(hide_password=False)`.
+    """
+    if alias not in settings.DATABASES:
+        raise ConfigurationError(f"DATABASES has no {alias!r}")
+    database: Mapping[str, Any] = settings.DATABASES[alias]
+    engine = database.get("ENGINE", "").rpartition(".")[2]
+    kind = _KINDS.get(engine)
+    if kind is None:
+        raise ConfigurationError(
+            f"DATABASES[{alias!r}] is {engine or 'empty'}: name a database of PostgreSQL, MySQL or SQLite, or its"
+            " SQLAlchemy URL, in USAGE_INSTRUMENT['database']"
+        )
+    name = os.fspath(database.get("NAME") or "")
+    if kind == "sqlite":
+        return URL.create("sqlite", database=name)
+    options = database.get("OPTIONS") or {}
+    query = {key: str(value) for key, value in options.items() if key in _SERVER_OPTIONS[kind]}
+    host = str(database.get("HOST") or "") or None
+    if kind == "mysql":
+        query |= {f"ssl_{key}": str(value) for key, value in (options.get("ssl") or {}).items()}
+    if host is not None and host.startswith("/"):  # a socket
+        query["unix_socket" if kind == "mysql" else "host"] = host
+        host = None
+    return URL.create(
+        f"{kind}+{_driver(kind)}",
+        str(database["USER"]) if database.get("USER") else None,
+        str(database["PASSWORD"]) if database.get("PASSWORD") else None,
+        host,
+        int(database["PORT"]) if database.get("PORT") else None,
+        name or None,
+        query,
+    )
+
+
+def _driver(kind: str) -> str:
+    drivers = _DRIVERS[kind]
+    return next((driver for module, driver in drivers.items() if find_spec(module)), next(iter(drivers.values())))

@@ -1,0 +1,40 @@
+"""The setting `USAGE_INSTRUMENT`: one dictionary for the tracker and the middleware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from ...errors import ConfigurationError
+
+_MIDDLEWARE = frozenset({"features", "include", "exclude", "user", "metadata", "success"})
+_CALLABLE = frozenset({"user", "success", "before_track"})
+
+
+def of_middleware() -> dict[str, Any]:
+    """The options of the middleware. Raises ConfigurationError."""
+    return {name: value for name, value in _options().items() if name in _MIDDLEWARE}
+
+
+def of_tracker() -> dict[str, Any]:
+    """What is meant for `configure`. Raises ConfigurationError."""
+    return {name: value for name, value in _options().items() if name not in _MIDDLEWARE}
+
+
+def _options() -> dict[str, Any]:
+    options = getattr(settings, "USAGE_INSTRUMENT", None) or {}
+    if not isinstance(options, dict):
+        raise ConfigurationError(f"USAGE_INSTRUMENT is a dict of options, not {type(options).__name__}")
+    return {name: _resolved(name, value) for name, value in options.items()}
+
+
+def _resolved(name: str, value: Any) -> Any:
+    """A callable may be named by its dotted path, as settings do."""
+    if name in _CALLABLE and isinstance(value, str):
+        try:
+            return import_string(value)
+        except ImportError as error:
+            raise ConfigurationError(f"USAGE_INSTRUMENT[{name!r}]: {error}") from None
+    return value

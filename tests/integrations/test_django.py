@@ -1,0 +1,463 @@
+"""Django: requests through its own WSGI and ASGI handlers, its users, its settings and its command."""
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, no-check-untyped-defs
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("django")
+
+import httpx
+import sqlalchemy as sa
+import werkzeug.test
+from django.apps import apps
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.core.management import call_command
+from django.core.wsgi import get_wsgi_application
+from django.db import connections, models
+from django.test.utils import override_settings
+
+import django_site as site
+from reading import counts
+from usage_instrument import asgi, current, wsgi
+from usage_instrument.context import holder
+from usage_instrument.errors import ConfigurationError, DeclarationError, UserIdError
+from usage_instrument.identity import user_id_of
+from usage_instrument.integrations.django import database_url
+from usage_instrument.schema import define_tables
+from usage_instrument.testing import capture_usage
+
+# What Django says of a sync iterator under ASGI, and of an async one under WSGI.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume"),
+    # Which it leaves open when a stream fails.
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <function SpooledTemporaryFile:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+OURS = "usage_instrument.integrations.django.UsageMiddleware"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def users():
+    """Ada, who is the user 1, and a database for her."""
+    call_command("migrate", verbosity=0)
+    site.User.objects.create_user("ada", password="secret")
+    yield
+    connections.close_all()
+    shutil.rmtree(site.DATABASE.parent)
+
+
+@pytest.fixture
+def captured():
+    with capture_usage() as found:
+        yield found
+    assert holder.get() is None
+
+
+@pytest.fixture(params=["WSGI", "ASGI"])
+def client(request):
+    return Client(request.param)
+
+
+class Client:
+    """Asks the site by one of Django's handlers, made anew with the settings of the moment, and keeps cookies."""
+
+    def __init__(self, kind, wrap=lambda app: app):
+        self.kind, self.wrap, self.cookies = kind, wrap, {}
+
+    def __call__(self, path, method="GET"):
+        headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())}
+        status, found, body = (self._wsgi if self.kind == "WSGI" else self._asgi)(method, path, headers)
+        for name, value in found:
+            if name.lower() == "set-cookie":
+                name, _, value = value.partition(";")[0].partition("=")
+                self.cookies[name] = value
+        return status, found, body
+
+    def _wsgi(self, method, path, headers):
+        client = werkzeug.test.Client(self.wrap(get_wsgi_application()), use_cookies=False)
+        answer = client.open(path, method=method, headers=headers)
+        with answer:
+            return answer.status_code, list(answer.headers), answer.data
+
+    def _asgi(self, method, path, headers):
+        async def ask():
+            transport = httpx.ASGITransport(self.wrap(get_asgi_application()), raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                answer = await client.request(method, path, headers=headers)
+                return answer.status_code, answer.headers.multi_items(), answer.content
+
+        return asyncio.run(ask())
+
+
+def features(captured):
+    return [(use.feature, use.user) for use in captured.uses]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "feature"),
+    [
+        ("GET", "/shop/plain", 200, "store:plain"),
+        ("GET", "/shop/async", 200, "store:async"),
+        ("GET", "/shop/items/7?x=1", 200, "store:item"),
+        ("GET", "/archive/2024", 200, "archive"),
+        ("GET", "/unnamed", 200, "django_site.plain"),
+        ("GET", "/shop/events", 200, "store:events"),
+        ("GET", "/shop/aevents", 200, "store:aevents"),
+        ("POST", "/shop/events", 200, "event_created"),
+        ("POST", "/shop/redirects", 302, "store:redirects"),
+        ("GET", "/shop/redirects", 302, None),
+        ("GET", "/shop/private", 302, None),
+        ("POST", "/shop/private", 302, None),
+        ("GET", "/shop/notfound", 404, None),
+        ("GET", "/shop/fails", 500, None),
+        ("GET", "/nothing", 404, None),
+        ("HEAD", "/shop/plain", 200, None),
+        ("OPTIONS", "/shop/events", 200, None),
+        ("PUT", "/shop/events", 405, None),
+        ("GET", "/shop/discards", 200, None),
+        ("GET", "/healthz", 200, None),
+        ("GET", "/static/conftest.py", 200, None),
+        ("GET", "/shop/decorated", 200, "decorated"),
+        ("GET", "/shop/decorated?status=409", 409, None),
+        ("GET", "/shop/file", 200, "store:file"),
+    ],
+)
+def test_what_counts_and_under_which_name(client, captured, method, path, status, feature):
+    assert client(path, method)[0] == status
+    assert features(captured) == ([] if feature is None else [(feature, None)])
+    assert captured.rejected == []
+
+
+def test_the_user_is_whom_the_request_has_loaded_and_no_query_asks_for_more(client, captured):
+    def ask(path):
+        captured.clear()
+        queries = []
+        for connection in connections.all():
+            connection.force_debug_cursor = True
+        with count_queries(queries):
+            assert client(path)[0] == 200
+        return captured.uses[0].user, len(queries)
+
+    assert ask("/shop/login?name=ada")[0] == 1
+    assert ask("/shop/plain") == (None, 0)
+    assert ask("/shop/async") == (None, 0)
+    assert ask("/shop/user") == (1, 1)
+    assert ask("/shop/auser") == (1, 1)
+    assert ask("/shop/private") == (1, 1)
+    assert ask("/shop/identifies")[0] == 77
+    assert features(captured) == [("identified_inside", 77), ("store:identifies", 77)]
+    assert ask("/shop/logout")[0] is None
+    client.cookies.clear()
+    assert ask("/shop/user") == (None, 0)
+
+
+@contextlib.contextmanager
+def count_queries(queries):
+    """Django's own hook for it is a connection's, and so a thread's."""
+    from django.db.backends.utils import CursorWrapper
+
+    original = CursorWrapper._execute
+
+    def counted(self, sql, *arguments):
+        queries.append(sql)
+        return original(self, sql, *arguments)
+
+    CursorWrapper._execute = counted
+    try:
+        yield
+    finally:
+        CursorWrapper._execute = original
+
+
+@pytest.mark.parametrize(
+    "path", ["/shop/plain", "/shop/user", "/shop/file", "/shop/notfound", "/shop/streams?kind=plain"]
+)
+def test_answers_are_the_same_with_and_without(client, captured, path):
+    client("/shop/login?name=ada")
+    answer = client(path)
+    with override_settings(MIDDLEWARE=settings.MIDDLEWARE[1:]):
+        status, headers, body = client(path)
+    assert answer == (status, headers, body)
+
+
+@pytest.mark.parametrize("view", ["plain", "async"])
+def test_a_streamed_answer_counts_once_and_its_pieces_are_the_users(client, captured, view):
+    status, _, body = client(f"/shop/streams?kind={view}")
+    assert (status, body) == (200, b"abc")
+    assert sorted(features(captured)) == [("piece", 5)] * 3 + [("store:streams", 5)]
+
+
+def test_a_stream_that_fails_before_its_first_piece_is_no_use(client, captured):
+    with contextlib.suppress(ZeroDivisionError):
+        client("/shop/streams?kind=failing")
+    assert captured.uses == []
+    gc.collect()
+
+
+def test_a_streamed_answer_goes_out_piece_by_piece(captured):
+    environ = werkzeug.test.create_environ("/shop/streams?kind=plain")
+    body = get_wsgi_application()(environ, lambda status, headers: None)
+    assert captured.uses == []
+    pieces = iter(body)
+    assert next(pieces) == b"a"
+    assert features(captured) == [("piece", 5), ("store:streams", 5)]
+    body.close()
+    assert features(captured) == [("piece", 5), ("store:streams", 5)]
+    assert [key for key in environ if key.startswith("usage_instrument")] == []
+
+
+def test_a_file_stays_the_servers_to_send(captured):
+    environ = werkzeug.test.create_environ("/shop/file")
+    environ["wsgi.file_wrapper"] = wrapper = type("Wrapper", (), {"__init__": lambda self, *given: None})
+    body = get_wsgi_application()(environ, lambda status, headers: None)
+    assert type(body) is wrapper
+
+
+def test_a_plain_middleware_around_the_site_shares_the_request(client, captured):
+    middleware = {"WSGI": wsgi, "ASGI": asgi}[client.kind].UsageMiddleware
+    around = Client(client.kind, lambda app: middleware(app, features={"/shop/identifies": "outer"}))
+    assert around("/shop/identifies")[0] == 200
+    assert features(captured) == [("identified_inside", 77), ("store:identifies", 77)]
+    around("/shop/login?name=ada")
+    captured.clear()
+    assert around("/shop/user")[0] == 200
+    assert around("/shop/streams?kind=plain")[2] == b"abc"
+    assert sorted(features(captured)) == [("piece", 5)] * 3 + [("store:streams", 5), ("store:user", 1)]
+
+
+def test_a_sync_middleware_inside_and_one_that_answers_itself(client, captured):
+    with override_settings(MIDDLEWARE=[OURS, "django_site.blocks", *settings.MIDDLEWARE[1:]]):
+        assert client("/shop/identifies")[0] == 200
+        assert client("/shop/plain?blocked")[2] == b"blocked"
+    assert features(captured) == [("identified_inside", 77), ("store:identifies", 77)]
+
+
+def teapots_count(status, request):
+    return status in (200, 404) and request.path != "/shop/events"
+
+
+def test_the_options_stand_in_the_settings(client, captured):
+    with override_settings(
+        USAGE_INSTRUMENT={
+            "features": {
+                "GET /shop/items/{pk}": lambda request: f"item_{request.GET['kind']}",
+                "store:plain": "plain",
+                "archive": None,
+            },
+            "exclude": ["store:a*"],
+            "user": lambda request: int(request.GET.get("user", 9)),
+            "metadata": lambda request: {"path": request.path},
+            "success": f"{__name__}.teapots_count",
+        }
+    ):
+        for path in ("items/7?kind=book", "plain?user=3", "async", "events", "notfound", "redirects"):
+            client(f"/shop/{path}")
+        client("/archive/2024")
+    assert [use[:3] for use in captured.uses] == [
+        ("item_book", 9, {"path": "/shop/items/7"}),
+        ("plain", 3, {"path": "/shop/plain"}),
+        ("store:notfound", 9, {"path": "/shop/notfound"}),
+    ]
+    for wrong, error in (
+        ({"include": "store:*"}, DeclarationError),
+        ({"success": "nowhere.at_all"}, ConfigurationError),
+        ([], None),
+        (["features"], ConfigurationError),
+    ):
+        with override_settings(USAGE_INSTRUMENT=wrong), pytest.raises(error) if error else contextlib.nullcontext():
+            get_wsgi_application()
+
+
+def test_the_id_of_a_model_is_its_primary_key_whatever_its_name():
+    class Account(models.Model):
+        code = models.CharField(primary_key=True, max_length=10)
+
+        class Meta:
+            app_label = "django_site"
+
+    class Member(Account):
+        class Meta:
+            app_label = "django_site"
+
+    assert user_id_of(Account(code="ada")) == "ada"
+    assert user_id_of(Member(code="bob", account_ptr_id="bob")) == "bob"
+    with pytest.raises(UserIdError):
+        user_id_of(Account(code=None))
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("database", "url"),
+    [
+        ({"ENGINE": "django.db.backends.sqlite3", "NAME": Path("/srv/site.db")}, "sqlite:////srv/site.db"),
+        (
+            {"ENGINE": "django.db.backends.postgresql", "NAME": "site", "USER": "ada", "PASSWORD": "p@ss/w:rd",
+             "HOST": "db", "PORT": "6432", "OPTIONS": {"sslmode": "require", "pool": True, "isolation_level": 2}},
+            "postgresql+psycopg://ada:p%40ss%2Fw%3Ard@db:6432/site?sslmode=require",
+        ),
+        ({"ENGINE": "django.contrib.gis.db.backends.postgis", "NAME": "site"}, "postgresql+psycopg:///site"),
+        (
+            {"ENGINE": "django.db.backends.postgresql", "NAME": "site", "HOST": "/run/postgresql", "PORT": ""},
+            "postgresql+psycopg:///site?host=%2Frun%2Fpostgresql",
+        ),
+        (
+            {"ENGINE": "django.db.backends.mysql", "NAME": "site", "HOST": "/run/mysql.sock", "USER": "ada",
+             "OPTIONS": {"charset": "utf8mb4", "init_command": "SET x=1", "ssl": {"ca": "/ca.pem"}}},
+            "mysql+pymysql://ada@/site?charset=utf8mb4&ssl_ca=%2Fca.pem&unix_socket=%2Frun%2Fmysql.sock",
+        ),
+    ],
+)  # fmt: skip
+def test_databases_as_sqlalchemy_writes_them(monkeypatch, database, url):
+    monkeypatch.setattr(settings, "DATABASES", {"default": {}, "usage": database})
+    found = database_url("usage")
+    assert found.render_as_string(hide_password=False) == url
+    assert "p@ss" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("databases", "said"),
+    [
+        ({"default": {"ENGINE": "django.db.backends.oracle", "NAME": "x"}}, r"DATABASES\['default'\] is oracle"),
+        ({"default": {}}, r"DATABASES\['default'\] is empty"),
+        ({}, r"DATABASES has no 'default'"),
+    ],
+)
+def test_a_database_that_is_none_of_ours_is_told(monkeypatch, databases, said):
+    monkeypatch.setattr(settings, "DATABASES", databases)
+    with pytest.raises(ConfigurationError, match=said):
+        database_url()
+
+
+def configured(**options):
+    current.reset()
+    with override_settings(USAGE_INSTRUMENT=options):
+        apps.get_app_config("usage_instrument").ready()
+    return current.tracker()
+
+
+def test_the_app_configures_the_tracker_from_the_settings(sqlite):
+    tracker = configured(service="shop")
+    assert tracker.database == database_url()
+    assert (tracker.settings.service, tracker.settings.user_id_type, tracker.settings.users) == (
+        "shop", "integer", "auth_user.id",
+    )  # fmt: skip
+    assert not tracker.settings.enabled, "the tests' own requests are not to be counted in the real database"
+    tracker = configured(enabled=True, database=sqlite.url, user_id_type="string")
+    assert str(tracker.database) == sqlite.url
+    assert (tracker.settings.enabled, tracker.settings.user_id_type, tracker.settings.users) == (True, "string", None)
+    with override_settings(USAGE_INSTRUMENT={"service": "another"}):
+        apps.get_app_config("usage_instrument").ready()
+    assert current.tracker() is tracker, "the app's own word stands"
+    with pytest.raises(TypeError, match="did you mean 'service'"):
+        configured(servce="shop")
+
+
+def test_a_build_without_a_database_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr(settings, "DATABASES", {"default": {"ENGINE": "django.db.backends.dummy"}})
+    assert configured() is None
+    assert "DATABASES names no database" in caplog.text
+
+
+# ---- a site of its own
+
+PROJECT = {
+    "manage.py": """
+        import os, sys
+        from django.core.management import execute_from_command_line
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project")
+        execute_from_command_line(sys.argv)
+    """,
+    "project.py": """
+        from django.http import HttpResponse
+        from django.urls import path
+
+        DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "site.db"}}
+        INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "usage_instrument.integrations.django"]
+        MIDDLEWARE = ["usage_instrument.integrations.django.UsageMiddleware"]
+        ROOT_URLCONF, SECRET_KEY, ALLOWED_HOSTS, USE_TZ = "project", "secret", ["*"], True
+        USAGE_INSTRUMENT = {"flush_interval": 60}
+
+        def events(request):
+            from django.contrib.auth.models import User
+
+            request.user = User.objects.get(username="ada")
+            return HttpResponse("ok")
+
+        urlpatterns = [path("events", events, name="events")]
+    """,
+    "asgi.py": """
+        import os
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project")
+        from django.core.asgi import get_asgi_application
+        from usage_instrument.asgi import UsageMiddleware
+        application = UsageMiddleware(get_asgi_application())
+    """,
+    "tests.py": """
+        import unittest
+        import usage_instrument
+        from django.test import Client
+
+        class Tests(unittest.TestCase):
+            def test_nothing_is_written(self):
+                Client().get("/nothing")
+                self.assertFalse(usage_instrument.current.tracker().settings.enabled)
+    """,
+}
+
+
+def test_a_site_from_its_first_migration_to_the_answer(tmp_path):
+    for name, text in PROJECT.items():
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "USAGE", "DJANGO"))}
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+
+    def manage(*arguments):
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    manage("migrate", "--verbosity", "0")
+    manage("shell", "-c", "from django.contrib.auth.models import User; User.objects.create_user('ada')")
+    assert "auth_user" in manage("usage", "db", "create")
+    manage("test", "tests")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "asgi:application", "--fd", str(listening.fileno())],
+            cwd=tmp_path, env=environment, pass_fds=[listening.fileno()],
+        )  # fmt: skip
+        try:
+            for _ in range(3):
+                address = f"http://127.0.0.1:{listening.getsockname()[1]}/events"
+                assert httpx.get(address, timeout=30, trust_env=False).status_code == 200
+            server.send_signal(signal.SIGTERM)
+            server.wait(30)
+        finally:
+            server.kill()
+            server.wait()
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'site.db'}")
+    found = counts(engine, define_tables(sa.MetaData(), user_id_type="integer", users=None))
+    engine.dispose()
+    assert found == {("events", 1): 3}
+    manage("shell", "-c", "from django.core.management import call_command; call_command('usage', 'db', 'check')")
