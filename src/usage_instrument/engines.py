@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 import os
 import sys
@@ -138,7 +139,8 @@ class AsyncConnector(Connector):
                         return await connection.run_sync(work)
 
         with _uninstrumented(), self._turn:
-            return self._runner.run(main())
+            # Not in the context that the runner keeps from its first run: it knows nothing of a later instrumentation.
+            return self._runner.run(main(), context=contextvars.copy_context())
 
     def dispose(self) -> None:
         self._runner.run(self._engine.dispose())
