@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import sqlalchemy as sa
 import usage_instrument as usage
 from reading import counts, made
 from usage_instrument import current
-from usage_instrument.schema import Tables
+from usage_instrument.schema import Tables, define_tables
 
 PAGE = Path(__file__).parents[1] / "docs" / "frameworks.md"
 
@@ -67,3 +69,55 @@ def test_starlette_and_fastapi(engine: sa.Engine) -> None:
         assert client.post("/v1/events/7/follow", headers={"X-User": "ada"}).status_code == 204
         assert client.get("/docs").status_code == 200
     assert counts(engine, tables) == {("events:show_event", "ada"): 1, ("calendar_follow_event", "ada"): 1}
+
+
+SITE = """
+import pathlib, sys
+
+import django
+from django.conf import settings
+from django.core.management import call_command, execute_from_command_line
+from django.http import HttpResponse
+from django.urls import include, path
+
+exec(pathlib.Path("snippet.py").read_text())
+settings.configure(
+    INSTALLED_APPS=INSTALLED_APPS, MIDDLEWARE=MIDDLEWARE, USAGE_INSTRUMENT=USAGE_INSTRUMENT, ROOT_URLCONF=__name__,
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "usage.db"}}, ALLOWED_HOSTS=["*"],
+)
+django.setup()
+shop = [path("checkout", lambda request: HttpResponse("ok"), name="checkout")]
+urlpatterns = [path("shop/", include((shop, "shop")))]
+call_command("migrate", verbosity=0)
+try:
+    execute_from_command_line(["manage.py", "usage", "db", "create"])
+except SystemExit as end:
+    assert not end.code, end.code
+from django.test import Client
+assert Client().get("/shop/checkout").content == b"ok"
+"""
+
+
+def test_django(engine: sa.Engine, tmp_path: Path) -> None:
+    pytest.importorskip("django")
+    (text,) = re.findall(r"^## Django\n(.*?)^## ", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "snippet.py").write_text(snippet)
+    done = subprocess.run([sys.executable, "-c", SITE], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tables = define_tables(sa.MetaData(), users=None, user_id_type="integer")
+    assert counts(engine, tables) == {("shop_checkout", None): 1}
+
+
+def test_celery(engine: sa.Engine) -> None:
+    pytest.importorskip("celery")
+    app = run("Celery")["tasks"]
+    tables = made(engine, users=None)
+    usage.configure("sqlite:///usage.db")
+
+    @app.task(name="remind")  # type: ignore[untyped-decorator]
+    def remind() -> None: ...
+
+    remind.apply()
+    assert usage.flush(60)
+    assert counts(engine, tables) == {("remind", None): 1}
