@@ -64,6 +64,7 @@ _OURS = {
     "mariadb": ("mariadb+pymysql", "mysql"),
 }
 """What to write instead of a URL without a driver, which means one that is harder to install."""
+_PACKAGES = {"mysqldb": "mysqlclient"}
 _SECRETS = ("pass", "pwd", "secret", "token")
 
 
@@ -250,12 +251,13 @@ def _own_engine(url: URL, connections: int, answer_timeout: float | None) -> Eng
         return create_engine(url, connect_args=timeouts, **options)
     except exc.NoSuchModuleError:
         raise ConfigurationError(
-            f"no such database or driver: {url.drivername!r}; it looks like postgresql+psycopg, mysql+pymysql or sqlite"
+            f"no such database or driver: {url.drivername!r}; "
+            "it looks like postgresql+psycopg (not postgres), mysql+pymysql or sqlite"
         ) from None
     except ImportError as error:
         module = (error.name or url.get_driver_name()).partition(".")[0].lower()
         extra = _EXTRAS.get(module)
-        fix = f'pip install "usage-instrument[{extra}]"' if extra else f"pip install {module}"
+        fix = f'pip install "usage-instrument[{extra}]"' if extra else f"pip install {_PACKAGES.get(module, module)}"
         ours = _OURS.get(url.drivername)
         if ours is not None:
             fix = f'write {ours[0]}://… and pip install "usage-instrument[{ours[1]}]"'

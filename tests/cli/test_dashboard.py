@@ -110,6 +110,8 @@ def test_refuses_other_machines_without_a_token_of_ones_own(sqlite: Database, ho
 def test_says_in_one_line_what_is_wrong(sqlite: Database, tmp_path: Path) -> None:
     assert "Pass --url" in failed()
     assert "cannot be parsed" in failed("--url", "nonsense")
+    assert "there is no file" in failed("--url", f"sqlite:///{tmp_path / 'none.db'}")
+    create_all(sqlite.engine())
     assert "the token cannot be read" in failed("--url", sqlite.url, "--token-file", str(tmp_path / "none"))
     short = tmp_path / "short"
     short.write_text("short")

@@ -154,7 +154,13 @@ def test_nothing_yet(database: Database) -> None:
         if question in {"variants", "related", "active", "trend"}:
             continue  # a feature that is not there, and zeros that are
         done = CliRunner().invoke(app, [question, *ARGUMENTS.get(question, []), "--url", database.url])
-        assert (done.exit_code, done.stdout) == (0, empty + "\n"), done.output
+        said = empty.format(when="since then" if question == "user" else "yet")
+        assert (done.exit_code, done.stdout) == (0, said + "\n"), done.output
+        assert ("nobody can tell what is unused" in done.stderr) == (question == "unused")
+    done = CliRunner().invoke(app, ["top", "--since", "7d", "--url", database.url])
+    assert done.stdout == "No feature has been used since then.\n"
+    done = CliRunner().invoke(app, ["unused", "--fail-over", "0", "--url", database.url])
+    assert done.exit_code == 2, "a job that guards nothing"
 
 
 @pytest.mark.parametrize(
@@ -203,3 +209,30 @@ def test_the_shell_completes() -> None:
         check=False,
     )
     assert "power-users" in done.stdout, done.stderr
+
+
+def test_says_what_an_answer_does_not(filled: Past, sqlite: Database) -> None:
+    hours = filled.ask("trend", "--by", "hour", "--since", "3h")
+    assert "the history here is kept by day" in hours.stderr
+    other = filled.ask("variants", filled.truths.variant[0], "no such key")
+    assert "no use of it says anything of 'no such key'" in other.stderr
+    with sqlite.engine().begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE feature_usage (id INTEGER PRIMARY KEY, user_id CHAR(32), feature_name VARCHAR(100), "
+            "metadata JSON, usage_count INTEGER DEFAULT 1, last_used TIMESTAMP DEFAULT CURRENT_TIMESTAMP)"
+        )
+    done = CliRunner().invoke(app, ["top", "--url", sqlite.url])
+    assert done.exit_code == 0
+    assert "feature_usage may count somebody twice" in done.stderr
+    done = CliRunner().invoke(app, ["top", "--since", "7d", "--url", sqlite.url])
+    assert done.exit_code == 2
+    assert "run `usage-instrument db upgrade`" in done.stderr
+
+
+def test_a_dialect_that_is_said_beats_the_database_of_the_environment(filled: Past) -> None:
+    environment = {"USAGE_INSTRUMENT_DATABASE_URL": filled.url}
+    asked = ["sql", "trend", "--by", "week"]
+    assert "strftime" in CliRunner().invoke(app, asked, env=environment).stdout
+    assert "date_trunc" in CliRunner().invoke(app, [*asked, "--dialect", "postgresql"], env=environment).stdout
+    done = CliRunner().invoke(app, [*asked, "--dialect", "postgresql", "--url", filled.url])
+    assert (done.exit_code, "not both" in done.stderr) == (2, True)

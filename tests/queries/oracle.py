@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import statistics
 from collections import Counter
 from collections.abc import Hashable, Iterable
@@ -283,8 +284,8 @@ def first_start(now: dt.datetime, since: Since, by: str = "day") -> dt.datetime 
     if since is None or isinstance(since, dt.datetime):
         return since and floor(by, since)
     if by == "hour":
-        return floor("hour", now - max(since - HOUR, 0 * HOUR))
-    return floor(by, floor("day", now - max(since - DAY, 0 * DAY)))
+        return floor("hour", now - max(math.ceil(since / HOUR) - 1, 0) * HOUR)
+    return floor(by, floor("day", now - max(math.ceil(since / DAY) - 1, 0) * DAY))
 
 
 def is_used_since(now: dt.datetime, last_used: dt.datetime, since: Since) -> bool:

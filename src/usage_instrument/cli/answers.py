@@ -6,6 +6,7 @@ import difflib
 import enum
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -16,9 +17,11 @@ from sqlalchemy import URL, Connection, MetaData, exc, select, union
 from usage_instrument.discovery import missing_tables
 from usage_instrument.queries.printed import printed
 from usage_instrument.schema import Tables, define_tables
+from usage_instrument.settings import DATABASE_VARIABLE
 
 from .database import read
-from .failure import PROBLEMS, explained, fail
+from .failure import ERROR, PROBLEMS, explained, fail
+from .notes import NOTHING_DECLARED, notes, old_tables
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds
 from .output import console, show, table
 from .questions import QUESTIONS, Asked, Question
@@ -43,6 +46,7 @@ class Answer(NamedTuple):
 
     names: list[str]
     rows: Sequence[Mapping[str, Any]]
+    notes: list[str]
 
 
 sql = typer.Typer(
@@ -63,14 +67,17 @@ def _asking(name: str, question: Question, empty: str) -> Callable[..., None]:
         url: Url = None, schema: Schema = None, output: Output = Format.TABLE, fail_over: FailOver = None, **own: Any
     ) -> None:
         answer = read(
-            url,
-            schema,
-            lambda connection, tables: _ask(connection, tables, question(tables, **own), own.get("feature")),
+            url, schema, lambda connection, tables: _ask(connection, tables, name, question(tables, **own), own)
         )
+        for note in answer.notes:
+            typer.echo(f"usage-instrument: {note}", err=True)
         if name == "trend" and output is Format.TABLE and answer.rows:
             _draw(answer)
         else:
-            show(answer.rows, output, empty=empty, names=answer.names)
+            when = "since then" if own.get("since") else "yet"
+            show(answer.rows, output, empty=empty.format(when=when), names=answer.names)
+        if fail_over is not None and NOTHING_DECLARED in answer.notes:
+            raise typer.Exit(ERROR)
         if fail_over is not None and len(answer.rows) > fail_over:
             typer.echo(f"usage-instrument: {len(answer.rows)} are unused, more than {fail_over}", err=True)
             raise typer.Exit(PROBLEMS)
@@ -80,12 +87,17 @@ def _asking(name: str, question: Question, empty: str) -> Callable[..., None]:
 
 def _printing(question: Question) -> Callable[..., None]:
     def command(
-        url: Url = None,
-        dialect: Annotated[Database | None, typer.Option(help="For which database, if --url does not say.")] = None,
+        url: Annotated[
+            str | None, typer.Option(help=f"The database, if not that of ${DATABASE_VARIABLE} or any --dialect.")
+        ] = None,
+        dialect: Annotated[Database | None, typer.Option(help="For any database of this kind.")] = None,
         schema: Schema = None,
         user_id_type: UserIds = UserIdKind.UUID,
         **own: Any,
     ) -> None:
+        if url and dialect is not None:
+            raise fail("SQL for which database? Pass --url or --dialect, not both")
+        url = url or (os.environ.get(DATABASE_VARIABLE) if dialect is None else None)
         if url:
             typer.echo(
                 read(url, schema, lambda connection, tables: printed(question(tables, **own), connection.dialect)) + ";"
@@ -123,17 +135,20 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     return list(inspect.signature(function, eval_str=True).parameters.values())
 
 
-def _ask(connection: Connection, tables: Tables, question: Asked, feature: str | None) -> Answer:
+def _ask(connection: Connection, tables: Tables, name: str, question: Asked, said: Mapping[str, Any]) -> Answer:
+    feature = said.get("feature")
     try:
         found = connection.execute(question)
-        answer = Answer(list(found.keys()), [dict(row) for row in found.mappings()])
+        names, rows = list(found.keys()), [dict(row) for row in found.mappings()]
+        answer = Answer(names, rows, list(notes(connection, tables, name, said, rows)))
         known = feature is None or (answer.rows and feature in _features(connection, tables))
     except exc.DBAPIError:
         connection.rollback()
         missing = missing_tables(connection, tables)
         if not missing:
             raise
-        raise fail(f"there is no table {missing[0]}: run `usage-instrument db create`") from None
+        fix = "upgrade" if old_tables(connection, tables) else "create"
+        raise fail(f"there is no table {missing[0]}: run `usage-instrument db {fix}`") from None
     if not known:
         raise _unknown(str(feature), _features(connection, tables))
     return answer

@@ -12,7 +12,7 @@ import typer
 
 from usage_instrument import engines
 
-from .database import parsed
+from .database import parsed, read
 from .failure import explained, fail
 from .options import Schema, Url, required
 
@@ -45,6 +45,7 @@ def dashboard(
     with explained(place):
         token = Token(_read(token_file) if token_file is not None else secrets.token_urlsafe(24))
         app = token.admit(Dashboard(place, authorize=token.authorize, schema=schema))
+    read(url, schema, lambda connection, tables: None)  # what is wrong now is said here, not only in the browser
     listening = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     typer.echo(f"The dashboard of {engines.masked(place)} is at")

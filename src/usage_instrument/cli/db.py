@@ -126,7 +126,10 @@ def views_(
         meanings = {view.name: view.comment for view in views.VIEWS}
         return [{"view": name, "shows": meanings[name.rpartition(".")[2]]} for name in names]
 
-    show(read(url, schema, work), output, empty="There are none.")
+    found = read(url, schema, work)
+    if drop and found and output is Format.TABLE:
+        typer.echo("Dropped:", err=True)
+    show(found, output, empty="There are none.")
 
 
 def _misfit(planned: schema_.Plan) -> str | None:

@@ -25,7 +25,11 @@ Question: TypeAlias = Callable[..., Asked]
 
 Limit: TypeAlias = Annotated[int, typer.Option(min=1, help="How many rows at most.")]
 Since: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="PERIOD", help="Since when: 12h, 30d, 4w, or a date such as 2026-01-31 (UTC).")
+    str | None,
+    typer.Option(
+        metavar="PERIOD",
+        help="Since when: 12h, 30d, 4w, or a date such as 2026-01-31; whole days (UTC).",
+    ),
 ]
 Feature: TypeAlias = Annotated[str, typer.Argument(help="The feature, as the code names it.")]
 AFeature: TypeAlias = Annotated[str | None, typer.Option("--feature", help="Of this feature alone.")]
@@ -47,7 +51,7 @@ def top(tables: Tables, limit: Limit = 5, since: Since = None) -> Asked:
 
 
 def user(tables: Tables, user: User, since: Since = "7d") -> Asked:
-    """What one user used lately."""
+    """What one user used lately, with the counts of all time."""
     return queries.user_features(_user(user, tables), period(since), tables=tables)
 
 
@@ -104,11 +108,11 @@ def recommend(tables: Tables, user: User, limit: Limit = 5) -> Asked:
 
 
 QUESTIONS: dict[str, tuple[Question, str]] = {
-    "top": (top, "No feature has been used yet."),
-    "user": (user, "This user has used nothing since then."),
-    "adoption": (adoption, "No feature has been used yet."),
-    "unused": (unused, "Every feature is in use."),
-    "power-users": (power_users, "Nobody has used it yet."),
+    "top": (top, "No feature has been used {when}."),
+    "user": (user, "This user has used nothing {when}."),
+    "adoption": (adoption, "No feature has been used {when}."),
+    "unused": (unused, "No declared feature is unused."),
+    "power-users": (power_users, "Nobody has used it {when}."),
     "trend": (trend, "There is no history yet."),
     "active": (active, "Nobody is active."),
     "spikes": (spikes, "No day stands out."),
@@ -116,7 +120,7 @@ QUESTIONS: dict[str, tuple[Question, str]] = {
     "related": (related, "Its users use nothing else."),
     "recommend": (recommend, "There is nothing to recommend: this user has used nothing yet, or everything."),
 }
-"""The commands by name, each with what people read when the answer has no rows."""
+"""The commands by name, each with what people read when the answer has no rows; {when} is `yet`, or `since then`."""
 
 
 def _user(text: str, tables: Tables) -> UserId:

@@ -26,8 +26,8 @@ class Period:
 
     @property
     def lately(self) -> Period:
-        """What of it can be compared with the past that is kept: four weeks at most."""
-        return min(self, DEFAULT, key=lambda period: period.days)
+        """What of it stands beside a past that it resembles: a week at most."""
+        return min(self, PERIODS[0], key=lambda period: period.days)
 
     @property
     def words(self) -> str:

@@ -1,7 +1,8 @@
 """Since when: from a timedelta or a datetime to conditions on `last_used` and on the buckets of the history.
 
 A timedelta goes back from the database's own now, so that the printed SQL stays right. In the history it means whole
-days, UTC, whatever the buckets are: 7 days are today and the six before. A datetime means from its day on.
+days, UTC, whatever the buckets are: 7 days are today and the six before, 36 hours are two days. A datetime means from
+its day on.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def first_start(since: Since, by: Unit = "day") -> ColumnElement[Any] | None:
     if isinstance(since, dt.datetime):
         return StartOf(by, Instant(since))
     grain = HOUR if by == "hour" else DAY
-    return StartOf(by, Ago(max(since - grain, dt.timedelta(0))))
+    whole = -(-since // grain) * grain  # 36 hours reach into two days before now
+    return StartOf(by, Ago(max(whole - grain, dt.timedelta(0))))
 
 
 def checked_since(since: object) -> Since:

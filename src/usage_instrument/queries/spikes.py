@@ -15,7 +15,7 @@ from usage_instrument.schema import Tables
 from .arguments import rows_of
 from .calendar import calendar
 from .defaults import ONE, ZERO, default_tables, over, total
-from .periods import WEEK, Since, first_start
+from .periods import DAY, MONTH, WEEK, Since, first_start
 
 PAST = -28
 """In days: the past that a period is compared with."""
@@ -34,12 +34,10 @@ def spikes(
     the largest of 1.4826 x the median absolute deviation (a standard deviation, if days vary normally), a tenth of the
     baseline, and 1. Days whose score is at least `threshold` are spikes. Unlike mean and standard deviation, medians
     do not give way to an earlier spike. A feature first used less than 7 days before the period has no usual. `since`
-    is a timedelta (7 days: today and the six before, UTC) or a datetime (from its day on). Raises ConfigurationError
-    for a wrong argument.
+    is a timedelta (7 days: today and the six before, UTC) or a datetime (from its day on), 28 days back at most.
+    Raises ConfigurationError for a wrong argument.
     """
-    start = first_start(since)
-    if start is None:
-        raise ConfigurationError("since is a timedelta or a datetime: a spike needs a past to stand out from")
+    start = _start(since)
     history = (tables or default_tables()).history
     rows = [history.c.feature_name.is_not(None), *rows_of(history.c.feature_name, feature)]
     daily = _daily(history, rows, start).cte("daily")
@@ -60,6 +58,18 @@ def spikes(
     day = Day(scored.c.bucket_start).label("day")
     columns = (scored.c.feature_name, day, scored.c.uses, scored.c.baseline, scored.c.score, least.label("threshold"))
     return select(*columns).where(scored.c.score >= least).order_by(scored.c.score.desc(), day, scored.c.feature_name)
+
+
+def _start(since: Since) -> ColumnElement[Any]:
+    """Where a period starts that is no longer than the past beside it."""
+    start, length = first_start(since), since
+    if isinstance(since, dt.datetime):
+        length = dt.datetime.now(dt.UTC) - (since if since.tzinfo else since.replace(tzinfo=dt.UTC)) - DAY
+    if start is None or not isinstance(length, dt.timedelta) or length > MONTH:
+        raise ConfigurationError(
+            f"since goes {MONTH.days} days back at most, not {since!r}: a spike stands out of the days before"
+        )
+    return start
 
 
 def _daily(history: Table, rows: list[Any], start: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:

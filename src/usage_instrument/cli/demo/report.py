@@ -78,7 +78,7 @@ def truths(console: Console, rows: int, found: Truths) -> None:
     _heading(console, f"{rows:,} rows, with some truths in them; each command finds one")
     shown = [
         ("spikes", f"{feature} was used far more than usual on {day}"),
-        ("unused --since 90d", f"{found.dead} is dead, {found.retired} is retired, {found.never} was never used"),
+        ("unused --since 60d", f"{found.dead} is dead, {found.retired} is retired, {found.never} was never used"),
         ("power-users", f"{str(found.power_user)[:8]}… uses the app most"),
         (f"variants {varied} {key}", f"who has variant {winner} uses it twice as often"),
         (f"related {second}", f"who uses it uses {first}"),
