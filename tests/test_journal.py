@@ -254,6 +254,28 @@ def test_beyond_its_bound_uses_go_to_memory(sqlite: Database, place: Path) -> No
     assert balanced(tracker.stats())
 
 
+def test_a_full_one_grows_no_more(sqlite: Database, place: Path) -> None:
+    tracker = Tracker(
+        sqlite.url, Settings(journal=str(place), journal_max_bytes=1, flush_interval=3600, user_id_type="integer")
+    )
+
+    @tracker.tracks("f")
+    def use() -> None: ...
+
+    sizes = []
+    for turn in range(20):
+        for user in range(turn * 500, (turn + 1) * 500):  # always new ones
+            for _ in range(3):
+                with tracker.as_user(user):
+                    use()
+        tracker._pipeline._folder.fold()
+        sizes.append(sum(file.stat().st_size for file in place.rglob("*.log")))
+    assert sizes[-1] - sizes[5] < 1_000
+    made(sqlite.engine(), user_id_type="integer")
+    assert tracker.shutdown(60)
+    assert tracker.stats().written == 30_000
+
+
 def test_in_an_outage_what_exceeds_memory_waits_on_disk(sqlite: Database, place: Path) -> None:
     tracker = Tracker(sqlite.url, Settings(journal=str(place), max_pending=20, flush_interval=0.01))
     for turn in range(1_000):
@@ -283,6 +305,9 @@ def test_what_waits_on_disk_takes_no_memory(sqlite: Database, place: Path) -> No
         if user % 20 == 19:
             tracker._pipeline._folder.fold()
     assert not tracker.flush(1)  # there are no tables
+    open_files = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.exists()]
+    assert len(list(place.rglob("*.slots"))) > 10
+    assert len([file for file in open_files if file.startswith(str(place)) and "0000" in file]) <= 4
     journal = tracker._pipeline.journal
     assert journal is not None
     waiting = [segment for segment in journal._segments if segment.sealed]

@@ -20,7 +20,7 @@ from usage_instrument import Settings, Tracker
 USERS = 20_000
 MAX_PENDING = 5_000
 MOST = 200_000_000
-"""Uses, which a journal of the default size can hold; a long flood is a slower one."""
+"""Uses, so many as the journal can hold; a long flood is a slower one."""
 _HOT = range(USERS, USERS + 980)
 _RARE = 20
 """Of a thousand uses, most are of few users, and these of one of many each."""
@@ -72,7 +72,13 @@ def main() -> None:
     url, journal, seconds = sys.argv[1:]
     tracker = Tracker(
         url,
-        Settings(journal=journal or None, max_pending=MAX_PENDING, user_id_type="integer", flush_interval=0.1),
+        Settings(
+            journal=journal or None,
+            journal_max_bytes=2**32,  # a segment is left early here, for it has met as many users as it may remember
+            max_pending=MAX_PENDING,
+            user_id_type="integer",
+            flush_interval=0.1,
+        ),
     )
     tracker.track("ready")
     _say(tracker.flush(60))

@@ -147,6 +147,8 @@ class Journal:
         self.busy = segment.tick(stamp) > _BUSY
         after = segment.after = segment.after or self._make_if_possible()
         if after is None:
+            if self._is_used_up(segment):
+                segment.log.refuse()
             return False
         after.tick(stamp)
         if not self._is_used_up(segment):
@@ -181,8 +183,7 @@ class Journal:
             if not segment.done and segment is not self._current:
                 break
         for segment in self._segments:
-            if segment.sealed:
-                segment.log.forget()  # it is read, or waits for room in memory
+            segment.rest()  # it is read, or waits for room in memory
         return None
 
     def give_up(self) -> int:

@@ -29,6 +29,7 @@ class Log:
         self._codes = itertools.count(1)
         self._entries: dict[int, Entry] | None = {} if descriptor is not None else None
         self._marks: deque[tuple[int, int]] = deque()
+        self._refuses = False
         self.size = 0
         """Bytes that were appended."""
         self.keys = 0
@@ -53,7 +54,7 @@ class Log:
 
     def _add(self, entry: Entry, record: list[Any]) -> int:
         descriptor, entries = self._descriptor, self._entries
-        if descriptor is None:
+        if descriptor is None or self._refuses:
             raise ValueError("closed")
         code = next(self._codes)
         data = packed([code, *record])
@@ -65,6 +66,10 @@ class Log:
         return code
 
     # ---- the folder
+
+    def refuse(self) -> None:
+        """Take no more codes, as there is no place for what they would stand for."""
+        self._refuses = True
 
     def mark(self, end: int, stamp: int) -> None:
         """Every slot before `end` was filled by `stamp` (microseconds since 1970)."""

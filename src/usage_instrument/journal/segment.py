@@ -42,7 +42,8 @@ class Segment:
         self.number = int(path.name)
         self.log = log
         self._data = data
-        self._read = memoryview(data)[SLOTS_AT:].cast("I")
+        self._size = len(data)
+        self._view: memoryview | None = memoryview(data)[SLOTS_AT:].cast("I")
         self._write = memoryview(bytearray(SLOT) if sealed else data)[0 if sealed else SLOTS_AT :].cast("I")
         self._next = itertools.count()
         self._codes: dict[str, _Codes] = {}
@@ -50,6 +51,7 @@ class Segment:
         self._holes: list[int] = []
         self._marked = 0
         self._unread: int | None = None
+        self._last: int | None = None
         self._is_dead = sealed
         self.sealed = sealed
         self.after: Segment | None = None
@@ -133,6 +135,21 @@ class Segment:
         self.sealed = True
         self._write.release()
         self._codes = {}
+
+    def rest(self) -> None:
+        """Keep nothing in memory that the files can tell again, and no file open: there may be hundreds of segments."""
+        if self.sealed:
+            self.log.forget()
+            # Not closed: another thread may be counting in it. The last one who does lets go of the mapping.
+            self._data, self._view = self._data[:SLOTS_AT], None
+
+    @property
+    def _read(self) -> memoryview:
+        """The slots. Raises OSError."""
+        if self._view is None:
+            with self.path.with_suffix(".slots").open("rb") as file:
+                self._view = memoryview(file.read(self._size))[SLOTS_AT:].cast("I")
+        return self._view
 
     def take(self, size: int, fits: Callable[[Taken], bool]) -> Taken | None:
         """Read on by at most `size` slots, all of one mark, as far as `fits` admits; None when nothing is left to read,
@@ -218,7 +235,14 @@ class Segment:
             self.path.with_suffix(suffix).unlink(missing_ok=True)
 
     def _end(self, start: int) -> int:
-        """Behind the last slot that is taken, looked for from `start` on."""
+        """Behind the last slot that is taken, looked for from `start` on; in a sealed one it stays where it is."""
+        if not self.sealed:
+            return self._find_end(start)
+        if self._last is None:
+            self._last = self._find_end(self._pos)
+        return max(start, self._last)
+
+    def _find_end(self, start: int) -> int:
         end = start
         while end < len(self._read):
             taken = -(-len(self._read[end : end + _RUN].tobytes().rstrip(b"\0")) // SLOT)
