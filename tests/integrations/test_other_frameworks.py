@@ -124,6 +124,7 @@ def test_litestar():
     app = litestar.Litestar(
         [follow, events, of_decorator, live],
         openapi_config=None,
+        logging_config=None,  # the default one sets the level of every logger here
         signature_namespace={"Request": Request, "Stream": Stream},
     )
     check(UsageMiddleware(app, features=FEATURES))

@@ -138,18 +138,21 @@ class Segment:
 
     def rest(self) -> None:
         """Keep nothing in memory that the files can tell again, and no file open: there may be hundreds of segments."""
-        if self.sealed:
-            self.log.forget()
+        if self.sealed and self._view is not None:
+            self._last, self._unread = self._end(self._pos), self.unread  # once it is read, its files may go
             # Not closed: another thread may be counting in it. The last one who does lets go of the mapping.
             self._data, self._view = self._data[:SLOTS_AT], None
+        if self.sealed:
+            self.log.forget()
 
     @property
     def _read(self) -> memoryview:
         """The slots. Raises OSError."""
-        if self._view is None:
+        view = self._view
+        if view is None:
             with self.path.with_suffix(".slots").open("rb") as file:
-                self._view = memoryview(file.read(self._size))[SLOTS_AT:].cast("I")
-        return self._view
+                view = self._view = memoryview(file.read(self._size))[SLOTS_AT:].cast("I")
+        return view
 
     def take(self, size: int, fits: Callable[[Taken], bool]) -> Taken | None:
         """Read on by at most `size` slots, all of one mark, as far as `fits` admits; None when nothing is left to read,
