@@ -27,8 +27,8 @@ ROWS: dict[str, str] = {
     # values
     "errors": "",
     "typing": "",
-    "settings": _VALUES,
     "events": _VALUES,
+    "settings": _USES,
     "stats": "",
     "place": "",
     # who and what
@@ -37,6 +37,7 @@ ROWS: dict[str, str] = {
     "loaded": f"{_VALUES} identity",
     "catalog": f"{_USES} place",
     "capture": f"{_USES} identity context",
+    "exclusions": f"{_USES} context",
     # what is kept in memory
     "buffer": _USES,
     "pending": _USES,

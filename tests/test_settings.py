@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError
+from usage_instrument.exclusions import people_only
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings, misspelt
 
 DEFAULTS: dict[str, object] = {
@@ -30,6 +31,7 @@ DEFAULTS: dict[str, object] = {
     "user_retry": 600.0,
     "strict": False,
     "enabled": True,
+    "before_track": None,
     "service": "",
 }
 SAID: dict[str, tuple[str, object]] = {
@@ -50,6 +52,7 @@ SAID: dict[str, tuple[str, object]] = {
     "user_retry": ("90s", 90.0),
     "strict": ("1", True),
     "enabled": ("off", False),
+    "before_track": ("usage_instrument.exclusions:people_only", people_only),
     "service": ("web", "web"),
 }
 DURATIONS = [
@@ -182,6 +185,9 @@ def test_flags(name: str) -> None:
         ("service", "x" * 101, "at most 100 characters"),
         ("service", None, "is a str"),
         ("journal", 5, "is a directory, not 5"),
+        ("before_track", 5, "is a callable, or 'module:name' of one, not 5"),
+        ("before_track", "usage_instrument.nothing:here", "cannot be imported"),
+        ("before_track", "usage_instrument:nothing", "cannot be imported"),
     ],
 )
 def test_wrong_values_are_named(name: str, value: Any, said: str) -> None:
@@ -221,7 +227,7 @@ def test_an_unknown_name_suggests_the_near_one() -> None:
 
 
 def test_an_unknown_name_like_no_other_lists_all() -> None:
-    with pytest.raises(TypeError, match="'zzz' is no setting; the settings are enabled, flush_interval"):
+    with pytest.raises(TypeError, match="'zzz' is no setting; the settings are before_track, enabled, flush_interval"):
         Settings.from_environment({}, zzz=3)
 
 

@@ -32,10 +32,13 @@ class Exchange:
         """Count the pending use."""
         pending, self.pending = self.pending, None
         if pending is not None:
+            token = holder.set(self.holder)  # a rule of the app's asks whose request this is
             try:
                 self._counter.count(self._request, pending)
             except Exception as error:
                 self._counter.failed(error)
+            finally:
+                holder.reset(token)
 
     def _keep_holder(self) -> None:
         """After a piece: a generator may be in the middle of its `with as_user(...)`."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 from . import context, identity
 from .errors import CountError, UsageInstrumentError, UserIdError
 from .events import MAX_COUNT, Use, check_feature, keep_metadata
@@ -36,6 +39,25 @@ def _track(recorder: Recorder, feature: str, user: object, metadata: Metadata | 
     request = context.request_of(held)
     if request is not None:
         request.counted.add(recorder.catalog.key(feature))
+
+
+def screened(recorder: Recorder, rule: Callable[[Use], Use | None], use: Use) -> Use | None:
+    """What the app's own rule leaves of a use; None where that is nothing. A rule that fails lets nothing through."""
+    try:
+        known = use if not isinstance(use.metadata, str) else use._replace(metadata=json.loads(use.metadata))
+        with context.paused():  # what it calls is no use
+            left = rule(known)
+        if left is None:
+            return None
+        if not isinstance(left, Use):
+            raise UsageInstrumentError(f"before_track returns a Use or None, not {type(left).__name__}")
+        if not _is_count(left.uses):
+            raise CountError(f"uses is a whole number from 1 to {MAX_COUNT}, not {left.uses!r}")
+        user = identity.user_id_of(left.user)
+        return Use(check_feature(left.feature), user, keep_metadata(left.metadata), left.uses)
+    except Exception as error:
+        recorder.reject(use.feature, error, use.uses)
+        return None
 
 
 def _is_count(count: object) -> bool:

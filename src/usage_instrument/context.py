@@ -34,6 +34,7 @@ class Request:
         "__weakref__",
         "_lookup",
         "_refused",
+        "carrier",
         "counted",
         "discarded",
         "kind",
@@ -58,6 +59,8 @@ class Request:
         """Whether a tuple may be a response, as it may in WSGI."""
         self.settled: object = None
         """The innermost middleware that knew what a success of this request is."""
+        self.carrier: object = None
+        """The ASGI scope, the WSGI environ or the framework's own object that the request came in; None for a task."""
         self._lookup = lookup
         self._refused: UserIdError | None = None
 
@@ -99,7 +102,7 @@ class Request:
         """The response ended: whoever still holds this request, such as a task that it started, is nobody in particular
         from now on, and counts."""
         self.open = self.ready = self.discarded = False
-        self.user, self._lookup, self._refused = UNSET, None, None
+        self.user, self._lookup, self._refused, self.carrier = UNSET, None, None, None
 
     def who(self) -> UserId | Unset:
         """The user of a capture, or UNSET when it does not count. Raises UserIdError when the statement was refused."""

@@ -105,6 +105,7 @@ class Counter:
         if not is_ours:
             look = request.look_further if self.user is None else request.look_up
             look(partial(self.find_user, carrier))
+        request.carrier = carrier
         shelf[SCOPE_KEY] = request
         return request, is_ours
 

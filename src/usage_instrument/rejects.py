@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 
+from .errors import UsageInstrumentError
 from .events import Count
 from .typing import UserId
 
@@ -15,6 +16,11 @@ USER_TYPE = "user id of another type"
 UNKNOWN_USER = "unknown user"
 REFUSED = "refused by the database"
 CAPTURE = "bad capture"
+
+
+def in_words(error: Exception) -> str:
+    """An error by its own words if it is ours, else by its type: the host's may hold personal data."""
+    return str(error) if isinstance(error, UsageInstrumentError) else f"{type(error).__name__} raised"
 
 
 def today() -> dt.date:

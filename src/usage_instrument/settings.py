@@ -6,10 +6,12 @@ import dataclasses
 import datetime as dt
 import difflib
 import os
+import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from .errors import ConfigurationError
+from .events import Use
 from .typing import Bucket, UserIdType
 
 ENVIRONMENT_PREFIX = "USAGE_INSTRUMENT_"
@@ -61,6 +63,9 @@ class Settings:
     """Whether a mistake in a capture raises, for development."""
     enabled: bool = True
     """Whether anything is captured at all."""
+    before_track: Callable[[Use], Use | None] | None = None
+    """What looks at each use before it is kept: it returns the use, another one in its place, or None for none. A
+    callable, or where it is to be found: `"myapp.privacy:scrub"`."""
     service: str = ""
     """The name of the program that writes, for fleets that share a database."""
 
@@ -183,7 +188,18 @@ def _path(name: str, value: object) -> str | None:
     return os.fsdecode(value)
 
 
-_NULLABLE = {"users", "schema", "history", "journal"}
+def _callable(name: str, value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = pkgutil.resolve_name(value)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigurationError(f"{name} is {value!r}, which cannot be imported: {error}") from None
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"{name} is a callable, or 'module:name' of one, not {value!r}")
+    return value
+
+
+_NULLABLE = {"users", "schema", "history", "journal", "before_track"}
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(
         (
@@ -202,5 +218,6 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "history": _choice("day", "hour", None),
     "schema": _optional_text,
     "service": _text,
+    "before_track": _callable,
     "journal": _path,
 }

@@ -13,7 +13,7 @@ from uuid import UUID
 from . import capture, context, engines, identity, lifecycle, rejects
 from .buffer import Mishap
 from .catalog import Catalog, Feature
-from .errors import ConfigurationError, UsageInstrumentError, UserIdError
+from .errors import ConfigurationError, UserIdError
 from .events import Use, canonical_user, check_feature, fitting_metadata
 from .journal import check_place
 from .ledger import Ledger
@@ -104,8 +104,8 @@ class Tracker:
         """As Recorder.sink: the deque's own append once the threads run, so that a capture costs that and no more."""
         if not self.settings.enabled:
             return _ignore
-        if self.settings.strict:
-            return partial(self._append_strictly, feature.name)
+        if self.settings.strict or self.settings.before_track is not None:
+            return partial(self._record_plain, feature.name)
         return self._pipeline.sink(feature.name) or partial(self._append_first, feature.name)
 
     def _append_first(self, feature: str, user: UserId) -> None:
@@ -114,30 +114,33 @@ class Tracker:
             lifecycle.watch(self)
         self._pipeline.take(feature, user)
 
-    def _append_strictly(self, feature: str, user: UserId) -> None:
-        self._canonical(user)
-        self._append_first(feature, user)
+    def _record_plain(self, feature: str, user: UserId) -> None:
+        self.record(Use(feature, user))
 
     def record(self, use: Use) -> None:
         """As Recorder.record."""
-        if self.settings.enabled:
+        if not self.settings.enabled:
+            return
+        rule = self.settings.before_track
+        kept = use if rule is None else capture.screened(self, rule, use)
+        if kept is not None:
             if self.settings.strict:
-                self._canonical(use.user)
-                if use.metadata:
-                    fitting_metadata(use.metadata, self.settings.metadata_max_bytes)
+                self._canonical(kept.user)
+                if kept.metadata:
+                    fitting_metadata(kept.metadata, self.settings.metadata_max_bytes)
             lifecycle.notice_fork()
             if not self._pipeline.armed:
                 lifecycle.watch(self)
-            self._pipeline.record(use)
+            self._pipeline.record(kept)
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""
         reason = rejects.USER_TYPE if isinstance(error, UserIdError) else rejects.CAPTURE
-        self._mishap(Mishap(feature, reason, uses, _describe(error)), error)
+        self._mishap(Mishap(feature, reason, uses, rejects.in_words(error)), error)
 
     def lose_metadata(self, feature: str, error: Exception) -> None:
         """As Recorder.lose_metadata."""
-        self._mishap(Mishap(feature, "metadata", 0, f"metadata lost: {_describe(error)}"), error)
+        self._mishap(Mishap(feature, "metadata", 0, f"metadata lost: {rejects.in_words(error)}"), error)
 
     def _mishap(self, mishap: Mishap, error: Exception) -> None:
         if self.settings.enabled:
@@ -313,8 +316,3 @@ class Tracker:
 
 def _ignore(user: UserId) -> None:
     """What a disabled tracker does with a use."""
-
-
-def _describe(error: Exception) -> str:
-    """An error by its own words if it is ours, else by its type: the host's may hold personal data."""
-    return str(error) if isinstance(error, UsageInstrumentError) else f"{type(error).__name__} raised"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from pathlib import Path
 
+    from usage_instrument.events import Use
     from usage_instrument.schema import Tables
 
 logger = logging.getLogger("usage_instrument")
@@ -61,6 +62,7 @@ class SettingOptions(TypedDict, total=False):
     user_retry: float | dt.timedelta
     strict: bool
     enabled: bool
+    before_track: Callable[[Use], Use | None] | str | None
     service: str
 
 
