@@ -851,6 +851,24 @@ def test_a_failed_start_stays_failed(tracker: Counting) -> None:
         pass
 
 
+class FailsBeforeItListens:
+    def __init__(self, app: ASGIApp) -> None:
+        pass
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("not configured")
+
+
+@pytest.mark.parametrize("is_outermost", [True, False])
+def test_a_framework_whose_lifespan_is_not_reached_is_not_given_one(tracker: Counting, is_outermost: bool) -> None:
+    counting, failing = Middleware(UsageMiddleware, tracker=tracker), Middleware(FailsBeforeItListens)
+    app: ASGIApp = Starlette(middleware=[failing] if is_outermost else [counting, failing])
+    if is_outermost:
+        app = UsageMiddleware(app, tracker=tracker)
+    with pytest.raises(RuntimeError, match="not configured"), TestClient(app):
+        pass
+
+
 def test_a_failed_end_stays_failed_and_writes(tracker: Counting) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

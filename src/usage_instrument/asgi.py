@@ -143,7 +143,9 @@ class UsageMiddleware:
         try:
             await self.app(scope, watched_receive, watched_send)
         except Exception as error:
-            if has_begun:  # a failure of its own; an app without a lifespan does not get that far
+            # A failure of its own: an app without a lifespan does not get that far, and a framework that has put itself
+            # into the scope has one.
+            if has_begun or "app" in scope:
                 if not has_ended:
                     await self._flush()
                 raise
