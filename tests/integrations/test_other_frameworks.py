@@ -65,7 +65,7 @@ async def living(app):
 
 
 def check(app):
-    with capture_usage() as captured:
+    with capture_usage(user_id_type="string") as captured:
         statuses, body = asyncio.run(living(app))
     assert statuses == [200, 200, 405, 404, 200, 200]
     assert body == b"ab"
