@@ -87,7 +87,7 @@ def main() -> None:
     flood.run()
     _say(flood.memory)
     sys.stdin.readline()
-    flushed = tracker.flush(300)
+    flushed = tracker.flush(300 + float(seconds))
     stats = tracker.stats()
     _say({**dataclasses.asdict(stats), "flushed": flushed, "shut_down": tracker.shutdown(60)})
 
