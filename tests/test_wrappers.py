@@ -508,3 +508,72 @@ def test_a_coroutine_that_a_decorator_hides_counts_when_its_await_ends(usage, op
         assert usage.count("f") == 1
 
     asyncio.run(main())
+
+
+SHADOWED = """
+type = anext = notice_fork = settle = None
+Exception = BaseException = GeneratorExit = StopAsyncIteration = ValueError
+
+@tracks("f", **options)
+def function(fails: "Here"):
+    if fails:
+        raise error
+
+@tracks("f", **options)
+async def coroutine(fails: "Here"):
+    if fails:
+        raise error
+
+@tracks("f", **options)
+def generator(fails: "Here"):
+    yield
+    if fails:
+        raise error
+
+@tracks("f", **options)
+async def asynchronous(fails: "Here"):
+    yield
+    if fails:
+        raise error
+
+@tracks("f", **options)
+@through
+def hidden(fails: "Here"):
+    async def later():
+        if fails:
+            raise error
+    return later()
+"""
+
+
+@ways
+@pytest.mark.parametrize("when", ["success", "failure", "call"])
+def test_it_has_the_globals_of_the_function_and_needs_none_of_them(usage, options, when):
+    def through(function):
+        return lambda fails: function(fails)
+
+    error = LookupError("host")
+    options = {**options, "when": when}
+    host = {"__name__": "host", "tracks": tracks, "options": options, "error": error, "through": through}
+    exec(SHADOWED, host)
+
+    async def drain(pieces):
+        async for _ in pieces:
+            pass
+
+    runs = {
+        "function": lambda fails: host["function"](fails),
+        "coroutine": lambda fails: asyncio.run(host["coroutine"](fails)),
+        "generator": lambda fails: list(host["generator"](fails)),
+        "asynchronous": lambda fails: asyncio.run(drain(host["asynchronous"](fails))),
+        "hidden": lambda fails: asyncio.run(host["hidden"](fails)),
+    }
+    expected = {"success": 1, "failure": 1, "call": 2}[when]
+    for name, run in runs.items():
+        assert name == "hidden" or host[name].__globals__ is host
+        run(False)
+        with pytest.raises(LookupError) as info:
+            run(True)
+        assert info.value is error
+        assert usage.count("f") == expected
+        usage.clear()

@@ -22,6 +22,7 @@ from .wrappers import (
     Kind,
     any_function,
     at_call,
+    at_home,
     hidden_kind_of,
     kind_of,
     plain_coroutine,
@@ -132,6 +133,8 @@ class Tracks:
         sort = kind_of(target)
         is_function = kind is types.FunctionType
         call = self._wrap(target, self.source.reader(target), sort, feature, simple=is_function)
+        if is_function:
+            call = at_home(call, target)
         _dress(call, target, feature)
         # Calling a coroutine function or generator function runs nothing of it; only a proxy counts there.
         if is_function and (self.when != "call" or sort == "function"):

@@ -2,6 +2,8 @@
 
 They are plain functions rather than proxies, because a plain function is what Python calls fastest, binds to
 instances by itself, pickles by name, and shows to `inspect` as the coroutine or generator function it is.
+
+What they need they keep in their closures, down to the builtins: `at_home` gives them the globals of the tracked one.
 """
 
 from __future__ import annotations
@@ -43,6 +45,13 @@ def hidden_kind_of(target: Any) -> Kind:
         return "function"
 
 
+def at_home(tracked: Function, function: types.FunctionType) -> Function:
+    """`tracked` with the globals of `function`, where FastAPI before 0.123.10 looks for what its annotations name."""
+    return types.FunctionType(
+        tracked.__code__, function.__globals__, tracked.__name__, tracked.__defaults__, tracked.__closure__
+    )
+
+
 def at_call(function: Function, read: Read, capture: Capture) -> Function:
     """For every kind: what happens at the call knows nothing of how it goes on."""
 
@@ -55,19 +64,20 @@ def at_call(function: Function, read: Read, capture: Capture) -> Function:
 
 def plain_function(function: Function, feature: Feature) -> Function:
     """The hot path: successes of a function whose declaration names neither user nor metadata."""
-    current, alive, unfinished = holder.get, ALIVE, types.CoroutineType
+    current, alive, forked, settled = holder.get, ALIVE, notice_fork, settle
+    type_of, unfinished, awaited = type, types.CoroutineType, plain_coroutine
 
     def tracked(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        if type(result) is unfinished:  # a decorator below hides an `async def`: the await is the use
-            return plain_coroutine(lambda: result, feature)()
+        if type_of(result) is unfinished:  # a decorator below hides an `async def`: the await is the use
+            return awaited(lambda: result, feature)()
         held = current()
         if not alive[0]:  # a fork that ran no hook
-            notice_fork()
+            forked()
         if held is None:
             feature.append(None)
         else:
-            settle(feature, held, result)
+            settled(feature, held, result)
         return result
 
     return tracked
@@ -75,17 +85,17 @@ def plain_function(function: Function, feature: Feature) -> Function:
 
 def plain_coroutine(function: Function, feature: Feature) -> Function:
     """As plain_function."""
-    current, alive = holder.get, ALIVE
+    current, alive, forked, settled = holder.get, ALIVE, notice_fork, settle
 
     async def tracked(*args: Any, **kwargs: Any) -> Any:
         result = await function(*args, **kwargs)
         held = current()
         if not alive[0]:
-            notice_fork()
+            forked()
         if held is None:
             feature.append(None)
         else:
-            settle(feature, held, result)
+            settled(feature, held, result)
         return result
 
     return tracked
@@ -97,17 +107,17 @@ def any_function(function: Function, read: Read, capture: Capture, hidden: Kind 
     Decorators below ours often hide an `async def` or a generator in a plain closure. A result of that kind,
     `hidden`, is no outcome yet, so it is tracked on.
     """
-    unfinished = _RESULTS[hidden]
+    failure, unfinished, tracked_on = Exception, _RESULTS[hidden], ANY[hidden]
 
     def tracked(*args: Any, **kwargs: Any) -> Any:
         said = read(args, kwargs)
         try:
             result = function(*args, **kwargs)
-        except Exception as error:
+        except failure as error:
             capture.raised(said, error)
             raise
         if result.__class__ is unfinished:
-            return ANY[hidden](lambda: result, lambda args, kwargs: said, capture)()
+            return tracked_on(lambda: result, lambda args, kwargs: said, capture)()
         capture.returned(said, result)
         return result
 
@@ -116,12 +126,13 @@ def any_function(function: Function, read: Read, capture: Capture, hidden: Kind 
 
 def any_coroutine(function: Function, read: Read, capture: Capture) -> Function:
     """A coroutine function: the outcome is known when the await ends."""
+    failure = Exception
 
     async def tracked(*args: Any, **kwargs: Any) -> Any:
         said = read(args, kwargs)
         try:
             result = await function(*args, **kwargs)
-        except Exception as error:
+        except failure as error:
             capture.raised(said, error)
             raise
         capture.returned(said, result)
@@ -132,15 +143,16 @@ def any_coroutine(function: Function, read: Read, capture: Capture) -> Function:
 
 def any_generator(function: Function, read: Read, capture: Capture) -> Function:
     """A generator function: closing a generator before its end is how its reader says that it had enough."""
+    failure, closed = Exception, GeneratorExit
 
     def tracked(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         said = read(args, kwargs)
         try:
             result = yield from function(*args, **kwargs)
-        except GeneratorExit:
+        except closed:
             capture.returned(said)
             raise
-        except Exception as error:
+        except failure as error:
             capture.raised(said, error)
             raise
         capture.returned(said)
@@ -151,20 +163,21 @@ def any_generator(function: Function, read: Read, capture: Capture) -> Function:
 
 def any_async_generator(function: Function, read: Read, capture: Capture) -> Function:
     """An async generator function; what `yield from` does is done by hand, as it has no async form."""
+    first, ended, closed, failure, any_failure = anext, StopAsyncIteration, GeneratorExit, Exception, BaseException
 
     async def tracked(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         said = read(args, kwargs)
         thrown: BaseException | None = None
         try:
             inner = function(*args, **kwargs)
-            item = await anext(inner)
+            item = await first(inner)
             while True:
                 try:
                     sent = yield item
-                except GeneratorExit:
+                except closed:
                     await inner.aclose()
                     raise
-                except BaseException as error:
+                except any_failure as error:
                     # Passed on after this block, or the host would see it as the context of its own errors.
                     thrown = error
                 if thrown is None:
@@ -172,12 +185,12 @@ def any_async_generator(function: Function, read: Read, capture: Capture) -> Fun
                 else:
                     item = await inner.athrow(thrown)
                     thrown = None
-        except StopAsyncIteration:
+        except ended:
             capture.returned(said)
-        except GeneratorExit:
+        except closed:
             capture.returned(said)
             raise
-        except Exception as error:
+        except failure as error:
             capture.raised(said, error)
             raise
         finally:
