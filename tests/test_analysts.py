@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from conftest import Database
 from usage_instrument.cli.app import app
-from usage_instrument.cli.demo import calendar, past
+from usage_instrument.cli.demo import database as calendar
+from usage_instrument.cli.demo import past
 from usage_instrument.schema import create_all
 from usage_instrument.views import create_views
 

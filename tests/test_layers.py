@@ -102,7 +102,7 @@ ROWS: dict[str, str] = {
     "usage_instrument": "settings stats current tracker tracking live",
     "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
     "cli": f"{_TABLES} settings stats ledger engines store expressions inspection discovery upgrade journal"
-    " recovery retention views queries asgi dashboard usage_instrument",
+    " recovery retention views queries plan asgi dashboard usage_instrument",
     "integrations": f"{_HTTP} settings stats lifecycle target schema capture engines tracking tracker current body"
     " asgi wsgi cli usage_instrument",
 }

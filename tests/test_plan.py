@@ -45,7 +45,8 @@ PROBES = "probes, metrics and API documentation are not, unless in include="
 
 
 def as_told(plans: list[Planned]) -> dict[str, tuple[str | None, str]]:
-    return {f"{planned.method} {planned.route}".strip(): planned[2:] for planned in plans}
+    by_route = [planned for planned in plans if planned.route]  # the other tests' features are tracked elsewhere
+    return {f"{planned.method} {planned.route}".strip(): planned[2:] for planned in by_route}
 
 
 def flask_app() -> Flask:
@@ -92,7 +93,7 @@ def test_flask(captured: CapturedUsage) -> None:
     }
     client = app.test_client()
     for planned in plan(app):
-        if planned.route not in ("/dynamic", "/static/{filename}"):
+        if planned.route not in ("", "/dynamic", "/static/{filename}"):
             captured.clear()
             client.open(planned.route.replace("{number}", "7"), method=planned.method)
             names = sorted(captured.names)
@@ -186,6 +187,32 @@ def test_without_the_middleware_only_decorators_count() -> None:
     found = as_told(plan(app))
     assert found["GET /"] == (None, "the app has no UsageMiddleware")
     assert found["GET /tracked"] == ("test_plan.tracked", "@tracks")
+
+
+def test_what_is_tracked_above_its_route_or_elsewhere_or_named_in_vain_is_told() -> None:
+    tracker = usage.Tracker("sqlite:///nowhere.db", usage.Settings(enabled=False))
+    app = FastAPI()
+
+    @tracker.tracks("above")
+    @app.get("/above")
+    def above() -> None: ...
+
+    @app.get("/below")
+    @tracker.tracks("below")
+    def below() -> None: ...
+
+    @tracker.tracks("job")
+    def job() -> None: ...
+
+    options: dict[str, Any] = {"features": {"POST /below": "wrong", "below": "named"}}
+    planned = plan(asgi.UsageMiddleware(app, tracker=tracker, **options))
+    above_it = "the name of the route; @tracks('above') above the route's decorator is never called: put it below"
+    assert [one for one in planned if "openapi" not in one.route and "doc" not in one.route] == [
+        ("GET", "/above", "above", above_it),
+        ("GET", "/below", "named and below", "features= and @tracks"),
+        ("POST", "/below", None, "features= names it, and the app has no such route"),
+        ("", "", "job", f"@tracks on {__name__}:{job.__qualname__}, whoever calls it"),
+    ]
 
 
 def test_an_app_that_shows_no_routes_is_refused() -> None:

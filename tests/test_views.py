@@ -22,7 +22,8 @@ from queries.test_oracle import pasts
 from reading import made
 from usage_instrument import queries
 from usage_instrument.cli.app import app
-from usage_instrument.cli.demo import calendar, past
+from usage_instrument.cli.demo import database as calendar
+from usage_instrument.cli.demo import past
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.ledger import utcnow
 from usage_instrument.queries.printed import printed

@@ -591,3 +591,18 @@ def test_a_decorator_above_the_route_is_told(captured: CapturedUsage, caplog: py
         f"@tracks('test_wsgi.above') of {name} ({line}) is never called: put it below the framework's route decorator"
     )
     assert [record.getMessage() for record in caplog.records] == [said]
+
+
+def test_a_tracked_endpoint_that_is_named_otherwise_is_no_mistake(
+    captured: CapturedUsage, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Flask("both")
+
+    @app.get("/")
+    @usage.tracks("test_wsgi.below")
+    def below() -> str:
+        return "home"
+
+    Client(UsageMiddleware(app, features={"below": "test_wsgi.named"})).get("/")
+    assert sorted(captured.names) == ["test_wsgi.below", "test_wsgi.named"]
+    assert caplog.records == []

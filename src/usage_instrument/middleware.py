@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .catalog import Feature, declared
+from .catalog import Catalog, Feature, declared, features_of
 from .context import SCOPE_KEY, Holder, Kind, Override, Request, holder, judge, request_of
 from .errors import FeatureNameError, UsageInstrumentError
 from .events import Use, check_feature, keep_metadata
@@ -158,9 +158,9 @@ class Counter:
 
     def _look_above(self, endpoint: object) -> None:
         """Say so if the endpoint is tracked above the framework's decorator, where no request comes by."""
-        source = _source(endpoint)
-        for feature in self.catalog:
-            if feature.decorates == source and source not in self._above:
+        for feature in unreached(endpoint, self.catalog):
+            source = _source(endpoint)
+            if source not in self._above:
                 self._above.add(source)
                 logger.warning(
                     "@tracks(%r) of %s (%s) is never called: put it below the framework's route decorator",
@@ -280,6 +280,14 @@ def is_login_redirect(location: str, path: str) -> bool:
 def _first_line(endpoint: object) -> str | None:
     text = getattr(endpoint, "__doc__", None) if hasattr(endpoint, "__qualname__") else None
     return (text.strip().partition("\n")[0].strip() or None) if isinstance(text, str) else None
+
+
+def unreached(endpoint: object, catalog: Catalog) -> list[Feature]:
+    """The features of a catalogue whose `tracks` is above the framework's decorator, which kept what is below it."""
+    source, reached = _source(endpoint), features_of(endpoint, catalog)
+    if source.endswith("<lambda>"):  # so are all lambdas called
+        return []
+    return [feature for feature in catalog if feature.decorates == source and feature.name not in reached]
 
 
 def _source(endpoint: object) -> str:

@@ -1,4 +1,5 @@
-"""What a web app is going to count: its routes, the feature that each of them is, and why the others are none."""
+"""What an app is going to count: its routes, the feature that each of them is, why the others are none, and what is
+tracked elsewhere."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .catalog import declared
+from .catalog import Catalog, Unconfigured, declared
 from .errors import ConfigurationError
-from .middleware import Counter
+from .middleware import Counter, unreached
 from .misuse import layers
 from .routes import WEBSOCKET, Route, flask_routes, tracked_features, visible_routes
 
@@ -17,12 +18,12 @@ _UNCOUNTED = frozenset({"HEAD", "OPTIONS"})
 
 
 class Planned(NamedTuple):
-    """A route of an app, by one of its methods."""
+    """A route of an app, by one of its methods, or a feature that is tracked elsewhere."""
 
     method: str
-    """`WEBSOCKET` for one; empty where any method will do."""
+    """`WEBSOCKET` for one; empty where any method will do, and where there is no route."""
     route: str
-    """The template, as the whole app has it."""
+    """The template, as the whole app has it; empty for what is tracked elsewhere."""
     feature: str | None
     """What a success counts as; None if it does not, or if only the request tells."""
     why: str
@@ -30,7 +31,8 @@ class Planned(NamedTuple):
 
 
 def plan(app: Any) -> list[Planned]:
-    """The routes of a Flask, Starlette or FastAPI app in their order, as its UsageMiddleware counts them.
+    """The routes of a Flask, Starlette or FastAPI app in their order, as its UsageMiddleware counts them; then what
+    `features` names in vain, and by name the features that are tracked elsewhere in what has been imported.
 
     Serves no request. Raises ConfigurationError for an app that shows no routes.
     """
@@ -38,12 +40,22 @@ def plan(app: Any) -> list[Planned]:
     routes = _routes_of(app)
     if routes is None:
         raise ConfigurationError(f"{type(app).__name__} shows no routes: this takes a Flask, Starlette or FastAPI app")
-    return [
-        Planned(method, route.templates[0], *_decide(counter, route, method))
+    catalog = declared if counter is None else counter.catalog
+    by_route = [
+        Planned(method, route.templates[0], feature, why + _mistake(route, catalog))
         for route in routes
         if route.countable or visible_routes(route.endpoint) is None  # else they are listed themselves
         for method in _methods_of(route)
+        for feature, why in [_decide(counter, catalog, route, method)]
     ]
+    return [*by_route, *_in_vain(counter, routes), *_elsewhere(catalog, routes)]
+
+
+def is_configured(app: Any) -> bool:
+    """Whether anything takes the uses of an app."""
+    counter = _counter_of(app)
+    catalog = declared if counter is None else counter.catalog
+    return not isinstance(catalog.recorder, Unconfigured)
 
 
 def _layers_of(app: Any) -> Iterator[Any]:
@@ -78,9 +90,8 @@ def _methods_of(route: Route) -> Iterator[str]:
         yield "" if route.opaque or not route.countable else WEBSOCKET
 
 
-def _decide(counter: Counter | None, route: Route, method: str) -> tuple[str | None, str]:
+def _decide(counter: Counter | None, catalog: Catalog, route: Route, method: str) -> tuple[str | None, str]:
     """The feature, and why it is that."""
-    catalog = declared if counter is None else counter.catalog
     tracked = " and ".join(sorted(tracked_features(route.endpoint, method, catalog))) or None
     if counter is None:
         return tracked, "@tracks" if tracked else "the app has no UsageMiddleware"
@@ -96,3 +107,26 @@ def _decide(counter: Counter | None, route: Route, method: str) -> tuple[str | N
     if tracked and rule.feature != tracked:
         return f"{rule.feature} and {tracked}", "features= and @tracks"
     return rule.feature, "features=" if rule.explicit else "the name of the route"
+
+
+def _mistake(route: Route, catalog: Catalog) -> str:
+    """What no request to the route comes by, for its `why`."""
+    names = " and ".join(f"@tracks({feature.name!r})" for feature in unreached(route.endpoint, catalog))
+    return names and f"; {names} above the route's decorator is never called: put it below"
+
+
+def _in_vain(counter: Counter | None, routes: list[Route]) -> Iterator[Planned]:
+    for key in [] if counter is None else counter.rules.unmatched(routes):
+        method, _, target = key.rpartition(" ")
+        yield Planned(method, target, None, "features= names it, and the app has no such route")
+
+
+def _elsewhere(catalog: Catalog, routes: list[Route]) -> Iterator[Planned]:
+    """What `tracks` decorates and no route leads to: others call it."""
+    known = {feature.name for route in routes for feature in unreached(route.endpoint, catalog)}
+    for route in routes:
+        for method in _methods_of(route):
+            known |= tracked_features(route.endpoint, method, catalog)
+    for feature in sorted(catalog, key=lambda feature: feature.name):
+        if feature.decorates is not None and feature.name not in known:
+            yield Planned("", "", feature.name, f"@tracks on {feature.decorates}, whoever calls it")

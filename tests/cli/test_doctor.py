@@ -140,3 +140,85 @@ def test_people_read_it_too(sqlite: Database, form: str) -> None:
     done = CliRunner().invoke(app, ["doctor", "--url", sqlite.url, "--format", form])
     assert done.exit_code == 0
     assert "this role can write (tried, and taken back)" in done.output
+
+
+APP = """
+import os
+
+import usage_instrument as usage
+from fastapi import FastAPI
+from usage_instrument.integrations.fastapi import instrument
+
+app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+instrument(app)
+
+@app.get("/events")
+def list_events(): ...
+
+@usage.tracks("report_made")
+def report(): ...
+
+def create_app():
+    usage.configure("sqlite:///usage.db", users=None)
+    return app
+
+def broken():
+    raise LookupError("no configuration")
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    (tmp_path / "calendar_app.py").write_text(APP)
+    (tmp_path / "half_app.py").write_text("import library_that_is_not_installed")
+    (tmp_path / "wrong_app.py").write_text("1 / 0")
+    return tmp_path
+
+
+def planned(host: Path, app: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("usage-instrument")), "doctor", "--app", app, *options]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_INSTRUMENT_")}
+    return subprocess.run(command, cwd=host, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_what_an_app_will_count_is_listed_without_a_database(host: Path) -> None:
+    done = planned(host, "calendar_app:create_app()", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == [
+        {"method": "GET", "route": "/events", "feature": "list_events", "why": "the name of the route"},
+        {
+            "method": "",
+            "route": "",
+            "feature": "report_made",
+            "why": "@tracks on calendar_app:report, whoever calls it",
+        },
+    ]
+    assert not (host / "usage.db").exists()
+
+
+def test_an_app_that_configures_nothing_is_told(host: Path) -> None:
+    done = planned(host, "calendar_app:app")
+    assert done.returncode == 0
+    assert "list_events" in done.stdout
+    assert "nothing is counted yet: the app has called no usage_instrument.configure()" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("calendar_app", "--app is module:app, or module:create_app() for a factory, not 'calendar_app'"),
+        ("calendar_app:ap", "calendar_app has no 'ap'; did you mean 'app'?"),
+        ("calendar_app:create_app", "for what the function returns, say 'calendar_app:create_app()'"),
+        ("calendar_app:broken()", "calendar_app:broken() cannot be made: LookupError: no configuration"),
+        ("calendar_app.views:app", "there is no module 'calendar_app.views' here"),
+        ("nowhere:app", "there is no module 'nowhere' here: run this where your server starts"),
+        ("half_app:app", "half_app cannot be imported: No module named 'library_that_is_not_installed'"),
+        ("wrong_app:app", "wrong_app cannot be imported: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_app_that_is_not_there_is_one_line(host: Path, name: str, said: str) -> None:
+    done = planned(host, name)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage-instrument: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

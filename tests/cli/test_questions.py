@@ -19,7 +19,8 @@ from typer.testing import CliRunner, Result
 from conftest import Database
 from reading import made
 from usage_instrument.cli.app import app
-from usage_instrument.cli.demo import calendar, past
+from usage_instrument.cli.demo import database as calendar
+from usage_instrument.cli.demo import past
 from usage_instrument.cli.questions import QUESTIONS
 from usage_instrument.schema import Tables
 

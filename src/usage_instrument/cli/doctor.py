@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import inspect
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 from sqlalchemy import Connection, exc, func, select
@@ -15,11 +16,13 @@ from usage_instrument.errors import SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Count, bucket_start, in_words
 from usage_instrument.journal import check_place, status
 from usage_instrument.ledger import Ledger, utcnow
+from usage_instrument.plan import Planned, is_configured, plan
 from usage_instrument.schema import Tables
 from usage_instrument.settings import Settings
 
 from .database import run
-from .failure import PROBLEMS
+from .failure import PROBLEMS, fail
+from .host import load
 from .journal import Place
 from .options import Format, Output, Schema, Url, UserIdKind
 from .output import show
@@ -43,14 +46,42 @@ class Finding(NamedTuple):
 Check = Callable[[Connection, Tables, Settings], Iterator[Finding]]
 
 
-def doctor(url: Url = None, schema: Schema = None, journal: Place = None, output: Output = Format.TABLE) -> None:
+def doctor(
+    url: Url = None,
+    schema: Schema = None,
+    journal: Place = None,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:APP",
+            help="Instead, list what this Flask, Starlette or FastAPI app will count, under which name, and what not "
+            "and why; MODULE:MAKE() for a factory. Imports it, and serves no request.",
+        ),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """Check database, tables, privileges, clocks, writers, losses and journal; leaves with 1 if something is bad."""
+    if app is not None:
+        _show_plan(app, output)
+        return
     findings = run(url, schema, "none", UserIdKind.UUID, _look, needs_file=True)
     if journal:
         findings += _journal(journal)
     show([finding._asdict() for finding in findings], output, empty="")
     if any(finding.state == BAD for finding in findings):
         raise typer.Exit(PROBLEMS)
+
+
+def _show_plan(name: str, output: Format) -> None:
+    app = load(name)
+    try:
+        planned = plan(app)
+    except UsageInstrumentError as error:
+        hint = f"; for what the function returns, say '{name}()'" if inspect.isfunction(app) else ""
+        raise fail(f"{error}{hint}") from None
+    show([each._asdict() for each in planned], output, empty="It has no routes.", names=Planned._fields)
+    if not is_configured(app):
+        typer.echo("note: nothing is counted yet: the app has called no usage_instrument.configure()", err=True)
 
 
 def _look(connection: Connection, said: Settings) -> list[Finding]:

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from usage_instrument.schema import define_tables
 
-from . import calendar, past, report, server, traffic
+from . import past, report, server, traffic
+from .database import create_database, users
 
 APPLICATION_ID = 0x75736167
 """Marks a SQLite file as the demo's own (`PRAGMA application_id`): only such a file is ever replaced."""
@@ -92,7 +93,7 @@ def _is_demo(database: Path) -> bool:
 def _create(engine: sa.Engine, people: list[traffic.Person]) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-    calendar.create_database(engine, [{"id": p.id, "name": p.name, "plan": p.plan} for p in people])
+    create_database(engine, [{"id": p.id, "name": p.name, "plan": p.plan} for p in people])
 
 
 def _remember(console: Console, engine: sa.Engine, rows: int, seed: int) -> None:
@@ -101,9 +102,7 @@ def _remember(console: Console, engine: sa.Engine, rows: int, seed: int) -> None
     tables = define_tables(sa.MetaData(), users=None)
     with _progress(console, "rows") as progress:
         task = progress.add_task("A past is made", total=rows)
-        truths = past.fill(
-            engine, tables, rows, seed, calendar.users, lambda made: progress.update(task, completed=made)
-        )
+        truths = past.fill(engine, tables, rows, seed, users, lambda made: progress.update(task, completed=made))
     report.truths(console, rows, truths)
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from .calendar import EVENTS
+from .database import EVENTS
 
 THREADS = 4
 PAGE_TIMEOUT = 30
