@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import time
+import warnings
 
 import psycopg
 import pytest
@@ -80,3 +83,19 @@ def test_a_connection_that_fails_at_its_first_questions_leaves_no_descriptor(pos
             engine.connect()
     assert len(closed) == 5
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_engine_that_is_dropped_with_its_connection_leaves_no_descriptor_and_says_nothing(
+    postgresql: Database,
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    connector = engines.connect(postgresql.url, statement_timeout=5)
+    connector.run(lambda connection: connection.scalar(sa.text("SELECT 1")))
+    deadline = time.monotonic() + 30
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del connector
+        while gc.collect() or len(os.listdir("/proc/self/fd")) > before:  # its thread may be about to end
+            assert [one for one in said if "unclosed" in str(one.message)] == []
+            said.clear()  # psycopg's own, which holds what it is about
+            assert time.monotonic() < deadline

@@ -113,10 +113,10 @@ def _visit(port: int, visitor: int) -> Uses:
             ("GET", "/nowhere", "never"),
         )[number % 4]
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)  # uWSGI closes it after each answer
-        connection.request(method, path, headers={"X-User": user} if user else {})
-        response = connection.getresponse()
-        response.read()
-        connection.close()
+        with contextlib.closing(connection):
+            connection.request(method, path, headers={"X-User": user} if user else {})
+            response = connection.getresponse()
+            response.read()
         if response.status < 300:
             succeeded[feature, user] += 1
         else:

@@ -19,6 +19,24 @@ from .lifecycle import start_thread
 logger = logging.getLogger("usage_instrument")
 
 
+class Duplicate(socket.socket):
+    """The socket of a driver's connection, once more. Who drops an engine with its connections drops this as well,
+    and no ResourceWarning is to tell the host of it."""
+
+    __slots__ = ()
+
+    def __init__(self, descriptor: int) -> None:
+        number = os.dup(descriptor)
+        try:
+            super().__init__(fileno=number)
+        except OSError:  # it has ended by itself
+            os.close(number)
+            raise
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Watchdog:
     """Shuts the sockets of an engine's connections when an answer takes longer than a living server would.
 
@@ -30,8 +48,8 @@ class Watchdog:
     def __init__(self, engine: Engine, patience: float) -> None:
         self._patience = patience
         self._asked = 0.0
-        self._new: socket.socket | None = None
-        self._sockets: dict[object, socket.socket] = {}
+        self._new: Duplicate | None = None
+        self._sockets: dict[object, Duplicate] = {}
         self._lock = allocate_lock()
         event.listen(engine, "connect", self._opening, insert=True)  # before the dialect asks its first questions
         event.listen(engine, "connect", self._opened)  # after them
@@ -81,8 +99,8 @@ class Watchdog:
         self._forget()
         number = _descriptor(record.driver_connection)
         if number is not None:
-            with self._lock:
-                self._new = socket.socket(fileno=os.dup(number))
+            with self._lock, contextlib.suppress(OSError):  # the dialect's questions will fail as well
+                self._new = Duplicate(number)
 
     def _opened(self, _: Any, record: Any) -> None:
         with self._lock:
