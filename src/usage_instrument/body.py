@@ -24,25 +24,23 @@ class Exchange:
 
     def end(self) -> None:
         """The response is complete."""
-        self.count()
+        if self.pending is not None:
+            token = holder.set(self.holder)
+            try:
+                self.count()
+            finally:
+                holder.reset(token)
         if self._is_ours:
             self._counter.ended(self._request, self._carrier)
 
     def count(self) -> None:
-        """Count the pending use."""
+        """Count the pending use, in the request's context: a rule of the app's asks whose request this is."""
         pending, self.pending = self.pending, None
         if pending is not None:
-            token = holder.set(self.holder)  # a rule of the app's asks whose request this is
             try:
                 self._counter.count(self._request, pending)
             except Exception as error:
                 self._counter.failed(error)
-            finally:
-                holder.reset(token)
-
-    def _keep_holder(self) -> None:
-        """After a piece: a generator may be in the middle of its `with as_user(...)`."""
-        self.holder = holder.get() or self.holder
 
 
 class Body(Exchange):
@@ -72,12 +70,13 @@ class Body(Exchange):
         except BaseException:
             self.pending = None
             raise
+        else:
+            if self.pending is not None:
+                self.count()
+            return piece
         finally:
-            self._keep_holder()
+            self.holder = holder.get() or self.holder  # it may be in the middle of its `with as_user(...)`
             holder.reset(token)
-        if self.pending is not None:
-            self.count()
-        return piece
 
     def close(self) -> None:
         """Close the body as its server does, maybe before reading any of it."""
@@ -122,12 +121,13 @@ class AsyncBody(Exchange):
         except BaseException:
             self.pending = None
             raise
+        else:
+            if self.pending is not None:
+                self.count()
+            return piece
         finally:
-            self._keep_holder()
+            self.holder = holder.get() or self.holder  # it may be in the middle of its `with as_user(...)`
             holder.reset(token)
-        if self.pending is not None:
-            self.count()
-        return piece
 
     def close(self) -> None:
         """The response is complete, whether or not all of it was read."""

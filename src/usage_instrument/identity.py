@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import types
+from collections.abc import Callable
 from typing import Any, cast
 from uuid import UUID
 
@@ -40,12 +42,16 @@ def loaded_id(user: object) -> object:
     """The `id` that an object holds in memory; UNSET where reading it could run code."""
     if type(user) is dict:
         return user.get("id", UNSET)
-    attributes = _own_attributes(user)
+    return loaded_id_among(user, own_attributes(user))
+
+
+def loaded_id_among(user: object, attributes: dict[str, object]) -> object:
+    """As loaded_id, of an object with these attributes of its own."""
     if "_wrapped" in attributes:  # Django's lazy user, which holds a plain object() until it is loaded
         inside = attributes["_wrapped"]
         return UNSET if type(inside) is object else loaded_id(inside)
-    key = getattr(getattr(vars(type(user)).get("_meta"), "pk", None), "attname", None)
-    if isinstance(key, str) and key in attributes:  # a Django model's, whatever its name
+    key = _key_of(type(user))
+    if key in attributes:
         return attributes[key]
     if "id" in attributes:
         return attributes["id"]
@@ -63,18 +69,32 @@ def loaded_id(user: object) -> object:
     return UNSET
 
 
-def _own_attributes(user: object) -> dict[str, object]:
+def own_attributes(user: object) -> dict[str, object]:
     """The instance's dictionary, if reading it cannot run code."""
-    for base in type(user).__mro__:
+    read = _reader_of(type(user))
+    return {} if read is None else read(user)
+
+
+@functools.lru_cache(256)
+def _reader_of(kind: Any) -> Callable[[object], dict[str, object]] | None:
+    """What reads the dictionary of a type's instances."""
+    for base in kind.__mro__:
         slot = base.__dict__.get("__dict__")
         if slot is not None:
             # By its docstring one knows the descriptor that every Python class has; that of a proxy written in C,
             # such as wrapt's, would load the wrapped object.
             usual = type(slot) is types.GetSetDescriptorType and (slot.__doc__ or "").startswith("dictionary for inst")
             if usual or type(slot) is types.MemberDescriptorType:
-                return cast("dict[str, object]", slot.__get__(user, type(user)))
+                return cast("Callable[[object], dict[str, object]]", slot.__get__)
             break
-    return {}
+    return None
+
+
+@functools.lru_cache(256)
+def _key_of(kind: Any) -> str:
+    """The attribute that tells a type's instances apart: a Django model's primary key, whatever its name."""
+    key = getattr(getattr(vars(kind).get("_meta"), "pk", None), "attname", None)
+    return key if isinstance(key, str) else "id"
 
 
 def _identifies(state: Any) -> bool:

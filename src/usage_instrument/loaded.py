@@ -7,7 +7,7 @@ import sys
 from typing import Any
 from uuid import UUID
 
-from .identity import loaded_id, user_id_of
+from .identity import loaded_id, loaded_id_among, own_attributes, user_id_of
 from .typing import UNSET, Environ, Unset, UserId
 
 _IDS = frozenset({UUID, int, str})
@@ -21,25 +21,17 @@ def loaded_user(user: object) -> UserId | Unset:
     kind: Any = type(user)
     if user is None or kind in _IDS:
         return UNSET if user is None else user_id_of(user)
-    attributes = _attributes_of(user)
+    attributes = own_attributes(user)
     if "_wrapped" in attributes:  # Django's lazy user
         inside = attributes["_wrapped"]
         return UNSET if type(inside) is object else loaded_user(inside)
-    found = loaded_id(user)
+    found = loaded_id(user) if kind is dict else loaded_id_among(user, attributes)
     if found is UNSET or found is None:
         return UNSET
     # An ORM's row may have to load what its property reads.
     if "_sa_instance_state" not in attributes and not _is_authenticated(user, attributes):
         return UNSET
     return user_id_of(found)
-
-
-def _attributes_of(user: object) -> dict[str, object]:
-    try:
-        attributes = object.__getattribute__(user, "__dict__")
-    except AttributeError:
-        return {}
-    return attributes if type(attributes) is dict else {}
 
 
 def _is_authenticated(user: object, attributes: dict[str, object]) -> bool:
@@ -59,7 +51,7 @@ def _says_whether(kind: Any) -> bool:
 
 def is_unloaded(user: object) -> bool:
     """Whether it is a lazy user that nothing has loaded yet."""
-    return type(_attributes_of(user).get("_wrapped")) is object
+    return type(own_attributes(user).get("_wrapped")) is object
 
 
 _FLASK_USER = "usage_instrument.flask_user"

@@ -13,7 +13,7 @@ from .context import SCOPE_KEY, Holder, Kind, Override, Request, holder, judge, 
 from .errors import FeatureNameError, UsageInstrumentError
 from .events import Use, check_feature, keep_metadata
 from .identity import user_id_of
-from .lifecycle import notice_fork
+from .lifecycle import ALIVE, notice_fork
 from .place import definition
 from .routes import Route, tracked_features
 from .rules import Features, Namer, Rule, Rules, check_callable
@@ -204,8 +204,11 @@ class Counter:
             raise target.error
         elif feature is None:
             return None
-        held = self._held(request)
-        if held.silent or self.catalog.key(name) in request.counted:
+        held = holder.get()
+        if held is not request:
+            # What `as_user` or `paused` lays over it at the moment; a leftover of some other request is none of that.
+            held = held if held is not None and request_of(held) is request else request
+        if held.silent or (self.catalog.key(name) if feature is None else feature.key) in request.counted:
             return None
         if self.user is not None:
             user: UserId | Unset = user_id_of(self.user(carrier))
@@ -215,12 +218,6 @@ class Counter:
             return None
         metadata, lost = (self.metadata, None) if self.metadata_of is None else self._metadata_of(carrier)
         return name, feature, user, metadata, lost
-
-    @staticmethod
-    def _held(request: Request) -> Holder:
-        """The request, or what `as_user` or `paused` lays over it at the moment."""
-        held = holder.get()
-        return held if held is not None and request_of(held) is request else request
 
     def _metadata_of(self, carrier: Carrier) -> tuple[dict[str, Any] | str | None, Exception | None]:
         try:
@@ -235,7 +232,8 @@ class Counter:
         if request.discarded or key in request.counted:
             return
         request.counted.add(key)
-        notice_fork()
+        if not ALIVE[0]:
+            notice_fork()
         if metadata is None and feature is not None:
             feature.append(user)
         else:
@@ -261,7 +259,7 @@ class Counter:
         request.close()
         carrier.pop(SCOPE_KEY, None)  # frameworks leave scope and environ to the garbage collector
         try:
-            self.recorder.request_ended()
+            self.catalog.recorder.request_ended()
         except Exception:
             logger.debug("request_ended failed", exc_info=True)
 
