@@ -6,6 +6,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -48,9 +50,27 @@ def test_nothing_public_is_left_out_of_all() -> None:
     public = {
         name
         for name, value in vars(usage_instrument).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
+        if not name.startswith("_")
+        and not isinstance(value, types.ModuleType)
+        and name not in {"TYPE_CHECKING", "annotations"}
     }
     assert public <= set(usage_instrument.__all__)
+
+
+def test_what_only_who_configures_needs_waits_for_that() -> None:
+    program = (
+        "import sys, usage_instrument as usage\n"
+        "@usage.tracks('f')\n"
+        "def f(): ...\n"
+        "f()\n"
+        "loaded = {name.rpartition('.')[2] for name in sys.modules if name.startswith('usage_instrument.')}\n"
+        "assert not loaded & {'tracker', 'schema', 'settings', 'store', 'proxies'}, loaded\n"
+        "usage.configure('sqlite:///nowhere.db', users=None)\n"
+        "assert usage.Tracker.__module__ == 'usage_instrument.tracker', usage.Tracker\n"
+        "assert usage.stats().captured == 0\n"
+        "assert not hasattr(usage, 'Trakcer')\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
 def test_a_star_import_takes_them() -> None:

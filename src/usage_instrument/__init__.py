@@ -5,6 +5,8 @@ PYTEST_DONT_REWRITE: there is no assert here, and a host that loads this before 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .current import (
     acount,
     aflush,
@@ -22,13 +24,27 @@ from .current import (
     track,
     user_features,
 )
-from .live import FeatureUse
-from .settings import Settings
 from .stats import Stats
-from .tracker import Tracker
 from .tracking import tracks
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .live import FeatureUse
+    from .settings import Settings
+    from .tracker import Tracker
+else:
+    _LATER = {"FeatureUse": "live", "Settings": "settings", "Tracker": "tracker"}
+
+    def __getattr__(name):  # noqa: ANN001, ANN202 - hidden from type checkers, who would take it for any name
+        """What only who configures needs, once it is asked for."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
+        return found
+
 
 __all__ = [
     "FeatureUse",

@@ -1,4 +1,7 @@
-"""The configured tracker, for the module-level functions."""
+"""The configured tracker, for the module-level functions.
+
+What only a tracker needs is imported with it: to import what is decorated, as a command line or a test does, is quick.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,18 @@ import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from . import capture, catalog, context, engines
+from . import capture, catalog, context
 from .errors import ConfigurationError
-from .live import FeatureUse
 from .place import caller
-from .settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt
-from .stats import Stats
-from .tracker import Tracker
+from .stats import Stats  # now: imported any later, the module would take the function's name in the package
 from .typing import UNSET, Metadata
 
 if TYPE_CHECKING:
+    from . import engines
+    from .live import FeatureUse
     from .schema import Tables
+    from .settings import Settings
+    from .tracker import Tracker
 
 logger = logging.getLogger("usage_instrument")
 
@@ -37,6 +41,10 @@ def configure(database: engines.Database | None = None, *, tables: Tables | None
     replace it, with a warning. Under pytest, a tracker that only the environment configures writes nothing unless
     `enabled` is set. Raises ConfigurationError, and TypeError for a name that is no setting.
     """
+    from . import engines
+    from .settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt
+    from .tracker import Tracker
+
     global _tracker, _line
     line = caller()
     settled = Settings.from_environment(**settings)
@@ -71,6 +79,7 @@ def configure(database: engines.Database | None = None, *, tables: Tables | None
 
 def _is_alike(old: Tracker, database: engines.Database | None, settings: Settings, tables: Tables | None) -> bool:
     """Whether it differs only in objects that were made anew, as by a factory of apps that is called once more."""
+    from . import engines
 
     def told(database: engines.Database | None, settings: Settings, tables: Tables | None) -> object:
         return None if database is None else engines.url_of(database), settings, repr(tables)

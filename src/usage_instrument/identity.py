@@ -50,7 +50,8 @@ def loaded_id_among(user: object, attributes: dict[str, object]) -> object:
     if "_wrapped" in attributes:  # Django's lazy user, which holds a plain object() until it is loaded
         inside = attributes["_wrapped"]
         return UNSET if type(inside) is object else loaded_id(inside)
-    key = _key_of(type(user))
+    kind: Any = type(user)
+    key = _key_of(kind)
     if key in attributes:
         return attributes[key]
     if "id" in attributes:
@@ -71,7 +72,8 @@ def loaded_id_among(user: object, attributes: dict[str, object]) -> object:
 
 def own_attributes(user: object) -> dict[str, object]:
     """The instance's dictionary, if reading it cannot run code."""
-    read = _reader_of(type(user))
+    kind: Any = type(user)
+    read = _reader_of(kind)
     return {} if read is None else read(user)
 
 

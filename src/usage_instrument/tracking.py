@@ -14,7 +14,6 @@ from .catalog import Catalog, Feature, declared
 from .errors import ConfigurationError, DeclarationError
 from .events import check_feature
 from .outcome import Capture
-from .proxies import Tracked
 from .typing import UNSET, Metadata, Unset, UserId, When
 from .wrappers import (
     ANY,
@@ -139,6 +138,8 @@ class Tracks:
         # Calling a coroutine function or generator function runs nothing of it; only a proxy counts there.
         if is_function and (self.when != "call" or sort == "function"):
             return call
+        from .proxies import Tracked  # few need it, and it needs wrapt
+
         return Tracked(target, call, feature, self)
 
     def _wrap(self, function: Function, read: Read | None, kind: Kind, feature: Feature, *, simple: bool) -> Function:
