@@ -132,12 +132,14 @@ class Request:
 class Override:
     """What `as_user` and `paused` lay over the surrounding request, for the captures inside."""
 
-    __slots__ = ("_refused", "paused", "ready", "request", "user")
+    __slots__ = ("_refused", "counted", "paused", "ready", "request", "user")
 
     def __init__(self, outer: Holder | None, user: object = UNSET, *, paused: bool = False) -> None:
         self.request = request_of(outer)
         self.paused: bool = paused or (isinstance(outer, Override) and outer.paused)
         self.ready = False
+        self.counted: set[object] = set()
+        """As Request.counted, which is another one: outside of requests, nobody looks at it."""
         self._refused: UserIdError | None = None
         self.user: UserId | Unset = UNSET
         """The user stated here; not the request's."""

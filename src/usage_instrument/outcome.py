@@ -8,7 +8,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from .arguments import NOTHING, Said
-from .context import Holder, Request, holder, request_of
+from .context import Holder, holder, request_of
 from .events import Use
 from .lifecycle import notice_fork
 from .typing import UNSET, Unset, UserId
@@ -24,11 +24,7 @@ STATUSLESS = frozenset({type(None), bool, int, float, str, bytes, list, dict, se
 
 def settle(feature: Feature, held: Holder, result: object) -> None:
     """Count a success that said nothing itself, inside a request, task, `as_user` or `paused`."""
-    if held.ready and type(result) in STATUSLESS:  # what `count` does, unrolled
-        if held.__class__ is Request:  # else an Override, which is ready outside of requests only
-            held.counted.add(feature.key)
-        feature.append(held.user)  # type: ignore[arg-type]  # who is ready knows the user
-    elif succeeded(held, result):
+    if succeeded(held, result):
         count(feature, held)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from .arguments import NOTHING, Args, Kwargs, Read, Said
 from .context import holder
 from .lifecycle import ALIVE, notice_fork
-from .outcome import Capture, settle
+from .outcome import STATUSLESS, Capture, settle
 
 if TYPE_CHECKING:
     from .catalog import Feature
@@ -64,18 +64,22 @@ def at_call(function: Function, read: Read, capture: Capture) -> Function:
 
 def plain_function(function: Function, feature: Feature) -> Function:
     """The hot path: successes of a function whose declaration names neither user nor metadata."""
-    current, alive, forked, settled = holder.get, ALIVE, notice_fork, settle
-    type_of, unfinished, awaited = type, types.CoroutineType, plain_coroutine
+    current, alive, forked, settled, key = holder.get, ALIVE, notice_fork, settle, feature.key
+    type_of, statusless, unfinished, awaited = type, STATUSLESS, types.CoroutineType, plain_coroutine
 
     def tracked(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        if type_of(result) is unfinished:  # a decorator below hides an `async def`: the await is the use
+        kind = type_of(result)
+        if kind is unfinished:  # a decorator below hides an `async def`: the await is the use
             return awaited(lambda: result, feature)()
         held = current()
         if not alive[0]:  # a fork that ran no hook
             forked()
         if held is None:
             feature.append(None)
+        elif held.ready and kind in statusless:  # what `settle` does, unrolled
+            held.counted.add(key)
+            feature.append(held.user)  # type: ignore[arg-type]  # who is ready knows the user
         else:
             settled(feature, held, result)
         return result
@@ -85,7 +89,8 @@ def plain_function(function: Function, feature: Feature) -> Function:
 
 def plain_coroutine(function: Function, feature: Feature) -> Function:
     """As plain_function."""
-    current, alive, forked, settled = holder.get, ALIVE, notice_fork, settle
+    current, alive, forked, settled, key = holder.get, ALIVE, notice_fork, settle, feature.key
+    type_of, statusless = type, STATUSLESS
 
     async def tracked(*args: Any, **kwargs: Any) -> Any:
         result = await function(*args, **kwargs)
@@ -94,6 +99,9 @@ def plain_coroutine(function: Function, feature: Feature) -> Function:
             forked()
         if held is None:
             feature.append(None)
+        elif held.ready and type_of(result) in statusless:
+            held.counted.add(key)
+            feature.append(held.user)  # type: ignore[arg-type]
         else:
             settled(feature, held, result)
         return result

@@ -1,0 +1,47 @@
+"""Databases to measure on: a file, or servers of one's own, started as the tests start theirs, with all promises of
+durability off, so that what is left is work."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import servers
+
+SQLITE, POSTGRESQL, MARIADB = "SQLite", "PostgreSQL", "MariaDB"
+
+
+@contextlib.contextmanager
+def database(name: str) -> Iterator[str]:
+    """The URL of an empty one, by the sync driver. Raises servers.Missing."""
+    if name == SQLITE:
+        with tempfile.TemporaryDirectory() as directory:
+            url = f"sqlite:///{Path(directory) / 'usage.db'}"
+            with _owned(url) as engine, engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            yield url
+        return
+    driver, start = {
+        POSTGRESQL: ("postgresql+psycopg", servers.postgresql),
+        MARIADB: ("mysql+pymysql", servers.mariadb),
+    }[name]
+    with start() as port:
+        server = sa.URL.create(driver, servers.USER, servers.PASSWORD, "127.0.0.1", port)
+        first = server.set(database="postgres" if name == POSTGRESQL else "mysql")
+        with _owned(first) as engine, engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("CREATE DATABASE bench")
+        yield server.set(database="bench").render_as_string(hide_password=False)
+
+
+@contextlib.contextmanager
+def _owned(url: sa.URL | str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(url)
+    yield engine
+    engine.dispose()

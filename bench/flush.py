@@ -1,0 +1,292 @@
+"""What a flush costs a key, beside the least that one could send instead. Run it: python bench/flush.py
+
+The table holds 100,000 rows. A round writes the same keys in every way, each time in a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from uuid import UUID
+
+import sqlalchemy as sa
+from databases import MARIADB, POSTGRESQL, SQLITE, database
+from rounds import Bar, Case, Result, compare, main, times
+from sqlalchemy.dialects import sqlite
+
+from usage_instrument import engines
+from usage_instrument.dialects.base import key
+from usage_instrument.dialects.rows import rows_text
+from usage_instrument.events import Batch, Count
+from usage_instrument.ledger import Ledger, utcnow
+from usage_instrument.schema import Tables, create_all
+from usage_instrument.settings import Settings
+from usage_instrument.store import Outcome, Store
+
+USERS, FEATURES = 10_000, 10
+SIZES = (100, 1_000, 10_000)
+KEYS = 10_000
+"""Where only one size is measured."""
+OURS, HISTORY, LEAST = "a flush", "a flush with history", "the least: a bare UPDATE"
+ASYNCPG = "a flush by asyncpg"
+NAIVE = "an upsert a use, committed each time"
+
+Batches = Iterator[Sequence[Count]]
+
+
+# ---- what is written
+
+
+def keys(number: int, dice: random.Random, new: float = 0.0) -> list[tuple[UUID, str]]:
+    """So many keys in the order of a writer, a share of them of users that were not seen before."""
+    fresh = [(UUID(int=dice.getrandbits(128), version=4), "feature 0") for _ in range(round(number * new))]
+    known = dice.sample(range(USERS * FEATURES), number - len(fresh))
+    found = [(UUID(int=1 + one // FEATURES), f"feature {one % FEATURES}") for one in known]
+    return sorted(found + fresh, key=lambda key: (key[0].bytes, key[1].encode()))
+
+
+def counts(number: int, dice: random.Random, new: float = 0.0, *, history: bool = False) -> list[Count]:
+    now = utcnow()
+    today = ((dt.datetime.combine(now.date(), dt.time()), 3),) if history else ()
+    return [Count(feature, user, 3, now, None, today) for user, feature in keys(number, dice, new)]
+
+
+# ---- how
+
+
+class Writer:
+    """A writer without threads."""
+
+    def __init__(self, url: str, tables: Tables, *, history: bool = False) -> None:
+        settings = Settings(history="day" if history else None, lock_timeout=10)
+        self._store = Store(engines.connect(url), tables, settings)
+        self._store.open()
+        self._ledger = Ledger(tables, "bench")
+        self._store.register(self._ledger)
+        self._numbers = itertools.count(1)
+
+    def write(self, rows: Sequence[Count]) -> None:
+        if self._store.write(self._ledger, Batch(next(self._numbers), tuple(rows))) is not Outcome.APPLIED:
+            raise RuntimeError("the batch was not applied")
+
+    def close(self) -> None:
+        self._store.retire(self._ledger)
+        self._store.dispose()
+
+
+POSTGRESQL_LEAST = """
+UPDATE feature_usage AS f SET usage_count = f.usage_count + d.n, last_used = d.t
+FROM {rows}
+WHERE coalesce(f.user_id, '00000000-0000-0000-0000-000000000000') = d.u AND coalesce(f.feature_name, '') = d.f
+"""
+UNPACKED = "json_to_recordset(CAST(%s AS json)) AS d (u uuid, f text, n bigint, t timestamp)"
+MARIADB_LEAST = """
+UPDATE JSON_TABLE(%s, '$[*]' COLUMNS (u VARCHAR(36) PATH '$.u', f VARCHAR(100) PATH '$.f', n BIGINT PATH '$.n',
+  t DATETIME(6) PATH '$.t')) d
+STRAIGHT_JOIN feature_usage f ON f.user_key = CAST(d.u AS UUID) AND f.feature_key = d.f COLLATE utf8mb4_bin
+SET f.usage_count = f.usage_count + d.n, f.last_used = d.t
+"""
+
+
+def least(name: str, url: str, tables: Tables) -> Callable[[Sequence[Count]], object]:
+    """The best statement for keys that exist, without a ledger, by the engine that a writer has."""
+    engine = engines.own_engine(url)
+    if name == SQLITE:
+        usage = tables.usage
+        insert = sqlite.insert(usage).values(
+            user_id=sa.bindparam("user"), feature_name=sa.bindparam("feature"), usage_count=sa.bindparam("uses"),
+            last_used=sa.bindparam("used"),
+        )  # fmt: skip
+        changes = {"usage_count": usage.c.usage_count + insert.excluded.usage_count}
+        upsert = insert.on_conflict_do_update(
+            index_elements=key(usage, "uuid"), set_={**changes, "last_used": insert.excluded.last_used}
+        )
+
+        def many(rows: Sequence[Count]) -> None:
+            with engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                values = [{"user": r.user, "feature": r.feature, "uses": r.uses, "used": r.last_used} for r in rows]
+                connection.execute(upsert, values)
+                connection.commit()
+
+        return many
+    statement = POSTGRESQL_LEAST.format(rows=UNPACKED) if name == POSTGRESQL else MARIADB_LEAST
+
+    def one(rows: Sequence[Count]) -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(statement, (rows_text(rows),))
+
+    return one
+
+
+def staged(url: str) -> Callable[[Sequence[Count]], object]:
+    """PostgreSQL's limit: an UPDATE from rows that a COPY has brought to a temporary table."""
+    import psycopg
+
+    update = POSTGRESQL_LEAST.format(rows="d")
+    connection = psycopg.connect(sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False))
+    connection.execute("CREATE TEMPORARY TABLE d (u uuid, f text, n bigint, t timestamp) ON COMMIT DELETE ROWS")
+    connection.commit()
+
+    def copy(rows: Sequence[Count]) -> None:
+        with connection.cursor() as cursor:
+            with cursor.copy("COPY d FROM STDIN") as into:
+                into.write("".join(f"{r.user}\t{r.feature}\t{r.uses}\t{r.last_used}\n" for r in rows))
+            cursor.execute(update)
+        connection.commit()
+
+    return copy
+
+
+def naive(url: str, tables: Tables) -> Callable[[Sequence[Count]], object]:
+    """What an app does that counts in its requests, on PostgreSQL; of few of the rows."""
+    engine = engines.own_engine(url)
+    statement = (
+        "INSERT INTO feature_usage (user_id, feature_name, last_used) VALUES (%s, %s, now()) "
+        "ON CONFLICT (coalesce(user_id, '00000000-0000-0000-0000-000000000000'), coalesce(feature_name, '')) "
+        "DO UPDATE SET usage_count = feature_usage.usage_count + 1, last_used = now()"
+    )
+
+    def each(rows: Sequence[Count]) -> None:
+        for row in rows:
+            with engine.begin() as connection:
+                connection.exec_driver_sql(statement, (row.user, row.feature))
+
+    return each
+
+
+def case(write: Callable[[Sequence[Count]], object], batches: Batches, most: int | None = None) -> Case:
+    """Seconds a key."""
+
+    def work() -> float:
+        rows = next(batches)[:most]
+        start = time.perf_counter()
+        write(rows)
+        return (time.perf_counter() - start) / len(rows)
+
+    return work
+
+
+# ---- measured
+
+
+@contextlib.contextmanager
+def filled(name: str) -> Iterator[tuple[str, Tables]]:
+    """A database whose tables hold all keys."""
+    with database(name) as url:
+        engine = sa.create_engine(url)
+        tables = create_all(engine, users=None).tables
+        writer = Writer(url, tables, history=True)
+        now = utcnow()
+        today = ((dt.datetime.combine(now.date(), dt.time()), 1),)
+        every = [
+            Count(f"feature {feature}", UUID(int=1 + user), 1, now, None, today)
+            for user in range(USERS)
+            for feature in range(FEATURES)
+        ]
+        for start in range(0, len(every), 10_000):
+            writer.write(every[start : start + 10_000])
+        writer.close()
+        settle(engine)
+        yield url, tables
+        engine.dispose()
+
+
+def settle(engine: sa.Engine) -> None:
+    """What the database would do by itself, done now."""
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE feature_usage, feature_usage_history")
+            connection.exec_driver_sql("CHECKPOINT")
+
+
+def of_existing_keys(name: str, url: str, tables: Tables, rounds: int) -> Iterator[Result]:
+    engine = sa.create_engine(url)
+    plain, with_history = Writer(url, tables), Writer(url, tables, history=True)
+    for size in SIZES:
+
+        def batches(history: bool = False, size: int = size) -> Batches:
+            dice = random.Random(7)  # the same keys in every way
+            while True:
+                yield counts(size, dice, history=history)
+
+        cases = {
+            LEAST: case(least(name, url, tables), batches()),
+            OURS: case(plain.write, batches()),
+            HISTORY: case(with_history.write, batches(history=True)),
+        }
+        if name == POSTGRESQL:
+            cases["the limit: an UPDATE of rows that COPY has brought"] = case(staged(url), batches())
+            cases[NAIVE] = case(naive(url, tables), batches(), 50)
+            cases[ASYNCPG] = case(Writer(url.replace("psycopg", "asyncpg"), tables).write, batches())
+        found = compare(
+            f"{name}, {size:,} keys that exist, seconds a key", cases, LEAST,
+            rounds=rounds, between=lambda: settle(engine),
+        )  # fmt: skip
+        yield found
+        if size == KEYS:
+            sides = ((OURS, 0.8 if name == POSTGRESQL else 0.85), (HISTORY, 0.5 if name == POSTGRESQL else None))
+            for side, limit in sides:
+                if limit is not None:
+                    what = f"{name}, {side} of {size:,} keys, rows a second / {LEAST}"
+                    yield Bar(what, 1 / found[side].ratio, limit, is_least=True)
+    plain.close()
+    with_history.close()
+
+
+def of_new_keys(name: str, url: str, tables: Tables, rounds: int) -> Iterator[Result]:
+    writer = Writer(url, tables)
+
+    def batches(new: float) -> Batches:
+        dice = random.Random()
+        while True:
+            yield counts(KEYS, dice, new)
+
+    cases = {"all exist": case(writer.write, batches(0)), "one in ten is new": case(writer.write, batches(0.1))}
+    yield compare(f"{name}, a flush of {KEYS:,} keys, seconds a key", cases, "all exist", rounds=rounds)
+    writer.close()
+
+
+def of_several_writers(name: str, url: str, tables: Tables, rounds: int) -> Iterator[Result]:
+    writers = [Writer(url, tables) for _ in range(8)]
+
+    def together(number: int) -> Case:
+        dice = random.Random(number)
+
+        def work() -> float:
+            batches = [counts(1_000, dice) for _ in range(number)]
+            threads = [
+                threading.Thread(target=writer.write, args=(rows,))
+                for writer, rows in zip(writers, batches, strict=False)
+            ]
+            start = time.perf_counter()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return (time.perf_counter() - start) / (1_000 * number)
+
+        return work
+
+    cases = {"1 writer": together(1), "4 writers at once": together(4), "8 writers at once": together(8)}
+    yield compare(f"{name}, flushes of 1,000 keys, seconds a key", cases, "1 writer", rounds=rounds)
+    for writer in writers:
+        writer.close()
+
+
+def measure(scale: float) -> Iterator[Result]:
+    rounds = times(15, scale)
+    for name in (POSTGRESQL, MARIADB, SQLITE):
+        with filled(name) as (url, tables):
+            yield from of_existing_keys(name, url, tables, rounds)
+            yield from of_new_keys(name, url, tables, rounds)
+            yield from of_several_writers(name, url, tables, rounds)
+
+
+if __name__ == "__main__":
+    main(measure, __doc__, "psycopg", "asyncpg", "pymysql")
