@@ -10,6 +10,7 @@ import argparse
 import gc
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -89,12 +90,17 @@ def compare(
     between: Callable[[], object] = lambda: None,
     note: str = "",
 ) -> Table:
-    """Run all cases in turns, `rounds` times after one to warm up, and `between` after each round."""
+    """Run all cases in turns, `rounds` times after one to warm up, and `between` after each round.
+
+    Each round has an order of its own: what one case leaves to do, such as a checkpoint, is not always the next one's.
+    """
     times: dict[str, list[float]] = {name: [] for name in cases}
+    order, dice = list(cases), random.Random(7)
     gc.collect()
     for number in range(rounds + 1):
-        for name, case in cases.items():
-            seconds = case()
+        dice.shuffle(order)
+        for name in order:
+            seconds = cases[name]()
             if number:
                 times[name].append(seconds)
         between()

@@ -159,6 +159,7 @@ def define_tables(
         Column("usage_count", Integer, nullable=True, server_default=text("1"), comment="Uses in this bucket"),
         schema=schema,
         comment="Uses by user, feature and hour or day",
+        postgresql_with={"fillfactor": 85},  # as above: the rows of today are updated all day
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
     )

@@ -41,7 +41,7 @@ from ..events import Batch, Count
 from ..ledger import Ledger
 from ..typing import Unit, UserIdType
 from .base import LIMIT, WRITTEN_AS_NULL, Dialect, Fault, Flush, is_shorter, key, nil
-from .rows import history_text, rows_text
+from .rows import has_metadata, history_text, rows_text
 
 if TYPE_CHECKING:
     from ..schema import Tables
@@ -63,14 +63,16 @@ class PostgreSQLFlush(Flush):
         self._tables = tables
         self._metadata_max_bytes = metadata_max_bytes
         self._user_type = tables.usage.c.user_id.type
-        self._usage = self._usage_statement(_sequence(connection, tables.usage))
+        sequence = _sequence(connection, tables.usage)
+        self._usage = self._usage_statement(sequence, with_metadata=True)
+        self._plain_usage = self._usage_statement(sequence, with_metadata=False)
         self._history = self._history_statement()
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
         if not batch.counts:
             return ledger.advance(connection, batch.number)
         added = connection.execute(
-            self._usage,
+            self._usage if has_metadata(batch.counts) else self._plain_usage,
             {"rows": rows_text(batch.counts), "writer": ledger.writer_id, "number": batch.number},
             execution_options={"preserve_rowcount": True},
         )
@@ -83,7 +85,7 @@ class PostgreSQLFlush(Flush):
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
         connection.execute(self._history, {"rows": history_text(counts)})
 
-    def _usage_statement(self, sequence: str | None) -> Insert:
+    def _usage_statement(self, sequence: str | None, *, with_metadata: bool) -> Insert:
         usage, writers = self._tables.usage, self._tables.writers
         ledger = (
             update(writers)
@@ -92,13 +94,14 @@ class PostgreSQLFlush(Flush):
             .returning(literal_column("1").label("moved"))
             .cte("ledger")
         )
-        rows = self._rows(column("n", BigInteger), column("t", DateTime), column("m", JSONB))
+        more = [column("m", JSONB)] if with_metadata else []
+        rows = self._rows(column("n", BigInteger), column("t", DateTime), *more)
         values: dict[str, ColumnElement[Any]] = {
             "user_id": rows.c.u,
             "feature_name": rows.c.f,
-            "metadata": rows.c.m,
             "usage_count": func.least(rows.c.n, LIMIT),
             "last_used": func.least(rows.c.t, _UTC_NOW),
+            **({"metadata": rows.c.m} if with_metadata else {}),
         }
         if sequence is not None:
             mine = usage.alias("mine")
@@ -109,14 +112,13 @@ class PostgreSQLFlush(Flush):
         source = self._ordered(select(*values.values()).where(exists(select(ledger.c.moved))), rows)
         statement = insert(usage).from_select(list(values), source)
         new = statement.excluded
-        return statement.on_conflict_do_update(
-            index_elements=key(usage, self._tables.user_id_type),
-            set_={
-                "usage_count": _saturated(usage.c.usage_count, new.usage_count),
-                "last_used": func.greatest(usage.c.last_used, new.last_used),
-                "metadata": _merged(usage, new, self._metadata_max_bytes),
-            },
-        )
+        changes: dict[str, ColumnElement[Any]] = {
+            "usage_count": _saturated(usage.c.usage_count, new.usage_count),
+            "last_used": func.greatest(usage.c.last_used, new.last_used),
+        }
+        if with_metadata:
+            changes["metadata"] = _merged(usage, new, self._metadata_max_bytes)
+        return statement.on_conflict_do_update(index_elements=key(usage, self._tables.user_id_type), set_=changes)
 
     def _history_statement(self) -> Insert:
         history = self._tables.history

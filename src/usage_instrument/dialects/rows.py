@@ -1,4 +1,4 @@
-"""The rows of a batch as one JSON text, for dialects that unpack it on the server."""
+"""The rows of a batch, as one JSON text for dialects that unpack it on the server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from uuid import UUID
 
 from ..events import Count
 from ..typing import UserId
+
+
+def has_metadata(counts: Iterable[Count]) -> bool:
+    """Whether any of the counts has some: most batches have none, and to merge nothing costs as much as to count."""
+    return any(count.metadata is not None for count in counts)
 
 
 def rows_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:

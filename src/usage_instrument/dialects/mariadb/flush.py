@@ -16,7 +16,7 @@ from ...events import MAX_COUNT, Batch, Count
 from ...ledger import Ledger
 from ...typing import UserIdType
 from ..base import Flush, OvertakenError, nil
-from ..rows import history_text, rows_text
+from ..rows import has_metadata, history_text, rows_text
 from .parents import Parents
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ class MariaDBFlush(Flush):
             older=_MERGE.format(base="NULLIF(d.m, 'null')", over="f.metadata"),
         )
         self._queue = _sql(_QUEUE, names)
-        self._update, self._missing = _sql(_UPDATE, names), _sql(_MISSING, names)
+        self._update = _sql(_UPDATE, {**names, "metadata": f"f.metadata = {names['merged']}, "})
+        self._plain_update = _sql(_UPDATE, {**names, "metadata": ""})
+        self._missing = _sql(_MISSING, names)
         self._update_history, self._missing_history = (
             _sql(_UPDATE_HISTORY, names),
             _sql(_MISSING_HISTORY, names),
@@ -90,7 +92,8 @@ class MariaDBFlush(Flush):
 
     def _add_usage(self, connection: Connection, batch: Batch) -> None:
         rows = {"rows": rows_text(batch.counts, hex_users=self._hex)}
-        updated = connection.execute(self._update, rows).rowcount
+        update = self._update if has_metadata(batch.counts) else self._plain_update
+        updated = connection.execute(update, rows).rowcount
         if updated == len(batch.counts):
             return
         now = connection.scalar(_NOW)
@@ -159,7 +162,7 @@ _MERGED = (
     "ELSE IF(LENGTH({older}) <= {bytes}, {older}, f.metadata) END"
 )
 _UPDATE = (
-    "{at_once}UPDATE {rows} STRAIGHT_JOIN {usage} f ON {same} SET f.metadata = {merged}, "
+    "{at_once}UPDATE {rows} STRAIGHT_JOIN {usage} f ON {same} SET {metadata}"
     "f.usage_count = LEAST(COALESCE(f.usage_count, 0) + d.n, {limit}), "
     "f.last_used = GREATEST(f.last_used, LEAST(d.t, UTC_TIMESTAMP(6)))"
 )

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from ...events import MAX_COUNT, Batch, Count
 from ...ledger import Ledger, utcnow
 from ..base import LIMIT, Flush, key
+from ..rows import has_metadata
 
 if TYPE_CHECKING:
     from ...schema import Tables
@@ -44,6 +45,7 @@ class SQLiteFlush(Flush):
 
     def __init__(self, tables: Tables, merged: str) -> None:
         self._usage = self._usage_statement(tables, merged)
+        self._plain_usage = self._usage_statement(tables, None)
         self._history = self._history_statement(tables)
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
@@ -51,7 +53,13 @@ class SQLiteFlush(Flush):
             return False
         if batch.counts:
             now = utcnow()
-            connection.execute(self._usage, [self._row(count, now) for count in batch.counts])
+            rows = [self._row(count, now) for count in batch.counts]
+            if has_metadata(batch.counts):
+                for row, count in zip(rows, batch.counts, strict=True):
+                    row["extra"] = count.metadata
+                connection.execute(self._usage, rows)
+            else:
+                connection.execute(self._plain_usage, rows)
         self.add_history(connection, batch.counts)
         return True
 
@@ -69,29 +77,27 @@ class SQLiteFlush(Flush):
         return {
             "user": count.user,
             "feature": count.feature,
-            "extra": count.metadata,
             "uses": min(count.uses, MAX_COUNT),
             "used": min(count.last_used, now),
         }
 
     @staticmethod
-    def _usage_statement(tables: Tables, merged: str) -> Insert:
+    def _usage_statement(tables: Tables, merged: str | None) -> Insert:
         usage = tables.usage
         statement = insert(usage).values(
             user_id=bindparam("user"),
             feature_name=bindparam("feature"),
-            metadata=bindparam("extra", type_=Text()),
             usage_count=bindparam("uses"),
             last_used=bindparam("used", type_=DateTime()),
         )
-        return statement.on_conflict_do_update(
-            index_elements=key(usage, tables.user_id_type),
-            set_={
-                "usage_count": _saturated(usage.c.usage_count, statement.excluded.usage_count),
-                "last_used": func.max(usage.c.last_used, statement.excluded.last_used),
-                "metadata": literal_column(merged),
-            },
-        )
+        changes: dict[str, ColumnElement[Any]] = {
+            "usage_count": _saturated(usage.c.usage_count, statement.excluded.usage_count),
+            "last_used": func.max(usage.c.last_used, statement.excluded.last_used),
+        }
+        if merged is not None:
+            statement = statement.values(metadata=bindparam("extra", type_=Text()))
+            changes["metadata"] = literal_column(merged)
+        return statement.on_conflict_do_update(index_elements=key(usage, tables.user_id_type), set_=changes)
 
     @staticmethod
     def _history_statement(tables: Tables) -> Insert:
