@@ -16,6 +16,7 @@ from reading import all_of, balanced, counts, made, total
 from servers import free_port
 from usage_instrument import Settings, Tracker, dialects
 from usage_instrument.dialects import Fault
+from usage_instrument.ledger import Ledger
 from usage_instrument.pending import Pending
 from usage_instrument.schema import Tables
 from usage_instrument.store import Store, WriteError
@@ -410,3 +411,33 @@ def test_flushes_that_nobody_waits_for_any_more_hold_up_nobody() -> None:
     assert [ticket.answer for ticket in tickets] == [False] * 6
     assert writer.failures.retries == 1
     assert pending.uses == 1
+
+
+def test_a_lock_that_somebody_holds_at_the_end_leaves_no_row_behind(
+    make: Make, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = database.engine()
+    tables = made(engine)
+    tracker = make(database.url, lock_timeout=0.1)
+    tracker.track("f")
+    assert tracker.flush(60)
+    attempts = 0
+
+    def retire(store: Store, ledger: Ledger) -> None:
+        nonlocal attempts
+        attempts += 1
+        try:
+            retired(store, ledger)
+        finally:
+            holder.rollback()
+
+    retired = Store.retire
+    monkeypatch.setattr(Store, "retire", retire)
+    with engine.connect() as holder:
+        if database.name == "sqlite":
+            holder.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            holder.execute(sa.select(tables.writers).with_for_update())
+        assert tracker.shutdown(60)
+    assert attempts == 2
+    assert all_of(engine, tables.writers) == []

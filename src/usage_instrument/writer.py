@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import time
@@ -29,6 +28,7 @@ from .ticket import Ticket
 from .typing import UserId
 
 logger = logging.getLogger("usage_instrument")
+_RETIRE_AGAIN = 0.2  # seconds, at most, between two attempts at the end
 _APPEARANCES = 5  # batches in a row that are refused for users who are there when one looks
 
 
@@ -118,7 +118,7 @@ class Writer:
                     break
                 time.sleep(min(self.failures.backoff(), left))
             if ticket.final:
-                self._end(clean=answer)
+                self._end(clean=answer, deadline=ticket.deadline)
         finally:
             if ticket.final:
                 self._ended()
@@ -263,7 +263,7 @@ class Writer:
 
     # ---- the end
 
-    def _end(self, *, clean: bool) -> None:
+    def _end(self, *, clean: bool, deadline: float) -> None:
         """Leave nothing behind: with the last batch confirmed, the row in the ledger can go."""
         if self._journal is not None:
             # The row in the ledger stays as long as the journal does, whose batches it numbers.
@@ -271,13 +271,24 @@ class Writer:
         if self._store is None:
             return
         if clean and self.ledger is not None and self.ledger.registered:
-            with contextlib.suppress(WriteError):  # a row left behind is pruned in time
-                self._store.retire(self.ledger)
+            self._retire(self._store, self.ledger, deadline)
         self._store.dispose()
         self._store = None
         if clean:
             self.ledger = None
             self.house.forget()
+
+    @staticmethod
+    def _retire(store: Store, ledger: Ledger, deadline: float) -> None:
+        """Delete the row, also where others hold the table for a moment; one left behind is pruned in time."""
+        while True:
+            try:
+                return store.retire(ledger)
+            except WriteError as error:
+                left = deadline - time.monotonic()
+                if error.fault is not Fault.TRANSIENT or left <= 0:
+                    return None
+                time.sleep(min(random.random() * _RETIRE_AGAIN, left))
 
     def resume(self, ledger: Ledger, frame: Frame | None) -> None:
         """Go on where a dead writer ended, under its row in the ledger."""
