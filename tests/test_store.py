@@ -90,6 +90,9 @@ def test_history_is_written_in_the_same_batch(bench: MakeBench, database: Databa
     it.write(Count("f", None, 4, NOON, None, ((next_day, 4),)))
     found = {(row.feature_name, row.bucket_start): row.usage_count for row in all_of(it.engine, it.tables.history)}
     assert found == {("f", DAY): 2, ("f", next_day): 7}
+    it.write(Count("f", None, 5, NOON, None, ((DAY, 1), (next_day, 4))), Count("g", None, 2, NOON, None, ((DAY, 2),)))
+    found = {(row.feature_name, row.bucket_start): row.usage_count for row in all_of(it.engine, it.tables.history)}
+    assert found == {("f", DAY): 3, ("f", next_day): 11, ("g", DAY): 2}
 
 
 @pytest.mark.parametrize("table", ["feature_usage", "feature_usage_history"])

@@ -16,14 +16,14 @@ def has_metadata(counts: Iterable[Count]) -> bool:
 
 
 def rows_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
-    """Counts as a JSON array: u(ser), f(eature), n(umber), t(ime), m(etadata). Put together by hand, around metadata
-    that is JSON text already."""
+    """Counts as a JSON array: u(ser), f(eature), n(umber), t(ime), b(ucket) and m(etadata) where there are any. Put
+    together by hand, around metadata that is JSON text already."""
     quote = json.encoder.encode_basestring_ascii
     return (
         "["
         + ",".join(
             f'{{"u":{_user(count.user, hex_users)},"f":{quote(count.feature)},"n":{count.uses},'
-            f'"t":"{count.last_used.isoformat(" ")}","m":{count.metadata or "null"}}}'
+            f'"t":"{count.last_used.isoformat(" ")}"{_bucket(count)}{_metadata(count)}}}'
             for count in counts
         )
         + "]"
@@ -42,6 +42,15 @@ def history_text(counts: Iterable[Count], *, hex_users: bool = False) -> str:
         )
         + "]"
     )
+
+
+def _bucket(count: Count) -> str:
+    """Only where it has one bucket, whose uses are all of the count's."""
+    return f',"b":"{count.history[0][0].isoformat(" ")}"' if len(count.history) == 1 else ""
+
+
+def _metadata(count: Count) -> str:
+    return "" if count.metadata is None else f',"m":{count.metadata}'
 
 
 def _user(user: UserId, hex_users: bool) -> str:
