@@ -63,7 +63,7 @@ def run(tmp_path: Path, script: str, *arguments: str, **environ: str) -> str:
     finally:
         with contextlib.suppress(ProcessLookupError):  # no child of it is left behind
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
     assert (process.returncode, errors) == (0, ""), errors
     return out
 
@@ -241,7 +241,10 @@ for thread in threads:
 
 
 RAW_FORK = """
-import ctypes
+import ctypes, sys, threading, time
+from usage_instrument import folder
+
+folder.INTERVAL = 60  # so that a thread which is idle stays so
 
 def raw_fork():
     # Not while a thread waits for the interpreter's lock, which a child could not repair.
@@ -249,10 +252,8 @@ def raw_fork():
         return frame.f_code.co_name == "_live"
     while not all(idle(frame) for id_, frame in sys._current_frames().items() if id_ != threading.get_ident()):
         time.sleep(0.005)
-    time.sleep(0.005)
+    time.sleep(0.1)
     return ctypes.PyDLL(None).fork()
-
-import threading
 """
 
 
@@ -281,7 +282,7 @@ assert os.waitpid(pid, 0)[1] == 0
 assert usage.stats().captured == before == 10
 use(5)
 """
-    run(tmp_path, START + RAW_FORK + script, sqlite.url)
+    run(tmp_path, RAW_FORK + START + script, sqlite.url)
     assert total(sqlite.engine(), tables) == 10 + 5 + 100 + ("plain" in first)
 
 
@@ -298,7 +299,7 @@ if not pid:
     os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 """
-    run(tmp_path, START + RAW_FORK + script, sqlite.url)
+    run(tmp_path, RAW_FORK + START + script, sqlite.url)
     assert total(sqlite.engine(), tables) == 11
 
 
