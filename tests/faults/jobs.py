@@ -34,6 +34,13 @@ def hang(number: int) -> None:
     time.sleep(3600)
 
 
+def prepare() -> None:
+    """Make the tables of queues and results: a worker and a sender that both find none get in each other's way."""
+    with app.connection_for_write() as connection:
+        app.amqp.queues[app.conf.task_default_queue].bind(connection.default_channel).declare()
+    app.backend.ResultSession().close()
+
+
 def send(tasks: int, *, hanging: bool = False) -> None:
     """Have tasks done, 10 uses each, and wait for it; tell by how many processes."""
     results = [work.delay(10) for _ in range(tasks)]
