@@ -33,8 +33,10 @@ COMMANDS = {
     "gunicorn-uvicorn": gunicorn(STARLETTE, "--preload", "-w", "2", "-k", "uvicorn_worker.UvicornWorker"),
     "uvicorn-workers": uvicorn(STARLETTE, "--workers", "2"),
     "hypercorn": python_module("hypercorn", "-w", "2", "-b", f"127.0.0.1:{PORT}", f"{EXAMPLES}/{STARLETTE}"),
+    # It waits for ever for a worker that is asked to end before it listens to signals; such a one has served nobody.
     "granian-wsgi": python_module(
-        "granian", "--interface", "wsgi", "--workers", "2", "--port", PORT, "--working-dir", str(EXAMPLES), FLASK
+        *("granian", "--interface", "wsgi", "--workers", "2", "--workers-kill-timeout", "5"),
+        *("--port", PORT, "--working-dir", str(EXAMPLES), FLASK),
     ),
     "uwsgi": uwsgi("--enable-threads"),
     "uwsgi-without-threads": uwsgi(),
