@@ -84,19 +84,21 @@ class UsageMiddleware:
         """The response starts: the one border that no error of ours crosses."""
         if request.discarded:
             return
-        target = None
+        counter, target = self._counter, None
         try:
-            if request.kind == "http" and not self._succeeded(request, scope, message):
-                return
+            if request.kind == "http":
+                status = message["status"]
+                is_plain = counter.success is None and 200 <= status < 300
+                if not is_plain and not self._succeeded(request, scope, message, status):
+                    return
             target = self._target(request, scope, depth)
-            use = self._counter.weigh(request, scope, target)
+            use = counter.weigh(request, scope, target)
             if use is not None:
-                self._counter.count(request, use)
+                counter.count(request, use)
         except Exception as error:
-            self._counter.failed(error, target)
+            counter.failed(error, target)
 
-    def _succeeded(self, request: Request, scope: Scope, message: Message) -> bool:
-        status = message["status"]
+    def _succeeded(self, request: Request, scope: Scope, message: Message, status: int) -> bool:
         if not self._counter.succeeded(request, scope, status):
             return False
         if 300 <= status < 400 and self._counter.success is None:

@@ -42,16 +42,12 @@ def loaded_id(user: object) -> object:
     """The `id` that an object holds in memory; UNSET where reading it could run code."""
     if type(user) is dict:
         return user.get("id", UNSET)
-    return loaded_id_among(user, own_attributes(user))
-
-
-def loaded_id_among(user: object, attributes: dict[str, object]) -> object:
-    """As loaded_id, of an object with these attributes of its own."""
+    attributes = own_attributes(user)
     if "_wrapped" in attributes:  # Django's lazy user, which holds a plain object() until it is loaded
         inside = attributes["_wrapped"]
         return UNSET if type(inside) is object else loaded_id(inside)
     kind: Any = type(user)
-    key = _key_of(kind)
+    key = key_of(kind)
     if key in attributes:
         return attributes[key]
     if "id" in attributes:
@@ -73,12 +69,12 @@ def loaded_id_among(user: object, attributes: dict[str, object]) -> object:
 def own_attributes(user: object) -> dict[str, object]:
     """The instance's dictionary, if reading it cannot run code."""
     kind: Any = type(user)
-    read = _reader_of(kind)
+    read = reader_of(kind)
     return {} if read is None else read(user)
 
 
 @functools.lru_cache(256)
-def _reader_of(kind: Any) -> Callable[[object], dict[str, object]] | None:
+def reader_of(kind: Any) -> Callable[[object], dict[str, object]] | None:
     """What reads the dictionary of a type's instances."""
     for base in kind.__mro__:
         slot = base.__dict__.get("__dict__")
@@ -93,7 +89,7 @@ def _reader_of(kind: Any) -> Callable[[object], dict[str, object]] | None:
 
 
 @functools.lru_cache(256)
-def _key_of(kind: Any) -> str:
+def key_of(kind: Any) -> str:
     """The attribute that tells a type's instances apart: a Django model's primary key, whatever its name."""
     key = getattr(getattr(vars(kind).get("_meta"), "pk", None), "attname", None)
     return key if isinstance(key, str) else "id"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from .identity import loaded_id, loaded_id_among, own_attributes, user_id_of
+from .identity import key_of, loaded_id, own_attributes, reader_of, user_id_of
 from .typing import UNSET, Environ, Unset, UserId
 
 _IDS = frozenset({UUID, int, str})
@@ -21,32 +22,35 @@ def loaded_user(user: object) -> UserId | Unset:
     kind: Any = type(user)
     if user is None or kind in _IDS:
         return UNSET if user is None else user_id_of(user)
-    attributes = own_attributes(user)
+    read, key, says_whether = _shape_of(kind)
+    attributes = read(user)
     if "_wrapped" in attributes:  # Django's lazy user
         inside = attributes["_wrapped"]
         return UNSET if type(inside) is object else loaded_user(inside)
-    found = loaded_id(user) if kind is dict else loaded_id_among(user, attributes)
+    found = attributes[key] if key in attributes else loaded_id(user)
     if found is UNSET or found is None:
         return UNSET
-    # An ORM's row may have to load what its property reads.
-    if "_sa_instance_state" not in attributes and not _is_authenticated(user, attributes):
-        return UNSET
+    if "_sa_instance_state" in attributes:
+        pass  # an ORM's row may have to load what its property reads
+    elif "is_authenticated" in attributes:
+        if not attributes["is_authenticated"]:
+            return UNSET
+    elif says_whether:
+        said: Any = user.is_authenticated  # type: ignore[attr-defined]
+        if not (said() if callable(said) else said):
+            return UNSET
     return user_id_of(found)
 
 
-def _is_authenticated(user: object, attributes: dict[str, object]) -> bool:
-    if "is_authenticated" in attributes:
-        return bool(attributes["is_authenticated"])
-    kind: Any = type(user)
-    if not _says_whether(kind):
-        return True
-    said: Any = user.is_authenticated  # type: ignore[attr-defined]
-    return bool(said() if callable(said) else said)
-
-
 @functools.lru_cache(256)
-def _says_whether(kind: Any) -> bool:
-    return any("is_authenticated" in base.__dict__ for base in kind.__mro__)
+def _shape_of(kind: Any) -> tuple[Callable[[object], dict[str, object]], str, bool]:
+    """What reads a type's own attributes, which of them is the id, and whether it says who is authenticated."""
+    says_whether = any("is_authenticated" in base.__dict__ for base in kind.__mro__)
+    return reader_of(kind) or _nothing, key_of(kind), says_whether
+
+
+def _nothing(user: object) -> dict[str, object]:
+    return {}
 
 
 def is_unloaded(user: object) -> bool:

@@ -73,6 +73,8 @@ class Counter:
         self.catalog = declared if tracker is None else tracker.catalog
         self.rules = Rules(features, include, exclude)
         self.user = None if user is None else check_callable("user=", user)
+        self.find_user: Callable[[Carrier], UserId | Unset] = loaded if user is None else partial(_stated, user)
+        """The user whom neither `as_user` nor `identify` stated. Raises UserIdError, and what the host's code does."""
         self.success = None if success is None else check_callable("success=", success)
         self.metadata_of: Callable[[Carrier], Metadata | None] | None = None
         self.metadata: dict[str, Any] | str | None = None
@@ -80,7 +82,6 @@ class Counter:
             self.metadata = keep_metadata(metadata)
         elif metadata is not None:
             self.metadata_of = check_callable("metadata=", metadata)
-        self.loaded = loaded
         self.targets: dict[object, Target] = {}
         self.look: Callable[[], None] | None = None
         """What looks at the app, once, when its first route is met."""
@@ -108,10 +109,6 @@ class Counter:
         request.carrier = carrier
         shelf[SCOPE_KEY] = request
         return request, is_ours
-
-    def find_user(self, carrier: Carrier) -> UserId | Unset:
-        """The user whom neither `as_user` nor `identify` stated. Raises UserIdError, and what the host's code does."""
-        return self.loaded(carrier) if self.user is None else user_id_of(self.user(carrier))
 
     def holder_for(self, request: Request) -> Holder:
         """What the app is to run under: the request, and over it what `as_user` or `paused` said around us."""
@@ -192,7 +189,9 @@ class Counter:
 
     def weigh(self, request: Request, carrier: Carrier, target: Target) -> Pending | None:
         """The use that a successful request is, if any. Raises what the host's callables do."""
-        if not self._settles(request):
+        if request.settled is None:
+            request.settled = self
+        elif not self._settles(request):
             return None
         name, feature = target.name, target.feature
         if target.namer is not None:
@@ -210,10 +209,7 @@ class Counter:
             held = held if held is not None and request_of(held) is request else request
         if held.silent or (self.catalog.key(name) if feature is None else feature.key) in request.counted:
             return None
-        if self.user is not None:
-            user: UserId | Unset = user_id_of(self.user(carrier))
-        else:
-            user = held.user if held.ready else held.who()
+        user = self.find_user(carrier) if self.user is not None else held.user if held.ready else held.who()
         if user is UNSET:
             return None
         metadata, lost = (self.metadata, None) if self.metadata_of is None else self._metadata_of(carrier)
@@ -262,6 +258,10 @@ class Counter:
             self.catalog.recorder.request_ended()
         except Exception:
             logger.debug("request_ended failed", exc_info=True)
+
+
+def _stated(user: Callable[[Carrier], object], carrier: Carrier) -> UserId:
+    return user_id_of(user(carrier))
 
 
 def is_login_redirect(location: str, path: str) -> bool:

@@ -82,6 +82,8 @@ def marker_of(scope: Scope) -> object:
         context = fastapi.get("effective_route_context")
         if context is not None and _leads_to(getattr(context, "starlette_route", None) or context, endpoint):
             return context
+    if getattr(route, "endpoint", None) is endpoint:
+        return route
     return route if route is not None and _leads_to(route, endpoint) else endpoint
 
 

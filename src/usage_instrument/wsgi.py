@@ -89,7 +89,15 @@ class Response(Body):
         environ: Environ,
         start_response: StartResponse,
     ) -> None:
-        super().__init__(counter, request, is_ours, environ)
+        # All of it at once instead of by super(): this is made for each request.
+        self._counter = counter
+        self._request = request
+        self._is_ours = is_ours
+        self._carrier = environ
+        self.holder = counter.holder_for(request)
+        self.pending = None
+        self.body = ()
+        self._iterator = None
         self._start_response = start_response
         self._script: str = environ.get("SCRIPT_NAME", "")
 
@@ -110,16 +118,22 @@ class Response(Body):
             return
         try:
             code = int(status[:3])
-            if not counter.succeeded(request, environ, code):
+            is_plain = counter.success is None and 200 <= code < 300
+            if not is_plain and not self._succeeded(code, headers):
                 return
-            if 300 <= code < 400 and counter.success is None:
-                path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1").decode()
-                if any(is_login_redirect(value, path) for name, value in headers if name.lower() == "location"):
-                    return
             target = self._target()
             self.pending = counter.weigh(request, environ, target)
         except Exception as error:
             counter.failed(error, target)
+
+    def _succeeded(self, code: int, headers: list[tuple[str, str]]) -> bool:
+        counter, environ = self._counter, self._carrier
+        if not counter.succeeded(self._request, environ, code):
+            return False
+        if 300 <= code < 400 and counter.success is None:
+            path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1").decode()
+            return not any(is_login_redirect(value, path) for name, value in headers if name.lower() == "location")
+        return True
 
     def _target(self) -> Target:
         counter, environ, method = self._counter, self._carrier, self._request.method
