@@ -1,10 +1,12 @@
-"""What a pending key takes in memory. Run it: python bench/memory.py"""
+"""What a pending key takes in memory, and an outage of an hour. Run it: python bench/memory.py"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from uuid import UUID
 
 from rounds import Bar, Result, main
 
+import usage_instrument as usage
 from usage_instrument.ledger import utcnow
 from usage_instrument.pending import Counts
 
@@ -47,14 +50,47 @@ def fill(kind: str) -> float:
     return (resident() - before) / KEYS
 
 
+def outage() -> float:
+    """The memory of a process at the end of an outage, to that of its first minute.
+
+    An hour of flushes every 5 seconds without the seconds between: each is refused by a port that nobody listens on.
+    Meanwhile 1,000 users use 20 features, 5,000 times between two flushes.
+    """
+    logging.disable()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"postgresql+psycopg://127.0.0.1:{nobody.getsockname()[1]}/usage"
+        tracker = usage.configure(url, flush_interval=60, shutdown_timeout=0)
+        dice, first, known = random.Random(7), 0, list(users("UUID"))[:1_000]
+        for number in range(720):
+            for _ in range(5_000):
+                usage.track(f"feature {dice.randrange(20)}", user=dice.choice(known))
+            if tracker.flush(0.05):
+                raise RuntimeError("somebody listened")
+            if number == 11:
+                first = resident()
+        grown = resident() / first
+        if tracker.stats().pending != 720 * 5_000:
+            raise RuntimeError(tracker.stats())
+    return grown
+
+
 def measure(scale: float) -> Iterator[Result]:
     for kind, most in (("integer", 200), ("UUID", 270)):
-        done = subprocess.run([sys.executable, __file__, kind], capture_output=True, text=True, check=True)
-        yield Bar(f"a pending key, {kind} users, {KEYS:,} keys", float(done.stdout), most, unit="bytes")
+        yield Bar(f"a pending key, {kind} users, {KEYS:,} keys", alone(kind), most, unit="bytes")
+    yield Bar("a process through an hour's outage, memory at its end / after a minute", alone("outage"), 1.1)
+
+
+def alone(what: str) -> float:
+    """Measured in a process of its own: what was freed before is not in it."""
+    done = subprocess.run([sys.executable, __file__, what], stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["integer"], ["UUID"]):
-        print(fill(sys.argv[1]))  # in a process of its own: what was freed before is not in it
+        print(fill(sys.argv[1]))
+    elif sys.argv[1:2] == ["outage"]:
+        print(outage())
     else:
         main(measure, __doc__)
