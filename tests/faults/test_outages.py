@@ -22,7 +22,7 @@ from usage_instrument import Settings, Tracker
 
 OUTAGE = float(os.environ.get("USAGE_TEST_OUTAGE", "6"))
 """Seconds of full rate."""
-NOISE = 8 * 2**20
+NOISE = 16 * 2**20
 """Bytes by which a process's memory may differ from one second to the next."""
 JOURNALS = pytest.mark.parametrize("journal", [False, True], ids=["memory", "journal"])
 
