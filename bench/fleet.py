@@ -86,22 +86,21 @@ def measure(scale: float) -> Iterator[Result]:
             number: statistics.median(together(url, number, seconds) for _ in range(times(3, 1)))
             for number in PROCESSES
         }
-        rows = [
-            Row(f"{number} processes, {rate:,.0f} keys a second", 1 / rate, rates[1] / rate, 1 / rate - 1 / rates[1])
+        rows = tuple(
+            Row(f"{number} process{'es' * (number > 1)}", 1 / rate, rates[1] / rate, 1 / rate - 1 / rates[1])
             for number, rate in rates.items()
-        ]
-        yield Table(f"PostgreSQL, flushes of {KEYS:,} keys with history, seconds a key", rows[0].name, tuple(rows))
-        most = rates[max(PROCESSES)]
-        fleets = []
-        for keys in (100, 1_000, 5_000):
-            processes = most * INTERVAL / keys
-            name = f"{keys:,} keys a flush every {INTERVAL:g} s: {processes:,.0f} processes"
-            fleets.append(Row(name, keys / INTERVAL / most, keys / 100, 0.0))
+        )
+        note = "keys a second: " + ", ".join(f"{rate:,.0f}" for rate in rates.values())
+        yield Table(f"PostgreSQL, flushes of {KEYS:,} keys with history, seconds a key", rows[0].name, rows, note)
+        most, sizes = rates[max(PROCESSES)], (100, 1_000, 5_000)
+        fleet = tuple(Row(f"{n:,} keys a flush, every {INTERVAL:g} s", n / INTERVAL / most, n / 100, 0) for n in sizes)
+        ends = ", ".join(f"{1 / row.seconds:,.0f}" for row in fleet)
         yield Table(
-            "Where that PostgreSQL ends, in seconds of it that one process takes a second",
-            fleets[0].name,
-            tuple(fleets),
-            "computed from the keys a second of 8 processes; the database shared its cores with them",
+            "What one process takes of that PostgreSQL, in seconds a second",
+            fleet[0].name,
+            fleet,
+            f"it ends where this adds up to a second, at {ends} processes; computed from what {max(PROCESSES)} of them"
+            " reached, on the cores that it shared with them",
         )
 
 

@@ -77,7 +77,7 @@ def section(by_python: dict[str, Table]) -> list[str]:
     lines = [f"### {first.title}", ""]
     if first.title in PLOTS:
         draw(first, IMAGES / PLOTS[first.title])
-        lines += [f"![{first.title}](images/{PLOTS[first.title]})", ""]
+        lines += [f"![{first.title}](images/{PLOTS[first.title]})", "", "Its scale is logarithmic.", ""]
     lines += [
         f"| | {' | '.join(f'{name} | ratio' for name in by_python)} |",
         f"| --- |{' ---: | ---: |' * len(by_python)}",
