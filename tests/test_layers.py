@@ -22,7 +22,7 @@ ABOVE_ALL = "usage_instrument"
 _VALUES = "errors typing"
 _USES = f"{_VALUES} events"
 _TABLES = f"{_USES} dialects schema"
-_HTTP = f"{_USES} identity context catalog loaded routes rules middleware"
+_HTTP = f"{_USES} identity context carrier catalog access loaded routes rules middleware"
 ROWS: dict[str, str] = {
     # values
     "errors": "",
@@ -31,29 +31,34 @@ ROWS: dict[str, str] = {
     "settings": _USES,
     "stats": "",
     "place": "",
+    "rejects": _USES,
+    "lifecycle": "",
     # who and what
     "identity": _VALUES,
     "context": f"{_VALUES} identity",
     "loaded": f"{_VALUES} identity",
+    "carrier": f"{_VALUES} identity",
     "catalog": f"{_USES} place",
-    "capture": f"{_USES} identity context",
-    "exclusions": f"{_USES} context",
+    "arguments": f"{_USES} identity context",
+    "outcome": f"{_USES} context arguments lifecycle",
+    "access": f"{_USES} context carrier outcome",
+    "capture": f"{_USES} identity context access",
+    "exclusions": f"{_USES} context carrier",
     # what is kept in memory
     "buffer": _USES,
     "pending": _USES,
-    "rejects": _USES,
     "ticket": "",
-    "lifecycle": "",
     # the tables and the databases
     "ledger": _VALUES,
     "dialects": f"{_USES} ledger",
     "columns": f"{_USES} dialects",
+    "expressions": f"{_USES} dialects",
+    "audit": f"{_USES} lifecycle ticket dialects columns expressions",
     "target": f"{_USES} dialects columns",
-    "schema": f"{_USES} dialects columns target",
+    "schema": f"{_USES} dialects columns target audit",
     "mixin": f"{_TABLES} columns target",
     "inspection": f"{_TABLES} columns target",
     "discovery": f"{_TABLES} target",
-    "expressions": f"{_USES} dialects",
     "queries": f"{_TABLES} expressions",
     "views": f"{_TABLES} columns target discovery expressions queries",
     "references": f"{_TABLES} columns target inspection",
@@ -65,46 +70,48 @@ ROWS: dict[str, str] = {
     "watchdog": "lifecycle",
     "engines": "errors lifecycle watchdog",
     "retention": f"{_USES} dialects expressions",
-    "store": f"{_USES} dialects target inspection ledger retention",
+    "store": f"{_USES} dialects target inspection ledger retention audit",
     "journal": _USES,
     "framer": f"{_USES} settings pending rejects journal",
-    "folder": f"{_USES} settings buffer pending rejects ticket journal",
+    "folder": f"{_USES} settings buffer pending rejects ticket journal audit",
     "housekeeping": f"{_USES} settings stats catalog dialects ledger store journal",
     "failures": "dialects store",
+    "mending": f"{_USES} dialects rejects store framer failures",
     "writer": f"{_USES} settings catalog housekeeping dialects pending rejects ticket ledger store journal"
-    " framer failures",
+    " framer failures mending",
     "recovery": f"{_USES} settings stats catalog dialects buffer pending ledger store journal folder writer",
-    "pipeline": f"{_USES} settings stats catalog buffer pending ticket lifecycle ledger store journal folder framer"
+    "backend": f"{_USES} settings schema inspection audit engines ledger store",
+    "pipeline": f"{_USES} settings stats catalog backend buffer pending ticket lifecycle journal folder framer"
     " writer recovery",
     "live": f"{_USES} schema lifecycle engines framer ticket pipeline",
     # what is decorated
-    "arguments": f"{_USES} identity context",
-    "outcome": f"{_USES} context arguments lifecycle",
+    "audited": f"{_USES} context arguments lifecycle rejects outcome access",
     "proxies": "",
     "wrappers": f"{_USES} context arguments lifecycle outcome",
-    "tracking": f"{_USES} context catalog arguments outcome proxies wrappers",
+    "tracking": f"{_USES} context catalog arguments outcome audited proxies wrappers",
     # the tracker
-    "tracker": f"{_TABLES} settings stats identity context catalog capture buffer rejects ticket lifecycle ledger"
-    " engines store journal pipeline live tracking",
+    "tracker": f"{_TABLES} settings stats identity context catalog capture buffer rejects ticket lifecycle audit"
+    " engines journal backend pipeline live tracking",
     "current": f"{_USES} place settings stats context catalog capture engines live tracker",
     # requests: they know a recorder, not the tracker
     "routes": f"{_USES} context catalog",
     "rules": f"{_USES} context catalog routes",
-    "middleware": f"{_USES} identity context catalog lifecycle loaded place rules routes",
+    "middleware": f"{_USES} identity context carrier catalog access lifecycle loaded place rules routes",
     "misuse": _HTTP,
     "plan": f"{_HTTP} misuse",
     "body": "context middleware",
-    "asgi": f"{_HTTP} misuse",
-    "wsgi": f"{_HTTP} misuse body",
+    "refusal": "errors",
+    "asgi": f"{_HTTP} misuse refusal",
+    "wsgi": f"{_HTTP} misuse refusal body",
     # for others
     "testing": f"{_USES} settings identity catalog",
     "pytest_plugin": "",
-    "usage_instrument": "settings stats current tracker tracking live",
+    "usage_instrument": "errors settings stats current tracker tracking live",
     "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
-    "cli": f"{_TABLES} settings stats ledger engines store expressions inspection discovery upgrade journal"
+    "cli": f"{_TABLES} audit settings stats ledger engines store expressions inspection discovery upgrade journal"
     " recovery retention views queries plan asgi dashboard usage_instrument",
     "integrations": f"{_HTTP} settings stats lifecycle target schema capture engines tracking tracker current body"
-    " asgi wsgi cli usage_instrument",
+    " refusal asgi wsgi cli usage_instrument",
 }
 """Each module or sub-package by what it may import; what is named stands further up. The modules of a sub-package
 may import each other."""

@@ -200,7 +200,7 @@ def test_taking_all_that_waits() -> None:
     pending.counts.add(None, "a", [(1, 2), (2, 1)], STAMP, pending.room)
     pending.losses[dt.date(2024, 5, 1), "why"] += 3
     assert (pending.room, pending.uses) == (8, 3)
-    counts, losses, _ = pending.take()
+    counts, losses, _, _ = pending.take()
     assert (counts.keys, counts.uses) == (2, 3)
     assert losses == {(dt.date(2024, 5, 1), "why"): 3}
     assert (pending.room, pending.uses) == (8, 3), "what the writer holds counts against the bound"

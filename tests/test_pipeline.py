@@ -7,12 +7,10 @@ from uuid import UUID
 
 from conftest import Database
 from reading import balanced, made, total
+from usage_instrument.backend import Backend
 from usage_instrument.catalog import Catalog
-from usage_instrument.engines import connect
-from usage_instrument.ledger import Ledger
 from usage_instrument.pipeline import Pipeline
 from usage_instrument.settings import Settings
-from usage_instrument.store import Store
 from usage_instrument.typing import UserId
 
 
@@ -20,6 +18,7 @@ def test_what_the_folder_has_in_hand_is_waited_for(sqlite: Database) -> None:
     engine = sqlite.engine()
     tables = made(engine)
     settings = Settings()
+    backend = Backend(sqlite.url, settings, tables)
     in_hand, go_on = threading.Event(), threading.Event()
 
     def canonical(user: UserId) -> UserId:
@@ -27,15 +26,7 @@ def test_what_the_folder_has_in_hand_is_waited_for(sqlite: Database) -> None:
         assert go_on.wait(60)
         return user
 
-    pipeline = Pipeline(
-        settings,
-        "",
-        Catalog(),
-        canonical,
-        lambda: Store(connect(sqlite.url), tables, settings),
-        lambda writer_id: Ledger(tables, "", writer_id),
-        lambda: None,
-    )
+    pipeline = Pipeline(settings, backend, Catalog(), canonical, lambda: None)
     pipeline.buffer.plain("search").append(UUID(int=1))
     pipeline.arm()
     assert in_hand.wait(60)

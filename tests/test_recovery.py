@@ -21,7 +21,6 @@ from usage_instrument import Settings, Tracker
 from usage_instrument.engines import named
 from usage_instrument.events import canonical_user
 from usage_instrument.journal import Home, status
-from usage_instrument.ledger import Ledger
 from usage_instrument.recovery import Recovery
 from usage_instrument.stats import Recovered
 
@@ -55,14 +54,14 @@ def die(url: str, journal: Path, code: str, **settings: Any) -> None:
 
 def recover(url: str, journal: Path, **settings: Any) -> Recovered:
     tracker = Tracker(url, Settings(**settings))
-    store = tracker._open_store()
+    store = tracker._backend.open_store()
     try:
         recovery = Recovery(
             str(journal),
             named(url, None),
             tracker.settings,
             canonical_user(tracker.user_id_type),
-            lambda writer: Ledger(tracker._tables_in_use(), "", writer),
+            lambda writer: tracker._backend.new_ledger(writer),
         )
         return recovery.run(store)
     finally:

@@ -33,6 +33,8 @@ DEFAULTS: dict[str, object] = {
     "enabled": True,
     "before_track": None,
     "service": "",
+    "audit_timeout": 2.0,
+    "audit_key": None,
 }
 SAID: dict[str, tuple[str, object]] = {
     "flush_interval": ("2.5", 2.5),
@@ -54,6 +56,8 @@ SAID: dict[str, tuple[str, object]] = {
     "enabled": ("off", False),
     "before_track": ("usage_instrument.exclusions:people_only", people_only),
     "service": ("web", "web"),
+    "audit_timeout": ("500", 500.0),
+    "audit_key": ("k" * 32, "k" * 32),
 }
 DURATIONS = [
     "flush_interval",
@@ -62,6 +66,7 @@ DURATIONS = [
     "statement_timeout",
     "history_retention",
     "user_retry",
+    "audit_timeout",
 ]
 INTEGERS = ["flush_rows", "max_pending", "journal_max_bytes", "metadata_max_bytes"]
 
@@ -227,7 +232,7 @@ def test_an_unknown_name_suggests_the_near_one() -> None:
 
 
 def test_an_unknown_name_like_no_other_lists_all() -> None:
-    with pytest.raises(TypeError, match="'zzz' is no setting; the settings are before_track, enabled, flush_interval"):
+    with pytest.raises(TypeError, match="'zzz' is no setting; the settings are audit_key, audit_timeout, before_track"):
         Settings.from_environment({}, zzz=3)
 
 

@@ -406,7 +406,9 @@ def test_flushes_that_nobody_waits_for_any_more_hold_up_nobody() -> None:
     tracker = Tracker(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nowhere")
     pending = Pending(10)
     pending.counts.add(None, "f", [(None, 1)], stamp=0, room=10)
-    writer = Writer(pending, tracker.settings, tracker.catalog, tracker._open_store, tracker._new_ledger)
+    writer = Writer(
+        pending, tracker.settings, tracker.catalog, tracker._backend.open_store, tracker._backend.new_ledger
+    )
     tickets = [*(Ticket(0) for _ in range(5)), Ticket(0, final=True)]
     for ticket in tickets:
         writer.wake(ticket)

@@ -12,6 +12,7 @@ from .current import (
     aflush,
     as_user,
     ashutdown,
+    atrack,
     auser_features,
     configure,
     count,
@@ -24,6 +25,7 @@ from .current import (
     track,
     user_features,
 )
+from .errors import AuditUnavailable
 from .stats import Stats
 from .tracking import tracks
 
@@ -47,6 +49,7 @@ else:
 
 
 __all__ = [
+    "AuditUnavailable",
     "FeatureUse",
     "Settings",
     "Stats",
@@ -56,6 +59,7 @@ __all__ = [
     "aflush",
     "as_user",
     "ashutdown",
+    "atrack",
     "auser_features",
     "configure",
     "count",

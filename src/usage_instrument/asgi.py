@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from . import refusal
 from .context import Request, holder
+from .errors import AuditUnavailable
 from .loaded import loaded_user
 from .middleware import NOTHING, Counter, Target, is_login_redirect
 from .misuse import ASGI, check_protocol, look_below
@@ -27,8 +29,9 @@ class UsageMiddleware:
     - `success`: from status and scope to whether the response is a use; otherwise 2xx is, and 3xx for an unsafe
       method. A WebSocket is a use when it is accepted.
 
-    Answers go through untouched. When the lifespan ends, pending counts are written; an app without a lifespan is
-    given one. Raises FeatureNameError and ConfigurationError (ValueErrors), DeclarationError and MetadataError
+    Answers go through untouched; an AuditUnavailable becomes a 503. When the lifespan ends, pending counts are written;
+    an app without a lifespan is given one. Raises FeatureNameError and ConfigurationError (ValueErrors),
+    DeclarationError and MetadataError
     (TypeErrors) for options that cannot work; at run time it raises nothing of its own unless the tracker is strict.
     """
 
@@ -63,15 +66,23 @@ class UsageMiddleware:
         request, is_ours = counter.begin(kind, scope["method"] if kind == "http" else "", scope, scope)
         depth = mount_depth(scope) if "app_root_path" in scope else 0
         begins = "http.response.start" if kind == "http" else "websocket.accept"
+        has_begun = False
 
         async def watched(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == begins:
+                has_begun = True
                 self._begun(request, scope, message, depth)
             await send(message)
 
         token = holder.set(counter.holder_for(request))
         try:
             await self.app(scope, receive, watched)
+        except AuditUnavailable as error:
+            if has_begun:
+                raise
+            refusal.say(error)
+            await _refuse(kind, send)
         finally:
             try:
                 holder.reset(token)
@@ -165,6 +176,15 @@ class UsageMiddleware:
             await self._counter.recorder.ashutdown()
         except Exception:
             logger.warning("could not write what was pending at the end of the lifespan", exc_info=True)
+
+
+async def _refuse(kind: str, send: Send) -> None:
+    if kind == "websocket":
+        await send({"type": "websocket.close", "code": refusal.TRY_AGAIN})
+        return
+    headers = [(name.lower().encode(), value.encode()) for name, value in refusal.HEADERS]
+    await send({"type": "http.response.start", "status": refusal.STATUS, "headers": headers})
+    await send({"type": "http.response.body", "body": refusal.BODY})
 
 
 def _user_in(scope: Scope) -> UserId | Unset:

@@ -54,7 +54,7 @@ class Buffer:
         """How many uses wait here, kept or not."""
         return (
             sum(map(len, list(self._plain.values())))
-            + sum(use.uses for use in self.rich.copy())
+            + sum(use.weight for use in self.rich.copy())
             + sum(mishap.uses for mishap in self.mishaps.copy())
         )
 

@@ -7,6 +7,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 
+from .errors import AuditUnavailable
 from .events import Use, check_feature
 from .place import caller
 from .typing import Recorder, UserId
@@ -133,6 +134,17 @@ class Unconfigured:
     def record(self, use: Use) -> None:
         """As Recorder.record."""
         self._say(None)
+
+    def admit(self, use: Use) -> None:
+        """As Recorder.admit: nobody gets through."""
+        raise AuditUnavailable.of(
+            use.feature,
+            "usage-instrument is not configured: call usage_instrument.configure(), or in a test use capture_usage()",
+        )
+
+    async def aadmit(self, use: Use) -> None:
+        """As Recorder.aadmit."""
+        self.admit(use)
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""

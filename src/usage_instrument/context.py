@@ -34,6 +34,7 @@ class Request:
         "__weakref__",
         "_lookup",
         "_refused",
+        "actor",
         "carrier",
         "counted",
         "discarded",
@@ -50,6 +51,8 @@ class Request:
         self.kind = kind
         self.method = method
         self.user: UserId | Unset = UNSET
+        self.actor: UserId | Unset = UNSET
+        """Who acts as the user, where `identify` said."""
         self.counted: set[object] = set()
         """The keys of features (`Feature.key`)."""
         self.open = True
@@ -64,16 +67,17 @@ class Request:
         self._lookup = lookup
         self._refused: UserIdError | None = None
 
-    def identify(self, user: object) -> None:
-        """State who this is; the last statement wins. Raises UserIdError for what is no user id: until the next
-        statement, captures are then rejected instead of credited to somebody else."""
+    def identify(self, user: object, actor: object = UNSET) -> None:
+        """State who this is, and who acts as them; the last statement wins. Raises UserIdError for what is no user id:
+        until the next statement, captures are then rejected instead of credited to somebody else."""
         try:
+            self.actor = UNSET if isinstance(actor, _Unset) else user_id_of(actor)
             self.user, self._refused = user_id_of(user), None
         except UserIdError as error:
             self.refuse(error)
             raise
         if not self.open:  # a thread that outlived the response
-            self.user, self._refused = UNSET, None
+            self.user, self.actor, self._refused = UNSET, UNSET, None
         self.ready = self.open and not self.discarded
 
     def refuse(self, error: UserIdError) -> None:
@@ -103,6 +107,7 @@ class Request:
         from now on, and counts."""
         self.open = self.ready = self.discarded = False
         self.user, self._lookup, self._refused, self.carrier = UNSET, None, None, None
+        self.actor = UNSET
 
     def who(self) -> UserId | Unset:
         """The user of a capture, or UNSET when it does not count. Raises UserIdError when the statement was refused."""
@@ -132,9 +137,11 @@ class Request:
 class Override:
     """What `as_user` and `paused` lay over the surrounding request, for the captures inside."""
 
-    __slots__ = ("_refused", "counted", "paused", "ready", "request", "user")
+    __slots__ = ("_refused", "actor", "counted", "paused", "ready", "request", "user")
 
-    def __init__(self, outer: Holder | None, user: object = UNSET, *, paused: bool = False) -> None:
+    def __init__(
+        self, outer: Holder | None, user: object = UNSET, actor: object = UNSET, *, paused: bool = False
+    ) -> None:
         self.request = request_of(outer)
         self.paused: bool = paused or (isinstance(outer, Override) and outer.paused)
         self.ready = False
@@ -143,19 +150,22 @@ class Override:
         self._refused: UserIdError | None = None
         self.user: UserId | Unset = UNSET
         """The user stated here; not the request's."""
+        self.actor: UserId | Unset = UNSET
+        """Who acts as that user."""
         if not isinstance(user, _Unset):
             try:
+                self.actor = UNSET if isinstance(actor, _Unset) else user_id_of(actor)
                 self.user = user_id_of(user)
             except UserIdError as error:
                 self._refused = error
         elif isinstance(outer, Override):
-            self.user, self._refused = outer.user, outer._refused
+            self.user, self.actor, self._refused = outer.user, outer.actor, outer._refused
         self.ready = self.request is None and self.user is not UNSET and not self.paused
 
     def over(self, request: Request) -> Override:
         """The same, laid over a request that began inside."""
         copy = Override(request, paused=self.paused)
-        copy.user, copy._refused = self.user, self._refused
+        copy.user, copy.actor, copy._refused = self.user, self.actor, self._refused
         return copy
 
     @property
@@ -210,18 +220,27 @@ def known_user() -> UserId:
     return None if held is None else held.known()
 
 
-def identify(user: object) -> bool:
-    """State who the current request's or task's user is; False outside of one. Raises UserIdError."""
+def known_actor() -> UserId | Unset:
+    """Who acts as the user here, where somebody said."""
+    held = holder.get()
+    if isinstance(held, Override) and held.user is UNSET:
+        held = held.request
+    return UNSET if held is None else held.actor
+
+
+def identify(user: object, actor: object = UNSET) -> bool:
+    """State who the current request's or task's user is, and who acts as them; False outside of one. Raises
+    UserIdError."""
     request = current_request()
     if request is not None:
-        request.identify(user)
+        request.identify(user, actor)
     return request is not None
 
 
 @contextlib.contextmanager
-def as_user(user: object) -> Iterator[Override]:
+def as_user(user: object, actor: object = UNSET) -> Iterator[Override]:
     """The captures inside are this user's; a bad id makes them rejected (`Override.refused` tells)."""
-    override = Override(holder.get(), user)
+    override = Override(holder.get(), user, actor)
     token = holder.set(override)
     try:
         yield override

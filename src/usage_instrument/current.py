@@ -16,7 +16,7 @@ from . import capture, catalog, context
 from .errors import ConfigurationError
 from .place import caller
 from .stats import Stats  # now: imported any later, the module would take the function's name in the package
-from .typing import UNSET, Metadata
+from .typing import UNSET, Audit, Metadata
 
 if TYPE_CHECKING:
     from . import engines
@@ -101,24 +101,38 @@ def reset() -> None:
         old.shutdown()
 
 
-def track(feature: str, *, user: object = UNSET, metadata: Metadata | None = None, count: int = 1) -> None:
+def track(
+    feature: str, *, user: object = UNSET, metadata: Metadata | None = None, count: int = 1, audit: Audit = False
+) -> None:
     """Record that `user` used `feature` `count` times.
 
     Without `user`, it is who `as_user` or `identify` said, else anonymous; `user=None` is anonymous. Never raises and
     never waits for the database; with `strict`, a mistake raises FeatureNameError, UserIdError, MetadataError or
     ValueError.
+
+    With `audit=True` the audit trail holds it as well, with the next flush. With `audit="required"` it does so when
+    this returns: that waits for the database, and raises AuditUnavailable if the access cannot be recorded.
     """
-    capture.track(catalog.declared.recorder, feature, user, metadata, count)
+    capture.track(catalog.declared.recorder, feature, user, metadata, count, audit)
 
 
-def identify(user: object) -> None:
-    """State who the user of the current request or task is. Outside of one it is ignored, and said once."""
-    capture.identify(catalog.declared.recorder, user)
+async def atrack(
+    feature: str, *, user: object = UNSET, metadata: Metadata | None = None, count: int = 1, audit: Audit = False
+) -> None:
+    """As track, without blocking the event loop: for `audit="required"`."""
+    await capture.atrack(catalog.declared.recorder, feature, user, metadata, count, audit)
 
 
-def as_user(user: object) -> AbstractContextManager[object]:
-    """The captures inside are this user's, anywhere; a bad id makes them rejected (with `strict`, it raises)."""
-    return _tracker.as_user(user) if _tracker is not None else context.as_user(user)
+def identify(user: object, *, actor: object = UNSET) -> None:
+    """State who the current request's or task's user is, and for the audit trail who acts as them, if somebody does.
+    Outside of a request or task it is ignored, and said once."""
+    capture.identify(catalog.declared.recorder, user, actor)
+
+
+def as_user(user: object, *, actor: object = UNSET) -> AbstractContextManager[object]:
+    """The captures inside are this user's, anywhere; a bad id makes them rejected (with `strict`, it raises). `actor`
+    is who acts as them, for the audit trail."""
+    return _tracker.as_user(user, actor=actor) if _tracker is not None else context.as_user(user, actor)
 
 
 def paused() -> AbstractContextManager[None]:

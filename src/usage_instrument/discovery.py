@@ -27,6 +27,7 @@ def find_tables(connection: Connection, schema: str | None = None) -> Tables:
 
 
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:
-    """The names of those that the database lacks."""
+    """The names of those that the database lacks, of those that questions are about."""
     inspector = inspect(connection)
-    return [table.fullname for table in tables if not inspector.has_table(table.name, schema=table.schema)]
+    asked = [table for table in tables if table is not tables.access]
+    return [table.fullname for table in asked if not inspector.has_table(table.name, schema=table.schema)]

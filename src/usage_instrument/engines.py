@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.pool import QueuePool
 
 from .errors import ConfigurationError
@@ -224,30 +224,47 @@ def connect(database: Database, statement_timeout: float | None = None, connecti
     return AsyncConnector(own, patience) if own.dialect.is_async else SyncConnector(own, patience)
 
 
-def own_engine(database: Database, connections: int = 1, answer_timeout: float | None = _ANSWER_TIMEOUT) -> Engine:
-    """An engine of one's own to a database, as `connect` makes it; of an AsyncEngine, the sync one inside."""
+def connect_committing(database: Database, patience: float) -> Connector:
+    """As `connect`, where each statement is a transaction of its own, and fails if its answer takes longer than that
+    many seconds. Nothing is asked but what the caller asks: a connection that has ended shows at its next statement.
+    """
+    engine = own_engine(database, answer_timeout=patience, probes=False)
+    # Once a connection: the option of the same name is set and reset around every use, and each is a round trip.
+    event.listen(engine, "connect", lambda driver, _: engine.dialect.set_isolation_level(driver, "AUTOCOMMIT"))
+    return AsyncConnector(engine, patience) if engine.dialect.is_async else SyncConnector(engine, patience)
+
+
+def own_engine(
+    database: Database, connections: int = 1, answer_timeout: float | None = _ANSWER_TIMEOUT, *, probes: bool = True
+) -> Engine:
+    """An engine of one's own to a database, as `connect` makes it; of an AsyncEngine, the sync one inside. Without
+    `probes`, no connection is asked whether it lives, nor rolled back, unless the host's engine says otherwise."""
     database = parse(database)
     if isinstance(database, Engine):
         return Engine(database.pool.recreate(), database.dialect, database.url)
     if isinstance(database, URL):
-        return _own_engine(database, connections, answer_timeout)
+        return _own_engine(database, connections, answer_timeout, probes)
     # An AsyncEngine; its pool ties connections to the host's event loop, so the copy has a pool of its own too.
     theirs = database.sync_engine  # type: ignore[union-attr]
     return Engine(theirs.pool.recreate(), theirs.dialect, theirs.url)
 
 
-def _own_engine(url: URL, connections: int, answer_timeout: float | None) -> Engine:
+def _own_engine(url: URL, connections: int, answer_timeout: float | None, probes: bool) -> Engine:
     try:
         driver = url.get_dialect().driver
         timeouts = _timeouts(driver, url, answer_timeout)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"pool_pre_ping": probes}
+        if not probes:
+            options["pool_reset_on_return"] = None
         if url.get_dialect().is_async:
             # create_async_engine needs greenlet; say so before the first flush does.
             from sqlalchemy.ext.asyncio import create_async_engine
 
-            return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts).sync_engine
-        if url.get_backend_name() != "sqlite":
-            options = {"poolclass": QueuePool, "pool_size": connections, "max_overflow": 1, "pool_pre_ping": True}
+            return create_async_engine(url, connect_args=timeouts, **options).sync_engine
+        if url.get_backend_name() == "sqlite":
+            options["pool_pre_ping"] = False
+        else:
+            options |= {"poolclass": QueuePool, "pool_size": connections, "max_overflow": 1}
         return create_engine(url, connect_args=timeouts, **options)
     except exc.NoSuchModuleError:
         raise ConfigurationError(

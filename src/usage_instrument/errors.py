@@ -34,5 +34,21 @@ class MetadataError(UsageInstrumentError, TypeError):
     """Metadata is a JSON object: a mapping with str keys and values that JSON can carry."""
 
 
+class AuditError(UsageInstrumentError, ValueError):
+    """What is said of the audit trail cannot be."""
+
+
+class AuditUnavailable(UsageInstrumentError):  # noqa: N818 - the state of a service, not a mistake
+    """The access cannot be recorded, so it did not happen."""
+
+    status_code = 503
+    """What a web app answers then."""
+
+    @classmethod
+    def of(cls, feature: str, reason: str) -> AuditUnavailable:
+        """That this feature was not called, and why."""
+        return cls(f"{feature!r} was not called, as the access could not be recorded: {reason}")
+
+
 class DeclarationError(UsageInstrumentError, TypeError):
     """A feature is declared wrongly."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from .errors import FeatureNameError, MetadataError, UserIdError
-from .typing import Bucket, UserId, UserIdType
+from .errors import ConfigurationError, FeatureNameError, MetadataError, UserIdError
+from .typing import Audit, Bucket, Outcome, UserId, UserIdType
 
 NAME_LENGTH = 100
 """The longest feature name, in characters."""
@@ -26,6 +26,19 @@ _KEYS = frozenset({str})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
+class Access(NamedTuple):
+    """What the audit trail says of a use, besides its feature, its user and its metadata."""
+
+    id: UUID
+    """The same in all that is recorded of one access."""
+    outcome: Outcome
+    occurred_at: int
+    """Microseconds since 1970."""
+    actor: UserId = None
+    """Who really acted, where somebody acts as the user; None is the user."""
+    request_id: str | None = None
+
+
 class Use(NamedTuple):
     """A use that is more than its user: metadata (flat scalars, or JSON text), a number, a name made at run time."""
 
@@ -33,6 +46,14 @@ class Use(NamedTuple):
     user: UserId
     metadata: dict[str, Any] | str | None = None
     uses: int = 1
+    """0 is an access that is no use, such as a denial."""
+    access: Access | None = None
+    """What the audit trail is to hold of it, if the feature is audited."""
+
+    @property
+    def weight(self) -> int:
+        """How many uses wait with it: an access that is no use is to be written as well."""
+        return max(self.uses, 1)
 
 
 class Count(NamedTuple):
@@ -63,6 +84,8 @@ class Batch(NamedTuple):
     number: int
     counts: tuple[Count, ...]
     losses: tuple[Loss, ...] = ()
+    accesses: tuple[Use, ...] = ()
+    """For the audit trail: their users are canonical, their metadata is text. No batch has counts and accesses."""
 
     @property
     def uses(self) -> int:
@@ -84,6 +107,13 @@ def check_feature(name: object) -> str:
     if "\0" in name or not _encodable(name):
         raise FeatureNameError(f"a feature name holds no NUL and no lone surrogate: {name[:40]!r}")
     return str(name)
+
+
+def check_audit(audit: object) -> Audit:
+    """The value itself, if it can be that of `audit=`. Raises ConfigurationError."""
+    if audit is True or audit is False or audit == "required":
+        return audit
+    raise ConfigurationError(f"audit= is True, False or 'required', not {audit!r}")
 
 
 def canonical_user(kind: UserIdType) -> Callable[[UserId], UserId]:

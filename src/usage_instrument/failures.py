@@ -28,6 +28,9 @@ class Failures:
         self.last_error: str | None = None
         """What the latest attempt failed with; None when it succeeded."""
 
+        self.standing: str | None = None
+        """What is in the way of a part, while all else is written."""
+
     def __bool__(self) -> bool:
         return self._in_a_row > 0
 

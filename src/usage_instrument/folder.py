@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import rejects
+from .audit.recordable import recordable
 from .buffer import Buffer, Drained, Mishap
 from .errors import MetadataError, UserIdError
-from .events import NAME_LENGTH, Use, bucket_start, fitting_metadata, in_words
+from .events import NAME_LENGTH, Access, Use, bucket_start, fitting_metadata, in_words
 from .journal import CorruptJournalError, Journal, Taken
 from .pending import Pending, size_of
 from .settings import Settings
@@ -61,6 +62,7 @@ class Folder:
         self.dropped = 0
         self.rejected = 0
         self.metadata_lost = 0
+        self.audit_lost = 0
         self.held_up = False
         """Whether the journal holds more, for which there was no room in memory."""
         self.beat: float | None = None
@@ -152,7 +154,8 @@ class Folder:
 
     def _new_keys(self, taken: Taken) -> int:
         bucket, counts = self._bucket(self._stamp_of(taken)), self._pending.counts
-        return sum(counts.lacks(bucket, entry[0], self._known(entry[1])) for entry, _ in taken.entries)
+        accesses = sum(isinstance(entry, Use) and entry.access is not None for entry, _ in taken.entries)
+        return accesses + sum(counts.lacks(bucket, entry[0], self._known(entry[1])) for entry, _ in taken.entries)
 
     def _known(self, user: UserId) -> UserId:
         try:
@@ -208,6 +211,10 @@ class Folder:
         return bool(known) and not dropped
 
     def _add_rich(self, bucket: dt.datetime | None, use: Use, stamp: int) -> None:
+        if use.access is not None:
+            self._add_access(use, use.access)
+        if not use.uses:
+            return
         metadata = self._metadata(use)
         if not self._add(bucket, use.feature, [(use.user, use.uses)], stamp) or not metadata:
             return
@@ -215,6 +222,14 @@ class Folder:
         merged = self._pending.counts.annotate(key, metadata)
         if len(merged) > len(metadata) and size_of(merged) > self._settings.metadata_max_bytes:
             self._pending.counts.replace_metadata(key, metadata)
+
+    def _add_access(self, use: Use, access: Access) -> None:
+        if self._pending.room <= 0:
+            self.audit_lost += 1
+            self._lose(rejects.ACCESS, 1)
+            self._say(rejects.ACCESS, f"{self._pending.max_keys} keys wait for the database (max_pending)")
+            return
+        self._pending.accesses.append(recordable(use, access, self._canonical, self._settings.metadata_max_bytes))
 
     def _metadata(self, use: Use) -> dict[str, Any] | None:
         """A use's metadata, if JSON and the bound on its size admit it."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
-from .events import Batch, Count, Loss
+from .events import Batch, Count, Loss, Use
 from .journal import Held, Position
 from .pending import Counts, Pending
 from .rejects import Waiting, today, unique_parts
@@ -66,6 +66,7 @@ class Framer:
         self._counts = Counts()
         self._losses: Counter[tuple[dt.date, str]] = Counter()
         self._parts: deque[tuple[Count, ...]] = deque()
+        self._accesses: deque[Use] = deque()
         self.waiting = Waiting(settings.user_retry)
         self.batch: Batch | None = None
         """The batch to send: the same until it is applied, or definitely rolled back and changed."""
@@ -75,14 +76,22 @@ class Framer:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to send and nothing waits."""
-        return not (self.batch or self._parts or self._counts or self._losses or len(self.waiting))
+        return not (self.batch or self._parts or self._counts or self._losses or len(self.waiting) or self._accesses)
+
+    @property
+    def audits(self) -> bool:
+        """Whether there is something for the audit trail that is in no batch yet."""
+        return bool(self._accesses)
 
     @_alone
     def take(self) -> None:
         """Take over what the folder has folded."""
-        counts, losses, self._taken = self._pending.take()
-        self._counts.absorb(counts, self._metadata_max_bytes)
-        self._losses.update(losses)
+        taken = self._pending.take()
+        self._taken = taken.positions
+        self._counts.absorb(taken.counts, self._metadata_max_bytes)
+        self._losses.update(taken.losses)
+        self._accesses.extend(taken.accesses)
+        self._unframed = self._unframed or bool(taken.accesses)
 
     @_alone
     def give_back(self) -> None:
@@ -96,8 +105,9 @@ class Framer:
         self._losses[today(), reason] += uses
 
     @_alone
-    def next(self, number: int) -> Batch | None:
-        """The batch to send, framed under this number if it is a new one; None when nothing is left.
+    def next(self, number: int, *, audits: bool = True) -> Batch | None:
+        """The batch to send, framed under this number if it is a new one; None when nothing is left, or only accesses
+        where there is no audit trail.
 
         Raises what `keep` raises; the batch is then not to be sent.
         """
@@ -107,7 +117,11 @@ class Framer:
             counts: Collection[Count] = self._parts.popleft() if self._parts else self._counts.take(self._rows)
             losses = tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
             self._losses.clear()
-            self._freeze(number, counts, losses)
+            accesses: list[Use] = []
+            if audits and not counts:
+                accesses = [self._accesses.popleft() for _ in range(min(len(self._accesses), self._rows))]
+                self._unframed = self._unframed or bool(accesses)  # or a recovery would find them in no batch
+            self._freeze(number, counts, losses, accesses)
         if self._keep is not None and self._unframed and self.batch is not None:
             self._keep(self._held(self.batch))
             self._unframed = False
@@ -123,7 +137,7 @@ class Framer:
     def _held(self, batch: Batch) -> Held:
         later = (Batch(number, part) for number, part in enumerate(self._parts, batch.number + 1))
         losses = tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
-        return Held(self._framed, (batch, *later), tuple(self.waiting.counts), losses)
+        return Held(self._framed, (batch, *later), tuple(self.waiting.counts), losses, tuple(self._accesses))
 
     @_alone
     def resume(self, held: Held, number: int) -> None:
@@ -138,6 +152,7 @@ class Framer:
                 self._losses.update({(loss.day, loss.reason): loss.uses for loss in batch.losses})
         self._losses.update({(loss.day, loss.reason): loss.uses for loss in held.losses})
         self.waiting.defer(held.waiting, time.monotonic())
+        self._accesses.extend(held.accesses)
         self._unframed = True
 
     @_alone
@@ -150,8 +165,25 @@ class Framer:
     def change(self, number: int, counts: Collection[Count], *, losses: bool = True) -> None:
         """Frame the batch anew with other counts, after a definite rollback; without any, it is gone."""
         kept = self.batch.losses if self.batch is not None and losses else ()
-        self._freeze(number, counts, kept)
+        accesses = self.batch.accesses if self.batch is not None else ()
+        self._freeze(number, counts, kept, accesses)
         self._unframed = True
+
+    @_alone
+    def drop(self, number: int) -> None:
+        """Give up all that the batch has; its number is free."""
+        self._freeze(number, (), ())
+        self._unframed = True
+
+    @_alone
+    def narrow(self, number: int) -> None:
+        """Frame the first half of the batch's accesses anew; the second is sent afterwards."""
+        if self.batch is not None:
+            accesses = self.batch.accesses
+            half = len(accesses) // 2
+            self._accesses.extendleft(reversed(accesses[half:]))
+            self._freeze(number, (), self.batch.losses, accesses[:half])
+            self._unframed = True
 
     @_alone
     def split(self, number: int) -> None:
@@ -198,17 +230,21 @@ class Framer:
         """Tell the folder how much of the bound on memory is in use here."""
         batch = self.batch.counts if self.batch is not None else ()
         held = [count for part in (batch, *self._parts) for count in part]
+        accesses = len(self._accesses) + (len(self.batch.accesses) if self.batch is not None else 0)
         with self._pending.lock:
-            self._pending.with_writer_keys = self._counts.keys + len(held) + len(self.waiting)
+            self._pending.with_writer_accesses = accesses
+            self._pending.with_writer_keys = self._counts.keys + len(held) + len(self.waiting) + accesses
             self._pending.with_writer_uses = self._counts.uses + sum(count.uses for count in held) + self.waiting.uses
 
-    def _freeze(self, number: int, counts: Collection[Count], losses: tuple[Loss, ...]) -> None:
+    def _freeze(
+        self, number: int, counts: Collection[Count], losses: tuple[Loss, ...], accesses: Collection[Use] = ()
+    ) -> None:
         """The one place where rows are sorted: two writers must meet their common rows in the same order. The
         anonymous user's, which every process writes, come last, so that they are locked for the shortest time."""
         self.in_doubt = False
         self.turn += 1
-        if not counts and not losses:
+        if not counts and not losses and not accesses:
             self.batch = None
             return
         ordered = sorted(counts, key=lambda count: (count.user is None, count.user or 0, count.feature))
-        self.batch = Batch(number, tuple(ordered), losses)
+        self.batch = Batch(number, tuple(ordered), losses, tuple(accesses))

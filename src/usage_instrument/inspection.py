@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Index, Table, exc, inspect, literal, select
@@ -38,11 +38,16 @@ def check(connection: Connection, tables: Tables) -> list[Problem]:
         if not inspector.has_table(table.name, schema=table.schema):
             missing.append(table)
             continue
-        problems += _check_columns(connection, inspector, table, tables)
+        found = _check_columns(connection, inspector, table, tables)
+        problems += found if table is not tables.access else [replace(each, blocks_writing=False) for each in found]
         if table in (tables.usage, tables.history):
             problems += _check_keys(connection, inspector, table, tables)
+        if table is tables.access:
+            problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
-    problems += [Problem(f"table {table.fullname} does not exist: {fix}", True) for table in missing]
+    problems += [
+        Problem(f"table {table.fullname} does not exist: {fix}", table is not tables.access) for table in missing
+    ]
     return sorted(problems, key=lambda problem: not problem.blocks_writing)
 
 
@@ -111,15 +116,25 @@ def missing_indexes(connection: Connection, table: Table) -> list[Index]:
     return [index for index in plain if not any(names[: len(index.columns)] == index.columns.keys() for names in live)]
 
 
+def _missing_index(table: Table, index: Index) -> Problem:
+    return Problem(f"table {table.fullname} has no index {index.name}: {UPGRADE}", False)
+
+
+def audit_problem(connection: Connection, tables: Tables) -> str | None:
+    """Why the audit trail cannot be written, if it cannot."""
+    inspector, access = inspect(connection), tables.access
+    if not inspector.has_table(access.name, schema=access.schema):
+        return f"table {access.fullname} does not exist: {CREATE}"
+    problems = _check_columns(connection, inspector, access, tables)
+    return problems[0].message if problems else None
+
+
 def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
     name = UNIQUE_USAGE if table is tables.usage else UNIQUE_HISTORY
     problems = []
     if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
         problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
-    problems += [
-        Problem(f"table {table.fullname} has no index {index.name}: {UPGRADE}", False)
-        for index in missing_indexes(connection, table)
-    ]
+    problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
     if tables.users is not None and live_target(connection, table) is None:
         problems.append(
             Problem(

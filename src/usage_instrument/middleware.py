@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import partial
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
 
+from .carrier import is_login_redirect as is_login_redirect
 from .catalog import Catalog, Feature, declared, features_of
 from .context import SCOPE_KEY, Holder, Kind, Override, Request, holder, judge, request_of
 from .errors import FeatureNameError, UsageInstrumentError
@@ -262,17 +262,6 @@ class Counter:
 
 def _stated(user: Callable[[Carrier], object], carrier: Carrier) -> UserId:
     return user_id_of(user(carrier))
-
-
-def is_login_redirect(location: str, path: str) -> bool:
-    """Whether a redirect leads to a login page that is to send the user back: to `next`, which is where they are.
-
-    So do Flask-Login, Starlette's `requires` and Django's `login_required`.
-    """
-    query = urlsplit(location).query
-    if "next=" not in query:
-        return False
-    return any(unquote(urlsplit(url).path) == path for url in parse_qs(query).get("next", ()))
 
 
 def _first_line(endpoint: object) -> str | None:

@@ -7,9 +7,9 @@ import json
 from _thread import allocate_lock
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-from .events import Count
+from .events import Count, Use
 from .typing import UserId
 
 # A key's value packs when it was last used (microseconds since 1970) and how often into one int: at a million
@@ -158,6 +158,15 @@ def size_of(metadata: dict[str, Any]) -> int:
     return len(json.dumps(metadata, separators=(",", ":")))
 
 
+class Waiting(NamedTuple):
+    """What the writer takes over at once."""
+
+    counts: Counts
+    losses: Counter[tuple[dt.date, str]]
+    accesses: list[Use]
+    positions: tuple[Any, ...]
+
+
 class Pending:
     """What the folder has folded and the writer has not yet taken. Only these two threads meet at its lock."""
 
@@ -166,28 +175,37 @@ class Pending:
         self.max_keys = max_keys
         self.counts = Counts()
         self.losses: Counter[tuple[dt.date, str]] = Counter()
+        self.accesses: list[Use] = []
+        """For the audit trail, in their order; each takes the room of a key."""
         self.positions: tuple[Any, ...] = ()
         """How far the journal is read: what is here, or was taken, is all that stood before."""
         self.with_writer_keys = 0
-        """Keys that the writer took and has not written; they count against the bound."""
+        """Keys and accesses that the writer took and has not written; they count against the bound."""
         self.with_writer_uses = 0
+        self.with_writer_accesses = 0
 
     @property
     def room(self) -> int:
         """How many further keys may wait."""
-        return self.max_keys - self.counts.keys - self.with_writer_keys
+        return self.max_keys - self.counts.keys - len(self.accesses) - self.with_writer_keys
 
     @property
     def uses(self) -> int:
         """How many uses wait here or with the writer."""
         return self.counts.uses + self.with_writer_uses
 
-    def take(self) -> tuple[Counts, Counter[tuple[dt.date, str]], tuple[Any, ...]]:
+    @property
+    def audits(self) -> int:
+        """How many accesses wait here or with the writer."""
+        return len(self.accesses) + self.with_writer_accesses
+
+    def take(self) -> Waiting:
         """Everything that waits, for the writer, and how far the journal is read by it."""
         with self.lock:
-            counts, losses = self.counts, self.losses
+            counts, losses, accesses = self.counts, self.losses, self.accesses
             # Before they leave: whoever looks meanwhile may see uses twice, but never misses them.
-            self.with_writer_keys += counts.keys
+            self.with_writer_keys += counts.keys + len(accesses)
             self.with_writer_uses += counts.uses
-            self.counts, self.losses = Counts(), Counter()
-            return counts, losses, self.positions
+            self.with_writer_accesses += len(accesses)
+            self.counts, self.losses, self.accesses = Counts(), Counter(), []
+            return Waiting(counts, losses, accesses, self.positions)

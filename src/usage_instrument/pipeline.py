@@ -6,21 +6,19 @@ import logging
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
-from uuid import UUID
 
 from . import lifecycle
+from .backend import Backend
 from .buffer import Buffer
 from .catalog import Catalog
 from .events import Use, in_words
 from .folder import Folder
 from .framer import Unwritten
 from .journal import Journal
-from .ledger import Ledger
 from .pending import Pending
 from .recovery import Recovery
 from .settings import Settings
 from .stats import Stats
-from .store import Store
 from .ticket import Ticket, in_event_loop
 from .typing import UserId
 from .writer import Writer
@@ -37,11 +35,9 @@ class Pipeline:
     def __init__(
         self,
         settings: Settings,
-        database: str,
+        backend: Backend,
         catalog: Catalog,
         canonical: Callable[[UserId], UserId],
-        open_store: Callable[[], Store],
-        new_ledger: Callable[[UUID | None], Ledger],
         armed_changed: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -57,11 +53,19 @@ class Pipeline:
         recover = None
         if settings.journal is not None:
             self.journal = Journal(
-                settings.journal, database, settings.journal_max_bytes, settings.max_pending, self._spill
+                settings.journal, backend.name, settings.journal_max_bytes, settings.max_pending, self._spill
             )
-            recover = Recovery(settings.journal, database, settings, canonical, new_ledger).run
+            recover = Recovery(settings.journal, backend.name, settings, canonical, backend.new_ledger).run
         self.writer = Writer(
-            self._pending, settings, catalog, open_store, new_ledger, self.journal, recover, self._refill, self._ended
+            self._pending,
+            settings,
+            catalog,
+            backend.open_store,
+            backend.new_ledger,
+            self.journal,
+            recover,
+            self._refill,
+            self._ended,
         )
         self._folder = Folder(
             self.buffer, self._pending, settings, canonical, self._forward, self.journal, armed_changed
@@ -175,7 +179,7 @@ class Pipeline:
         ticket = Ticket(timeout, final=final)
         if not self.armed:
             # In the order of the way that a use takes: none can slip past.
-            if not (self._unread or self._folder.at_work or self._pending.uses):
+            if not (self._unread or self._folder.at_work or self._pending.uses or self._pending.audits):
                 ticket.answer = True
                 return ticket
             self.arm()
@@ -234,8 +238,11 @@ class Pipeline:
             dropped=folder.dropped + writer.dropped + recovered.dropped,
             rejected=folder.rejected + writer.rejected + recovered.rejected,
             metadata_lost=folder.metadata_lost + writer.metadata_lost + recovered.metadata_lost,
+            audited=writer.audited + recovered.audited,
+            audit_pending=self._pending.audits,
+            audit_lost=folder.audit_lost + writer.audit_lost + recovered.audit_lost,
             retries=writer.failures.retries + recovered.retries,
-            last_error=writer.failures.last_error,
+            last_error=writer.failures.last_error or writer.failures.standing,
             heartbeat=None if beat is None else max(time.monotonic() - beat, 0.0),
             writer_id=None if ledger is None else str(ledger.writer_id),
         )

@@ -112,10 +112,14 @@ class Recovery:
             dropped=folder.dropped + writer.dropped,
             rejected=folder.rejected + writer.rejected,
             metadata_lost=folder.metadata_lost + writer.metadata_lost,
+            audited=writer.audited,
+            audit_lost=folder.audit_lost + writer.audit_lost,
             retries=writer.failures.retries,
         )
         if not done:
-            return replace(figures, unfinished=(home.path,), last_error=writer.failures.last_error)
+            return replace(
+                figures, unfinished=(home.path,), last_error=writer.failures.last_error or store.audit_problem
+            )
         if journal.retire() and writer.ledger is not None and writer.ledger.registered:
             try:
                 store.retire(writer.ledger)

@@ -16,6 +16,8 @@ USER_TYPE = "user id of another type"
 UNKNOWN_USER = "unknown user"
 REFUSED = "refused by the database"
 CAPTURE = "bad capture"
+ACCESS = "access not recorded"
+"""Booked in accesses, not in uses."""
 
 
 def in_words(error: Exception) -> str:

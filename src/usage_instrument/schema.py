@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from . import dialects
+from .audit.table import define_access
 from .columns import Now, feature_column, json_object, timestamp
 from .dialects.base import key
 from .errors import ConfigurationError
@@ -42,7 +43,7 @@ logger = logging.getLogger("usage_instrument")
 UNIQUE_USAGE = "uq_feature_usage_user_feature"
 UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"
 _INFO = "usage_instrument"
-_TABLES = 5
+_TABLES = 6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,6 +60,8 @@ class Tables:
     """`feature_usage_catalog`: every feature that code declares."""
     losses: Table
     """`feature_usage_losses`: what was dropped or rejected."""
+    access: Table
+    """`feature_usage_access`: the audit trail."""
     user_id_type: UserIdType
     """The type of a user's id."""
     users: str | None
@@ -68,7 +71,7 @@ class Tables:
         return f"Tables({self.usage.fullname!r}, user_id_type={self.user_id_type!r}, users={self.users!r})"
 
     def __iter__(self) -> Iterator[Table]:
-        return iter((self.usage, self.writers, self.history, self.catalog, self.losses))
+        return iter((self.usage, self.writers, self.history, self.catalog, self.losses, self.access))
 
     @classmethod
     def of(cls, model: Any) -> Tables:
@@ -202,7 +205,8 @@ def define_tables(
             dialect.constrain(table, unique, user_id_type)
     # What is asked of the history is asked of its last days, and what is pruned are its first. Updates stay in place.
     Index(f"ix_{history.name}_bucket_start", history.c.bucket_start)
-    tables = Tables(usage, writers, history, catalog, losses, user_id_type, name_of(target))
+    access = define_access(metadata, schema, user_type)
+    tables = Tables(usage, writers, history, catalog, losses, access, user_id_type, name_of(target))
     metadata.info.setdefault(_INFO, {})[usage.fullname] = tables
     return tables
 

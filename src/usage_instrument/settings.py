@@ -18,6 +18,7 @@ ENVIRONMENT_PREFIX = "USAGE_INSTRUMENT_"
 DATABASE_VARIABLE = ENVIRONMENT_PREFIX + "DATABASE_URL"
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
+_KEY_LENGTH = 32
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -68,6 +69,10 @@ class Settings:
     callable, or where it is to be found: `"myapp.privacy:scrub"`."""
     service: str = ""
     """The name of the program that writes, for fleets that share a database."""
+    audit_timeout: float = 2.0
+    """Seconds that a call which is audited as `"required"` waits for its row."""
+    audit_key: str | None = dataclasses.field(default=None, repr=False)
+    """A secret, without which nobody can make or mend a link of the audit trail; None for a chain of plain hashes."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -180,6 +185,17 @@ def _optional_text(name: str, value: object) -> str | None:
     return None if value is None else _text(name, value)
 
 
+def _secret(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) < _KEY_LENGTH:  # which is not repeated
+        raise ConfigurationError(
+            f"{name} is a secret of at least {_KEY_LENGTH} characters; "
+            "`python -c 'import secrets; print(secrets.token_hex(32))'` makes one"
+        )
+    return value
+
+
 def _path(name: str, value: object) -> str | None:
     if value is None:
         return None
@@ -199,7 +215,7 @@ def _callable(name: str, value: object) -> object:
     return value
 
 
-_NULLABLE = {"users", "schema", "history", "journal", "before_track"}
+_NULLABLE = {"users", "schema", "history", "journal", "before_track", "audit_key"}
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(
         (
@@ -209,6 +225,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
             "statement_timeout",
             "history_retention",
             "user_retry",
+            "audit_timeout",
         ),
         _duration,
     ),
@@ -220,4 +237,5 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "service": _text,
     "before_track": _callable,
     "journal": _path,
+    "audit_key": _secret,
 }

@@ -24,6 +24,12 @@ class Stats:
     """Uses refused: a bad user id, an unknown user, a value that the database does not take."""
     metadata_lost: int = 0
     """Uses that were kept without their metadata."""
+    audited: int = 0
+    """Rows that a committed transaction has put into the audit trail."""
+    audit_pending: int = 0
+    """Accesses that wait to be written there."""
+    audit_lost: int = 0
+    """Accesses given up: memory was full, or their fate could not be known."""
     retries: int = 0
     """Attempts to write that failed and were, or will be, repeated."""
     last_error: str | None = None
@@ -44,6 +50,8 @@ class Recovered:
     dropped: int = 0
     rejected: int = 0
     metadata_lost: int = 0
+    audited: int = 0
+    audit_lost: int = 0
     retries: int = 0
     parked: tuple[Path, ...] = ()
     """Directories that need a person's look."""
@@ -64,6 +72,8 @@ class Recovered:
             dropped=self.dropped + other.dropped,
             rejected=self.rejected + other.rejected,
             metadata_lost=self.metadata_lost + other.metadata_lost,
+            audited=self.audited + other.audited,
+            audit_lost=self.audit_lost + other.audit_lost,
             retries=self.retries + other.retries,
             parked=self.parked + other.parked,
             unfinished=self.unfinished + other.unfinished,

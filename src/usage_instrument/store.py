@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from sqlalchemy import ColumnClause, ColumnElement, Connection, Table, column, exc, insert, select, table, update
 
 from . import dialects, inspection
+from .audit.chain import Chain
 from .errors import ConfigurationError, SchemaError, UsageInstrumentError
 from .events import Batch, Loss
 from .ledger import Ledger, utcnow
@@ -57,6 +58,9 @@ class Store:
         self._dialect = dialects.get(connector.dialect_name)
         self._flush: Flush | None = None
         self._users: ColumnElement[Any] | None = None
+        self._chain = Chain(settings.audit_key)
+        self.audit_problem: str | None = None
+        """Why the audit trail cannot be written, if it cannot; open() ran."""
 
     def __str__(self) -> str:
         return str(self._connector)
@@ -77,6 +81,15 @@ class Store:
                 id_: ColumnClause[Any] = column(name, self._tables.usage.c.user_id.type)
                 self._users = table(table_name, id_, schema=schema_name).c[name]
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
+            self.audit_problem = inspection.audit_problem(connection, self._tables)
+
+        self._transact(look)
+
+    def look_again(self) -> None:
+        """Whether what was in the way of the audit trail is there no more. Raises WriteError."""
+
+        def look(connection: Connection) -> None:
+            self.audit_problem = inspection.audit_problem(connection, self._tables)
 
         self._transact(look)
 
@@ -88,15 +101,26 @@ class Store:
     def write(self, ledger: Ledger, batch: Batch) -> Outcome:
         """Apply a batch unless it is applied already. Raises WriteError; a definite one left no trace."""
         flush = cast("Flush", self._flush)  # open() ran
+        rows = self._chain.rows(batch.accesses, self._settings.service)
+        moved = False
 
         def apply(connection: Connection) -> Outcome:
-            if flush.apply(connection, ledger, batch):
+            nonlocal moved
+            moved = flush.apply(connection, ledger, batch)
+            if moved:
                 for loss in batch.losses:
                     self._book(connection, loss)
+                if rows:
+                    connection.execute(insert(self._tables.access), rows)
                 return Outcome.APPLIED
             return Outcome.GONE if ledger.position(connection) is UNSET else Outcome.APPLIED
 
-        return self._transact(apply)
+        outcome = self._transact(apply)
+        if moved:
+            self._chain.appended(rows)
+        elif rows:  # by an earlier attempt, of whose rows nobody knows whose chain they continue
+            self._chain = Chain(self._settings.audit_key)
+        return outcome
 
     def unknown_users(self, users: Collection[UserId]) -> set[UserId]:
         """Those of the users that the users table does not hold. Raises WriteError."""

@@ -8,16 +8,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .catalog import Catalog, Feature, declared
-from .errors import MetadataError, UserIdError
+from .errors import AuditUnavailable, MetadataError, UserIdError
 from .events import canonical_user, fitting_metadata
 from .identity import user_id_of
 from .settings import Settings
-from .typing import UNSET, UserId, UserIdType
+from .typing import UNSET, Outcome, UserId, UserIdType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .events import Use
+    from .events import Access, Use
 
 
 class CapturedUse(NamedTuple):
@@ -27,6 +27,16 @@ class CapturedUse(NamedTuple):
     user: UserId = None
     metadata: dict[str, Any] | None = None
     uses: int = 1
+
+
+class CapturedAccess(NamedTuple):
+    """What the audit trail would hold: an access, or the attempt that is committed before it."""
+
+    feature: str
+    user: UserId
+    outcome: Outcome
+    actor: UserId = None
+    metadata: dict[str, Any] | None = None
 
 
 class Rejected(NamedTuple):
@@ -48,6 +58,8 @@ class CapturedUsage:
         self._canonical = canonical_user(user_id_type) if user_id_type is not None else _as_given
         self.uses: list[CapturedUse] = []
         """What was counted."""
+        self.accesses: list[CapturedAccess] = []
+        """What was audited; one that is required is there twice, as `attempted` and with its outcome."""
         self.rejected: list[Rejected] = []
         """What was not, as its user or its name was none."""
         self.metadata_lost: list[Rejected] = []
@@ -78,7 +90,7 @@ class CapturedUsage:
 
     def clear(self) -> None:
         """Forget what was captured so far."""
-        for kept in (self.uses, self.rejected, self.metadata_lost, self.complaints):
+        for kept in (self.uses, self.accesses, self.rejected, self.metadata_lost, self.complaints):
             kept.clear()
 
     def _told(self) -> str:
@@ -101,7 +113,30 @@ class CapturedUsage:
                 metadata = json.loads(fitting_metadata(use.metadata, self._max_bytes))
             except MetadataError as error:
                 self.lose_metadata(use.feature, error)
-        self._keep(CapturedUse(use.feature, use.user, metadata, use.uses))
+        if use.access is not None:
+            self._keep_access(use, use.access, metadata)
+        if use.uses:
+            self._keep(CapturedUse(use.feature, use.user, metadata, use.uses))
+
+    def admit(self, use: Use) -> None:
+        """As Recorder.admit: everybody gets through whose access a database would take."""
+        try:
+            self._canonical(use.user)
+        except UserIdError as error:
+            raise AuditUnavailable.of(use.feature, str(error)) from None
+        self.record(use)
+
+    async def aadmit(self, use: Use) -> None:
+        """As Recorder.aadmit."""
+        self.admit(use)
+
+    def _keep_access(self, use: Use, access: Access, metadata: dict[str, Any] | None) -> None:
+        try:
+            who, actor = self._canonical(use.user), self._canonical(access.actor)
+        except UserIdError as error:  # the trail holds it all the same, with a word about the id
+            self.reject(use.feature, error, 0)
+            who = actor = None
+        self.accesses.append(CapturedAccess(use.feature, who, access.outcome, actor, metadata))
 
     def _keep(self, use: CapturedUse) -> None:
         try:

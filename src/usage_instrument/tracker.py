@@ -6,24 +6,24 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 from . import capture, context, engines, identity, lifecycle, rejects
+from .audit.gate import Gate
+from .backend import Backend
 from .buffer import Mishap
 from .catalog import Catalog, Feature
-from .errors import ConfigurationError, UserIdError
+from .errors import AuditUnavailable, UserIdError
 from .events import Use, canonical_user, check_feature, fitting_metadata
 from .journal import check_place
-from .ledger import Ledger
 from .live import FeatureUse, Live, in_thread
 from .pipeline import Pipeline
 from .settings import Settings
 from .stats import Stats
-from .store import Store
 from .ticket import Ticket
-from .typing import UNSET, Metadata, UserId
+from .typing import UNSET, Audit, Metadata, UserId
 
 if TYPE_CHECKING:
     from .schema import Tables
@@ -53,17 +53,10 @@ class Tracker:
         self.settings = settings if settings is not None else Settings.from_environment()
         if self.settings.journal is not None:
             check_place(self.settings.journal)
-        if database is None and self.settings.enabled:
-            raise ConfigurationError("no database: pass its URL, or an Engine")
-        self.database = None if database is None else engines.parse(database)
-        if self.database is not None:
-            engines.connect(self.database)  # a missing driver is told here, not by the first flush
-        if tables is not None and not hasattr(tables, "user_id_type"):
-            raise ConfigurationError(
-                f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
-            )
-        self.tables_given = self._tables = tables
-        self.user_id_type = tables.user_id_type if tables is not None else self.settings.user_id_type
+        self._backend = Backend(database, self.settings, tables)
+        self.database = self._backend.database
+        self.tables_given = self._backend.tables_given
+        self.user_id_type = self._backend.user_id_type
         self._canonical = canonical_user(self.user_id_type)
         self._left_behind: list[object] = []
         self._said: set[str] = set()
@@ -72,15 +65,13 @@ class Tracker:
         self.catalog.attach(self)
 
     def __repr__(self) -> str:
-        return f"Tracker({'' if self.database is None else engines.masked(self.database)})"
+        return f"Tracker({self._backend})"
 
     def _renew(self) -> None:
         """An empty pipeline without threads. Only assigns: a forked child runs it in the fork itself."""
-        name = "" if self.database is None else engines.named(self.database, self.settings.schema)
-        self._pipeline = Pipeline(
-            self.settings, name, self.catalog, self._canonical, self._open_store, self._new_ledger, self._swap
-        )
-        self._live = None if self.database is None else Live(self.database, self._tables_in_use)
+        self._pipeline = Pipeline(self.settings, self._backend, self.catalog, self._canonical, self._swap)
+        self._gate = self._backend.new_gate(self._canonical)
+        self._live = None if self.database is None else Live(self.database, self._backend.tables)
 
     # ---- capture
 
@@ -91,14 +82,22 @@ class Tracker:
         user: object = UNSET,
         metadata: Metadata | None = None,
         count: int = 1,
+        audit: Audit = False,
     ) -> None:
-        """Record that `user` used `feature` `count` times.
+        """As usage_instrument.track, for this tracker."""
+        capture.track(self, feature, user, metadata, count, audit)
 
-        Without `user`, it is who `as_user` or `identify` said, else anonymous; `user=None` is anonymous. Never
-        raises and never waits for the database; with `strict`, a mistake raises FeatureNameError, UserIdError,
-        MetadataError or ValueError.
-        """
-        capture.track(self, feature, user, metadata, count)
+    async def atrack(
+        self,
+        feature: str,
+        *,
+        user: object = UNSET,
+        metadata: Metadata | None = None,
+        count: int = 1,
+        audit: Audit = False,
+    ) -> None:
+        """As track, without blocking the event loop."""
+        await capture.atrack(self, feature, user, metadata, count, audit)
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
         """As Recorder.sink: the deque's own append once the threads run, so that a capture costs that and no more."""
@@ -109,10 +108,13 @@ class Tracker:
         return self._pipeline.sink(feature.name) or partial(self._append_first, feature.name)
 
     def _append_first(self, feature: str, user: UserId) -> None:
+        self._live_on()
+        self._pipeline.take(feature, user)
+
+    def _live_on(self) -> None:
         lifecycle.notice_fork()
         if not self._pipeline.armed:
             lifecycle.watch(self)
-        self._pipeline.take(feature, user)
 
     def _record_plain(self, feature: str, user: UserId) -> None:
         self.record(Use(feature, user))
@@ -121,17 +123,27 @@ class Tracker:
         """As Recorder.record."""
         if not self.settings.enabled:
             return
-        rule = self.settings.before_track
-        kept = use if rule is None else capture.screened(self, rule, use)
-        if kept is not None:
+        for kept in capture.screened(self, self.settings.before_track, use):
             if self.settings.strict:
                 self._canonical(kept.user)
                 if kept.metadata:
                     fitting_metadata(kept.metadata, self.settings.metadata_max_bytes)
-            lifecycle.notice_fork()
-            if not self._pipeline.armed:
-                lifecycle.watch(self)
+            self._live_on()
             self._pipeline.record(kept)
+
+    def admit(self, use: Use) -> None:
+        """As Recorder.admit."""
+        self._at_gate(use).admit(capture.screened(self, self.settings.before_track, use)[0])
+
+    async def aadmit(self, use: Use) -> None:
+        """As Recorder.aadmit."""
+        await self._at_gate(use).aadmit(capture.screened(self, self.settings.before_track, use)[0])
+
+    def _at_gate(self, use: Use) -> Gate:
+        if not self.settings.enabled:
+            raise AuditUnavailable.of(use.feature, "the tracker is not enabled; in a test, use capture_usage()")
+        self._live_on()
+        return self._gate
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""
@@ -176,31 +188,11 @@ class Tracker:
 
     def reset_after_fork(self) -> None:
         """As Mortal.reset_after_fork. The parent's connection stays referenced: closing it here would end it there."""
-        self._left_behind += (self._pipeline, self._live)
+        self._left_behind += (self._pipeline, self._live, self._gate)
         if self._pipeline.journal is not None:
             self._pipeline.journal.abandon()
         self._renew()
         self._swap()
-
-    def _open_store(self) -> Store:
-        if self.database is None:
-            raise ConfigurationError("no database")
-        connector = engines.connect(self.database, self.settings.statement_timeout)
-        return Store(connector, self._tables_in_use(), self.settings)
-
-    def _new_ledger(self, writer_id: UUID | None) -> Ledger:
-        return Ledger(self._tables_in_use(), self.settings.service, writer_id)
-
-    def _tables_in_use(self) -> Tables:
-        if self._tables is None:
-            from sqlalchemy import MetaData
-
-            from .schema import define_tables
-
-            self._tables = define_tables(
-                MetaData(), schema=self.settings.schema, users=None, user_id_type=self.settings.user_id_type
-            )
-        return self._tables
 
     # ---- flush, exit, figures
 
@@ -220,15 +212,22 @@ class Tracker:
 
         Waits up to `timeout` seconds (`shutdown_timeout` unless given). The next capture starts anew.
         """
-        ticket = self._ask(timeout, final=True)
+        ticket, gate = self._ask(timeout, final=True), self._close_gate(timeout)
         ticket.wait()
+        gate.wait()
         return self._closed(ticket)
 
     async def ashutdown(self, timeout: float | None = None) -> bool:
         """As shutdown, without blocking the event loop."""
-        ticket = self._ask(timeout, final=True)
+        ticket, gate = self._ask(timeout, final=True), self._close_gate(timeout)
         await ticket.await_()
+        await gate.await_()
         return self._closed(ticket)
+
+    def _close_gate(self, timeout: float | None) -> Ticket:
+        gate, self._gate = self._gate, self._backend.new_gate(self._canonical)
+        self._gate.committed = gate.committed  # of the tracker, as all figures are
+        return gate.close(self.settings.shutdown_timeout if timeout is None else timeout)
 
     def _closed(self, ticket: Ticket) -> bool:
         if self._live is not None:
@@ -275,17 +274,20 @@ class Tracker:
 
     def begin_exit(self, deadline: float) -> Callable[[], bool]:
         """As Mortal.begin_exit."""
-        ticket = self._ask(max(deadline - time.monotonic(), 0.0), final=True)
+        left = max(deadline - time.monotonic(), 0.0)
+        ticket, gate = self._ask(left, final=True), self._close_gate(left)
 
         def wait() -> bool:
             ticket.wait()
+            gate.wait()
             return self._closed(ticket)
 
         return wait
 
     def stats(self) -> Stats:
         """This tracker's figures in this process."""
-        return self._pipeline.stats()
+        stats = self._pipeline.stats()
+        return replace(stats, audited=stats.audited + self._gate.committed)
 
     # ---- who, and whether
 
@@ -295,15 +297,15 @@ class Tracker:
 
         return tracks(feature, catalog=self.catalog, **options)
 
-    def identify(self, user: object) -> None:
-        """State who the user of the current request or task is. Outside of one it is ignored, and said once."""
-        capture.identify(self, user)
+    def identify(self, user: object, *, actor: object = UNSET) -> None:
+        """As usage_instrument.identify, for this tracker."""
+        capture.identify(self, user, actor)
 
-    def as_user(self, user: object) -> AbstractContextManager[object]:
-        """The captures inside are this user's, anywhere; a bad id makes them rejected (with `strict`, it raises)."""
+    def as_user(self, user: object, *, actor: object = UNSET) -> AbstractContextManager[object]:
+        """As usage_instrument.as_user, for this tracker."""
         if self.settings.strict:
             identity.user_id_of(user)
-        return context.as_user(user)
+        return context.as_user(user, actor)
 
     def paused(self) -> AbstractContextManager[None]:
         """Nothing inside is captured."""

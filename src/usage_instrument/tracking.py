@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_args
 
 from .arguments import Read, Source
+from .audited import AuditedCapture, audited_coroutine, audited_function
 from .catalog import Catalog, Feature, declared
 from .errors import ConfigurationError, DeclarationError
-from .events import check_feature
+from .events import check_audit, check_feature
 from .outcome import Capture
-from .typing import UNSET, Metadata, Unset, UserId, When
+from .typing import UNSET, Audit, Metadata, Unset, UserId, When
 from .wrappers import (
     ANY,
     Function,
@@ -44,6 +45,7 @@ def tracks(
     metadata: Metadata | Iterable[str] | Callable[..., Metadata | None] | None = None,
     when: When = "success",
     description: str | None = None,
+    audit: Audit = False,
     catalog: Catalog = declared,
 ) -> Tracks:
     """Count the calls of what this decorates as uses of `feature` (1 to 100 characters).
@@ -57,6 +59,8 @@ def tracks(
       request, the status of a response that the call returns decides as well. A coroutine ends with its
       await, a generator when it is exhausted or closed; one that never started is no use, but for `"call"`.
     - `description`: what the feature is, for the catalogue; otherwise the docstring's first line.
+    - `audit`: True records each call in the audit trail as well, however it ends; with `"required"`, that it is
+      attempted is committed before it begins, or AuditUnavailable is raised and it does not. Not for generators.
 
     Arguments are read when the body begins, so they are what the caller passed. A callable that raises costs
     the host nothing: without a user the use is rejected, without metadata it counts all the same. On a class,
@@ -65,13 +69,13 @@ def tracks(
     Raises, when decorating: FeatureNameError, and ConfigurationError for `when` (ValueErrors); UserIdError,
     MetadataError and DeclarationError (TypeErrors).
     """
-    return Tracks(feature, user, user_arg, metadata, when, description, catalog)
+    return Tracks(feature, user, user_arg, metadata, when, description, audit, catalog)
 
 
 class Tracks:
     """What `tracks` returns: a decorator for any number of callables of one feature."""
 
-    __slots__ = ("_options", "catalog", "description", "feature", "source", "when")
+    __slots__ = ("_options", "audit", "catalog", "description", "feature", "source", "when")
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Tracks:
         metadata: object,
         when: When,
         description: str | None = None,
+        audit: Audit = False,
         catalog: Catalog = declared,
     ) -> None:
         if callable(feature):
@@ -90,6 +95,7 @@ class Tracks:
         if when not in get_args(When):
             raise ConfigurationError(f"when= is one of {', '.join(map(repr, get_args(When)))}, not {when!r}")
         self.when = when
+        self.audit = check_audit(audit)
         self.source = Source(user, user_arg, metadata)
         self.description = description
         self.catalog = catalog
@@ -105,7 +111,7 @@ class Tracks:
     def __reduce__(self) -> Any:
         if self.catalog is not declared:
             raise TypeError(f"cannot pickle {self!r}: it belongs to a Tracker of this process")
-        return Tracks, (self.feature, *self._options, self.when, self.description)
+        return Tracks, (self.feature, *self._options, self.when, self.description, self.audit)
 
     def __copy__(self) -> Tracks:
         return self
@@ -144,6 +150,8 @@ class Tracks:
 
     def _wrap(self, function: Function, read: Read | None, kind: Kind, feature: Feature, *, simple: bool) -> Function:
         hidden = hidden_kind_of(function) if kind == "function" else kind
+        if self.audit:
+            return self._wrap_audited(function, read or says_nothing, kind, feature)
         if read is None and self.when == "success":
             if kind == "coroutine":
                 return plain_coroutine(function, feature)
@@ -159,6 +167,15 @@ class Tracks:
         if simple and function.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE:
             return types.coroutine(wrapped)
         return wrapped
+
+    def _wrap_audited(self, function: Function, read: Read, kind: Kind, feature: Feature) -> Function:
+        if kind in ("generator", "async generator"):
+            raise DeclarationError(
+                f"@tracks({self.feature!r}, audit={self.audit!r}) takes no {kind}, whose body runs piece by piece and "
+                "maybe never: audit the function that hands it out"
+            )
+        capture = AuditedCapture(feature, _COUNTS[self.when], required=self.audit == "required")
+        return (audited_coroutine if kind == "coroutine" else audited_function)(function, read, capture)
 
     def _track_class(self, cls: Any) -> Any:
         """The class itself; its `__init__` counts when it makes an instance of exactly this class."""

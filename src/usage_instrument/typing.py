@@ -34,6 +34,10 @@ Metadata: TypeAlias = Mapping[str, Any]
 """The context of a use: a JSON object."""
 When: TypeAlias = Literal["success", "call", "failure"]
 """Which calls of a tracked function are uses."""
+Outcome: TypeAlias = Literal["attempted", "success", "denied", "failed"]
+"""What became of an access; `attempted` is said before a call, when nothing has become of it yet."""
+Audit: TypeAlias = Literal[False, True, "required"]
+"""Whether each access to a feature is recorded: not, with the next flush, or before it happens."""
 Bucket: TypeAlias = Literal["hour", "day"]
 """The grain of the history."""
 Unit: TypeAlias = Literal["hour", "day", "week", "month"]
@@ -62,6 +66,12 @@ class Recorder(Protocol):
 
     def record(self, use: Use) -> None:
         """Take a use that is more than a user: with metadata, with a count, or under a name made at run time."""
+
+    def admit(self, use: Use) -> None:
+        """Commit an access before it happens; waits for the database. Raises AuditUnavailable."""
+
+    async def aadmit(self, use: Use) -> None:
+        """As admit, without blocking the event loop."""
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """Count uses that cannot be kept, and say why."""

@@ -7,7 +7,7 @@ import random
 import time
 from _queue import Empty, SimpleQueue
 from _thread import allocate_lock
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from uuid import UUID
 
@@ -15,12 +15,13 @@ from . import rejects
 from .catalog import Catalog
 from .dialects import Fault
 from .errors import ConfigurationError
-from .events import Batch, Count, in_words
+from .events import Batch
 from .failures import Failures
 from .framer import Framer, Unwritten
 from .housekeeping import Housekeeping, Recover
 from .journal import Frame, Held, Journal
 from .ledger import Ledger
+from .mending import Mending
 from .pending import Pending
 from .settings import Settings
 from .store import Outcome, Store, WriteError
@@ -29,7 +30,7 @@ from .typing import UserId
 
 logger = logging.getLogger("usage_instrument")
 _RETIRE_AGAIN = 0.2  # seconds, at most, between two attempts at the end
-_APPEARANCES = 5  # batches in a row that are refused for users who are there when one looks
+_LOOK_AGAIN = 1.0  # seconds between two looks for an audit trail that is missing
 
 
 class Writer:
@@ -60,13 +61,13 @@ class Writer:
         self._wake: SimpleQueue[Ticket] = SimpleQueue()
         self._turn = allocate_lock()
         self._alive = allocate_lock()
-        self._appeared = 0  # in a row
+        self._mending = Mending(self._framer, self.failures)
         self.ledger: Ledger | None = None
         self.running = False
         self.written = 0
         self.dropped = 0
-        self.rejected = 0
-        self.metadata_lost = 0
+        self.audited = 0
+        self._next_look = 0.0
 
     # ---- the thread
 
@@ -147,7 +148,7 @@ class Writer:
         finally:
             self._framer.report()
             self._turn.release()
-        return not len(self._framer.waiting)
+        return not len(self._framer.waiting) and not self._framer.audits
 
     def _is_asked(self) -> bool:
         return not self._wake.empty()
@@ -164,12 +165,25 @@ class Writer:
 
     def _send_all(self) -> None:
         while True:
-            _, ledger = self._ready()
-            batch = self._framer.next(ledger.number + 1)
+            store, ledger = self._ready()
+            batch = self._framer.next(ledger.number + 1, audits=self._can_audit(store))
             if batch is None:
                 return
             self._send(batch)
             self._framer.report()
+
+    def _can_audit(self, store: Store) -> bool:
+        """Whether the audit trail takes rows; if not, they wait, and nothing waits for them."""
+        if store.audit_problem is None or not self._framer.audits:
+            return store.audit_problem is None
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_AGAIN
+            store.look_again()
+        if store.audit_problem is not None:
+            self.failures.say(f"nothing is written to the audit trail: {store.audit_problem}")
+        self.failures.standing = store.audit_problem
+        return store.audit_problem is None
 
     def _keep(self, held: Held) -> None:
         """Before the first attempt. Raises OSError."""
@@ -186,15 +200,16 @@ class Writer:
                 raise
             # The ledger had moved when the counts were refused: no earlier attempt of this batch was committed.
             self._framer.in_doubt = False
-            self._mend(error, batch, store)
+            self._mending.mend(error, batch, store)
             return
         if outcome is Outcome.GONE:
             self._start_anew(batch)
             return
         ledger.number = batch.number
         self.written += batch.uses
+        self.audited += len(batch.accesses)
         self._framer.applied()
-        self._appeared = 0
+        self._mending.needless()
         self.failures.end()
 
     def _ready(self) -> tuple[Store, Ledger]:
@@ -218,33 +233,12 @@ class Writer:
         self.ledger = self._new_ledger(None)
         if self._framer.in_doubt:
             self.dropped += batch.uses
-            self._framer.change(1, ())
-            self._framer.lose(rejects.IN_DOUBT, batch.uses)
+            self._framer.drop(1)
+            if batch.uses:
+                self._framer.lose(rejects.IN_DOUBT, batch.uses)
+            self._mending.lose_accesses(len(batch.accesses))
         else:
             self._framer.change(1, batch.counts)
-
-    def _mend(self, error: WriteError, batch: Batch, store: Store) -> None:
-        """Take out what the database refused; the transaction is definitely rolled back."""
-        if error.fault is Fault.UNKNOWN_USER:
-            unknown = store.unknown_users({count.user for count in batch.counts})
-            if unknown:
-                self._framer.defer(batch.number, unknown, time.monotonic())
-                return
-            # They have appeared since: the host committed between the two looks.
-            self._appeared += 1
-            if self._appeared <= _APPEARANCES:
-                self._framer.change(batch.number, batch.counts)
-                return
-        self.failures.retries += 1
-        if len(batch.counts) > 1:
-            self._framer.split(batch.number)
-        elif batch.counts and batch.counts[0].metadata is not None:
-            self.metadata_lost += 1
-            self.failures.say(f"metadata lost, as the database refused it: {error}")
-            self._framer.change(batch.number, [batch.counts[0]._replace(metadata=None)])
-        else:
-            self._framer.change(batch.number, (), losses=bool(batch.counts))
-            self._reject(batch.counts, rejects.REFUSED, str(error))
 
     def _release(self, *, patient: bool) -> None:
         """Send the counts whose users, unknown before, have appeared; reject those that waited long enough."""
@@ -252,14 +246,7 @@ class Writer:
             store, _ = self._ready()
             unknown = store.unknown_users(self._framer.waiting.users)
             late = self._framer.release(unknown, time.monotonic() if patient else float("inf"))
-            self._reject(late, rejects.UNKNOWN_USER, "no such row in the users table")
-
-    def _reject(self, counts: Collection[Count], reason: str, detail: str) -> None:
-        uses = sum(count.uses for count in counts)
-        if uses:
-            self.rejected += uses
-            self._framer.lose(reason, uses)
-            self.failures.say(f"{in_words(uses)} rejected, {reason}: {detail}")
+            self._mending.reject(late, rejects.UNKNOWN_USER, "no such row in the users table")
 
     # ---- the end
 
@@ -299,6 +286,21 @@ class Writer:
     def unwritten(self, user: UserId) -> Unwritten:
         """What one user has used, as far as it is pending here or with the folder."""
         return self._framer.unwritten(user, None if self.ledger is None else self.ledger.writer_id)
+
+    @property
+    def rejected(self) -> int:
+        """Uses that the database refused."""
+        return self._mending.rejected
+
+    @property
+    def metadata_lost(self) -> int:
+        """Uses that were written without their metadata, which the database refused."""
+        return self._mending.metadata_lost
+
+    @property
+    def audit_lost(self) -> int:
+        """Accesses that are not in the audit trail."""
+        return self._mending.audit_lost
 
     @property
     def turn(self) -> int:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from . import refusal
 from .body import Body
 from .context import Request, current_request, holder
+from .errors import AuditUnavailable
 from .loaded import flask_user
 from .middleware import NOTHING, Counter, Target, is_login_redirect
 from .misuse import WSGI, check_protocol, look_below
@@ -28,7 +30,8 @@ class UsageMiddleware:
       method.
 
     The callables run when the app calls `start_response`. Answers go through untouched: lists, files and all else
-    that servers treat specially are returned as they are. Raises FeatureNameError and ConfigurationError
+    that servers treat specially are returned as they are; an AuditUnavailable that the app lets through becomes a 503,
+    as Flask does not without the extension. Raises FeatureNameError and ConfigurationError
     (ValueErrors), DeclarationError and MetadataError (TypeErrors) for options that cannot work; at run time it raises
     nothing of its own unless the tracker is strict.
     """
@@ -63,6 +66,13 @@ class UsageMiddleware:
         token = holder.set(exchange.holder)
         try:
             body = self.app(environ, exchange.start)
+        except AuditUnavailable as error:
+            exchange.pending = None
+            exchange.end()
+            refusal.say(error)
+            # The third argument is for who has begun an answer already; without one, some servers raise it.
+            exchange.start_response(refusal.STATUS_LINE, refusal.HEADERS, *([sys.exc_info()] if exchange.begun else []))
+            return [refusal.BODY]
         except BaseException:
             exchange.pending = None
             exchange.end()
@@ -79,7 +89,7 @@ class UsageMiddleware:
 class Response(Body):
     """The response of one request, from its `start_response` on."""
 
-    __slots__ = ("_script", "_start_response")
+    __slots__ = ("_script", "begun", "start_response")
 
     def __init__(
         self,
@@ -98,16 +108,18 @@ class Response(Body):
         self.pending = None
         self.body = ()
         self._iterator = None
-        self._start_response = start_response
+        self.begun = False
+        self.start_response = start_response
         self._script: str = environ.get("SCRIPT_NAME", "")
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         """The `start_response` that the app gets. Only here does Flask know the route and the user."""
+        self.begun = True
         self._weigh(status, headers)
         if exc_info is None:
-            return self._start_response(status, headers)
+            return self.start_response(status, headers)
         try:
-            return self._start_response(status, headers, exc_info)
+            return self.start_response(status, headers, exc_info)
         finally:
             exc_info = None  # it refers to this frame
 

@@ -9,6 +9,7 @@ import typer
 from usage_instrument import __version__
 
 from . import answers
+from .audit import audit
 from .dashboard import dashboard
 from .db import db
 from .demo.command import demo
@@ -39,6 +40,7 @@ def _usage_instrument(
 
 
 answers.add_to(app)
+app.add_typer(audit, name="audit")
 app.add_typer(db, name="db")
 app.add_typer(journal, name="journal")
 app.command()(dashboard)

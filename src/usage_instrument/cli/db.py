@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from sqlalchemy import Connection
 
-from usage_instrument import inspection, upgrade, views
+from usage_instrument import dialects, inspection, upgrade, views
 from usage_instrument import schema as schema_
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
@@ -28,25 +28,35 @@ def create(
     schema: Schema = None,
     users: Users = "auto",
     user_id_type: UserIds = UserIdKind.UUID,
+    audit_role: Annotated[
+        str | None,
+        typer.Option(metavar="ROLE", help="Also print the SQL by which this role may only add to the audit trail."),
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create the tables that are missing."""
 
-    def work(connection: Connection, said: Settings) -> tuple[schema_.Created, list[inspection.Problem]]:
+    def work(connection: Connection, said: Settings) -> tuple[schema_.Created, list[inspection.Problem], list[str]]:
         misfit = _misfit(schema_.plan(connection, **_options(said)))
         if misfit is not None:
             raise ConfigurationError(misfit)
         created = schema_.create_all(connection, **_options(said))
         connection.commit()
-        return created, inspection.check(connection, created.tables)
+        dialect = dialects.get(connection.dialect.name)
+        grants = [] if audit_role is None else dialect.audit_role(connection, created.tables, audit_role)
+        return created, inspection.check(connection, created.tables), grants
 
-    created, problems = run(url, schema, users, user_id_type, work)
+    created, problems, grants = run(url, schema, users, user_id_type, work)
     rows = [
         {"table": table.fullname, "status": "created" if table.name in created.made else "was there"}
         for table in created.tables
     ]
     show(rows, output, empty="")
     typer.echo(f"{created.why}.", err=output is Format.JSON)
+    if grants:
+        typer.echo("\nAs their owner, and with the app's own role for all else:\n", err=output is Format.JSON)
+    for statement in grants:
+        typer.echo(f"{statement};", err=output is Format.JSON)
     _complain(problems)
 
 

@@ -52,7 +52,7 @@ def top(tables: Tables, limit: Limit = 5, since: Since = None) -> Asked:
 
 def user(tables: Tables, user: User, since: Since = "7d") -> Asked:
     """What one user used lately, with the counts of all time."""
-    return queries.user_features(_user(user, tables), period(since), tables=tables)
+    return queries.user_features(user_id(user, tables), period(since), tables=tables)
 
 
 def adoption(tables: Tables, since: Since = None) -> Asked:
@@ -104,7 +104,7 @@ def related(tables: Tables, feature: Feature, limit: Limit = 10) -> Asked:
 
 def recommend(tables: Tables, user: User, limit: Limit = 5) -> Asked:
     """What similar users use and this one does not."""
-    return queries.recommend(_user(user, tables), limit, tables=tables)
+    return queries.recommend(user_id(user, tables), limit, tables=tables)
 
 
 QUESTIONS: dict[str, tuple[Question, str]] = {
@@ -123,7 +123,8 @@ QUESTIONS: dict[str, tuple[Question, str]] = {
 """The commands by name, each with what people read when the answer has no rows; {when} is `yet`, or `since then`."""
 
 
-def _user(text: str, tables: Tables) -> UserId:
+def user_id(text: str, tables: Tables) -> UserId:
+    """The id that a text is, in these tables; the command ends if it is none."""
     if text == "anonymous":
         return None
     try:

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.types import CHAR, TypeEngine, Uuid
 
-from ..errors import UsageInstrumentError
+from ..errors import ConfigurationError, UsageInstrumentError
 from ..events import MAX_COUNT, NIL
 from ..typing import Unit, UserIdType
 
@@ -80,7 +80,7 @@ class ColumnChange:
     """Makes it so."""
 
 
-WRITTEN_AS_NULL = frozenset({"user_id", "metadata", "description", "source"})
+WRITTEN_AS_NULL = frozenset({"user_id", "actor_id", "request_id", "metadata", "description", "source"})
 """The columns that need to allow NULL: the others that may hold one are always given a value."""
 
 
@@ -240,6 +240,11 @@ class Dialect(ABC):
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether an error at COMMIT says that nothing was committed."""
         return isinstance(error, exc.IntegrityError)
+
+    def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
+        """The SQL that lets a role, which there is, write what an app writes, and of the audit trail only new rows.
+        Raises ConfigurationError where there are no roles."""
+        raise ConfigurationError(f"{connection.dialect.name} has no roles: whoever may write the file may change it")
 
     # ---- the read side: SQL text from SQL text, times in UTC
 

@@ -25,6 +25,7 @@ class Figure(NamedTuple):
 
 
 _USES = "{use}"
+_ACCESSES = "{access}"
 FIGURES = (
     Figure("captured", "uses captured", _USES, "Uses captured, kept or not."),
     Figure("recovered", "uses recovered", _USES, "Uses taken over from the journals of dead processes."),
@@ -33,6 +34,9 @@ FIGURES = (
     Figure("rejected", "uses rejected", _USES, "Uses refused, such as those of an unknown user."),
     Figure("pending", "uses pending", _USES, "Uses that wait to be written.", grows=False),
     Figure("metadata_lost", "metadata lost", _USES, "Uses that were kept without their metadata."),
+    Figure("audited", "accesses audited", _ACCESSES, "Rows that are in the audit trail."),
+    Figure("audit_lost", "accesses lost", _ACCESSES, "Accesses that are not in the audit trail, and never will be."),
+    Figure("audit_pending", "accesses pending", _ACCESSES, "Accesses that wait to be written.", grows=False),
     Figure("retries", "retries", "{attempt}", "Attempts to write that failed."),
     Figure(
         "heartbeat", "heartbeat", "s", "Seconds since the folder last looked; absent when it is not running.", False

@@ -9,8 +9,9 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
+from usage_instrument import refusal
 from usage_instrument.engines import Database, url_of
-from usage_instrument.errors import ConfigurationError
+from usage_instrument.errors import AuditUnavailable, ConfigurationError
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
 from usage_instrument.typing import Environ
 from usage_instrument.wsgi import UsageMiddleware
@@ -69,6 +70,8 @@ class UsageInstrument:
         middleware = UsageMiddleware(app.wsgi_app, **made.middleware)
         made.configure()
         app.wsgi_app = middleware  # type: ignore[method-assign]
+        if AuditUnavailable not in app.error_handler_spec[None][None]:  # the app's own stays
+            app.register_error_handler(AuditUnavailable, _unavailable)
         app.extensions[_KEY] = self
 
     def plan_of(self, app: Flask) -> Plan:
@@ -90,6 +93,11 @@ class UsageInstrument:
         with app.app_context():
             engine: Database = db.engine
             return engine
+
+
+def _unavailable(error: AuditUnavailable) -> tuple[bytes, int, list[tuple[str, str]]]:
+    refusal.say(error)
+    return refusal.BODY, refusal.STATUS, refusal.HEADERS
 
 
 @click.command(

@@ -64,6 +64,8 @@ class SettingOptions(TypedDict, total=False):
     enabled: bool
     before_track: Callable[[Use], Use | None] | str | None
     service: str
+    audit_timeout: float | dt.timedelta
+    audit_key: str | None
 
 
 class Options(MiddlewareOptions[C], SettingOptions, total=False):

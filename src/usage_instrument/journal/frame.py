@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from ..errors import UsageInstrumentError
-from ..events import Batch, Count, Loss
-from .records import packed, unpacked, user_from_json, user_to_json
+from ..events import Batch, Count, Loss, Use
+from .records import packed, unpacked, use_from_json, use_to_json, user_from_json, user_to_json
 
-VERSION = 1
+VERSION = 2
+_OLD = 1
+"""Without accesses, which is what a frame without any still is: the release before reads it."""
 
 
 class CorruptJournalError(UsageInstrumentError):
@@ -36,6 +38,7 @@ class Held(NamedTuple):
     """In the order of their numbers, which follow each other. What the ledger has passed is applied."""
     waiting: tuple[Count, ...] = ()
     losses: tuple[Loss, ...] = ()
+    accesses: tuple[Use, ...] = ()
 
 
 class Frame(NamedTuple):
@@ -50,18 +53,20 @@ class Frame(NamedTuple):
 def save(frame: Frame, path: Path) -> None:
     """Put a frame in the place of the one before, in one step. Raises OSError."""
     held = frame.held
+    audits = bool(held.accesses or any(batch.accesses for batch in held.batches))
     records = [
         {
-            "version": VERSION,
+            "version": VERSION if audits else _OLD,
             "writer": frame.writer_id.hex,
             "registered": frame.registered,
             "positions": [[position.segment, position.slot, list(position.holes)] for position in held.positions],
             "losses": _losses_to_json(held.losses),
             "batches": len(held.batches),
         },
-        *({"number": batch.number, "counts": _to_json(batch.counts), "losses": _losses_to_json(batch.losses)}
+        *({"number": batch.number, "counts": _to_json(batch.counts), "losses": _losses_to_json(batch.losses),
+           "accesses": [use_to_json(use) for use in batch.accesses]}
           for batch in held.batches),
-        {"waiting": _to_json(held.waiting)},
+        {"waiting": _to_json(held.waiting), "accesses": [use_to_json(use) for use in held.accesses]},
     ]  # fmt: skip
     fresh = path.with_name(path.name + ".new")
     with fresh.open("wb") as file:
@@ -78,18 +83,24 @@ def load(path: Path) -> Frame | None:
     records = list(unpacked(data))
     try:
         head, *batches, rest = records
-        if head["version"] != VERSION:
+        if head["version"] not in (_OLD, VERSION):
             raise CorruptJournalError(f"{path} is of version {head['version']}, this release reads {VERSION}")
         if len(batches) != head["batches"]:
             raise ValueError("a record is missing")
         held = Held(
             tuple(Position(segment, slot, tuple(holes)) for segment, slot, holes in head["positions"]),
             tuple(
-                Batch(record["number"], _from_json(record["counts"]), _losses_from_json(record["losses"]))
+                Batch(
+                    record["number"],
+                    _from_json(record["counts"]),
+                    _losses_from_json(record["losses"]),
+                    _accesses(record),
+                )
                 for record in batches
             ),
             _from_json(rest["waiting"]),
             _losses_from_json(head["losses"]),
+            _accesses(rest),
         )
         return Frame(UUID(hex=head["writer"]), bool(head["registered"]), held)
     except (KeyError, TypeError, ValueError) as error:
@@ -122,6 +133,10 @@ def _from_json(rows: list[Any]) -> tuple[Count, ...]:
         )
         for feature, user, uses, last_used, metadata, history in rows
     )
+
+
+def _accesses(record: dict[str, Any]) -> tuple[Use, ...]:
+    return tuple(map(use_from_json, record.get("accesses", ())))
 
 
 def _losses_to_json(losses: Iterable[Loss]) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from ..events import Use
 from ..typing import UserId
 from .frame import CorruptJournalError
-from .records import packed, unpacked, user_from_json, user_to_json
+from .records import packed, unpacked, use_from_json, use_to_json, user_from_json, user_to_json
 
 Entry: TypeAlias = "tuple[str, UserId] | Use"
 
@@ -50,7 +50,7 @@ class Log:
 
     def add_use(self, use: Use) -> int:
         """A code for this one use. Raises OSError, TypeError, ValueError."""
-        return self._add(use, [_USE, use.feature, user_to_json(use.user), use.metadata, use.uses])
+        return self._add(use, [_USE, *use_to_json(use)])
 
     def _add(self, entry: Entry, record: list[Any]) -> int:
         descriptor, entries = self._descriptor, self._entries
@@ -126,6 +126,6 @@ class Log:
             elif kind == _KEY:
                 entries[code] = (rest[0], user_from_json(rest[1]))
             elif kind == _USE:
-                entries[code] = Use(rest[0], user_from_json(rest[1]), rest[2], rest[3])
+                entries[code] = use_from_json(rest)
         self._entries, self._marks = entries, marks
         return entries

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
+from ..events import Access, Use
 from ..typing import UserId
 
 _MARK = b"\xf5\x9d\xa7\xee"  # no part of JSON, which is written in ASCII
@@ -33,6 +34,25 @@ def unpacked(data: bytes) -> Iterator[Any]:
         else:
             start += 1
         start = data.find(_MARK, start)
+
+
+def use_to_json(use: Use) -> list[Any]:
+    """A use, and what the audit trail is to hold of it, as JSON."""
+    fields: list[Any] = [use.feature, user_to_json(use.user), use.metadata, use.uses]
+    if use.access is not None:
+        id_, outcome, occurred_at, actor, request_id = use.access
+        fields.append([id_.hex, outcome, occurred_at, user_to_json(actor), request_id])
+    return fields
+
+
+def use_from_json(fields: list[Any]) -> Use:
+    """The use again. Raises ValueError, TypeError for what is none."""
+    feature, user, metadata, uses, *more = fields
+    access = None
+    if more:
+        id_, outcome, occurred_at, actor, request_id = more[0]
+        access = Access(UUID(hex=id_), outcome, occurred_at, user_from_json(actor), request_id)
+    return Use(feature, user_from_json(user), metadata, uses, access)
 
 
 def user_to_json(user: UserId) -> object:

@@ -301,4 +301,4 @@ class _Codes(dict[UserId, int]):
 
 
 def _uses(entries: Iterable[tuple[Entry, int]]) -> int:
-    return sum(number * (entry.uses if isinstance(entry, Use) else 1) for entry, number in entries)
+    return sum(number * (entry.weight if isinstance(entry, Use) else 1) for entry, number in entries)

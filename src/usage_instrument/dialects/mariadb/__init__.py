@@ -30,6 +30,7 @@ from sqlalchemy.types import TypeEngine
 
 from ...typing import Unit, UserIdType
 from ..base import WRITTEN_AS_NULL, Dialect, Fault, Flush, as_uuid, is_shorter
+from ..grants import grants
 from .flush import FEATURE_KEY, TEXT, USER_KEY, MariaDBFlush, has_uuid, nobody, patience
 from .prefixed import Prefixed
 
@@ -163,6 +164,12 @@ class MariaDB(Dialect):
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
     ) -> Flush:
         return MariaDBFlush(connection, tables, settings, users)
+
+    def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
+        user, _, host = role.partition("@")
+        name = "@".join("'" + part.replace("\\", "\\\\").replace("'", "''") + "'" for part in (user, host or "%"))
+        access = connection.dialect.identifier_preparer.format_table(tables.access)
+        return [*grants(connection, tables, name), f"GRANT INSERT ON {access} TO {name}"]
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         code = _code(error)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    JSON,
     Column,
     ColumnElement,
     Connection,
@@ -26,6 +27,7 @@ from sqlalchemy.schema import CreateIndex
 
 from ...typing import Unit, UserIdType
 from ..base import WRITTEN_AS_NULL, Dialect, Fault, Flush, is_shorter
+from ..grants import grants
 from .flush import UTC_NOW, PostgreSQLFlush
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class PostgreSQL(Dialect):
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
         wrong, type_ = super().differences(connection, table, column, live), live["type"]
-        if column.name == "metadata" and not isinstance(type_, JSONB):
+        if isinstance(column.type, JSON) and not isinstance(type_, JSONB):
             wrong.append(f"is {type_.compile(connection.dialect)} and must be JSONB")
         elif isinstance(type_, DateTime) and type_.timezone:
             wrong.append("is TIMESTAMP WITH TIME ZONE and must be plain, in UTC")
@@ -68,7 +70,7 @@ class PostgreSQL(Dialect):
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
         name, type_ = connection.dialect.identifier_preparer.format_table(table), live["type"]
         changes = []
-        if column.name == "metadata" and not isinstance(type_, JSONB):
+        if isinstance(column.type, JSON) and not isinstance(type_, JSONB):
             changes.append("TYPE jsonb USING CAST(CAST(metadata AS text) AS jsonb)")
         elif isinstance(type_, DateTime) and type_.timezone:
             changes.append(f"TYPE timestamp USING {column.name} AT TIME ZONE 'UTC'")
@@ -118,6 +120,20 @@ class PostgreSQL(Dialect):
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
     ) -> Flush:
         return PostgreSQLFlush(connection, tables, settings.metadata_max_bytes)
+
+    def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
+        preparer = connection.dialect.identifier_preparer
+        name, access = preparer.quote(role), preparer.format_table(tables.access)
+        schema = tables.usage.schema
+        usage = preparer.format_table(tables.usage)
+        sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:name, 'id')"), {"name": usage})
+        return [
+            *([f"GRANT USAGE ON SCHEMA {preparer.quote_schema(schema)} TO {name}"] if schema else []),
+            *grants(connection, tables, name),
+            *([f"GRANT USAGE ON SEQUENCE {sequence} TO {name}"] if sequence else []),
+            f"REVOKE ALL ON {access} FROM PUBLIC, {name}",
+            f"GRANT INSERT ON {access} TO {name}",
+        ]
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         state = _sqlstate(error)

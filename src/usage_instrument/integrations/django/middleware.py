@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
+from ... import refusal
 from ...body import AsyncBody, Body, Exchange
 from ...context import holder
+from ...errors import AuditUnavailable
 from ...loaded import is_unloaded, loaded_user
 from ...middleware import NOTHING, Counter, Target, is_login_redirect
 from ...routes import Route, plain_template
@@ -58,6 +60,15 @@ class UsageMiddleware:
             raise
         finally:
             holder.reset(token)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
+        """As Django says: an access that could not be recorded is a 503."""
+        if not isinstance(exception, AuditUnavailable):
+            return None
+        from django.http import HttpResponse
+
+        refusal.say(exception)
+        return HttpResponse(refusal.BODY, status=refusal.STATUS, headers=dict(refusal.HEADERS))
 
     async def _respond(self, request: HttpRequest) -> HttpResponseBase:
         exchange = Conversation(self._counter, request)

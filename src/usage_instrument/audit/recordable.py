@@ -1,0 +1,38 @@
+"""An access in the form that a row takes: ids of the column's type, metadata as text. Nothing about it may stop it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from ..errors import MetadataError, UserIdError
+from ..events import Access, Use, encode_metadata, fitting_metadata
+from ..typing import UserId
+
+MISFIT = "usage_instrument"
+"""The key of the metadata under which the trail says what could not be recorded."""
+
+
+def recordable(use: Use, access: Access, canonical: Callable[[UserId], UserId], metadata_max_bytes: int) -> Use:
+    """The access with what can be recorded of it; for what cannot, its metadata says so: who did something that is
+    audited is better told in part than not at all."""
+    misfits = []
+    try:
+        user = canonical(use.user)
+    except UserIdError as error:
+        user = None
+        misfits.append(f"user: {error}")
+    try:
+        actor = canonical(access.actor)
+    except UserIdError as error:
+        actor = None
+        misfits.append(f"actor: {error}")
+    metadata = None
+    if use.metadata:
+        try:
+            metadata = fitting_metadata(use.metadata, metadata_max_bytes)
+        except MetadataError as error:
+            misfits.append(str(error))
+    if misfits:
+        metadata = encode_metadata({**json.loads(metadata or "{}"), MISFIT: misfits})
+    return Use(use.feature, user, metadata, 0, access._replace(actor=actor))

@@ -1,0 +1,277 @@
+"""`usage-instrument audit`: who accessed what, whether the trail holds, and what is to be kept of it elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import enum
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import typer
+from sqlalchemy import Connection, exc, select
+
+from usage_instrument import dialects
+from usage_instrument.audit import cut as cutting
+from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
+from usage_instrument.audit.trail import accesses
+from usage_instrument.audit.verify import verify as verify_
+from usage_instrument.expressions import Ago
+from usage_instrument.inspection import audit_problem
+from usage_instrument.schema import Tables
+from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
+from usage_instrument.typing import UNSET
+
+from .database import read
+from .failure import PROBLEMS, fail
+from .options import Format, Output, Schema, Url, period, span
+from .output import show
+from .questions import user_id
+
+T = TypeVar("T")
+
+audit = typer.Typer(help="The audit trail: show, export, verify, checkpoint, cut.", no_args_is_help=True)
+
+
+class OutcomeKind(str, enum.Enum):
+    """What became of an access."""
+
+    ATTEMPTED = "attempted"
+    SUCCESS = "success"
+    DENIED = "denied"
+    FAILED = "failed"
+
+
+class ExportFormat(str, enum.Enum):
+    """How the whole trail is written."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+User: TypeAlias = Annotated[str | None, typer.Option(help="Of this user alone, or of 'anonymous': nobody known.")]
+Actor: TypeAlias = Annotated[str | None, typer.Option(help="By this one alone, who acted as somebody else.")]
+Feature: TypeAlias = Annotated[str | None, typer.Option(help="Of this feature alone.")]
+Outcome: TypeAlias = Annotated[OutcomeKind | None, typer.Option(help="With this outcome alone.")]
+Since: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="PERIOD", help="Since when: 12h, 30d, 4w, or a date such as 2026-01-31 (UTC).")
+]
+Until: TypeAlias = Annotated[str | None, typer.Option(metavar="DATE", help="Before this date or time (UTC).")]
+Kept: TypeAlias = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file to write to, instead of the terminal.")
+]
+
+
+@audit.command("show")
+def show_(
+    user: User = None,
+    actor: Actor = None,
+    feature: Feature = None,
+    outcome: Outcome = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows at most.")] = 100,
+    url: Url = None,
+    schema: Schema = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show who accessed what, the newest first."""
+
+    def work(connection: Connection, tables: Tables) -> list[dict[str, Any]]:
+        asked = accesses(tables, limit=limit, **_filters(tables, user, actor, feature, outcome, since, until))
+        rows = connection.execute(asked).mappings()
+        hidden = () if output is Format.JSON else ("access_id", "chain_id", "number")
+        return [{name: _read(name, value) for name, value in row.items() if name not in hidden} for row in rows]
+
+    show(_on_trail(url, schema, work), output, empty="There is no such access.")
+
+
+@audit.command()
+def export(
+    output: Kept = None,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="One object a line, or a table.")] = (
+        ExportFormat.JSONL
+    ),
+    user: User = None,
+    feature: Feature = None,
+    since: Since = None,
+    until: Until = None,
+    url: Url = None,
+    schema: Schema = None,
+) -> None:
+    """Write the trail with all its columns, chain by chain, for an archive or another program."""
+
+    def work(connection: Connection, tables: Tables) -> int:
+        access = tables.access
+        chosen = accesses(tables, limit=None, **_filters(tables, user, None, feature, None, since, until)).whereclause
+        asked = select(access).order_by(access.c.chain_id, access.c.number)
+        asked = asked if chosen is None else asked.where(chosen)
+        rows = connection.execute(asked, execution_options={"yield_per": 2000}).mappings()
+        with output.open("w", encoding="utf-8", newline="") if output is not None else _Terminal() as file:
+            return _written(file, format_, access.c.keys(), rows)
+
+    number = _on_trail(url, schema, work)
+    typer.echo(f"usage-instrument: {'1 row' if number == 1 else f'{number:,} rows'} written", err=True)
+
+
+@audit.command()
+def verify(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A checkpoint made before: what it has seen has to be there."),
+    ] = None,
+    url: Url = None,
+    schema: Schema = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Check every link; leaves with 1 at what was changed, removed, inserted or moved, and names the first row of each
+    chain. The secret is that of USAGE_INSTRUMENT_AUDIT_KEY."""
+    key = Settings.from_environment(enabled=False).audit_key
+    kept = None if checkpoint is None else _checkpoint(checkpoint)
+
+    def work(connection: Connection, tables: Tables) -> Any:
+        connection.rollback()
+        connection = dialects.get(connection.dialect.name).begin_reading(connection, 86_400)
+        try:
+            return verify_(connection, tables, key, kept)
+        finally:
+            connection.invalidate()  # what it was told for this, it is not to keep
+
+    found = _on_trail(url, schema, work)
+    rows = [
+        {"what": each.kind, "chain_id": str(each.chain_id), "number": each.number, "detail": each.detail}
+        for each in found.findings
+    ]
+    chains = "1 chain" if found.chains == 1 else f"{found.chains:,} chains"
+    number = "1 row" if found.rows == 1 else f"{found.rows:,} rows"
+    show(rows, output, empty=f"The trail holds: {number} in {chains}.")
+    if rows:
+        if len(rows) >= found.chains:
+            typer.echo(
+                f"usage-instrument: not one chain holds; is {ENVIRONMENT_PREFIX}AUDIT_KEY the one that they were "
+                "written with?",
+                err=True,
+            )
+        raise typer.Exit(PROBLEMS)
+
+
+@audit.command()
+def checkpoint(output: Kept = None, url: Url = None, schema: Schema = None) -> None:
+    """Note the ends of all chains. Keep what this prints where who may change the database may not."""
+    key = Settings.from_environment(enabled=False).audit_key
+
+    def work(connection: Connection, tables: Tables) -> Checkpoint:
+        made = make_checkpoint(connection, tables, key)
+        connection.commit()
+        return made
+
+    made = _on_trail(url, schema, work)
+    if output is not None:
+        output.write_text(made.to_json() + "\n", encoding="utf-8")
+    else:
+        typer.echo(made.to_json())
+
+
+@audit.command()
+def cut(
+    older_than: Annotated[str, typer.Option(metavar="PERIOD", help="How long the trail is kept, such as 400d.")],
+    url: Url = None,
+    schema: Schema = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Delete the oldest rows of each chain, and record the cut, so that the rest still verifies."""
+    keep = span(older_than, "--older-than")
+    key = Settings.from_environment(enabled=False).audit_key
+
+    def work(connection: Connection, tables: Tables) -> tuple[dt.datetime, int]:
+        before: Any = connection.scalar(select(Ago(keep)))
+        if isinstance(before, str):  # SQLite keeps times as text
+            before = dt.datetime.fromisoformat(before)
+        if dry_run:
+            return before, cutting.count_old(connection, tables, before)
+        return before, sum(cutting.cut(connection, tables, before, key))
+
+    before, rows = _on_trail(url, schema, work)
+    status = "would go" if dry_run else "gone"
+    show([{"what": f"accesses from before {before:%Y-%m-%d %H:%M}", "rows": rows, "status": status}], output, empty="")
+
+
+def _on_trail(url: str | None, schema: str | None, work: Callable[[Connection, Tables], T]) -> T:
+    """What `work` returns, where there is a trail; the command ends where there is none."""
+
+    def guarded(connection: Connection, tables: Tables) -> T:
+        problem = audit_problem(connection, tables)
+        if problem is not None:
+            raise fail(problem)
+        try:
+            return work(connection, tables)
+        except exc.IntegrityError:
+            raise fail("somebody else is at the trail: run this again") from None
+
+    return read(url, schema, guarded)
+
+
+def _filters(
+    tables: Tables,
+    user: str | None,
+    actor: str | None,
+    feature: str | None,
+    outcome: OutcomeKind | None,
+    since: str | None,
+    until: str | None,
+) -> dict[str, Any]:
+    last = None if until is None else period(until)
+    if isinstance(last, dt.timedelta):
+        raise fail(f"--until is a date or time such as 2026-01-31 (UTC), not {until!r}")
+    return {
+        "user": UNSET if user is None else user_id(user, tables),
+        "actor": UNSET if actor is None else user_id(actor, tables),
+        "feature": feature,
+        "outcome": None if outcome is None else outcome.value,
+        "since": period(since),
+        "until": last,
+    }
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    try:
+        return Checkpoint.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise fail(f"{path}: {error}") from None
+
+
+def _read(name: str, value: Any) -> Any:
+    return json.loads(value) if name == "metadata" and value is not None else value
+
+
+class _Terminal:
+    """Standard output, which is nobody's to close."""
+
+    def __enter__(self) -> Any:
+        return sys.stdout
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _written(file: Any, format_: ExportFormat, names: list[str], rows: Any) -> int:
+    number = 0
+    table = csv.writer(file, lineterminator="\n")
+    if format_ is ExportFormat.CSV:
+        table.writerow(names)
+    for row in rows:
+        number += 1
+        values = {name: _plain(row[name]) for name in names}
+        if format_ is ExportFormat.CSV:
+            table.writerow(values.values())
+        else:
+            file.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
+    return number
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.datetime) else value
