@@ -30,8 +30,8 @@ def test_the_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, Any] = {"__name__": "readme"}
     for snippet in snippets("python"):
         exec(compile(snippet, "README.md", "exec"), names)
-    assert {row.feature_name for row in names["recent"]} == {"calendar_follow_event", "search"}
-    assert len(names["adopted"]) == 3
+    assert {row.feature_name for row in names["recent"]} == {"calendar_follow_event", "open_vault", "search"}
+    assert len(names["adopted"]) == 4
 
     client = names["app"].test_client()
     assert client.get("/events", headers={"X-User-Id": str(ADA)}).status_code == 200
