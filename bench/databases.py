@@ -1,5 +1,5 @@
 """Databases to measure on: a file, or servers of one's own, started as the tests start theirs, with all promises of
-durability off, so that what is left is work."""
+durability off, so that what is left is work; unless the promise is what is measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SQLITE, POSTGRESQL, MARIADB = "SQLite", "PostgreSQL", "MariaDB"
 
 
 @contextlib.contextmanager
-def database(name: str) -> Iterator[str]:
+def database(name: str, *, durable: bool = False) -> Iterator[str]:
     """The URL of an empty one, by the sync driver. Raises servers.Missing."""
     if name == SQLITE:
         with tempfile.TemporaryDirectory() as directory:
@@ -32,7 +32,7 @@ def database(name: str) -> Iterator[str]:
         POSTGRESQL: ("postgresql+psycopg", servers.postgresql),
         MARIADB: ("mysql+pymysql", servers.mariadb),
     }[name]
-    with start() as port:
+    with start(durable=durable) as port:
         server = sa.URL.create(driver, servers.USER, servers.PASSWORD, "127.0.0.1", port)
         first = server.set(database="postgres" if name == POSTGRESQL else "mysql")
         with _owned(first) as engine, engine.connect() as connection:

@@ -31,8 +31,9 @@ class Missing(Exception):
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[int]:
-    """A PostgreSQL server with a superuser USER, who needs PASSWORD; yields its port."""
+def postgresql(*, durable: bool = False) -> Iterator[int]:
+    """A PostgreSQL server with a superuser USER, who needs PASSWORD; yields its port. A `durable` one keeps what it
+    commits through a power failure, as those of tests need not."""
     programs = _postgresql_programs()
     with _home("postgres", "nobody") as home:
         if home.account is not None and _carried(programs):
@@ -47,7 +48,7 @@ def postgresql() -> Iterator[int]:
         port = free_port()
         settings = {
             "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 100,
-            "fsync": "off", "full_page_writes": "off", "synchronous_commit": "off",
+            **dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit"), "on" if durable else "off"),
             "timezone": "America/New_York",  # so that a forgotten UTC shows
         }  # fmt: skip
         options: list[str | Path] = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -58,8 +59,8 @@ def postgresql() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def mariadb() -> Iterator[int]:
-    """A MariaDB server with an all-powerful USER, who needs PASSWORD; yields its port."""
+def mariadb(*, durable: bool = False) -> Iterator[int]:
+    """A MariaDB server with an all-powerful USER, who needs PASSWORD; yields its port. `durable` as for PostgreSQL."""
     server = _program("mariadbd", "/usr/sbin", "/usr/libexec", "/usr/local/sbin")
     install = _program("mariadb-install-db", "/usr/bin", "/usr/local/bin")
     with _home("mysql", "nobody") as home:
@@ -80,7 +81,7 @@ def mariadb() -> Iterator[int]:
         command: list[str | Path] = [
             server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
             f"--socket={home.path / 'socket'}", f"--pid-file={home.path / 'pid'}", f"--init-file={grants}", temporary,
-            "--skip-name-resolve", "--character-set-server=utf8mb4", "--innodb-flush-log-at-trx-commit=0",
+            "--skip-name-resolve", "--character-set-server=utf8mb4", f"--innodb-flush-log-at-trx-commit={int(durable)}",
             "--sync-binlog=0", "--innodb-buffer-pool-size=64M", "--performance-schema=off",
             "--default-time-zone=-05:00",
         ]  # fmt: skip

@@ -203,7 +203,7 @@ class Gate:
             try:
                 self._commit(rows)
             except Exception as found:
-                if is_retry and _is_there(found):
+                if is_retry and self._is_there(found):
                     error = None  # an earlier attempt was committed, whose answer was lost
                     break
                 error = found
@@ -251,6 +251,12 @@ class Gate:
                 connection.invalidate()  # nobody is to meet an open transaction
             raise
 
+    def _is_there(self, error: Exception) -> bool:
+        """Whether a row is refused because it is there already: nobody else writes to this chain."""
+        if not isinstance(error, exc.DBAPIError) or self._connector is None:
+            return False
+        return dialects.get(self._connector.dialect_name).is_duplicate(error)
+
     def _is_lasting(self, error: Exception) -> bool:
         """Whether another attempt would fail as well."""
         if isinstance(error, ConfigurationError | SchemaError):
@@ -258,11 +264,6 @@ class Gate:
         if not isinstance(error, exc.DBAPIError) or self._connector is None:
             return isinstance(error, exc.StatementError)
         return dialects.get(self._connector.dialect_name).classify(error) is not Fault.TRANSIENT
-
-
-def _is_there(error: Exception) -> bool:
-    """Whether a row of ours is refused because it is there already: the chain is nobody else's."""
-    return isinstance(error, exc.IntegrityError)
 
 
 def _describe(error: Exception) -> str:

@@ -241,6 +241,10 @@ class Dialect(ABC):
         """Whether an error at COMMIT says that nothing was committed."""
         return isinstance(error, exc.IntegrityError)
 
+    @abstractmethod
+    def is_duplicate(self, error: exc.DBAPIError) -> bool:
+        """Whether it says that a row with this key is committed already, and nothing else."""
+
     def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
         """The SQL that lets a role, which there is, write what an app writes, and of the audit trail only new rows.
         Raises ConfigurationError where there are no roles."""

@@ -184,6 +184,9 @@ class MariaDB(Dialect):
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         return isinstance(error, exc.IntegrityError) or _code(error) == 1213  # Galera's answer to a lost certification
 
+    def is_duplicate(self, error: exc.DBAPIError) -> bool:
+        return _code(error) == 1062
+
     def now(self) -> str:
         return "UTC_TIMESTAMP(6)"
 

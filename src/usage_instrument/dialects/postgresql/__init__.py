@@ -150,6 +150,9 @@ class PostgreSQL(Dialect):
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         return _sqlstate(error)[:2] in {"23", "40"}
 
+    def is_duplicate(self, error: exc.DBAPIError) -> bool:
+        return _sqlstate(error) == "23505"
+
     def now(self) -> str:
         return "timezone('utc', now())"
 

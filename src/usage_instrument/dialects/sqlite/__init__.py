@@ -190,6 +190,9 @@ class SQLite(Dialect):
     def rolled_back(self, error: exc.DBAPIError) -> bool:
         return True  # a failed COMMIT leaves the transaction open, and the rollback that follows ends it
 
+    def is_duplicate(self, error: exc.DBAPIError) -> bool:
+        return "UNIQUE constraint failed" in str(error.orig)
+
     # Times are text: to be compared with those of the tables, they are as long.
 
     def now(self) -> str:
