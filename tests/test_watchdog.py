@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import time
 import warnings
 
@@ -35,6 +36,25 @@ def test_a_statement_without_an_answer_fails_and_the_next_has_a_new_connection(u
     after = connector.run(lambda connection: connection.scalar(sa.text("SELECT pg_backend_pid()")))
     assert after != before
     connector.dispose()
+
+
+def test_one_thread_watches_many_short_questions_and_ends_after_the_last(url: str) -> None:
+    connector = engines.connect_committing(url, 0.3)
+    threads = _threads()
+    for _ in range(20):
+        connector.run(lambda connection: sleep(connection, 0))
+    assert _threads() == threads + 1
+    with pytest.raises(sa.exc.DBAPIError):
+        connector.run(lambda connection: sleep(connection, 60))
+    connector.run(lambda connection: sleep(connection, 0.1))
+    while _threads() > threads:
+        time.sleep(0.01)
+    connector.run(lambda connection: sleep(connection, 0))
+    connector.dispose()
+
+
+def _threads() -> int:
+    return len(sys._current_frames())
 
 
 def test_each_statement_has_the_whole_time(url: str) -> None:

@@ -71,10 +71,10 @@ _SECRETS = ("pass", "pwd", "secret", "token")
 class Connector(ABC):
     """Runs work on a connection of the writer's own."""
 
-    def __init__(self, engine: Engine, patience: float | None) -> None:
+    def __init__(self, engine: Engine, patience: float | None, *, lingers: bool = False) -> None:
         self.url = engine.url
         self.dialect_name = self.url.get_backend_name()
-        self._watchdog = None if patience is None else Watchdog(engine, patience)
+        self._watchdog = None if patience is None else Watchdog(engine, patience, lingers=lingers)
 
     is_async = False
     """Whether it runs an event loop, and so not within another one."""
@@ -97,8 +97,8 @@ class Connector(ABC):
 class SyncConnector(Connector):
     """Over a sync driver."""
 
-    def __init__(self, engine: Engine, patience: float | None = None) -> None:
-        super().__init__(engine, patience)
+    def __init__(self, engine: Engine, patience: float | None = None, *, lingers: bool = False) -> None:
+        super().__init__(engine, patience, lingers=lingers)
         self._engine = engine
 
     def run(self, work: Callable[[Connection], T]) -> T:
@@ -114,12 +114,12 @@ class AsyncConnector(Connector):
 
     is_async = True
 
-    def __init__(self, engine: Engine, patience: float | None = None) -> None:
+    def __init__(self, engine: Engine, patience: float | None = None, *, lingers: bool = False) -> None:
         import asyncio
 
         from sqlalchemy.ext.asyncio import AsyncEngine
 
-        super().__init__(engine, patience)
+        super().__init__(engine, patience, lingers=lingers)
         self._engine = AsyncEngine(engine)
         self._runner = asyncio.Runner()
         self._turn = allocate_lock()
@@ -231,7 +231,8 @@ def connect_committing(database: Database, patience: float) -> Connector:
     engine = own_engine(database, answer_timeout=patience, probes=False)
     # Once a connection: the option of the same name is set and reset around every use, and each is a round trip.
     event.listen(engine, "connect", lambda driver, _: engine.dialect.set_isolation_level(driver, "AUTOCOMMIT"))
-    return AsyncConnector(engine, patience) if engine.dialect.is_async else SyncConnector(engine, patience)
+    kind = AsyncConnector if engine.dialect.is_async else SyncConnector
+    return kind(engine, patience, lingers=True)
 
 
 def own_engine(

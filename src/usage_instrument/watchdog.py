@@ -45,8 +45,11 @@ class Watchdog:
     is shut down, by its own duplicate, wakes whoever waits for it, sync or async.
     """
 
-    def __init__(self, engine: Engine, patience: float) -> None:
+    def __init__(self, engine: Engine, patience: float, *, lingers: bool = False) -> None:
         self._patience = patience
+        self._lingers = lingers
+        self._lives = False  # the thread that lingers
+        self._give_up: Callable[[], object] | None = None
         self._asked = 0.0
         self._new: Duplicate | None = None
         self._sockets: dict[object, Duplicate] = {}
@@ -61,9 +64,22 @@ class Watchdog:
     def watching(self, give_up: Callable[[], object] = lambda: None) -> Iterator[None]:
         """No question asked in the block, by this thread alone, stays without an answer for longer than that.
 
-        `give_up` is called where there is no socket to shut, as while a connection is being made.
+        `give_up` is called where there is no socket to shut, as while a connection is being made. Who `lingers` serves
+        many blocks a second by one thread, which ends a while after the last of them.
         """
         self._asking()
+        if self._lingers:
+            self._give_up = give_up
+            if not self._lives:
+                with contextlib.suppress(RuntimeError):
+                    start_thread(self._linger)
+                    self._lives = True
+            try:
+                yield
+            finally:
+                self._give_up = None
+                self._forget()
+            return
         done: SimpleQueue[None] = SimpleQueue()
         with contextlib.suppress(RuntimeError):  # no thread starts while the interpreter exits
             start_thread(lambda: self._watch(done, give_up))
@@ -81,6 +97,23 @@ class Watchdog:
                 if time.monotonic() >= self._asked + self._patience and done.empty():
                     self._asking()
                     self._end(give_up)
+
+    def _linger(self) -> None:
+        pause: SimpleQueue[None] = SimpleQueue()  # of time.sleep, gevent may have made something else
+        while True:
+            with contextlib.suppress(Empty):
+                pause.get(timeout=max(self._asked + self._patience - time.monotonic(), 0.001))
+            give_up = self._give_up
+            if time.monotonic() < self._asked + self._patience:
+                continue
+            if give_up is not None:
+                self._asking()
+                self._end(give_up)
+                continue
+            self._lives = False
+            if self._give_up is None:
+                return
+            self._lives = True  # a block has begun just now, and maybe starts another thread: no harm
 
     def _end(self, give_up: Callable[[], object]) -> None:
         with self._lock:

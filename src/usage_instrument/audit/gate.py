@@ -14,7 +14,7 @@ from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, exc, insert
+from sqlalchemy import Connection, Insert, exc, insert
 
 from .. import dialects
 from ..dialects import Fault
@@ -81,6 +81,7 @@ class Gate:
         self._starting = allocate_lock()
         self._runs = False
         self._connector: Connector | None = None
+        self._statement: Insert | None = None
         self._checked = False
         self.committed = 0
         """Rows that are in the trail."""
@@ -236,7 +237,9 @@ class Gate:
             raise SchemaError(problem)
 
     def _insert(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-        statement = insert(self._tables().access)
+        if self._statement is None:
+            self._statement = insert(self._tables().access)  # once: SQLAlchemy keeps with it what it makes of it
+        statement = self._statement
         if len(rows) == 1:  # one statement is a transaction, in one round trip
             connection.execute(statement, rows[0])
             return
