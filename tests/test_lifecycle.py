@@ -241,7 +241,31 @@ for thread in threads:
 
 
 RAW_FORK = """
-import ctypes, sys, threading, time
+import _queue, collections, ctypes, os, select, sys, threading, time
+
+class Pipe:
+    # Python >= 3.13 keeps who waits for a queue in a table that only its own hook cleans: with what is left there, a
+    # put in the child may wake a thread that is no more, which ends the process. Nobody waits for these in there.
+    def __init__(self):
+        self.items = collections.deque()
+        self.ends = os.pipe()
+    def put(self, item):
+        self.items.append(item)
+        os.write(self.ends[1], b".")
+    def get(self, block=True, timeout=None):
+        if not select.select(self.ends[:1], [], [], timeout)[0]:
+            raise _queue.Empty
+        os.read(self.ends[0], 1)
+        return self.items.popleft()
+    def get_nowait(self):
+        return self.get(timeout=0)
+    def empty(self):
+        return not self.items
+    def __del__(self):
+        for end in self.ends:
+            os.close(end)
+
+_queue.SimpleQueue = Pipe
 from usage_instrument import folder
 
 folder.INTERVAL = 60  # so that a thread which is idle stays so

@@ -74,6 +74,17 @@ def _born(nursery: subprocess.Popen[str]) -> int:
     return int(nursery.stdout.readline())
 
 
+def _wait_for_calls(file: Path) -> None:
+    """Until a required call has happened, and one that is only noticed."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        text = file.read_text() if file.exists() else ""
+        if "noticed" in text and ("required" in text or "awaited" in text):
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no call in a minute: {file.name}")
+
+
 def test_a_kill_leaves_no_call_without_its_row(
     accessed: subprocess.Popen[str], postgresql: Database, tmp_path: Path
 ) -> None:
@@ -83,6 +94,8 @@ def test_a_kill_leaves_no_call_without_its_row(
     for _ in range(0, KILLS, AT_ONCE):
         pids = [_born(accessed) for _ in range(AT_ONCE)]
         for pid in pids:
+            if dice.random() < 0.7:  # the others die at their first connection, or before
+                _wait_for_calls(tmp_path / "calls" / f"{pid}.calls")
             time.sleep(dice.choice((0.05, 0.2, 0.5)) * dice.random())
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
@@ -96,10 +109,10 @@ def test_a_kill_leaves_no_call_without_its_row(
     assert trail.holds
     assert trail.twice() == []
     happened = {token for token in calls if not token.startswith("noticed")}
-    assert len(happened) > KILLS
+    assert len(happened) > KILLS // 2
     assert happened <= trail.attempted
     returned = {token for token in calls if token.startswith("noticed")}
-    assert len(returned) > KILLS
+    assert len(returned) > KILLS // 2
     assert all(trail.noticed[token] == 1 for token in returned)
 
 
