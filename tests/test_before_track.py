@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -213,14 +214,19 @@ def test_outside_of_a_request_nobody_is_excluded() -> None:
 
 def test_the_page_on_privacy_runs(sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    asked, rule = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     tables = made(sqlite.engine(), users=None)
-    names: dict[str, Any] = {}
-    exec(compile(snippet.replace("sqlite:///usage.db", sqlite.url), PAGE.name, "exec"), names)
+    names: dict[str, Any] = {"ada": uuid.uuid4()}
+    exec(compile(rule.replace("sqlite:///usage.db", sqlite.url), PAGE.name, "exec"), names)
     usage.track("internal_thing")
     usage.track("export", metadata={"email": "a@b", "format": "csv"})
     assert usage.flush(60)
     assert counts(sqlite.engine(), tables) == {("export", None): 1}
     (row,) = all_of(sqlite.engine(), tables.usage)
     assert row.metadata == {"format": "csv"}
+    current.reset()
+    usage.configure(sqlite.url, privacy_key="k" * 32)
+    usage.track("search", user=names["ada"])
+    exec(compile(asked, PAGE.name, "exec"), names)
+    assert names["receipt"].deleted == {"feature_usage": 1, "feature_usage_history": 1}
     current.reset()

@@ -53,9 +53,10 @@ ROWS: dict[str, str] = {
     "dialects": f"{_USES} ledger",
     "columns": f"{_USES} dialects",
     "expressions": f"{_USES} dialects",
-    "audit": f"{_USES} lifecycle ticket dialects columns expressions",
+    "suppressions": f"{_USES} columns expressions",
+    "audit": f"{_USES} lifecycle ticket dialects columns expressions suppressions",
     "target": f"{_USES} dialects columns",
-    "schema": f"{_USES} dialects columns target audit",
+    "schema": f"{_USES} dialects columns target suppressions audit",
     "mixin": f"{_TABLES} columns target",
     "inspection": f"{_TABLES} columns target",
     "discovery": f"{_TABLES} target",
@@ -70,20 +71,24 @@ ROWS: dict[str, str] = {
     "watchdog": "lifecycle",
     "engines": "errors lifecycle watchdog",
     "retention": f"{_USES} dialects expressions",
-    "store": f"{_USES} dialects target inspection ledger retention audit",
+    "store": f"{_USES} dialects target inspection ledger retention suppressions audit",
     "journal": _USES,
-    "framer": f"{_USES} settings pending rejects journal",
+    "framer": f"{_USES} settings pending rejects journal suppressions audit",
     "folder": f"{_USES} settings buffer pending rejects ticket journal audit",
     "housekeeping": f"{_USES} settings stats catalog dialects ledger store journal",
     "failures": "dialects store",
     "mending": f"{_USES} dialects rejects store framer failures",
+    "screening": "settings ledger store journal framer mending",
     "writer": f"{_USES} settings catalog housekeeping dialects pending rejects ticket ledger store journal"
-    " framer failures mending",
+    " framer failures mending screening",
     "recovery": f"{_USES} settings stats catalog dialects buffer pending ledger store journal folder writer",
     "backend": f"{_USES} settings schema inspection audit engines ledger store",
     "pipeline": f"{_USES} settings stats catalog backend buffer pending ticket lifecycle journal folder framer"
     " writer recovery",
     "live": f"{_USES} schema lifecycle engines framer ticket pipeline",
+    "personal": "typing",
+    "forgetting": f"{_USES} settings dialects suppressions audit journal ledger store backend recovery personal",
+    "privacy": f"{_USES} settings identity suppressions ledger store backend ticket live personal forgetting",
     # what is decorated
     "audited": f"{_USES} context arguments lifecycle rejects outcome access",
     "proxies": "",
@@ -91,8 +96,8 @@ ROWS: dict[str, str] = {
     "tracking": f"{_USES} context catalog arguments outcome audited proxies wrappers",
     # the tracker
     "tracker": f"{_TABLES} settings stats identity context catalog capture buffer rejects ticket lifecycle audit"
-    " engines journal backend pipeline live tracking",
-    "current": f"{_USES} place settings stats context catalog capture engines live tracker",
+    " engines journal backend pipeline live privacy tracking",
+    "current": f"{_USES} place settings stats context catalog capture engines live forgetting privacy tracker",
     # requests: they know a recorder, not the tracker
     "routes": f"{_USES} context catalog",
     "rules": f"{_USES} context catalog routes",
@@ -106,10 +111,10 @@ ROWS: dict[str, str] = {
     # for others
     "testing": f"{_USES} settings identity catalog",
     "pytest_plugin": "",
-    "usage_instrument": "errors settings stats current tracker tracking live",
+    "usage_instrument": "errors settings stats current tracker tracking live forgetting privacy",
     "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
     "cli": f"{_TABLES} audit settings stats ledger engines store expressions inspection discovery upgrade journal"
-    " recovery retention views queries plan asgi dashboard usage_instrument",
+    " recovery retention views queries backend forgetting privacy plan asgi dashboard usage_instrument",
     "integrations": f"{_HTTP} settings stats lifecycle target schema capture engines tracking tracker current body"
     " refusal asgi wsgi cli usage_instrument",
 }

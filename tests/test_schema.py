@@ -25,6 +25,7 @@ NAMES = {
     "feature_usage_catalog",
     "feature_usage_losses",
     "feature_usage_access",
+    "feature_usage_suppressions",
 }
 
 
@@ -40,7 +41,7 @@ def add(engine: sa.Engine, tables: Tables, user: Any, feature: str | None = "sea
         connection.execute(tables.usage.insert().values(user_id=user, feature_name=feature))
 
 
-def test_makes_the_six_tables_and_only_once(database: Database) -> None:
+def test_makes_its_tables_and_only_once(database: Database) -> None:
     engine = database.engine()
     created = create_all(engine)
     assert set(created.made) == NAMES

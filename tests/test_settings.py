@@ -35,6 +35,7 @@ DEFAULTS: dict[str, object] = {
     "service": "",
     "audit_timeout": 2.0,
     "audit_key": None,
+    "privacy_key": None,
 }
 SAID: dict[str, tuple[str, object]] = {
     "flush_interval": ("2.5", 2.5),
@@ -58,6 +59,7 @@ SAID: dict[str, tuple[str, object]] = {
     "service": ("web", "web"),
     "audit_timeout": ("500", 500.0),
     "audit_key": ("k" * 32, "k" * 32),
+    "privacy_key": ("p" * 32, "p" * 32),
 }
 DURATIONS = [
     "flush_interval",

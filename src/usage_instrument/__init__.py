@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 from .current import (
     acount,
+    aexport,
     aflush,
+    aforget,
+    aopt_in,
+    aopt_out,
     as_user,
     ashutdown,
     atrack,
@@ -17,8 +21,12 @@ from .current import (
     configure,
     count,
     discard,
+    export,
     flush,
+    forget,
     identify,
+    opt_in,
+    opt_out,
     paused,
     shutdown,
     stats,
@@ -32,11 +40,12 @@ from .tracking import tracks
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .forgetting import Receipt
     from .live import FeatureUse
     from .settings import Settings
     from .tracker import Tracker
 else:
-    _LATER = {"FeatureUse": "live", "Settings": "settings", "Tracker": "tracker"}
+    _LATER = {"FeatureUse": "live", "Receipt": "forgetting", "Settings": "settings", "Tracker": "tracker"}
 
     def __getattr__(name):  # noqa: ANN001, ANN202 - hidden from type checkers, who would take it for any name
         """What only who configures needs, once it is asked for."""
@@ -51,12 +60,17 @@ else:
 __all__ = [
     "AuditUnavailable",
     "FeatureUse",
+    "Receipt",
     "Settings",
     "Stats",
     "Tracker",
     "__version__",
     "acount",
+    "aexport",
     "aflush",
+    "aforget",
+    "aopt_in",
+    "aopt_out",
     "as_user",
     "ashutdown",
     "atrack",
@@ -64,8 +78,12 @@ __all__ = [
     "configure",
     "count",
     "discard",
+    "export",
     "flush",
+    "forget",
     "identify",
+    "opt_in",
+    "opt_out",
     "paused",
     "shutdown",
     "stats",

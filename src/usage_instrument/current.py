@@ -20,7 +20,9 @@ from .typing import UNSET, Audit, Metadata
 
 if TYPE_CHECKING:
     from . import engines
+    from .forgetting import Receipt
     from .live import FeatureUse
+    from .privacy import Privacy
     from .schema import Tables
     from .settings import Settings
     from .tracker import Tracker
@@ -185,6 +187,53 @@ def user_features(user: object) -> list[FeatureUse]:
 async def auser_features(user: object) -> list[FeatureUse]:
     """As user_features, without blocking the event loop."""
     return [] if _tracker is None else await _tracker.auser_features(user)
+
+
+def forget(user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
+    """Erase a user from every table, buffer and journal, and see to it that nobody brings them back (as
+    Privacy.forget). Takes seconds. Raises ConfigurationError when nothing is configured, or no `privacy_key`."""
+    return _privacy().forget(user, keep_audit=keep_audit, force=force)
+
+
+async def aforget(user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
+    """As forget, without blocking the event loop."""
+    return await _privacy().aforget(user, keep_audit=keep_audit, force=force)
+
+
+def export(user: object) -> dict[str, Any]:
+    """All that the tables tell of a user, as JSON can carry it (as Privacy.export)."""
+    return _privacy().export(user)
+
+
+async def aexport(user: object) -> dict[str, Any]:
+    """As export, without blocking the event loop."""
+    return await _privacy().aexport(user)
+
+
+def opt_out(user: object) -> None:
+    """Count nothing of this user any more, in any process, from its next flush on (as Privacy.opt_out)."""
+    _privacy().opt_out(user)
+
+
+async def aopt_out(user: object) -> None:
+    """As opt_out, without blocking the event loop."""
+    await _privacy().aopt_out(user)
+
+
+def opt_in(user: object) -> None:
+    """Count this user again, also one who was forgotten (as Privacy.opt_in)."""
+    _privacy().opt_in(user)
+
+
+async def aopt_in(user: object) -> None:
+    """As opt_in, without blocking the event loop."""
+    await _privacy().aopt_in(user)
+
+
+def _privacy() -> Privacy:
+    if _tracker is None:
+        raise ConfigurationError("nothing is configured: call usage_instrument.configure() first")
+    return _tracker.privacy
 
 
 def stats() -> Stats:

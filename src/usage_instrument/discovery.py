@@ -29,5 +29,5 @@ def find_tables(connection: Connection, schema: str | None = None) -> Tables:
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:
     """The names of those that the database lacks, of those that questions are about."""
     inspector = inspect(connection)
-    asked = [table for table in tables if table is not tables.access]
+    asked = [table for table in tables if table not in (tables.access, tables.suppressions)]
     return [table.fullname for table in asked if not inspector.has_table(table.name, schema=table.schema)]

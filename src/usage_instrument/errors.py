@@ -50,5 +50,9 @@ class AuditUnavailable(UsageInstrumentError):  # noqa: N818 - the state of a ser
         return cls(f"{feature!r} was not called, as the access could not be recorded: {reason}")
 
 
+class UnknownUserError(UsageInstrumentError, LookupError):
+    """There is no trace of this user."""
+
+
 class DeclarationError(UsageInstrumentError, TypeError):
     """A feature is declared wrongly."""

@@ -55,6 +55,11 @@ class Use(NamedTuple):
         """How many uses wait with it: an access that is no use is to be written as well."""
         return max(self.uses, 1)
 
+    @property
+    def users(self) -> tuple[UserId, ...]:
+        """Whom it tells of: the user, and who acted as them."""
+        return (self.user,) if self.access is None else (self.user, self.access.actor)
+
 
 class Count(NamedTuple):
     """The uses of one feature by one user, folded: what one row of `feature_usage` gains."""

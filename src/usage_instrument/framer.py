@@ -15,11 +15,13 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
+from .audit.recordable import anonymous
 from .events import Batch, Count, Loss, Use
 from .journal import Held, Position
 from .pending import Counts, Pending
 from .rejects import Waiting, today, unique_parts
 from .settings import Settings
+from .suppressions import Suppressions
 from .typing import UserId
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -36,6 +38,15 @@ class Unwritten(NamedTuple):
     """What may be applied already, or any moment."""
     counts: tuple[Count, ...]
     """What is not."""
+
+
+class Screened(NamedTuple):
+    """What was found of users who are suppressed."""
+
+    uses: int
+    """That are gone."""
+    met: bool
+    """Whether somebody was among them who is to be forgotten."""
 
 
 def _alone(method: M) -> M:
@@ -115,7 +126,7 @@ class Framer:
             if self._keep is not None and not self._parts:
                 self._cut()
             counts: Collection[Count] = self._parts.popleft() if self._parts else self._counts.take(self._rows)
-            losses = tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
+            losses = self._lost()
             self._losses.clear()
             accesses: list[Use] = []
             if audits and not counts:
@@ -136,8 +147,10 @@ class Framer:
 
     def _held(self, batch: Batch) -> Held:
         later = (Batch(number, part) for number, part in enumerate(self._parts, batch.number + 1))
-        losses = tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
-        return Held(self._framed, (batch, *later), tuple(self.waiting.counts), losses, tuple(self._accesses))
+        return Held(self._framed, (batch, *later), tuple(self.waiting.counts), self._lost(), tuple(self._accesses))
+
+    def _lost(self) -> tuple[Loss, ...]:
+        return tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
 
     @_alone
     def resume(self, held: Held, number: int) -> None:
@@ -168,6 +181,53 @@ class Framer:
         accesses = self.batch.accesses if self.batch is not None else ()
         self._freeze(number, counts, kept, accesses)
         self._unframed = True
+
+    @_alone
+    def meets(self, suppressions: Suppressions) -> bool:
+        """Whether anything here is of who is suppressed."""
+        users = {*self._counts.users, *self.waiting.users, *(count.user for part in self._parts for count in part)}
+        if any(map(suppressions.silences, users)):
+            return True
+        return any(suppressions.forgets(user) for use in self._accesses for user in use.users)
+
+    @_alone
+    def screen(self, suppressions: Suppressions, number: int | None = None) -> Screened:
+        """Let go of the uses of who is suppressed, and of what tells of who is forgotten. With a number, the batch too:
+        it is framed anew, after a definite rollback."""
+        met = False
+
+        def is_gone(user: UserId) -> bool:
+            nonlocal met
+            met = met or suppressions.forgets(user)
+            return suppressions.silences(user)
+
+        uses = self._counts.discard(is_gone) + self.waiting.discard(is_gone)
+        parts, self._parts = self._parts, deque()
+        for part in parts:
+            kept = tuple(count for count in part if not is_gone(count.user))
+            uses += sum(count.uses for count in part) - sum(count.uses for count in kept)
+            if kept:
+                self._parts.append(kept)
+        accesses = deque(anonymous(use, suppressions.pseudonym) for use in self._accesses)
+        if uses or len(parts) != len(self._parts) or accesses != self._accesses:
+            self._accesses, self._unframed = accesses, True
+        batch = self.batch
+        if number is not None and batch is not None:
+            kept = tuple(count for count in batch.counts if not is_gone(count.user))
+            uses += sum(count.uses for count in batch.counts) - sum(count.uses for count in kept)
+            self._freeze(number, kept, batch.losses, [anonymous(use, suppressions.pseudonym) for use in batch.accesses])
+            self._unframed = True
+        return Screened(uses, met)
+
+    @_alone
+    def tidy(self) -> bool:
+        """Have the frame tell of nothing that is not held any more; False while a batch is on its way. Raises what
+        `keep` raises."""
+        if self.batch is not None or self._parts or self._counts or self._keep is None:
+            return False
+        self._framed = self._taken
+        self._keep(Held(self._framed, (), tuple(self.waiting.counts), self._lost(), tuple(self._accesses)))
+        return True
 
     @_alone
     def drop(self, number: int) -> None:

@@ -122,11 +122,14 @@ def _missing_index(table: Table, index: Index) -> Problem:
 
 def audit_problem(connection: Connection, tables: Tables) -> str | None:
     """Why the audit trail cannot be written, if it cannot."""
-    inspector, access = inspect(connection), tables.access
-    if not inspector.has_table(access.name, schema=access.schema):
-        return f"table {access.fullname} does not exist: {CREATE}"
-    problems = _check_columns(connection, inspector, access, tables)
-    return problems[0].message if problems else None
+    inspector = inspect(connection)
+    for table in (tables.access, tables.suppressions):
+        if not inspector.has_table(table.name, schema=table.schema):
+            return f"table {table.fullname} does not exist: {CREATE}"
+        problems = _check_columns(connection, inspector, table, tables)
+        if problems:
+            return problems[0].message
+    return None
 
 
 def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:

@@ -25,6 +25,8 @@ class Ledger:
         self.number = 0
         """The last batch that is known to be applied."""
         self.registered = False
+        self.suppression: int | None = None
+        """What the row says when this process knows who is suppressed; None as long as it does not."""
 
     def register(self, connection: Connection) -> None:
         """Insert the row, unless an earlier attempt, whose answer was lost, did. The caller commits."""
@@ -41,11 +43,16 @@ class Ledger:
             )
 
     def advance(self, connection: Connection, number: int) -> bool:
-        """Move to a batch, within its transaction; False if it is applied already or the row is gone."""
+        """Move to a batch, within its transaction; False if it is applied already, the row is gone, or somebody has
+        been suppressed meanwhile."""
         table = self._table
         moved = connection.execute(
             update(table)
-            .where(table.c.writer_id == self.writer_id, table.c.last_batch < number)
+            .where(
+                table.c.writer_id == self.writer_id,
+                table.c.last_batch < number,
+                table.c.suppression == self.suppression,
+            )
             .values(last_batch=number, heartbeat_at=utcnow())
         )
         return moved.rowcount == 1
@@ -56,6 +63,12 @@ class Ledger:
             select(self._table.c.last_batch).where(self._table.c.writer_id == self.writer_id)
         ).scalar()
         return UNSET if found is None else int(found)
+
+    def asked(self, connection: Connection) -> int | None:
+        """How often this writer was asked to look who is suppressed; None when the row is gone."""
+        table = self._table
+        asked: int | None = connection.scalar(select(table.c.suppression).where(table.c.writer_id == self.writer_id))
+        return asked
 
     def beat(self, connection: Connection) -> None:
         """Say that this writer lives."""

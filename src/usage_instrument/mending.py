@@ -71,6 +71,12 @@ class Mending:
             self._framer.lose(reason, uses)
             self._failures.say(f"{in_words(uses)} rejected, {reason}: {detail}")
 
+    def silence(self, uses: int) -> None:
+        """Give up uses of who is suppressed, which is nothing to warn of."""
+        if uses:
+            self.rejected += uses
+            self._framer.lose(rejects.SUPPRESSED, uses)
+
     def lose_accesses(self, number: int) -> None:
         """Give up accesses that cannot be written."""
         if number:

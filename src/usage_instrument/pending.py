@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from _thread import allocate_lock
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .events import Count, Use
@@ -70,6 +70,11 @@ class Counts:
         """Whether a use would take a new key."""
         return user not in self._buckets.get(bucket, {}).get(feature, {})
 
+    @property
+    def users(self) -> set[UserId]:
+        """Who has used something."""
+        return {user for features in self._buckets.values() for users in features.values() for user in users}
+
     def of(self, user: UserId) -> list[Count]:
         """What one user has used; all stays where it is."""
         return [
@@ -89,6 +94,18 @@ class Counts:
     def replace_metadata(self, key: Key, metadata: dict[str, Any]) -> None:
         """Forget a key's metadata for these: both together are too large."""
         self._metadata[key] = metadata
+
+    def discard(self, is_gone: Callable[[UserId], bool]) -> int:
+        """Let go of what these users have used; how many uses that was."""
+        gone = 0
+        for features in self._buckets.values():
+            for feature, users in features.items():
+                for user in [user for user in users if is_gone(user)]:
+                    gone += users.pop(user) & _MASK
+                    self.keys -= 1
+                    self._metadata.pop((feature, user), None)
+        self.uses -= gone
+        return gone
 
     def take(self, rows: int) -> list[Count]:
         """Remove and return at most `rows` keys, each with all of its buckets."""

@@ -226,6 +226,11 @@ class Pipeline:
             logger.warning("shut down with %s %s: %s", in_words(pending), where, self.writer.failures.last_error)
         return bool(ticket.answer)
 
+    def abandon(self) -> None:
+        """In a forked child: leave what is here to the parent."""
+        if self.journal is not None:
+            self.journal.abandon()
+
     def stats(self) -> Stats:
         """The figures of this process."""
         folder, writer, waiting, recovered = self._folder, self.writer, self._unread, self.writer.house.recovered
@@ -236,11 +241,11 @@ class Pipeline:
             written=writer.written + recovered.written,
             pending=waiting + self._pending.uses,
             dropped=folder.dropped + writer.dropped + recovered.dropped,
-            rejected=folder.rejected + writer.rejected + recovered.rejected,
-            metadata_lost=folder.metadata_lost + writer.metadata_lost + recovered.metadata_lost,
+            rejected=folder.rejected + writer.mending.rejected + recovered.rejected,
+            metadata_lost=folder.metadata_lost + writer.mending.metadata_lost + recovered.metadata_lost,
             audited=writer.audited + recovered.audited,
             audit_pending=self._pending.audits,
-            audit_lost=folder.audit_lost + writer.audit_lost + recovered.audit_lost,
+            audit_lost=folder.audit_lost + writer.mending.audit_lost + recovered.audit_lost,
             retries=writer.failures.retries + recovered.retries,
             last_error=writer.failures.last_error or writer.failures.standing,
             heartbeat=None if beat is None else max(time.monotonic() - beat, 0.0),

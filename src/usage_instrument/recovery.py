@@ -110,10 +110,10 @@ class Recovery:
         figures = Recovered(
             written=writer.written,
             dropped=folder.dropped + writer.dropped,
-            rejected=folder.rejected + writer.rejected,
-            metadata_lost=folder.metadata_lost + writer.metadata_lost,
+            rejected=folder.rejected + writer.mending.rejected,
+            metadata_lost=folder.metadata_lost + writer.mending.metadata_lost,
             audited=writer.audited,
-            audit_lost=folder.audit_lost + writer.audit_lost,
+            audit_lost=folder.audit_lost + writer.mending.audit_lost,
             retries=writer.failures.retries,
         )
         if not done:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from .errors import UsageInstrumentError
 from .events import Count
@@ -16,6 +16,7 @@ USER_TYPE = "user id of another type"
 UNKNOWN_USER = "unknown user"
 REFUSED = "refused by the database"
 CAPTURE = "bad capture"
+SUPPRESSED = "opted out or forgotten"
 ACCESS = "access not recorded"
 """Booked in accesses, not in uses."""
 
@@ -61,6 +62,13 @@ class Waiting:
         for count in counts:
             self._since.setdefault(count.user, now)
             self._counts.append(count)
+
+    def discard(self, is_gone: Callable[[UserId], bool]) -> int:
+        """Let go of what waits for these users; how many uses that was."""
+        before = self.uses
+        self._counts = [count for count in self._counts if not is_gone(count.user)]
+        self._since = {user: since for user, since in self._since.items() if not is_gone(user)}
+        return before - self.uses
 
     def release(self, unknown: Collection[UserId], now: float) -> tuple[list[Count], list[Count]]:
         """Remove and return the counts whose user is known by now, and those whose patience ran out."""

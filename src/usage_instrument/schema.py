@@ -32,6 +32,7 @@ from .columns import Now, feature_column, json_object, timestamp
 from .dialects.base import key
 from .errors import ConfigurationError
 from .events import NAME_LENGTH
+from .suppressions import define_suppressions
 from .target import find_users, live_target, name_of, target_of, user_type_of
 from .typing import UserIdType
 
@@ -43,7 +44,7 @@ logger = logging.getLogger("usage_instrument")
 UNIQUE_USAGE = "uq_feature_usage_user_feature"
 UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"
 _INFO = "usage_instrument"
-_TABLES = 6
+_TABLES = 7
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +63,8 @@ class Tables:
     """`feature_usage_losses`: what was dropped or rejected."""
     access: Table
     """`feature_usage_access`: the audit trail."""
+    suppressions: Table
+    """`feature_usage_suppressions`: who is not counted any more, as keyed hashes."""
     user_id_type: UserIdType
     """The type of a user's id."""
     users: str | None
@@ -71,7 +74,7 @@ class Tables:
         return f"Tables({self.usage.fullname!r}, user_id_type={self.user_id_type!r}, users={self.users!r})"
 
     def __iter__(self) -> Iterator[Table]:
-        return iter((self.usage, self.writers, self.history, self.catalog, self.losses, self.access))
+        return iter((self.usage, self.writers, self.history, self.catalog, self.losses, self.access, self.suppressions))
 
     @classmethod
     def of(cls, model: Any) -> Tables:
@@ -148,6 +151,7 @@ def define_tables(
         Column("last_batch", BigInteger, nullable=False, server_default=text("0"), comment="The last batch applied"),
         Column("started_at", timestamp(), nullable=False, comment="When it registered, UTC"),
         Column("heartbeat_at", timestamp(), nullable=False, comment="When it last wrote, UTC"),
+        Column("suppression", BigInteger, nullable=False, server_default=text("0"), comment="Grows: it has to look"),
         schema=schema,
         comment="The ledger that makes every batch count exactly once",
         mysql_engine="InnoDB",
@@ -206,7 +210,8 @@ def define_tables(
     # What is asked of the history is asked of its last days, and what is pruned are its first. Updates stay in place.
     Index(f"ix_{history.name}_bucket_start", history.c.bucket_start)
     access = define_access(metadata, schema, user_type)
-    tables = Tables(usage, writers, history, catalog, losses, access, user_id_type, name_of(target))
+    suppressions = define_suppressions(metadata, schema)
+    tables = Tables(usage, writers, history, catalog, losses, access, suppressions, user_id_type, name_of(target))
     metadata.info.setdefault(_INFO, {})[usage.fullname] = tables
     return tables
 

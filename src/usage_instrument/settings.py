@@ -74,6 +74,9 @@ class Settings:
     audit_key: str | None = dataclasses.field(default=None, repr=False)
     """A secret, without which nobody can make or mend a link of the audit trail; None for a chain of plain hashes."""
 
+    privacy_key: str | None = dataclasses.field(default=None, repr=False)
+    """A secret, the same in every process, by which `forget` and `opt_out` remember users without naming them."""
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check = _CHECKS.get(field.name)
@@ -215,7 +218,7 @@ def _callable(name: str, value: object) -> object:
     return value
 
 
-_NULLABLE = {"users", "schema", "history", "journal", "before_track", "audit_key"}
+_NULLABLE = {"users", "schema", "history", "journal", "before_track", "audit_key", "privacy_key"}
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(
         (
@@ -238,4 +241,5 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "before_track": _callable,
     "journal": _path,
     "audit_key": _secret,
+    "privacy_key": _secret,
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import random
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -15,8 +17,9 @@ from .errors import ConfigurationError, SchemaError, UsageInstrumentError
 from .events import Batch, Loss
 from .ledger import Ledger, utcnow
 from .retention import Retention
+from .suppressions import Suppressions
 from .target import live_target
-from .typing import UNSET, Unset, UserId
+from .typing import Unset, UserId, _Unset
 
 if TYPE_CHECKING:
     from .catalog import Feature
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Fault = dialects.Fault
+_PAUSE = 0.25  # seconds between two attempts, at most
 
 
 class Outcome(enum.Enum):
@@ -34,6 +38,8 @@ class Outcome(enum.Enum):
 
     APPLIED = "applied"
     """It is in the tables, by this attempt or an earlier one."""
+    OUTDATED = "outdated"
+    """Nothing was done: somebody has been suppressed meanwhile, or this process did not know who is."""
     GONE = "gone"
     """The writer's row is missing, so nothing was done."""
 
@@ -59,6 +65,8 @@ class Store:
         self._flush: Flush | None = None
         self._users: ColumnElement[Any] | None = None
         self._chain = Chain(settings.audit_key)
+        self.suppressions = Suppressions(tables, settings.privacy_key)
+        """Who is suppressed, as far as was looked."""
         self.audit_problem: str | None = None
         """Why the audit trail cannot be written, if it cannot; open() ran."""
 
@@ -83,7 +91,7 @@ class Store:
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
             self.audit_problem = inspection.audit_problem(connection, self._tables)
 
-        self._transact(look)
+        self.transact(look)
 
     def look_again(self) -> None:
         """Whether what was in the way of the audit trail is there no more. Raises WriteError."""
@@ -91,11 +99,11 @@ class Store:
         def look(connection: Connection) -> None:
             self.audit_problem = inspection.audit_problem(connection, self._tables)
 
-        self._transact(look)
+        self.transact(look)
 
     def register(self, ledger: Ledger) -> None:
         """Give the writer its row, in a transaction of its own. Raises WriteError."""
-        self._transact(ledger.register)
+        self.transact(ledger.register)
         ledger.registered = True
 
     def write(self, ledger: Ledger, batch: Batch) -> Outcome:
@@ -106,6 +114,8 @@ class Store:
 
         def apply(connection: Connection) -> Outcome:
             nonlocal moved
+            if ledger.suppression is None and self._read_suppressions(connection, ledger):
+                return Outcome.OUTDATED
             moved = flush.apply(connection, ledger, batch)
             if moved:
                 for loss in batch.losses:
@@ -113,14 +123,36 @@ class Store:
                 if rows:
                     connection.execute(insert(self._tables.access), rows)
                 return Outcome.APPLIED
-            return Outcome.GONE if ledger.position(connection) is UNSET else Outcome.APPLIED
+            position = ledger.position(connection)
+            if isinstance(position, _Unset):
+                return Outcome.GONE
+            if position >= batch.number:
+                return Outcome.APPLIED
+            self._read_suppressions(connection, ledger)
+            return Outcome.OUTDATED
 
-        outcome = self._transact(apply)
+        outcome = self.transact(apply)
         if moved:
             self._chain.appended(rows)
         elif rows:  # by an earlier attempt, of whose rows nobody knows whose chain they continue
             self._chain = Chain(self._settings.audit_key)
         return outcome
+
+    def is_outdated(self, ledger: Ledger) -> bool:
+        """Look whether somebody has been suppressed, and who. Raises WriteError."""
+
+        def look(connection: Connection) -> bool:
+            asked = ledger.asked(connection)
+            return asked not in (None, ledger.suppression) and self._read_suppressions(connection, ledger)
+
+        return self.transact(look)
+
+    def _read_suppressions(self, connection: Connection, ledger: Ledger) -> bool:
+        # In this order: what is committed in between is read twice, and missed in no case.
+        asked = ledger.asked(connection)
+        changed = self.suppressions.read(connection)
+        ledger.suppression = asked
+        return changed
 
     def unknown_users(self, users: Collection[UserId]) -> set[UserId]:
         """Those of the users that the users table does not hold. Raises WriteError."""
@@ -135,29 +167,33 @@ class Store:
                 found.update(connection.scalars(select(id_).where(id_.in_(asked[start : start + 500]))))
             return set(asked) - found
 
-        return self._transact(look)
+        return self.transact(look)
+
+    def has_user(self, user: UserId) -> bool:
+        """Whether the users table, if there is one, holds this user. Raises WriteError."""
+        return self._users is not None and not self.unknown_users([user])
 
     def position(self, ledger: Ledger) -> int | Unset:
         """The last batch of a writer that is in the tables; UNSET when its row is gone. Raises WriteError."""
-        return self._transact(ledger.position)
+        return self.transact(ledger.position)
 
     def beat(self, ledger: Ledger) -> None:
         """Move the heartbeat. Raises WriteError."""
-        self._transact(ledger.beat)
+        self.transact(ledger.beat)
 
     def retire(self, ledger: Ledger) -> None:
         """Delete the writer's row. Raises WriteError."""
-        self._transact(ledger.retire)
+        self.transact(ledger.retire)
         ledger.registered = False
 
     def declare(self, features: Collection[Feature], service: str) -> None:
         """Bring the catalogue up to date, in a transaction of its own. Raises WriteError."""
-        self._transact(lambda connection: self._declare(connection, features, service))
+        self.transact(lambda connection: self._declare(connection, features, service))
 
     @property
     def retention(self) -> Retention:
         """What prunes the tables; open() ran. Its methods raise WriteError."""
-        return Retention(self._tables, self._settings, cast("Flush", self._flush), self._transact, self._look)
+        return Retention(self._tables, self._settings, cast("Flush", self._flush), self.transact, self._look)
 
     def dispose(self) -> None:
         """Close the connections; errors on the way are of no consequence."""
@@ -181,9 +217,11 @@ class Store:
             return self._connector.run(work)
 
     def _look(self, work: Callable[[Connection], T]) -> T:
-        return self._run(work) if self._dialect.excludes_writers else self._transact(work)
+        return self._run(work) if self._dialect.excludes_writers else self.transact(work)
 
-    def _transact(self, work: Callable[[Connection], T]) -> T:
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, in one transaction. Raises WriteError."""
+
         def transaction(connection: Connection) -> T:
             connection = self._dialect.begin(connection, self._settings)
             try:
@@ -197,6 +235,19 @@ class Store:
             return result
 
         return self._run(transaction)
+
+
+def persistently(attempt: Callable[[], T], seconds: float) -> T:
+    """What an attempt returns, made again for so many seconds while a lock or the network is in the way. Raises
+    WriteError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return attempt()
+        except WriteError as error:
+            if error.fault is not Fault.TRANSIENT or time.monotonic() >= deadline:
+                raise
+            time.sleep(random.random() * _PAUSE)
 
 
 def _upsert(

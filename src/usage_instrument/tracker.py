@@ -26,6 +26,7 @@ from .ticket import Ticket
 from .typing import UNSET, Audit, Metadata, UserId
 
 if TYPE_CHECKING:
+    from .privacy import Privacy
     from .schema import Tables
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -102,9 +103,9 @@ class Tracker:
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
         """As Recorder.sink: the deque's own append once the threads run, so that a capture costs that and no more."""
         if not self.settings.enabled:
-            return _ignore
+            return lambda user: None
         if self.settings.strict or self.settings.before_track is not None:
-            return partial(self._record_plain, feature.name)
+            return lambda user: self.record(Use(feature.name, user))
         return self._pipeline.sink(feature.name) or partial(self._append_first, feature.name)
 
     def _append_first(self, feature: str, user: UserId) -> None:
@@ -115,9 +116,6 @@ class Tracker:
         lifecycle.notice_fork()
         if not self._pipeline.armed:
             lifecycle.watch(self)
-
-    def _record_plain(self, feature: str, user: UserId) -> None:
-        self.record(Use(feature, user))
 
     def record(self, use: Use) -> None:
         """As Recorder.record."""
@@ -189,8 +187,7 @@ class Tracker:
     def reset_after_fork(self) -> None:
         """As Mortal.reset_after_fork. The parent's connection stays referenced: closing it here would end it there."""
         self._left_behind += (self._pipeline, self._live, self._gate)
-        if self._pipeline.journal is not None:
-            self._pipeline.journal.abandon()
+        self._pipeline.abandon()
         self._renew()
         self._swap()
 
@@ -268,6 +265,13 @@ class Tracker:
         return await in_thread(partial(self.user_features, user))
 
     @property
+    def privacy(self) -> Privacy:
+        """What a user may ask for: their own data, not to be counted, to be forgotten."""
+        from .privacy import Privacy
+
+        return Privacy(self._backend, self.settings, self._canonical, self.flush)
+
+    @property
     def exit_timeout(self) -> float:
         """As Mortal.exit_timeout."""
         return self.settings.shutdown_timeout
@@ -314,7 +318,3 @@ class Tracker:
     def discard(self) -> None:
         """The current request is no use: stops the middleware's count and later ones; earlier ones stand."""
         capture.discard()
-
-
-def _ignore(user: UserId) -> None:
-    """What a disabled tracker does with a use."""

@@ -23,6 +23,7 @@ from .journal import Frame, Held, Journal
 from .ledger import Ledger
 from .mending import Mending
 from .pending import Pending
+from .screening import Screening
 from .settings import Settings
 from .store import Outcome, Store, WriteError
 from .ticket import Ticket
@@ -61,7 +62,8 @@ class Writer:
         self._wake: SimpleQueue[Ticket] = SimpleQueue()
         self._turn = allocate_lock()
         self._alive = allocate_lock()
-        self._mending = Mending(self._framer, self.failures)
+        self.mending = Mending(self._framer, self.failures)
+        self._screening = Screening(self._framer, self.mending, settings, journal)
         self.ledger: Ledger | None = None
         self.running = False
         self.written = 0
@@ -130,11 +132,16 @@ class Writer:
         if not self._turn.acquire(wait):
             return False
         try:
+            number = self.ledger.number if self.ledger is not None else 0
             self._framer.take()
             if not self._framer.idle:
                 self._write(final)
-            if self._store is not None and self.ledger is not None and self.ledger.registered:
-                self.house.keep(self._store, self.ledger, final=final, asked=asked, hurried=self._is_asked)
+            store, ledger = self._store, self.ledger
+            if store is not None and ledger is not None and ledger.registered:
+                if ledger.number == number and self._screening.look(store, ledger):
+                    self._write(final)
+                self._screening.tidy()
+                self.house.keep(store, ledger, final=final, asked=asked, hurried=self._is_asked)
                 self.failures.end()
         except WriteError as error:
             self.failures.add(error, self._store)
@@ -156,7 +163,8 @@ class Writer:
     # ---- batches
 
     def _write(self, final: bool) -> None:
-        self._ready()
+        store, ledger = self._ready()
+        self._screening.screen(store, ledger)
         self._release(patient=not final)
         self._send_all()
         if final and len(self._framer.waiting):  # deferred just now: tried once more, then given up
@@ -200,16 +208,19 @@ class Writer:
                 raise
             # The ledger had moved when the counts were refused: no earlier attempt of this batch was committed.
             self._framer.in_doubt = False
-            self._mending.mend(error, batch, store)
+            self.mending.mend(error, batch, store)
             return
         if outcome is Outcome.GONE:
             self._start_anew(batch)
+            return
+        if outcome is Outcome.OUTDATED:
+            self._screening.rolled_back(store, batch.number)
             return
         ledger.number = batch.number
         self.written += batch.uses
         self.audited += len(batch.accesses)
         self._framer.applied()
-        self._mending.needless()
+        self.mending.needless()
         self.failures.end()
 
     def _ready(self) -> tuple[Store, Ledger]:
@@ -236,7 +247,7 @@ class Writer:
             self._framer.drop(1)
             if batch.uses:
                 self._framer.lose(rejects.IN_DOUBT, batch.uses)
-            self._mending.lose_accesses(len(batch.accesses))
+            self.mending.lose_accesses(len(batch.accesses))
         else:
             self._framer.change(1, batch.counts)
 
@@ -246,7 +257,7 @@ class Writer:
             store, _ = self._ready()
             unknown = store.unknown_users(self._framer.waiting.users)
             late = self._framer.release(unknown, time.monotonic() if patient else float("inf"))
-            self._mending.reject(late, rejects.UNKNOWN_USER, "no such row in the users table")
+            self.mending.reject(late, rejects.UNKNOWN_USER, "no such row in the users table")
 
     # ---- the end
 
@@ -286,21 +297,6 @@ class Writer:
     def unwritten(self, user: UserId) -> Unwritten:
         """What one user has used, as far as it is pending here or with the folder."""
         return self._framer.unwritten(user, None if self.ledger is None else self.ledger.writer_id)
-
-    @property
-    def rejected(self) -> int:
-        """Uses that the database refused."""
-        return self._mending.rejected
-
-    @property
-    def metadata_lost(self) -> int:
-        """Uses that were written without their metadata, which the database refused."""
-        return self._mending.metadata_lost
-
-    @property
-    def audit_lost(self) -> int:
-        """Accesses that are not in the audit trail."""
-        return self._mending.audit_lost
 
     @property
     def turn(self) -> int:

@@ -20,6 +20,7 @@ from reading import all_of, made
 from usage_instrument import Settings, Tracker
 from usage_instrument.audit.chain import Chain
 from usage_instrument.cli.app import app
+from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.events import Access, Use
 from usage_instrument.schema import Tables
 
@@ -184,6 +185,29 @@ def test_a_role_that_may_only_add_to_the_trail(server: Database, role: str) -> N
     for statement_ in forbidden:
         with theirs.connect() as connection, pytest.raises(sa.exc.DBAPIError, match=r"denied"):
             connection.execute(statement_)
+
+
+def test_such_a_role_forgets_nobody_by_half(server: Database, role: str) -> None:
+    done = CliRunner().invoke(app, ["db", "create", "--url", server.url, "--audit-role", role])
+    engine = server.engine(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for line in done.stdout.splitlines():
+            if line.startswith(("GRANT", "REVOKE")):
+                connection.execute(sa.text(line))
+    url = sa.make_url(server.url).set(username=role, password="secret")
+    tables = made(engine)
+    tracker = Tracker(url, Settings(flush_interval=0, privacy_key=KEY))
+    tracker.track("open_vault", user=ADA, audit=True)
+    assert tracker.flush()
+    with pytest.raises(UsageInstrumentError, match="nothing was done, as this role may not read the audit trail"):
+        tracker.privacy.forget(ADA)
+    assert (len(all_of(engine, tables.usage)), len(all_of(engine, tables.suppressions))) == (1, 0)
+    receipt = tracker.privacy.forget(ADA, keep_audit=True)
+    assert (receipt.deleted["feature_usage"], receipt.kept) == (1, None)
+    tracker.shutdown()
+    owner = Tracker(server.url, Settings(flush_interval=0, privacy_key=KEY, audit_timeout=0.1))
+    assert owner.privacy.forget(ADA).pseudonymised == 1
+    owner.shutdown()
 
 
 def test_a_database_without_roles_says_so(sqlite: Database) -> None:

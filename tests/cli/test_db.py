@@ -71,10 +71,10 @@ def test_creates_checks_and_has_nothing_to_upgrade(users_database: UsersDatabase
     database = users_database.database
     done = db(database, "create")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("created") == 6
+    assert done.stdout.count("created") == 7
     assert "user_id refers to users.id, which this database has." in done.stdout
     again = db(database, "create", "--format", "json")
-    assert [row["status"] for row in json.loads(again.stdout)] == ["was there"] * 6
+    assert [row["status"] for row in json.loads(again.stdout)] == ["was there"] * 7
     for command in (["check"], ["upgrade"]):
         done = db(database, *command)
         assert (done.returncode, done.stderr) == (0, "")
@@ -164,12 +164,12 @@ def test_takes_its_options_from_the_environment(postgresql: Database) -> None:
     done = run("db", "create", **variables)
     assert done.returncode == 0
     assert "user_id refers to people.id." in done.stdout
-    assert len(sa.inspect(engine).get_table_names("analytics")) == 6
+    assert len(sa.inspect(engine).get_table_names("analytics")) == 7
     assert run("db", "check", **variables).returncode == 0
     assert run("db", "check", "--schema", "public", **variables).returncode == 1
     done = run("db", "create", "--schema", "none", "--users", "none", **variables)
     assert done.returncode == 0
-    assert len(sa.inspect(engine).get_table_names("public")) == 7
+    assert len(sa.inspect(engine).get_table_names("public")) == 8
 
 
 def test_says_that_it_needs_a_database() -> None:

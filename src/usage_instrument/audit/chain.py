@@ -11,12 +11,15 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
 from ..events import Use
 from ..typing import UserId
+
+PARTS = ("user", "actor", "details")
+"""What of a row tells of persons: each has a digest of its own, by a salt of its own."""
 
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
 _FIRST = b"usage-instrument audit trail 1"
@@ -79,7 +82,6 @@ def first_link(key: str | None, chain_id: UUID) -> str:
 
 def link(key: str | None, before: str, row: Row, number: int | None = None) -> str:
     """The link of a row behind another link; with `number`, as if it were in that place."""
-    salt = row["seal"]
     content = [
         before,
         row["chain_id"].hex,
@@ -89,11 +91,66 @@ def link(key: str | None, before: str, row: Row, number: int | None = None) -> s
         row["feature_name"],
         row["outcome"],
         row["service"],
-        _digest(salt, "user", _identity(row["user_id"])),
-        _digest(salt, "actor", _identity(row["actor_id"])),
-        _digest(salt, "details", [row["request_id"], row["metadata"]]),
+        *_digests(row).values(),
     ]
     return _hash(key, json.dumps(content, separators=(",", ":")).encode("ascii"))
+
+
+def is_erased(row: Row) -> bool:
+    """Whether the row has a digest where it had told of somebody."""
+    return str(row["seal"]).startswith("{")
+
+
+def erased(row: Row, parts: Collection[str], pseudonym: str) -> dict[str, Any]:
+    """The columns that a row has instead, to tell of these parts no more. Its link still holds: the digests stay, and
+    what they were salted with is gone."""
+    salts, digests = _seal_of(row)
+    made = _digests(row)
+    digests = {**digests, **{part: made[part] for part in parts}}
+    names = {**_names_of(row), **{part: pseudonym for part in parts if part != "details"}}
+    seal = {"salts": {part: salts[part] for part in PARTS if part not in digests}, "digests": digests, "names": names}
+    return {
+        "user_id": None if "user" in digests else row["user_id"],
+        "actor_id": None if "actor" in digests else row["actor_id"],
+        "request_id": None if "details" in digests else row["request_id"],
+        "metadata": None if "details" in digests else row["metadata"],
+        "seal": json.dumps(seal, separators=(",", ":")),
+    }
+
+
+def pseudonym_of(row: Row, part: str) -> str | None:
+    """What stands for a person whom the row does not name any more."""
+    return _names_of(row).get(part)
+
+
+def _names_of(row: Row) -> dict[str, str]:
+    return dict(json.loads(row["seal"])["names"]) if is_erased(row) else {}
+
+
+def _seal_of(row: Row) -> tuple[dict[str, str], dict[str, str]]:
+    """The salts of a row's parts, and the digests of those that it does not tell any more."""
+    if not is_erased(row):
+        return {part: hashlib.sha256(f"{row['seal']} {part}".encode()).hexdigest() for part in PARTS}, {}
+    try:
+        seal = json.loads(row["seal"])
+        return dict(seal["salts"]), dict(seal["digests"])
+    except (ValueError, KeyError, TypeError):  # no writer's; then no link holds
+        return {}, {}
+
+
+def _digests(row: Row) -> dict[str, str]:
+    values = {
+        "user": _identity(row["user_id"]),
+        "actor": _identity(row["actor_id"]),
+        "details": [row["request_id"], row["metadata"]],
+    }
+    salts, digests = _seal_of(row)
+    found = {}
+    for part, value in values.items():
+        is_told = value not in (None, [None, None])
+        # What has a digest tells nothing, so that nothing can be put in its place.
+        found[part] = _digest(salts.get(part, ""), value) if is_told or part not in digests else str(digests[part])
+    return found
 
 
 def _hash(key: str | None, content: bytes) -> str:
@@ -102,8 +159,8 @@ def _hash(key: str | None, content: bytes) -> str:
     return hmac.digest(key.encode(), content, "sha256").hex()
 
 
-def _digest(salt: str, part: str, value: object) -> str:
-    return hashlib.sha256(f"{salt} {part} {json.dumps(value, separators=(',', ':'))}".encode()).hexdigest()
+def _digest(salt: str, value: object) -> str:
+    return hashlib.sha256(f"{salt} {json.dumps(value, separators=(',', ':'))}".encode()).hexdigest()
 
 
 def _identity(user: UserId) -> list[str] | None:

@@ -21,10 +21,11 @@ from ..dialects import Fault
 from ..errors import AuditUnavailable, ConfigurationError, SchemaError, UserIdError
 from ..events import Use
 from ..lifecycle import start_thread
+from ..suppressions import Suppressions
 from ..ticket import Ticket, in_event_loop
 from ..typing import UserId
 from .chain import Chain
-from .recordable import recordable
+from .recordable import anonymous, recordable
 
 if TYPE_CHECKING:
     from ..engines import Connector
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _TOGETHER = 200  # rows a transaction, at most
 _PAUSE = 0.02  # seconds between two attempts
+LOOK_AGAIN = 1.0
+"""Seconds between two looks for who is to be forgotten."""
 
 
 class Pass:
@@ -83,6 +86,8 @@ class Gate:
         self._connector: Connector | None = None
         self._statement: Insert | None = None
         self._checked = False
+        self._suppressions: Suppressions | None = None
+        self._next_look = 0.0
         self.committed = 0
         """Rows that are in the trail."""
 
@@ -197,11 +202,13 @@ class Gate:
     def _serve(self, passes: list[Pass]) -> None:
         """Commit the rows of all who still wait, by as many attempts as their patience allows."""
         passes = [asked for asked in passes if asked.left]
-        rows = self._chain.rows([asked.use for asked in passes], self._settings.service)
+        rows: list[dict[str, Any]] = []
         error: Exception | None = None
         is_retry = False
-        while rows:
+        while passes:
             try:
+                if not rows:  # another attempt is one with the same
+                    rows = self._chain.rows(self._nameable(passes), self._settings.service)
                 self._commit(rows)
             except Exception as found:
                 if is_retry and self._is_there(found):
@@ -210,7 +217,7 @@ class Gate:
                 error = found
                 if self._is_lasting(found) or not any(asked.left for asked in passes):
                     break
-                is_retry = True
+                is_retry = bool(rows)
                 time.sleep(_PAUSE)
             else:
                 error = None
@@ -223,13 +230,28 @@ class Gate:
         for asked in passes:
             asked.answer(error)
 
+    def _nameable(self, passes: Sequence[Pass]) -> list[Use]:
+        """What is to be recorded, without who was forgotten: asked no later than a second ago."""
+        connector = self._connected()
+        if self._suppressions is None:
+            self._suppressions = Suppressions(self._tables(), self._settings.privacy_key)
+        now = time.monotonic()
+        if now >= self._next_look:
+            connector.run(self._suppressions.read)
+            self._next_look = now + LOOK_AGAIN
+        return [anonymous(asked.use, self._suppressions.pseudonym) for asked in passes]
+
     def _commit(self, rows: Sequence[dict[str, Any]]) -> None:
+        self._connected().run(lambda connection: self._insert(connection, rows))
+
+    def _connected(self) -> Connector:
+        """The database, whose trail was looked at. Raises SchemaError, and what SQLAlchemy raises."""
         if self._connector is None:
             self._connector = self._connect()
         if not self._checked:
             self._connector.run(self._check)
             self._checked = True
-        self._connector.run(lambda connection: self._insert(connection, rows))
+        return self._connector
 
     def _check(self, connection: Connection) -> None:
         problem = self._problem(connection)

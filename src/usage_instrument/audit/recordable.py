@@ -36,3 +36,17 @@ def recordable(use: Use, access: Access, canonical: Callable[[UserId], UserId], 
     if misfits:
         metadata = encode_metadata({**json.loads(metadata or "{}"), MISFIT: misfits})
     return Use(use.feature, user, metadata, 0, access._replace(actor=actor))
+
+
+def anonymous(use: Use, pseudonym: Callable[[UserId], str | None]) -> Use:
+    """The access without whom it tells of, if that is somebody who is forgotten: that there was one stays, and a
+    pseudonym in its metadata."""
+    access = use.access
+    if access is None:
+        return use
+    user, actor = pseudonym(use.user), pseudonym(access.actor)
+    if user is None and actor is None:
+        return use
+    said = [f"{who}: forgotten, {name}" for who, name in (("user", user), ("actor", actor)) if name is not None]
+    access = access._replace(actor=access.actor if actor is None else None, request_id=None)
+    return Use(use.feature, use.user if user is None else None, encode_metadata({MISFIT: said}), use.uses, access)

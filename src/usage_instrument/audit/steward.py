@@ -1,4 +1,4 @@
-"""The steward's chain: what was done to the trail itself, its checkpoints and its cuts, each a row that nobody cuts."""
+"""The steward's chain: what was done to the trail itself, its checkpoints, cuts and erasures; nobody cuts it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ STEWARD = UUID("b1f6a1f0-7d0b-5b9e-9a55-0c7a5d1e0001")
 """The id of its chain, in every database."""
 CHECKPOINT = "usage_instrument.checkpoint"
 CUT = "usage_instrument.cut"
+ERASURE = "usage_instrument.erasure"
 
 
 def append(connection: Connection, tables: Tables, key: str | None, feature: str, record: Mapping[str, Any]) -> None:

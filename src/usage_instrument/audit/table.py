@@ -39,6 +39,8 @@ def define_access(metadata: MetaData, schema: str | None, user_type: TypeEngine[
         mariadb_engine="InnoDB",
     )
     Index(f"ix_{NAME}_user_id", access.c.user_id)
+    is_other = access.c.actor_id.is_not(None)
+    Index(f"ix_{NAME}_actor_id", access.c.actor_id, postgresql_where=is_other, sqlite_where=is_other)
     Index(f"ix_{NAME}_occurred_at", access.c.occurred_at)
     return access
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import ColumnElement, Select, select
 
 from ..expressions import Ago
 from ..typing import UNSET, Outcome, Unset, UserId, _Unset
+from .chain import Row, pseudonym_of
 
 if TYPE_CHECKING:
     from ..schema import Tables
@@ -26,7 +27,7 @@ def accesses(
     limit: int | None = 100,
 ) -> Select[Any]:
     """The accesses by these, the newest first: occurred_at, user_id, actor_id, feature_name, outcome, request_id,
-    service, metadata, access_id, chain_id, number.
+    service, metadata, access_id, chain_id, number, seal (which `whose` reads).
 
     `user=None` is nobody known, `since` a time (UTC, naive) or how long ago, `limit` the most rows, None for all.
     """
@@ -43,6 +44,7 @@ def accesses(
         access.c.access_id,
         access.c.chain_id,
         access.c.number,
+        access.c.seal,
     ).order_by(access.c.occurred_at.desc(), access.c.chain_id, access.c.number.desc())
     if not isinstance(user, _Unset):
         asked = asked.where(access.c.user_id.is_(None) if user is None else access.c.user_id == user)
@@ -58,6 +60,13 @@ def accesses(
     if until is not None:
         asked = asked.where(_before(access.c.occurred_at, until))
     return asked if limit is None else asked.limit(limit)
+
+
+def whose(row: Row, part: Literal["user", "actor"]) -> object:
+    """Whom a row names there: an id, the pseudonym of who was forgotten, as `forgotten:` and 16 hexadecimal digits,
+    or None."""
+    pseudonym = pseudonym_of(row, part)
+    return row[f"{part}_id"] if pseudonym is None else f"forgotten:{pseudonym}"
 
 
 def _before(moment: ColumnElement[Any], until: dt.datetime) -> ColumnElement[bool]:

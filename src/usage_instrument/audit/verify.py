@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from . import steward
-from .chain import Row, first_link, link
+from .chain import Row, first_link, is_erased, link
 from .checkpoint import Checkpoint, Head
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def verify(
     """Read the whole trail, in one pass. `key` is the setting `audit_key`; with a checkpoint, what it has seen has to
     be there still. Beside writers, in a transaction that sees one state of the database."""
     stewards = list(_read(connection, tables, steward.STEWARD))
-    cuts = _cuts(stewards)
+    cuts, erasures = _cuts(stewards), _erasures(stewards)
     heads = dict(checkpoint.heads) if checkpoint is not None else {}
     findings = _unknown(checkpoint, stewards)
     wrong: list[tuple[_Chain, Finding]] = []
@@ -54,7 +54,7 @@ def verify(
     for chain, members in itertools.groupby(_read(connection, tables), lambda row: UUID(int=row["chain_id"].int)):
         chains += 1
         seen.add(chain)
-        look = _Chain(chain, key, cuts.get(chain), heads.get(chain))
+        look = _Chain(chain, key, cuts.get(chain), heads.get(chain), erasures.get(chain, ()))
         found = look.check(members)
         rows += look.rows
         wrong += [(look, found)] if found is not None else []
@@ -90,6 +90,15 @@ def _cuts(stewards: Sequence[Row]) -> dict[UUID, Head]:
     return found
 
 
+def _erasures(stewards: Sequence[Row]) -> dict[UUID, list[range]]:
+    """Which rows tell of somebody no more, as recorded."""
+    found: dict[UUID, list[range]] = {}
+    for record in steward.records(iter(stewards), steward.ERASURE):
+        for chain, spans in record["rows"].items():
+            found.setdefault(UUID(hex=chain), []).extend(range(first, last + 1) for first, last in spans)
+    return found
+
+
 def _unknown(checkpoint: Checkpoint | None, stewards: Sequence[Row]) -> list[Finding]:
     if checkpoint is None:
         return []
@@ -103,8 +112,11 @@ def _unknown(checkpoint: Checkpoint | None, stewards: Sequence[Row]) -> list[Fin
 class _Chain:
     """One chain, looked at from its front."""
 
-    def __init__(self, chain: UUID, key: str | None, cut: Head | None, head: Head | None) -> None:
+    def __init__(
+        self, chain: UUID, key: str | None, cut: Head | None, head: Head | None, erasures: Sequence[range]
+    ) -> None:
         self._chain = chain
+        self._erasures = erasures
         self._key = key
         self._head = head
         self._before = cut.link if cut is not None else first_link(key, chain)
@@ -131,6 +143,8 @@ class _Chain:
             return self._finding("removed", self._next, f"{missing} missing")
         if not self._holds(row):
             return self._finding("changed", number, "its link is not that of its content and of the row before")
+        if is_erased(row) and not any(number in span for span in self._erasures):
+            return self._finding("changed", number, "whom it told of was erased, and the trail has no record of that")
         if self._head is not None and number == self._head.number and row["link"] != self._head.link:
             return self._finding("changed", number, "the checkpoint has seen another row here: it was rewritten")
         self._before, self._next = row["link"], number + 1

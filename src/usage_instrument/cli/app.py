@@ -15,6 +15,7 @@ from .db import db
 from .demo.command import demo
 from .doctor import doctor
 from .journal import journal
+from .privacy import export, forget, opt_in, opt_out
 from .prune import prune
 
 app = typer.Typer(
@@ -46,4 +47,8 @@ app.add_typer(journal, name="journal")
 app.command()(dashboard)
 app.command()(demo)
 app.command()(doctor)
+app.command()(export)
+app.command()(forget)
+app.command()(opt_in)
+app.command()(opt_out)
 app.command()(prune)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, exc, select
 from usage_instrument import dialects
 from usage_instrument.audit import cut as cutting
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
-from usage_instrument.audit.trail import accesses
+from usage_instrument.audit.trail import accesses, whose
 from usage_instrument.audit.verify import verify as verify_
 from usage_instrument.expressions import Ago
 from usage_instrument.inspection import audit_problem
@@ -83,8 +83,8 @@ def show_(
     def work(connection: Connection, tables: Tables) -> list[dict[str, Any]]:
         asked = accesses(tables, limit=limit, **_filters(tables, user, actor, feature, outcome, since, until))
         rows = connection.execute(asked).mappings()
-        hidden = () if output is Format.JSON else ("access_id", "chain_id", "number")
-        return [{name: _read(name, value) for name, value in row.items() if name not in hidden} for row in rows]
+        hidden = {"seal"} if output is Format.JSON else {"seal", "access_id", "chain_id", "number"}
+        return [{name: _read(name, row) for name in row if name not in hidden} for row in rows]
 
     show(_on_trail(url, schema, work), output, empty="There is no such access.")
 
@@ -244,8 +244,10 @@ def _checkpoint(path: Path) -> Checkpoint:
         raise fail(f"{path}: {error}") from None
 
 
-def _read(name: str, value: Any) -> Any:
-    return json.loads(value) if name == "metadata" and value is not None else value
+def _read(name: str, row: Any) -> Any:
+    if name in {"user_id", "actor_id"}:
+        return whose(row, "user" if name == "user_id" else "actor")
+    return json.loads(row[name]) if name == "metadata" and row[name] is not None else row[name]
 
 
 class _Terminal:

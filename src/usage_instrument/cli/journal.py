@@ -95,6 +95,11 @@ def recover(
 def _directory(place: str | None) -> str:
     if not place:
         raise fail(f"which directory? Pass --journal, or set {ENVIRONMENT_PREFIX}JOURNAL")
+    return checked_place(place)
+
+
+def checked_place(place: str) -> str:
+    """The directory itself, if a journal can be kept there; the command ends if not."""
     try:
         check_place(place)
     except ConfigurationError as error:

@@ -66,6 +66,7 @@ class SettingOptions(TypedDict, total=False):
     service: str
     audit_timeout: float | dt.timedelta
     audit_key: str | None
+    privacy_key: str | None
 
 
 class Options(MiddlewareOptions[C], SettingOptions, total=False):

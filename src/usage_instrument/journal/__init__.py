@@ -12,6 +12,7 @@ from .home import homes as homes
 from .home import reason_parked as reason_parked
 from .journal import Journal as Journal
 from .log import Entry as Entry
+from .mentions import mentions as mentions
 from .segment import Taken as Taken
 from .status import Status as Status
 from .status import status as status
@@ -29,6 +30,7 @@ __all__ = [
     "Taken",
     "check_place",
     "homes",
+    "mentions",
     "reason_parked",
     "status",
     "writers",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from ..errors import UsageInstrumentError
 from ..events import Batch, Count, Loss, Use
+from ..typing import UserId
 from .records import packed, unpacked, use_from_json, use_to_json, user_from_json, user_to_json
 
+FRAME = "frame"
+"""Its file."""
 VERSION = 2
 _OLD = 1
 """Without accesses, which is what a frame without any still is: the release before reads it."""
@@ -48,6 +51,17 @@ class Frame(NamedTuple):
     registered: bool
     """Whether the writer's row was in the ledger by then: if it is missing later, nothing can be known."""
     held: Held
+
+    @property
+    def users(self) -> Iterator[UserId]:
+        """Whom it names, as often as it does."""
+        held = self.held
+        yield from (
+            count.user for counts in (held.waiting, *(batch.counts for batch in held.batches)) for count in counts
+        )
+        for accesses in (held.accesses, *(batch.accesses for batch in held.batches)):
+            for use in accesses:
+                yield from use.users
 
 
 def save(frame: Frame, path: Path) -> None:

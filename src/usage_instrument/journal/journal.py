@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from ..events import Use
 from ..typing import UserId
-from .frame import Frame, Position, load, save
+from .frame import FRAME, Frame, Position, load, save
 from .home import Home
 from .segment import Segment, Taken, segments
 
@@ -19,7 +19,6 @@ logger = logging.getLogger("usage_instrument")
 
 _SLOTS = 2**20
 _FEWEST = 2**10
-_FRAME = "frame"
 _LOG_BYTES = 2**22
 _RETRY = 60.0
 _BUSY = 1 / 16
@@ -49,6 +48,9 @@ class Journal:
         self._segments: list[Segment] = []
         self._current: Segment | None = None
         self._number = 0
+        self._renewing = False
+        self.is_forgotten: Callable[[UserId], bool] = lambda user: False
+        """Who is not to be named here any more: their uses are kept in memory."""
         self.home: Home | None = None
         self.busy = False
         """Whether slots are filled so fast that the folder has to look more often."""
@@ -58,7 +60,7 @@ class Journal:
         """A dead writer's, to be read. Raises CorruptJournalError, OSError."""
         journal = cls(place, home.database or "", max_bytes, 0, lambda feature, user: None)
         journal.home = home
-        frame = load(home.file(_FRAME))
+        frame = load(home.file(FRAME))
         positions = {position.segment: position for position in frame.held.positions} if frame is not None else {}
         for path in segments(home.path):
             number = int(path.name)
@@ -151,12 +153,21 @@ class Journal:
                 segment.log.refuse()
             return False
         after.tick(stamp)
-        if not self._is_used_up(segment):
+        if not (self._renewing or self._is_used_up(segment)):
             return False
         after.after = self._make_if_possible()
-        self._current = after
+        self._current, self._renewing = after, False
         self._seal(segment, stamp)
         return True
+
+    def renew(self) -> None:
+        """Move on to the next segment soon, so that what this one tells of is deleted."""
+        self._renewing = True
+
+    @property
+    def is_new(self) -> bool:
+        """Whether that is done: nothing is left of what was there."""
+        return not self._renewing and not any(segment.sealed for segment in self._segments)
 
     def _is_used_up(self, segment: Segment) -> bool:
         return segment.full or segment.log.size >= _LOG_BYTES or segment.log.keys >= self._max_keys
@@ -222,11 +233,11 @@ class Journal:
         if home is None:
             return
         try:
-            save(frame, home.file(_FRAME))
+            save(frame, home.file(FRAME))
         except OSError:
             if not self._free_reserve():
                 raise
-            save(frame, home.file(_FRAME))
+            save(frame, home.file(FRAME))
         for segment in list(self._segments):
             if segment.done and segment.position in frame.held.positions:
                 segment.remove()  # first: as long as a file is there, the frames have to speak of it
@@ -262,7 +273,7 @@ class Journal:
                     for segment in self._segments:
                         segment.remove()
                     home.remove()
-            self._segments, self._refused = [], None
+            self._segments, self._refused, self._renewing = [], None, False
             return True
         finally:
             self._opening.release()
@@ -282,7 +293,7 @@ class Journal:
         size = self._slots * 4
         if self._segments and self.home.size() + size > self._max_bytes:
             raise OSError(f"journal_max_bytes ({self._max_bytes}) are in use")
-        segment = Segment.create(self.home.path, self._number, self._slots)
+        segment = Segment.create(self.home.path, self._number, self._slots, lambda user: self.is_forgotten(user))
         self._number += 1
         self._segments.append(segment)
         return segment

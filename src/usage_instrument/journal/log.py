@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,9 +23,12 @@ _KEY, _USE, _MARK = "k", "u", "t"
 class Log:
     """A file beside the slots. Any thread appends, one write an entry, before it puts the code into a slot."""
 
-    def __init__(self, path: Path, descriptor: int | None) -> None:
+    def __init__(
+        self, path: Path, descriptor: int | None, is_refused: Callable[[UserId], bool] = lambda user: False
+    ) -> None:
         self._path = path
         self._descriptor = descriptor
+        self._is_refused = is_refused
         self._codes = itertools.count(1)
         self._entries: dict[int, Entry] | None = {} if descriptor is not None else None
         self._marks: deque[tuple[int, int]] = deque()
@@ -36,20 +39,25 @@ class Log:
         """Features' users that were appended, which the capturing threads remember."""
 
     @classmethod
-    def create(cls, path: Path) -> Log:
-        """A fresh one. Raises OSError."""
-        return cls(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600))
+    def create(cls, path: Path, is_refused: Callable[[UserId], bool]) -> Log:
+        """A fresh one, which names nobody who is refused. Raises OSError."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        return cls(path, os.open(path, flags, 0o600), is_refused)
 
     # ---- captures
 
     def add_key(self, feature: str, user: UserId) -> int:
         """A code for the plain uses of a feature by its user. Raises OSError, TypeError, ValueError."""
+        if self._is_refused(user):
+            raise ValueError("refused")
         code = self._add((feature, user), [_KEY, feature, user_to_json(user)])
         self.keys += 1
         return code
 
     def add_use(self, use: Use) -> int:
         """A code for this one use. Raises OSError, TypeError, ValueError."""
+        if any(map(self._is_refused, use.users)):
+            raise ValueError("refused")
         return self._add(use, [_USE, *use_to_json(use)])
 
     def _add(self, entry: Entry, record: list[Any]) -> int:
@@ -113,6 +121,12 @@ class Log:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+    @property
+    def users(self) -> Iterator[UserId]:
+        """Whom it names, as often as it does. Raises OSError."""
+        for entry in list(self._recall().values()):
+            yield from entry.users if isinstance(entry, Use) else (entry[1],)
 
     def _recall(self) -> dict[int, Entry]:
         if self._entries is not None:

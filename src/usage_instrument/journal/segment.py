@@ -58,9 +58,11 @@ class Segment:
         """Where captures go that find this one full or sealed, if there is one."""
 
     @classmethod
-    def create(cls, folder: Path, number: int, slots: int) -> Segment:
-        """A fresh one, its space on the disk taken: a hole in the file would kill the host on a full disk.
-        Raises OSError."""
+    def create(
+        cls, folder: Path, number: int, slots: int, is_refused: Callable[[UserId], bool] = lambda user: False
+    ) -> Segment:
+        """A fresh one, its space on the disk taken: a hole in the file would kill the host on a full disk. It names
+        nobody who is refused. Raises OSError."""
         path = folder / f"{number:08d}"
         size = SLOTS_AT + slots * SLOT
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -68,7 +70,7 @@ class Segment:
         try:
             os.posix_fallocate(descriptor, 0, size)
             data = mmap.mmap(descriptor, size)
-            log = Log.create(path.with_suffix(".log"))
+            log = Log.create(path.with_suffix(".log"), is_refused)
         except BaseException:
             path.with_suffix(".slots").unlink(missing_ok=True)
             raise

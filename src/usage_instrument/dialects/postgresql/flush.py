@@ -72,7 +72,12 @@ class PostgreSQLFlush(Flush):
         with_history = all(len(count.history) == 1 for count in counts)
         added = connection.execute(
             self._statement(with_metadata=has_metadata(counts), with_history=with_history),
-            {"rows": rows_text(counts), "writer": ledger.writer_id, "number": batch.number},
+            {
+                "rows": rows_text(counts),
+                "writer": ledger.writer_id,
+                "number": batch.number,
+                "known": ledger.suppression,
+            },
             execution_options={"preserve_rowcount": True},
         )
         if added.rowcount == 0:
@@ -94,7 +99,11 @@ class PostgreSQLFlush(Flush):
         usage, writers = self._tables.usage, self._tables.writers
         ledger = (
             update(writers)
-            .where(writers.c.writer_id == bindparam("writer"), writers.c.last_batch < bindparam("number"))
+            .where(
+                writers.c.writer_id == bindparam("writer"),
+                writers.c.last_batch < bindparam("number"),
+                writers.c.suppression == bindparam("known"),
+            )
             .values(last_batch=bindparam("number"), heartbeat_at=UTC_NOW)
             .returning(literal_column("1").label("moved"))
             .cte("ledger")

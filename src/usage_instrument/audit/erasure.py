@@ -1,0 +1,55 @@
+"""Whom the trail is to name no more: ids become pseudonyms, every link still holds, and the trail records it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, bindparam, or_, select, update
+
+from ..typing import UserId
+from . import steward
+from .chain import erased
+
+if TYPE_CHECKING:
+    from ..schema import Tables
+
+ROWS = 1_000
+"""So many rows a transaction, at most."""
+
+
+def erase(connection: Connection, tables: Tables, audit_key: str | None, user: UserId, pseudonym: str) -> int:
+    """Take a user's id, and the metadata beside it, out of as many rows as fit a transaction, and record which rows;
+    how many that were, 0 once there are none. The caller commits."""
+    access = tables.access
+    theirs = or_(access.c.user_id == user, access.c.actor_id == user)
+    asked = select(access).where(theirs).order_by(access.c.chain_id, access.c.number).limit(ROWS).with_for_update()
+    rows = [dict(row) for row in connection.execute(asked).mappings()]
+    if not rows:
+        return 0
+    changes: list[dict[str, Any]] = []
+    for row in rows:
+        parts = [part for part, whose in (("user", row["user_id"]), ("actor", row["actor_id"])) if whose == user]
+        values = erased(row, [*parts, "details"], pseudonym)
+        changes.append({"chain": row["chain_id"], "place": row["number"], **values})
+    connection.execute(
+        update(access)
+        .where(access.c.chain_id == bindparam("chain"), access.c.number == bindparam("place"))
+        .values({name: bindparam(name) for name in ("user_id", "actor_id", "request_id", "metadata", "seal")}),
+        changes,
+    )
+    steward.append(connection, tables, audit_key, steward.ERASURE, {"rows": _spans(rows)})
+    return len(rows)
+
+
+def _spans(rows: list[dict[str, Any]]) -> dict[str, list[list[int]]]:
+    """The places of rows that are in order, as the first and the last of each stretch."""
+    spans: dict[str, list[list[int]]] = {}
+    for chain, members in itertools.groupby(rows, lambda row: row["chain_id"].hex):
+        stretches = spans.setdefault(chain, [])
+        for row in members:
+            if stretches and stretches[-1][1] == row["number"] - 1:
+                stretches[-1][1] = row["number"]
+            else:
+                stretches.append([row["number"], row["number"]])
+    return spans

@@ -1,0 +1,108 @@
+"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`: what a person may ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import typer
+
+from usage_instrument import engines
+from usage_instrument.backend import Backend
+from usage_instrument.errors import UnknownUserError
+from usage_instrument.events import canonical_user
+from usage_instrument.forgetting import Receipt
+from usage_instrument.privacy import Privacy
+from usage_instrument.settings import Settings
+
+from .database import read
+from .failure import PROBLEMS, explained, fail
+from .journal import Place, checked_place
+from .options import Format, Output, Schema, Url, required
+from .output import show
+
+T = TypeVar("T")
+
+User: TypeAlias = Annotated[str, typer.Argument(help="The user's id.")]
+
+
+def forget(
+    user: User,
+    url: Url = None,
+    schema: Schema = None,
+    journal: Place = None,
+    keep_audit: Annotated[bool, typer.Option("--keep-audit", help="Let the audit trail go on naming them.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also a user of whom nothing tells yet.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Erase a user from every table, buffer and journal, and print a receipt that does not tell who that was.
+
+    Running processes follow within their flush interval. Leaves with 1 if a journal may still name them. The secret is
+    that of USAGE_INSTRUMENT_PRIVACY_KEY.
+    """
+    receipt: Receipt = _on_privacy(
+        url, schema, journal, lambda privacy: privacy.forget(user, keep_audit=keep_audit, force=force)
+    )
+    rows: list[dict[str, Any]] = [
+        {"what": table, "rows": number, "status": "deleted"} for table, number in receipt.deleted.items()
+    ]
+    rows.append({"what": "audit trail", "rows": receipt.pseudonymised, "status": "pseudonymised"})
+    if keep_audit:
+        rows[-1] = {"what": "audit trail", "rows": receipt.kept, "status": "kept, as asked"}
+    rows += [{"what": place, "rows": None, "status": "may still name them"} for place in receipt.journals]
+    show(rows, output, empty="")
+    if receipt.journals:
+        typer.echo(
+            "usage-instrument: see `usage-instrument journal status`; what is set aside is yours to delete", err=True
+        )
+        raise typer.Exit(PROBLEMS)
+
+
+def export(
+    user: User,
+    to: Annotated[
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file to write to, instead of the terminal.")
+    ] = None,
+    url: Url = None,
+    schema: Schema = None,
+) -> None:
+    """Write all that the tables tell of a user, as JSON."""
+    data = _on_privacy(url, schema, None, lambda privacy: privacy.export(user))
+    text = json.dumps(data, indent=2, ensure_ascii=to is None)
+    if to is None:
+        typer.echo(text)
+    else:
+        to.write_text(text + "\n", encoding="utf-8")
+
+
+def opt_out(user: User, url: Url = None, schema: Schema = None) -> None:
+    """Count nothing of a user any more, in any process, from its next flush on; what was counted stays."""
+    _on_privacy(url, schema, None, lambda privacy: privacy.opt_out(user))
+    typer.echo("Not counted any more, within one flush interval of each process.")
+
+
+def opt_in(user: User, url: Url = None, schema: Schema = None) -> None:
+    """Count a user again."""
+    _on_privacy(url, schema, None, lambda privacy: privacy.opt_in(user))
+    typer.echo("Counted again, within one flush interval of each process.")
+
+
+def _on_privacy(url: str | None, schema: str | None, journal: str | None, work: Callable[[Privacy], T]) -> T:
+    place = required(url)
+    tables = read(url, schema, lambda connection, tables: tables)
+    directory = checked_place(journal) if journal else None
+    with explained(engines.url_of(engines.parse(place))):
+        said = replace(
+            Settings.from_environment(enabled=True),
+            schema=schema,
+            users=None,
+            user_id_type=tables.user_id_type,
+            journal=directory,
+        )
+        try:
+            return work(Privacy(Backend(place, said, tables), said, canonical_user(tables.user_id_type)))
+        except UnknownUserError:
+            raise fail("nothing tells of such a user; to forget them all the same, say --force") from None

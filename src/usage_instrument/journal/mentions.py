@@ -1,0 +1,36 @@
+"""Which journals name a user: their files are read, whoever owns them, and left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..typing import UserId
+from .frame import FRAME, CorruptJournalError, load
+from .home import homes
+from .log import Log
+
+
+def mentions(place: str, is_meant: Callable[[UserId], bool]) -> Iterator[Path]:
+    """The directories below `place` whose files name a user who is meant, by a use that is written or not; also those
+    that cannot be read, as nobody can tell. Raises OSError."""
+    try:
+        found = list(homes(place))
+    except FileNotFoundError:  # nothing was ever kept there
+        return
+    for path in found:
+        try:
+            if any(map(is_meant, _users(path))):
+                yield path
+        except FileNotFoundError:  # its owner has just deleted it
+            continue
+        except (CorruptJournalError, ValueError, TypeError, KeyError, IndexError):
+            yield path
+
+
+def _users(path: Path) -> Iterator[UserId]:
+    frame = load(path / FRAME)
+    if frame is not None:
+        yield from frame.users
+    for log in sorted(path.glob("*.log")):
+        yield from Log(log, None).users
