@@ -433,6 +433,44 @@ def test_the_journal_of_another_machine_brings_nobody_back(database: Database, m
     assert holds(engine, tables)
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_the_batches_of_dead_processes_bring_nobody_back(
+    database: Database, make: Make, tmp_path: Path, where: str
+) -> None:
+    """Two were killed at the commit of a batch, and are taken over by one that knows by then who was forgotten."""
+    engine = database.engine()
+    tables = made(engine)
+    place = tmp_path / "journals"
+    for _ in range(2):
+        killed(
+            database,
+            place,
+            f"""
+        from usage_instrument import dialects
+        dialect = dialects.get({database.name!r})
+        commit = dialect.commit
+        def killing(connection):
+            if {where == "after"}:
+                commit(connection)
+            os.kill(os.getpid(), signal.SIGKILL)
+        tracker.track("search", user=BOB)
+        assert tracker.flush(60)
+        dialect.commit = killing
+        for user in (ADA, BOB):
+            tracker.track("search", user=user)
+        tracker.flush(60)
+        """,
+        )
+    make(database.url).privacy.forget(ADA, force=True)
+    there = make(database.url, journal=place)
+    there.track("search", user=BOB)
+    assert there.flush()
+    assert there.shutdown()
+    assert names(engine, tables, ADA) == []
+    assert counts(engine, tables) == {("search", BOB): 5}
+    assert list(place.iterdir()) == []
+
+
 def test_a_journal_that_was_set_aside_is_told(sqlite: Database, make: Make, tmp_path: Path) -> None:
     made(sqlite.engine())
     place = tmp_path / "journals"

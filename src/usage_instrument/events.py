@@ -97,6 +97,11 @@ class Batch(NamedTuple):
         """How many uses the batch carries."""
         return sum(count.uses for count in self.counts)
 
+    def meets(self, is_silenced: Callable[[UserId], bool], is_forgotten: Callable[[UserId], bool]) -> bool:
+        """Whether it counts somebody who is silenced, or tells of an access of somebody who is forgotten."""
+        counted = any(is_silenced(count.user) for count in self.counts)
+        return counted or any(is_forgotten(user) for use in self.accesses for user in use.users)
+
 
 def in_words(uses: int) -> str:
     """`1 use`, `2,000 uses`."""

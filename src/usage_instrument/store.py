@@ -114,8 +114,10 @@ class Store:
 
         def apply(connection: Connection) -> Outcome:
             nonlocal moved
-            if ledger.suppression is None and self._read_suppressions(connection, ledger):
-                return Outcome.OUTDATED
+            if ledger.suppression is None:
+                self._read_suppressions(connection, ledger)
+                if batch.meets(self.suppressions.silences, self.suppressions.forgets):
+                    return Outcome.OUTDATED  # if it is applied already, so is what takes its number
             moved = flush.apply(connection, ledger, batch)
             if moved:
                 for loss in batch.losses:
