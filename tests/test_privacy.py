@@ -162,6 +162,34 @@ def test_a_batch_that_is_in_doubt_is_settled_first(
     assert balanced(other.stats())
 
 
+def test_a_batch_on_its_way_is_screened_also_beside_somebody_else_who_is_left_out(
+    database: Database, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = database.engine()
+    tables = made(engine)
+    one, other = make(database.url), make(database.url)
+    eve = uuid.UUID(int=2**64 + 3)
+    one.privacy.opt_out(eve)
+    other.track("search", user=BOB)
+    assert other.flush()
+
+    def cut(self: Store, ledger: Any, batch: Any) -> Any:
+        raise WriteError(Fault.TRANSIENT, "cut", in_doubt=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", cut)
+        for user in (ADA, BOB):
+            other.track("search", user=user)
+        assert not other.flush(0.2)
+        one.privacy.forget(ADA, force=True)
+        other.track("search", user=eve)
+    assert other.flush()
+    assert names(engine, tables, ADA) == []
+    assert counts(engine, tables) == {("search", BOB): 2}
+    assert lost(engine, tables) == {FORGOTTEN: 2}
+    assert balanced(other.stats())
+
+
 def test_writers_at_work_bring_nobody_back_and_lose_nobody_else(database: Database, make: Make) -> None:
     engine = database.engine()
     tables = made(engine)

@@ -116,8 +116,8 @@ class Store:
             nonlocal moved
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
-                if batch.meets(self.suppressions.silences, self.suppressions.forgets):
-                    return Outcome.OUTDATED  # if it is applied already, so is what takes its number
+            if self.suppressions and batch.meets(self.suppressions.silences, self.suppressions.forgets):
+                return Outcome.OUTDATED  # if it is applied already, so is what takes its number
             moved = flush.apply(connection, ledger, batch)
             if moved:
                 for loss in batch.losses:
