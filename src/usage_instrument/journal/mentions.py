@@ -22,8 +22,9 @@ def mentions(place: str, is_meant: Callable[[UserId], bool]) -> Iterator[Path]:
         try:
             if any(map(is_meant, _users(path))):
                 yield path
-        except FileNotFoundError:  # its owner has just deleted it
-            continue
+        except FileNotFoundError:  # its owner has just deleted it, or a part of it, and nobody has looked at the rest
+            if path.exists():
+                yield path
         except (CorruptJournalError, ValueError, TypeError, KeyError, IndexError):
             yield path
 
