@@ -366,7 +366,9 @@ def test_whom_the_trail_was_made_to_tell_of_no_more_without_a_record(database: D
     assert kinds == {"changed"}
 
 
-@pytest.mark.parametrize("column", ["user_id", "actor_id", "metadata", "request_id", "seal", "feature_name"])
+@pytest.mark.parametrize(
+    "column", ["user_id", "actor_id", "metadata", "request_id", "seal", "name", "more", "feature_name"]
+)
 def test_what_was_erased_is_not_to_be_filled_anew(database: Database, make: Make, column: str) -> None:
     engine = database.engine()
     tables = made(engine)
@@ -381,8 +383,12 @@ def test_what_was_erased_is_not_to_be_filled_anew(database: Database, make: Make
         ).first()
         assert row is not None
         said["seal"] = row.seal.replace('"digests":{"user":"', '"digests":{"user":"0')
+        said["name"] = row.seal.replace(Key(KEY).pseudonym_of(ADA), Key(KEY).pseudonym_of(BOB))
+        said["more"] = row.seal.replace('{"salts"', '{"note":"x","salts"')
         where = sa.and_(access.c.chain_id == row.chain_id, access.c.number == row.number)
-        connection.execute(sa.update(access).where(where).values({column: said[column]}))
+        connection.execute(
+            sa.update(access).where(where).values({column if column in access.c else "seal": said[column]})
+        )
     assert not holds(engine, tables)
 
 

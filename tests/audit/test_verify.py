@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import Database
 from reading import made
-from usage_instrument.audit.chain import Chain
+from usage_instrument.audit.chain import Chain, first_link, link, pseudonym_of
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
 from usage_instrument.audit.cut import count_old, cut
 from usage_instrument.audit.steward import STEWARD
@@ -267,3 +267,11 @@ def _is(trail: Trail, chain: uuid.UUID, number: int) -> sa.ColumnElement[bool]:
 
 def _change(trail: Trail, chain: uuid.UUID, number: int, values: dict[str, Any]) -> None:
     trail.connection.execute(sa.update(trail.tables.access).where(_is(trail, chain, number)).values(values))
+
+
+@pytest.mark.parametrize("seal", ["{", "{}", '{"names":3}', '{"names":{}}'])
+def test_a_seal_that_nobody_made_is_found_and_stops_no_look(seal: str) -> None:
+    assert pseudonym_of({"seal": seal}, "user") is None
+    chain = Chain(None)
+    (row,) = chain.rows(accesses(1), "web")
+    assert link(None, first_link(None, chain.chain_id), {**row, "seal": seal}) != row["link"]

@@ -108,14 +108,20 @@ def erased(row: Row, parts: Collection[str], pseudonym: str) -> dict[str, Any]:
     made = _digests(row)
     digests = {**digests, **{part: made[part] for part in parts}}
     names = {**_names_of(row), **{part: pseudonym for part in parts if part != "details"}}
-    seal = {"salts": {part: salts[part] for part in PARTS if part not in digests}, "digests": digests, "names": names}
     return {
         "user_id": None if "user" in digests else row["user_id"],
         "actor_id": None if "actor" in digests else row["actor_id"],
         "request_id": None if "details" in digests else row["request_id"],
         "metadata": None if "details" in digests else row["metadata"],
-        "seal": json.dumps(seal, separators=(",", ":")),
+        "seal": _seal(salts, digests, names),
     }
+
+
+def has_seal(row: Row, names: Mapping[str, str]) -> bool:
+    """Whether an erased row's seal is to the letter what these pseudonyms, by part, make it: no link holds them."""
+    salts, digests = _seal_of(row)
+    persons = {part for part in digests if part != "details"}
+    return persons == names.keys() and row["seal"] == _seal(salts, digests, names)
 
 
 def pseudonym_of(row: Row, part: str) -> str | None:
@@ -123,8 +129,23 @@ def pseudonym_of(row: Row, part: str) -> str | None:
     return _names_of(row).get(part)
 
 
+def _seal(salts: Mapping[str, str], digests: Mapping[str, str], names: Mapping[str, str]) -> str:
+    """Parts in one order, whichever of them was erased first."""
+    seal = {
+        "salts": {part: salts.get(part, "") for part in PARTS if part not in digests},
+        "digests": {part: digests[part] for part in PARTS if part in digests},
+        "names": {part: names[part] for part in PARTS if part in names},
+    }
+    return json.dumps(seal, separators=(",", ":"))
+
+
 def _names_of(row: Row) -> dict[str, str]:
-    return dict(json.loads(row["seal"])["names"]) if is_erased(row) else {}
+    if not is_erased(row):
+        return {}
+    try:
+        return dict(json.loads(row["seal"])["names"])
+    except (ValueError, KeyError, TypeError):  # no writer's: `verify` says so
+        return {}
 
 
 def _seal_of(row: Row) -> tuple[dict[str, str], dict[str, str]]:

@@ -28,8 +28,11 @@ def erase(connection: Connection, tables: Tables, audit_key: str | None, user: U
     if not rows:
         return 0
     changes: list[dict[str, Any]] = []
+    named: dict[str, list[dict[str, Any]]] = {"user": [], "actor": []}
     for row in rows:
-        parts = [part for part, whose in (("user", row["user_id"]), ("actor", row["actor_id"])) if whose == user]
+        parts = [part for part in named if row[f"{part}_id"] == user]
+        for part in parts:
+            named[part].append(row)
         values = erased(row, [*parts, "details"], pseudonym)
         changes.append({"chain": row["chain_id"], "place": row["number"], **values})
     connection.execute(
@@ -38,7 +41,13 @@ def erase(connection: Connection, tables: Tables, audit_key: str | None, user: U
         .values({name: bindparam(name) for name in ("user_id", "actor_id", "request_id", "metadata", "seal")}),
         changes,
     )
-    steward.append(connection, tables, audit_key, steward.ERASURE, {"rows": _spans(rows)})
+    steward.append(
+        connection,
+        tables,
+        audit_key,
+        steward.ERASURE,
+        {"name": pseudonym, **{part: _spans(named[part]) for part in named}},
+    )
     return len(rows)
 
 

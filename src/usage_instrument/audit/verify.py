@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from . import steward
-from .chain import Row, first_link, is_erased, link
+from .chain import Row, first_link, has_seal, is_erased, link
 from .checkpoint import Checkpoint, Head
 
 if TYPE_CHECKING:
@@ -90,12 +90,14 @@ def _cuts(stewards: Sequence[Row]) -> dict[UUID, Head]:
     return found
 
 
-def _erasures(stewards: Sequence[Row]) -> dict[UUID, list[range]]:
+def _erasures(stewards: Sequence[Row]) -> dict[UUID, list[_Erasure]]:
     """Which rows tell of somebody no more, as recorded."""
-    found: dict[UUID, list[range]] = {}
+    found: dict[UUID, list[_Erasure]] = {}
     for record in steward.records(iter(stewards), steward.ERASURE):
-        for chain, spans in record["rows"].items():
-            found.setdefault(UUID(hex=chain), []).extend(range(first, last + 1) for first, last in spans)
+        for part in ("user", "actor"):
+            for chain, spans in record[part].items():
+                mine = found.setdefault(UUID(hex=chain), [])
+                mine += (_Erasure(range(first, last + 1), part, record["name"]) for first, last in spans)
     return found
 
 
@@ -109,11 +111,19 @@ def _unknown(checkpoint: Checkpoint | None, stewards: Sequence[Row]) -> list[Fin
     return [Finding("removed", steward.STEWARD, len(stewards) + 1, detail)]
 
 
+class _Erasure(NamedTuple):
+    """What was recorded of a stretch of rows."""
+
+    rows: range
+    part: str
+    name: str
+
+
 class _Chain:
     """One chain, looked at from its front."""
 
     def __init__(
-        self, chain: UUID, key: str | None, cut: Head | None, head: Head | None, erasures: Sequence[range]
+        self, chain: UUID, key: str | None, cut: Head | None, head: Head | None, erasures: Sequence[_Erasure]
     ) -> None:
         self._chain = chain
         self._erasures = erasures
@@ -143,12 +153,16 @@ class _Chain:
             return self._finding("removed", self._next, f"{missing} missing")
         if not self._holds(row):
             return self._finding("changed", number, "its link is not that of its content and of the row before")
-        if is_erased(row) and not any(number in span for span in self._erasures):
-            return self._finding("changed", number, "whom it told of was erased, and the trail has no record of that")
+        if is_erased(row) and not has_seal(row, self._names(number)):
+            return self._finding("changed", number, "whom it told of was erased otherwise than the trail has recorded")
         if self._head is not None and number == self._head.number and row["link"] != self._head.link:
             return self._finding("changed", number, "the checkpoint has seen another row here: it was rewritten")
         self._before, self._next = row["link"], number + 1
         return None
+
+    def _names(self, number: int) -> dict[str, str]:
+        """The pseudonyms in a row, by part, as recorded."""
+        return {erasure.part: erasure.name for erasure in self._erasures if number in erasure.rows}
 
     def told_apart(self, found: Finding, rows: Sequence[Row]) -> Finding:
         """A row that does not hold, by what stands behind it: changed itself, or in the place of another one."""
