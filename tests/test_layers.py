@@ -35,13 +35,13 @@ ROWS: dict[str, str] = {
     "lifecycle": "",
     # who and what
     "identity": _VALUES,
-    "context": f"{_VALUES} identity",
+    "context": f"{_USES} identity",
     "loaded": f"{_VALUES} identity",
     "carrier": f"{_VALUES} identity",
     "catalog": f"{_USES} place",
     "arguments": f"{_USES} identity context",
     "outcome": f"{_USES} context arguments lifecycle",
-    "access": f"{_USES} context carrier outcome",
+    "access": f"{_USES} context carrier rejects outcome",
     "capture": f"{_USES} identity context access",
     "exclusions": f"{_USES} context carrier",
     # what is kept in memory
@@ -90,7 +90,7 @@ ROWS: dict[str, str] = {
     "forgetting": f"{_USES} settings dialects suppressions audit journal ledger store backend recovery personal",
     "privacy": f"{_USES} settings identity suppressions ledger store backend ticket live personal forgetting",
     # what is decorated
-    "audited": f"{_USES} context arguments lifecycle rejects outcome access",
+    "audited": f"{_USES} context arguments lifecycle outcome access",
     "proxies": "",
     "wrappers": f"{_USES} context arguments lifecycle outcome",
     "tracking": f"{_USES} context catalog arguments outcome audited proxies wrappers",
@@ -101,13 +101,16 @@ ROWS: dict[str, str] = {
     # requests: they know a recorder, not the tracker
     "routes": f"{_USES} context catalog",
     "rules": f"{_USES} context catalog routes",
-    "middleware": f"{_USES} identity context carrier catalog access lifecycle loaded place rules routes",
+    "endpoints": f"{_USES} catalog",
+    "auditing": f"{_USES} context catalog access routes rules",
+    "middleware": f"{_USES} identity context carrier catalog access lifecycle loaded place rules routes endpoints"
+    " auditing",
     "misuse": _HTTP,
-    "plan": f"{_HTTP} misuse",
-    "body": "context middleware",
+    "plan": f"{_HTTP} endpoints misuse",
+    "body": "context auditing middleware",
     "refusal": "errors",
-    "asgi": f"{_HTTP} misuse refusal",
-    "wsgi": f"{_HTTP} misuse refusal body",
+    "asgi": f"{_HTTP} auditing misuse refusal",
+    "wsgi": f"{_HTTP} auditing misuse refusal body",
     # for others
     "testing": f"{_USES} settings identity catalog",
     "pytest_plugin": "",
@@ -115,8 +118,8 @@ ROWS: dict[str, str] = {
     "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
     "cli": f"{_TABLES} audit settings stats ledger engines store expressions inspection discovery upgrade journal"
     " recovery retention views queries backend forgetting privacy plan asgi dashboard usage_instrument",
-    "integrations": f"{_HTTP} settings stats lifecycle target schema capture engines tracking tracker current body"
-    " refusal asgi wsgi cli usage_instrument",
+    "integrations": f"{_HTTP} auditing settings stats lifecycle target schema capture engines tracking tracker current"
+    " body refusal asgi wsgi cli usage_instrument",
 }
 """Each module or sub-package by what it may import; what is named stands further up. The modules of a sub-package
 may import each other."""

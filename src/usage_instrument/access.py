@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from .carrier import header, impersonator, is_login_redirect, path_of, request_id
-from .context import Holder, Request, current_request, known_actor, request_of
-from .events import Access
+from .context import SILENT_METHODS, Holder, Request, current_request, known_actor, request_of
+from .errors import AuditUnavailable
+from .events import Access, Use
 from .outcome import STATUSLESS, status_of
-from .typing import Outcome, UserId, _Unset
+from .rejects import in_words
+from .typing import Outcome, Recorder, UserId, _Unset
 
 logger = logging.getLogger("usage_instrument")
+
+Kept: TypeAlias = dict[str, Any] | str | None
+"""Metadata as it travels: flat scalars, or JSON text."""
 
 _DENIALS = frozenset({401, 403})
 _DENIED = frozenset({"PermissionDenied", "NotAuthenticated", "AuthenticationFailed"})
@@ -33,14 +38,54 @@ def new_access(outcome: Outcome) -> Access:
     return Access(uuid4(), outcome, time.time_ns() // 1000, who, id_)
 
 
+def attempted(feature: str, access: Access, user: UserId | Exception, metadata: Kept | Exception) -> Use:
+    """The access as it is to be admitted. Raises AuditUnavailable where it cannot be told whose it is."""
+    if isinstance(user, Exception):
+        raise AuditUnavailable.of(feature, in_words(user)) from user
+    return Use(feature, user, None if isinstance(metadata, Exception) else metadata, 0, access)
+
+
+def ended(
+    recorder: Recorder,
+    feature: str,
+    access: Access,
+    user: UserId | Exception,
+    metadata: Kept | Exception,
+    uses: int = 0,
+) -> None:
+    """Hand over an access whose outcome is known, and the uses that it is. Whatever is wrong with its user or its
+    metadata, the access is recorded."""
+    if isinstance(user, Exception):
+        recorder.record(Use(feature, None, {"usage_instrument": f"user: {in_words(user)}"}, 0, access))
+        if uses:
+            recorder.reject(feature, user)
+        return
+    recorder.record(Use(feature, user, None if isinstance(metadata, Exception) else metadata, uses, access))
+    if isinstance(metadata, Exception):
+        recorder.lose_metadata(feature, metadata)
+
+
 def outcome_of(held: Holder | None, result: Any) -> Outcome:
     """What the result of a call says: in an HTTP request, the status of a response; else it is a success."""
     request = request_of(held)
     if request is None or request.kind != "http" or type(result) in STATUSLESS:
         return "success"
     status = None if type(result) is tuple and not request.tuples else status_of(result)
-    if status is not None and 300 <= status < 400 and _is_sent_to_log_in(request, result):
-        return "denied"
+    if status is None or not 300 <= status < 400:
+        return outcome_of_status(status)
+    try:
+        location = header(result[0] if type(result) is tuple else result, "location")
+    except Exception:  # the host's response
+        location = ""
+    return outcome_of_response(request, status, location)
+
+
+def outcome_of_response(request: Request, status: int, location: str) -> Outcome:
+    """What the head of a response says: its status, and where it leads."""
+    if 300 <= status < 400:
+        told = request.discarded and request.method not in SILENT_METHODS  # by Flask-Login
+        if told or (location and is_login_redirect(location, path_of(request.carrier))):
+            return "denied"
     return outcome_of_status(status)
 
 
@@ -67,14 +112,3 @@ def _attributes(error: BaseException) -> dict[str, Any]:
     for base in reversed(type(error).__mro__):
         found.update(vars(base))
     return {**found, **getattr(error, "__dict__", {})}
-
-
-def _is_sent_to_log_in(request: Request, result: Any) -> bool:
-    if request.discarded:  # Flask-Login has told so
-        return True
-    try:
-        response = result[0] if type(result) is tuple else result
-        location = header(response, "location")
-        return bool(location) and is_login_redirect(location, path_of(request.carrier))
-    except Exception:  # the host's response
-        return False

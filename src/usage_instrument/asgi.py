@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from . import refusal
+from .access import outcome_of_response
+from .auditing import Auditing, Audits, RequestAudit
 from .context import Request, holder
 from .errors import AuditUnavailable
 from .loaded import loaded_user
@@ -14,7 +16,7 @@ from .middleware import NOTHING, Counter, Target, is_login_redirect
 from .misuse import ASGI, check_protocol, look_below
 from .routes import WEBSOCKET, RouteTree, marker_of, mount_depth, visible_routes
 from .rules import Features
-from .typing import ASGIApp, Message, Metadata, Receive, Recorder, Scope, Send, Unset, UserId
+from .typing import ASGIApp, Message, Metadata, Outcome, Receive, Recorder, Scope, Send, Unset, UserId
 
 logger = logging.getLogger("usage_instrument")
 
@@ -28,11 +30,12 @@ class UsageMiddleware:
     - `metadata`: a mapping, or a callable from the scope to one.
     - `success`: from status and scope to whether the response is a use; otherwise 2xx is, and 3xx for an unsafe
       method. A WebSocket is a use when it is accepted.
+    - `audit`: from names of features to True or `"required"`; see Auditing.
 
     Answers go through untouched; an AuditUnavailable becomes a 503. When the lifespan ends, pending counts are written;
     an app without a lifespan is given one. Raises FeatureNameError and ConfigurationError (ValueErrors),
-    DeclarationError and MetadataError
-    (TypeErrors) for options that cannot work; at run time it raises nothing of its own unless the tracker is strict.
+    DeclarationError and MetadataError (TypeErrors) for options that cannot work; at run time it raises nothing of its
+    own unless the tracker is strict.
     """
 
     def __init__(
@@ -46,10 +49,11 @@ class UsageMiddleware:
         user: Callable[[Scope], object] | None = None,
         metadata: Metadata | Callable[[Scope], Metadata | None] | None = None,
         success: Callable[[int, Scope], object] | None = None,
+        audit: Audits | None = None,
     ) -> None:
         check_protocol(app, ASGI)
         self.app = app
-        self._counter = Counter(tracker, features, include, exclude, user, metadata, success, _user_in)
+        self._counter = Counter(tracker, features, include, exclude, user, metadata, success, _user_in, audit=audit)
         self._counter.look = partial(look_below, app, self._counter, visible_routes)
         self._tree = RouteTree()
 
@@ -77,7 +81,10 @@ class UsageMiddleware:
 
         token = holder.set(counter.holder_for(request))
         try:
-            await self.app(scope, receive, watched)
+            if counter.auditing is None:
+                await self.app(scope, receive, watched)
+            else:
+                await self._audited(counter.auditing, request, depth, scope, receive, watched)
         except AuditUnavailable as error:
             if has_begun:
                 raise
@@ -90,6 +97,37 @@ class UsageMiddleware:
                 pass
             if is_ours:
                 counter.ended(request, scope)
+
+    async def _audited(
+        self, auditing: Auditing, request: Request, depth: int, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Call the app, once what is required is recorded, and record what becomes of it."""
+        counter, method = self._counter, request.method or WEBSOCKET
+        roots = ("", scope.get("root_path", ""), scope.get("app_root_path", ""))
+        paths = [scope["path"].removeprefix(root) for root in roots]
+
+        def find() -> Collection[str]:
+            return counter.audited(self._target(request, scope, depth), scope, paths, method)
+
+        audit = RequestAudit(auditing, request, scope, partial(auditing.at, paths, method), find)
+
+        async def heard(message: Message) -> None:
+            outcome = _outcome(request, message)
+            if outcome is not None:
+                with counter.guarding():
+                    audit.answered(outcome)
+                    audit.end()
+            await send(message)
+
+        await audit.aadmit()
+        try:
+            await self.app(scope, receive, heard)
+        except BaseException as error:
+            with counter.guarding():
+                audit.failed(error)
+            raise
+        with counter.guarding():
+            audit.end()
 
     def _begun(self, request: Request, scope: Scope, message: Message, depth: int) -> None:
         """The response starts: the one border that no error of ours crosses."""
@@ -185,6 +223,20 @@ async def _refuse(kind: str, send: Send) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in refusal.HEADERS]
     await send({"type": "http.response.start", "status": refusal.STATUS, "headers": headers})
     await send({"type": "http.response.body", "body": refusal.BODY})
+
+
+def _outcome(request: Request, message: Message) -> Outcome | None:
+    """What a message of an app says of the access; None where it says nothing."""
+    kind = message["type"]
+    if kind == "websocket.accept":
+        return "success"
+    if kind == "websocket.close":
+        return "denied"  # unless it was accepted before, which is told already: so servers answer with a 403
+    if kind not in ("http.response.start", "websocket.http.response.start"):
+        return None
+    headers = message.get("headers", ())
+    location = next((value for name, value in headers if name.lower() == b"location"), b"")
+    return outcome_of_response(request, message["status"], location.decode("latin-1"))
 
 
 def _user_in(scope: Scope) -> UserId | Unset:

@@ -7,14 +7,12 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from . import context
-from .access import new_access, outcome_of, outcome_of_error
+from .access import attempted, ended, new_access, outcome_of, outcome_of_error
 from .arguments import Read, Said
 from .context import holder, request_of
-from .errors import AuditUnavailable
 from .events import Access, Use
 from .lifecycle import notice_fork
 from .outcome import count, succeeded
-from .rejects import in_words
 from .typing import Outcome, _Unset
 
 if TYPE_CHECKING:
@@ -35,16 +33,20 @@ class AuditedCapture:
 
     def begin(self, said: Said) -> Access:
         """The call is about to begin. Raises AuditUnavailable: then it must not."""
-        access = self._access()
-        if self.required:
-            self.feature.catalog.recorder.admit(self._admittable(access, said))
+        access = self._opened()
+        if access is None:
+            access = new_access("attempted")
+            if self.required:
+                self.feature.catalog.recorder.admit(self._attempted(access, said))
         return self._begun(access, said)
 
     async def abegin(self, said: Said) -> Access:
         """As begin, without blocking the event loop."""
-        access = self._access()
-        if self.required:
-            await self.feature.catalog.recorder.aadmit(self._admittable(access, said))
+        access = self._opened()
+        if access is None:
+            access = new_access("attempted")
+            if self.required:
+                await self.feature.catalog.recorder.aadmit(self._attempted(access, said))
         return self._begun(access, said)
 
     def returned(self, access: Access, said: Said, result: object) -> None:
@@ -61,38 +63,31 @@ class AuditedCapture:
         except Exception as mistake:  # strict
             error.add_note(f"usage-instrument: {type(mistake).__name__}: {mistake}")
 
-    def _access(self) -> Access:
+    def _opened(self) -> Access | None:
+        """The access that a middleware has admitted already."""
         notice_fork()
-        return new_access("attempted")
+        request = request_of(holder.get())
+        return None if request is None else request.take_access(self.feature.key)
 
     def _begun(self, access: Access, said: Said) -> Access:
         if self.counts is None:
             count(self.feature, holder.get(), said)
         return access
 
-    def _admittable(self, access: Access, said: Said) -> Use:
-        user, metadata = _who(said), said[1]
-        if isinstance(user, Exception):
-            raise AuditUnavailable.of(self.feature.name, in_words(user)) from user
-        return Use(self.feature.name, user, None if isinstance(metadata, Exception) else metadata, 0, access)
+    def _attempted(self, access: Access, said: Said) -> Use:
+        return attempted(self.feature.name, access, _who(said), said[1])
 
     def _ended(self, access: Access, said: Said, outcome: Outcome, is_use: bool) -> None:
-        held, user, metadata = holder.get(), _who(said), said[1]
-        recorder, name = self.feature.catalog.recorder, self.feature.name
+        held, feature = holder.get(), self.feature
         is_use = is_use and (held is None or not held.silent)
         request = request_of(held)
-        if is_use and request is not None:
-            request.counted.add(self.feature.key)
-        ended = access._replace(outcome=outcome)
-        if isinstance(user, Exception):
-            recorder.record(Use(name, None, {"usage_instrument": f"user: {in_words(user)}"}, 0, ended))
+        if request is not None:
+            request.tell_access(feature.key)
             if is_use:
-                recorder.reject(name, user)
-            return
-        kept = None if isinstance(metadata, Exception) else metadata
-        recorder.record(Use(name, user, kept, int(is_use), ended))
-        if isinstance(metadata, Exception):
-            recorder.lose_metadata(name, metadata)
+                request.counted.add(feature.key)
+        ended(
+            feature.catalog.recorder, feature.name, access._replace(outcome=outcome), _who(said), said[1], int(is_use)
+        )
 
 
 def _who(said: Said) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
+from .auditing import RequestAudit
 from .context import Holder, Request, holder
 from .middleware import Carrier, Counter, Pending
 
@@ -11,7 +12,7 @@ from .middleware import Carrier, Counter, Pending
 class Exchange:
     """One request and its response, until that is complete."""
 
-    __slots__ = ("_carrier", "_counter", "_is_ours", "_request", "holder", "pending")
+    __slots__ = ("_carrier", "_counter", "_is_ours", "_request", "audit", "holder", "pending")
 
     def __init__(self, counter: Counter, request: Request, is_ours: bool, carrier: Carrier) -> None:
         self._counter = counter
@@ -21,10 +22,12 @@ class Exchange:
         self.holder: Holder = counter.holder_for(request)
         self.pending: Pending | None = None
         """The use that this is, unless the app fails before its first piece, or starts another response instead."""
+        self.audit: RequestAudit | None = None
+        """The accesses that this is, with `audit=`; they are told together with the use, or with the failure."""
 
     def end(self) -> None:
         """The response is complete."""
-        if self.pending is not None:
+        if self.pending is not None or self.audit is not None:
             token = holder.set(self.holder)
             try:
                 self.count()
@@ -37,10 +40,18 @@ class Exchange:
         """Count the pending use, in the request's context: a rule of the app's asks whose request this is."""
         pending, self.pending = self.pending, None
         if pending is not None:
-            try:
+            with self._counter.guarding():
                 self._counter.count(self._request, pending)
-            except Exception as error:
-                self._counter.failed(error)
+        if self.audit is not None:
+            with self._counter.guarding():
+                self.audit.end()
+
+    def fail(self, error: BaseException) -> None:
+        """The app failed before the first piece of its response, if that had not been told; in its context."""
+        self.pending = None
+        if self.audit is not None:
+            with self._counter.guarding():
+                self.audit.failed(error)
 
 
 class Body(Exchange):
@@ -67,11 +78,11 @@ class Body(Exchange):
         except StopIteration:
             self.count()
             raise
-        except BaseException:
-            self.pending = None
+        except BaseException as error:
+            self.fail(error)
             raise
         else:
-            if self.pending is not None:
+            if self.pending is not None or self.audit is not None:
                 self.count()
             return piece
         finally:
@@ -118,11 +129,11 @@ class AsyncBody(Exchange):
         except StopAsyncIteration:
             self.count()
             raise
-        except BaseException:
-            self.pending = None
+        except BaseException as error:
+            self.fail(error)
             raise
         else:
-            if self.pending is not None:
+            if self.pending is not None or self.audit is not None:
                 self.count()
             return piece
         finally:

@@ -71,8 +71,12 @@ def _track(
         recorder.lose_metadata(feature, error)
     recorder.record(Use(feature, who, kept, count if is_use else 0, access))
     request = context.request_of(held)
-    if request is not None and is_use:
-        request.counted.add(recorder.catalog.key(feature))
+    if request is not None:
+        key = recorder.catalog.key(feature)
+        if access is not None:
+            request.tell_access(key)
+        if is_use:
+            request.counted.add(key)
 
 
 def screened(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: Use) -> list[Use]:

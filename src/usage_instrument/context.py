@@ -8,6 +8,7 @@ from contextvars import ContextVar, Token
 from typing import Literal, TypeAlias
 
 from .errors import UserIdError
+from .events import Access
 from .identity import user_id_of
 from .typing import UNSET, Unset, UserId, _Unset
 
@@ -32,6 +33,7 @@ class Request:
 
     __slots__ = (
         "__weakref__",
+        "_accesses",
         "_lookup",
         "_refused",
         "actor",
@@ -64,6 +66,7 @@ class Request:
         """The innermost middleware that knew what a success of this request is."""
         self.carrier: object = None
         """The ASGI scope, the WSGI environ or the framework's own object that the request came in; None for a task."""
+        self._accesses: dict[object, Access | None] | None = None
         self._lookup = lookup
         self._refused: UserIdError | None = None
 
@@ -101,6 +104,28 @@ class Request:
     def discard(self) -> None:
         """This request is no use: nothing more of it counts; what has counted stands."""
         self.discarded, self.ready = True, False
+
+    def open_access(self, key: object, access: Access | None) -> None:
+        """The request is an access to a feature (`Feature.key`), whose attempt is recorded, and its outcome is not."""
+        if self._accesses is None:
+            self._accesses = {}
+        self._accesses[key] = access
+
+    def tell_access(self, key: object) -> None:
+        """That it is an access to a feature is told, or will be by whoever calls this."""
+        if not self.has_told(key):
+            self.open_access(key, None)
+
+    def has_told(self, key: object) -> bool:
+        """Whether it is known as an access to a feature."""
+        return self._accesses is not None and key in self._accesses
+
+    def take_access(self, key: object) -> Access | None:
+        """The access whose outcome is not recorded; it is up to whoever calls this."""
+        if self._accesses is None or self._accesses.get(key) is None:
+            return None
+        access, self._accesses[key] = self._accesses[key], None
+        return access
 
     def close(self) -> None:
         """The response ended: whoever still holds this request, such as a task that it started, is nobody in particular

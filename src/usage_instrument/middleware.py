@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from typing import Any, TypeAlias
 
+from .access import Kept
+from .auditing import Auditing, Audits
 from .carrier import is_login_redirect as is_login_redirect
-from .catalog import Catalog, Feature, declared, features_of
+from .catalog import Feature, declared
 from .context import SCOPE_KEY, Holder, Kind, Override, Request, holder, judge, request_of
+from .endpoints import first_line_of, source_of, unreached
 from .errors import FeatureNameError, UsageInstrumentError
 from .events import Use, check_feature, keep_metadata
 from .identity import user_id_of
@@ -17,7 +21,7 @@ from .lifecycle import ALIVE, notice_fork
 from .place import definition
 from .routes import Route, tracked_features
 from .rules import Features, Namer, Rule, Rules, check_callable
-from .typing import UNSET, Metadata, Recorder, Unset, UserId
+from .typing import UNSET, Metadata, Recorder, Unset, UserId, _Unset
 
 logger = logging.getLogger("usage_instrument")
 
@@ -32,7 +36,7 @@ Carrier: TypeAlias = Any
 class Target:
     """What the successes of one route count as."""
 
-    __slots__ = ("error", "feature", "marker", "name", "namer", "tracked")
+    __slots__ = ("audited", "error", "feature", "marker", "name", "namer", "tracked")
 
     def __init__(self, marker: object = None) -> None:
         self.marker = marker
@@ -42,6 +46,8 @@ class Target:
         self.namer: Namer | None = None
         self.tracked: frozenset[str] = frozenset()
         self.error: FeatureNameError | None = None
+        self.audited: frozenset[str] | None = None
+        """The names that `audit=` may know; None where only the path tells."""
 
 
 NOTHING = Target()
@@ -69,6 +75,9 @@ class Counter:
         metadata: Metadata | Callable[[Carrier], Metadata | None] | None,
         success: Callable[[int, Carrier], object] | None,
         loaded: Callable[[Carrier], UserId | Unset],
+        *,
+        audit: Audits | None = None,
+        knows_routes: bool = False,
     ) -> None:
         self.catalog = declared if tracker is None else tracker.catalog
         self.rules = Rules(features, include, exclude)
@@ -82,6 +91,10 @@ class Counter:
             self.metadata = keep_metadata(metadata)
         elif metadata is not None:
             self.metadata_of = check_callable("metadata=", metadata)
+        self.auditing: Auditing | None = None
+        if audit is not None:
+            auditing = Auditing(audit, self.rules, self.catalog, self._told, knows_routes=knows_routes)
+            self.auditing = auditing if auditing.levels else None
         self.targets: dict[object, Target] = {}
         self.look: Callable[[], None] | None = None
         """What looks at the app, once, when its first route is met."""
@@ -118,7 +131,30 @@ class Counter:
             return outer.over(request)
         return request
 
+    def _held(self, request: Request) -> Holder:
+        """What `as_user` or `paused` lays over a request at the moment; a leftover of some other is none of that."""
+        held = holder.get()
+        return held if held is not None and request_of(held) is request else request
+
+    def _told(self, request: Request, carrier: Carrier) -> tuple[UserId | Exception, Kept | Exception]:
+        """The user and the metadata of an access, or why there is none."""
+        try:
+            user = self.find_user(carrier) if self.user is not None else self._held(request).known()
+        except Exception as error:  # a refused statement, or the host's own way to find the user
+            return error, None
+        metadata, lost = (self.metadata, None) if self.metadata_of is None else self._metadata_of(carrier)
+        return None if isinstance(user, _Unset) else user, lost or metadata
+
     # ---- what
+
+    def audited(self, target: Target, carrier: Carrier, paths: Iterable[str], method: str) -> tuple[str, ...]:
+        """The audited features that a request is an access to. Raises what the host's callables do."""
+        if self.auditing is None:
+            return ()
+        if target.audited is None:
+            return self.auditing.at(paths, method)
+        said = None if target.namer is None else target.namer(carrier)
+        return self.auditing.among(target.audited if said is None else (*target.audited, said))
 
     def target(self, route: Route, method: str, marker: object = None) -> Target:
         """What a route that was matched counts as."""
@@ -128,8 +164,11 @@ class Counter:
         target = Target(marker)
         if not route.countable:
             return target
+        if method == "HEAD":  # which is no use, but an access as a GET is
+            method = "GET"
         rule = self.rules.decide(route, method)
         tracked = tracked_features(route.endpoint, method, self.catalog)
+        target.audited = rule.names | tracked
         if tracked and not rule.explicit:
             return target
         return self._fill(target, rule, tracked, route.endpoint)
@@ -147,7 +186,7 @@ class Counter:
             self._look_above(endpoint)
             try:
                 target.feature = self.catalog.declare(
-                    rule.feature, fallback=_first_line(endpoint), source=_source(endpoint)
+                    rule.feature, fallback=first_line_of(endpoint), source=source_of(endpoint) or _SOURCE
                 )
             except FeatureNameError as error:
                 target.error = error
@@ -156,7 +195,7 @@ class Counter:
     def _look_above(self, endpoint: object) -> None:
         """Say so if the endpoint is tracked above the framework's decorator, where no request comes by."""
         for feature in unreached(endpoint, self.catalog):
-            source = _source(endpoint)
+            source = source_of(endpoint) or _SOURCE
             if source not in self._above:
                 self._above.add(source)
                 logger.warning(
@@ -203,10 +242,7 @@ class Counter:
             raise target.error
         elif feature is None:
             return None
-        held = holder.get()
-        if held is not request:
-            # What `as_user` or `paused` lays over it at the moment; a leftover of some other request is none of that.
-            held = held if held is not None and request_of(held) is request else request
+        held = self._held(request)
         if held.silent or (self.catalog.key(name) if feature is None else feature.key) in request.counted:
             return None
         user = self.find_user(carrier) if self.user is not None else held.user if held.ready else held.who()
@@ -237,6 +273,14 @@ class Counter:
         if lost is not None:
             self.recorder.lose_metadata(name, lost)
 
+    @contextlib.contextmanager
+    def guarding(self) -> Iterator[None]:
+        """As `failed`, for whatever fails inside."""
+        try:
+            yield
+        except Exception as error:
+            self.failed(error)
+
     def failed(self, error: Exception, target: Target | None = None) -> None:
         """Something of ours, or a callable of the host's, failed: the use is lost, the response is not.
 
@@ -245,7 +289,7 @@ class Counter:
         if not self._has_failed and not isinstance(error, UsageInstrumentError):  # whose words say it all
             self._has_failed = True
             logger.warning(
-                "the middleware cannot tell the use of a request (said once; all are counted as rejected)",
+                "the middleware cannot tell the use or access of a request (said once; all are counted as rejected)",
                 exc_info=error,
             )
         self.recorder.reject((target.name if target is not None else "") or "(middleware)", error)
@@ -262,21 +306,3 @@ class Counter:
 
 def _stated(user: Callable[[Carrier], object], carrier: Carrier) -> UserId:
     return user_id_of(user(carrier))
-
-
-def _first_line(endpoint: object) -> str | None:
-    text = getattr(endpoint, "__doc__", None) if hasattr(endpoint, "__qualname__") else None
-    return (text.strip().partition("\n")[0].strip() or None) if isinstance(text, str) else None
-
-
-def unreached(endpoint: object, catalog: Catalog) -> list[Feature]:
-    """The features of a catalogue whose `tracks` is above the framework's decorator, which kept what is below it."""
-    source, reached = _source(endpoint), features_of(endpoint, catalog)
-    if source.endswith("<lambda>"):  # so are all lambdas called
-        return []
-    return [feature for feature in catalog if feature.decorates == source and feature.name not in reached]
-
-
-def _source(endpoint: object) -> str:
-    module, name = getattr(endpoint, "__module__", None), getattr(endpoint, "__qualname__", None)
-    return f"{module}:{name}" if isinstance(module, str) and isinstance(name, str) else _SOURCE

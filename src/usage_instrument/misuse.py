@@ -61,6 +61,9 @@ def look_below(app: object, counter: Counter, routes: Callable[[object], list[Ro
                 "features= names %r, which is no route of this app%s", key,
                 f"; did you mean {near[0]!r}?" if near else "",
             )  # fmt: skip
+        unaudited = counter.auditing.unmatched(known, counter.rules) if counter.auditing and known is not None else []
+        for name in unaudited:
+            logger.error("audit= names the feature %r, which no route of this app is: nothing of it is recorded", name)
     except Exception:  # of the host's objects
         logger.debug("cannot look at the app", exc_info=True)
 

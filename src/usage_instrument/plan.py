@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .catalog import Catalog, Unconfigured, declared
+from .endpoints import unreached
 from .errors import ConfigurationError
-from .middleware import Counter, unreached
+from .middleware import Counter
 from .misuse import layers
 from .routes import WEBSOCKET, Route, flask_routes, tracked_features, visible_routes
 
@@ -42,7 +43,7 @@ def plan(app: Any) -> list[Planned]:
         raise ConfigurationError(f"{type(app).__name__} shows no routes: this takes a Flask, Starlette or FastAPI app")
     catalog = declared if counter is None else counter.catalog
     by_route = [
-        Planned(method, route.templates[0], feature, why + _mistake(route, catalog))
+        Planned(method, route.templates[0], feature, why + _audited(counter, route, method) + _mistake(route, catalog))
         for route in routes
         if route.countable or visible_routes(route.endpoint) is None  # else they are listed themselves
         for method in _methods_of(route)
@@ -109,6 +110,15 @@ def _decide(counter: Counter | None, catalog: Catalog, route: Route, method: str
     return rule.feature, "features=" if rule.explicit else "the name of the route"
 
 
+def _audited(counter: Counter | None, route: Route, method: str) -> str:
+    """How the middleware audits it, for its `why`; what a decorator says for itself is not told."""
+    auditing = None if counter is None else counter.auditing
+    if counter is None or auditing is None:
+        return ""
+    names = counter.rules.decide(route, method).names | tracked_features(route.endpoint, method, counter.catalog)
+    return "".join(f"; audit={auditing.levels[name]!r}" for name in sorted(auditing.among(names)))
+
+
 def _mistake(route: Route, catalog: Catalog) -> str:
     """What no request to the route comes by, for its `why`."""
     names = " and ".join(f"@tracks({feature.name!r})" for feature in unreached(route.endpoint, catalog))
@@ -116,9 +126,13 @@ def _mistake(route: Route, catalog: Catalog) -> str:
 
 
 def _in_vain(counter: Counter | None, routes: list[Route]) -> Iterator[Planned]:
-    for key in [] if counter is None else counter.rules.unmatched(routes):
+    if counter is None:
+        return
+    for key in counter.rules.unmatched(routes):
         method, _, target = key.rpartition(" ")
         yield Planned(method, target, None, "features= names it, and the app has no such route")
+    for name in [] if counter.auditing is None else counter.auditing.unmatched(routes, counter.rules):
+        yield Planned("", "", name, "audit= names it, and it is no route of the app")
 
 
 def _elsewhere(catalog: Catalog, routes: list[Route]) -> Iterator[Planned]:

@@ -28,6 +28,11 @@ class Rule(NamedTuple):
     feature: str | Namer | None
     explicit: bool = False
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The name, if it does not take a request to tell it."""
+        return frozenset((self.feature,)) if isinstance(self.feature, str) else frozenset()
+
 
 NEVER = Rule(None)
 
@@ -53,9 +58,14 @@ class Rules:
     def __init__(self, features: Features | None, include: Iterable[str] | None, exclude: Iterable[str] | None) -> None:
         self._namer: Namer | None = None
         self._named: dict[tuple[str, str], str | Namer | None] = {}
+        self.templates: list[tuple[str, str, str]] = []
+        """Of each key of `features` that has a name: the method, the template as it is spelled, and the name."""
         if isinstance(features, Mapping):
             for key, value in features.items():
-                self._named[_key(key)] = _value(key, value)
+                method, target = _key(key)
+                self._named[method, plain_template(target)] = named = _value(key, value)
+                if isinstance(named, str):
+                    self.templates.append((method, target, named))
         elif features is not None:
             self._namer = check_callable("features=", features)
         self._by_path = [(method, _path_pattern(target), value) for (method, target), value in self._named.items()]
@@ -66,6 +76,11 @@ class Rules:
     def names(self) -> list[str]:
         """The feature names that are known from the start."""
         return list(dict.fromkeys(value for value in self._named.values() if isinstance(value, str)))
+
+    @property
+    def has_callables(self) -> bool:
+        """Whether there are feature names that only a request tells."""
+        return self._namer is not None or any(map(callable, self._named.values()))
 
     def unmatched(self, routes: list[Route]) -> list[str]:
         """The keys of `features` that are none of an app's routes, as far as that can be known."""
@@ -128,12 +143,12 @@ def _key(key: object) -> tuple[str, str]:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The method (maybe empty), and the name or plain template."""
+    """The method (maybe empty), and the name or template."""
     method, _, target = text.strip().partition(" ")
     target = target.lstrip()
     if target and method.isalpha() and (method.isupper() or target.startswith("/")):
-        return method.upper(), plain_template(target)
-    return "", plain_template(text.strip())
+        return method.upper(), target
+    return "", text.strip()
 
 
 def _value(key: str, value: object) -> str | Namer | None:
@@ -160,7 +175,7 @@ def _patterns(option: str, patterns: Iterable[str]) -> list[_Pattern]:
         if not isinstance(pattern, str):
             raise DeclarationError(f"a pattern of {option}= is a str, not {type(pattern).__name__}")
         method, target = _split(pattern)
-        found.append((method, re.compile(".*".join(map(re.escape, target.split("*"))), re.DOTALL)))
+        found.append((method, re.compile(".*".join(map(re.escape, plain_template(target).split("*"))), re.DOTALL)))
     return found
 
 

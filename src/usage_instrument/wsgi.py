@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
 from . import refusal
+from .access import outcome_of_response
+from .auditing import Audits, RequestAudit
 from .body import Body
 from .context import Request, current_request, holder
 from .errors import AuditUnavailable
@@ -28,6 +30,7 @@ class UsageMiddleware:
     - `metadata`: a mapping, or a callable from the environ to one.
     - `success`: from status and environ to whether the response is a use; otherwise 2xx is, and 3xx for an unsafe
       method.
+    - `audit`: from names of features to True or `"required"`; see Auditing.
 
     The callables run when the app calls `start_response`. Answers go through untouched: lists, files and all else
     that servers treat specially are returned as they are; an AuditUnavailable that the app lets through becomes a 503,
@@ -47,10 +50,11 @@ class UsageMiddleware:
         user: Callable[[Environ], object] | None = None,
         metadata: Metadata | Callable[[Environ], Metadata | None] | None = None,
         success: Callable[[int, Environ], object] | None = None,
+        audit: Audits | None = None,
     ) -> None:
         check_protocol(app, WSGI)
         self.app = app
-        self._counter = Counter(tracker, features, include, exclude, user, metadata, success, flask_user)
+        self._counter = Counter(tracker, features, include, exclude, user, metadata, success, flask_user, audit=audit)
         self._counter.look = partial(look_below, app, self._counter, flask_routes)
         self._hears_flask_login = False
 
@@ -65,16 +69,18 @@ class UsageMiddleware:
         exchange = Response(counter, request, is_ours, environ, start_response)
         token = holder.set(exchange.holder)
         try:
+            if exchange.audit is not None:
+                exchange.audit.admit()
             body = self.app(environ, exchange.start)
         except AuditUnavailable as error:
-            exchange.pending = None
+            exchange.fail(error)
             exchange.end()
             refusal.say(error)
             # The third argument is for who has begun an answer already; without one, some servers raise it.
             exchange.start_response(refusal.STATUS_LINE, refusal.HEADERS, *([sys.exc_info()] if exchange.begun else []))
             return [refusal.BODY]
-        except BaseException:
-            exchange.pending = None
+        except BaseException as error:
+            exchange.fail(error)
             exchange.end()
             raise
         finally:
@@ -106,6 +112,10 @@ class Response(Body):
         self._carrier = environ
         self.holder = counter.holder_for(request)
         self.pending = None
+        self.audit = None
+        if counter.auditing is not None:
+            foresee = partial(counter.auditing.at, _paths(environ), request.method)
+            self.audit = RequestAudit(counter.auditing, request, environ, foresee, self._audited)
         self.body = ()
         self._iterator = None
         self.begun = False
@@ -126,6 +136,10 @@ class Response(Body):
     def _weigh(self, status: str, headers: list[tuple[str, str]]) -> None:
         self.pending = target = None
         request, environ, counter = self._request, self._carrier, self._counter
+        if self.audit is not None:
+            with counter.guarding():
+                location = next((value for name, value in headers if name.lower() == "location"), "")
+                self.audit.answered(outcome_of_response(request, int(status[:3]), location))
         if request.discarded:
             return
         try:
@@ -162,6 +176,15 @@ class Response(Body):
             target = counter.target(flask_route(rule, prefix), method, rule)
             counter.remember(key, target)
         return target
+
+    def _audited(self) -> Collection[str]:
+        return self._counter.audited(self._target(), self._carrier, _paths(self._carrier), self._request.method)
+
+
+def _paths(environ: Environ) -> list[str]:
+    """The path as the server and as the app see it."""
+    script, path = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
+    return [text.encode("latin-1").decode("utf-8", "replace") for text in (script + path, path)]
 
 
 def _is_untouchable(body: object, environ: Environ) -> bool:

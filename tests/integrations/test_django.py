@@ -247,6 +247,33 @@ def test_a_sync_middleware_inside_and_one_that_answers_itself(client, captured):
     assert features(captured) == [("identified_inside", 77), ("store:identifies", 77)]
 
 
+@pytest.mark.parametrize(
+    ("path", "outcomes"),
+    [
+        ("/shop/user", ["attempted", "success"]),
+        ("/shop/private", ["attempted", "denied"]),
+        ("/shop/notfound", ["failed"]),
+        ("/shop/fails", ["failed"]),
+        ("/shop/streams?kind=plain", ["success"]),
+        ("/shop/streams?kind=async", ["success"]),
+        ("/shop/streams?kind=failing", ["failed"]),
+        ("/shop/plain", []),
+        ("/shop/decorated?status=403", ["denied"]),
+    ],
+)
+def test_what_is_audited_is_told_by_the_route(client, captured, path, outcomes):
+    """Names do as well as paths: Django calls between its routing and the view."""
+    required = dict.fromkeys(["store:user", "store:private"], "required")
+    names = ["store:notfound", "store:fails", "read_stream", "decorated"]
+    options = {"features": {"store:streams": "read_stream"}, "audit": {**dict.fromkeys(names, True), **required}}
+    with override_settings(USAGE_INSTRUMENT=options):
+        try:
+            client(path)
+        except ZeroDivisionError:
+            assert outcomes == ["failed"]
+    assert [access.outcome for access in captured.accesses] == outcomes
+
+
 def teapots_count(status, request):
     return status in (200, 404) and request.path != "/shop/events"
 

@@ -347,7 +347,7 @@ def test_a_tracker_of_ones_own(sqlite: Database) -> None:
     [
         ({"servise": "web"}, TypeError, "'servise' is no option; did you mean 'service'"),
         ({"excluded": []}, TypeError, "did you mean 'exclude'"),
-        ({"qqq": 1}, TypeError, "'qqq' is no option; there are exclude, features"),
+        ({"qqq": 1}, TypeError, "'qqq' is no option; there are audit, exclude, features"),
         ({"flush_rows": 0, "database": "sqlite:///x.db"}, ConfigurationError, "flush_rows"),
         ({"service": "web", "enabled": True}, ConfigurationError, "no database"),
         ({"exclude": "admin"}, DeclarationError, "a list of patterns"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.http import HttpResponse
+from django.test import AsyncClient as AsyncDjangoClient
 from django.test import Client as DjangoClient
 from django.test import override_settings
 from django.urls import path as django_path
@@ -25,6 +27,7 @@ import usage_instrument as usage
 from usage_instrument import AuditUnavailable
 from usage_instrument.asgi import UsageMiddleware
 from usage_instrument.catalog import declared
+from usage_instrument.integrations.fastapi import instrument
 from usage_instrument.integrations.flask import UsageInstrument
 from usage_instrument.testing import CapturedUsage, capture_usage
 from usage_instrument.wsgi import UsageMiddleware as WSGIMiddleware
@@ -161,6 +164,49 @@ class Site:
         django_path("vault", lambda _: HttpResponse(open_vault())),
         django_path("avault", _avault),
     )
+
+
+def _open(_: Any) -> HttpResponse:
+    called.append("open")
+    return HttpResponse("open")
+
+
+async def _aopen(_: Any) -> HttpResponse:
+    return _open(_)
+
+
+class Plain:
+    """A Django site that leaves it to the middleware."""
+
+    urlpatterns = (django_path("open", _open, name="open"), django_path("aopen", _aopen, name="open"))
+
+
+@pytest.mark.parametrize("path", ["/open", "/aopen"])
+def test_django_by_the_middleware(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with override_settings(ROOT_URLCONF=Plain, USAGE_INSTRUMENT={"audit": {"open": "required"}}):
+        answer = DjangoClient().get(path)
+    is_refusal(answer.status_code, answer.headers, answer.content, caplog)
+
+
+def test_async_django_by_the_middleware(caplog: pytest.LogCaptureFixture) -> None:
+    with override_settings(ROOT_URLCONF=Plain, USAGE_INSTRUMENT={"audit": {"open": "required"}}):
+        answer = asyncio.run(AsyncDjangoClient().get("/aopen"))
+    is_refusal(answer.status_code, answer.headers, answer.content, caplog)
+
+
+def test_flask_by_the_middleware(caplog: pytest.LogCaptureFixture) -> None:
+    app = flask()
+    UsageInstrument(app, features={"/vault": "vault"}, audit={"vault": "required"})
+    answer = app.test_client().get("/vault")
+    is_refusal(answer.status_code, answer.headers, answer.data, caplog)
+
+
+def test_fastapi_by_the_middleware(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    app.add_api_route("/vault", lambda: called.append("open"))
+    instrument(app, features={"/vault": "vault"}, audit={"vault": "required"})
+    answer = TestClient(app).get("/vault")
+    is_refusal(answer.status_code, answer.headers, answer.content, caplog)
 
 
 @pytest.mark.parametrize("path", ["/vault", "/avault"])

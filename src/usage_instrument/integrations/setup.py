@@ -12,6 +12,7 @@ from sqlalchemy import Column, MetaData, Table
 
 import usage_instrument
 from usage_instrument import current, engines
+from usage_instrument.auditing import Audits
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.rules import Features
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt, said
@@ -40,6 +41,7 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     user: Callable[[C], object] | None
     metadata: Metadata | Callable[[C], Metadata | None] | None
     success: Callable[[int, C], object] | None
+    audit: Audits | None
 
 
 class SettingOptions(TypedDict, total=False):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
 from ... import refusal
+from ...access import outcome_of_response
+from ...auditing import RequestAudit
 from ...body import AsyncBody, Body, Exchange
 from ...context import holder
 from ...errors import AuditUnavailable
@@ -39,13 +41,16 @@ class UsageMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
         said = {
-            **dict.fromkeys(("features", "include", "exclude", "user", "metadata", "success")),
+            **dict.fromkeys(("features", "include", "exclude", "user", "metadata", "success", "audit")),
             **options.of_middleware(),
         }
-        self._counter = Counter(None, **said, loaded=_user_in)
+        self._counter = Counter(None, **said, loaded=_user_in, knows_routes=True)
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+        if self._counter.auditing is not None:
+            self.process_view = self._aadmit if self._is_async else self._admit
+            """As Django says: between the routing and the view."""
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """As Django says."""
@@ -55,7 +60,8 @@ class UsageMiddleware:
         token = holder.set(exchange.holder)
         try:
             return exchange.begun(self.get_response(request))
-        except BaseException:
+        except BaseException as error:
+            exchange.fail(error)
             exchange.end()
             raise
         finally:
@@ -70,16 +76,35 @@ class UsageMiddleware:
         refusal.say(exception)
         return HttpResponse(refusal.BODY, status=refusal.STATUS, headers=dict(refusal.HEADERS))
 
+    def _admit(self, request: HttpRequest, *_: object) -> HttpResponseBase | None:
+        try:
+            vars(request)[_KEY].admit()
+        except AuditUnavailable as error:
+            return self.process_exception(request, error)
+        return None
+
+    async def _aadmit(self, request: HttpRequest, *_: object) -> HttpResponseBase | None:
+        try:
+            await vars(request)[_KEY].aadmit()
+        except AuditUnavailable as error:
+            return self.process_exception(request, error)
+        return None
+
     async def _respond(self, request: HttpRequest) -> HttpResponseBase:
         exchange = Conversation(self._counter, request)
         token = holder.set(exchange.holder)
         try:
             return exchange.begun(await self.get_response(request))
-        except BaseException:
+        except BaseException as error:
+            exchange.fail(error)
             exchange.end()
             raise
         finally:
             holder.reset(token)
+
+
+_KEY = "_usage_instrument_conversation"
+"""What an HttpRequest keeps between the middleware's two entrances, where its accesses are audited."""
 
 
 class Conversation(Exchange):
@@ -92,6 +117,9 @@ class Conversation(Exchange):
         request, is_ours = counter.begin("http", http.method or "", http, shelf)
         super().__init__(counter, request, is_ours, shelf)
         self._http = http
+        if counter.auditing is not None:
+            self.audit = RequestAudit(counter.auditing, request, http, self._audited, self._audited)
+            vars(http)[_KEY] = self.audit
 
     def begun(self, response: HttpResponseBase) -> HttpResponseBase:
         """The response, counted, or made to count with its first piece."""
@@ -102,13 +130,17 @@ class Conversation(Exchange):
             return response
         kind: type[Body | AsyncBody] = AsyncBody if response.is_async else Body
         body = kind(self._counter, self._request, self._is_ours, self._carrier, response.streaming_content)
-        body.holder, body.pending = self.holder, self.pending
+        body.holder, body.pending, body.audit = self.holder, self.pending, self.audit
         response.streaming_content = body
         return response
 
     def _weigh(self, response: HttpResponseBase) -> None:
         target = None
         request, http, counter = self._request, self._http, self._counter
+        if self.audit is not None:
+            with counter.guarding():
+                outcome = outcome_of_response(request, response.status_code, response.headers.get("Location", ""))
+                self.audit.answered(outcome)
         if request.discarded:
             return
         try:
@@ -122,6 +154,10 @@ class Conversation(Exchange):
             self.pending = counter.weigh(request, http, target)
         except Exception as error:
             counter.failed(error, target)
+
+    def _audited(self) -> Collection[str]:
+        http = self._http
+        return self._counter.audited(self._target(), http, (http.path, http.path_info), self._request.method)
 
     def _target(self) -> Target:
         match = self._http.resolver_match

@@ -9,7 +9,7 @@ from django.utils.module_loading import import_string
 
 from ...errors import ConfigurationError
 
-_MIDDLEWARE = frozenset({"features", "include", "exclude", "user", "metadata", "success"})
+_MIDDLEWARE = frozenset({"features", "include", "exclude", "user", "metadata", "success", "audit"})
 _CALLABLE = frozenset({"user", "success", "before_track"})
 
 
