@@ -20,6 +20,7 @@ import usage_instrument as usage
 from conftest import Database, UsersDatabase
 from reading import all_of, balanced, counts, made
 from usage_instrument import Settings, Tracker, forgetting, privacy
+from usage_instrument.audit.chain import erased
 from usage_instrument.audit.verify import verify
 from usage_instrument.dialects import Fault
 from usage_instrument.errors import ConfigurationError, UnknownUserError, UsageInstrumentError, UserIdError
@@ -364,6 +365,32 @@ def test_whom_the_trail_was_made_to_tell_of_no_more_without_a_record(database: D
     with engine.connect() as connection:
         kinds = {finding.kind for finding in verify(connection, tables, None).findings}
     assert kinds == {"changed"}
+
+
+@pytest.mark.parametrize("parts", [["user"], ["details"], ["actor", "details"]])
+def test_who_erases_by_hand_is_found(database: Database, make: Make, parts: list[str]) -> None:
+    """With digests as `forget` leaves them: so the link holds, and only the record is missing."""
+    engine = database.engine()
+    tables = made(engine)
+    audited(make(database.url))
+    access = tables.access
+    with engine.begin() as connection:
+        row = connection.execute(sa.select(access).order_by(access.c.number.desc())).mappings().first()
+        assert row is not None
+        where = sa.and_(access.c.chain_id == row["chain_id"], access.c.number == row["number"])
+        connection.execute(sa.update(access).where(where).values(erased(dict(row), parts, "somebody")))
+    assert not holds(engine, tables)
+
+
+def test_two_who_share_a_row_are_forgotten_one_after_the_other(database: Database, make: Make) -> None:
+    engine = database.engine()
+    tables = made(engine)
+    tracker = make(database.url)
+    audited(tracker)
+    for user in (BOB, ADA):
+        tracker.privacy.forget(user)
+        assert names(engine, tables, user) == []
+        assert holds(engine, tables)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def erased(row: Row, parts: Collection[str], pseudonym: str) -> dict[str, Any]:
     salts, digests = _seal_of(row)
     made = _digests(row)
     digests = {**digests, **{part: made[part] for part in parts}}
-    names = {**_names_of(row), **{part: pseudonym for part in parts if part != "details"}}
+    names = {**_names_of(row), **dict.fromkeys(parts, pseudonym)}
     return {
         "user_id": None if "user" in digests else row["user_id"],
         "actor_id": None if "actor" in digests else row["actor_id"],
@@ -120,12 +120,11 @@ def erased(row: Row, parts: Collection[str], pseudonym: str) -> dict[str, Any]:
 def has_seal(row: Row, names: Mapping[str, str]) -> bool:
     """Whether an erased row's seal is to the letter what these pseudonyms, by part, make it: no link holds them."""
     salts, digests = _seal_of(row)
-    persons = {part for part in digests if part != "details"}
-    return persons == names.keys() and row["seal"] == _seal(salts, digests, names)
+    return digests.keys() == names.keys() and row["seal"] == _seal(salts, digests, names)
 
 
 def pseudonym_of(row: Row, part: str) -> str | None:
-    """What stands for a person whom the row does not name any more."""
+    """What stands for a person whom a part of the row does not name any more."""
     return _names_of(row).get(part)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, or_, select, update
 
 from ..typing import UserId
 from . import steward
-from .chain import erased
+from .chain import PARTS, erased
 
 if TYPE_CHECKING:
     from ..schema import Tables
@@ -28,12 +28,12 @@ def erase(connection: Connection, tables: Tables, audit_key: str | None, user: U
     if not rows:
         return 0
     changes: list[dict[str, Any]] = []
-    named: dict[str, list[dict[str, Any]]] = {"user": [], "actor": []}
+    named: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for row in rows:
-        parts = [part for part in named if row[f"{part}_id"] == user]
+        parts = [part for part in PARTS if part == "details" or row[f"{part}_id"] == user]
         for part in parts:
             named[part].append(row)
-        values = erased(row, [*parts, "details"], pseudonym)
+        values = erased(row, parts, pseudonym)
         changes.append({"chain": row["chain_id"], "place": row["number"], **values})
     connection.execute(
         update(access)

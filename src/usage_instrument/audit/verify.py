@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from . import steward
-from .chain import Row, first_link, has_seal, is_erased, link
+from .chain import PARTS, Row, first_link, has_seal, is_erased, link
 from .checkpoint import Checkpoint, Head
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def _cuts(stewards: Sequence[Row]) -> dict[UUID, Head]:
 
 
 def _erasures(stewards: Sequence[Row]) -> dict[UUID, list[_Erasure]]:
-    """Which rows tell of somebody no more, as recorded."""
+    """Which rows tell of somebody no more, as recorded, the first record first."""
     found: dict[UUID, list[_Erasure]] = {}
     for record in steward.records(iter(stewards), steward.ERASURE):
-        for part in ("user", "actor"):
+        for part in PARTS:
             for chain, spans in record[part].items():
                 mine = found.setdefault(UUID(hex=chain), [])
-                mine += (_Erasure(range(first, last + 1), part, record["name"]) for first, last in spans)
+                mine += (_Erasure(first, len(mine), last, part, record["name"]) for first, last in spans)
     return found
 
 
@@ -114,7 +114,10 @@ def _unknown(checkpoint: Checkpoint | None, stewards: Sequence[Row]) -> list[Fin
 class _Erasure(NamedTuple):
     """What was recorded of a stretch of rows."""
 
-    rows: range
+    first: int
+    record: int
+    """The place among those of the chain: of two that speak of one part, the later one holds."""
+    last: int
     part: str
     name: str
 
@@ -126,7 +129,8 @@ class _Chain:
         self, chain: UUID, key: str | None, cut: Head | None, head: Head | None, erasures: Sequence[_Erasure]
     ) -> None:
         self._chain = chain
-        self._erasures = erasures
+        self._erasures = sorted(erasures, reverse=True)  # those to come, the next one last
+        self._erased: list[_Erasure] = []
         self._key = key
         self._head = head
         self._before = cut.link if cut is not None else first_link(key, chain)
@@ -161,8 +165,11 @@ class _Chain:
         return None
 
     def _names(self, number: int) -> dict[str, str]:
-        """The pseudonyms in a row, by part, as recorded."""
-        return {erasure.part: erasure.name for erasure in self._erasures if number in erasure.rows}
+        """The pseudonyms in a row, by part, as recorded; it is asked for one row after the other."""
+        while self._erasures and self._erasures[-1].first <= number:
+            self._erased.append(self._erasures.pop())
+        self._erased = sorted((one for one in self._erased if number <= one.last), key=lambda one: one.record)
+        return {erasure.part: erasure.name for erasure in self._erased}
 
     def told_apart(self, found: Finding, rows: Sequence[Row]) -> Finding:
         """A row that does not hold, by what stands behind it: changed itself, or in the place of another one."""
