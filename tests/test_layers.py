@@ -115,7 +115,8 @@ ROWS: dict[str, str] = {
     "testing": f"{_USES} settings identity catalog",
     "pytest_plugin": "",
     "usage_instrument": "errors settings stats current tracker tracking live forgetting privacy",
-    "dashboard": f"{_TABLES} settings expressions inspection discovery engines queries usage_instrument",
+    "dashboard": f"{_TABLES} context catalog access loaded refusal audit settings expressions inspection discovery"
+    " engines queries usage_instrument",
     "cli": f"{_TABLES} audit settings stats ledger engines store expressions inspection discovery upgrade journal"
     " recovery retention views queries backend forgetting privacy plan asgi dashboard usage_instrument",
     "integrations": f"{_HTTP} auditing settings stats lifecycle target schema capture engines tracking tracker current"

@@ -116,6 +116,8 @@ def test_says_in_one_line_what_is_wrong(sqlite: Database, tmp_path: Path) -> Non
     short = tmp_path / "short"
     short.write_text("short")
     assert "at least 16 printable ASCII characters" in failed("--url", sqlite.url, "--token-file", str(short))
+    assert "names somebody" in failed("--url", sqlite.url, "--audit-as", "anonymous")
+    assert "'anonymous'" in failed("--url", sqlite.url, "--audit-as", "ada")  # no UUID
     with running("--url", sqlite.url) as (_, lines):
         port = next(line for line in lines if line.startswith("http")).split(":")[2].partition("/")[0]
         assert "--port 0 takes a free one" in failed("--url", sqlite.url, "--port", port)

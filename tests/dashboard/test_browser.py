@@ -7,16 +7,21 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from conftest import Database
+from reading import all_of, made
 from servers import Missing
 from traffic import PORT, serving
+from usage_instrument import Settings, Tracker
 
 from .browser import Browser, browser
 from .conftest import HOSTILE, Past
 
 COMMAND = Path(sys.executable).with_name("usage-instrument")
+ADA, BOB = UUID(int=2**64 + 1), UUID(int=2**64 + 2)
 TOKEN = "a token of the tests"
 PROVEN = f"?token={TOKEN.replace(' ', '+')}"
 
@@ -33,17 +38,17 @@ def tab() -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def dashboard(past: Past, directory: Path) -> Iterator[str]:
+def dashboard(url: str, directory: Path, *options: str) -> Iterator[str]:
     """Its address, without the token."""
     file = directory / "token"
     file.write_text(TOKEN)
-    command = [str(COMMAND), "dashboard", "--url", past.url, "--port", PORT, "--token-file", str(file)]
+    command = [str(COMMAND), "dashboard", "--url", url, "--port", PORT, "--token-file", str(file), *options]
     with serving(command, {}) as server:
         yield f"http://127.0.0.1:{server.port}/"
 
 
 def test_the_real_page(small_past: Past, tab: Browser, tmp_path: Path) -> None:
-    with dashboard(small_past, tmp_path) as origin:
+    with dashboard(small_past.url, tmp_path) as origin:
         tab.go(origin)
         assert "You may not look at this" in tab.run("document.body.innerText")
         assert "search" not in tab.run("document.body.innerText")
@@ -94,7 +99,7 @@ def test_the_real_page(small_past: Past, tab: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("past", ["postgresql"], indirect=True)
 def test_a_page_that_takes_long_comes_by_itself(past: Past, tab: Browser, tmp_path: Path) -> None:
-    with dashboard(past, tmp_path) as origin, past.engine.connect() as connection:
+    with dashboard(past.url, tmp_path) as origin, past.engine.connect() as connection:
         tab.call("Emulation.setScriptExecutionDisabled", value=True)
         connection.exec_driver_sql("LOCK TABLE feature_usage_history IN ACCESS EXCLUSIVE MODE")
         tab.call("Page.navigate", url=origin + PROVEN)
@@ -104,3 +109,34 @@ def test_a_page_that_takes_long_comes_by_itself(past: Past, tab: Browser, tmp_pa
         tab.wait()
         assert tab.run("document.querySelector('h1').innerText") == "The last 28 days"
         assert tab.complaints == []
+
+
+def test_the_audit_trail_is_searched_without_a_script(sqlite: Database, tab: Browser, tmp_path: Path) -> None:
+    tables = made(sqlite.engine())
+    bank = Tracker(sqlite.url, Settings())
+    for user in (ADA, BOB):
+        bank.track("open_vault", user=user, audit=True, metadata={"note": "<b>bold</b>" * 40})
+    assert bank.shutdown()
+    with dashboard(sqlite.url, tmp_path, "--audit-as", str(ADA)) as origin:
+        tab.go(origin + PROVEN)
+        tab.call("Emulation.setScriptExecutionDisabled", value=True)
+        tab.click('a[href="audit"]')
+        assert tab.run("document.querySelectorAll('tbody tr').length") == 2
+        assert tab.run("document.querySelectorAll('main b').length") == 0
+        tab.run("document.querySelector('[name=user]').focus()")
+        tab.call("Input.insertText", text=str(BOB))
+        tab.press("Enter", 13)
+        tab.wait()
+        assert tab.run("[...document.querySelectorAll('tbody tr')].map(row => row.cells[1].innerText)") == [str(BOB)]
+        tab.click("tbody .name a")
+        assert tab.run("document.querySelector('[name=feature]').value") == "open_vault"
+        for width in (360, 1280):
+            tab.look(width, dark=width == 360)
+            tab.go(f"{origin}audit")
+            assert tab.run("document.documentElement.scrollWidth") <= width, width
+        assert tab.complaints == []
+    looks = [row for row in all_of(sqlite.engine(), tables.access) if row.feature_name == "usage_instrument.look"]
+    assert {(row.user_id, row.outcome, row.service) for row in looks} == {
+        (ADA, "success", "usage-instrument dashboard")
+    }
+    assert len(looks) == 5

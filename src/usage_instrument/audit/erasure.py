@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, bindparam, or_, select, update
 
 from ..typing import UserId
-from . import steward
+from . import look, steward
 from .chain import PARTS, erased
 
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ ROWS = 1_000
 
 def erase(connection: Connection, tables: Tables, audit_key: str | None, user: UserId, pseudonym: str) -> int:
     """Take a user's id, and the metadata beside it, out of as many rows as fit a transaction, and record which rows;
-    how many that were, 0 once there are none. The caller commits."""
+    how many that were, 0 once there are none. So with the metadata of looks for them. The caller commits."""
     access = tables.access
-    theirs = or_(access.c.user_id == user, access.c.actor_id == user)
-    asked = select(access).where(theirs).order_by(access.c.chain_id, access.c.number).limit(ROWS).with_for_update()
-    rows = [dict(row) for row in connection.execute(asked).mappings()]
+    rows: list[dict[str, Any]] = []
+    for theirs in (or_(access.c.user_id == user, access.c.actor_id == user), look.names(tables, user)):
+        asked = select(access).where(theirs).order_by(access.c.chain_id, access.c.number).limit(ROWS).with_for_update()
+        rows = rows or [dict(row) for row in connection.execute(asked).mappings()]
     if not rows:
         return 0
     changes: list[dict[str, Any]] = []

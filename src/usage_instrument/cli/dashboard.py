@@ -5,16 +5,20 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from usage_instrument import engines
+from usage_instrument import Tracker, engines
+from usage_instrument.settings import Settings
+from usage_instrument.typing import Scope, UserId
 
 from .database import parsed, read
 from .failure import explained, fail
 from .options import Schema, Url, required
+from .questions import user_id
 
 PORT = 8765
 
@@ -27,6 +31,10 @@ def dashboard(
     token_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Read the token from this file, instead of making one up.", dir_okay=False),
+    ] = None,
+    audit_as: Annotated[
+        str | None,
+        typer.Option(metavar="USER", help="Open the audit trail too, and record each look at it as this user's."),
     ] = None,
 ) -> None:
     """Look at it: what is used, by whom, how it develops, in the browser."""
@@ -44,8 +52,13 @@ def dashboard(
         )
     with explained(place):
         token = Token(_read(token_file) if token_file is not None else secrets.token_urlsafe(24))
-        app = token.admit(Dashboard(place, authorize=token.authorize, schema=schema))
-    read(url, schema, lambda connection, tables: None)  # what is wrong now is said here, not only in the browser
+    tables = read(url, schema, lambda connection, tables: tables)  # what is wrong now is said here already
+    user = None if audit_as is None else user_id(audit_as, tables)
+    if audit_as is not None and user is None:
+        raise fail("--audit-as says who looks at the audit trail, so it names somebody")
+    with explained(place):
+        auditing = {} if user is None else _auditing(token, user, Tracker(place, _settings(), tables))
+        app = token.admit(Dashboard(place, authorize=token.authorize, schema=schema, **auditing))
     listening = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     typer.echo(f"The dashboard of {engines.masked(place)} is at")
@@ -56,7 +69,26 @@ def dashboard(
     typer.echo("Ctrl-C ends it.")
     # Not an access log: it would have the token in it.
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
-    uvicorn.Server(config).run(sockets=[listening])
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        if auditing:
+            auditing["tracker"].shutdown()
+
+
+def _auditing(token: Any, user: UserId, tracker: Tracker) -> dict[str, Any]:
+    """What opens the audit trail to whoever has the token, as to this user."""
+
+    def authorize(scope: Scope) -> bool:
+        tracker.identify(user)
+        return bool(token.authorize(scope))
+
+    return {"authorize_audit": authorize, "tracker": tracker}
+
+
+def _settings() -> Settings:
+    # No journal: it belongs to the app, and each look is committed before it is shown.
+    return replace(Settings.from_environment(), journal=None, service="usage-instrument dashboard")
 
 
 def _is_loopback(host: str) -> bool:

@@ -28,6 +28,11 @@ def checked(authorize: F, given: str) -> F:
     return authorize
 
 
+def nobody(_: object) -> bool:
+    """What lets nobody in."""
+    return False
+
+
 def is_async(authorize: object) -> bool:
     """Whether its answer has to be awaited, as far as that can be seen."""
     call = getattr(authorize, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function

@@ -10,11 +10,16 @@ from anyio import CapacityLimiter, to_thread
 
 import usage_instrument
 from usage_instrument.engines import Database
+from usage_instrument.errors import AuditUnavailable
+from usage_instrument.loaded import loaded_user
+from usage_instrument.refusal import say
 from usage_instrument.schema import Tables
-from usage_instrument.typing import Receive, Scope, Send
+from usage_instrument.typing import Receive, Recorder, Scope, Send
 
 from . import access
-from .site import Site, refusal
+from .look import Look, recorder_of
+from .problem import Problem
+from .site import Site, refusal, told, unrecorded
 from .web import Request, Response
 
 VISITORS = 4
@@ -28,6 +33,9 @@ class Dashboard:
       dashboard's own, in a thread, so the event loop waits for nothing.
     - `authorize`: from the scope to True for those who may look; a function or a coroutine function. A function runs
       in a thread. Whatever else it returns or raises, they see nothing.
+    - `authorize_audit`: as `authorize`, for the audit trail and nothing else; without it, that is closed. Each look at
+      it is recorded there before it is shown, as by the request's user, or whom this says by
+      `usage_instrument.identify`. `tracker` records it; otherwise that is the one of `usage_instrument.configure`.
     - `tables`: those of `define_tables`, if the host has its own; otherwise they are looked for in `schema`, without
       which it is that of `$USAGE_INSTRUMENT_SCHEMA` or the connection's own.
 
@@ -39,12 +47,17 @@ class Dashboard:
         database: Database,
         *,
         authorize: Callable[[Scope], bool | Awaitable[bool]],
+        authorize_audit: Callable[[Scope], bool | Awaitable[bool]] | None = None,
+        tracker: Recorder | None = None,
         tables: Tables | None = None,
         schema: str | None = None,
     ) -> None:
         self._authorize: Callable[[Scope], Any] = access.checked(authorize, "scope")
-        self._is_async = access.is_async(authorize)
-        self._site = Site(database, tables, schema)
+        self._authorize_audit: Callable[[Scope], Any] = access.nobody
+        if authorize_audit is not None:
+            self._authorize_audit = access.checked(authorize_audit, "scope")
+        self._tracker = tracker
+        self._site = Site(database, tables, schema, has_trail=authorize_audit is not None)
         self._turns = CapacityLimiter(VISITORS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,19 +77,42 @@ class Dashboard:
         response = self._site.before(request)
         if response is not None:
             return response
-        if not await self._may_look(scope):
+        if self._site.is_of_trail(request):
+            return await self._look(scope, request)
+        if not await _may_look(self._authorize, scope):
             return refusal(403)
         return await to_thread.run_sync(self._site.answer, request, limiter=self._turns)
 
-    async def _may_look(self, scope: Scope) -> bool:
+    async def _look(self, scope: Scope, request: Request) -> Response:
+        look = Look(recorder_of(self._tracker), scope, lambda: loaded_user(scope.get("user")))
+        with look.going_on():
+            if not await _may_look(self._authorize_audit, scope):
+                look.denied()
+                return refusal(403)
         try:
-            if self._is_async:
-                return access.granted(await self._authorize(scope))
-            answer = await to_thread.run_sync(self._authorize, scope)
-            return access.granted(await answer if inspect.isawaitable(answer) else answer)
-        except Exception as error:
-            access.failed(error)
-            return False
+            use = look.use("success")
+            response, details = await to_thread.run_sync(self._site.look, request, limiter=self._turns)
+            if response.status != 200:
+                look.failed()
+                return response
+            await look.recorder.aadmit(use._replace(metadata=details))
+        except Problem as problem:
+            return told(problem)
+        except AuditUnavailable as error:
+            say(error)
+            return unrecorded()
+        return response
+
+
+async def _may_look(authorize: Callable[[Scope], Any], scope: Scope) -> bool:
+    try:
+        if access.is_async(authorize):
+            return access.granted(await authorize(scope))
+        answer = await to_thread.run_sync(authorize, scope)
+        return access.granted(await answer if inspect.isawaitable(answer) else answer)
+    except Exception as error:
+        access.failed(error)
+        return False
 
 
 async def respond(response: Response, scope: Scope, send: Send) -> None:

@@ -47,8 +47,11 @@ _environment.filters.update(
     context=text.context,
     count=text.count,
     day=text.day,
+    instant=text.instant,
     moment=text.moment,
     plural=text.plural,
     share=text.share,
+    second=text.second,
     short=text.short,
+    with_value=lambda values, name, value: {**values, name: value},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -20,6 +21,8 @@ from .pages.feature import feature
 from .pages.overview import overview
 from .pages.search import search
 from .pages.table import file, table
+from .pages.trail import file as trail_file
+from .pages.trail import page as trail_page
 from .pages.user import user
 from .period import PERIODS, period_of
 from .problem import Problem
@@ -39,11 +42,15 @@ _PAGES: dict[str, Callable[[Visit], str]] = {
 }
 
 
-class Site:
-    """All pages over one database."""
+_TRAIL = frozenset({"/audit", "/audit.csv"})
 
-    def __init__(self, database: Database, tables: Tables | None, schema: str | None) -> None:
+
+class Site:
+    """All pages over one database; `has_trail` where somebody may look at its audit trail, by a right of their own."""
+
+    def __init__(self, database: Database, tables: Tables | None, schema: str | None, *, has_trail: bool) -> None:
         self._reader = Reader(database, tables, schema)
+        self._has_trail = has_trail
         self._memory = Memory()
         self._making = Making()
 
@@ -62,17 +69,35 @@ class Site:
         made = self._making.page((request.path, request.query), lambda: self._answer(request))
         return made if isinstance(made, Response) else waiting(made)
 
-    def _answer(self, request: Request) -> Response:
+    def is_of_trail(self, request: Request) -> bool:
+        """Whether it asks for the audit trail, where that can be looked at: `answer` is for all else."""
+        return self._has_trail and request.path in _TRAIL
+
+    def look(self, request: Request) -> tuple[Response, dict[str, Any]]:
+        """The audit trail, for those who may look at it, and what is to be recorded of this look. Raises nothing."""
+        noted: dict[str, Any] = {}
+
+        def show(visit: Visit) -> Response:
+            if request.path.endswith(".csv"):
+                response, about = trail_file(visit)
+            else:
+                text, about = trail_page(visit)
+                response = page(text)
+            noted.update(about)
+            return response
+
+        return self._answer(request, show), noted
+
+    def _answer(self, request: Request, show: Callable[[Visit], Response] | None = None) -> Response:
         try:
-            return self._read(request)
+            return self._read(request, show or _page_of(request.path))
         except Problem as problem:
-            return message(problem.status, problem.title, *problem.advice, links=problem.links)
+            return told(problem)
         except Exception:
             logger.exception("a page of the dashboard failed")
             return message(500, "This page failed", "That is a mistake of ours; the log of this process has the rest.")
 
-    def _read(self, request: Request) -> Response:
-        show = _page_of(request.path)
+    def _read(self, request: Request, show: Callable[[Visit], Response]) -> Response:
         parameters = request.parameters()
         if parameters is None or any("\0" in value for value in parameters.values()):
             raise Problem(400, "That address is too long, or broken", "Start again from the overview.")
@@ -80,14 +105,21 @@ class Site:
 
         def work(connection: Connection, tables: Tables) -> Response:
             fresh = freshness(connection, tables)
+            place = request.path.removeprefix("/")
             return show(
-                Visit(connection, tables, request.path.removeprefix("/"), parameters, period, fresh, self._memory)
+                Visit(connection, tables, place, parameters, period, fresh, self._memory, has_trail=self._has_trail)
             )
 
         return self._reader.read(work)
 
 
 def _page_of(path: str) -> Callable[[Visit], Response]:
+    if path in _TRAIL:
+        raise Problem(
+            403,
+            "The audit trail is closed",
+            "It has its own right: the Dashboard's `authorize_audit=`, or `usage-instrument dashboard --audit-as`.",
+        )
     show = _PAGES.get(path)
     if show is not None:
         return lambda visit: page(show(visit))
@@ -118,6 +150,18 @@ def message(
     """A page that says what is the matter; `is_open` where the visitor may look at others."""
     names = {"title": title, "advice": advice, "links": links, "is_open": is_open, "periods": PERIODS}
     return page(render("message.html", **names), status, *extra)
+
+
+def told(problem: Problem) -> Response:
+    """The page that says what a problem says."""
+    return message(problem.status, problem.title, *problem.advice, links=problem.links)
+
+
+def unrecorded() -> Response:
+    """What is shown instead of the audit trail where the look at it could not be recorded."""
+    return message(
+        503, "This look cannot be recorded", "So nothing of the trail is shown. The log of this process has the reason."
+    )
 
 
 def refusal(status: int, *advice: str, extra: tuple[tuple[str, str], ...] = ()) -> Response:

@@ -59,6 +59,16 @@ def moment(value: dt.datetime | None) -> str:
     return "–" if value is None else f"{day(value)}, {value:%H:%M} UTC"
 
 
+def second(value: dt.datetime) -> str:
+    """2026-03-12 14:05:07."""
+    return value.isoformat(" ", "seconds")
+
+
+def instant(value: dt.datetime) -> str:
+    """2026-03-12 14:05:07.123456: to the letter."""
+    return value.isoformat(" ", "microseconds")
+
+
 def ago(value: dt.datetime | None, now: dt.datetime) -> str:
     """How long ago that was, in its largest unit: 5 min ago."""
     if value is None:

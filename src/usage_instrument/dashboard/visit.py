@@ -40,6 +40,8 @@ class Visit:
     memory: Memory
     ages: list[dt.datetime] = field(default_factory=list)
     """As of when the answers are that were not asked for just now."""
+    has_trail: bool = False
+    """Whether there is a way to the audit trail."""
 
     periods: ClassVar[tuple[Period, ...]] = PERIODS
 
@@ -101,6 +103,10 @@ class Visit:
         text = self.parameters.get("user", "")
         if not text:
             raise Problem(400, "Which user?", "Search for the user's exact id.")
+        return self.person(text)
+
+    def person(self, text: str) -> UserId:
+        """The id that a text is. Raises Problem for one that these tables cannot hold."""
         user = parsed(text, self.tables)
         if user is None:
             raise Problem(

@@ -7,12 +7,16 @@ from typing import Any
 
 import usage_instrument
 from usage_instrument.engines import Database
-from usage_instrument.errors import ConfigurationError
+from usage_instrument.errors import AuditUnavailable, ConfigurationError
+from usage_instrument.loaded import flask_user
+from usage_instrument.refusal import say
 from usage_instrument.schema import Tables
-from usage_instrument.typing import Environ, StartResponse
+from usage_instrument.typing import Environ, Recorder, StartResponse
 
 from . import access
-from .site import Site, refusal
+from .look import Look, recorder_of
+from .problem import Problem
+from .site import Site, refusal, told, unrecorded
 from .web import Request, Response
 
 
@@ -24,6 +28,9 @@ class Dashboard:
       dashboard's own.
     - `authorize`: from the environ to True for those who may look. Whatever else it returns or raises, they see
       nothing.
+    - `authorize_audit`: as `authorize`, for the audit trail and nothing else; without it, that is closed. Each look at
+      it is recorded there before it is shown, as by the request's user, or whom this says by
+      `usage_instrument.identify`. `tracker` records it; otherwise that is the one of `usage_instrument.configure`.
     - `tables`: those of `define_tables`, if the host has its own; otherwise they are looked for in `schema`, without
       which it is that of `$USAGE_INSTRUMENT_SCHEMA` or the connection's own.
 
@@ -36,16 +43,17 @@ class Dashboard:
         database: Database,
         *,
         authorize: Callable[[Environ], bool],
+        authorize_audit: Callable[[Environ], bool] | None = None,
+        tracker: Recorder | None = None,
         tables: Tables | None = None,
         schema: str | None = None,
     ) -> None:
-        self._authorize: Callable[[Environ], Any] = access.checked(authorize, "environ")
-        if access.is_async(authorize):
-            raise ConfigurationError(
-                "nobody awaits anything in a WSGI app: authorize is an ordinary function here, or the dashboard is "
-                "that of usage_instrument.dashboard.asgi"
-            )
-        self._site = Site(database, tables, schema)
+        self._authorize: Callable[[Environ], Any] = _checked(authorize)
+        self._authorize_audit: Callable[[Environ], Any] = access.nobody
+        if authorize_audit is not None:
+            self._authorize_audit = _checked(authorize_audit)
+        self._tracker = tracker
+        self._site = Site(database, tables, schema, has_trail=authorize_audit is not None)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """As PEP 3333 says."""
@@ -59,14 +67,47 @@ class Dashboard:
         response = self._site.before(request)
         if response is not None:
             return response
-        return self._site.answer(request) if self._may_look(environ) else refusal(403)
+        if self._site.is_of_trail(request):
+            return self._look(environ, request)
+        return self._site.answer(request) if _may_look(self._authorize, environ) else refusal(403)
 
-    def _may_look(self, environ: Environ) -> bool:
+    def _look(self, environ: Environ, request: Request) -> Response:
+        look = Look(recorder_of(self._tracker), environ, lambda: flask_user(environ))
+        with look.going_on():
+            if not _may_look(self._authorize_audit, environ):
+                look.denied()
+                return refusal(403)
         try:
-            return access.granted(self._authorize(environ))
-        except Exception as error:
-            access.failed(error)
-            return False
+            use = look.use("success")
+            response, details = self._site.look(request)
+            if response.status != 200:
+                look.failed()
+                return response
+            look.recorder.admit(use._replace(metadata=details))
+        except Problem as problem:
+            return told(problem)
+        except AuditUnavailable as error:
+            say(error)
+            return unrecorded()
+        return response
+
+
+def _checked(authorize: Callable[[Environ], bool]) -> Callable[[Environ], Any]:
+    access.checked(authorize, "environ")
+    if access.is_async(authorize):
+        raise ConfigurationError(
+            "nobody awaits anything in a WSGI app: authorize is an ordinary function here, or the dashboard is "
+            "that of usage_instrument.dashboard.asgi"
+        )
+    return authorize
+
+
+def _may_look(authorize: Callable[[Environ], Any], environ: Environ) -> bool:
+    try:
+        return access.granted(authorize(environ))
+    except Exception as error:
+        access.failed(error)
+        return False
 
 
 def request_of(environ: Environ) -> Request:
