@@ -25,14 +25,14 @@ COMMANDS = {
     "starlette": [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "starlette_app:app", "--port", "0"],
     "fastapi": [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "fastapi_app:app", "--port", "0"],
 }
+VAULT = [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "vault_app:app", "--port", "0"]
 
 
 @contextlib.contextmanager
-def serving(name: str, database: Path) -> Iterator[str]:
+def serving(command: list[str], database: Path) -> Iterator[str]:
     """The example's address; at the end it is interrupted, as by Ctrl-C."""
-    pytest.importorskip(name)
     process = subprocess.Popen(
-        COMMANDS[name],
+        command,
         cwd=EXAMPLES.parent,
         env={**os.environ, "USAGE_INSTRUMENT_DATABASE_URL": f"sqlite:///{database}", "PORT": "0"},
         stderr=subprocess.PIPE,
@@ -69,8 +69,9 @@ def request(method: str, url: str, user: str | None = None) -> tuple[int, Any]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_requests_become_rows(name: str, tmp_path: Path) -> None:
+    pytest.importorskip(name)
     database = tmp_path / "usage.db"
-    with serving(name, database) as address:
+    with serving(COMMANDS[name], database) as address:
         assert request("POST", f"{address}/events/7/follow", "ada")[0] == 204
         assert request("POST", f"{address}/events/8/follow", "ada")[0] == 204
         assert request("POST", f"{address}/events/8/follow")[0] == 204
@@ -89,6 +90,22 @@ def test_requests_become_rows(name: str, tmp_path: Path) -> None:
         (None, "calendar_follow_event", 1, 8),
         ("bob", "list_events", 2, None),
     }
+
+
+def test_the_vault_tells_who_opened_it(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    database = tmp_path / "usage.db"
+    with serving(VAULT, database) as address:
+        assert request("GET", f"{address}/vault/4", "ada") == (200, "the gold of drawer 4")
+        assert request("GET", f"{address}/vault/4", "bob")[0] == 403
+        assert request("GET", f"{address}/admin/usage/audit.csv", "admin")[0] == 403
+        asked = urllib.request.Request(f"{address}/admin/usage/audit.csv", headers={"X-User": "auditor"})
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            assert answer.read().count(b"attempted") == 2
+        with sqlite3.connect(database) as connection:
+            connection.execute("DROP TABLE feature_usage_access")
+        assert request("GET", f"{address}/vault/4", "ada")[0] == 503
+    connection.close()
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
