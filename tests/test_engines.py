@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from conftest import Database
 from usage_instrument import engines
+from usage_instrument.connectors import SyncConnector
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.tracker import Tracker
 
@@ -308,7 +309,7 @@ def test_a_url_gets_one_connection_and_timeouts_that_the_url_may_set() -> None:
 
 def test_connections_are_released_between_runs(database: Database) -> None:
     connector = engines.connect(database.url)
-    assert isinstance(connector, engines.SyncConnector)
+    assert isinstance(connector, SyncConnector)
     connector.run(one)
     pool = connector._engine.pool
     assert not isinstance(pool, sa.QueuePool) or pool.checkedout() == 0

@@ -69,7 +69,9 @@ ROWS: dict[str, str] = {
     "migrations": f"{_TABLES} inspection revisions",
     # the way to a row
     "watchdog": "lifecycle",
-    "engines": "errors lifecycle watchdog",
+    "urls": "errors",
+    "connectors": "urls watchdog",
+    "engines": "errors urls connectors",
     "retention": f"{_USES} dialects expressions",
     "store": f"{_USES} dialects target inspection ledger retention suppressions audit",
     "journal": _USES,

@@ -60,6 +60,11 @@ class Watchdog:
         for question in ("begin", "before_cursor_execute", "commit", "rollback"):
             event.listen(engine, question, self._asking)
 
+    @property
+    def is_able(self) -> bool:
+        """Whether there is a socket to shut."""
+        return bool(self._sockets)
+
     @contextlib.contextmanager
     def watching(self, give_up: Callable[[], object] = lambda: None) -> Iterator[None]:
         """No question asked in the block, by this thread alone, stays without an answer for longer than that.
@@ -67,19 +72,14 @@ class Watchdog:
         `give_up` is called where there is no socket to shut, as while a connection is being made. Who `lingers` serves
         many blocks a second by one thread, which ends a while after the last of them.
         """
-        self._asking()
         if self._lingers:
-            self._give_up = give_up
-            if not self._lives:
-                with contextlib.suppress(RuntimeError):
-                    start_thread(self._linger)
-                    self._lives = True
+            self.begin(give_up)
             try:
                 yield
             finally:
-                self._give_up = None
-                self._forget()
+                self.end()
             return
+        self._asking()
         done: SimpleQueue[None] = SimpleQueue()
         with contextlib.suppress(RuntimeError):  # no thread starts while the interpreter exits
             start_thread(lambda: self._watch(done, give_up))
@@ -87,6 +87,21 @@ class Watchdog:
             yield
         finally:
             done.put(None)
+            self._forget()
+
+    def begin(self, give_up: Callable[[], object] = lambda: None) -> None:
+        """The beginning of such a block, of who lingers."""
+        self._asked = time.monotonic()
+        self._give_up = give_up
+        if not self._lives:
+            with contextlib.suppress(RuntimeError):
+                start_thread(self._linger)
+                self._lives = True
+
+    def end(self) -> None:
+        """Its end."""
+        self._give_up = None
+        if self._new is not None:
             self._forget()
 
     def _watch(self, done: SimpleQueue[None], give_up: Callable[[], object]) -> None:

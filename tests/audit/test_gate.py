@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
 from collections.abc import Callable
@@ -108,3 +109,179 @@ def test_by_every_driver(database: Database, tables: Tables, driver: str) -> Non
     tracker.track("open_vault", audit="required")
     assert tracker.shutdown()
     assert len(all_of(database.engine(), tables.access)) == 1
+
+
+# ---- who commits
+
+
+def committing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads that commit, one after the other."""
+    commit, threads = Gate._commit, []
+
+    def noted(self: Gate, rows: Any) -> None:
+        threads.append(threading.get_ident())
+        commit(self, rows)
+
+    monkeypatch.setattr(Gate, "_commit", noted)
+    return threads
+
+
+def test_a_caller_commits_by_itself_once_there_is_a_connection(
+    server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = made(server.engine())
+    threads = committing(monkeypatch)
+    tracker = Tracker(server.url, Settings())
+    for _ in range(3):
+        tracker.track("open_vault", audit="required")
+    assert [thread == threading.get_ident() for thread in threads] == [False, True, True]
+    asyncio.run(tracker.atrack("open_vault", audit="required"))
+    assert threads[-1] == threads[0], "an event loop is not held up"
+    tracker.track("open_vault", audit="required")
+    assert tracker.shutdown()
+    rows = all_of(server.engine(), tables.access)
+    assert sorted(row.number for row in rows) == [1, 2, 3, 4, 5]
+    assert len({row.chain_id for row in rows}) == 1
+    assert holds(server, tables)
+
+
+@pytest.mark.parametrize("given", ["a host that keeps no connections", "an async driver", "a file"])
+def test_a_caller_does_not_commit_by_itself_by(
+    postgresql: Database, sqlite: Database, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    database = sqlite if given == "a file" else postgresql
+    made(database.engine())
+    threads = committing(monkeypatch)
+    engine = sa.create_engine(database.url, poolclass=sa.NullPool)
+    url = database.async_url if given == "an async driver" else database.url
+    tracker = Tracker(engine if "host" in given else url, Settings())
+    for _ in range(3):
+        tracker.track("open_vault", audit="required")
+    assert threading.get_ident() not in threads
+    assert tracker.shutdown()
+
+
+@pytest.mark.parametrize("was_committed", [True, False])
+def test_what_a_caller_could_not_commit_the_thread_goes_on_with(
+    server: Database, monkeypatch: pytest.MonkeyPatch, was_committed: bool
+) -> None:
+    tables = made(server.engine())
+    tracker = Tracker(server.url, Settings())
+    tracker.track("open_vault", audit="required")
+    losing(monkeypatch, lambda commit, gate, rows: commit(gate, rows) if was_committed else None)
+    for _ in range(2):
+        tracker.track("open_vault", audit="required")
+    assert tracker.shutdown()
+    rows = all_of(server.engine(), tables.access)
+    assert sorted(row.number for row in rows) == [1, 2, 3]
+    assert len({row.chain_id for row in rows}) == 1
+    assert holds(server, tables)
+
+
+def test_a_connection_that_ended_in_between_is_made_anew(server: Database) -> None:
+    engine = server.engine()
+    tables = made(engine)
+    tracker = Tracker(server.url, Settings())
+    for _ in range(2):
+        tracker.track("open_vault", audit="required")
+        with engine.connect() as connection:
+            end_others(connection)
+    tracker.track("open_vault", audit="required")
+    assert tracker.shutdown()
+    assert len(all_of(engine, tables.access)) == 3
+    assert holds(server, tables)
+
+
+def end_others(connection: sa.Connection) -> None:
+    """End all other connections to this database."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return
+    theirs = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+    for (number,) in connection.exec_driver_sql(theirs).all():
+        connection.exec_driver_sql(f"KILL {number:d}")
+
+
+class Stop(BaseException):
+    """What a signal handler raises."""
+
+
+def test_who_is_interrupted_leaves_the_turn_to_others(server: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = made(server.engine())
+    tracker = Tracker(server.url, Settings())
+    tracker.track("open_vault", audit="required")
+
+    def interrupted(commit: Any, gate: Gate, rows: Any) -> None:
+        commit(gate, rows)
+        raise Stop
+
+    losing(monkeypatch, interrupted)
+    with pytest.raises(Stop):
+        tracker.track("open_vault", audit="required")
+    tracker.track("open_vault", audit="required")
+    assert tracker.shutdown()
+    rows = all_of(server.engine(), tables.access)
+    assert len(rows) == 3, "the attempt stands, and did not happen"
+    assert len({row.chain_id for row in rows}) == 2
+    assert holds(server, tables)
+
+
+def test_a_turn_that_nobody_gives_back_is_made_anew(server: Database) -> None:
+    """As after an exception between two bytecodes, of a signal handler."""
+    tables = made(server.engine())
+    tracker = Tracker(server.url, Settings(audit_timeout=0.2))
+    tracker.track("open_vault", audit="required")
+    assert tracker._gate._turn.acquire(False)
+    refused = 0
+    while True:
+        try:
+            tracker.track("open_vault", audit="required")
+            break
+        except AuditUnavailable:
+            refused += 1
+    assert refused
+    assert tracker.shutdown()
+    rows = all_of(server.engine(), tables.access)
+    assert len({row.chain_id for row in rows}) == 2
+    assert holds(server, tables)
+
+
+def test_a_signal_handler_has_no_turn_and_its_shutdown_does_not_wait(
+    server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(server.engine())
+    tracker = Tracker(server.url, Settings(audit_timeout=30, shutdown_timeout=30))
+    tracker.track("open_vault", audit="required")
+    said = []
+
+    def handler(commit: Any, gate: Gate, rows: Any) -> None:
+        with pytest.raises(AuditUnavailable, match="signal handler") as refused:
+            tracker.track("close_vault", audit="required")
+        said.append(str(refused.value))
+        assert tracker._gate.close(30).answer
+        commit(gate, rows)
+
+    losing(monkeypatch, handler)
+    tracker.track("open_vault", audit="required")
+    assert len(said) == 1
+    assert tracker.shutdown()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_statements_are_prepared_where_no_pooler_is_in_between(
+    postgresql: Database, pooler: sa.URL, pooled: bool
+) -> None:
+    made(postgresql.engine())
+    url = pooler.set(drivername="postgresql+psycopg") if pooled else postgresql.url
+    tracker = Tracker(url, Settings())
+    for _ in range(5):
+        tracker.track("open_vault", audit="required")
+    connector: Any = tracker._gate._connector
+    prepared = connector.run(
+        lambda connection: connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar()
+    )
+    assert (prepared > 0) is not pooled
+    assert tracker.shutdown()

@@ -1,20 +1,20 @@
 """The gate before a call that is audited as `"required"`: its row is committed first, or the call does not happen.
 
-One thread commits for all callers of a process, those who wait together in one transaction: so there is one chain, no
-event loop is held up, and an async driver serves functions that are not async.
+A process has one chain for this, and one connection, for whoever has its turn. A caller that finds nobody at it
+commits by itself; else one thread commits for all who wait, together: so no event loop is held up, and an async driver
+serves functions that are not async.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from _queue import Empty, SimpleQueue
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock, get_ident
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Insert, exc, insert
+from sqlalchemy import Connection, exc, insert
 
 from .. import dialects
 from ..dialects import Fault
@@ -24,7 +24,9 @@ from ..lifecycle import start_thread
 from ..suppressions import Suppressions
 from ..ticket import Ticket, in_event_loop
 from ..typing import UserId
+from .caller import Attempt, Caller, has_green_threads
 from .chain import Chain
+from .insertion import Insertion
 from .recordable import anonymous, recordable
 
 if TYPE_CHECKING:
@@ -36,31 +38,6 @@ _TOGETHER = 200  # rows a transaction, at most
 _PAUSE = 0.02  # seconds between two attempts
 LOOK_AGAIN = 1.0
 """Seconds between two looks for who is to be forgotten."""
-
-
-class Pass:
-    """One caller's wish to get through, and the answer."""
-
-    def __init__(self, use: Use, timeout: float) -> None:
-        self.use = use
-        self.deadline = time.monotonic() + timeout
-        self.answered = False
-        self.error: Exception | None = None
-        self._wake: Callable[[], object] = lambda: None
-
-    def answer(self, error: Exception | None = None) -> None:
-        """Let the caller through, or tell why not. From the gate's thread."""
-        self.error, self.answered = error, True
-        self._wake()
-
-    def wait_with(self, wake: Callable[[], object]) -> None:
-        """Have the answer wake the caller."""
-        self._wake = wake
-
-    @property
-    def left(self) -> float:
-        """Seconds until the caller goes away."""
-        return max(self.deadline - time.monotonic(), 0.0)
 
 
 class Gate:
@@ -79,12 +56,20 @@ class Gate:
         self._connect = connect
         self._tables = tables
         self._problem = problem
-        self._chain = Chain(settings.audit_key)
-        self._queue: SimpleQueue[Pass | Ticket] = SimpleQueue()
+        self._queue: SimpleQueue[Caller | Ticket | None] = SimpleQueue()
         self._starting = allocate_lock()
         self._runs = False
+        self._turn = allocate_lock()
+        self._owner: int | None = None
+        """The caller's thread that has the turn."""
+        self._is_awaited = False
+        """Whether the thread waits for it: callers let it go first."""
+        self._begun: Attempt | None = None
+        """What a caller has begun, and leaves to the thread."""
+        # From here on, what is only touched by whoever has the turn.
+        self._chain = Chain(settings.audit_key)
         self._connector: Connector | None = None
-        self._statement: Insert | None = None
+        self._insertion: Insertion | None = None
         self._checked = False
         self._suppressions: Suppressions | None = None
         self._next_look = 0.0
@@ -98,57 +83,34 @@ class Gate:
                 use.feature,
                 "waiting for the database would hold up the event loop; make it `async def`, or call it in a thread",
             )
-        asked = self._asked(use)
-        if _has_green_threads():
-            self._enter(asked)
-            while not asked.answered and asked.left:
-                time.sleep(0.0005)  # the patched one: to wait for a lock would stop all greenlets
+        if self._owner == get_ident():
+            raise AuditUnavailable.of(use.feature, "this thread is at it already: a signal handler has no turn")
+        caller = self._caller(use)
+        if has_green_threads():
+            caller.wait_in_greenlet(self._enter)
         else:
-            lock = allocate_lock()
-            lock.acquire()
-            asked.wait_with(lock.release)
-            self._enter(asked)
-            lock.acquire(timeout=asked.left)
-        self._leave(asked)
+            caller.wait(self._enter_or_commit)
+        caller.leave()
 
     async def aadmit(self, use: Use) -> None:
-        """As admit, without blocking the event loop: asyncio's, or trio's where that is the running one."""
-        import asyncio
-
-        asked = self._asked(use)
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._enter(asked)
-            sleep = sys.modules["trio"].sleep
-            while not asked.answered and asked.left:
-                await sleep(0.0005)
-        else:
-            answered = asyncio.Event()
-
-            def wake() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(answered.set)
-
-            asked.wait_with(wake)
-            self._enter(asked)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(asked.left):
-                    await answered.wait()
-        self._leave(asked)
+        """As admit, without blocking the event loop."""
+        caller = self._caller(use)
+        await caller.await_(self._enter)
+        caller.leave()
 
     def close(self, timeout: float) -> Ticket:
         """Serve who is waiting, then end the thread and close its connection; the ticket says when that is done."""
         ticket = Ticket(timeout, final=True)
         if self._runs:
             self._queue.put(ticket)
-        else:
+        if not self._runs or self._owner == get_ident():  # a signal handler's caller goes on only after it
+            ticket = Ticket(timeout, final=True)
             ticket.answer = True
         return ticket
 
     # ---- the callers
 
-    def _asked(self, use: Use) -> Pass:
+    def _caller(self, use: Use) -> Caller:
         if use.access is None:
             raise ValueError(f"{use.feature!r} was not audited")
         try:
@@ -156,81 +118,141 @@ class Gate:
         except UserIdError as error:
             raise AuditUnavailable.of(use.feature, str(error)) from None
         recorded = recordable(use, use.access, self._canonical, self._settings.metadata_max_bytes)
-        return Pass(recorded, self._settings.audit_timeout)
+        return Caller(recorded, self._settings.audit_timeout)
 
-    def _enter(self, asked: Pass) -> None:
-        self._queue.put(asked)
+    def _enter_or_commit(self, caller: Caller) -> None:
+        """Have the caller's own thread commit, which spares it two switches to another, where nobody is at it."""
+        turn = self._turn
+        if self._is_awaited or not self._queue.empty() or not turn.acquire(False):
+            self._enter(caller)
+            return
+        try:
+            self._owner = get_ident()
+            # Not where it may have to connect first, which can take longer than a caller waits.
+            is_ready = self._begun is None and self._connector is not None and self._connector.is_at_hand
+            if is_ready:
+                self._commit_alone(caller)
+        finally:
+            self._owner = None
+            turn.release()
+        if not is_ready:
+            self._enter(caller)
+        elif not caller.answered:
+            self._wake(caller, None)
+
+    def _commit_alone(self, caller: Caller) -> None:
+        chain, rows = self._chain, []
+        try:
+            rows = chain.rows(self._nameable([caller]), self._settings.service)
+            self._commit(rows)
+        except Exception as error:
+            self._begun = Attempt([caller], rows, error, chain)
+        except BaseException:
+            self._end(chain)
+            raise
+        else:
+            chain.appended(rows)
+            self.committed += 1
+            caller.answer()
+
+    def _enter(self, caller: Caller) -> None:
+        self._wake(caller, caller)
+
+    def _wake(self, caller: Caller, item: Caller | None) -> None:
+        self._queue.put(item)
         if not self._runs and self._starting.acquire(False):
             try:
                 if not self._runs:
                     start_thread(self._run)
                     self._runs = True
             except RuntimeError as error:
-                raise AuditUnavailable.of(asked.use.feature, "the process is about to end") from error
+                raise AuditUnavailable.of(caller.use.feature, "the process is about to end") from error
             finally:
                 self._starting.release()
-
-    def _leave(self, asked: Pass) -> None:
-        if not asked.answered:
-            reason = f"the database did not answer within {self._settings.audit_timeout:g} s (audit_timeout)"
-            raise AuditUnavailable.of(asked.use.feature, reason)
-        if asked.error is not None:
-            raise AuditUnavailable.of(asked.use.feature, _describe(asked.error)) from asked.error
 
     # ---- the thread
 
     def _run(self) -> None:
         while True:
             asked = self._queue.get()
-            passes = []
-            while isinstance(asked, Pass):
-                passes.append(asked)
-                if len(passes) == _TOGETHER:
-                    break
-                try:
-                    asked = self._queue.get_nowait()
-                except Empty:
-                    break
-            self._serve(passes)
-            if isinstance(asked, Ticket):
-                break
-        if self._connector is not None:
-            with contextlib.suppress(Exception):
-                self._connector.dispose()
-        asked.answer = True
-
-    def _serve(self, passes: list[Pass]) -> None:
-        """Commit the rows of all who still wait, by as many attempts as their patience allows."""
-        passes = [asked for asked in passes if asked.left]
-        rows: list[dict[str, Any]] = []
-        error: Exception | None = None
-        is_retry = False
-        while passes:
+            turn = self._take_turn()
             try:
-                if not rows:  # another attempt is one with the same
-                    rows = self._chain.rows(self._nameable(passes), self._settings.service)
-                self._commit(rows)
-            except Exception as found:
-                if is_retry and self._is_there(found):
-                    error = None  # an earlier attempt was committed, whose answer was lost
-                    break
-                error = found
-                if self._is_lasting(found) or not any(asked.left for asked in passes):
+                begun, self._begun = self._begun, None
+                if begun is not None:
+                    self._serve(*begun)
+                callers = []
+                while not isinstance(asked, Ticket):
+                    if asked is not None:
+                        callers.append(asked)
+                    if len(callers) == _TOGETHER:
+                        break
+                    try:
+                        asked = self._queue.get_nowait()
+                    except Empty:
+                        break
+                self._serve([caller for caller in callers if caller.left])
+                if isinstance(asked, Ticket):
+                    self._dispose()
+                    asked.answer = True
+                    return
+            finally:
+                turn.release()
+
+    def _take_turn(self) -> LockType:
+        """Wait for the turn, at most as long as it can take a caller."""
+        self._is_awaited = True
+        while True:
+            turn = self._turn
+            if turn.acquire(timeout=2 * self._settings.audit_timeout + 1):
+                self._is_awaited = False
+                return turn
+            # A signal handler's exception came between a caller and its release. Whatever it has, it keeps.
+            self._turn, self._begun = allocate_lock(), None
+            self._chain, self._connector, self._checked = Chain(self._settings.audit_key), None, False
+
+    def _serve(
+        self,
+        callers: list[Caller],
+        rows: Sequence[dict[str, Any]] = (),
+        error: Exception | None = None,
+        chain: Chain | None = None,
+    ) -> None:
+        """Commit the rows of all who wait, by as many attempts as their patience allows, or go on with an attempt."""
+        if not callers:
+            return
+        chain, is_retry = chain or self._chain, False
+        while True:
+            if error is not None:
+                if self._is_lasting(error) or not any(caller.left for caller in callers):
                     break
                 is_retry = bool(rows)
                 time.sleep(_PAUSE)
+            try:
+                # Another attempt is one with the same rows.
+                rows = rows or chain.rows(self._nameable(callers), self._settings.service)
+                self._commit(rows)
+            except Exception as found:
+                error = found
+                if is_retry and self._is_there(found):
+                    error = None  # an earlier attempt was committed, whose answer was lost
+                    break
             else:
                 error = None
                 break
         if error is None:
-            self._chain.appended(rows)
+            chain.appended(rows)
             self.committed += len(rows)
-        else:  # whether the rows are there nobody knows: they may be the end of this chain, and nothing comes after
-            self._chain = Chain(self._settings.audit_key)
-        for asked in passes:
-            asked.answer(error)
+        else:
+            self._end(chain)
+        for caller in callers:
+            caller.answer(error)
 
-    def _nameable(self, passes: Sequence[Pass]) -> list[Use]:
+    def _end(self, chain: Chain) -> None:
+        """Whether its last rows are there nobody knows: they may be its end, and nothing comes after."""
+        if self._chain is chain:
+            self._chain = Chain(self._settings.audit_key)
+
+    def _nameable(self, callers: Sequence[Caller]) -> list[Use]:
         """What is to be recorded, without who was forgotten: asked no later than a second ago."""
         connector = self._connected()
         if self._suppressions is None:
@@ -239,10 +261,16 @@ class Gate:
         if now >= self._next_look:
             connector.run(self._suppressions.read)
             self._next_look = now + LOOK_AGAIN
-        return [anonymous(asked.use, self._suppressions.pseudonym) for asked in passes]
+        return [anonymous(caller.use, self._suppressions.pseudonym) for caller in callers]
 
     def _commit(self, rows: Sequence[dict[str, Any]]) -> None:
         self._connected().run(lambda connection: self._insert(connection, rows))
+
+    def _dispose(self) -> None:
+        connector, self._connector = self._connector, None
+        if connector is not None:
+            with contextlib.suppress(Exception):
+                connector.dispose()
 
     def _connected(self) -> Connector:
         """The database, whose trail was looked at. Raises SchemaError, and what SQLAlchemy raises."""
@@ -259,15 +287,14 @@ class Gate:
             raise SchemaError(problem)
 
     def _insert(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-        if self._statement is None:
-            self._statement = insert(self._tables().access)  # once: SQLAlchemy keeps with it what it makes of it
-        statement = self._statement
         if len(rows) == 1:  # one statement is a transaction, in one round trip
-            connection.execute(statement, rows[0])
+            if self._insertion is None:
+                self._insertion = Insertion(connection.dialect, self._tables())
+            self._insertion.run(connection, rows[0])
             return
         connection.exec_driver_sql("BEGIN")
         try:
-            connection.execute(statement, rows)
+            connection.execute(insert(self._tables().access), rows)
             connection.exec_driver_sql("COMMIT")
         except BaseException:
             try:
@@ -289,17 +316,3 @@ class Gate:
         if not isinstance(error, exc.DBAPIError) or self._connector is None:
             return isinstance(error, exc.StatementError)
         return dialects.get(self._connector.dialect_name).classify(error) is not Fault.TRANSIENT
-
-
-def _describe(error: Exception) -> str:
-    """The first line of an error. Parameters, which hold user ids, come on later lines."""
-    cause = getattr(error, "orig", None) or error
-    lines = str(cause).strip().splitlines()
-    if isinstance(error, ConfigurationError | SchemaError):
-        return str(error)
-    return f"{type(cause).__name__}: {lines[0][:300]}" if lines else type(cause).__name__
-
-
-def _has_green_threads() -> bool:
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("time"))
