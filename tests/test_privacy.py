@@ -25,6 +25,7 @@ from usage_instrument.audit.verify import verify
 from usage_instrument.dialects import Fault
 from usage_instrument.errors import ConfigurationError, UnknownUserError, UsageInstrumentError, UserIdError
 from usage_instrument.journal import mentions
+from usage_instrument.journal.log import Log
 from usage_instrument.schema import Tables
 from usage_instrument.store import Store, WriteError
 from usage_instrument.suppressions import Key
@@ -447,6 +448,26 @@ def test_a_living_process_that_has_nothing_to_write_forgets_them_too(
         tracker.track("search", user=BOB)
         assert tracker.flush()
     assert counts(engine, tables) == {("search", BOB): 4, ("open_vault", BOB): 1}
+
+
+def test_a_journal_of_which_a_part_was_deleted_during_the_look_is_looked_at_again(
+    sqlite: Database, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(sqlite.engine())
+    place = tmp_path / "journals"
+    make(sqlite.url, journal=place).track("search", user=BOB)
+    (journal,) = place.iterdir()
+
+    def look() -> list[Path]:
+        return list(mentions(str(place), lambda user: user == ADA))
+
+    assert look() == []
+
+    def is_gone(log: Log) -> None:
+        raise FileNotFoundError  # it was retired after it had been listed
+
+    monkeypatch.setattr(Log, "users", property(is_gone))
+    assert look() == [journal]
 
 
 def killed(database: Database, place: Path, code: str) -> None:
