@@ -5,6 +5,7 @@ The wall clock is what counts here: a call waits for its commit. The servers kee
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import multiprocessing
@@ -25,7 +26,8 @@ from usage_instrument.schema import Tables, create_all
 
 CALLS = 100
 PROCESSES = 8
-OURS, BARE, SESSION = 'a call with audit="required"', "the bare INSERT and COMMIT", "the same by SQLAlchemy"
+OURS, AWAITED = 'a call with audit="required"', "the same call, awaited"
+BARE, SESSION = "the bare INSERT and COMMIT", "the same by SQLAlchemy"
 
 
 def _row(tables: Tables, chain: Chain) -> dict[str, Any]:
@@ -86,6 +88,16 @@ def cases(url: str, tables: Tables) -> Iterator[dict[str, Case]]:
     @tracker.tracks("open_vault", audit="required")
     def open_vault() -> None: ...
 
+    @tracker.tracks("open_vault", audit="required")
+    async def aopen_vault() -> None: ...
+
+    async def _awaited() -> float:
+        start = time.perf_counter()
+        with tracker.as_user(UUID(int=7)):
+            for _ in range(CALLS):
+                await aopen_vault()
+        return (time.perf_counter() - start) / CALLS
+
     def ours() -> float:
         start = time.perf_counter()
         with tracker.as_user(UUID(int=7)):
@@ -107,7 +119,7 @@ def cases(url: str, tables: Tables) -> Iterator[dict[str, Case]]:
             write(row)
         return (time.perf_counter() - start) / CALLS
 
-    yield {OURS: ours, BARE: driver, SESSION: sqlalchemy}
+    yield {OURS: ours, AWAITED: lambda: asyncio.run(_awaited()), BARE: driver, SESSION: sqlalchemy}
     tracker.shutdown(60)
     bare.close()
     engine.dispose()

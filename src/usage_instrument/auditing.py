@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from .access import Kept, attempted, ended, new_access, outcome_of_error
 from .catalog import Catalog
 from .context import Request
-from .errors import ConfigurationError, DeclarationError
+from .errors import AuditUnavailable, ConfigurationError, DeclarationError
 from .events import Use, check_audit, check_feature
 from .routes import Route, tracked_features
 from .rules import Rules
@@ -46,6 +46,8 @@ class Auditing:
         said = {check_feature(name): check_audit(value) for name, value in audit.items()}
         self.levels: dict[str, Audit] = {name: value for name, value in said.items() if value}
         """Of each feature that is audited, how."""
+        self.requires = "required" in self.levels.values()
+        """Whether any has to be recorded first."""
         self._catalog = catalog
         self._teller = teller
         self._keys = {name: catalog.key(name) for name in self.levels}
@@ -154,11 +156,20 @@ class RequestAudit:
 
     def admit(self) -> None:
         """Commit what is required, before the app is called. Raises AuditUnavailable: then it must not be."""
-        self._auditing.admit(self._request, self._carrier, self._foresee())
+        self._auditing.admit(self._request, self._carrier, self._foreseen())
 
     async def aadmit(self) -> None:
         """As admit, without blocking the event loop."""
-        await self._auditing.aadmit(self._request, self._carrier, self._foresee())
+        await self._auditing.aadmit(self._request, self._carrier, self._foreseen())
+
+    def _foreseen(self) -> Collection[str]:
+        if not self._auditing.requires:
+            return ()
+        try:
+            return self._foresee()
+        except Exception as error:  # of a callable of the host's that names features
+            words = f"{type(error).__name__} raised"
+            raise AuditUnavailable(f"whether the request has to be recorded first cannot be told: {words}") from error
 
     def answered(self, outcome: Outcome) -> None:
         """A response begins: its route is known, if ever. Raises what comes of looking for it."""
@@ -176,8 +187,9 @@ class RequestAudit:
         if not self._is_told:
             self._is_told = True
             names = self._find() if self._names is None else self._names
-            self._find = self._foresee = tuple  # they may refer to who holds this
-            self._auditing.end(self._request, self._carrier, names, self._outcome, self._began)
+            carrier, self._carrier = self._carrier, None  # it may refer to this, and so may those who find
+            self._find = self._foresee = tuple
+            self._auditing.end(self._request, carrier, names, self._outcome, self._began)
 
 
 _PARAMETER = re.compile(r"<(?:([A-Za-z_]\w*)(?:\([^)]*\))?:)?[A-Za-z_]\w*>|\{[A-Za-z_]\w*(?::([^{}]*))?\}")

@@ -188,6 +188,16 @@ def test_django_by_the_middleware(path: str, caplog: pytest.LogCaptureFixture) -
     is_refusal(answer.status_code, answer.headers, answer.content, caplog)
 
 
+@pytest.mark.parametrize(("audit", "status"), [("required", 503), (True, 200)])
+def test_a_name_that_cannot_be_told_forbids_only_what_may_be_required(audit: object, status: int) -> None:
+    def broken(_: Any) -> str:
+        raise LookupError
+
+    options = {"features": {"/open": broken}, "audit": {"vault": audit}}
+    with override_settings(ROOT_URLCONF=Plain, USAGE_INSTRUMENT=options):
+        assert DjangoClient().get("/open").status_code == status
+
+
 def test_async_django_by_the_middleware(caplog: pytest.LogCaptureFixture) -> None:
     with override_settings(ROOT_URLCONF=Plain, USAGE_INSTRUMENT={"audit": {"open": "required"}}):
         answer = asyncio.run(AsyncDjangoClient().get("/aopen"))
