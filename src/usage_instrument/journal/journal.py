@@ -42,7 +42,7 @@ class Journal:
         self._slots = max(min(_SLOTS, max_bytes // 32), _FEWEST)
         self._spill = spill
         self._opening = allocate_lock()
-        self._opener = 0
+        self._openers: set[int] = set()
         self._refused: float | None = None
         self._said = ""
         self._segments: list[Segment] = []
@@ -91,9 +91,16 @@ class Journal:
             return True
         if self._refused is not None and time.monotonic() < self._refused + _RETRY:
             return False
-        if not self._opening.acquire(False):
-            return self._await_other()
-        self._opener = get_ident()
+        thread = get_ident()
+        if thread in self._openers:  # a signal handler or __del__ within our own opening
+            return False
+        self._openers.add(thread)
+        try:
+            return self._open() if self._opening.acquire(False) else self._await_other()
+        finally:
+            self._openers.discard(thread)
+
+    def _open(self) -> bool:
         try:
             if self._current is None:
                 if self.home is None:
@@ -106,13 +113,10 @@ class Journal:
             self._refused = time.monotonic()
             self._complain(error)
         finally:
-            self._opener = 0
             self._opening.release()
         return self._current is not None
 
     def _await_other(self) -> bool:
-        if self._opener == get_ident():  # a signal handler or __del__ within our own opening
-            return False
         deadline = time.monotonic() + _PATIENCE
         while self._current is None and self._opening.locked() and time.monotonic() < deadline:
             time.sleep(0.0005)
