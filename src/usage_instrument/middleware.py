@@ -242,7 +242,9 @@ class Counter:
             raise target.error
         elif feature is None:
             return None
-        held = self._held(request)
+        held = holder.get()
+        if held is not request:
+            held = self._held(request)
         if held.silent or (self.catalog.key(name) if feature is None else feature.key) in request.counted:
             return None
         user = self.find_user(carrier) if self.user is not None else held.user if held.ready else held.who()
