@@ -50,7 +50,7 @@ def make() -> Iterator[Make]:
     trackers: list[Tracker] = []
 
     def tracker(database: Any, tables: Tables | None = None, **settings: Any) -> Tracker:
-        said: dict[str, Any] = {"flush_interval": 3600, "privacy_key": KEY, "audit_timeout": 0.5, **settings}
+        said: dict[str, Any] = {"flush_interval": 3600, "privacy_key": KEY, "audit_timeout": 1.0, **settings}
         trackers.append(Tracker(database, Settings(**said), tables))
         return trackers[-1]
 
