@@ -119,8 +119,8 @@ class UsageMiddleware:
                     audit.end()
             await send(message)
 
-        await audit.aadmit()
         try:
+            await audit.aadmit()
             await self.app(scope, receive, heard)
         except BaseException as error:
             with counter.guarding():
