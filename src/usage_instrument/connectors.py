@@ -1,4 +1,4 @@
-"""Runs work on connections of one's own: by a sync driver, or by an async one in a loop of its own."""
+"""Runs work on connections of one's own, given back or held: by a sync driver, or an async one in its own loop."""
 
 from __future__ import annotations
 
@@ -68,15 +68,16 @@ class SyncConnector(Connector):
 class HeldConnector(SyncConnector):
     """Over a sync driver, by one connection that is not given back in between: for one thread at a time."""
 
+    _watchdog: Watchdog
+
     def __init__(self, engine: Engine, patience: float) -> None:
-        super().__init__(engine)
-        self._dog = Watchdog(engine, patience, lingers=True)
+        super().__init__(engine, patience, lingers=True)
         self._held: Connection | None = None
 
     @property
     def is_at_hand(self) -> bool:
         """As Connector.is_at_hand."""
-        return self._held is not None and self._dog.is_able
+        return self._held is not None and self._watchdog.is_able
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """As Connector.run; after an error the next one takes another connection, if this one has ended."""
@@ -86,7 +87,7 @@ class HeldConnector(SyncConnector):
             return self._run(work)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
-        self._dog.begin()  # no `with`: this is done for each call that waits for its row
+        self._watchdog.begin()  # no `with`: this is done for each call that waits for its row
         try:
             connection, self._held = self._held, None
             if connection is None:
@@ -99,7 +100,7 @@ class HeldConnector(SyncConnector):
             self._held = connection
             return answer
         finally:
-            self._dog.end()
+            self._watchdog.end()
 
     def dispose(self) -> None:
         """As Connector.dispose."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from usage_instrument.access import new_access
@@ -49,7 +49,7 @@ class Look:
         """There was nothing to show."""
         self.recorder.record(self.use("failed"))
 
-    def use(self, outcome: Outcome, details: Mapping[str, Any] | None = None) -> Use:
+    def use(self, outcome: Outcome) -> Use:
         """The look as it is recorded. Raises Problem where nobody knows who looks."""
         with self.going_on():
             try:
@@ -66,7 +66,7 @@ class Look:
             access = new_access(outcome)
         # Always with an actor: by that, these rows are found.
         actor = user if access.actor is None else access.actor
-        return Use(LOOK, user, None if details is None else dict(details), 0, access._replace(actor=actor))
+        return Use(LOOK, user, None, 0, access._replace(actor=actor))
 
 
 def recorder_of(tracker: Recorder | None) -> Recorder:

@@ -103,7 +103,7 @@ class UsageMiddleware:
             holder.reset(token)
 
 
-_KEY = "_usage_instrument_conversation"
+_KEY = "_usage_instrument_audit"
 """What an HttpRequest keeps between the middleware's two entrances, where its accesses are audited."""
 
 
