@@ -377,6 +377,28 @@ def test_a_forked_child_has_a_chain_of_its_own(server: Database) -> None:
     assert vault.holds()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform forks nothing")
+def test_children_of_a_parent_that_did_nothing_yet_have_chains_of_their_own(server: Database) -> None:
+    """As the workers of `gunicorn --preload`."""
+    vault = Vault(server)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            try:
+                for _ in range(5):
+                    vault.tracker.track("open_vault", audit="required")
+                os._exit(0 if vault.tracker.shutdown() else 1)
+            except BaseException:
+                os._exit(2)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    rows = vault.rows()
+    assert len(rows) == 15
+    assert len({row.chain_id for row in rows}) == 3
+    assert vault.holds()
+
+
 def test_a_required_call_after_shutdown_begins_anew(sqlite: Database) -> None:
     vault = Vault(sqlite)
     for _ in range(2):

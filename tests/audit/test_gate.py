@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from conftest import Database
 from reading import all_of, made
 from usage_instrument import AuditUnavailable, Settings, Tracker
+from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.gate import Gate
 from usage_instrument.audit.verify import verify
 from usage_instrument.schema import Tables
@@ -64,6 +65,21 @@ def test_a_row_whose_answer_was_lost_is_there_once(
     assert first.chain_id == second.chain_id
     assert {first.number, second.number} == {1, 2}
     assert holds(database, tables)
+
+
+def test_a_row_of_somebody_elses_in_its_place_is_not_taken_for_ones_own(database: Database, tables: Tables) -> None:
+    one, other = Tracker(database.url, Settings()), Tracker(database.url, Settings())
+    one.track("open_vault", audit="required")
+    for tracker in (one, other):  # nothing of ours makes two with one chain
+        tracker._gate._chain = Chain(None)
+        tracker._gate._chain.chain_id = uuid.UUID(int=7)
+    one.track("open_vault", audit="required")
+    with pytest.raises(AuditUnavailable):
+        other.track("open_vault", audit="required")
+    other.track("open_vault", audit="required")
+    assert one.shutdown()
+    assert other.shutdown()
+    assert len(all_of(database.engine(), tables.access)) == 3
 
 
 def test_a_row_that_another_rule_refuses_is_not_taken_for_one_that_is_there(
@@ -232,7 +248,7 @@ def test_who_is_interrupted_leaves_the_turn_to_others(server: Database, monkeypa
 def test_a_turn_that_nobody_gives_back_is_made_anew(server: Database) -> None:
     """As after an exception between two bytecodes, of a signal handler."""
     tables = made(server.engine())
-    tracker = Tracker(server.url, Settings(audit_timeout=0.2))
+    tracker = Tracker(server.url, Settings(audit_timeout=1))
     tracker.track("open_vault", audit="required")
     assert tracker._gate._turn.acquire(False)
     refused = 0

@@ -67,7 +67,8 @@ class Gate:
         self._begun: Attempt | None = None
         """What a caller has begun, and leaves to the thread."""
         # From here on, what is only touched by whoever has the turn.
-        self._chain = Chain(settings.audit_key)
+        self._chain: Chain | None = None
+        """Begun by the first row: children that are forked before that would all go on with the same one."""
         self._connector: Connector | None = None
         self._insertion: Insertion | None = None
         self._checked = False
@@ -141,7 +142,7 @@ class Gate:
             self._wake(caller, None)
 
     def _commit_alone(self, caller: Caller) -> None:
-        chain, rows = self._chain, []
+        chain, rows = self._begun_chain(), []
         try:
             rows = chain.rows(self._nameable([caller]), self._settings.service)
             self._commit(rows)
@@ -192,7 +193,10 @@ class Gate:
                         break
                 self._serve([caller for caller in callers if caller.left])
                 if isinstance(asked, Ticket):
-                    self._dispose()
+                    connector, self._connector = self._connector, None
+                    if connector is not None:
+                        with contextlib.suppress(Exception):
+                            connector.dispose()
                     asked.answer = True
                     return
             finally:
@@ -208,7 +212,7 @@ class Gate:
                 return turn
             # A signal handler's exception came between a caller and its release. Whatever it has, it keeps.
             self._turn, self._begun = allocate_lock(), None
-            self._chain, self._connector, self._checked = Chain(self._settings.audit_key), None, False
+            self._chain, self._connector, self._checked = None, None, False
 
     def _serve(
         self,
@@ -220,10 +224,12 @@ class Gate:
         """Commit the rows of all who wait, by as many attempts as their patience allows, or go on with an attempt."""
         if not callers:
             return
-        chain, is_retry = chain or self._chain, False
+        chain, is_retry = chain or self._begun_chain(), False
         while True:
             if error is not None:
-                if self._is_lasting(error) or not any(caller.left for caller in callers):
+                # A first attempt has no row there: if there is one, it is somebody else's, and this is not our chain.
+                is_lasting = self._is_lasting(error) or (not is_retry and self._is_there(error))
+                if is_lasting or not any(caller.left for caller in callers):
                     break
                 is_retry = bool(rows)
                 time.sleep(_PAUSE)
@@ -250,7 +256,12 @@ class Gate:
     def _end(self, chain: Chain) -> None:
         """Whether its last rows are there nobody knows: they may be its end, and nothing comes after."""
         if self._chain is chain:
+            self._chain = None
+
+    def _begun_chain(self) -> Chain:
+        if self._chain is None:
             self._chain = Chain(self._settings.audit_key)
+        return self._chain
 
     def _nameable(self, callers: Sequence[Caller]) -> list[Use]:
         """What is to be recorded, without who was forgotten: asked no later than a second ago."""
@@ -266,25 +277,16 @@ class Gate:
     def _commit(self, rows: Sequence[dict[str, Any]]) -> None:
         self._connected().run(lambda connection: self._insert(connection, rows))
 
-    def _dispose(self) -> None:
-        connector, self._connector = self._connector, None
-        if connector is not None:
-            with contextlib.suppress(Exception):
-                connector.dispose()
-
     def _connected(self) -> Connector:
         """The database, whose trail was looked at. Raises SchemaError, and what SQLAlchemy raises."""
         if self._connector is None:
             self._connector = self._connect()
         if not self._checked:
-            self._connector.run(self._check)
+            problem = self._connector.run(self._problem)
+            if problem is not None:
+                raise SchemaError(problem)
             self._checked = True
         return self._connector
-
-    def _check(self, connection: Connection) -> None:
-        problem = self._problem(connection)
-        if problem is not None:
-            raise SchemaError(problem)
 
     def _insert(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         if len(rows) == 1:  # one statement is a transaction, in one round trip
