@@ -16,8 +16,8 @@ from peers import EMPTY, PROMETHEUS, Function, after, awaiting, closure, empty, 
 from rounds import Bar, Case, Result, Table, compare, main, now, times
 
 import usage_instrument as usage
-from usage_instrument import current, schema
-from usage_instrument.context import Request, holder
+from usage_instrument import _default, schema
+from usage_instrument.capture.context import Request, holder
 
 TRACKED = "@tracks"
 BARE = "bare"
@@ -144,7 +144,7 @@ def configured(*, journal: bool = False) -> Iterator[None]:
         engine.dispose()
         usage.configure(url, user_id_type="integer", journal=Path(directory) / "journal" if journal else None)
         yield
-        current.reset()  # shuts it down
+        _default.reset()  # shuts it down
 
 
 # ---- measured

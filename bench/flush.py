@@ -19,14 +19,14 @@ from databases import MARIADB, POSTGRESQL, SQLITE, database
 from rounds import Bar, Case, Result, compare, main, times
 from sqlalchemy.dialects import sqlite
 
-from usage_instrument import engines
-from usage_instrument.dialects.base import key
-from usage_instrument.dialects.rows import rows_text
+from usage_instrument.database import engines
+from usage_instrument.database.dialects.base import key
+from usage_instrument.database.dialects.rows import rows_text
+from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.events import Batch, Count
-from usage_instrument.ledger import Ledger, utcnow
+from usage_instrument.pipeline.store import Outcome, Store
 from usage_instrument.schema import Tables, create_all
 from usage_instrument.settings import Settings
-from usage_instrument.store import Outcome, Store
 
 USERS, FEATURES = 10_000, 10
 SIZES = (100, 1_000, 10_000)

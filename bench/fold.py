@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-from capture import call, configured, function
 from rounds import Bar, Case, Result, compare, main, now, times
 
 import usage_instrument as usage
-from usage_instrument.buffer import Buffer
-from usage_instrument.context import Request, holder
+from capture import call, configured, function
+from usage_instrument.capture.context import Request, holder
 from usage_instrument.events import canonical_user
-from usage_instrument.folder import Folder
-from usage_instrument.pending import Pending
+from usage_instrument.pipeline.aggregator import Folder
+from usage_instrument.pipeline.buffer import Buffer
+from usage_instrument.pipeline.pending_counts import Pending
 from usage_instrument.settings import Settings
 
 USES = 200_000

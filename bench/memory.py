@@ -17,8 +17,8 @@ from uuid import UUID
 from rounds import Bar, Result, main
 
 import usage_instrument as usage
-from usage_instrument.ledger import utcnow
-from usage_instrument.pending import Counts
+from usage_instrument.database.ledger import utcnow
+from usage_instrument.pipeline.pending_counts import Counts
 
 KEYS, FEATURES = 1_000_000, 10
 STAMP = 1_767_225_600_000_000

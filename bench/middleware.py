@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from capture import configured
 from flask import Flask
 from rounds import Bar, Case, Result, Table, compare, main, now, times
 from starlette.applications import Starlette
@@ -20,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 import usage_instrument as usage
+from capture import configured
 from usage_instrument import asgi, wsgi
 
 NONE, EMPTY, OURS = "no middleware", "an empty middleware", "usage-instrument"

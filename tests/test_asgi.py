@@ -29,7 +29,7 @@ from starlette.websockets import WebSocket
 
 import usage_instrument as usage
 from usage_instrument.asgi import UsageMiddleware
-from usage_instrument.catalog import Catalog
+from usage_instrument.capture.registry import Catalog
 from usage_instrument.errors import DeclarationError, FeatureNameError, MetadataError, UserIdError
 from usage_instrument.testing import CapturedUsage, CapturedUse, capture_usage
 from usage_instrument.typing import ASGIApp, Receive, Scope, Send
@@ -771,7 +771,7 @@ def test_streams_are_passed_on_piece_by_piece(captured: CapturedUsage) -> None:
 
 
 def test_the_context_is_as_before(captured: CapturedUsage) -> None:
-    from usage_instrument.context import holder
+    from usage_instrument.capture.context import holder
 
     async def run() -> None:
         await call(UsageMiddleware(tree()), "/")

@@ -13,9 +13,9 @@ import pytest
 import usage_instrument as usage
 from conftest import Database
 from reading import all_of, balanced, counts, made
-from usage_instrument import Settings, Tracker, current
+from usage_instrument import Settings, Tracker, _default
 from usage_instrument.asgi import UsageMiddleware
-from usage_instrument.context import Request, holder
+from usage_instrument.capture.context import Request, holder
 from usage_instrument.errors import FeatureNameError, UsageInstrumentError
 from usage_instrument.events import Use
 from usage_instrument.exclusions import people_only, without_bots, without_impersonation
@@ -224,9 +224,9 @@ def test_the_page_on_privacy_runs(sqlite: Database, tmp_path: Path, monkeypatch:
     assert counts(sqlite.engine(), tables) == {("export", None): 1}
     (row,) = all_of(sqlite.engine(), tables.usage)
     assert row.metadata == {"format": "csv"}
-    current.reset()
+    _default.reset()
     usage.configure(sqlite.url, privacy_key="k" * 32)
     usage.track("search", user=names["ada"])
     exec(compile(asked, PAGE.name, "exec"), names)
     assert names["receipt"].deleted == {"feature_usage": 1, "feature_usage_history": 1}
-    current.reset()
+    _default.reset()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 import usage_instrument as usage
 from reading import counts, made
-from usage_instrument import current
+from usage_instrument import _default
 from usage_instrument.schema import Tables, define_tables
 
 PAGE = Path(__file__).parents[1] / "docs" / "frameworks.md"
@@ -36,7 +36,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engin
     monkeypatch.chdir(tmp_path)
     engine = sa.create_engine("sqlite:///usage.db")
     yield engine
-    current.reset()  # while its files are there
+    _default.reset()  # while its files are there
     engine.dispose()
 
 

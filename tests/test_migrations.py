@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
-from usage_instrument.inspection import check
+from usage_instrument.database.inspection import check
 from usage_instrument.schema import Tables, define_tables
 
 MODELS = """

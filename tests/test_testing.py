@@ -9,11 +9,11 @@ import uuid
 import pytest
 
 from usage_instrument import Settings, Tracker, configure
-from usage_instrument.catalog import Catalog, declared
+from usage_instrument.capture.decorator import tracks
+from usage_instrument.capture.registry import Catalog, declared
 from usage_instrument.errors import UserIdError
 from usage_instrument.events import Use
 from usage_instrument.testing import CapturedUse, capture_usage
-from usage_instrument.tracking import tracks
 
 
 @tracks("testing_follow", user_arg="user", metadata=["event"])

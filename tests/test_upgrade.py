@@ -13,14 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from conftest import Database, UsersDatabase
-from usage_instrument.engines import connect
+from usage_instrument.database.engines import connect
+from usage_instrument.database.inspection import check
+from usage_instrument.database.ledger import Ledger
+from usage_instrument.database.schema import UNIQUE_USAGE, create_all, define_tables, plan
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.events import Batch, Count
-from usage_instrument.inspection import check
-from usage_instrument.ledger import Ledger
-from usage_instrument.schema import UNIQUE_USAGE, Tables, create_all, define_tables, plan
+from usage_instrument.pipeline.store import Outcome, Store
 from usage_instrument.settings import Settings
-from usage_instrument.store import Outcome, Store
 from usage_instrument.upgrade import WARNING, merge_duplicates, plan_upgrade, upgrade
 from usage_instrument.views import create_views
 
@@ -341,7 +342,7 @@ def test_runs_again_after_a_failure_on_mariadb(mariadb: Database) -> None:
 
 
 def test_merges_more_rows_than_one_pass_takes(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usage_instrument.merging.ROWS_A_PASS", 7)
+    monkeypatch.setattr("usage_instrument.database.deduplication.ROWS_A_PASS", 7)
     engine = sqlite.engine()
     table = by_hand(engine)
     rows = [(None, f"feature {n % 5}", 1, OLD + dt.timedelta(hours=n), {str(n): n, "last": n}) for n in range(100)]

@@ -24,8 +24,8 @@ from usage_instrument import queries
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
+from usage_instrument.database.ledger import utcnow
 from usage_instrument.errors import ConfigurationError, SchemaError
-from usage_instrument.ledger import utcnow
 from usage_instrument.queries.printed import printed
 from usage_instrument.schema import Tables, create_all, define_tables
 from usage_instrument.views import VIEWS, View, create_views, drop_views

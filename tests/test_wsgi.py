@@ -18,8 +18,8 @@ from werkzeug.test import Client
 from werkzeug.wsgi import FileWrapper
 
 import usage_instrument as usage
-from usage_instrument.catalog import Catalog
-from usage_instrument.context import holder
+from usage_instrument.capture.context import holder
+from usage_instrument.capture.registry import Catalog
 from usage_instrument.errors import ConfigurationError, DeclarationError, FeatureNameError, UserIdError
 from usage_instrument.testing import CapturedUsage, CapturedUse, capture_usage
 from usage_instrument.typing import Environ, StartResponse, WSGIApp

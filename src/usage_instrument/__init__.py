@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .current import (
+from ._default import (
     acount,
     aexport,
     aflush,
@@ -33,19 +33,24 @@ from .current import (
     track,
     user_features,
 )
+from .capture.decorator import tracks
 from .errors import AuditUnavailable
 from .stats import Stats
-from .tracking import tracks
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .forgetting import Receipt
-    from .live import FeatureUse
+    from .pipeline.read_your_writes import FeatureUse
+    from .privacy.erasure import Receipt
     from .settings import Settings
     from .tracker import Tracker
 else:
-    _LATER = {"FeatureUse": "live", "Receipt": "forgetting", "Settings": "settings", "Tracker": "tracker"}
+    _LATER = {
+        "FeatureUse": "pipeline.read_your_writes",
+        "Receipt": "privacy.erasure",
+        "Settings": "settings",
+        "Tracker": "tracker",
+    }
 
     def __getattr__(name):  # noqa: ANN001, ANN202 - hidden from type checkers, who would take it for any name
         """What only who configures needs, once it is asked for."""

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
-from . import refusal
-from .access import outcome_of_response
-from .auditing import Auditing, Audits, RequestAudit
-from .context import Request, holder
+from .capture.access_events import outcome_of_response
+from .capture.context import Request, holder
+from .capture.registry import Recorder
 from .errors import AuditUnavailable
-from .loaded import loaded_user
-from .middleware import NOTHING, Counter, Target, is_login_redirect
-from .misuse import ASGI, check_protocol, look_below
-from .routes import WEBSOCKET, RouteTree, marker_of, mount_depth, visible_routes
-from .rules import Features
-from .typing import ASGIApp, Message, Metadata, Outcome, Receive, Recorder, Scope, Send, Unset, UserId
+from .typing import ASGIApp, Message, Metadata, Outcome, Receive, Scope, Send, Unset, UserId
+from .web import unavailable
+from .web.audit_policy import Auditing, Audits, RequestAudit
+from .web.framework_users import loaded_user
+from .web.request_counter import NOTHING, Counter, Target, is_login_redirect
+from .web.routes import WEBSOCKET, RouteTree, marker_of, mount_depth, visible_routes
+from .web.rules import Features
+from .web.setup_checks import ASGI, check_protocol, look_below
 
 logger = logging.getLogger("usage_instrument")
 
@@ -88,7 +89,7 @@ class UsageMiddleware:
         except AuditUnavailable as error:
             if has_begun:
                 raise
-            refusal.say(error)
+            unavailable.say(error)
             await _refuse(kind, send)
         finally:
             try:
@@ -218,11 +219,11 @@ class UsageMiddleware:
 
 async def _refuse(kind: str, send: Send) -> None:
     if kind == "websocket":
-        await send({"type": "websocket.close", "code": refusal.TRY_AGAIN})
+        await send({"type": "websocket.close", "code": unavailable.TRY_AGAIN})
         return
-    headers = [(name.lower().encode(), value.encode()) for name, value in refusal.HEADERS]
-    await send({"type": "http.response.start", "status": refusal.STATUS, "headers": headers})
-    await send({"type": "http.response.body", "body": refusal.BODY})
+    headers = [(name.lower().encode(), value.encode()) for name, value in unavailable.HEADERS]
+    await send({"type": "http.response.start", "status": unavailable.STATUS, "headers": headers})
+    await send({"type": "http.response.body", "body": unavailable.BODY})
 
 
 def _outcome(request: Request, message: Message) -> Outcome | None:

@@ -56,3 +56,8 @@ class UnknownUserError(UsageInstrumentError, LookupError):
 
 class DeclarationError(UsageInstrumentError, TypeError):
     """A feature is declared wrongly."""
+
+
+def describe(error: Exception) -> str:
+    """An error by its own words if it is ours, else by its type: the host's may hold personal data."""
+    return str(error) if isinstance(error, UsageInstrumentError) else f"{type(error).__name__} raised"

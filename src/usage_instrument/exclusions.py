@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .carrier import header, is_impersonated
-from .context import current_request
+from .capture.context import current_request
+from .capture.request_info import header, is_impersonated
 from .events import Use
 
 _BOT = re.compile(

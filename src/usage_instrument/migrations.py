@@ -27,7 +27,7 @@ def setup(plugin: Plugin) -> None:
 def _correct(context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:
     from alembic.util import PriorityDispatchResult
 
-    from .revisions import correct
+    from .database.alembic_operations import correct
 
     correct(context, upgrade)
     return PriorityDispatchResult.CONTINUE

@@ -7,10 +7,10 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .catalog import Catalog, Feature, declared
+from .capture.registry import Catalog, Feature, declared
+from .capture.user_ids import user_id_of
 from .errors import AuditUnavailable, MetadataError, UserIdError
 from .events import canonical_user, fitting_metadata
-from .identity import user_id_of
 from .settings import Settings
 from .typing import UNSET, Outcome, UserId, UserIdType
 

@@ -10,24 +10,27 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import capture, context, engines, identity, lifecycle, rejects
 from .audit.gate import Gate
-from .backend import Backend
-from .buffer import Mishap
-from .catalog import Catalog, Feature
-from .errors import AuditUnavailable, UserIdError
+from .capture import calls, context, user_ids
+from .capture.registry import Catalog, Feature
+from .database import engines
+from .errors import AuditUnavailable, UserIdError, describe
 from .events import Use, canonical_user, check_feature, fitting_metadata
-from .journal import check_place
-from .live import FeatureUse, Live, in_thread
-from .pipeline import Pipeline
+from .pipeline import losses
+from .pipeline.backend import Backend
+from .pipeline.buffer import Mishap
+from .pipeline.journal import check_place
+from .pipeline.pipeline import Pipeline
+from .pipeline.read_your_writes import FeatureUse, Live, in_thread
+from .runtime import processes
+from .runtime.flush_request import Ticket
 from .settings import Settings
 from .stats import Stats
-from .ticket import Ticket
 from .typing import UNSET, Audit, Metadata, UserId
 
 if TYPE_CHECKING:
-    from .privacy import Privacy
-    from .schema import Tables
+    from .database.tables import Tables
+    from .privacy.api import Privacy
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -86,7 +89,7 @@ class Tracker:
         audit: Audit = False,
     ) -> None:
         """As usage_instrument.track, for this tracker."""
-        capture.track(self, feature, user, metadata, count, audit)
+        calls.track(self, feature, user, metadata, count, audit)
 
     async def atrack(
         self,
@@ -98,7 +101,7 @@ class Tracker:
         audit: Audit = False,
     ) -> None:
         """As track, without blocking the event loop."""
-        await capture.atrack(self, feature, user, metadata, count, audit)
+        await calls.atrack(self, feature, user, metadata, count, audit)
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
         """As Recorder.sink: the deque's own append once the threads run, so that a capture costs that and no more."""
@@ -113,15 +116,15 @@ class Tracker:
         self._pipeline.take(feature, user)
 
     def _live_on(self) -> None:
-        lifecycle.notice_fork()
+        processes.notice_fork()
         if not self._pipeline.armed:
-            lifecycle.watch(self)
+            processes.watch(self)
 
     def record(self, use: Use) -> None:
         """As Recorder.record."""
         if not self.settings.enabled:
             return
-        for kept in capture.screened(self, self.settings.before_track, use):
+        for kept in calls.screened(self, self.settings.before_track, use):
             if self.settings.strict:
                 self._canonical(kept.user)
                 if kept.metadata:
@@ -131,11 +134,11 @@ class Tracker:
 
     def admit(self, use: Use) -> None:
         """As Recorder.admit."""
-        self._at_gate(use).admit(capture.screened(self, self.settings.before_track, use)[0])
+        self._at_gate(use).admit(calls.screened(self, self.settings.before_track, use)[0])
 
     async def aadmit(self, use: Use) -> None:
         """As Recorder.aadmit."""
-        await self._at_gate(use).aadmit(capture.screened(self, self.settings.before_track, use)[0])
+        await self._at_gate(use).aadmit(calls.screened(self, self.settings.before_track, use)[0])
 
     def _at_gate(self, use: Use) -> Gate:
         if not self.settings.enabled:
@@ -145,18 +148,18 @@ class Tracker:
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""
-        reason = rejects.USER_TYPE if isinstance(error, UserIdError) else rejects.CAPTURE
-        self._mishap(Mishap(feature, reason, uses, rejects.in_words(error)), error)
+        reason = losses.USER_TYPE if isinstance(error, UserIdError) else losses.CAPTURE
+        self._mishap(Mishap(feature, reason, uses, describe(error)), error)
 
     def lose_metadata(self, feature: str, error: Exception) -> None:
         """As Recorder.lose_metadata."""
-        self._mishap(Mishap(feature, "metadata", 0, f"metadata lost: {rejects.in_words(error)}"), error)
+        self._mishap(Mishap(feature, "metadata", 0, f"metadata lost: {describe(error)}"), error)
 
     def _mishap(self, mishap: Mishap, error: Exception) -> None:
         if self.settings.enabled:
             if self.settings.strict:
                 raise error
-            lifecycle.notice_fork()
+            processes.notice_fork()
             self._pipeline.buffer.mishaps.append(mishap)
             self._arm()
 
@@ -176,7 +179,7 @@ class Tracker:
 
     def _arm(self) -> None:
         if not self._pipeline.armed:
-            lifecycle.watch(self)
+            processes.watch(self)
             self._pipeline.arm()
 
     def _swap(self) -> None:
@@ -232,7 +235,7 @@ class Tracker:
         return self._pipeline.closed(ticket)
 
     def _ask(self, timeout: float | None, *, final: bool = False) -> Ticket:
-        lifecycle.notice_fork()
+        processes.notice_fork()
         return self._pipeline.ask(self.settings.shutdown_timeout if timeout is None else timeout, final=final)
 
     # ---- what a user has used
@@ -252,8 +255,8 @@ class Tracker:
         None is the anonymous user. Asks the database, and raises what SQLAlchemy raises; UserIdError for what no user
         can be.
         """
-        user_id = self._canonical(identity.user_id_of(user))
-        lifecycle.notice_fork()
+        user_id = self._canonical(user_ids.user_id_of(user))
+        processes.notice_fork()
         return [] if self._live is None else self._live.features(user_id, self._pipeline)
 
     async def acount(self, user: object, feature: str) -> int:
@@ -267,7 +270,7 @@ class Tracker:
     @property
     def privacy(self) -> Privacy:
         """What a user may ask for: their own data, not to be counted, to be forgotten."""
-        from .privacy import Privacy
+        from .privacy.api import Privacy
 
         return Privacy(self._backend, self.settings, self._canonical, self.flush)
 
@@ -297,18 +300,18 @@ class Tracker:
 
     def tracks(self, feature: str, **options: Any) -> Callable[[C], C]:
         """As usage_instrument.tracks, for this tracker."""
-        from .tracking import tracks
+        from .capture.decorator import tracks
 
         return tracks(feature, catalog=self.catalog, **options)
 
     def identify(self, user: object, *, actor: object = UNSET) -> None:
         """As usage_instrument.identify, for this tracker."""
-        capture.identify(self, user, actor)
+        calls.identify(self, user, actor)
 
     def as_user(self, user: object, *, actor: object = UNSET) -> AbstractContextManager[object]:
         """As usage_instrument.as_user, for this tracker."""
         if self.settings.strict:
-            identity.user_id_of(user)
+            user_ids.user_id_of(user)
         return context.as_user(user, actor)
 
     def paused(self) -> AbstractContextManager[None]:
@@ -317,4 +320,4 @@ class Tracker:
 
     def discard(self) -> None:
         """The current request is no use: stops the middleware's count and later ones; earlier ones stand."""
-        capture.discard()
+        calls.discard()

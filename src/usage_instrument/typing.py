@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
-
-if TYPE_CHECKING:
-    from .catalog import Catalog, Feature
-    from .events import Use
 
 
 class _Unset(enum.Enum):
@@ -52,38 +48,3 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Environ: TypeAlias = dict[str, Any]
 StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
 WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
-
-
-class Recorder(Protocol):
-    """Who takes the uses: a tracker, or what stands in for it. Nothing here raises unless `strict` is set."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """The features declared to this recorder."""
-
-    def sink(self, feature: Feature) -> Callable[[UserId], object]:
-        """What one plain use of `feature` is handed to, by its user; the catalogue calls it to fill a cell."""
-
-    def record(self, use: Use) -> None:
-        """Take a use that is more than a user: with metadata, with a count, or under a name made at run time."""
-
-    def admit(self, use: Use) -> None:
-        """Commit an access before it happens; waits for the database. Raises AuditUnavailable."""
-
-    async def aadmit(self, use: Use) -> None:
-        """As admit, without blocking the event loop."""
-
-    def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
-        """Count uses that cannot be kept, and say why."""
-
-    def lose_metadata(self, feature: str, error: Exception) -> None:
-        """Count metadata that cannot be kept, and say why; the use itself is recorded by the caller."""
-
-    def complain(self, error: Exception) -> None:
-        """Say a mistake that costs no use, once."""
-
-    def request_ended(self) -> None:
-        """A request ended: the moment to relieve a writer that died or starves."""
-
-    async def ashutdown(self, timeout: float | None = None) -> bool:
-        """Write what is pending and stop, for the end of a lifespan; True when nothing is left."""

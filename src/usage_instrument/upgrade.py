@@ -9,12 +9,13 @@ from functools import partial
 from sqlalchemy import Connection, Index, Table, inspect
 from sqlalchemy.schema import CreateIndex
 
-from . import dialects
+from .database import dialects
+from .database.deduplication import count_duplicates, merge_duplicates, merge_history
+from .database.foreign_keys import Reference, find_reference
+from .database.inspection import check, missing_indexes, stranger_problem, user_type_problem
+from .database.schema import UNIQUE_HISTORY, UNIQUE_USAGE
+from .database.tables import Tables
 from .errors import ConfigurationError, SchemaError
-from .inspection import check, missing_indexes, stranger_problem, user_type_problem
-from .merging import count_duplicates, merge_duplicates, merge_history
-from .references import Reference, find_reference
-from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
 from .views import create_views, drop_views, existing_views
 
 __all__ = ["Step", "Upgrade", "merge_duplicates", "plan_upgrade", "upgrade"]

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, case, func, inspect, literal_column, select, union_all
 
-from . import dialects
-from .discovery import find_tables, missing_tables
+from .database import dialects
+from .database.expressions import Ago, Day, StartOf
+from .database.reflection import find_tables, missing_tables
+from .database.tables import Tables
 from .errors import ConfigurationError, SchemaError
-from .expressions import Ago, Day, StartOf
 from .queries import active_users
 from .queries.calendar import calendar
 from .queries.catalogue import known_features, status
@@ -19,7 +20,6 @@ from .queries.defaults import ONE, ZERO, share, total, whole
 from .queries.periods import MONTH, WEEK, buckets_since
 from .queries.population import population
 from .queries.printed import printed
-from .schema import Tables
 
 SILENT = dt.timedelta(minutes=10)
 """After this long without a heartbeat, a writer is silent."""

@@ -7,18 +7,19 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
-from . import refusal
-from .access import outcome_of_response
-from .auditing import Audits, RequestAudit
-from .body import Body
-from .context import Request, current_request, holder
+from .capture.access_events import outcome_of_response
+from .capture.context import Request, current_request, holder
+from .capture.registry import Recorder
 from .errors import AuditUnavailable
-from .loaded import flask_user
-from .middleware import NOTHING, Counter, Target, is_login_redirect
-from .misuse import WSGI, check_protocol, look_below
-from .routes import flask_route, flask_routes
-from .rules import Features
-from .typing import Environ, Metadata, Recorder, StartResponse, WSGIApp
+from .typing import Environ, Metadata, StartResponse, WSGIApp
+from .web import unavailable
+from .web.audit_policy import Audits, RequestAudit
+from .web.framework_users import flask_user
+from .web.request_counter import NOTHING, Counter, Target, is_login_redirect
+from .web.response_body import Body
+from .web.routes import flask_route, flask_routes
+from .web.rules import Features
+from .web.setup_checks import WSGI, check_protocol, look_below
 
 
 class UsageMiddleware:
@@ -75,10 +76,12 @@ class UsageMiddleware:
         except AuditUnavailable as error:
             exchange.fail(error)
             exchange.end()
-            refusal.say(error)
+            unavailable.say(error)
             # The third argument is for who has begun an answer already; without one, some servers raise it.
-            exchange.start_response(refusal.STATUS_LINE, refusal.HEADERS, *([sys.exc_info()] if exchange.begun else []))
-            return [refusal.BODY]
+            exchange.start_response(
+                unavailable.STATUS_LINE, unavailable.HEADERS, *([sys.exc_info()] if exchange.begun else [])
+            )
+            return [unavailable.BODY]
         except BaseException as error:
             exchange.fail(error)
             exchange.end()

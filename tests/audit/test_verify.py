@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from conftest import Database
 from reading import made
+from usage_instrument.audit.admin_chain import STEWARD
 from usage_instrument.audit.chain import Chain, first_link, link, pseudonym_of
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
-from usage_instrument.audit.cut import count_old, cut
-from usage_instrument.audit.steward import STEWARD
+from usage_instrument.audit.truncation import count_old, cut
 from usage_instrument.audit.verify import Verified, verify
 from usage_instrument.errors import AuditError
 from usage_instrument.schema import Tables

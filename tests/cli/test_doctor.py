@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from conftest import Database, UsersDatabase
 from reading import all_of, made
 from usage_instrument.cli.app import app
-from usage_instrument.ledger import utcnow
+from usage_instrument.database.ledger import utcnow
 
 
 def diagnosed(database: Database, *options: str, code: int = 0) -> dict[str, list[Any]]:

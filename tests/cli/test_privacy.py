@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 
 from conftest import Database
 from reading import all_of, counts, made
-from usage_instrument import Settings, Tracker, forgetting
+from usage_instrument import Settings, Tracker
 from usage_instrument.cli.app import app
+from usage_instrument.privacy import erasure
 from usage_instrument.schema import Tables
 
 ADA, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)
@@ -23,8 +24,8 @@ KEY = "a secret of thirty-two characters, or more"
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forgetting, "PATIENCE", 0.5)
-    monkeypatch.setattr(forgetting, "_MARGIN", 0.0)
+    monkeypatch.setattr(erasure, "PATIENCE", 0.5)
+    monkeypatch.setattr(erasure, "_MARGIN", 0.0)
 
 
 def run(database: Database, *arguments: str, key: str = KEY, **variables: str) -> Result:

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from conftest import Database, UsersDatabase
 from reading import all_of, made
 from usage_instrument.cli.app import app
-from usage_instrument.journal import Home
-from usage_instrument.ledger import utcnow
+from usage_instrument.database.ledger import utcnow
+from usage_instrument.pipeline.journal import Home
 from usage_instrument.schema import Tables
 
 DAY, HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)

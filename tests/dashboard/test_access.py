@@ -10,7 +10,7 @@ import pytest
 
 from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard import wsgi as by_wsgi
-from usage_instrument.dashboard.questions import EVERY
+from usage_instrument.dashboard.tables import EVERY
 from usage_instrument.errors import ConfigurationError
 
 from .conftest import Past

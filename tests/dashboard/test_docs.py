@@ -10,8 +10,8 @@ import pytest
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.testclient import TestClient
 
-from usage_instrument.dashboard.questions import EVERY
 from usage_instrument.dashboard.site import _PAGES
+from usage_instrument.dashboard.tables import EVERY
 
 from .test_mounted import Backend
 

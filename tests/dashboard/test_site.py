@@ -14,13 +14,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from usage_instrument import current
+from usage_instrument import _default
 from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard import wsgi as by_wsgi
-from usage_instrument.dashboard.answers import CARD
+from usage_instrument.dashboard.http import NOTHING_ELSE
 from usage_instrument.dashboard.period import PERIODS
-from usage_instrument.dashboard.questions import EVERY
-from usage_instrument.dashboard.web import NOTHING_ELSE
+from usage_instrument.dashboard.results import CARD
+from usage_instrument.dashboard.tables import EVERY
 
 from .conftest import HOSTILE, Past
 from .visitor import Answer, asgi, wsgi
@@ -279,8 +279,8 @@ def test_the_style_sheet_is_named_by_its_content(small_past: Past) -> None:
 
 
 def test_only_reads(past: Past) -> None:
-    from usage_instrument import dialects
     from usage_instrument.dashboard.reader import Reader
+    from usage_instrument.database import dialects
 
     def write(connection: sa.Connection, tables: Any) -> None:
         connection.execute(tables.losses.delete())
@@ -326,7 +326,7 @@ def test_leaves_no_connection_and_no_tracker(past: Past) -> None:
             if not others:
                 break
     assert others == 0
-    assert current.tracker() is None
+    assert _default.tracker() is None
 
 
 def test_an_async_engine_serves_both_shells(past: Past) -> None:

@@ -21,8 +21,10 @@ import interruptions
 from conftest import Database
 from proxy import through, url_through
 from reading import all_of, balanced, counts, made, total
-from usage_instrument import Settings, Tracker, ledger, store
+from usage_instrument import Settings, Tracker
 from usage_instrument.asgi import UsageMiddleware
+from usage_instrument.database import ledger
+from usage_instrument.pipeline import store
 from usage_instrument.schema import Tables
 
 ADA = interruptions.USERS[0]

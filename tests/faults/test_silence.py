@@ -13,7 +13,8 @@ from captures import INTERVAL, assert_exact, assert_left_nothing
 from conftest import Database
 from proxy import Cut, Place, Proxy, through, url_through
 from reading import balanced, made
-from usage_instrument import Settings, Tracker, engines
+from usage_instrument import Settings, Tracker
+from usage_instrument.database import engines
 
 DRIVERS = ["psycopg", "psycopg2", "asyncpg", "pymysql", "aiomysql", "asyncmy"]
 QUICKLY = Settings(flush_interval=3600, statement_timeout=0.3, lock_timeout=0.1)

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 import usage_instrument as usage
-from usage_instrument.context import Request, holder
+from usage_instrument.capture.context import Request, holder
 from usage_instrument.errors import ConfigurationError, DeclarationError
 from usage_instrument.testing import capture_usage
 

@@ -32,10 +32,10 @@ from django.test.utils import override_settings
 
 import django_site as site
 from reading import counts
-from usage_instrument import asgi, current, wsgi
-from usage_instrument.context import holder
+from usage_instrument import _default, asgi, wsgi
+from usage_instrument.capture.context import holder
+from usage_instrument.capture.user_ids import user_id_of
 from usage_instrument.errors import ConfigurationError, DeclarationError, UserIdError
-from usage_instrument.identity import user_id_of
 from usage_instrument.integrations.django import database_url
 from usage_instrument.schema import define_tables
 from usage_instrument.testing import capture_usage
@@ -373,10 +373,10 @@ def test_a_database_that_is_none_of_ours_is_told(monkeypatch, databases, said):
 
 
 def configured(**options):
-    current.reset()
+    _default.reset()
     with override_settings(USAGE_INSTRUMENT=options):
         apps.get_app_config("usage_instrument").ready()
-    return current.tracker()
+    return _default.tracker()
 
 
 def test_the_app_configures_the_tracker_from_the_settings(sqlite):
@@ -391,7 +391,7 @@ def test_the_app_configures_the_tracker_from_the_settings(sqlite):
     assert (tracker.settings.enabled, tracker.settings.user_id_type, tracker.settings.users) == (True, "string", None)
     with override_settings(USAGE_INSTRUMENT={"service": "another"}):
         apps.get_app_config("usage_instrument").ready()
-    assert current.tracker() is tracker, "the app's own word stands"
+    assert _default.tracker() is tracker, "the app's own word stands"
     with pytest.raises(TypeError, match="did you mean 'service'"):
         configured(servce="shop")
 
@@ -444,7 +444,7 @@ PROJECT = {
         class Tests(unittest.TestCase):
             def test_nothing_is_written(self):
                 Client().get("/nothing")
-                self.assertFalse(usage_instrument.current.tracker().settings.enabled)
+                self.assertFalse(usage_instrument._default.tracker().settings.enabled)
     """,
 }
 

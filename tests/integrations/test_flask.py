@@ -23,7 +23,7 @@ from werkzeug.test import Client
 import usage_instrument as usage
 from conftest import Database
 from reading import counts, made
-from usage_instrument import current
+from usage_instrument import _default
 from usage_instrument.errors import ConfigurationError, DeclarationError
 from usage_instrument.integrations.flask import UsageInstrument, command
 from usage_instrument.schema import FeatureUsageMixin, Tables, define_tables
@@ -280,7 +280,7 @@ def test_requests_become_rows(sqlite: Database, way: str) -> None:
             usage.configure(sqlite.url, service="web")
     app.test_client().get("/")
     assert rows(sqlite) == {("home", ADA): 1}
-    tracker = current.tracker()
+    tracker = _default.tracker()
     assert tracker is not None
     assert tracker.settings.service == "web"
 
@@ -298,7 +298,7 @@ def test_an_argument_wins_over_the_config_and_that_over_the_environment(
         USAGE_INSTRUMENT_USER_RETRY="2h",
     )
     UsageInstrument(app, database=sqlite.url, service="argument")
-    tracker = current.tracker()
+    tracker = _default.tracker()
     assert tracker is not None
     assert str(tracker) == f"Tracker({sqlite.url})"
     settings = tracker.settings
@@ -309,7 +309,7 @@ def test_an_argument_wins_over_the_config_and_that_over_the_environment(
 def test_nothing_said_leaves_it_to_configure(captured: CapturedUsage) -> None:
     app = small()
     UsageInstrument(app)
-    assert current.tracker() is None
+    assert _default.tracker() is None
     app.test_client().get("/")
     assert captured.names == ["home"]
 
@@ -330,7 +330,7 @@ def test_a_tracker_of_ones_own(sqlite: Database) -> None:
     app = small(USAGE_INSTRUMENT_DATABASE_URL="sqlite:////nowhere/at/all.db", USAGE_INSTRUMENT_SERVICE="web")
     UsageInstrument(app, tracker=own)
     app.test_client().get("/")
-    assert current.tracker() is None
+    assert _default.tracker() is None
     assert own.shutdown(60)
     assert rows(sqlite) == {("home", None): 1}
     with pytest.raises(ConfigurationError, match="tracker= has a database and settings of its own"):
@@ -364,7 +364,7 @@ def test_what_cannot_work_is_refused_and_changes_nothing(
     with pytest.raises(error, match=said):
         UsageInstrument(app, **options)
     assert app.wsgi_app == untouched
-    assert current.tracker() is None
+    assert _default.tracker() is None
     UsageInstrument(app)
 
 
@@ -451,10 +451,10 @@ def test_a_model_says_the_type_of_ids_without_db_too(sqlite: Database) -> None:
     table = sa.Table("people", sa.MetaData(), sa.Column("id", sa.String(9), primary_key=True))
     for users in (table, table.c.id):
         UsageInstrument(small(), database=sqlite.url, users=users)
-        tracker = current.tracker()
+        tracker = _default.tracker()
         assert tracker is not None
         assert tracker.user_id_type == "string"
-        current.reset()
+        _default.reset()
 
 
 def test_users_are_found_by_their_name(sqlite: Database) -> None:

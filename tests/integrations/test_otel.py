@@ -22,8 +22,8 @@ from prometheus_client import REGISTRY, generate_latest
 import usage_instrument as usage
 from conftest import Database
 from reading import made
-from usage_instrument.integrations.figures import FIGURES
 from usage_instrument.integrations.otel import instrument, trace_metadata
+from usage_instrument.integrations.stats_metrics import FIGURES
 from usage_instrument.testing import CapturedUse, capture_usage
 
 

@@ -12,8 +12,8 @@ import usage_instrument as usage
 from conftest import Database
 from reading import made
 from usage_instrument import Settings, Stats, Tracker
-from usage_instrument.integrations.figures import FIGURES
 from usage_instrument.integrations.prometheus import register
+from usage_instrument.integrations.stats_metrics import FIGURES
 
 
 def test_the_figures_of_the_configured_tracker(sqlite: Database) -> None:

@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket
 import usage_instrument as usage
 from conftest import Database
 from reading import counts, made
-from usage_instrument import asgi, current
+from usage_instrument import _default, asgi
 from usage_instrument.errors import ConfigurationError, DeclarationError
 from usage_instrument.integrations.starlette import instrument
 from usage_instrument.schema import create_all, define_tables
@@ -320,7 +320,7 @@ def test_what_cannot_work_is_refused_and_changes_nothing(
     with pytest.raises(error, match=said):
         instrument(app, **options)
     assert app.user_middleware == []
-    assert current.tracker() is None
+    assert _default.tracker() is None
 
 
 def test_twice_is_refused() -> None:

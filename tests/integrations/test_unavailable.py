@@ -26,7 +26,7 @@ import django_site  # noqa: F401 - configures Django
 import usage_instrument as usage
 from usage_instrument import AuditUnavailable
 from usage_instrument.asgi import UsageMiddleware
-from usage_instrument.catalog import declared
+from usage_instrument.capture.registry import declared
 from usage_instrument.integrations.fastapi import instrument
 from usage_instrument.integrations.flask import UsageInstrument
 from usage_instrument.testing import CapturedUsage, capture_usage

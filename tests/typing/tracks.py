@@ -6,8 +6,8 @@ import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar, assert_type, overload
 
+from usage_instrument.capture.decorator import tracks
 from usage_instrument.testing import capture_usage
-from usage_instrument.tracking import tracks
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 from uuid import UUID, uuid4
 
-from ..events import Use
-from ..typing import UserId
+from usage_instrument.events import Use
+from usage_instrument.typing import UserId
 
 PARTS = ("user", "actor", "details")
 """What of a row tells of persons: each has a digest of its own, by a salt of its own."""

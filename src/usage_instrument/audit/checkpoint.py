@@ -10,11 +10,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, func, select
 
-from ..errors import AuditError
-from . import steward
+from usage_instrument.errors import AuditError
+
+from . import admin_chain
 
 if TYPE_CHECKING:
-    from ..schema import Tables
+    from usage_instrument.database.tables import Tables
 
 VERSION = 1
 
@@ -67,6 +68,6 @@ def make_checkpoint(connection: Connection, tables: Tables, key: str | None = No
     )
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None, microsecond=0)
     made = Checkpoint(now, {UUID(int=row.chain_id.int): Head(row.number, row.link) for row in ends})
-    record = {"chains": len(made.heads), "digest": steward.digest(made.in_lines())}
-    steward.append(connection, tables, key, steward.CHECKPOINT, record)
+    record = {"chains": len(made.heads), "digest": admin_chain.digest(made.in_lines())}
+    admin_chain.append(connection, tables, key, admin_chain.CHECKPOINT, record)
     return made

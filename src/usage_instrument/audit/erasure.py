@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, or_, select, update
 
-from ..typing import UserId
-from . import look, steward
+from usage_instrument.typing import UserId
+
+from . import admin_chain, self_access
 from .chain import PARTS, erased
 
 if TYPE_CHECKING:
-    from ..schema import Tables
+    from usage_instrument.database.tables import Tables
 
 ROWS = 1_000
 """So many rows a transaction, at most."""
@@ -23,7 +24,7 @@ def erase(connection: Connection, tables: Tables, audit_key: str | None, user: U
     how many that were, 0 once there are none. So with the metadata of looks for them. The caller commits."""
     access = tables.access
     rows: list[dict[str, Any]] = []
-    for theirs in (or_(access.c.user_id == user, access.c.actor_id == user), look.names(tables, user)):
+    for theirs in (or_(access.c.user_id == user, access.c.actor_id == user), self_access.names(tables, user)):
         asked = select(access).where(theirs).order_by(access.c.chain_id, access.c.number).limit(ROWS).with_for_update()
         rows = rows or [dict(row) for row in connection.execute(asked).mappings()]
     if not rows:
@@ -42,11 +43,11 @@ def erase(connection: Connection, tables: Tables, audit_key: str | None, user: U
         .values({name: bindparam(name) for name in ("user_id", "actor_id", "request_id", "metadata", "seal")}),
         changes,
     )
-    steward.append(
+    admin_chain.append(
         connection,
         tables,
         audit_key,
-        steward.ERASURE,
+        admin_chain.ERASURE,
         {"name": pseudonym, **{part: _spans(named[part]) for part in named}},
     )
     return len(rows)

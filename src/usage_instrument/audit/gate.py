@@ -16,23 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, exc, insert
 
-from .. import dialects
-from ..dialects import Fault
-from ..errors import AuditUnavailable, ConfigurationError, SchemaError, UserIdError
-from ..events import Use
-from ..lifecycle import start_thread
-from ..suppressions import Suppressions
-from ..ticket import Ticket, in_event_loop
-from ..typing import UserId
-from .caller import Attempt, Caller, has_green_threads
+from usage_instrument.database import dialects
+from usage_instrument.database.dialects import Fault
+from usage_instrument.database.suppressions import Suppressions
+from usage_instrument.errors import AuditUnavailable, ConfigurationError, SchemaError, UserIdError
+from usage_instrument.events import Use
+from usage_instrument.runtime.flush_request import Ticket, in_event_loop
+from usage_instrument.runtime.processes import start_thread
+from usage_instrument.typing import UserId
+
 from .chain import Chain
-from .insertion import Insertion
-from .recordable import anonymous, recordable
+from .insert import Insertion
+from .record import anonymous, recordable
+from .waiter import Attempt, Caller, has_green_threads
 
 if TYPE_CHECKING:
-    from ..engines import Connector
-    from ..schema import Tables
-    from ..settings import Settings
+    from usage_instrument.database.engines import Connector
+    from usage_instrument.database.tables import Tables
+    from usage_instrument.settings import Settings
 
 _TOGETHER = 200  # rows a transaction, at most
 _PAUSE = 0.02  # seconds between two attempts

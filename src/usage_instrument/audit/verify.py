@@ -9,12 +9,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from . import steward
+from . import admin_chain
 from .chain import PARTS, Row, first_link, has_seal, is_erased, link
 from .checkpoint import Checkpoint, Head
 
 if TYPE_CHECKING:
-    from ..schema import Tables
+    from usage_instrument.database.tables import Tables
 
 Kind: TypeAlias = Literal["changed", "removed", "inserted", "reordered"]
 _ROWS = 2_000  # that are read at a time
@@ -44,7 +44,7 @@ def verify(
 ) -> Verified:
     """Read the whole trail, in one pass. `key` is the setting `audit_key`; with a checkpoint, what it has seen has to
     be there still. Beside writers, in a transaction that sees one state of the database."""
-    stewards = list(_read(connection, tables, steward.STEWARD))
+    stewards = list(_read(connection, tables, admin_chain.STEWARD))
     cuts, erasures = _cuts(stewards), _erasures(stewards)
     heads = dict(checkpoint.heads) if checkpoint is not None else {}
     findings = _unknown(checkpoint, stewards)
@@ -84,7 +84,7 @@ def _read(
 def _cuts(stewards: Sequence[Row]) -> dict[UUID, Head]:
     """Where the chains were cut last. Whether the records hold is looked at with all other chains."""
     found: dict[UUID, Head] = {}
-    for record in steward.records(iter(stewards), steward.CUT):
+    for record in admin_chain.records(iter(stewards), admin_chain.CUT):
         for chain, (number, end) in record["cuts"].items():
             found[UUID(hex=chain)] = Head(number, end)
     return found
@@ -93,7 +93,7 @@ def _cuts(stewards: Sequence[Row]) -> dict[UUID, Head]:
 def _erasures(stewards: Sequence[Row]) -> dict[UUID, list[_Erasure]]:
     """Which rows tell of somebody no more, as recorded, the first record first."""
     found: dict[UUID, list[_Erasure]] = {}
-    for record in steward.records(iter(stewards), steward.ERASURE):
+    for record in admin_chain.records(iter(stewards), admin_chain.ERASURE):
         for part in PARTS:
             for chain, spans in record[part].items():
                 mine = found.setdefault(UUID(hex=chain), [])
@@ -104,11 +104,11 @@ def _erasures(stewards: Sequence[Row]) -> dict[UUID, list[_Erasure]]:
 def _unknown(checkpoint: Checkpoint | None, stewards: Sequence[Row]) -> list[Finding]:
     if checkpoint is None:
         return []
-    wanted = steward.digest(checkpoint.in_lines())
-    if any(record["digest"] == wanted for record in steward.records(iter(stewards), steward.CHECKPOINT)):
+    wanted = admin_chain.digest(checkpoint.in_lines())
+    if any(record["digest"] == wanted for record in admin_chain.records(iter(stewards), admin_chain.CHECKPOINT)):
         return []
     detail = "the trail does not know this checkpoint: its record was removed, or the file is another database's"
-    return [Finding("removed", steward.STEWARD, len(stewards) + 1, detail)]
+    return [Finding("removed", admin_chain.STEWARD, len(stewards) + 1, detail)]
 
 
 class _Erasure(NamedTuple):

@@ -14,14 +14,15 @@ import typer
 from rich.bar import Bar
 from sqlalchemy import URL, Connection, MetaData, exc, select, union
 
-from usage_instrument.discovery import missing_tables
+from usage_instrument.database.reflection import missing_tables
+from usage_instrument.database.schema import define_tables
+from usage_instrument.database.tables import Tables
 from usage_instrument.queries.printed import printed
-from usage_instrument.schema import Tables, define_tables
 from usage_instrument.settings import DATABASE_VARIABLE
 
+from .caveats import NOTHING_DECLARED, notes, old_tables
 from .database import read
-from .failure import ERROR, PROBLEMS, explained, fail
-from .notes import NOTHING_DECLARED, notes, old_tables
+from .errors import ERROR, PROBLEMS, explained, fail
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds
 from .output import console, show, table
 from .questions import QUESTIONS, Asked, Question

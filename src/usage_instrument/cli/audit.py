@@ -14,19 +14,19 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 from sqlalchemy import Connection, exc, select
 
-from usage_instrument import dialects
-from usage_instrument.audit import cut as cutting
+from usage_instrument.audit import truncation as cutting
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
-from usage_instrument.audit.trail import accesses, whose
+from usage_instrument.audit.query import accesses, whose
 from usage_instrument.audit.verify import verify as verify_
-from usage_instrument.expressions import Ago
-from usage_instrument.inspection import audit_problem
-from usage_instrument.schema import Tables
+from usage_instrument.database import dialects
+from usage_instrument.database.expressions import Ago
+from usage_instrument.database.inspection import audit_problem
+from usage_instrument.database.tables import Tables
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UNSET
 
 from .database import read
-from .failure import PROBLEMS, fail
+from .errors import PROBLEMS, fail
 from .options import Format, Output, Schema, Url, period, span
 from .output import show
 from .questions import user_id

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from usage_instrument import Tracker, engines
+from usage_instrument import Tracker
+from usage_instrument.database import engines
 from usage_instrument.settings import Settings
 from usage_instrument.typing import Scope, UserId
 
 from .database import parsed, read
-from .failure import explained, fail
+from .errors import explained, fail
 from .options import Schema, Url, required
 from .questions import user_id
 
@@ -42,7 +43,7 @@ def dashboard(
     import uvicorn
 
     from usage_instrument.dashboard.asgi import Dashboard
-    from usage_instrument.dashboard.token import PARAMETER, Token
+    from usage_instrument.dashboard.token_auth import PARAMETER, Token
 
     place = parsed(required(url))
     if token_file is None and not _is_loopback(host):

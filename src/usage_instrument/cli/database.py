@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from sqlalchemy import URL, Connection
 
-from usage_instrument import engines
-from usage_instrument.discovery import find_tables
-from usage_instrument.schema import Tables
+from usage_instrument.database import engines
+from usage_instrument.database.reflection import find_tables
+from usage_instrument.database.tables import Tables
 from usage_instrument.settings import Settings
 
-from .failure import explained, fail
+from .errors import explained, fail
 from .options import UserIdKind, required, settings
 
 T = TypeVar("T")

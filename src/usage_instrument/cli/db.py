@@ -7,13 +7,15 @@ from typing import Annotated, Any, TypeVar
 import typer
 from sqlalchemy import Connection
 
-from usage_instrument import dialects, inspection, upgrade, views
-from usage_instrument import schema as schema_
+from usage_instrument import upgrade, views
+from usage_instrument.database import dialects, inspection
+from usage_instrument.database import schema as schema_
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
 
 from .database import read, run
-from .failure import PROBLEMS
+from .errors import PROBLEMS
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds, Users
 from .output import show
 
@@ -129,7 +131,7 @@ def views_(
 ) -> None:
     """Create the views, for whoever only has SQL; those that are there are replaced."""
 
-    def work(connection: Connection, tables: schema_.Tables) -> list[dict[str, str]]:
+    def work(connection: Connection, tables: Tables) -> list[dict[str, str]]:
         change = views.drop_views if drop else views.create_views
         connection.rollback()  # what was read so far; they are changed in a transaction of their own
         names = change(connection, tables=tables)

@@ -10,19 +10,19 @@ from typing import Annotated, NamedTuple
 import typer
 from sqlalchemy import Connection, exc, func, select
 
-from usage_instrument import dialects, inspection
-from usage_instrument.discovery import find_tables
+from usage_instrument.database import dialects, inspection
+from usage_instrument.database.ledger import Ledger, utcnow
+from usage_instrument.database.reflection import find_tables
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Count, bucket_start, in_words
-from usage_instrument.journal import check_place, status
-from usage_instrument.ledger import Ledger, utcnow
-from usage_instrument.plan import Planned, is_configured, plan
-from usage_instrument.schema import Tables
+from usage_instrument.pipeline.journal import check_place, status
 from usage_instrument.settings import Settings
+from usage_instrument.web.route_coverage import Planned, is_configured, plan
 
+from .app_loader import load
 from .database import run
-from .failure import PROBLEMS, fail
-from .host import load
+from .errors import PROBLEMS, fail
 from .journal import Place
 from .options import Format, Output, Schema, Url, UserIdKind
 from .output import show

@@ -11,17 +11,18 @@ from uuid import UUID
 import typer
 from sqlalchemy import MetaData
 
-from usage_instrument import engines
+from usage_instrument.database import engines
+from usage_instrument.database.ledger import Ledger
+from usage_instrument.database.schema import define_tables
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.events import canonical_user, in_words
-from usage_instrument.journal import Status, check_place, status
-from usage_instrument.ledger import Ledger
-from usage_instrument.recovery import Recovery
-from usage_instrument.schema import Tables, define_tables
+from usage_instrument.pipeline.journal import Status, check_place, status
+from usage_instrument.pipeline.recovery import Recovery
+from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
-from usage_instrument.store import Store, WriteError
 
-from .failure import PROBLEMS, explained, fail
+from .errors import PROBLEMS, explained, fail
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds, required
 from .output import show
 

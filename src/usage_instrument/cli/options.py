@@ -10,7 +10,7 @@ import typer
 
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings
 
-from .failure import fail
+from .errors import fail
 
 
 class UserIdKind(str, enum.Enum):

@@ -10,16 +10,16 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
-from usage_instrument import engines
-from usage_instrument.backend import Backend
+from usage_instrument.database import engines
 from usage_instrument.errors import UnknownUserError
 from usage_instrument.events import canonical_user
-from usage_instrument.forgetting import Receipt
-from usage_instrument.privacy import Privacy
+from usage_instrument.pipeline.backend import Backend
+from usage_instrument.privacy.api import Privacy
+from usage_instrument.privacy.erasure import Receipt
 from usage_instrument.settings import Settings
 
 from .database import read
-from .failure import PROBLEMS, explained, fail
+from .errors import PROBLEMS, explained, fail
 from .journal import Place, checked_place
 from .options import Format, Output, Schema, Url, required
 from .output import show

@@ -13,16 +13,16 @@ from typing import Annotated
 
 import typer
 
-from usage_instrument import engines
-from usage_instrument.dialects import Fault
-from usage_instrument.journal import check_place, writers
-from usage_instrument.retention import DEAD, Retention
-from usage_instrument.schema import Tables
+from usage_instrument.database import engines
+from usage_instrument.database.dialects import Fault
+from usage_instrument.database.tables import Tables
+from usage_instrument.pipeline.journal import check_place, writers
+from usage_instrument.pipeline.retention import DEAD, Retention
+from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.settings import Settings
-from usage_instrument.store import Store, WriteError
 
 from .database import read
-from .failure import explained, fail
+from .errors import explained, fail
 from .journal import Place
 from .options import Format, Output, Schema, Url, required, span
 from .output import show

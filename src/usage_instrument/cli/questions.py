@@ -10,12 +10,12 @@ import typer
 from sqlalchemy import Select
 
 from usage_instrument import queries
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import UserIdError
 from usage_instrument.events import canonical_user
-from usage_instrument.schema import Tables
 from usage_instrument.typing import UserId
 
-from .failure import fail
+from .errors import fail
 from .options import period
 
 Asked: TypeAlias = "Select[*tuple[Any, ...]]"

@@ -9,18 +9,19 @@ from typing import Any
 from anyio import CapacityLimiter, to_thread
 
 import usage_instrument
-from usage_instrument.engines import Database
+from usage_instrument.capture.registry import Recorder
+from usage_instrument.database.engines import Database
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditUnavailable
-from usage_instrument.loaded import loaded_user
-from usage_instrument.refusal import say
-from usage_instrument.schema import Tables
-from usage_instrument.typing import Receive, Recorder, Scope, Send
+from usage_instrument.typing import Receive, Scope, Send
+from usage_instrument.web.framework_users import loaded_user
+from usage_instrument.web.unavailable import say
 
 from . import access
-from .look import Look, recorder_of
-from .problem import Problem
+from .errors import Problem
+from .http import Request, Response
 from .site import Site, refusal, told, unrecorded
-from .web import Request, Response
+from .trail_access import Look, recorder_of
 
 VISITORS = 4
 """How many pages of a process are read at the same time. The others wait, in no thread that the host could need."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .web import Response
+from .http import Response
 
 _FILES = Path(__file__).parent / "static"
 _TYPES = {".css": "text/css; charset=utf-8"}

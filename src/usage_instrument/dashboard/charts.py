@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import text
+from . import formatting
 
 HEIGHT = 168
 """Of the plot, in pixels."""
@@ -85,7 +85,7 @@ def chart(
     bars = []
     for number, point in enumerate(points):
         tall, pale = height * point.value / top, height * point.part / top
-        said = f"{text.day(point.start)}: {point.value:,} {unit}"
+        said = f"{formatting.day(point.start)}: {point.value:,} {unit}"
         bars.append(
             Bar(
                 x=round(number * step + step * 0.16, 3),
@@ -115,8 +115,8 @@ def _in_words(unit: str, points: Sequence[Point]) -> str:
         return f"No {unit} in this period."
     most = max(points, key=lambda point: point.value)
     return (
-        f"{sum(point.value for point in points):,} {unit} from {text.day(points[0].start)} to "
-        f"{text.day(points[-1].start)}; the most, {most.value:,}, on {text.day(most.start)}."
+        f"{sum(point.value for point in points):,} {unit} from {formatting.day(points[0].start)} to "
+        f"{formatting.day(points[-1].start)}; the most, {most.value:,}, on {formatting.day(most.start)}."
     )
 
 
@@ -134,7 +134,7 @@ def _round_up(value: int) -> int:
 
 def _grid(top: int, height: int) -> tuple[Tick, ...]:
     values = (top, top // 2) if height >= 100 else (top,)
-    return tuple(Tick(round(height - height * value / top, 1), text.short(value)) for value in values)
+    return tuple(Tick(round(height - height * value / top, 1), formatting.short(value)) for value in values)
 
 
 def _axis(points: Sequence[Point]) -> tuple[Tick, ...]:
@@ -148,7 +148,7 @@ def _axis(points: Sequence[Point]) -> tuple[Tick, ...]:
     for place, number in enumerate(chosen):
         first, end = place == 0, number == last and last > 0
         start = points[number].start
-        label = text.day(start) if years and (first or end) else text.short_day(start)
+        label = formatting.day(start) if years and (first or end) else formatting.short_day(start)
         at = 0.0 if first else 100.0 if end else round((number + 0.5) * 100 / len(points), 2)
         ticks.append(Tick(at, label, "start" if first else "end" if end else "middle", place % 2 == 1))
     return tuple(ticks)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 import usage_instrument
-from usage_instrument.expressions import Ago, Day
-from usage_instrument.schema import Tables
+from usage_instrument.database.expressions import Ago, Day
+from usage_instrument.database.tables import Tables
 
 SILENT = dt.timedelta(minutes=10)
 """After so long without a heartbeat a writer is silent: dead, or cut off from the database."""

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from . import text
+from . import formatting
 from .assets import STYLESHEET
 
 _environment = Environment(
@@ -41,17 +41,17 @@ def render(template: str, /, **names: Any) -> str:
 
 _environment.globals.update(address=address, stylesheet=STYLESHEET)
 _environment.filters.update(
-    ago=text.ago,
-    change=text.change,
+    ago=formatting.ago,
+    change=formatting.change,
     code=with_code,
-    context=text.context,
-    count=text.count,
-    day=text.day,
-    instant=text.instant,
-    moment=text.moment,
-    plural=text.plural,
-    share=text.share,
-    second=text.second,
-    short=text.short,
+    context=formatting.context,
+    count=formatting.count,
+    day=formatting.day,
+    instant=formatting.instant,
+    moment=formatting.moment,
+    plural=formatting.plural,
+    share=formatting.share,
+    second=formatting.second,
+    short=formatting.short,
     with_value=lambda values, name, value: {**values, name: value},
 )

@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Literal
 
-from .problem import Problem
+from .errors import Problem
 
 
 @dataclass(frozen=True)

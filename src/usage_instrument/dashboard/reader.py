@@ -9,14 +9,14 @@ from typing import TypeVar
 
 from sqlalchemy import URL, Connection, exc
 
-from usage_instrument import dialects, engines
-from usage_instrument.discovery import find_tables
+from usage_instrument.database import dialects, engines
+from usage_instrument.database.inspection import CREATE, check
+from usage_instrument.database.reflection import find_tables
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
-from usage_instrument.inspection import CREATE, check
-from usage_instrument.schema import Tables
 from usage_instrument.settings import Settings
 
-from .problem import Problem
+from .errors import Problem
 
 logger = logging.getLogger("usage_instrument")
 T = TypeVar("T")

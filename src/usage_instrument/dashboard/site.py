@@ -9,14 +9,18 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from usage_instrument.engines import Database
-from usage_instrument.schema import Tables
+from usage_instrument.database.engines import Database
+from usage_instrument.database.tables import Tables
 
 from .assets import asset
+from .cache import Memory
+from .errors import Problem
+from .formatting import plural
 from .freshness import freshness
 from .html import render
-from .making import Making
-from .memory import Memory
+from .http import Request, Response, into, page, redirect
+from .page_jobs import Making
+from .page_request import Visit
 from .pages.feature import feature
 from .pages.overview import overview
 from .pages.search import search
@@ -25,12 +29,8 @@ from .pages.trail import file as trail_file
 from .pages.trail import page as trail_page
 from .pages.user import user
 from .period import PERIODS, period_of
-from .problem import Problem
-from .questions import EVERY
 from .reader import Reader
-from .text import plural
-from .visit import Visit
-from .web import Request, Response, into, page, redirect
+from .tables import EVERY
 
 logger = logging.getLogger("usage_instrument")
 

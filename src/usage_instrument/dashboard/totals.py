@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from usage_instrument.database.tables import Tables
 from usage_instrument.queries.periods import first_start
-from usage_instrument.schema import Tables
 
+from .page_request import Visit
 from .period import Period
-from .visit import Visit
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from .answers import MOST, Answer, answer
 from .charts import Chart, Point, chart
-from .questions import TREND
-from .visit import Visit
+from .page_request import Visit
+from .results import MOST, Answer, answer
+from .tables import TREND
 
 _SMALL = 48
 

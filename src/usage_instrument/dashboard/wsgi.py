@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import usage_instrument
-from usage_instrument.engines import Database
+from usage_instrument.capture.registry import Recorder
+from usage_instrument.database.engines import Database
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditUnavailable, ConfigurationError
-from usage_instrument.loaded import flask_user
-from usage_instrument.refusal import say
-from usage_instrument.schema import Tables
-from usage_instrument.typing import Environ, Recorder, StartResponse
+from usage_instrument.typing import Environ, StartResponse
+from usage_instrument.web.framework_users import flask_user
+from usage_instrument.web.unavailable import say
 
 from . import access
-from .look import Look, recorder_of
-from .problem import Problem
+from .errors import Problem
+from .http import Request, Response
 from .site import Site, refusal, told, unrecorded
-from .web import Request, Response
+from .trail_access import Look, recorder_of
 
 
 class Dashboard:

@@ -11,12 +11,13 @@ from weakref import WeakKeyDictionary
 
 from celery import signals
 
-from ..context import Holder, Request, holder, known_user
-from ..errors import UserIdError
-from ..middleware import Counter, Target
-from ..routes import Route
-from ..rules import Features
-from ..typing import Metadata, Recorder, UserId
+from usage_instrument.capture.context import Holder, Request, holder, known_user
+from usage_instrument.capture.registry import Recorder
+from usage_instrument.errors import UserIdError
+from usage_instrument.typing import Metadata, UserId
+from usage_instrument.web.request_counter import Counter, Target
+from usage_instrument.web.routes import Route
+from usage_instrument.web.rules import Features
 
 if TYPE_CHECKING:
     from celery import Celery, Task

@@ -9,17 +9,17 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
-from usage_instrument import refusal
-from usage_instrument.engines import Database, url_of
+from usage_instrument.database.engines import Database, url_of
 from usage_instrument.errors import AuditUnavailable, ConfigurationError
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
 from usage_instrument.typing import Environ
+from usage_instrument.web import unavailable
 from usage_instrument.wsgi import UsageMiddleware
 
-from .setup import Options, Plan, plan
+from .options import Options, Plan, plan
 
 if TYPE_CHECKING:
-    from usage_instrument.schema import Tables
+    from usage_instrument.database.tables import Tables
 
 _KEY = "usage_instrument"
 
@@ -96,8 +96,8 @@ class UsageInstrument:
 
 
 def _unavailable(error: AuditUnavailable) -> tuple[bytes, int, list[tuple[str, str]]]:
-    refusal.say(error)
-    return refusal.BODY, refusal.STATUS, refusal.HEADERS
+    unavailable.say(error)
+    return unavailable.BODY, unavailable.STATUS, unavailable.HEADERS
 
 
 @click.command(

@@ -9,11 +9,11 @@ from weakref import WeakKeyDictionary
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 from opentelemetry.trace import format_trace_id, get_current_span
 
-from .figures import FIGURES, source
+from .stats_metrics import FIGURES, source
 
 if TYPE_CHECKING:
-    from ..stats import Stats
-    from ..tracker import Tracker
+    from usage_instrument.stats import Stats
+    from usage_instrument.tracker import Tracker
 
 _instrumented: WeakKeyDictionary[MeterProvider, list[Tracker | None]] = WeakKeyDictionary()
 

@@ -10,10 +10,10 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .figures import FIGURES, Figure, source
+from .stats_metrics import FIGURES, Figure, source
 
 if TYPE_CHECKING:
-    from ..tracker import Tracker
+    from usage_instrument.tracker import Tracker
 
 Family = CounterMetricFamily | GaugeMetricFamily
 

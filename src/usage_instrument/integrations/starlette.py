@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Unpack
 from starlette.applications import Starlette
 
 from usage_instrument.asgi import UsageMiddleware
-from usage_instrument.engines import Database
+from usage_instrument.database.engines import Database
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import Scope
 
-from .setup import Options, plan
+from .options import Options, plan
 
 if TYPE_CHECKING:
-    from usage_instrument.schema import Tables
+    from usage_instrument.database.tables import Tables
 
 
 def instrument(

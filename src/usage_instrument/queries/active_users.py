@@ -6,8 +6,8 @@ import datetime as dt
 
 from sqlalchemy import Select, case, func, select
 
-from usage_instrument.expressions import Ago, Day
-from usage_instrument.schema import Tables
+from usage_instrument.database.expressions import Ago, Day
+from usage_instrument.database.tables import Tables
 
 from .arguments import rows_of
 from .defaults import default_tables, share, total

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, FromClause, Select, Table, and_, func, or_, select
 
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.schema import Tables
 
 from .counts import counts_since
 from .defaults import by_name, default_tables, share, total

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, get_args
 from uuid import UUID
 
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, FeatureNameError, UserIdError
 from usage_instrument.events import canonical_user, check_feature
-from usage_instrument.schema import Tables
 from usage_instrument.typing import Unit, UserId, UserIdType
 
 from .defaults import default_tables

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import CTE, ColumnElement, literal_column, select, union_all
 
-from usage_instrument.expressions import Ago, Later
+from usage_instrument.database.expressions import Ago, Later
 from usage_instrument.typing import Unit
 
 from .defaults import ONE, ZERO

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Subquery, case, func, literal_column, null, select, union_all
 
-from usage_instrument.expressions import Ago, Later
-from usage_instrument.schema import Tables
+from usage_instrument.database.expressions import Ago, Later
+from usage_instrument.database.tables import Tables
 
 from .defaults import ONE, ZERO, total
 

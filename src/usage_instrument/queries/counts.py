@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import FromClause, func, select
 
-from usage_instrument.schema import Tables
+from usage_instrument.database.tables import Tables
 
 from .arguments import rows_of
 from .periods import Since, counted_since

@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, MetaData, cast, func, literal_column
 
-from usage_instrument.expressions import Real
-from usage_instrument.schema import Tables, define_tables
+from usage_instrument.database.expressions import Real
+from usage_instrument.database.schema import define_tables
+from usage_instrument.database.tables import Tables
 from usage_instrument.typing import UserIdType
 
 ZERO: ColumnElement[int] = literal_column("0")

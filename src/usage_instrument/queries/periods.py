@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Table
 
+from usage_instrument.database.expressions import Ago, Instant, StartOf
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.expressions import Ago, Instant, StartOf
-from usage_instrument.schema import Tables
 from usage_instrument.typing import Unit
 
 Since: TypeAlias = dt.timedelta | dt.datetime | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import FromClause, ScalarSelect, func, select, table
 from sqlalchemy.exc import NoReferencedTableError
 
-from usage_instrument.schema import Tables
+from usage_instrument.database.tables import Tables
 
 
 def population(tables: Tables) -> ScalarSelect[int]:

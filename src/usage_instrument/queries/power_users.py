@@ -6,7 +6,7 @@ import datetime as dt
 
 from sqlalchemy import Select, func, select
 
-from usage_instrument.schema import Tables
+from usage_instrument.database.tables import Tables
 from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, rows_of

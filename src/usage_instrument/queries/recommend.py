@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Select, func, select
 
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import UserIdError
-from usage_instrument.schema import Tables
 from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, user_and_tables

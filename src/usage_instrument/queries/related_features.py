@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Select, func, select
 
-from usage_instrument.expressions import Real
-from usage_instrument.schema import Tables
+from usage_instrument.database.expressions import Real
+from usage_instrument.database.tables import Tables
 
 from .arguments import checked_feature, checked_limit
 from .defaults import default_tables, share

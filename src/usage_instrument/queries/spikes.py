@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import CTE, ColumnElement, Select, Table, and_, case, func, literal, literal_column, select
 
+from usage_instrument.database.expressions import Day, Later, Real, StartOf
+from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.expressions import Day, Later, Real, StartOf
-from usage_instrument.schema import Tables
 
 from .arguments import rows_of
 from .calendar import calendar

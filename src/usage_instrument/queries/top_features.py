@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Select, select
 
-from usage_instrument.schema import Tables
+from usage_instrument.database.tables import Tables
 
 from .arguments import checked_limit
 from .defaults import by_name, default_tables, total

@@ -6,7 +6,7 @@ import datetime as dt
 
 from sqlalchemy import Select, not_, or_, select, true
 
-from usage_instrument.schema import Tables
+from usage_instrument.database.tables import Tables
 
 from .catalogue import known_features, status
 from .defaults import by_name, default_tables

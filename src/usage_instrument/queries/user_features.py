@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
-from usage_instrument.schema import Tables
+from usage_instrument.database.tables import Tables
 from usage_instrument.typing import UserId
 
 from .arguments import user_and_tables

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from usage_instrument.schema import define_tables
+from usage_instrument.database.schema import define_tables
 
 from . import past, report, server, traffic
 from .database import create_database, users

@@ -6,7 +6,7 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from usage_instrument.schema import create_all
+from usage_instrument.database.schema import create_all
 
 EVENTS = 40
 """How many events the calendar holds, with the ids 1 to this."""

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from usage_instrument.schema import Tables
+from usage_instrument.database.tables import Tables
 
 from .traffic import Person, people
 

@@ -16,8 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from usage_instrument.database.schema import define_tables
 from usage_instrument.queries import adoption, top_features, user_features
-from usage_instrument.schema import define_tables
 
 from .past import Truths
 from .traffic import Person

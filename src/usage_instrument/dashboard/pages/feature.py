@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from .. import questions
-from ..answers import answer
+from .. import tables
+from ..errors import Problem
 from ..html import address, render
-from ..problem import Problem
+from ..page_request import MAX_KEY, Visit
+from ..results import answer
 from ..totals import totals
 from ..trends import trend
-from ..visit import MAX_KEY, Visit
 from .search import names_of
 
 RETIRED = dt.timedelta(days=30)
@@ -45,7 +45,7 @@ def feature(visit: Visit) -> str:
     key = visit.parameters.get("key") or (keys[0] if keys else None)
     variants = None
     if key is not None:
-        variants = answer(questions.VARIANTS, dataclasses.replace(visit, parameters={**visit.parameters, "key": key}))
+        variants = answer(tables.VARIANTS, dataclasses.replace(visit, parameters={**visit.parameters, "key": key}))
     return render(
         "feature.html",
         visit=visit,
@@ -58,7 +58,7 @@ def feature(visit: Visit) -> str:
         keys=keys,
         key=key,
         variants=variants,
-        answers=[answer(question, visit) for question in (questions.POWER_USERS, questions.RELATED, questions.SPIKES)],
+        answers=[answer(question, visit) for question in (tables.POWER_USERS, tables.RELATED, tables.SPIKES)],
     )
 
 

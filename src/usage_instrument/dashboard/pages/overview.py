@@ -7,17 +7,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .. import questions
-from ..answers import answer, laid_out, rows_of
+from .. import tables
 from ..html import render
+from ..page_request import Visit
+from ..results import answer, laid_out, rows_of
 from ..totals import totals
 from ..trends import trend
-from ..visit import Visit
 
 _CARDS = (
-    questions.POWER_USERS,
-    questions.UNUSED,
-    questions.SPIKES,
+    tables.POWER_USERS,
+    tables.UNUSED,
+    tables.SPIKES,
 )
 _MANY = 10_000
 """More features than anybody has."""
@@ -29,8 +29,8 @@ def overview(visit: Visit) -> str:
     declared = visit.connection.scalar(sa.select(sa.func.count(sa.distinct(catalog.c.feature_name))))
     if visit.freshness.as_of is None:
         return render("empty.html", visit=visit, declared=declared)
-    active = answer(questions.ACTIVE, visit)
-    adopted = rows_of(questions.ADOPTION, visit, _MANY)
+    active = answer(tables.ACTIVE, visit)
+    adopted = rows_of(tables.ADOPTION, visit, _MANY)
     return render(
         "overview.html",
         visit=visit,
@@ -40,8 +40,8 @@ def overview(visit: Visit) -> str:
         declared=declared,
         used=len(adopted),
         answers=[
-            laid_out(questions.TOP, visit, _by_use(adopted)),
-            laid_out(questions.ADOPTION, visit, adopted),
+            laid_out(tables.TOP, visit, _by_use(adopted)),
+            laid_out(tables.ADOPTION, visit, adopted),
             *(answer(question, visit) for question in _CARDS),
             active,
         ],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from ..html import render
-from ..visit import Visit, parsed
+from ..page_request import Visit, parsed
 
 _FOUND = 100
 _KNOWN = 5_000

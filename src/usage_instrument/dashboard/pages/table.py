@@ -5,11 +5,11 @@ from __future__ import annotations
 from usage_instrument.queries.printed import printed
 
 from .. import csv
-from ..answers import MOST, answer
 from ..html import render
-from ..questions import Question
-from ..visit import Visit
-from ..web import Response
+from ..http import Response
+from ..page_request import Visit
+from ..results import MOST, answer
+from ..tables import Question
 
 MOST_IN_FILE = 100_000
 """Rows of a file: what a spreadsheet still opens."""

@@ -8,18 +8,18 @@ from typing import Any, get_args
 
 import sqlalchemy as sa
 
-from usage_instrument.audit import look
-from usage_instrument.audit.trail import accesses, whose
+from usage_instrument.audit import self_access
+from usage_instrument.audit.query import accesses, whose
+from usage_instrument.database.inspection import audit_problem
 from usage_instrument.events import NAME_LENGTH
-from usage_instrument.inspection import audit_problem
 from usage_instrument.typing import Outcome
 
 from .. import csv
-from ..answers import MOST
+from ..errors import Problem
 from ..html import address, render
-from ..problem import Problem
-from ..visit import Visit
-from ..web import Response
+from ..http import Response
+from ..page_request import Visit
+from ..results import MOST
 from .table import MOST_IN_FILE
 
 ANONYMOUS = "anonymous"
@@ -47,7 +47,7 @@ def page(visit: Visit) -> tuple[str, dict[str, Any]]:
         most=MOST,
         file=address("audit.csv", **said),
     )
-    return text, look.details(asked, len(shown))
+    return text, self_access.details(asked, len(shown))
 
 
 def file(visit: Visit) -> tuple[Response, dict[str, Any]]:
@@ -60,7 +60,7 @@ def file(visit: Visit) -> tuple[Response, dict[str, Any]]:
         csv.CONTENT_TYPE,
         (("Content-Disposition", 'attachment; filename="audit.csv"'),),
     )
-    return response, look.details({**asked, "as": "csv"}, len(rows))
+    return response, self_access.details({**asked, "as": "csv"}, len(rows))
 
 
 def _found(visit: Visit, limit: int) -> tuple[dict[str, Any], list[sa.RowMapping]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from .. import questions
-from ..answers import answer
+from .. import tables
+from ..errors import Problem
 from ..html import render
-from ..problem import Problem
-from ..visit import Visit
+from ..page_request import Visit
+from ..results import answer
 
 _ROWS = 50
 
@@ -35,6 +35,6 @@ def user(visit: Visit) -> str:
         visit=visit,
         who=who,
         used=used,
-        features=answer(questions.USER_FEATURES, visit, _ROWS),
-        recommended=answer(questions.RECOMMEND, visit),
+        features=answer(tables.USER_FEATURES, visit, _ROWS),
+        recommended=answer(tables.RECOMMEND, visit),
     )

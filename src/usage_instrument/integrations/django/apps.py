@@ -12,8 +12,9 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import models, router
 
-from ... import current
-from ...settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
+from usage_instrument import _default
+from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
+
 from . import options
 from .databases import database_url
 
@@ -35,7 +36,7 @@ class UsageConfig(AppConfig):  # type: ignore[misc]
 
     def ready(self) -> None:
         """As AppConfig.ready. Raises ConfigurationError, and TypeError for a name that is no setting."""
-        if current.tracker() is not None:
+        if _default.tracker() is not None:
             return
         said = options.of_tracker()
         database = said.pop("database", None)
@@ -54,11 +55,11 @@ class UsageConfig(AppConfig):  # type: ignore[misc]
         for name, value in _of_user_model(alias).items():
             if f"{ENVIRONMENT_PREFIX}{name.upper()}" not in os.environ and "tables" not in said:
                 said.setdefault(name, value)
-        current.configure(database, **said)
+        _default.configure(database, **said)
 
 
 def _under_tests() -> bool:
-    return sys.argv[1:2] == ["test"] or current.under_pytest()
+    return sys.argv[1:2] == ["test"] or _default.under_pytest()
 
 
 def _of_user_model(alias: str | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from sqlalchemy import URL
 
-from ...errors import ConfigurationError
+from usage_instrument.errors import ConfigurationError
 
 _KINDS = {
     "postgresql": "postgresql", "postgresql_psycopg2": "postgresql", "postgis": "postgresql",

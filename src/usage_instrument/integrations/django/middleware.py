@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from ... import refusal
-from ...access import outcome_of_response
-from ...auditing import RequestAudit
-from ...body import AsyncBody, Body, Exchange
-from ...context import holder
-from ...errors import AuditUnavailable
-from ...loaded import is_unloaded, loaded_user
-from ...middleware import NOTHING, Counter, Target, is_login_redirect
-from ...routes import Route, plain_template
-from ...typing import Unset, UserId
+from usage_instrument.capture.access_events import outcome_of_response
+from usage_instrument.capture.context import holder
+from usage_instrument.errors import AuditUnavailable
+from usage_instrument.typing import Unset, UserId
+from usage_instrument.web import unavailable
+from usage_instrument.web.audit_policy import RequestAudit
+from usage_instrument.web.framework_users import is_unloaded, loaded_user
+from usage_instrument.web.request_counter import NOTHING, Counter, Target, is_login_redirect
+from usage_instrument.web.response_body import AsyncBody, Body, Exchange
+from usage_instrument.web.routes import Route, plain_template
+
 from . import options
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class UsageMiddleware:
             return None
         from django.http import HttpResponse
 
-        refusal.say(exception)
-        return HttpResponse(refusal.BODY, status=refusal.STATUS, headers=dict(refusal.HEADERS))
+        unavailable.say(exception)
+        return HttpResponse(unavailable.BODY, status=unavailable.STATUS, headers=dict(unavailable.HEADERS))
 
     def _admit(self, request: HttpRequest, *_: object) -> HttpResponseBase | None:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from ...errors import ConfigurationError
+from usage_instrument.errors import ConfigurationError
 
 _MIDDLEWARE = frozenset({"features", "include", "exclude", "user", "metadata", "success", "audit"})
 _CALLABLE = frozenset({"user", "success", "before_track"})

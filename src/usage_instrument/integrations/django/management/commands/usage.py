@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from ..... import current
-from .....cli import main
-from .....engines import url_of
-from .....settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
+from usage_instrument import _default
+from usage_instrument.cli import main
+from usage_instrument.database.engines import url_of
+from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
 
 
 class Command(BaseCommand):  # type: ignore[misc]
@@ -30,7 +30,7 @@ class Command(BaseCommand):  # type: ignore[misc]
 
     def handle(self, *_: object, arguments: list[str], **__: Any) -> None:
         """As BaseCommand.handle. Raises SystemExit if the command fails."""
-        tracker = current.tracker()
+        tracker = _default.tracker()
         if tracker is not None and tracker.database is not None:
             url = url_of(tracker.database).render_as_string(hide_password=False)
             os.environ.setdefault(DATABASE_VARIABLE, url)

@@ -1,0 +1,190 @@
+"""What a tracked call's own arguments say of the use: who its user is, and its metadata."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from usage_instrument.errors import DeclarationError, UserIdError
+from usage_instrument.events import keep_metadata
+from usage_instrument.typing import UNSET, Unset, UserId, _Unset
+
+from .user_ids import user_id_of
+
+Kept: TypeAlias = "dict[str, Any] | str | None"
+"""Metadata as `keep_metadata` returns it."""
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = dict[str, Any]
+
+
+Said: TypeAlias = tuple["UserId | Unset | Exception", "Kept | Exception"]
+"""The user and the metadata that one call says; an Exception stands where the host's callable or value was no good.
+
+They are read when the call begins, so they are what the caller passed, whatever the call does to it.
+"""
+NOTHING: Said = (UNSET, None)
+ReadUser: TypeAlias = Callable[[Args, Kwargs], "UserId | Unset"]
+ReadMetadata: TypeAlias = Callable[[Args, Kwargs], Kept]
+Read: TypeAlias = Callable[[Args, Kwargs], Said]
+
+
+class Source:
+    """Where a declaration finds user and metadata, checked as far as that goes without the function.
+
+    `user` is a callable on the call's arguments or a user id, `user_arg` the name of an argument; `metadata`
+    is a mapping, names of arguments, or a callable on the call's arguments.
+
+    Raises DeclarationError, UserIdError and MetadataError.
+    """
+
+    def __init__(self, user: object, user_arg: object, metadata: object) -> None:
+        self.user = _checked_user(user)
+        self.user_arg = None if isinstance(user_arg, _Unset) else _checked_name(user_arg, "user_arg")
+        if self.user is not UNSET and self.user_arg is not None:
+            raise DeclarationError("user= and user_arg= both say who the user is: give one of them")
+        self.metadata = _checked_metadata(metadata)
+
+    def reader(self, function: object) -> Read | None:
+        """What reads the calls of `function`; None when they have nothing to say.
+
+        Raises DeclarationError for a name that is none of the function's arguments.
+        """
+        read_user, read_metadata = self._user_reader(function), self._metadata_reader(function)
+        if read_user is None and read_metadata is None:
+            return None
+
+        def read(args: Args, kwargs: Kwargs) -> Said:
+            user: UserId | Unset | Exception = UNSET
+            metadata: Kept | Exception = None
+            if read_user is not None:
+                try:
+                    user = read_user(args, kwargs)
+                except Exception as error:
+                    user = error
+            if read_metadata is not None:
+                try:
+                    metadata = read_metadata(args, kwargs)
+                except Exception as error:
+                    metadata = error
+            return user, metadata
+
+        return read
+
+    def _user_reader(self, function: object) -> ReadUser | None:
+        user, name = self.user, self.user_arg
+        if name is not None:
+            argument = _argument(parameters_of(function), name)
+
+            def from_argument(args: Args, kwargs: Kwargs) -> UserId:
+                value = argument(args, kwargs)
+                if value is UNSET:
+                    raise UserIdError(f"the argument {name!r}, which holds the user, was not passed")
+                return user_id_of(value)
+
+            return from_argument
+        if callable(user):
+
+            def from_callable(args: Args, kwargs: Kwargs) -> UserId | Unset:
+                value = user(*args, **kwargs)
+                return UNSET if value is UNSET else user_id_of(value)
+
+            return from_callable
+        if isinstance(user, _Unset):
+            return None
+        constant = user_id_of(user)
+        return lambda args, kwargs: constant
+
+    def _metadata_reader(self, function: object) -> ReadMetadata | None:
+        metadata = self.metadata
+        if isinstance(metadata, tuple):
+            parameters = parameters_of(function)
+            arguments = [(name, _argument(parameters, name)) for name in metadata]
+
+            def from_arguments(args: Args, kwargs: Kwargs) -> Kept:
+                found = {name: argument(args, kwargs) for name, argument in arguments}
+                return keep_metadata({name: value for name, value in found.items() if value is not UNSET})
+
+            return from_arguments
+        if callable(metadata):
+            return lambda args, kwargs: keep_metadata(metadata(*args, **kwargs))
+        if metadata is None:
+            return None
+        constant = keep_metadata(metadata)
+        return lambda args, kwargs: constant
+
+
+def parameters_of(function: object) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a callable by name; raises DeclarationError when it does not tell them."""
+    try:
+        if sys.version_info >= (3, 14):
+            from annotationlib import Format
+
+            # Annotations may name what is not imported at run time; here only the names of arguments matter.
+            return inspect.signature(function, annotation_format=Format.FORWARDREF).parameters  # type: ignore[arg-type]
+        return inspect.signature(function).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise DeclarationError(f"{function!r} does not tell the names of its arguments: {error}") from None
+
+
+def _argument(parameters: Mapping[str, inspect.Parameter], name: str) -> Callable[[Args, Kwargs], Any]:
+    """What finds an argument in a call, its default included; it returns UNSET when there is none."""
+    variadic = next((key for key, value in parameters.items() if value.kind is value.VAR_KEYWORD), None)
+    parameter = parameters.get(name)
+    if parameter is None:
+        if variadic is None:
+            raise DeclarationError(
+                f"there is no argument {name!r}; the arguments are {', '.join(parameters) or 'none'}"
+            )
+        return lambda args, kwargs: kwargs.get(name, UNSET)
+    if name == variadic:
+        named = {key for key, value in parameters.items() if value.kind in _BY_KEYWORD}
+        return lambda args, kwargs: {key: value for key, value in kwargs.items() if key not in named}
+    index = list(parameters).index(name)
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return lambda args, kwargs: args[index:]
+    default = UNSET if parameter.default is parameter.empty else parameter.default
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return lambda args, kwargs: kwargs.get(name, default)
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        return lambda args, kwargs: args[index] if index < len(args) else default
+    return lambda args, kwargs: args[index] if index < len(args) else kwargs.get(name, default)
+
+
+_BY_KEYWORD = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
+
+
+def _checked_user(user: object) -> object:
+    if callable(user):
+        _refuse_async(user, "user=")
+        return user
+    return UNSET if isinstance(user, _Unset) else user_id_of(user)
+
+
+def _checked_metadata(metadata: object) -> Mapping[str, Any] | tuple[str, ...] | Callable[..., Any] | None:
+    if metadata is None:
+        return None
+    if isinstance(metadata, Mapping):
+        keep_metadata(metadata)
+        return dict(metadata)
+    if callable(metadata):
+        _refuse_async(metadata, "metadata=")
+        return metadata
+    if isinstance(metadata, str | bytes) or not isinstance(metadata, Iterable):
+        found = f"the str {metadata!r}; try [{metadata!r}]" if isinstance(metadata, str) else repr(metadata)
+        raise DeclarationError(
+            f"metadata= is a list of argument names, a mapping, or a callable on the arguments, not {found}"
+        )
+    return tuple(_checked_name(name, "metadata=") for name in metadata) or None
+
+
+def _checked_name(name: object, option: str) -> str:
+    if not isinstance(name, str):
+        raise DeclarationError(f"{option} takes names of arguments, not {name!r}")
+    return name
+
+
+def _refuse_async(function: object, option: str) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        raise DeclarationError(f"{option} takes a plain function, and this one is async: {function!r}")

@@ -1,0 +1,42 @@
+"""The host's app, for a command: imported by the name that a server would be given."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from functools import reduce
+from typing import Any
+
+from .errors import fail
+
+
+def load(name: str) -> Any:
+    """What `module:app`, `module:package.app` or, for a factory, `module:create_app()` names, seen from the current
+    directory. The command ends if there is no such thing, or if importing or making it fails."""
+    module_name, _, attributes = name.partition(":")
+    is_factory = attributes.endswith("()")
+    path = attributes.removesuffix("()")
+    if not all(map(str.isidentifier, [*module_name.split("."), *path.split(".")])):
+        raise fail(f"--app is module:app, or module:create_app() for a factory, not {name!r}")
+    sys.path.insert(0, "")  # the current directory, as servers do
+    try:
+        module: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise fail(f"there is no module {error.name!r} here: run this where your server starts") from None
+        raise fail(f"{module_name} cannot be imported: {error}") from error
+    except Exception as error:  # the host's
+        raise fail(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        app = reduce(getattr, path.split("."), module)
+    except AttributeError:
+        near = difflib.get_close_matches(path, vars(module), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise fail(f"{module_name} has no {path!r}{hint}") from None
+    if not is_factory:
+        return app
+    try:
+        return app()
+    except Exception as error:
+        raise fail(f"{name} cannot be made: {type(error).__name__}: {error}") from error

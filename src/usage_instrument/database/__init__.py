@@ -1,0 +1,1 @@
+"""Everything that knows SQL: tables, schema, dialects, the users table, engines and connections."""

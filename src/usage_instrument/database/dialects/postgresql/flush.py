@@ -1,0 +1,198 @@
+"""The statement that adds a batch: its ledger, its counts and its history in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnClause,
+    ColumnElement,
+    Connection,
+    DateTime,
+    FromClause,
+    Select,
+    String,
+    Table,
+    TableValuedAlias,
+    Text,
+    bindparam,
+    case,
+    cast,
+    collate,
+    column,
+    exists,
+    func,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
+
+from usage_instrument.events import Batch, Count
+
+from ...ledger import Ledger
+from ..base import LIMIT, Flush, key, nil
+from ..rows import has_metadata, history_text, rows_text
+
+if TYPE_CHECKING:
+    from ...tables import Tables
+
+UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', clock_timestamp())", DateTime())
+_ZERO: ColumnElement[Any] = literal_column("0")
+_NUMBER, _TIME = column("n", BigInteger), column("t", DateTime)
+_BUCKET, _METADATA = column("b", DateTime), column("m", JSONB)
+
+
+class PostgreSQLFlush(Flush):
+    """One statement a batch, over rows that travel as one JSON parameter.
+
+    For a key that exists, the inserted id is the row's own, so that the conflict burns no number of the sequence.
+    Rows come in one order in every process, so that two writers never wait for each other in a circle. The ledger's
+    UPDATE is a CTE that gates all else: it costs no round trip. So is the history's INSERT, which the server runs after
+    the counts', over the rows as it has unpacked them for those; a batch that met the turn of a bucket has more rows
+    of history than of counts, and sends them after.
+    """
+
+    def __init__(self, connection: Connection, tables: Tables, metadata_max_bytes: int) -> None:
+        self._tables = tables
+        self._metadata_max_bytes = metadata_max_bytes
+        self._user_type = tables.usage.c.user_id.type
+        self._sequence = _sequence(connection, tables.usage)
+        self._statements: dict[tuple[bool, bool], Insert] = {}
+        rows = self._rows(_NUMBER, _BUCKET)
+        self._history = self._add_history(self._ordered(self._history_of(rows), rows, rows.c.b))
+
+    def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
+        counts = batch.counts
+        if not counts:
+            return ledger.advance(connection, batch.number)
+        with_history = all(len(count.history) == 1 for count in counts)
+        added = connection.execute(
+            self._statement(with_metadata=has_metadata(counts), with_history=with_history),
+            {
+                "rows": rows_text(counts),
+                "writer": ledger.writer_id,
+                "number": batch.number,
+                "known": ledger.suppression,
+            },
+            execution_options={"preserve_rowcount": True},
+        )
+        if added.rowcount == 0:
+            return False
+        if counts[0].history and not with_history:
+            self.add_history(connection, counts)
+        return True
+
+    def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
+        connection.execute(self._history, {"rows": history_text(counts)})
+
+    def _statement(self, *, with_metadata: bool, with_history: bool) -> Insert:
+        which = with_metadata, with_history
+        if which not in self._statements:
+            self._statements[which] = self._make(*which)
+        return self._statements[which]
+
+    def _make(self, with_metadata: bool, with_history: bool) -> Insert:
+        usage, writers = self._tables.usage, self._tables.writers
+        ledger = (
+            update(writers)
+            .where(
+                writers.c.writer_id == bindparam("writer"),
+                writers.c.last_batch < bindparam("number"),
+                writers.c.suppression == bindparam("known"),
+            )
+            .values(last_batch=bindparam("number"), heartbeat_at=UTC_NOW)
+            .returning(literal_column("1").label("moved"))
+            .cte("ledger")
+        )
+        moved = exists(select(ledger.c.moved))
+        more: list[ColumnClause[Any]] = [_METADATA] * with_metadata + [_BUCKET] * with_history
+        rows: FromClause = self._rows(_NUMBER, _TIME, *more)
+        if with_history:
+            rows = select(rows).cte("d")  # which is unpacked once, as two read it
+        values: dict[str, ColumnElement[Any]] = {
+            "user_id": rows.c.u,
+            "feature_name": rows.c.f,
+            "usage_count": func.least(rows.c.n, LIMIT),
+            "last_used": func.least(rows.c.t, UTC_NOW),
+            **({"metadata": rows.c.m} if with_metadata else {}),
+        }
+        if self._sequence is not None:
+            mine = usage.alias("mine")
+            theirs = [func.coalesce(rows.c.u, nil(self._tables.user_id_type)), rows.c.f]
+            same = [left == right for left, right in zip(key(mine, self._tables.user_id_type), theirs, strict=True)]
+            existing = select(mine.c.id).where(*same).scalar_subquery()
+            values["id"] = func.coalesce(existing, func.nextval(text(self._sequence)))
+        source = self._ordered(select(*values.values()).where(moved), rows)
+        statement = insert(usage).from_select(list(values), source)
+        new = statement.excluded
+        changes: dict[str, ColumnElement[Any]] = {
+            "usage_count": _saturated(usage.c.usage_count, new.usage_count),
+            "last_used": func.greatest(usage.c.last_used, new.last_used),
+        }
+        if with_metadata:
+            changes["metadata"] = _merged(usage, new, self._metadata_max_bytes)
+        if with_history:
+            past = self._ordered(self._history_of(rows).where(moved), rows)
+            statement = statement.add_cte(self._add_history(past).cte("history"))
+        return statement.on_conflict_do_update(index_elements=key(usage, self._tables.user_id_type), set_=changes)
+
+    @staticmethod
+    def _history_of(rows: FromClause) -> Select[Any]:
+        return select(rows.c.u, rows.c.f, rows.c.b, func.least(rows.c.n, LIMIT))
+
+    def _add_history(self, source: Select[Any]) -> Insert:
+        history = self._tables.history
+        statement = insert(history).from_select(["user_id", "feature_name", "bucket_start", "usage_count"], source)
+        return statement.on_conflict_do_update(
+            index_elements=key(history, self._tables.user_id_type),
+            set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
+        )
+
+    def _rows(self, *columns: ColumnClause[Any]) -> TableValuedAlias:
+        """The batch, unpacked from the parameter `rows`."""
+        unpacked = func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON))
+        typed = unpacked.table_valued(column("u", self._user_type), column("f", Text), *columns)
+        return typed.render_derived("d", with_types=True)
+
+    def _ordered(self, rows_of: Select[Any], rows: FromClause, *more: ColumnElement[Any]) -> Select[Any]:
+        """By the bytes of user and feature, the anonymous user last: the order that the writer sorted in."""
+        user: ColumnElement[Any] = rows.c.u
+        if isinstance(self._user_type, String):
+            user = collate(rows.c.u, "C")
+        return rows_of.order_by(rows.c.u.is_(None), user, collate(rows.c.f, "C"), *more)
+
+
+def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.least(cast(func.coalesce(old, _ZERO), BigInteger) + new, LIMIT)
+
+
+def _merged(usage: Table, new: Any, max_bytes: int) -> ColumnElement[Any]:
+    """Newer keys win, ties are newer; what is no object is replaced, and so is the older where both are too large."""
+    old, fresh = usage.c.metadata, new.metadata
+    is_newer = new.last_used >= usage.c.last_used
+    both = case((is_newer, old.op("||")(fresh)), else_=fresh.op("||")(old))
+    limit: ColumnElement[Any] = literal_column(str(max_bytes))
+    both = case((func.octet_length(cast(both, Text)) <= limit, both), (is_newer, fresh), else_=old)
+    is_object = func.jsonb_typeof(old) == literal_column("'object'")
+    return case((fresh.is_(None), old), (is_object, both), else_=fresh)
+
+
+def _sequence(connection: Connection, usage: Table) -> str | None:
+    """The expression of the id's sequence; None where an id cannot be given, and each conflict burns one."""
+    name = connection.dialect.identifier_preparer.format_table(usage)
+    found = connection.execute(
+        text(
+            "SELECT pg_get_serial_sequence(:name, 'id'), (SELECT a.attidentity FROM pg_attribute a "
+            "WHERE a.attrelid = CAST(:name AS regclass) AND a.attname = 'id')"
+        ),
+        {"name": name},
+    ).one()
+    if found[0] is None or found[1] in {"a", b"a"}:  # GENERATED ALWAYS takes no id of ours
+        return None
+    quoted = str(found[0]).replace("'", "''").replace(":", "\\:")
+    return f"'{quoted}'::regclass".replace("::", "\\:\\:")

@@ -1,0 +1,119 @@
+"""The statements that add a batch: executemany under one write lock."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Connection, DateTime, Text, bindparam, func, literal_column
+from sqlalchemy.dialects.sqlite import Insert, insert
+
+from usage_instrument.events import MAX_COUNT, Batch, Count
+
+from ...ledger import Ledger, utcnow
+from ..base import LIMIT, Flush, key
+from ..rows import has_metadata
+
+if TYPE_CHECKING:
+    from ...tables import Tables
+
+# Laid over each other key by key: json_patch would delete keys whose new value is null, and merge nested objects.
+# Reals are printed with 17 digits, which is what it takes to read the same number again.
+MERGED = """
+CASE WHEN excluded.metadata IS NULL THEN {old}
+WHEN {old} IS NULL OR NOT json_valid({old}) OR json_type({old}) <> 'object' THEN excluded.metadata
+ELSE (
+  SELECT CASE WHEN length(CAST(m AS BLOB)) <= {limit} THEN m
+    WHEN excluded.last_used >= {table}.last_used THEN excluded.metadata ELSE {old} END
+  FROM (SELECT json_group_object(k, json(v)) AS m FROM (
+    SELECT key AS k, CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' WHEN 'null' THEN 'null'
+      WHEN 'object' THEN value WHEN 'array' THEN value WHEN 'real' THEN printf('%!.17g', value)
+      ELSE json_quote(value) END AS v,
+      row_number() OVER (PARTITION BY key ORDER BY side DESC) AS rank
+    FROM (
+      SELECT key, type, value, excluded.last_used >= {table}.last_used AS side FROM json_each(excluded.metadata)
+      UNION ALL
+      SELECT key, type, value, 0.5 FROM json_each({old})
+    )
+  ) WHERE rank = 1)
+) END
+"""
+
+
+class SQLiteFlush(Flush):
+    """executemany under one write lock: as fast as any other shape, and the simplest."""
+
+    def __init__(self, tables: Tables, merged: str) -> None:
+        self._usage = self._usage_statement(tables, merged)
+        self._plain_usage = self._usage_statement(tables, None)
+        self._history = self._history_statement(tables)
+
+    def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
+        if not ledger.advance(connection, batch.number):
+            return False
+        if batch.counts:
+            now = utcnow()
+            rows = [self._row(count, now) for count in batch.counts]
+            if has_metadata(batch.counts):
+                for row, count in zip(rows, batch.counts, strict=True):
+                    row["extra"] = count.metadata
+                connection.execute(self._usage, rows)
+            else:
+                connection.execute(self._plain_usage, rows)
+        self.add_history(connection, batch.counts)
+        return True
+
+    def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
+        history = [
+            {"user": count.user, "feature": count.feature, "bucket": start, "uses": min(uses, MAX_COUNT)}
+            for count in counts
+            for start, uses in count.history
+        ]
+        if history:
+            connection.execute(self._history, history)
+
+    @staticmethod
+    def _row(count: Any, now: dt.datetime) -> dict[str, Any]:
+        return {
+            "user": count.user,
+            "feature": count.feature,
+            "uses": min(count.uses, MAX_COUNT),
+            "used": min(count.last_used, now),
+        }
+
+    @staticmethod
+    def _usage_statement(tables: Tables, merged: str | None) -> Insert:
+        usage = tables.usage
+        statement = insert(usage).values(
+            user_id=bindparam("user"),
+            feature_name=bindparam("feature"),
+            usage_count=bindparam("uses"),
+            last_used=bindparam("used", type_=DateTime()),
+        )
+        changes: dict[str, ColumnElement[Any]] = {
+            "usage_count": _saturated(usage.c.usage_count, statement.excluded.usage_count),
+            "last_used": func.max(usage.c.last_used, statement.excluded.last_used),
+        }
+        if merged is not None:
+            statement = statement.values(metadata=bindparam("extra", type_=Text()))
+            changes["metadata"] = literal_column(merged)
+        return statement.on_conflict_do_update(index_elements=key(usage, tables.user_id_type), set_=changes)
+
+    @staticmethod
+    def _history_statement(tables: Tables) -> Insert:
+        history = tables.history
+        statement = insert(history).values(
+            user_id=bindparam("user"),
+            feature_name=bindparam("feature"),
+            bucket_start=bindparam("bucket"),
+            usage_count=bindparam("uses"),
+        )
+        return statement.on_conflict_do_update(
+            index_elements=key(history, tables.user_id_type),
+            set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
+        )
+
+
+def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.min(func.coalesce(old, literal_column("0")) + new, LIMIT)

@@ -1,0 +1,158 @@
+"""The live tables compared with the ones this release writes."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Index, Table, exc, inspect, literal, select
+from sqlalchemy import types as sqltypes
+
+from . import dialects
+from .dialects.base import as_uuid
+from .schema import UNIQUE_HISTORY, UNIQUE_USAGE
+from .tables import Tables
+from .users_table import fits, in_sql, kind_of, live_target
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.reflection import Inspector
+
+CREATE = "run `usage-instrument db create`"
+UPGRADE = "run `usage-instrument db upgrade`"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about the live tables, in one line that names the fix."""
+
+    message: str
+    blocks_writing: bool
+
+
+def check(connection: Connection, tables: Tables) -> list[Problem]:
+    """What is wrong with the live tables; the worst first."""
+    inspector = inspect(connection)
+    problems: list[Problem] = []
+    missing: list[Table] = []
+    for table in tables:
+        if not inspector.has_table(table.name, schema=table.schema):
+            missing.append(table)
+            continue
+        found = _check_columns(connection, inspector, table, tables)
+        problems += found if table is not tables.access else [replace(each, blocks_writing=False) for each in found]
+        if table in (tables.usage, tables.history):
+            problems += _check_keys(connection, inspector, table, tables)
+        if table is tables.access:
+            problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
+    fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
+    problems += [
+        Problem(f"table {table.fullname} does not exist: {fix}", table is not tables.access) for table in missing
+    ]
+    return sorted(problems, key=lambda problem: not problem.blocks_writing)
+
+
+def _check_columns(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
+    live = {column["name"]: column for column in inspector.get_columns(table.name, schema=table.schema)}
+    problems = [
+        Problem(f"table {table.fullname} has no column {column.name}: {UPGRADE}", True)
+        for column in table.c
+        if column.name not in live
+    ]
+    mistyped = user_type_problem(connection, table, tables)
+    if mistyped is not None:
+        problems.append(Problem(mistyped, True))
+    stranger = stranger_problem(connection, table)
+    if stranger is not None:
+        problems.append(Problem(stranger, True))
+    changes = dialects.get(connection.dialect.name).column_changes(connection, table)
+    return problems + [Problem(f"{change.what}: {UPGRADE}", True) for change in changes]
+
+
+def stranger_problem(connection: Connection, table: Table) -> str | None:
+    """Which column of a live table, unknown to this release, makes every INSERT of ours fail, if any does."""
+    for live in inspect(connection).get_columns(table.name, schema=table.schema):
+        given = live["default"] or live.get("computed") or live.get("identity") or live.get("autoincrement") is True
+        if live["name"] not in table.c and not live["nullable"] and not given:
+            return (
+                f"{table.fullname}.{live['name']} is NOT NULL without a default, and usage-instrument does not know "
+                "what to write there: give it a default, or let it be NULL"
+            )
+    return None
+
+
+def user_type_problem(connection: Connection, table: Table, tables: Tables) -> str | None:
+    """What is wrong with the type of a live table's `user_id`, if anything is."""
+    if "user_id" not in table.c:
+        return None
+    for column in inspect(connection).get_columns(table.name, schema=table.schema):
+        type_ = as_uuid(column["type"])
+        if column["name"] == "user_id" and not _may_be(connection, type_, tables):
+            its = kind_of(type_)
+            fixes = [f"set user_id_type to {its!r} (--user-id-type {its})"] if its is not None else []
+            if connection.execute(select(literal(1)).select_from(table).limit(1)).first() is None:
+                fixes.append("drop the table, which is empty, and create it anew")
+            return (
+                f"{table.fullname}.user_id is {in_sql(connection, column['type'])}, and user_id_type is "
+                f"{tables.user_id_type!r}: {', or '.join(fixes) or 'neither can be changed here'}"
+            )
+    return None
+
+
+def _may_be(connection: Connection, type_: Any, tables: Tables) -> bool:
+    if fits(type_, tables.user_id_type) or connection.dialect.name == "postgresql" or tables.user_id_type != "uuid":
+        return fits(type_, tables.user_id_type)
+    if isinstance(type_, sqltypes.String):  # SQLite and MySQL keep UUIDs as text
+        return type_.length in {None, 32, 36}
+    # SQLite reflects what it does not know as NULL or NUMERIC.
+    return isinstance(type_, sqltypes.NullType | sqltypes.Numeric)
+
+
+def missing_indexes(connection: Connection, table: Table) -> list[Index]:
+    """The plain indexes that a live table lacks: without them deleting a user, or asking for a day, reads all of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", exc.SAWarning)  # SQLite's expression indexes cannot be reflected
+        live = [index["column_names"] for index in inspect(connection).get_indexes(table.name, schema=table.schema)]
+    plain = [index for index in sorted(table.indexes, key=lambda index: str(index.name)) if not index.unique]
+    return [index for index in plain if not any(names[: len(index.columns)] == index.columns.keys() for names in live)]
+
+
+def _missing_index(table: Table, index: Index) -> Problem:
+    return Problem(f"table {table.fullname} has no index {index.name}: {UPGRADE}", False)
+
+
+def audit_problem(connection: Connection, tables: Tables) -> str | None:
+    """Why the audit trail cannot be written, if it cannot."""
+    inspector = inspect(connection)
+    for table in (tables.access, tables.suppressions):
+        if not inspector.has_table(table.name, schema=table.schema):
+            return f"table {table.fullname} does not exist: {CREATE}"
+        problems = _check_columns(connection, inspector, table, tables)
+        if problems:
+            return problems[0].message
+    return None
+
+
+def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
+    name = UNIQUE_USAGE if table is tables.usage else UNIQUE_HISTORY
+    problems = []
+    if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
+        problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
+    problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
+    if tables.users is not None and live_target(connection, table) is None:
+        problems.append(
+            Problem(
+                f"{table.fullname}.user_id has no foreign key to {tables.users}: {UPGRADE}, or say users='none'", False
+            )
+        )
+    for foreign in inspector.get_foreign_keys(table.name, schema=table.schema):
+        action = str(foreign.get("options", {}).get("ondelete", "NO ACTION")).upper()
+        if foreign["constrained_columns"] == ["user_id"] and action != "CASCADE":
+            problems.append(
+                Problem(
+                    f"the foreign key of {table.fullname}.user_id is ON DELETE {action}; with anything but "
+                    f"CASCADE, deleting a user fails or turns their counts anonymous: {UPGRADE}",
+                    False,
+                )
+            )
+    return problems

@@ -1,0 +1,70 @@
+"""The ORM's view of `feature_usage`: a mixin that makes a model of it, for Declarative and Flask-SQLAlchemy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy import MetaData
+
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.typing import UserIdType
+
+from .schema import define_tables
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from sqlalchemy.orm import Mapped
+
+
+class FeatureUsageMixin:
+    """Put it before the base: `class FeatureUsage(FeatureUsageMixin, db.Model): ...`.
+
+    It maps the table `feature_usage`, and puts the companions into the same MetaData; `Tables.of(FeatureUsage)` returns
+    them all. The column `metadata` is the attribute `metadata_`, because Declarative keeps the name for itself. A users
+    table that is defined before, is called `users` and has an `id` that fits is found by itself; any other is named
+    by `__usage_users__`, ids that are no UUIDs by `__usage_user_id_type__`, a schema by `__usage_schema__`. Raises
+    ConfigurationError when the class is made.
+    """
+
+    __usage_users__: ClassVar[object] = "auto"
+    """The users table: a model, a Table, a Column, `"table.column"`, None for no foreign key, or `"auto"`."""
+    __usage_user_id_type__: ClassVar[UserIdType] = "uuid"
+    """The type of a user's id: `"uuid"`, `"integer"` or `"string"`."""
+    __usage_schema__: ClassVar[str | None] = None
+    """The database schema of the tables; None is the connection's default."""
+
+    if TYPE_CHECKING:  # the mapper takes them from the table
+        id: Mapped[int]
+        user_id: Mapped[Any]
+        feature_name: Mapped[str | None]
+        metadata_: Mapped[dict[str, Any] | None]
+        usage_count: Mapped[int | None]
+        last_used: Mapped[dt.datetime]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # The bases that map the class come later in its order, or in its metaclass: they find a table to map.
+        if not cls.__dict__.get("__abstract__") and not hasattr(cls, "__table__"):
+            tables = define_tables(
+                _metadata(cls),
+                schema=cls.__usage_schema__,
+                users=cls.__usage_users__,
+                user_id_type=cls.__usage_user_id_type__,
+            )
+            mapped: Any = cls
+            mapped.__table__, mapped.metadata_ = tables.usage, tables.usage.c.metadata
+        super().__init_subclass__(**options)
+
+
+def _metadata(model: Any) -> MetaData:
+    key, extension = getattr(model, "__bind_key__", None), getattr(model, "__fsa__", None)
+    if key is not None and extension is not None:
+        # Flask-SQLAlchemy keeps a MetaData a bind, and gives it to the class only after this.
+        found: MetaData = extension.metadatas.setdefault(key, MetaData(info={"bind_key": key}))
+        return found
+    metadata = getattr(model, "metadata", None)
+    if not isinstance(metadata, MetaData):
+        raise ConfigurationError(
+            f"{model.__name__} has no MetaData: put FeatureUsageMixin before a declarative base or db.Model"
+        )
+    return metadata

@@ -1,0 +1,21 @@
+"""The reasons for which uses are dropped or rejected, as `feature_usage_losses` books them."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+MEMORY = "memory full"
+JOURNAL = "journal damaged"
+IN_DOUBT = "in doubt"
+USER_TYPE = "user id of another type"
+UNKNOWN_USER = "unknown user"
+REFUSED = "refused by the database"
+CAPTURE = "bad capture"
+SUPPRESSED = "opted out or forgotten"
+ACCESS = "access not recorded"
+"""Booked in accesses, not in uses."""
+
+
+def today() -> dt.date:
+    """The day (UTC) that a loss is booked on."""
+    return dt.datetime.now(dt.UTC).date()

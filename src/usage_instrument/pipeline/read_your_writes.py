@@ -1,0 +1,153 @@
+"""What a user has used up to this moment: what is written, and what this process has not written yet."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, select
+
+from usage_instrument.database.engines import Connector, Database, connect
+from usage_instrument.errors import UsageInstrumentError
+from usage_instrument.events import MAX_COUNT, Count
+from usage_instrument.runtime.flush_request import in_event_loop
+from usage_instrument.runtime.processes import start_thread
+from usage_instrument.typing import UserId
+
+from .batcher import Unwritten
+
+if TYPE_CHECKING:
+    from usage_instrument.database.tables import Tables
+
+    from .pipeline import Pipeline
+
+T = TypeVar("T")
+
+_LOOKS = 5
+"""How often to look again when a batch has begun or ended meanwhile, until the writer has to wait for it."""
+_CONNECTIONS = 5
+
+
+class FeatureUse(NamedTuple):
+    """How one user has used one feature."""
+
+    feature_name: str | None
+    """The feature."""
+    usage_count: int
+    """How often, of all time."""
+    last_used: dt.datetime
+    """The last time (UTC, naive)."""
+    metadata: dict[str, Any] | None
+    """The latest context."""
+
+
+class Live:
+    """Reads a user's rows on connections of its own, and adds what is on its way to them."""
+
+    def __init__(self, database: Database, tables: Callable[[], Tables]) -> None:
+        self._database = database
+        self._tables = tables
+        self._connector: Connector | None = None
+
+    def features(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse]:
+        """All that this user has used, the latest first; `pipeline` tells what it has not written.
+
+        Raises what SQLAlchemy raises, and UsageInstrumentError in an event loop that an async driver would block.
+        """
+        for _ in range(_LOOKS):
+            found = self._look(user, pipeline)
+            if found is not None:
+                return found
+        with pipeline.writer.still():
+            return self._look(user, pipeline) or []
+
+    def _look(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse] | None:
+        """None when a batch has begun or ended meanwhile: its uses may be in both places, or in none."""
+        mine = pipeline.unwritten(user)
+        applied, written = self._run(partial(self._read, user, mine))
+        if pipeline.writer.turn != mine.turn:
+            return None
+        # Read in one statement with the rows: whether the batch that is on its way is in them.
+        batch = mine.batch if mine.batch is not None and mine.batch.number > applied else None
+        counts = [*(batch.counts if batch is not None else ()), *mine.counts]
+        return sorted(_added(written, counts), key=lambda use: (-use.last_used.timestamp(), use.feature_name or ""))
+
+    def dispose(self) -> None:
+        """Close the connections; the next look opens new ones. Errors on the way are of no consequence."""
+        connector, self._connector = self._connector, None
+        if connector is None:
+            return
+        with contextlib.suppress(Exception):
+            if connector.is_async and in_event_loop():
+                start_thread(connector.dispose)
+            else:
+                connector.dispose()
+
+    def _run(self, work: Callable[[Connection], T]) -> T:
+        connector = self._connector
+        if connector is None:
+            connector = self._connector = connect(self._database, connections=_CONNECTIONS)
+        if connector.is_async and in_event_loop():
+            raise UsageInstrumentError("in an event loop, await usage.acount() or usage.auser_features()")
+        return connector.run(work)
+
+    def _read(self, user: UserId, mine: Unwritten, connection: Connection) -> tuple[int, list[FeatureUse]]:
+        usage, writers = self._tables().usage, self._tables().writers
+        last_batch = select(writers.c.last_batch).where(writers.c.writer_id == mine.writer_id).scalar_subquery()
+        whose = usage.c.user_id.is_(None) if user is None else usage.c.user_id == user
+        # One row without a feature's tells of the ledger where the user has none.
+        ledger = select(last_batch.label("last_batch")).subquery()
+        found = connection.execute(
+            select(
+                ledger.c.last_batch,
+                usage.c.id,
+                usage.c.feature_name,
+                usage.c.usage_count,
+                usage.c.last_used,
+                usage.c.metadata,
+            ).select_from(ledger.outerjoin(usage, whose))
+        ).all()
+        return found[0].last_batch or 0, [
+            FeatureUse(row.feature_name, row.usage_count or 0, row.last_used, row.metadata)
+            for row in found
+            if row.id is not None
+        ]
+
+
+def _added(written: Iterable[FeatureUse], counts: Iterable[Count]) -> Iterable[FeatureUse]:
+    uses = {use.feature_name: use for use in written}
+    for count in counts:
+        metadata = None if count.metadata is None else json.loads(count.metadata)
+        old = uses.get(count.feature)
+        if old is None:
+            uses[count.feature] = FeatureUse(count.feature, min(count.uses, MAX_COUNT), count.last_used, metadata)
+        else:
+            uses[count.feature] = FeatureUse(
+                count.feature,
+                min(old.usage_count + count.uses, MAX_COUNT),
+                max(old.last_used, count.last_used),
+                _merged(old, count, metadata),
+            )
+    return uses.values()
+
+
+def _merged(old: FeatureUse, count: Count, metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As the flush merges: newer keys win, ties are newer, and what is no object is replaced."""
+    if metadata is None or not isinstance(old.metadata, dict):
+        return metadata if metadata is not None else old.metadata
+    return {**old.metadata, **metadata} if count.last_used >= old.last_used else {**metadata, **old.metadata}
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """What `work` returns, without blocking the event loop: asyncio's, or trio's where that is the running one."""
+    if not in_event_loop():
+        found: T = await sys.modules["trio"].to_thread.run_sync(work)
+        return found
+    import asyncio
+
+    return await asyncio.to_thread(work)

@@ -1,0 +1,171 @@
+"""What need not be kept for ever: old history, hours that days would tell, the rows of dead writers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select
+
+from usage_instrument.database import dialects
+from usage_instrument.database.dialects.base import Flush, OvertakenError
+from usage_instrument.database.expressions import Ago, StartOf
+from usage_instrument.events import Count, bucket_start
+from usage_instrument.typing import UserId
+
+if TYPE_CHECKING:
+    from usage_instrument.database.tables import Tables
+    from usage_instrument.settings import Settings
+
+T = TypeVar("T")
+
+ROWS = 5_000
+"""About how many rows of the history a transaction looks at."""
+_WRITERS = 500
+DEAD = dt.timedelta(days=400)
+"""A writer that is silent for so long is dead, and nothing of it is on its way any more."""
+_LONGEST = dt.timedelta(days=36_500)
+
+
+class Run(Protocol):
+    """Runs work on a connection."""
+
+    def __call__(self, work: Callable[[Connection], T], /) -> T:
+        """What `work` returns."""
+
+
+class Retention:
+    """Old rows: counted, deleted, summed up; a few thousand to a transaction, so that nobody waits for long.
+
+    The clock is the database's: that of a process may be years ahead. Every method raises what `transact` and `look`
+    raise, and then everything that was done before stands.
+    """
+
+    def __init__(self, tables: Tables, settings: Settings, flush: Flush, transact: Run, look: Run) -> None:
+        self._tables = tables
+        self._settings = settings
+        self._flush = flush
+        self._transact = transact
+        self._look = look
+        self._bucket: ColumnElement[Any] = tables.history.c.bucket_start
+
+    def first_day(self, keep: dt.timedelta) -> dt.datetime:
+        """The start of the day (UTC) that history goes back to, when it is kept for so long."""
+        first: dt.datetime = self._read(select(StartOf("day", Ago(min(keep, _LONGEST)))))[0][0]
+        return first
+
+    # ---- the history
+
+    def count(self, before: dt.datetime, *, since: dt.datetime | None = None, hours: bool = False) -> int:
+        """The rows of the history from before then (and since then); with `hours`, those that are no whole days."""
+        which = self._hours(before) if hours else self._bucket < before
+        if since is not None:
+            which = and_(which, self._bucket >= since)
+        return int(self._read(select(func.count()).select_from(self._tables.history).where(which))[0][0])
+
+    def prune(self, before: dt.datetime) -> Iterator[int]:
+        """Delete the history from before then; how many rows went with each transaction."""
+        old = self._bucket < before
+        # Where there is nothing to do, which is so most of the time, one look is less than a walk through the table.
+        if self._read(select(select(self._bucket).where(old).exists()))[0][0]:
+            for part in self._parts(old):
+                yield self._transact(partial(self._delete, part))
+
+    def roll_up(self, before: dt.datetime) -> Iterator[int]:
+        """Turn hours from before then into days, which have the same sums; how many rows went with each transaction."""
+        for part in self._parts(self._hours(before)):
+            yield self._transact(partial(self._sum_up, part))
+
+    def _hours(self, before: dt.datetime) -> ColumnElement[bool]:
+        return and_(self._bucket < before, self._bucket != StartOf("day", self._bucket))
+
+    def _parts(self, which: ColumnElement[bool]) -> Iterator[ColumnElement[bool]]:
+        """Conditions that divide the rows: ranges of users, along the index on them, and features of nobody known."""
+        history = self._tables.history
+        user, feature, last = history.c.user_id, history.c.feature_name, None
+        while True:
+            after = user.is_not(None) if last is None else user > last
+            found = self._read(select(user).where(after).order_by(user).offset(ROWS).limit(1))
+            if not found:
+                yield and_(which, after)
+                break
+            last = found[0][0]
+            yield and_(which, after, user <= last)
+        by_feature = select(feature, func.count()).where(user.is_(None), which).group_by(feature)
+        for names in _grouped(self._read(by_feature)):
+            nameless = [feature.is_(None)] if None in names else []
+            yield and_(which, user.is_(None), or_(feature.in_([name for name in names if name is not None]), *nameless))
+
+    def _delete(self, which: ColumnElement[bool], connection: Connection) -> int:
+        return int(self._execute(connection, delete(self._tables.history).where(which)).rowcount)
+
+    def _sum_up(self, which: ColumnElement[bool], connection: Connection) -> int:
+        history = self._tables.history
+        which = and_(which, history.c.feature_name.is_not(None))
+        columns = (history.c.user_id, history.c.feature_name, history.c.bucket_start, history.c.usage_count)
+        rows = self._execute(connection, select(*columns).where(which).with_for_update()).all()
+        if self._delete(which, connection) != len(rows):
+            raise OvertakenError  # by a use from back then, which has just come out of a journal
+        days: dict[tuple[UserId, str], dict[dt.datetime, int]] = defaultdict(lambda: defaultdict(int))
+        for user, feature, start, uses in rows:
+            days[user, feature][bucket_start(start, "day")] += uses or 0
+        counts = [
+            Count(feature, user, sum(uses.values()), max(uses), None, tuple(uses.items()))
+            for (user, feature), uses in days.items()
+        ]
+        if counts:
+            self._flush.add_history(connection, counts)
+        return len(rows)
+
+    # ---- the ledger
+
+    def dead_writers(self, known: Callable[[], Collection[UUID]]) -> list[UUID]:
+        """The writers that are silent for 400 days; none of those in `known`, asked where there are any, whose journal
+        may still be replayed."""
+        writers = self._tables.writers
+        silent = {row[0] for row in self._read(select(writers.c.writer_id).where(self._silent()))}
+        return sorted(silent - set(known())) if silent else []
+
+    def forget(self, dead: Collection[UUID]) -> int:
+        """Delete the rows of these writers, unless they live after all; how many went."""
+        rows = list(dead)
+        return sum(
+            self._transact(partial(self._forget, rows[start : start + _WRITERS]))
+            for start in range(0, len(rows), _WRITERS)
+        )
+
+    def _forget(self, dead: list[UUID], connection: Connection) -> int:
+        writers = self._tables.writers
+        gone = delete(writers).where(writers.c.writer_id.in_(dead), self._silent())
+        return int(self._execute(connection, gone).rowcount)
+
+    def _silent(self) -> ColumnElement[bool]:
+        silent: ColumnElement[bool] = self._tables.writers.c.heartbeat_at < Ago(DEAD)
+        return silent
+
+    # ---- statements
+
+    def _read(self, statement: Any) -> Any:
+        return self._look(lambda connection: self._execute(connection, statement).all())
+
+    def _execute(self, connection: Connection, statement: Any) -> Any:
+        dialect = dialects.get(connection.dialect.name)
+        return connection.execute(dialect.at_once(connection, statement, self._settings))
+
+
+def _grouped(sizes: list[tuple[str | None, int]]) -> Iterator[list[str | None]]:
+    """The names, so many together as make up a transaction."""
+    names: list[str | None] = []
+    rows = 0
+    for name, size in sizes:
+        names.append(name)
+        rows += size
+        if rows >= ROWS:
+            yield names
+            names, rows = [], 0
+    if names:
+        yield names

@@ -1,0 +1,76 @@
+"""What the tables hold of one user: read whole, counted, deleted, and written down as JSON can carry it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, or_, select
+
+from usage_instrument.typing import UserId
+
+if TYPE_CHECKING:
+    from usage_instrument.database.tables import Tables
+
+
+def is_named(connection: Connection, table: Table, user: UserId) -> bool:
+    """Whether a row of this table names the user."""
+    return connection.scalar(select(literal(1)).select_from(table).where(_theirs(table, user)).limit(1)) is not None
+
+
+def count_rows(connection: Connection, table: Table, user: UserId) -> int:
+    """How many rows of this table name the user."""
+    return int(connection.scalar(select(func.count()).select_from(table).where(_theirs(table, user))) or 0)
+
+
+def delete_rows(connection: Connection, table: Table, user: UserId) -> int:
+    """Delete a user's rows, and say how many those were; the caller commits."""
+    return connection.execute(delete(table).where(_theirs(table, user))).rowcount
+
+
+def personal_data(connection: Connection, tables: Tables, user: UserId, *, accesses: bool) -> dict[str, Any]:
+    """The rows of a user by what they tell: `usage`, `history`, and with `accesses` those of the audit trail."""
+    return {
+        "usage": [
+            {
+                "feature_name": row["feature_name"],
+                "usage_count": row["usage_count"],
+                "last_used": row["last_used"].isoformat(),
+                "metadata": row["metadata"],
+            }
+            for row in _rows(connection, tables.usage, user, "feature_name")
+        ],
+        "history": [
+            {
+                "feature_name": row["feature_name"],
+                "bucket_start": row["bucket_start"].isoformat(),
+                "usage_count": row["usage_count"],
+            }
+            for row in _rows(connection, tables.history, user, "bucket_start", "feature_name")
+        ],
+        "accesses": [
+            {
+                "occurred_at": row["occurred_at"].isoformat(),
+                "feature_name": row["feature_name"],
+                "outcome": row["outcome"],
+                # Who else was there is somebody else's data.
+                "acted_as": "themselves" if row["user_id"] == user else "another user",
+                "acted_by": "themselves" if row["actor_id"] in (None, user) else "another user",
+                "request_id": row["request_id"],
+                "service": row["service"],
+                "metadata": None if row["metadata"] is None else json.loads(row["metadata"]),
+            }
+            for row in (_rows(connection, tables.access, user, "occurred_at", "number") if accesses else ())
+        ],
+    }
+
+
+def _rows(connection: Connection, table: Table, user: UserId, *order: str) -> list[dict[str, Any]]:
+    asked = select(table).where(_theirs(table, user)).order_by(*(table.c[name] for name in order))
+    return [dict(row) for row in connection.execute(asked).mappings()]
+
+
+def _theirs(table: Table, user: UserId) -> ColumnElement[bool]:
+    if "actor_id" in table.c:
+        return or_(table.c.user_id == user, table.c.actor_id == user)
+    return table.c.user_id == user

@@ -1,0 +1,257 @@
+"""Which route a request took, as its framework knows it: read from what is there, with no framework imported."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from usage_instrument.capture.registry import Catalog, features_of
+from usage_instrument.typing import Scope
+
+WEBSOCKET = "WEBSOCKET"
+"""Stands for the method where a WebSocket is meant."""
+
+
+class Route(NamedTuple):
+    """A route by its name and by its template, whose parameters are spelled `{id}`."""
+
+    name: str | None
+    templates: tuple[str, ...]
+    """As seen from the middleware; for one in a mounted app also as seen from the outermost app."""
+    local: str
+    """The template within the innermost app."""
+    endpoint: object = None
+    countable: bool = True
+    """False for static files, and for a mount in which nothing matched."""
+    documentation: bool = False
+    """Whether it is the framework's own API documentation."""
+    aliases: tuple[str, ...] = ()
+    """Other names that the options may call it."""
+    methods: frozenset[str] | None = None
+    opaque: bool = False
+    """Whether it is a mount whose own routes nobody can see."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What the options may call it, the most exact first."""
+        names = () if self.name is None else (self.name,)
+        return (*self.templates, *names, *self.aliases)
+
+
+_WERKZEUG = re.compile(r"<(?:[A-Za-z_]\w*(?:\([^)]*\))?:)?([A-Za-z_]\w*)>")
+_STARLETTE = re.compile(r"\{([A-Za-z_]\w*):[^{}]*\}")
+
+
+def plain_template(template: str) -> str:
+    """A template without converters: `/<int:id>` and `/{id:int}` are `/{id}`."""
+    return _STARLETTE.sub(r"{\1}", _WERKZEUG.sub(r"{\1}", template))
+
+
+_HANDLERS = ("dispatch", "dispatch_request", "__call__")
+_WEBSOCKET_HANDLERS = ("dispatch", "on_connect", "on_receive", "on_disconnect", "__call__")
+
+
+def tracked_features(endpoint: object, method: str, catalog: Catalog) -> frozenset[str]:
+    """The names of a catalogue's features that an endpoint is tracked for when it answers a method (or `WEBSOCKET`)."""
+    names = features_of(endpoint, catalog)
+    owner: Any = getattr(endpoint, "view_class", endpoint)  # Flask's MethodView
+    if owner is not endpoint:
+        names |= features_of(owner, catalog)
+    for name in _WEBSOCKET_HANDLERS if method == WEBSOCKET else (method.lower(), *_HANDLERS):
+        # An instance answers by the methods of its class; a function's class has none of these but __call__.
+        names |= features_of(getattr(owner if isinstance(owner, type) else type(owner), name, None), catalog)
+    return names
+
+
+# ---- Starlette, FastAPI
+
+
+def marker_of(scope: Scope) -> object:
+    """The object that stands for the route that was taken; None when none was.
+
+    A scope keeps what an outer router wrote. So the endpoint, which every router writes, tells which is the last.
+    """
+    route = scope.get("route")
+    endpoint = scope.get("endpoint")
+    if endpoint is None:
+        return route
+    fastapi = scope.get("fastapi")
+    if type(fastapi) is dict:  # which knows the prefixes of include_router
+        context = fastapi.get("effective_route_context")
+        if context is not None and _leads_to(getattr(context, "starlette_route", None) or context, endpoint):
+            return context
+    if getattr(route, "endpoint", None) is endpoint:
+        return route
+    return route if route is not None and _leads_to(route, endpoint) else endpoint
+
+
+def _leads_to(route: object, endpoint: object) -> bool:
+    return getattr(route, "endpoint", None) is endpoint or getattr(route, "app", None) is endpoint
+
+
+def mount_depth(scope: Scope) -> int:
+    """How many segments of the path mounts had taken before the middleware was called."""
+    outermost = scope.get("app_root_path")
+    return 0 if outermost is None else scope.get("root_path", "").count("/") - outermost.count("/")
+
+
+class RouteTree:
+    """The routes of an ASGI app by the objects that stand for them, found by walking routers and mounts once."""
+
+    def __init__(self) -> None:
+        self._walked: dict[int, tuple[object, dict[int, list[Route]]]] = {}
+
+    def find(self, scope: Scope, marker: object, depth: int) -> tuple[Route, bool]:
+        """The route, and whether the marker alone says which one it is."""
+        found = self._routes(scope.get("router") or scope.get("app"), marker)
+        if not found:
+            found = [_route(marker, _path(marker), _name(marker), getattr(marker, "endpoint", marker))]
+        route = found[0] if len(found) == 1 else _by_path(found, scope)
+        if depth > 0:
+            nearer = "/" + "/".join(route.templates[0].split("/")[depth + 1 :])
+            own = (route.name or "").rpartition(":")[2]
+            route = route._replace(templates=(nearer, *route.templates), aliases=(own,) if own else ())
+        return route, len(found) == 1
+
+    def _routes(self, router: object, marker: object) -> list[Route]:
+        if router is None:
+            return []
+        known = self._walked.get(id(router))
+        if known is None or id(marker) not in known[1]:  # routes may be added while the app runs
+            index: dict[int, list[Route]] = {}
+            kept: list[object] = [router]  # an id is good for as long as its object lives
+            for markers, route in _walk(getattr(router, "routes", ()), "", "", 0):
+                kept.append(markers)
+                for marked in {id(one) for one in markers if one is not None}:
+                    index.setdefault(marked, []).append(route)
+            if len(self._walked) > 100:  # an app that makes routers as it goes
+                self._walked.clear()
+            known = self._walked[id(router)] = (kept, index)
+        return known[1].get(id(marker), [])
+
+
+_Found = Iterator[tuple[tuple[object, ...], Route]]
+
+
+def _walk(routes: Any, prefix: str, owner: str, depth: int) -> _Found:
+    for route in list(routes or ()) if depth < 20 else ():
+        contexts = getattr(route, "effective_route_contexts", None)
+        if contexts is None:
+            yield from _walk_one((route,), route, prefix, owner, depth)
+            continue
+        for context in contexts():  # what FastAPI's include_router makes of the routes
+            effective = getattr(context, "starlette_route", None) or context
+            yield from _walk_one((context, context.original_route), effective, prefix, owner, depth)
+
+
+def _walk_one(markers: tuple[object, ...], route: Any, prefix: str, owner: str, depth: int) -> _Found:
+    path = prefix + _path(route)
+    name = _name(route)
+    full = ":".join(filter(None, (owner, name)))
+    app = getattr(route, "app", None)
+    endpoint = getattr(route, "endpoint", app)
+    yield (*markers, route, endpoint), _route(route, path, full if name else None, endpoint)
+    if _is_mount(route):
+        yield from _walk(_routes_below(app), path, full, depth + 1)
+
+
+def visible_routes(app: object) -> list[Route] | None:
+    """The routes of an ASGI app and of what is mounted in it; None if it shows none."""
+    routes = _routes_below(app)
+    return None if routes is None else [route for _, route in _walk(routes, "", "", 0)]
+
+
+def _route(route: Any, template: str, name: str | None, endpoint: object) -> Route:
+    methods = getattr(route, "methods", None)
+    is_mount, is_static = _is_mount(route), _is_static(endpoint)
+    has_routes = is_mount and _routes_below(endpoint) is not None
+    return Route(
+        name,
+        (template or "/",),
+        _path(route) or "/",
+        endpoint,
+        not (is_static or has_routes),
+        getattr(endpoint, "__module__", None) == "fastapi.applications",
+        methods=frozenset(methods) if isinstance(methods, set | frozenset) else None,
+        opaque=is_mount and not (is_static or has_routes),
+    )
+
+
+def _is_mount(route: object) -> bool:
+    return getattr(route, "app", None) is not None and not hasattr(route, "endpoint")
+
+
+def _path(route: object) -> str:
+    path = getattr(route, "path", "")
+    return plain_template(path) if isinstance(path, str) else ""
+
+
+def _name(route: object) -> str | None:
+    name = getattr(route, "name", None) or getattr(route, "__name__", None)
+    return name if isinstance(name, str) else None
+
+
+def _below(app: object) -> Iterator[object]:
+    """An app, and those that its middleware wraps."""
+    for _ in range(50):
+        yield app
+        app = getattr(app, "app", None)
+        if app is None or hasattr(app, "__func__"):  # a Router's own `app` is a method
+            return
+
+
+def _routes_below(app: object) -> Any:
+    return next((routes for one in _below(app) if (routes := getattr(one, "routes", None)) is not None), None)
+
+
+def _is_static(app: object) -> bool:
+    return any(base.__name__ == "StaticFiles" for one in _below(app) for base in type(one).__mro__)
+
+
+def _by_path(routes: list[Route], scope: Scope) -> Route:
+    """Which of several routes with one endpoint it was: a framework that does not say leaves only the path."""
+    path = scope["path"].removeprefix(scope.get("app_root_path", scope.get("root_path", "")))
+    for parameter in ("[^/]+", ".+"):  # which of them are paths, a plain template does not tell
+        for route in routes:
+            pieces = re.split(r"\{([^{}]*)\}", route.templates[0])
+            if (
+                set(pieces[1::2]) == set(scope.get("path_params", ()))
+                and (route.methods is None or scope.get("method") in route.methods)
+                and re.fullmatch(parameter.join(map(re.escape, pieces[::2])), path)
+            ):
+                return route
+    return routes[0]
+
+
+# ---- Flask
+
+
+def flask_route(rule: Any, prefix: str) -> Route:
+    """The route of a werkzeug Rule, for the app that is running; `prefix` is where a dispatcher put that app."""
+    endpoint = rule.endpoint
+    local = plain_template(rule.rule)
+    if not isinstance(endpoint, str):
+        return Route(None, (prefix + local,), local)
+    flask: Any = sys.modules.get("flask")
+    is_running = flask is not None and flask.has_app_context()
+    view = flask.current_app.view_functions.get(endpoint) if is_running else None
+    is_static = endpoint == "static" or endpoint.endswith(".static")
+    methods = getattr(rule, "methods", None)
+    return Route(
+        endpoint,
+        (prefix + local,),
+        local,
+        view,
+        not is_static,
+        methods=frozenset(methods) if isinstance(methods, set) else None,
+    )
+
+
+def flask_routes(app: object) -> list[Route] | None:
+    """The routes of the Flask app that is running; None if it is not this app."""
+    flask: Any = sys.modules.get("flask")
+    if flask is None or not flask.has_app_context() or flask.current_app._get_current_object() is not app:
+        return None
+    return [flask_route(rule, "") for rule in flask.current_app.url_map.iter_rules()]

@@ -1,0 +1,325 @@
+"""The writer's engine: its own pool over the host's listeners, no password in any text, and clear refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from conftest import Database
+from usage_instrument.database import engines
+from usage_instrument.database.connections import SyncConnector
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.tracker import Tracker
+
+
+def one(connection: sa.Connection) -> object:
+    return connection.scalar(sa.text("SELECT 1"))
+
+
+# ---- what a database is
+
+
+@pytest.mark.parametrize("form", ["text", "url", "engine", "async text", "async engine"])
+def test_every_form_of_a_database_is_connected_to(database: Database, form: str) -> None:
+    makers: dict[str, Callable[[], Any]] = {
+        "text": lambda: database.url,
+        "url": lambda: sa.make_url(database.url),
+        "engine": database.engine,
+        "async text": lambda: database.async_url,
+        "async engine": lambda: create_async_engine(database.async_url),
+    }
+    given = makers[form]()
+    parsed = engines.parse(given)
+    assert engines.url_of(parsed).get_backend_name() == engines.url_of(given).get_backend_name()
+    connector = engines.connect(given)
+    assert connector.dialect_name in {"sqlite", "postgresql", "mariadb"}
+    try:
+        assert [connector.run(one) for _ in range(3)] == [1, 1, 1]
+    finally:
+        connector.dispose()
+
+
+def test_an_error_of_the_work_comes_through(database: Database) -> None:
+    for url in (database.url, database.async_url):
+        connector = engines.connect(url)
+        with pytest.raises(sa.exc.DBAPIError):
+            connector.run(lambda connection: connection.execute(sa.text("SELECT nonsense FROM nowhere")))
+        with pytest.raises(ZeroDivisionError):
+            connector.run(lambda connection: 1 // 0)
+        assert connector.run(one) == 1
+        connector.dispose()
+
+
+@pytest.mark.parametrize("given", [5, None, object, b"sqlite:///x.db", ["sqlite:///x.db"]], ids=repr)
+def test_what_is_no_database(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="the database is a URL, an Engine or an AsyncEngine, not "):
+        engines.parse(given)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "postgresql", "secret:pw@host/db", "postgresql://user:secret@host:port/db", "postgresql://user:x@h:secret/db"],
+)
+def test_a_url_that_cannot_be_parsed_is_not_repeated(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be parsed") as raised:
+        engines.parse(text)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://user:sec@ret@h/db",
+        sa.make_url("mysql+pymysql://user:sec@ret@h:1/db"),
+        "sqlite://u:sec@ret@h",
+    ],
+)
+def test_a_password_with_an_at_sign_shows_nowhere(url: str | sa.URL) -> None:
+    with pytest.raises(ConfigurationError, match=r"percent-encode the password .*\(@ is %40\)") as info:
+        engines.parse(url)
+    assert "ret" not in str(info.value)
+
+
+def test_a_sqlite_url_with_two_slashes_names_the_third() -> None:
+    with pytest.raises(ConfigurationError, match=r"after three slashes, such as sqlite:///usage\.db"):
+        engines.parse("sqlite://usage.db")
+
+
+@pytest.mark.parametrize("url", ["nonsense://u:secret@h/db", "postgresql+nonsense://u:secret@h/db"])
+def test_no_such_driver(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"no such database or driver: .*nonsense") as raised:
+        engines.connect(url)
+    assert "secret" not in str(raised.value)
+
+
+# ---- in-memory SQLite
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite+pysqlite:///:memory:",
+        "sqlite+aiosqlite://",
+        "sqlite+aiosqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "sqlite:///file:name?mode=memory&cache=shared&uri=true",
+        "sqlite+aiosqlite:///file:name?mode=memory&uri=true",
+    ],
+)
+def test_in_memory_sqlite_is_refused_by_name_with_the_fix(url: str) -> None:
+    create: Any = create_async_engine if "aiosqlite" in url else sa.create_engine
+    given: Any
+    for given in (url, sa.make_url(url), create(url, poolclass=sa.StaticPool)):
+        with pytest.raises(ConfigurationError, match=r"^in-memory SQLite .*use a file, such as sqlite:///usage\.db"):
+            engines.parse(given)
+        with pytest.raises(ConfigurationError, match="in-memory SQLite"):
+            Tracker(given)
+        if isinstance(given, sa.Engine):
+            given.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///usage.db", "sqlite:////var/lib/memory/usage.db", "sqlite:///file:x.db?uri=true"]
+)
+def test_a_file_is_not_refused(url: str) -> None:
+    assert engines.parse(url) == sa.make_url(url)
+
+
+# ---- passwords
+
+SECRET = "s3cr3t"
+SECRETS = [
+    f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/db",
+    f"postgresql+psycopg://127.0.0.1:1/db?user=u&password={SECRET}",
+    f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/db?sslpassword={SECRET}&application_name=web",
+    f"mariadb+pymysql://user:{SECRET}@127.0.0.1:1/db",
+    f"mariadb+pymysql://127.0.0.1:1/db?user=u&passwd={SECRET}",
+    f"postgresql+asyncpg://user:{SECRET}@127.0.0.1:1/db",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_no_password_in_any_text(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "usage_instrument")
+    tracker = Tracker(url)
+    connector = engines.connect(url)
+    tracker.track("export")
+    while "cannot write" not in caplog.text:  # said at the third failure
+        assert tracker.flush(0.1) is False
+    stats = tracker.stats()
+    tracker.shutdown(0)
+    for text in (engines.masked(url), repr(tracker), str(connector), repr(stats), caplog.text):
+        assert SECRET not in text
+    assert "127.0.0.1" in engines.masked(url)
+    assert "127.0.0.1" in repr(tracker)
+
+
+def test_what_is_no_secret_stays_to_be_seen() -> None:
+    assert (
+        engines.masked("postgresql+psycopg://u:x@h/db?sslmode=require")
+        == "postgresql+psycopg://u:***@h/db?sslmode=require"
+    )
+
+
+# ---- a driver that is not installed
+
+ABSENT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+from usage_instrument import configure
+from usage_instrument.errors import ConfigurationError
+try:
+    configure({url!r})
+except ConfigurationError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "absent", "said"),
+    [
+        ("postgresql+psycopg://u:secret@h/db", "psycopg", 'pip install "usage-instrument[postgresql]"'),
+        ("postgresql+psycopg2://u:secret@h/db", "psycopg2", 'pip install "usage-instrument[postgresql]"'),
+        ("postgresql+asyncpg://u:secret@h/db", "asyncpg", 'pip install "usage-instrument[asyncpg]"'),
+        ("mysql+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
+        ("mariadb+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
+        ("sqlite+aiosqlite:///x.db", "aiosqlite", 'pip install "usage-instrument[sqlite-async]"'),
+        ("postgresql+asyncpg://u:secret@h/db", "greenlet", 'pip install "usage-instrument[asyncpg]"'),
+        ("sqlite+aiosqlite:///x.db", "greenlet", 'pip install "usage-instrument[sqlite-async]"'),
+        ("mysql+asyncmy://u:secret@h/db", "asyncmy", "pip install asyncmy"),
+        ("mysql://u:secret@h/db", "MySQLdb", 'write mysql+pymysql://… and pip install "usage-instrument[mysql]"'),
+    ],
+)
+def test_a_missing_driver_names_what_to_install(url: str, absent: str, said: str) -> None:
+    script = ABSENT.format(absent={absent}, url=url)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    scheme = url.partition(":")[0]
+    assert done.stdout.strip() == f"the driver of {scheme!r} is not installed: {said}"
+
+
+# ---- never the host's own
+
+
+def test_a_hosts_engine_is_not_shared_and_its_listeners_are_kept(database: Database) -> None:
+    engine = database.engine(pool_size=1, max_overflow=0)
+    connected: list[int] = []
+    sa.event.listen(engine, "connect", lambda *_: connected.append(threading.get_ident()))
+    sent: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
+    dialled: list[object] = []
+    sa.event.listen(engine, "do_connect", lambda *args: dialled.append(args[1]))
+    connector = engines.connect(engine)
+    with engine.connect() as theirs:  # the only one that its pool has
+        theirs.execute(sa.text("SELECT 1"))
+        before = len(connected), len(dialled)
+        assert connector.run(one) == 1
+        assert (len(connected), len(dialled)) == (before[0] + 1, before[1] + 1)
+        ours = connector.run(lambda connection: connection.connection.dbapi_connection)
+        assert ours is not theirs.connection.dbapi_connection
+        assert connector.run(lambda connection: connection.engine) is not engine
+        connector.dispose()
+        assert theirs.scalar(sa.text("SELECT 2")) == 2, "ours is closed, theirs is not"
+    assert sent == ["SELECT 1", "SELECT 2"], "statements of ours are none of the host's"
+
+
+def test_an_engine_that_was_never_connected_will_do(database: Database) -> None:
+    engine = database.engine()
+    connector = engines.connect(engine)
+    assert connector.run(one) == 1
+    connector.dispose()
+    with engine.connect() as connection:
+        assert one(connection) == 1
+
+
+def test_a_hosts_async_engine_is_not_shared_and_its_listeners_are_kept(database: Database) -> None:
+    connected: list[int] = []
+
+    async def host() -> None:
+        engine = create_async_engine(database.async_url)
+        sa.event.listen(engine.sync_engine, "connect", lambda *_: connected.append(threading.get_ident()))
+        connector = engines.connect(engine)
+        async with engine.connect() as theirs:
+            await theirs.execute(sa.text("SELECT 1"))
+            assert len(connected) == 1
+            # In a thread, as the writer is: this loop is the host's.
+            found: list[object] = []
+
+            def write() -> None:
+                found.append(connector.run(one))
+                connector.dispose()
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            await asyncio.to_thread(thread.join)
+            assert found == [1]
+            assert len(connected) == 2
+            assert connected[0] != connected[1]
+            assert await theirs.scalar(sa.text("SELECT 2")) == 2
+        await engine.dispose()
+
+    asyncio.run(host())
+
+
+def test_the_hosts_creator_is_kept(sqlite: Database) -> None:
+    path = sa.make_url(sqlite.url).database
+    assert path is not None
+    made: list[object] = []
+
+    def create() -> sqlite3.Connection:
+        made.append(1)
+        return sqlite3.connect(path, check_same_thread=False)
+
+    engine = sa.create_engine(sqlite.url, creator=create)
+    connector = engines.connect(engine)
+    assert connector.run(one) == 1
+    connector.dispose()
+    engine.dispose()
+    assert made
+
+
+# ---- the engine of a URL
+
+
+def test_a_url_gets_one_connection_and_timeouts_that_the_url_may_set() -> None:
+    assert engines._timeouts("psycopg", sa.make_url("postgresql+psycopg://h/db"))["connect_timeout"] == 5
+    assert "connect_timeout" not in engines._timeouts(
+        "psycopg", sa.make_url("postgresql+psycopg://h/db?connect_timeout=9")
+    )
+    assert engines._timeouts("pysqlite", sa.make_url("sqlite:///x.db")) == {}
+
+
+def test_connections_are_released_between_runs(database: Database) -> None:
+    connector = engines.connect(database.url)
+    assert isinstance(connector, SyncConnector)
+    connector.run(one)
+    pool = connector._engine.pool
+    assert not isinstance(pool, sa.QueuePool) or pool.checkedout() == 0
+    connector.dispose()
+
+
+def test_the_flush_is_kept_out_of_traces(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    otel: Any = pytest.importorskip("opentelemetry.context")
+    connector = engines.connect(sqlite.url)
+    seen = connector.run(lambda connection: otel.get_value("suppress_instrumentation"))
+    connector.dispose()
+    assert seen is True
+    assert otel.get_value("suppress_instrumentation") is None

@@ -1,0 +1,113 @@
+"""What `check` says about live tables that are not as they should be: one line each, the fix in it."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import Database, UsersDatabase
+from usage_instrument.database.inspection import Problem, check
+from usage_instrument.database.users_table import live_target
+from usage_instrument.schema import UNIQUE_USAGE, create_all, define_tables
+
+
+def problems(engine: sa.Engine, **options: object) -> list[Problem]:
+    with engine.connect() as connection:
+        found = check(connection, define_tables(sa.MetaData(), **options))  # type: ignore[arg-type]
+    assert all("\n" not in problem.message for problem in found)
+    return found
+
+
+def run(engine: sa.Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def test_finds_nothing_in_new_tables(users_database: UsersDatabase) -> None:
+    create_all(users_database.engine)
+    assert problems(users_database.engine) == []
+
+
+def test_names_every_missing_table(database: Database) -> None:
+    found = problems(database.engine())
+    assert len(found) == 7
+    assert [problem.message for problem in found if not problem.blocks_writing] == [
+        "table feature_usage_access does not exist: run `usage-instrument db create`"
+    ]
+    assert found[0].message == "table feature_usage does not exist: run `usage-instrument db create`"
+
+
+def test_names_a_missing_column(database: Database) -> None:
+    engine = database.engine()
+    create_all(engine)
+    run(engine, "ALTER TABLE feature_usage DROP COLUMN metadata")
+    (found,) = problems(engine)
+    assert found.message == "table feature_usage has no column metadata: run `usage-instrument db upgrade`"
+
+
+def test_names_a_missing_index(database: Database) -> None:
+    engine = database.engine()
+    create_all(engine)
+    run(engine, f"DROP INDEX {UNIQUE_USAGE}" + (" ON feature_usage" if database.name == "mariadb" else ""))
+    (found,) = problems(engine)
+    assert found.blocks_writing
+    assert found.message == (
+        f"table feature_usage has no unique index {UNIQUE_USAGE}: run `usage-instrument db upgrade`"
+    )
+
+
+@pytest.mark.parametrize(("made", "asked"), [("uuid", "integer"), ("integer", "uuid"), ("string", "integer")])
+def test_names_a_user_id_of_another_type(database: Database, made: str, asked: str) -> None:
+    engine = database.engine()
+    create_all(engine, user_id_type=made)  # type: ignore[arg-type]
+    found = problems(engine, user_id_type=asked)
+    assert [problem.blocks_writing for problem in found] == [True, True, False]  # without the audit trail, counts go on
+    assert f"and user_id_type is '{asked}': set user_id_type to" in found[0].message
+
+
+def test_knows_text_from_uuids_on_postgresql(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    create_all(engine, user_id_type="string")
+    assert len(problems(engine, user_id_type="uuid")) == 3
+
+
+@pytest.mark.parametrize("action", ["SET NULL", "NO ACTION", "RESTRICT"])
+def test_flags_a_foreign_key_that_does_not_cascade(postgresql: Database, action: str) -> None:
+    engine = postgresql.engine()
+    run(engine, "CREATE TABLE users (id uuid PRIMARY KEY)")
+    create_all(engine, users=None)
+    run(
+        engine,
+        f"ALTER TABLE feature_usage ADD FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE {action}",
+    )
+    (found,) = problems(engine)
+    assert not found.blocks_writing
+    assert f"is ON DELETE {action}" in found.message
+    assert found.message.endswith("run `usage-instrument db upgrade`")
+
+
+def test_puts_what_stops_the_writer_first(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    run(engine, "CREATE TABLE users (id uuid PRIMARY KEY)")
+    create_all(engine, users=None)
+    run(
+        engine,
+        "ALTER TABLE feature_usage ADD FOREIGN KEY (user_id) REFERENCES users (id)",
+        "DROP INDEX uq_feature_usage_history_user_feature_bucket",
+    )
+    assert [problem.blocks_writing for problem in problems(engine)] == [True, False]
+
+
+def test_tells_what_the_live_table_refers_to(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    tables = create_all(engine).tables
+    with engine.connect() as connection:
+        assert live_target(connection, tables.usage) == (None, "users", "id")
+
+
+def test_tells_that_it_refers_to_nothing(database: Database) -> None:
+    engine = database.engine()
+    tables = create_all(engine).tables
+    with engine.connect() as connection:
+        assert live_target(connection, tables.usage) is None

@@ -1,0 +1,121 @@
+"""A connection whose server does not answer ends; one that is only busy for long does not."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import time
+import warnings
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from conftest import Database
+from usage_instrument.database import engines
+from usage_instrument.database.socket_watchdog import Watchdog
+
+
+@pytest.fixture(params=["url", "async_url"])
+def url(request: pytest.FixtureRequest, postgresql: Database, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(engines, "GRACE", 0.5)
+    return str(getattr(postgresql, request.param))
+
+
+def sleep(connection: sa.Connection, seconds: float) -> None:
+    connection.execute(sa.text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
+
+
+def test_a_statement_without_an_answer_fails_and_the_next_has_a_new_connection(url: str) -> None:
+    connector = engines.connect(url, statement_timeout=0.3)
+    before = connector.run(lambda connection: connection.scalar(sa.text("SELECT pg_backend_pid()")))
+    with pytest.raises(sa.exc.DBAPIError):
+        connector.run(lambda connection: sleep(connection, 60))
+    after = connector.run(lambda connection: connection.scalar(sa.text("SELECT pg_backend_pid()")))
+    assert after != before
+    connector.dispose()
+
+
+def test_one_thread_watches_many_short_questions_and_ends_after_the_last(url: str) -> None:
+    connector = engines.connect_committing(url, 0.3)
+    threads = _threads()
+    for _ in range(20):
+        connector.run(lambda connection: sleep(connection, 0))
+    assert _threads() == threads + 1
+    with pytest.raises(sa.exc.DBAPIError):
+        connector.run(lambda connection: sleep(connection, 60))
+    connector.run(lambda connection: sleep(connection, 0.1))
+    while _threads() > threads:
+        time.sleep(0.01)
+    connector.run(lambda connection: sleep(connection, 0))
+    connector.dispose()
+
+
+def _threads() -> int:
+    return len(sys._current_frames())
+
+
+def test_each_statement_has_the_whole_time(url: str) -> None:
+    connector = engines.connect(url, statement_timeout=0.3)
+
+    def four(connection: sa.Connection) -> None:
+        for _ in range(4):
+            sleep(connection, 0.3)
+
+    connector.run(four)
+    connector.dispose()
+
+
+def test_without_a_limit_on_statements_there_is_none_on_answers(url: str) -> None:
+    connector = engines.connect(url, statement_timeout=0)
+    connector.run(lambda connection: sleep(connection, 1))
+    connector.dispose()
+
+
+def test_the_hosts_own_connections_are_not_watched(postgresql: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "GRACE", 0.3)
+    host = postgresql.engine()
+    connector = engines.connect(host, statement_timeout=0.3)
+    with host.connect() as theirs:
+        alive = sa.text("SELECT 1")
+        with pytest.raises(sa.exc.DBAPIError):
+            connector.run(lambda connection: sleep(connection, 60))
+        assert theirs.scalar(alive) == 1
+    connector.dispose()
+
+
+def test_a_connection_that_fails_at_its_first_questions_leaves_no_descriptor(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    closed = []
+
+    @sa.event.listens_for(engine, "connect")
+    def lose(connection: psycopg.Connection, _: object) -> None:
+        connection.close()
+        closed.append(connection)
+        raise OSError
+
+    watchdog = Watchdog(engine, 60)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with contextlib.suppress(OSError), watchdog.watching():
+            engine.connect()
+    assert len(closed) == 5
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_engine_that_is_dropped_with_its_connection_leaves_no_descriptor_and_says_nothing(
+    postgresql: Database,
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    connector = engines.connect(postgresql.url, statement_timeout=5)
+    connector.run(lambda connection: connection.scalar(sa.text("SELECT 1")))
+    deadline = time.monotonic() + 30
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del connector
+        while gc.collect() or len(os.listdir("/proc/self/fd")) > before:  # its thread may be about to end
+            assert [one for one in said if "unclosed" in str(one.message)] == []
+            said.clear()  # psycopg's own, which holds what it is about
+            assert time.monotonic() < deadline

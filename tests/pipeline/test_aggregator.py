@@ -1,0 +1,334 @@
+"""The folder: what is drained is folded under the right time, within the bound on memory, and no loss is silent."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from usage_instrument.events import Count, Use, canonical_user
+from usage_instrument.pipeline import aggregator as folder_module
+from usage_instrument.pipeline import losses
+from usage_instrument.pipeline.aggregator import Folder
+from usage_instrument.pipeline.buffer import Buffer, Mishap
+from usage_instrument.pipeline.pending_counts import Pending
+from usage_instrument.runtime.flush_request import Ticket
+from usage_instrument.runtime.processes import start_thread
+from usage_instrument.settings import Settings
+
+NOON = 1_714_564_800_000_000_000
+"""2024-05-01 12:00 UTC in ns."""
+DAY = dt.datetime(2024, 5, 1)
+
+
+class Clock:
+    """The wall clock that the folder reads."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def time_ns(self) -> int:
+        return self.now
+
+    monotonic = staticmethod(time.monotonic)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(folder_module, "time", clock)
+    return clock
+
+
+class Bench:
+    """A folder between a buffer and pending counts."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = Settings(**{"user_id_type": "integer", **settings})
+        self.buffer = Buffer()
+        self.pending = Pending(self.settings.max_pending)
+        self.forwarded: list[Ticket] = []
+        self.folder = Folder(
+            self.buffer,
+            self.pending,
+            self.settings,
+            canonical_user(self.settings.user_id_type),
+            self.forwarded.append,
+        )
+
+    def plain(self, feature: str, *users: Any) -> None:
+        self.buffer.plain(feature).extend(users)
+
+    def fold(self) -> None:
+        self.folder.fold()
+
+    def taken(self) -> list[Count]:
+        counts = self.pending.counts.take(10**6)
+        return sorted(counts, key=lambda count: (count.feature, str(count.user)))
+
+    def balanced(self) -> bool:
+        folder = self.folder
+        return folder.drained == self.pending.uses + folder.dropped + folder.rejected
+
+
+def test_nothing_to_fold() -> None:
+    bench = Bench()
+    bench.fold()
+    assert bench.taken() == []
+    assert bench.folder.drained == 0
+
+
+def test_uses_are_folded_under_the_time_of_the_drain(clock: Clock) -> None:
+    bench = Bench()
+    bench.plain("a", 1, 1, None, "1")
+    bench.plain("b", 2)
+    bench.buffer.rich.append(Use("b", 2, None, 10))
+    bench.fold()
+    noon = dt.datetime(2024, 5, 1, 12)
+    assert bench.taken() == [
+        Count("a", 1, 3, noon, None, ((DAY, 3),)),
+        Count("a", None, 1, noon, None, ((DAY, 1),)),
+        Count("b", 2, 11, noon, None, ((DAY, 11),)),
+    ]
+    assert bench.folder.drained == 15
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"), [("day", ((DAY, 1),)), ("hour", ((DAY.replace(hour=12), 1),)), (None, ())]
+)
+def test_the_grain_of_the_history(clock: Clock, history: str | None, expected: object) -> None:
+    bench = Bench(history=history)
+    bench.plain("a", 1)
+    clock.now += 59 * 60 * 10**9
+    bench.fold()
+    assert bench.taken()[0].history == expected
+
+
+def test_an_outage_past_midnight_keeps_both_days(clock: Clock) -> None:
+    bench = Bench()
+    bench.plain("a", 1)
+    bench.fold()
+    clock.now += 12 * 3600 * 10**9
+    bench.plain("a", 1, 1)
+    bench.fold()
+    [count] = bench.taken()
+    assert count.uses == 3
+    assert sorted(count.history) == [(DAY, 1), (DAY + dt.timedelta(days=1), 2)]
+    assert count.last_used == DAY + dt.timedelta(days=1)
+
+
+def test_the_wall_clock_jumps_back(clock: Clock) -> None:
+    bench = Bench()
+    bench.plain("a", 1)
+    bench.fold()
+    clock.now -= 3 * 86400 * 10**9
+    bench.plain("a", 1)
+    bench.plain("b", 1)
+    bench.fold()
+    before = DAY - dt.timedelta(days=3)
+    counts = {count.feature: count for count in bench.taken()}
+    assert counts["a"].last_used == dt.datetime(2024, 5, 1, 12)  # never backwards
+    assert sorted(counts["a"].history) == [(before, 1), (DAY, 1)]
+    assert counts["b"].history == ((before, 1),)  # one slip of the clock spoils no later day
+
+
+# ---- memory
+
+
+def test_beyond_the_bound_uses_are_dropped_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(max_pending=3)
+    bench.plain("a", 1, 2, 3, 3)
+    bench.fold()
+    assert caplog.records == []
+    bench.plain("a", 3, 4, 5, 5)
+    bench.plain("b", 1)
+    bench.buffer.rich.append(Use("c", 1, {"k": 1}, 6))
+    bench.fold()
+    assert bench.folder.dropped == 3 + 1 + 6
+    assert bench.balanced()
+    assert bench.pending.losses == {(losses.today(), losses.MEMORY): 10}
+    assert [record.message for record in caplog.records] == [
+        "3 keys wait for the database (max_pending) (dropped 3, rejected 0, metadata lost 0 so far)"
+    ]
+    assert [count.uses for count in bench.taken()] == [1, 1, 3]
+
+
+def test_what_the_writer_holds_counts_against_the_bound() -> None:
+    bench = Bench(max_pending=2)
+    bench.plain("a", 1, 2)
+    bench.fold()
+    bench.pending.take()
+    bench.plain("a", 1)
+    bench.fold()
+    assert bench.folder.dropped == 1
+    assert bench.balanced()
+
+
+def test_metadata_of_dropped_uses_takes_no_memory() -> None:
+    bench = Bench(max_pending=1)
+    bench.plain("a", 1)
+    bench.buffer.rich.append(Use("a", 2, {"k": 1}))
+    bench.fold()
+    bench.pending.counts.take(10)
+    bench.plain("a", 2)
+    bench.fold()
+    assert bench.taken()[0].metadata is None
+
+
+# ---- metadata
+
+
+def metadata_of(bench: Bench) -> Any:
+    [count] = bench.taken()
+    return None if count.metadata is None else json.loads(count.metadata)
+
+
+def test_newer_metadata_lies_over_older() -> None:
+    bench = Bench()
+    bench.buffer.rich.append(Use("a", 1, {"x": 1, "y": 1}))
+    bench.buffer.rich.append(Use("a", "1", '{"y":[2]}'))
+    bench.fold()
+    bench.buffer.rich.append(Use("a", 1, {"z": None}))
+    bench.plain("a", 1)
+    bench.fold()
+    assert metadata_of(bench) == {"x": 1, "y": [2], "z": None}
+
+
+def test_metadata_that_is_too_large_is_lost_and_the_use_counts(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(metadata_max_bytes=20)
+    bench.buffer.rich.append(Use("a", 1, {"x": 1}))
+    bench.buffer.rich.append(Use("a", 1, {"y": "x" * 20}))
+    bench.buffer.rich.append(Use("a", 1, json.dumps({"y": ["x" * 20]})))
+    bench.fold()
+    assert bench.folder.metadata_lost == 2
+    assert bench.folder.rejected == 0
+    assert bench.balanced()
+    assert [count.uses for count in bench.pending.counts.take(5)] == [3]
+    assert caplog.text.count("metadata_max_bytes (20)") == 1
+
+
+def test_metadata_that_is_too_large_together_keeps_the_newer() -> None:
+    bench = Bench(metadata_max_bytes=20)
+    for key in "xyz":
+        bench.buffer.rich.append(Use("a", 1, {key: "1234567"}))
+    bench.fold()
+    assert bench.folder.metadata_lost == 0
+    assert metadata_of(bench) == {"z": "1234567"}
+
+
+def test_the_bound_on_metadata_is_exact() -> None:
+    text = '{"k":"1234"}'
+    for size, lost in ((len(text), 0), (len(text) - 1, 1)):
+        bench = Bench(metadata_max_bytes=size)
+        bench.buffer.rich.append(Use("a", 1, {"k": "1234"}))
+        bench.fold()
+        assert bench.folder.metadata_lost == lost
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "a\0", "\ud800", 10**5000], ids=range(5))
+def test_flat_metadata_that_json_refuses_never_costs_the_use(value: object) -> None:
+    bench = Bench()
+    bench.buffer.rich.append(Use("a", 1, {"k": value}))
+    bench.fold()
+    assert bench.folder.metadata_lost == 1
+    assert metadata_of(bench) is None
+
+
+# ---- what is refused
+
+
+def test_a_user_of_another_type_is_rejected_and_the_others_count(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.plain("a", 1, "x", "x", uuid.UUID(int=1), 2**63, 2)
+    bench.buffer.rich.append(Use("a", "jane", {"k": 1}, 5))
+    bench.fold()
+    assert bench.folder.rejected == 9
+    assert bench.balanced()
+    assert bench.pending.losses == {(losses.today(), losses.USER_TYPE): 9}
+    assert [(count.user, count.uses, count.metadata) for count in bench.taken()] == [(1, 1, None), (2, 1, None)]
+    assert len(caplog.records) == 1
+    assert caplog.text.count("'a': a user id of type integer is an int or its decimal digits") == 1
+    assert "jane" not in caplog.text
+
+
+def test_an_int_that_has_no_text_is_rejected() -> None:
+    bench = Bench(user_id_type="string")
+    bench.plain("a", 10**5000, "x")
+    bench.fold()
+    assert bench.folder.rejected == 1
+    assert [count.user for count in bench.taken()] == ["x"]
+
+
+def test_mishaps_are_booked(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.buffer.mishaps.append(Mishap("a", losses.CAPTURE, 3, "wrong"))
+    bench.buffer.mishaps.append(Mishap("a", losses.CAPTURE, 1, "wrong again"))
+    bench.buffer.mishaps.append(Mishap("a", "metadata", 0, "metadata lost: why"))
+    bench.fold()
+    assert (bench.folder.rejected, bench.folder.metadata_lost) == (4, 1)
+    assert bench.balanced()
+    assert bench.pending.losses == {(losses.today(), losses.CAPTURE): 4}
+    assert [record.message for record in caplog.records] == [
+        "'a': wrong (dropped 0, rejected 3, metadata lost 0 so far)",
+        "'a': metadata lost: why (dropped 0, rejected 4, metadata lost 1 so far)",
+    ]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_a_hostile_name_is_one_short_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.buffer.mishaps.append(Mishap("\ud800\nERROR forged" + "x" * 10**6, losses.CAPTURE, 1, "wrong"))
+    bench.fold()
+    [record] = caplog.records
+    assert len(record.message) < 300
+    assert "\n" not in record.message
+    record.message.encode()
+
+
+# ---- turns
+
+
+def test_without_waiting_nobody_is_disturbed() -> None:
+    bench = Bench()
+    bench.plain("a", 1)
+    with bench.folder._turn:
+        bench.folder.fold(wait=False)
+        assert bench.folder.drained == 0
+    bench.folder.fold(wait=False)
+    assert bench.folder.drained == 1
+
+
+def test_the_thread_ends_with_a_final_ticket_once_it_is_not_wanted() -> None:
+    bench = Bench()
+    wanted = iter([True, False, False])  # the last look is after its end
+    bench.plain("a", 1)
+    for final in (True, False, True):
+        bench.folder.wake(Ticket(60, final=final))
+    bench.folder.run(lambda: next(wanted))
+    assert [ticket.final for ticket in bench.forwarded] == [True, False, True]
+    assert next(wanted, None) is None
+    assert bench.folder.drained == 1
+    assert bench.folder.beat is None
+
+
+def test_a_ticket_is_forwarded_after_its_uses_are_folded() -> None:
+    bench = Bench()
+    seen: list[int] = []
+
+    def forward(ticket: Ticket) -> None:
+        seen.append(bench.pending.uses)
+        ticket.answer = True
+
+    bench.folder = Folder(bench.buffer, bench.pending, bench.settings, canonical_user("integer"), forward)
+    start_thread(lambda: bench.folder.run(lambda: False))
+    for number in range(1, 6):
+        bench.plain("a", number)
+        ticket = Ticket(60, final=number == 5)
+        bench.folder.wake(ticket)
+        assert ticket.wait()
+    assert seen == [1, 2, 3, 4, 5]

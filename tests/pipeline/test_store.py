@@ -1,0 +1,312 @@
+"""The store contract, the same on every database: one batch, one transaction, exactly once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import Database, UsersDatabase
+from reading import all_of, counts, made, total
+from usage_instrument.database.dialects import Fault
+from usage_instrument.database.engines import connect
+from usage_instrument.database.ledger import Ledger, utcnow
+from usage_instrument.events import MAX_COUNT, Batch, Count, Loss
+from usage_instrument.pipeline.store import Outcome, Store, WriteError
+from usage_instrument.schema import Tables
+from usage_instrument.settings import Settings
+
+DAY = dt.datetime(2026, 3, 1)
+NOON = dt.datetime(2026, 3, 1, 12, 30, 15, 123456)
+ADA, BOB = uuid.UUID(int=2**100), uuid.UUID(int=2**101)
+
+
+@dataclass
+class Bench:
+    engine: sa.Engine
+    tables: Tables
+    store: Store
+    ledger: Ledger
+
+    def write(self, *given_counts: Count, number: int | None = None, losses: tuple[Loss, ...] = ()) -> Outcome:
+        self.ledger.number = number if number is not None else self.ledger.number + 1
+        ordered = sorted(given_counts, key=lambda c: (c.user is None, c.user or 0, c.feature))
+        return self.store.write(self.ledger, Batch(self.ledger.number, tuple(ordered), losses))
+
+    def row(self, feature: str, user: object = None) -> Any:
+        usage = self.tables.usage
+        query = sa.select(usage).where(usage.c.feature_name == feature, usage.c.user_id.is_not_distinct_from(user))
+        with self.engine.connect() as connection:
+            return connection.execute(query).one()
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench() -> Iterator[MakeBench]:
+    """Makes a store with a registered writer, in a database of the test's."""
+    stores: list[Store] = []
+
+    def make(database: Database, users: object = None, **options: Any) -> Bench:
+        engine = database.engine()
+        tables = made(engine, users=users, **options)
+        store = Store(connect(database.url), tables, Settings(flush_rows=500))
+        stores.append(store)
+        store.open()
+        ledger = Ledger(tables, "tests")
+        store.register(ledger)
+        return Bench(engine, tables, store, ledger)
+
+    yield make
+    for store in stores:
+        store.dispose()
+
+
+def count(feature: str = "f", user: Any = ADA, uses: int = 1, used: dt.datetime = NOON, **metadata: Any) -> Count:
+    return Count(feature, user, uses, used, json.dumps(metadata) if metadata else None, ((DAY, uses),))
+
+
+def test_new_keys_become_rows_and_known_keys_grow(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    assert it.write(count(uses=2), count(user=None, uses=3)) is Outcome.APPLIED
+    assert it.write(count(uses=5), count(user=BOB), count("g", None, 7)) is Outcome.APPLIED
+    assert counts(it.engine, it.tables) == {("f", ADA): 7, ("f", None): 3, ("f", BOB): 1, ("g", None): 7}
+
+
+def test_history_is_written_in_the_same_batch(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    next_day = DAY + dt.timedelta(days=1)
+    it.write(Count("f", None, 5, NOON, None, ((DAY, 2), (next_day, 3))))
+    it.write(Count("f", None, 4, NOON, None, ((next_day, 4),)))
+    found = {(row.feature_name, row.bucket_start): row.usage_count for row in all_of(it.engine, it.tables.history)}
+    assert found == {("f", DAY): 2, ("f", next_day): 7}
+    it.write(Count("f", None, 5, NOON, None, ((DAY, 1), (next_day, 4))), Count("g", None, 2, NOON, None, ((DAY, 2),)))
+    found = {(row.feature_name, row.bucket_start): row.usage_count for row in all_of(it.engine, it.tables.history)}
+    assert found == {("f", DAY): 3, ("f", next_day): 11, ("g", DAY): 2}
+
+
+@pytest.mark.parametrize("table", ["feature_usage", "feature_usage_history"])
+def test_a_row_that_another_writer_inserts_meanwhile_is_added_to(
+    bench: MakeBench, mariadb: Database, table: str
+) -> None:
+    """Between the UPDATE, which did not find it yet, and the look for what is missing, which finds it."""
+    it, rival = bench(mariadb), mariadb.engine()
+    rows = {"feature_usage": it.tables.usage, "feature_usage_history": it.tables.history}
+    values = {"feature_name": "f", "user_id": ADA, "usage_count": 5}
+    first: list[str] = []
+    more = {"feature_usage": {"last_used": NOON}, "feature_usage_history": {"bucket_start": DAY}}
+
+    def insert_first(connection: sa.Connection, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT d.i") and f"{table} f" in statement and not first:
+            first.append(statement)
+            with rival.begin() as other:
+                other.execute(rows[table].insert().values(**values, **more[table]))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", insert_first)
+    try:
+        with pytest.raises(WriteError, match="Another writer inserted a row") as caught:
+            it.write(count(uses=2), number=1)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", insert_first)
+    assert (caught.value.fault, caught.value.in_doubt) == (Fault.TRANSIENT, False)
+    assert it.write(count(uses=2), number=1) is Outcome.APPLIED
+    found = {row.usage_count for row in all_of(it.engine, rows[table])}
+    assert found == {7}
+
+
+def test_a_batch_is_applied_once_however_often_it_is_sent(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    batch = Batch(1, (count(uses=2), count("g", None, 3)), (Loss(DAY.date(), "memory full", 9),))
+    for _ in range(3):
+        assert it.store.write(it.ledger, batch) is Outcome.APPLIED
+    assert total(it.engine, it.tables) == 5
+    assert [row.uses for row in all_of(it.engine, it.tables.losses)] == [9]
+
+
+def test_an_older_batch_is_not_applied(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    it.write(count(), number=7)
+    assert it.write(count(), number=5) is Outcome.APPLIED  # which is to say: by now it is in
+    assert total(it.engine, it.tables) == 1
+
+
+def test_without_the_writers_row_nothing_is_applied(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    it.store.retire(it.ledger)
+    assert it.write(count()) is Outcome.GONE
+    assert total(it.engine, it.tables) == 0
+    assert all_of(it.engine, it.tables.history) == []
+
+
+def test_registering_twice_is_registering_once(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    it.write(count())
+    it.store.register(it.ledger)
+    (row,) = all_of(it.engine, it.tables.writers)
+    assert (row.service, row.last_batch) == ("tests", 1)
+    assert abs(utcnow() - row.heartbeat_at) < dt.timedelta(minutes=5)
+
+
+def test_last_used_never_goes_back_and_never_lies_ahead(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    it.write(count(used=NOON))
+    it.write(count(used=NOON - dt.timedelta(days=3)))
+    assert it.row("f", ADA).last_used == NOON
+    it.write(count(used=utcnow() + dt.timedelta(days=300)), count("new", ADA, used=utcnow() + dt.timedelta(days=300)))
+    assert it.row("f", ADA).last_used <= utcnow() + dt.timedelta(minutes=1)
+    assert it.row("new", ADA).last_used <= utcnow() + dt.timedelta(minutes=1)
+
+
+def test_counts_saturate(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    it.write(count(uses=MAX_COUNT - 1), count("huge", uses=2**35))
+    it.write(count(uses=5))
+    assert it.row("f", ADA).usage_count == MAX_COUNT
+    assert it.row("huge", ADA).usage_count == MAX_COUNT
+
+
+def test_a_row_of_the_hosts_own_making_grows(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    with it.engine.begin() as connection:
+        connection.execute(
+            it.tables.usage.insert().values(user_id=ADA, feature_name="f", usage_count=None, last_used=NOON)
+        )
+    it.write(count(uses=3, used=NOON + dt.timedelta(1), a=1))
+    assert (it.row("f", ADA).usage_count, it.row("f", ADA).metadata) == (3, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "merged"),
+    [
+        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+        ({"a": 1, "b": 1}, {"b": 2}, {"a": 1, "b": 2}),
+        ({"a": {"x": 1}}, {"a": {"y": 2}}, {"a": {"y": 2}}),
+        ({"a": 1}, {"a": None}, {"a": None}),
+        ({"a": None, "b": {"c": None}}, {"d": 1}, {"a": None, "b": {"c": None}, "d": 1}),
+        ({"f": 0.1, "t": True, "n": False, "l": [1, [2]], "i": 2**53}, {"z": "é\"'\\ \n"},
+         {"f": 0.1, "t": True, "n": False, "l": [1, [2]], "i": 2**53, "z": "é\"'\\ \n"}),
+        ({"a.b": 1, 'q"x': 2, "": 3, "k, y": 4, "$": 5}, {"a.b": 6}, {"a.b": 6, 'q"x': 2, "": 3, "k, y": 4, "$": 5}),
+    ],
+)  # fmt: skip
+def test_metadata_is_merged_key_by_key(
+    bench: MakeBench, database: Database, first: Any, second: Any, merged: Any
+) -> None:
+    it = bench(database)
+
+    def with_(feature: str, used: dt.datetime, metadata: Any) -> Count:
+        return Count(feature, ADA, 1, used, json.dumps(metadata), ())
+
+    later = NOON + dt.timedelta(seconds=1)
+    it.write(with_("newer", NOON, first), with_("tie", NOON, first), with_("older", later, second))
+    it.write(with_("newer", later, second), with_("tie", NOON, second), with_("older", NOON, first))
+    assert it.row("newer", ADA).metadata == merged
+    assert it.row("tie", ADA).metadata == merged
+    assert it.row("older", ADA).metadata == merged, "an older batch only fills what is missing"
+
+
+def test_no_metadata_leaves_the_old(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    it.write(count(a=1))
+    it.write(count())
+    assert it.row("f", ADA).metadata == {"a": 1}
+
+
+def test_features_differ_by_case_and_accent(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    it.write(count("export"), count("Export"), count("éxport"), number=1)
+    it.write(count("export"), count("Export"), number=2)
+    assert counts(it.engine, it.tables) == {("export", ADA): 2, ("Export", ADA): 2, ("éxport", ADA): 1}
+
+
+@pytest.mark.parametrize(("kind", "one", "two"), [("integer", 7, 2**40), ("string", "Ada", "ada"), ("uuid", ADA, BOB)])
+def test_every_type_of_user_id(bench: MakeBench, database: Database, kind: Any, one: Any, two: Any) -> None:
+    it = bench(database, user_id_type=kind)
+    for _ in range(2):
+        it.write(count(user=one), count(user=two, uses=2), count(user=None, uses=3))
+    assert counts(it.engine, it.tables) == {("f", one): 2, ("f", two): 4, ("f", None): 6}
+
+
+def test_a_known_key_burns_no_id(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    keys = [count(f"f{number % 10}", uuid.UUID(int=2**90 + number // 10), 1) for number in range(50)]
+    for _ in range(200):
+        it.write(*keys)
+    with it.engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.max(it.tables.usage.c.id))) == 50
+        if database.name == "postgresql":
+            last = connection.scalar(sa.text("SELECT last_value FROM feature_usage_id_seq"))
+        elif database.name == "mariadb":
+            last = connection.scalar(
+                sa.text(
+                    "SELECT auto_increment FROM information_schema.tables "
+                    "WHERE table_name = 'feature_usage' AND table_schema = DATABASE()"
+                )
+            )
+        else:
+            last = 50
+    assert isinstance(last, int)
+    assert last <= 60
+
+
+def test_an_unknown_user_is_a_definite_fault_of_its_own(bench: MakeBench, users_database: UsersDatabase) -> None:
+    it = bench(users_database.database, users="auto")
+    stranger = uuid.uuid4()
+    known = users_database.user_ids[0]
+    if users_database.database.name == "sqlite":
+        pytest.skip("SQLite enforces foreign keys only where the host turns them on; test_writer covers that")
+    with pytest.raises(WriteError) as info:
+        it.write(count(user=known), count(user=stranger), number=1)
+    assert (info.value.fault, info.value.in_doubt) == (Fault.UNKNOWN_USER, False)
+    assert it.store.unknown_users({known, stranger, None}) == {stranger}
+    assert total(it.engine, it.tables) == 0
+    it.write(count(user=known), number=1)
+    assert total(it.engine, it.tables) == 1
+
+
+def test_a_missing_table_is_one_line_with_the_fix(database: Database) -> None:
+    engine = database.engine()
+    tables = made(engine, users=None)
+    tables.history.drop(engine)
+    store = Store(connect(database.url), tables, Settings())
+    said = r"feature_usage_history does not exist: run `usage-instrument db create`"
+    with pytest.raises(WriteError, match=said) as info:
+        store.open()
+    store.dispose()
+    assert info.value.fault is Fault.CONFIGURATION
+
+
+def test_a_lost_table_is_a_matter_of_configuration(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+    it.tables.usage.drop(it.engine)
+    with pytest.raises(WriteError) as info:
+        it.write(count())
+    assert info.value.fault is Fault.CONFIGURATION
+
+
+_features = st.sampled_from(["a", "A", "é", "x" * 100, "we'ird\"; --"])
+_users = st.sampled_from([None, ADA, BOB])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.dictionaries(st.tuples(_features, _users), st.integers(1, 1000), min_size=1), min_size=1, max_size=4)
+)
+def test_any_batches_add_up(bench: MakeBench, database: Database, batches: list[dict[tuple[str, Any], int]]) -> None:
+    it = bench(database)
+    with it.engine.begin() as connection:
+        connection.execute(it.tables.usage.delete())
+    expected: Counter[tuple[str, Any]] = Counter()
+    for batch in batches:
+        it.write(*(count(feature, user, uses) for (feature, user), uses in batch.items()))
+        expected.update(batch)
+    assert counts(it.engine, it.tables) == expected

@@ -1,0 +1,220 @@
+"""What is planned for an app is what its requests then count as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from flask import Blueprint, Flask
+from flask.views import MethodView
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.testclient import TestClient
+
+import usage_instrument as usage
+from usage_instrument import asgi, wsgi
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.testing import CapturedUsage, capture_usage
+from usage_instrument.web.route_coverage import Planned, plan
+
+
+@pytest.fixture
+def captured() -> Iterator[CapturedUsage]:
+    with capture_usage() as captured:
+        yield captured
+
+
+OPTIONS: dict[str, Any] = {
+    "features": {
+        "GET /named": "by_its_template",
+        "never": None,
+        "both": "both_named",
+        "dynamic": lambda carrier: "told",
+    },
+    "exclude": ["/admin/*"],
+}
+PROBES = "probes, metrics and API documentation are not, unless in include="
+
+
+def as_told(plans: list[Planned]) -> dict[str, tuple[str | None, str]]:
+    by_route = [planned for planned in plans if planned.route]  # the other tests' features are tracked elsewhere
+    return {f"{planned.method} {planned.route}".strip(): planned[2:] for planned in by_route}
+
+
+def flask_app() -> Flask:
+    app, admin = Flask("app"), Blueprint("admin", "admin")
+
+    @usage.tracks("view_made")
+    def tracked() -> str:
+        return "tracked"
+
+    class Item(MethodView):
+        def get(self, number: int) -> str:
+            return "item"
+
+        @usage.tracks("item_made")
+        def post(self, number: int) -> str:
+            return "item"
+
+    for name in ("plain", "named", "never", "dynamic", "healthz"):
+        app.add_url_rule(f"/{name}", name, lambda: "ok")
+    app.add_url_rule("/tracked", view_func=tracked)
+    app.add_url_rule("/both", "both", tracked)
+    app.add_url_rule("/items/<int:number>", view_func=Item.as_view("item"))
+    admin.add_url_rule("/users", "users", lambda: "ok")
+    app.register_blueprint(admin, url_prefix="/admin")
+    app.wsgi_app = wsgi.UsageMiddleware(app.wsgi_app, **OPTIONS)  # type: ignore[method-assign]
+    return app
+
+
+def test_flask(captured: CapturedUsage) -> None:
+    app = flask_app()
+    found = as_told(plan(app))
+    assert found == {
+        "GET /static/{filename}": (None, "static files are no use"),
+        "GET /plain": ("plain", "the name of the route"),
+        "GET /named": ("by_its_template", "features="),
+        "GET /never": (None, "features="),
+        "GET /dynamic": (None, "features= names it by the request"),
+        "GET /healthz": (None, PROBES),
+        "GET /tracked": ("view_made", "@tracks"),
+        "GET /both": ("both_named and view_made", "features= and @tracks"),
+        "GET /items/{number}": ("item", "the name of the route"),
+        "POST /items/{number}": ("item_made", "@tracks"),
+        "GET /admin/users": (None, "exclude="),
+    }
+    client = app.test_client()
+    for planned in plan(app):
+        if planned.route not in ("", "/dynamic", "/static/{filename}"):
+            captured.clear()
+            client.open(planned.route.replace("{number}", "7"), method=planned.method)
+            names = sorted(captured.names)
+            assert names == ([] if planned.feature is None else planned.feature.split(" and ")), planned
+    assert captured.complaints == []
+
+
+async def ok(request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+class Event(HTTPEndpoint):
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    @usage.tracks("event_made")
+    async def post(self, request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+
+class Chat(WebSocketEndpoint): ...
+
+
+def starlette_app() -> Starlette:
+    return Starlette(
+        routes=[
+            Route("/plain", ok, name="plain"),
+            Route("/named", ok, name="other"),
+            Route("/never", ok, name="never"),
+            Route("/events/{number:int}", Event),
+            WebSocketRoute("/chat", Chat),
+            Mount("/admin", routes=[Route("/users", ok)], name="admin"),
+            Mount("/users", Starlette(routes=[Route("/{name}", ok, name="show")]), name="users"),
+            Mount("/raw", PlainTextResponse("raw"), name="raw"),
+            Mount("/nameless", PlainTextResponse("raw")),
+            Mount("/static", StaticFiles(directory="."), name="static"),
+        ],
+        middleware=[Middleware(CORSMiddleware), Middleware(asgi.UsageMiddleware, **OPTIONS)],
+    )
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+def test_starlette(captured: CapturedUsage, has_started: bool) -> None:
+    app = starlette_app()
+    client = TestClient(app)
+    if has_started:
+        client.get("/plain")
+    found = as_told(plan(CORSMiddleware(app)))
+    assert found == {
+        "GET /plain": ("plain", "the name of the route"),
+        "GET /named": ("by_its_template", "features="),
+        "GET /never": (None, "features="),
+        "GET /events/{number}": ("Event", "the name of the route"),
+        "POST /events/{number}": ("event_made", "@tracks"),
+        "WEBSOCKET /chat": ("Chat", "the name of the route"),
+        "GET /admin/users": (None, "exclude="),
+        "GET /users/{name}": ("users:show", "the name of the route"),
+        "/raw": ("raw", "the name of the route"),
+        "/nameless": (None, "it has no name"),
+        "/static": (None, "static files are no use"),
+    }
+    for said, (feature, _) in found.items():
+        method, _, path = said.rpartition(" ")
+        if method != "WEBSOCKET":
+            captured.clear()
+            client.request(method or "GET", path.replace("{number}", "7") + ("" if method else "/x"))
+            assert captured.names == ([] if feature is None else [feature]), said
+    app.add_route("/later", ok)
+
+
+def test_fastapi() -> None:
+    app, router = FastAPI(), APIRouter(prefix="/items")
+
+    @router.get("/{number}")
+    async def show(number: int) -> None: ...
+
+    @app.websocket("/live")
+    async def live(websocket: Any) -> None: ...
+
+    app.include_router(router, prefix="/v1")
+    found = as_told(plan(asgi.UsageMiddleware(app)))
+    assert found["GET /v1/items/{number}"] == ("show", "the name of the route")
+    assert found["WEBSOCKET /live"] == ("live", "the name of the route")
+    assert found["GET /docs"] == found["GET /openapi.json"] == (None, PROBES)
+
+
+def test_without_the_middleware_only_decorators_count() -> None:
+    app = Flask("app")
+    app.add_url_rule("/", "home", lambda: "home")
+    app.add_url_rule("/tracked", "tracked", usage.tracks("test_plan.tracked")(lambda: "ok"))
+    found = as_told(plan(app))
+    assert found["GET /"] == (None, "the app has no UsageMiddleware")
+    assert found["GET /tracked"] == ("test_plan.tracked", "@tracks")
+
+
+def test_what_is_tracked_above_its_route_or_elsewhere_or_named_in_vain_is_told() -> None:
+    tracker = usage.Tracker("sqlite:///nowhere.db", usage.Settings(enabled=False))
+    app = FastAPI()
+
+    @tracker.tracks("above")
+    @app.get("/above")
+    def above() -> None: ...
+
+    @app.get("/below")
+    @tracker.tracks("below")
+    def below() -> None: ...
+
+    @tracker.tracks("job")
+    def job() -> None: ...
+
+    options: dict[str, Any] = {"features": {"POST /below": "wrong", "below": "named"}}
+    planned = plan(asgi.UsageMiddleware(app, tracker=tracker, **options))
+    above_it = "the name of the route; @tracks('above') above the route's decorator is never called: put it below"
+    assert [one for one in planned if "openapi" not in one.route and "doc" not in one.route] == [
+        ("GET", "/above", "above", above_it),
+        ("GET", "/below", "named and below", "features= and @tracks"),
+        ("POST", "/below", None, "features= names it, and the app has no such route"),
+        ("", "", "job", f"@tracks on {__name__}:{job.__qualname__}, whoever calls it"),
+    ]
+
+
+def test_an_app_that_shows_no_routes_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="function shows no routes"):
+        plan(lambda environ, start_response: [])
