@@ -91,9 +91,10 @@ def mariadb_server(_servers: contextlib.ExitStack) -> int:
 
 def reset_package_state() -> None:
     """Forget what a test configured: whatever the package keeps for the whole process is put back here."""
-    current = sys.modules.get("usage_instrument._default")
-    if current is not None:  # not imported: nothing is kept
-        current.reset()
+    default = sys.modules.get("usage_instrument._default")
+    if default is not None:  # not imported: nothing is kept
+        default.reset()
+        sys.modules["usage_instrument.runtime.log"].reset()
 
 
 @contextlib.contextmanager

@@ -21,9 +21,10 @@ from .pipeline.backend import Backend
 from .pipeline.buffer import Mishap
 from .pipeline.journal import check_place
 from .pipeline.pipeline import Pipeline
-from .pipeline.read_your_writes import FeatureUse, Live, in_thread
+from .pipeline.read_your_writes import FeatureUse, Live
 from .runtime import processes
-from .runtime.flush_request import Ticket
+from .runtime.flush_request import FlushRequest
+from .runtime.waiting import in_worker_thread
 from .settings import Settings
 from .stats import Stats
 from .typing import UNSET, Audit, Metadata, UserId
@@ -205,7 +206,7 @@ class Tracker:
 
     async def aflush(self, timeout: float = 5.0) -> bool:
         """As flush, without blocking the event loop."""
-        return await self._ask(timeout).await_()
+        return await self._ask(timeout).wait_async()
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Write what is pending and end the threads; True when nothing is left.
@@ -220,21 +221,21 @@ class Tracker:
     async def ashutdown(self, timeout: float | None = None) -> bool:
         """As shutdown, without blocking the event loop."""
         ticket, gate = self._ask(timeout, final=True), self._close_gate(timeout)
-        await ticket.await_()
-        await gate.await_()
+        await ticket.wait_async()
+        await gate.wait_async()
         return self._closed(ticket)
 
-    def _close_gate(self, timeout: float | None) -> Ticket:
+    def _close_gate(self, timeout: float | None) -> FlushRequest:
         gate, self._gate = self._gate, self._backend.new_gate(self._canonical)
         self._gate.committed = gate.committed  # of the tracker, as all figures are
         return gate.close(self.settings.shutdown_timeout if timeout is None else timeout)
 
-    def _closed(self, ticket: Ticket) -> bool:
+    def _closed(self, ticket: FlushRequest) -> bool:
         if self._live is not None:
             self._live.dispose()
         return self._pipeline.closed(ticket)
 
-    def _ask(self, timeout: float | None, *, final: bool = False) -> Ticket:
+    def _ask(self, timeout: float | None, *, final: bool = False) -> FlushRequest:
         processes.notice_fork()
         return self._pipeline.ask(self.settings.shutdown_timeout if timeout is None else timeout, final=final)
 
@@ -261,11 +262,11 @@ class Tracker:
 
     async def acount(self, user: object, feature: str) -> int:
         """As count, without blocking the event loop."""
-        return await in_thread(partial(self.count, user, feature))
+        return await in_worker_thread(partial(self.count, user, feature))
 
     async def auser_features(self, user: object) -> list[FeatureUse]:
         """As user_features, without blocking the event loop."""
-        return await in_thread(partial(self.user_features, user))
+        return await in_worker_thread(partial(self.user_features, user))
 
     @property
     def privacy(self) -> Privacy:

@@ -17,8 +17,8 @@ from usage_instrument.pipeline import losses
 from usage_instrument.pipeline.aggregator import Folder
 from usage_instrument.pipeline.buffer import Buffer, Mishap
 from usage_instrument.pipeline.pending_counts import Pending
-from usage_instrument.runtime.flush_request import Ticket
-from usage_instrument.runtime.processes import start_thread
+from usage_instrument.runtime.flush_request import FlushRequest
+from usage_instrument.runtime.threads import start as start_thread
 from usage_instrument.settings import Settings
 
 NOON = 1_714_564_800_000_000_000
@@ -52,7 +52,7 @@ class Bench:
         self.settings = Settings(**{"user_id_type": "integer", **settings})
         self.buffer = Buffer()
         self.pending = Pending(self.settings.max_pending)
-        self.forwarded: list[Ticket] = []
+        self.forwarded: list[FlushRequest] = []
         self.folder = Folder(
             self.buffer,
             self.pending,
@@ -308,7 +308,7 @@ def test_the_thread_ends_with_a_final_ticket_once_it_is_not_wanted() -> None:
     wanted = iter([True, False, False])  # the last look is after its end
     bench.plain("a", 1)
     for final in (True, False, True):
-        bench.folder.wake(Ticket(60, final=final))
+        bench.folder.wake(FlushRequest(60, final=final))
     bench.folder.run(lambda: next(wanted))
     assert [ticket.final for ticket in bench.forwarded] == [True, False, True]
     assert next(wanted, None) is None
@@ -320,15 +320,15 @@ def test_a_ticket_is_forwarded_after_its_uses_are_folded() -> None:
     bench = Bench()
     seen: list[int] = []
 
-    def forward(ticket: Ticket) -> None:
+    def forward(ticket: FlushRequest) -> None:
         seen.append(bench.pending.uses)
-        ticket.answer = True
+        ticket.give(True)
 
     bench.folder = Folder(bench.buffer, bench.pending, bench.settings, canonical_user("integer"), forward)
     start_thread(lambda: bench.folder.run(lambda: False))
     for number in range(1, 6):
         bench.plain("a", number)
-        ticket = Ticket(60, final=number == 5)
+        ticket = FlushRequest(60, final=number == 5)
         bench.folder.wake(ticket)
         assert ticket.wait()
     assert seen == [1, 2, 3, 4, 5]

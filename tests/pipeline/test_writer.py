@@ -21,7 +21,7 @@ from usage_instrument.database.ledger import Ledger
 from usage_instrument.pipeline.pending_counts import Pending
 from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.pipeline.writer import Writer
-from usage_instrument.runtime.flush_request import Ticket
+from usage_instrument.runtime.flush_request import FlushRequest
 from usage_instrument.schema import Tables
 
 Make = Callable[..., Tracker]
@@ -410,7 +410,7 @@ def test_flushes_that_nobody_waits_for_any_more_hold_up_nobody() -> None:
     writer = Writer(
         pending, tracker.settings, tracker.catalog, tracker._backend.open_store, tracker._backend.new_ledger
     )
-    tickets = [*(Ticket(0) for _ in range(5)), Ticket(0, final=True)]
+    tickets = [*(FlushRequest(0) for _ in range(5)), FlushRequest(0, final=True)]
     for ticket in tickets:
         writer.wake(ticket)
     writer.run(lambda: False)

@@ -529,7 +529,7 @@ def test_the_batches_of_dead_processes_bring_nobody_back(
             database,
             place,
             f"""
-        from usage_instrument import dialects
+        from usage_instrument.database import dialects
         dialect = dialects.get({database.name!r})
         commit = dialect.commit
         def killing(connection):

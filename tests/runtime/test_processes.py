@@ -266,9 +266,9 @@ class Pipe:
             os.close(end)
 
 _queue.SimpleQueue = Pipe
-from usage_instrument import folder
+from usage_instrument.pipeline import aggregator
 
-folder.INTERVAL = 60  # so that a thread which is idle stays so
+aggregator.INTERVAL = 60  # so that a thread which is idle stays so
 
 def raw_fork():
     # Not while a thread waits for the interpreter's lock, which a child could not repair.
@@ -293,10 +293,10 @@ for _ in range(10):
 before = usage.stats().captured
 pid = raw_fork()
 if not pid:
-    from usage_instrument import lifecycle
-    assert lifecycle.ALIVE[0] == 0
-    lifecycle.notice_fork()
-    assert lifecycle.ALIVE[0] == 1
+    from usage_instrument.runtime import processes
+    assert processes.ALIVE[0] == 0
+    processes.notice_fork()
+    assert processes.ALIVE[0] == 1
     assert usage.stats() == Stats(), usage.stats()
     {first}
     use(100)

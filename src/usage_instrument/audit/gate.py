@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from _queue import Empty, SimpleQueue
-from _thread import LockType, allocate_lock, get_ident
+from _thread import LockType
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,10 @@ from usage_instrument.database.dialects import Fault
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.errors import AuditUnavailable, ConfigurationError, SchemaError, UserIdError
 from usage_instrument.events import Use
-from usage_instrument.runtime.flush_request import Ticket, in_event_loop
-from usage_instrument.runtime.processes import start_thread
+from usage_instrument.runtime.flush_request import FlushRequest
+from usage_instrument.runtime.threads import allocate_lock, get_ident
+from usage_instrument.runtime.threads import start as start_thread
+from usage_instrument.runtime.waiting import in_event_loop
 from usage_instrument.typing import UserId
 
 from .chain import Chain
@@ -57,7 +59,7 @@ class Gate:
         self._connect = connect
         self._tables = tables
         self._problem = problem
-        self._queue: SimpleQueue[Caller | Ticket | None] = SimpleQueue()
+        self._queue: SimpleQueue[Caller | FlushRequest | None] = SimpleQueue()
         self._starting = allocate_lock()
         self._runs = False
         self._turn = allocate_lock()
@@ -100,14 +102,14 @@ class Gate:
         await caller.await_(self._enter)
         caller.leave()
 
-    def close(self, timeout: float) -> Ticket:
+    def close(self, timeout: float) -> FlushRequest:
         """Serve who is waiting, then end the thread and close its connection; the ticket says when that is done."""
-        ticket = Ticket(timeout, final=True)
+        ticket = FlushRequest(timeout, final=True)
         if self._runs:
             self._queue.put(ticket)
         if not self._runs or self._owner == get_ident():  # a signal handler's caller goes on only after it
-            ticket = Ticket(timeout, final=True)
-            ticket.answer = True
+            ticket = FlushRequest(timeout, final=True)
+            ticket.give(True)
         return ticket
 
     # ---- the callers
@@ -183,7 +185,7 @@ class Gate:
                 if begun is not None:
                     self._serve(*begun)
                 callers = []
-                while not isinstance(asked, Ticket):
+                while not isinstance(asked, FlushRequest):
                     if asked is not None:
                         callers.append(asked)
                     if len(callers) == _TOGETHER:
@@ -193,12 +195,12 @@ class Gate:
                     except Empty:
                         break
                 self._serve([caller for caller in callers if caller.left])
-                if isinstance(asked, Ticket):
+                if isinstance(asked, FlushRequest):
                     connector, self._connector = self._connector, None
                     if connector is not None:
                         with contextlib.suppress(Exception):
                             connector.dispose()
-                    asked.answer = True
+                    asked.give(True)
                     return
             finally:
                 turn.release()

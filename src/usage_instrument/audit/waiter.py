@@ -6,12 +6,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from usage_instrument.errors import AuditUnavailable, ConfigurationError, SchemaError
 from usage_instrument.events import Use
+from usage_instrument.runtime.threads import allocate_lock
 
 from .chain import Chain
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import sys
-from _thread import allocate_lock
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
+
+from usage_instrument.runtime.threads import allocate_lock
 
 from .socket_watchdog import Watchdog
 from .urls import masked

@@ -8,13 +8,13 @@ import os
 import socket
 import time
 from _queue import Empty, SimpleQueue
-from _thread import allocate_lock
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Engine, event
 
-from usage_instrument.runtime.processes import start_thread
+from usage_instrument.runtime.threads import allocate_lock
+from usage_instrument.runtime.threads import start as start_thread
 
 logger = logging.getLogger("usage_instrument")
 

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from _queue import Empty, SimpleQueue  # the C one also under gevent, whose patched twin would need a hub
-from _thread import allocate_lock
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 from usage_instrument.audit.record import recordable
 from usage_instrument.errors import MetadataError, UserIdError
 from usage_instrument.events import NAME_LENGTH, Access, Use, bucket_start, fitting_metadata, in_words
-from usage_instrument.runtime.flush_request import Ticket
+from usage_instrument.runtime.flush_request import FlushRequest
+from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
@@ -42,7 +42,7 @@ class Folder:
         pending: Pending,
         settings: Settings,
         canonical: Callable[[UserId], UserId],
-        forward: Callable[[Ticket], None],
+        forward: Callable[[FlushRequest], None],
         journal: Journal | None = None,
         sinks_changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -53,7 +53,7 @@ class Folder:
         self._settings = settings
         self._forward = forward
         self._canonical = canonical
-        self._wake: SimpleQueue[Ticket] = SimpleQueue()
+        self._wake: SimpleQueue[FlushRequest] = SimpleQueue()
         self._turn = allocate_lock()
         self._alive = allocate_lock()
         self._stamp = 0
@@ -69,7 +69,7 @@ class Folder:
         self.beat: float | None = None
         """When it last looked, in monotonic seconds; None when no thread runs."""
 
-    def wake(self, ticket: Ticket) -> None:
+    def wake(self, ticket: FlushRequest) -> None:
         """Fold at once and hand the ticket on to the writer; never waits."""
         self._wake.put(ticket)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from _thread import allocate_lock
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from usage_instrument.events import Count, Use
+from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.typing import UserId
 
 # A key's value packs when it was last used (microseconds since 1970) and how often into one int: at a million

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from _thread import allocate_lock
 from collections.abc import Callable
 
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.events import Use, in_words
-from usage_instrument.runtime import processes
-from usage_instrument.runtime.flush_request import Ticket, in_event_loop
+from usage_instrument.runtime.flush_request import FlushRequest
+from usage_instrument.runtime.threads import allocate_lock
+from usage_instrument.runtime.threads import start as start_thread
+from usage_instrument.runtime.waiting import in_event_loop
 from usage_instrument.settings import Settings
 from usage_instrument.stats import Stats
 from usage_instrument.typing import UserId
@@ -129,7 +130,7 @@ class Pipeline:
         if self._folder.beat is None:
             self._folder.beat = time.monotonic()
             try:
-                processes.start_thread(lambda: self._folder.run(self._wanted))
+                start_thread(lambda: self._folder.run(self._wanted))
             except BaseException:
                 self._folder.beat = None
                 raise
@@ -139,12 +140,12 @@ class Pipeline:
         if not self.writer.running:
             self.writer.running = True
             try:
-                processes.start_thread(lambda: self.writer.run(self._wanted))
+                start_thread(lambda: self.writer.run(self._wanted))
             except BaseException:
                 self.writer.running = False
                 raise
 
-    def _forward(self, ticket: Ticket) -> None:
+    def _forward(self, ticket: FlushRequest) -> None:
         """From the folder to the writer, which may just have ended with an earlier ticket."""
         self.writer.wake(ticket)
         try:
@@ -175,13 +176,13 @@ class Pipeline:
         finally:
             self._arming.release()
 
-    def ask(self, timeout: float, *, final: bool = False) -> Ticket:
+    def ask(self, timeout: float, *, final: bool = False) -> FlushRequest:
         """A ticket on its way through the threads, or answered already when there is nothing to do."""
-        ticket = Ticket(timeout, final=final)
+        ticket = FlushRequest(timeout, final=final)
         if not self.armed:
             # In the order of the way that a use takes: none can slip past.
             if not (self._unread or self._folder.at_work or self._pending.uses or self._pending.audits):
-                ticket.answer = True
+                ticket.give(True)
                 return ticket
             self.arm()
         if final:
@@ -219,7 +220,7 @@ class Pipeline:
         self._folder.fold()
         return self.writer.unwritten(user)
 
-    def closed(self, ticket: Ticket) -> bool:
+    def closed(self, ticket: FlushRequest) -> bool:
         """The answer of a final ticket."""
         pending = 0 if ticket.answer else self.stats().pending
         if pending:

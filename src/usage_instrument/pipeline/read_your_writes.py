@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -15,8 +14,8 @@ from sqlalchemy import Connection, select
 from usage_instrument.database.engines import Connector, Database, connect
 from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.events import MAX_COUNT, Count
-from usage_instrument.runtime.flush_request import in_event_loop
-from usage_instrument.runtime.processes import start_thread
+from usage_instrument.runtime.threads import start as start_thread
+from usage_instrument.runtime.waiting import in_event_loop
 from usage_instrument.typing import UserId
 
 from .batcher import Unwritten
@@ -141,13 +140,3 @@ def _merged(old: FeatureUse, count: Count, metadata: dict[str, Any] | None) -> d
     if metadata is None or not isinstance(old.metadata, dict):
         return metadata if metadata is not None else old.metadata
     return {**old.metadata, **metadata} if count.last_used >= old.last_used else {**metadata, **old.metadata}
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """What `work` returns, without blocking the event loop: asyncio's, or trio's where that is the running one."""
-    if not in_event_loop():
-        found: T = await sys.modules["trio"].to_thread.run_sync(work)
-        return found
-    import asyncio
-
-    return await asyncio.to_thread(work)

@@ -6,7 +6,6 @@ import logging
 import random
 import time
 from _queue import Empty, SimpleQueue
-from _thread import allocate_lock
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from uuid import UUID
@@ -16,7 +15,8 @@ from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.events import Batch
-from usage_instrument.runtime.flush_request import Ticket
+from usage_instrument.runtime.flush_request import FlushRequest
+from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
@@ -60,7 +60,7 @@ class Writer:
         self.failures = Failures()
         self.house = Housekeeping(catalog, settings, self.failures.say, recover)
         self._store: Store | None = None
-        self._wake: SimpleQueue[Ticket] = SimpleQueue()
+        self._wake: SimpleQueue[FlushRequest] = SimpleQueue()
         self._turn = allocate_lock()
         self._alive = allocate_lock()
         self.mending = Mending(self._framer, self.failures)
@@ -74,7 +74,7 @@ class Writer:
 
     # ---- the thread
 
-    def wake(self, ticket: Ticket) -> None:
+    def wake(self, ticket: FlushRequest) -> None:
         """Write at once; never waits."""
         self._wake.put(ticket)
 
@@ -106,10 +106,10 @@ class Writer:
                     return
             pause = self.failures.pause(self._settings.flush_interval)
 
-    def serve(self, ticket: Ticket) -> None:
+    def serve(self, ticket: FlushRequest) -> None:
         """Write until nothing is left, nothing helps, or the ticket's deadline passes; then answer it."""
         if not ticket.final and time.monotonic() >= ticket.deadline and not self._wake.empty():
-            ticket.answer = False  # to nobody; who waits behind it asks for the same, and may have little time
+            ticket.give(False)  # to nobody; who waits behind it asks for the same, and may have little time
             return
         answer = False
         try:
@@ -126,7 +126,7 @@ class Writer:
         finally:
             if ticket.final:
                 self._ended()
-            ticket.answer = answer
+            ticket.give(answer)
 
     def cycle(self, *, final: bool = False, asked: bool = False, wait: bool = True) -> bool:
         """Write all that is pending; True when nothing is left. Without `wait`, not if somebody else is at it."""

@@ -16,9 +16,8 @@ from usage_instrument.database.ledger import utcnow
 from usage_instrument.database.suppressions import FORGOTTEN, OPTED_IN, OPTED_OUT, Key, State
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError, UserIdError
 from usage_instrument.pipeline.backend import Backend
-from usage_instrument.pipeline.read_your_writes import in_thread
 from usage_instrument.pipeline.store import Store, persistently
-from usage_instrument.runtime.flush_request import in_event_loop
+from usage_instrument.runtime.waiting import in_event_loop, in_worker_thread
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UserId
 
@@ -73,7 +72,7 @@ class Privacy:
 
     async def aexport(self, user: object) -> dict[str, Any]:
         """As export, without blocking the event loop."""
-        return await in_thread(partial(self.export, user))
+        return await in_worker_thread(partial(self.export, user))
 
     # ---- to be counted, or not
 
@@ -83,7 +82,7 @@ class Privacy:
 
     async def aopt_out(self, user: object) -> None:
         """As opt_out, without blocking the event loop."""
-        await in_thread(partial(self.opt_out, user))
+        await in_worker_thread(partial(self.opt_out, user))
 
     def opt_in(self, user: object) -> None:
         """Count this user again, also one who was forgotten."""
@@ -91,7 +90,7 @@ class Privacy:
 
     async def aopt_in(self, user: object) -> None:
         """As opt_in, without blocking the event loop."""
-        await in_thread(partial(self.opt_in, user))
+        await in_worker_thread(partial(self.opt_in, user))
 
     def _suppress(self, user: object, state: State) -> None:
         who, key, tables = self._who(user), self._key(), self._backend.tables()
@@ -124,7 +123,7 @@ class Privacy:
 
     async def aforget(self, user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
         """As forget, without blocking the event loop."""
-        return await in_thread(partial(self.forget, user, keep_audit=keep_audit, force=force))
+        return await in_worker_thread(partial(self.forget, user, keep_audit=keep_audit, force=force))
 
     # ---- the database
 

@@ -1,19 +1,17 @@
-"""Fork and exit: tells the living trackers, starts real threads, and knows whether this process has armed."""
+"""Fork and exit: tells the living trackers, and knows whether this process is a child that nobody told."""
 
 from __future__ import annotations
 
 import atexit
-import logging
 import mmap
 import os
 import sys
 import time
 import weakref
-from _thread import start_new_thread
 from collections.abc import Callable
 from typing import Protocol
 
-logger = logging.getLogger("usage_instrument")
+from . import log
 
 
 class Mortal(Protocol):
@@ -60,6 +58,7 @@ def notice_fork() -> None:
 
 def _reset_in_child() -> None:
     ALIVE[0] = 1
+    log.reset()
     for mortal in list(_living):
         mortal.reset_after_fork()
 
@@ -117,23 +116,6 @@ def leave() -> None:
     deadline = time.monotonic() + max(mortal.exit_timeout for mortal in mortals)
     for wait in [mortal.begin_exit(deadline) for mortal in mortals]:
         wait()
-
-
-def start_thread(run: Callable[[], None]) -> None:
-    """Start a daemon thread that nothing has to join; a real one under gevent. Raises RuntimeError if none can start.
-
-    `threading.Thread` takes locks of the threading module, which a first capture inside `__del__` could meet.
-    """
-    monkey = sys.modules.get("gevent.monkey")
-    start = monkey.get_original("_thread", "start_new_thread") if monkey is not None else start_new_thread
-    start(_guarded, (run,))
-
-
-def _guarded(run: Callable[[], None]) -> None:
-    try:
-        run()
-    except Exception:
-        logger.exception("a usage-instrument thread ended; the next request or flush starts another")
 
 
 # At import: what the host registers later runs before it, and its captures still count.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from uuid import UUID, uuid4
 
 from usage_instrument.events import Use
+from usage_instrument.runtime.threads import allocate_lock, get_ident
 from usage_instrument.typing import UserId
 
 from .directory import Home
