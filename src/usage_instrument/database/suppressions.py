@@ -7,7 +7,7 @@ import hmac
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Column, Connection, Index, MetaData, String, Table, insert, select, update
+from sqlalchemy import Column, Connection, Index, MetaData, String, Table, select, update
 
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.events import canonical_user
@@ -15,6 +15,7 @@ from usage_instrument.typing import UserId
 
 from .columns import timestamp
 from .expressions import Ago
+from .upsert import upsert
 
 if TYPE_CHECKING:
     from .tables import Tables
@@ -154,9 +155,7 @@ def suppress(connection: Connection, tables: Tables, key: Key, user: UserId, sta
     now = connection.scalar(select(Ago()))  # the server's: that of a process may be years ahead
     if isinstance(now, str):  # SQLite keeps times as text
         now = dt.datetime.fromisoformat(now)
-    values = {"state": state, "key_id": key.id, "changed_at": now}
-    if not connection.execute(update(table).where(table.c.user_hash == user_hash).values(values)).rowcount:
-        connection.execute(insert(table).values(user_hash=user_hash, **values))
+    upsert(connection, table, {"user_hash": user_hash}, {"state": state, "key_id": key.id, "changed_at": now})
 
 
 def announce(connection: Connection, tables: Tables) -> None:

@@ -6,7 +6,8 @@ from importlib import import_module
 
 from usage_instrument.errors import ConfigurationError
 
-from .base import Dialect, Fault, Flush
+from ..driver_errors import Fault
+from .base import Dialect, Flush
 
 _MODULES = {"postgresql": "postgresql", "sqlite": "sqlite", "mysql": "mariadb", "mariadb": "mariadb"}
 _loaded: dict[str, Dialect] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ from usage_instrument.errors import ConfigurationError, UsageInstrumentError
 from usage_instrument.events import MAX_COUNT, NIL
 from usage_instrument.typing import Unit, UserIdType
 
+from ..driver_errors import Fault
+
 if TYPE_CHECKING:
     from usage_instrument.events import Batch, Count
     from usage_instrument.settings import Settings
@@ -40,19 +41,6 @@ if TYPE_CHECKING:
 
 LIMIT: ColumnElement[Any] = literal_column(str(MAX_COUNT))
 """Where `usage_count` saturates, spelled out: a parameter inside SET fails once a driver has prepared the statement."""
-
-
-class Fault(enum.Enum):
-    """What an error means to the writer."""
-
-    TRANSIENT = "transient"
-    """Try again soon."""
-    CONFIGURATION = "configuration"
-    """Somebody has to mend something; try again slowly."""
-    UNKNOWN_USER = "unknown user"
-    """A user of the batch is not in the users table."""
-    REFUSED = "refused"
-    """The database does not take a value of the batch."""
 
 
 class OvertakenError(UsageInstrumentError):

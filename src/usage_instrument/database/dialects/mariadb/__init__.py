@@ -30,7 +30,8 @@ from sqlalchemy.types import TypeEngine
 
 from usage_instrument.typing import Unit, UserIdType
 
-from ..base import WRITTEN_AS_NULL, Dialect, Fault, Flush, as_uuid, is_shorter
+from ...driver_errors import Fault
+from ..base import WRITTEN_AS_NULL, Dialect, Flush, as_uuid, is_shorter
 from ..grants import grants
 from .flush import FEATURE_KEY, TEXT, USER_KEY, MariaDBFlush, has_uuid, nobody, patience
 from .prefixed import Prefixed

@@ -27,7 +27,8 @@ from sqlalchemy.schema import CreateIndex
 
 from usage_instrument.typing import Unit, UserIdType
 
-from ..base import WRITTEN_AS_NULL, Dialect, Fault, Flush, is_shorter
+from ...driver_errors import Fault
+from ..base import WRITTEN_AS_NULL, Dialect, Flush, is_shorter
 from ..grants import grants
 from .flush import UTC_NOW, PostgreSQLFlush
 

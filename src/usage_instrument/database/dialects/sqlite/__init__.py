@@ -27,7 +27,8 @@ from sqlalchemy.types import TypeEngine
 
 from usage_instrument.typing import Unit, UserIdType
 
-from ..base import Dialect, Fault, Flush, Target, as_uuid
+from ...driver_errors import Fault
+from ..base import Dialect, Flush, Target, as_uuid
 from .flush import MERGED, SQLiteFlush
 
 if TYPE_CHECKING:
