@@ -19,7 +19,7 @@ from .events import Use, canonical_user, check_feature, fitting_metadata
 from .pipeline import losses
 from .pipeline.backend import Backend
 from .pipeline.buffer import Mishap
-from .pipeline.journal import check_place
+from .pipeline.journal import check_root
 from .pipeline.pipeline import Pipeline
 from .pipeline.read_your_writes import FeatureUse, Live
 from .runtime import processes
@@ -57,7 +57,7 @@ class Tracker:
     ) -> None:
         self.settings = settings if settings is not None else Settings.from_environment()
         if self.settings.journal is not None:
-            check_place(self.settings.journal)
+            check_root(self.settings.journal)
         self._backend = Backend(database, self.settings, tables)
         self.database = self._backend.database
         self.tables_given = self._backend.tables_given

@@ -16,7 +16,7 @@ from conftest import Database, UsersDatabase
 from reading import all_of, made
 from usage_instrument.cli.app import app
 from usage_instrument.database.ledger import utcnow
-from usage_instrument.pipeline.journal import Home
+from usage_instrument.pipeline.journal import Directory
 from usage_instrument.schema import Tables
 
 DAY, HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)
@@ -76,7 +76,7 @@ def test_it_says_what_would_go_then_what_went(users_database: UsersDatabase) -> 
 def test_it_knows_the_settings(users_database: UsersDatabase, tmp_path: Path) -> None:
     engine, tables, today = filled(users_database)
     (writer,) = all_of(engine, tables.writers)
-    Home.create(str(tmp_path), writer.writer_id, "a database").release()
+    Directory.create(str(tmp_path), writer.writer_id, "a database").release()
     done = prune(
         users_database.database,
         USAGE_INSTRUMENT_HISTORY_RETENTION="60d",

@@ -17,7 +17,7 @@ from reading import balanced, made, total
 from usage_instrument import Settings, Tracker
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.events import Use
-from usage_instrument.pipeline.journal import Frame, Held, Journal, directory
+from usage_instrument.pipeline.journal import Journal, SavedSnapshot, Snapshot, directory
 from usage_instrument.pipeline.journal import journal as journal_module
 from usage_instrument.typing import UserId
 
@@ -42,7 +42,7 @@ class Bench:
 
     def drain(self) -> None:
         """As the folder does."""
-        self.journal.tend(1)
+        self.journal.tick(1)
         while (taken := self.journal.take(1000, lambda taken: True)) is not None:
             for entry, number in taken.entries:
                 if isinstance(entry, Use):
@@ -52,7 +52,7 @@ class Bench:
 
     def frame(self) -> None:
         assert self.journal.writer_id is not None
-        self.journal.frame(Frame(self.journal.writer_id, True, Held(self.journal.positions)))
+        self.journal.save(SavedSnapshot(self.journal.writer_id, True, Snapshot(self.journal.positions)))
 
 
 def test_threads_lose_nothing_while_it_is_read(place: Path) -> None:
@@ -153,8 +153,8 @@ def test_segments_that_a_frame_holds_are_deleted(place: Path) -> None:
         bench.journal.sink("f")(user)
         bench.drain()
         bench.frame()
-    assert bench.journal.home is not None
-    assert len(list(bench.journal.home.path.glob("*.slots"))) <= 3
+    assert bench.journal.directory is not None
+    assert len(list(bench.journal.directory.path.glob("*.slots"))) <= 3
     assert len(bench.read) == 100
 
 

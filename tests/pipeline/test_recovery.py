@@ -20,7 +20,7 @@ from reading import all_of, balanced, counts, made, total
 from usage_instrument import Settings, Tracker
 from usage_instrument.database.engines import named
 from usage_instrument.events import canonical_user
-from usage_instrument.pipeline.journal import Home, status
+from usage_instrument.pipeline.journal import Directory, status
 from usage_instrument.pipeline.recovery import Recovery
 from usage_instrument.stats import Recovered
 
@@ -301,16 +301,16 @@ def test_a_directory_that_was_being_made_or_deleted(sqlite: Database, place: Pat
 
 
 def test_a_lock_is_its_owners(place: Path) -> None:
-    home = Home.create(str(place), uuid.uuid4(), "")
-    assert Home.adopt(home.path) is None
+    home = Directory.create(str(place), uuid.uuid4(), "")
+    assert Directory.adopt(home.path) is None
     child = os.fork()
     if not child:
         home.release()  # closes the child's descriptor, and no more
         os._exit(0)
     os.waitpid(child, 0)
-    assert Home.adopt(home.path) is None
+    assert Directory.adopt(home.path) is None
     home.release()
-    again = Home.adopt(home.path)
+    again = Directory.adopt(home.path)
     assert again is not None
     again.remove()
     assert list(place.iterdir()) == []

@@ -25,7 +25,7 @@ from usage_instrument.database.engines import connect
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.events import MAX_COUNT, bucket_start
 from usage_instrument.pipeline import journal, maintenance, retention
-from usage_instrument.pipeline.journal import Home
+from usage_instrument.pipeline.journal import Directory
 from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.schema import Tables
 
@@ -220,7 +220,7 @@ def silent(kept: Kept, days: float) -> uuid.UUID:
 
 def test_dead_writers_go_unless_a_journal_needs_them(kept: Kept, tmp_path: Path) -> None:
     long_dead, needed, silent_for_long = silent(kept, 401), silent(kept, 500), silent(kept, 399)
-    Home.create(str(tmp_path), needed, "a database").release()
+    Directory.create(str(tmp_path), needed, "a database").release()
     them = kept.store.retention.dead_writers(lambda: journal.writers(str(tmp_path)))
     assert them == [long_dead]
     with kept.engine.begin() as connection:  # it lives after all
@@ -271,7 +271,7 @@ def test_the_writer_prunes_between_batches(kept: Kept, make: Make, tmp_path: Pat
     old = kept.store.retention.count(kept.today - 30 * DAY)
     needed = silent(kept, 500)
     silent(kept, 500)
-    home = Home.create(str(tmp_path), needed, "a database")
+    home = Directory.create(str(tmp_path), needed, "a database")
     home.park("it needs a person")
     home.release()
     tracker = make(kept.engine, kept.tables, history_retention=30 * DAY, journal=str(tmp_path))

@@ -25,8 +25,8 @@ from usage_instrument.audit.verify import verify
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.suppressions import Key
 from usage_instrument.errors import ConfigurationError, UnknownUserError, UsageInstrumentError, UserIdError
-from usage_instrument.pipeline.journal import find_user
-from usage_instrument.pipeline.journal.log import Log
+from usage_instrument.pipeline.journal import directories_naming
+from usage_instrument.pipeline.journal.dictionary import Dictionary
 from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.privacy import api, erasure
 from usage_instrument.schema import Tables
@@ -438,10 +438,10 @@ def test_a_living_process_that_has_nothing_to_write_forgets_them_too(
         other.track("open_vault", user=user, audit=True)
     assert one.flush()
     assert other.flush()
-    assert list(find_user(str(place), lambda user: user == ADA))
+    assert list(directories_naming(str(place), lambda user: user == ADA))
     receipt = one.privacy.forget(ADA)
     assert receipt.journals == ()
-    assert list(find_user(str(place), lambda user: user == ADA)) == []
+    assert list(directories_naming(str(place), lambda user: user == ADA)) == []
     files = b"".join(file.read_bytes() for file in place.rglob("*") if file.is_file())
     assert ADA.hex.encode() not in files
     assert names(engine, tables, ADA) == []
@@ -460,14 +460,14 @@ def test_a_journal_of_which_a_part_was_deleted_during_the_look_is_looked_at_agai
     (journal,) = place.iterdir()
 
     def look() -> list[Path]:
-        return list(find_user(str(place), lambda user: user == ADA))
+        return list(directories_naming(str(place), lambda user: user == ADA))
 
     assert look() == []
 
-    def is_gone(log: Log) -> None:
+    def is_gone(log: Dictionary) -> None:
         raise FileNotFoundError  # it was retired after it had been listed
 
-    monkeypatch.setattr(Log, "users", property(is_gone))
+    monkeypatch.setattr(Dictionary, "users", property(is_gone))
     assert look() == [journal]
 
 

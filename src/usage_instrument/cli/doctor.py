@@ -16,14 +16,14 @@ from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Count, bucket_start, in_words
-from usage_instrument.pipeline.journal import check_place, status
+from usage_instrument.pipeline.journal import check_root, status
 from usage_instrument.settings import Settings
 from usage_instrument.web.route_coverage import Planned, is_configured, plan
 
 from .app_loader import load
 from .database import run
 from .errors import PROBLEMS, fail
-from .journal import Place
+from .journal import JournalRoot
 from .options import Format, Output, Schema, Url, UserIdKind
 from .output import show
 
@@ -49,7 +49,7 @@ Check = Callable[[Connection, Tables, Settings], Iterator[Finding]]
 def doctor(
     url: Url = None,
     schema: Schema = None,
-    journal: Place = None,
+    journal: JournalRoot = None,
     app: Annotated[
         str | None,
         typer.Option(
@@ -215,7 +215,7 @@ def _catalog(connection: Connection, tables: Tables, said: Settings) -> Iterator
 
 def _journal(place: str) -> list[Finding]:
     try:
-        check_place(place)
+        check_root(place)
         found = list(status(place))
     except FileNotFoundError:
         return [Finding("journal", OK, f"no process has kept one in {place}")]

@@ -17,7 +17,7 @@ from usage_instrument.database.schema import define_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.events import canonical_user, in_words
-from usage_instrument.pipeline.journal import Status, check_place, status
+from usage_instrument.pipeline.journal import JournalStatus, check_root, status
 from usage_instrument.pipeline.recovery import Recovery
 from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
@@ -26,7 +26,7 @@ from .errors import PROBLEMS, explained, fail
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds, required
 from .output import show
 
-Place: TypeAlias = Annotated[
+JournalRoot: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--journal", envvar=f"{ENVIRONMENT_PREFIX}JOURNAL", show_envvar=True, help="The directory of the journals."
@@ -37,7 +37,7 @@ journal = typer.Typer(help="The journals of dead processes: show them, recover t
 
 
 @journal.command("status")
-def status_(place: Place = None, url: Url = None, schema: Schema = None, output: Output = Format.TABLE) -> None:
+def status_(place: JournalRoot = None, url: Url = None, schema: Schema = None, output: Output = Format.TABLE) -> None:
     """Show what is pending, by writer; leaves with 1 if something is parked.
 
     With --url, batches that the database has applied are not shown as pending.
@@ -60,7 +60,7 @@ def status_(place: Place = None, url: Url = None, schema: Schema = None, output:
 
 @journal.command()
 def recover(
-    place: Place = None,
+    place: JournalRoot = None,
     url: Url = None,
     schema: Schema = None,
     user_id_type: UserIds = UserIdKind.UUID,
@@ -96,13 +96,13 @@ def recover(
 def _directory(place: str | None) -> str:
     if not place:
         raise fail(f"which directory? Pass --journal, or set {ENVIRONMENT_PREFIX}JOURNAL")
-    return checked_place(place)
+    return checked_root(place)
 
 
-def checked_place(place: str) -> str:
+def checked_root(place: str) -> str:
     """The directory itself, if a journal can be kept there; the command ends if not."""
     try:
-        check_place(place)
+        check_root(place)
     except ConfigurationError as error:
         raise fail(str(error)) from None
     return place
@@ -128,7 +128,7 @@ def _last_batch(store: Store, tables: Tables, writer: UUID) -> int:
     return position if isinstance(position, int) else 0
 
 
-def _row(found: Status) -> dict[str, Any]:
+def _row(found: JournalStatus) -> dict[str, Any]:
     return {
         "writer": str(found.writer),
         "state": found.state,

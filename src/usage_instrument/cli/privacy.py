@@ -20,7 +20,7 @@ from usage_instrument.settings import Settings
 
 from .database import read
 from .errors import PROBLEMS, explained, fail
-from .journal import Place, checked_place
+from .journal import JournalRoot, checked_root
 from .options import Format, Output, Schema, Url, required
 from .output import show
 
@@ -33,7 +33,7 @@ def forget(
     user: User,
     url: Url = None,
     schema: Schema = None,
-    journal: Place = None,
+    journal: JournalRoot = None,
     keep_audit: Annotated[bool, typer.Option("--keep-audit", help="Let the audit trail go on naming them.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also a user of whom nothing tells yet.")] = False,
     output: Output = Format.TABLE,
@@ -93,7 +93,7 @@ def opt_in(user: User, url: Url = None, schema: Schema = None) -> None:
 def _on_privacy(url: str | None, schema: str | None, journal: str | None, work: Callable[[Privacy], T]) -> T:
     place = required(url)
     tables = read(url, schema, lambda connection, tables: tables)
-    directory = checked_place(journal) if journal else None
+    directory = checked_root(journal) if journal else None
     with explained(engines.url_of(engines.parse(place))):
         said = replace(
             Settings.from_environment(enabled=True),

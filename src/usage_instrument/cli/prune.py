@@ -16,14 +16,14 @@ import typer
 from usage_instrument.database import engines
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.tables import Tables
-from usage_instrument.pipeline.journal import check_place, writers
+from usage_instrument.pipeline.journal import check_root, writers
 from usage_instrument.pipeline.retention import DEAD, Retention
 from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.settings import Settings
 
 from .database import read
 from .errors import explained, fail
-from .journal import Place
+from .journal import JournalRoot
 from .options import Format, Output, Schema, Url, required, span
 from .output import show
 
@@ -40,7 +40,7 @@ def prune(
     hours_to_days: Annotated[
         str | None, typer.Option(metavar="PERIOD", help="Sum up hours that are older than this to days.")
     ] = None,
-    journal: Place = None,
+    journal: JournalRoot = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -72,7 +72,7 @@ def _history(
 
 def _writers(retention: Retention, journal: str | None, dry_run: bool) -> tuple[str, int]:
     if journal is not None:
-        check_place(journal)
+        check_root(journal)
     try:
         dead = retention.dead_writers(lambda: () if journal is None else writers(journal))
     except OSError as error:

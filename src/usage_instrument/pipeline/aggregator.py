@@ -21,7 +21,7 @@ from usage_instrument.typing import UserId
 
 from . import losses
 from .buffer import Buffer, Drained, Mishap
-from .journal import CorruptJournalError, Journal, Taken
+from .journal import Chunk, CorruptJournalError, Journal
 from .pending_counts import Pending, size_of
 
 logger = logging.getLogger("usage_instrument")
@@ -89,7 +89,7 @@ class Folder:
         while True:
             self.beat = time.monotonic()
             try:
-                busy = self._journal is not None and self._journal.busy
+                busy = self._journal is not None and self._journal.is_busy
                 ticket = self._wake.get(timeout=INTERVAL / 16 if busy else INTERVAL)
             except Empty:
                 ticket = None
@@ -125,10 +125,10 @@ class Folder:
         if final:
             journal.seal(self._stamp)
             self._sinks_changed()
-        elif journal.tend(self._stamp):
+        elif journal.tick(self._stamp):
             self._sinks_changed()
         self.held_up = False
-        taken: Taken | None = Taken([], None)
+        taken: Chunk | None = Chunk([], None)
         while taken is not None:
             # Together: the writer takes counts and positions that belong to each other.
             with self._pending.lock:
@@ -142,18 +142,18 @@ class Folder:
 
     def _give_up(self, journal: Journal, error: Exception) -> None:
         """What cannot be read any more, because somebody else touched the files."""
-        uses = journal.give_up()
+        uses = journal.skip_unreadable()
         self.drained += uses
         self.dropped += uses
         self._lose(losses.JOURNAL, uses)
         self._say(losses.JOURNAL, f"{in_words(uses)} lost in the journal: {error}")
 
-    def _has_room(self, taken: Taken) -> bool:
+    def _has_room(self, taken: Chunk) -> bool:
         room = self._pending.room
         self.held_up = len(taken.entries) > room and self._new_keys(taken) > room
         return not self.held_up
 
-    def _new_keys(self, taken: Taken) -> int:
+    def _new_keys(self, taken: Chunk) -> int:
         bucket, counts = self._bucket(self._stamp_of(taken)), self._pending.counts
         accesses = sum(isinstance(entry, Use) and entry.access is not None for entry, _ in taken.entries)
         return accesses + sum(counts.lacks(bucket, entry[0], self._known(entry[1])) for entry, _ in taken.entries)
@@ -164,10 +164,10 @@ class Folder:
         except UserIdError:
             return None
 
-    def _stamp_of(self, taken: Taken) -> int:
+    def _stamp_of(self, taken: Chunk) -> int:
         return self._stamp if taken.stamp is None else taken.stamp
 
-    def _fold_entries(self, taken: Taken) -> None:
+    def _fold_entries(self, taken: Chunk) -> None:
         stamp = self._stamp_of(taken)
         bucket = self._bucket(stamp)
         for entry, number in taken.entries:

@@ -22,7 +22,7 @@ from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
 from .deferred import Waiting, unique_parts
-from .journal import Held, Position
+from .journal import ReadPosition, Snapshot
 from .losses import today
 from .pending_counts import Counts, Pending
 
@@ -65,14 +65,14 @@ def _alone(method: M) -> M:
 class Framer:
     """What the writer holds: counts, the batch that is being sent, its parts, and counts that wait for their user."""
 
-    def __init__(self, pending: Pending, settings: Settings, keep: Callable[[Held], None] | None = None) -> None:
+    def __init__(self, pending: Pending, settings: Settings, keep: Callable[[Snapshot], None] | None = None) -> None:
         self._pending = pending
         self._keep = keep
         self._lock = RLock()
         self.turn = 0
         """Another number as soon as another batch begins or ends."""
-        self._taken: tuple[Position, ...] = ()
-        self._framed: tuple[Position, ...] = ()
+        self._taken: tuple[ReadPosition, ...] = ()
+        self._framed: tuple[ReadPosition, ...] = ()
         self._unframed = False
         self._rows = settings.flush_rows
         self._metadata_max_bytes = settings.metadata_max_bytes
@@ -147,15 +147,15 @@ class Framer:
                 self._parts.append(tuple(self._counts.take(self._rows)))
             self._framed, self._unframed = self._taken, True
 
-    def _held(self, batch: Batch) -> Held:
+    def _held(self, batch: Batch) -> Snapshot:
         later = (Batch(number, part) for number, part in enumerate(self._parts, batch.number + 1))
-        return Held(self._framed, (batch, *later), tuple(self.waiting.counts), self._lost(), tuple(self._accesses))
+        return Snapshot(self._framed, (batch, *later), tuple(self.waiting.counts), self._lost(), tuple(self._accesses))
 
     def _lost(self) -> tuple[Loss, ...]:
         return tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
 
     @_alone
-    def resume(self, held: Held, number: int) -> None:
+    def resume(self, held: Snapshot, number: int) -> None:
         """Hold again what a dead writer held, of whose batches `number` is the last that was applied."""
         left = [batch for batch in held.batches if batch.number > number]
         self._framed = self._taken = held.positions
@@ -178,7 +178,7 @@ class Framer:
 
     @_alone
     def change(self, number: int, counts: Collection[Count], *, losses: bool = True) -> None:
-        """Frame the batch anew with other counts, after a definite rollback; without any, it is gone."""
+        """Make the batch anew with other counts, after a definite rollback; without any, it is gone."""
         kept = self.batch.losses if self.batch is not None and losses else ()
         accesses = self.batch.accesses if self.batch is not None else ()
         self._freeze(number, counts, kept, accesses)
@@ -228,7 +228,7 @@ class Framer:
         if self.batch is not None or self._parts or self._counts or self._keep is None:
             return False
         self._framed = self._taken
-        self._keep(Held(self._framed, (), tuple(self.waiting.counts), self._lost(), tuple(self._accesses)))
+        self._keep(Snapshot(self._framed, (), tuple(self.waiting.counts), self._lost(), tuple(self._accesses)))
         return True
 
     @_alone
@@ -239,7 +239,7 @@ class Framer:
 
     @_alone
     def narrow(self, number: int) -> None:
-        """Frame the first half of the batch's accesses anew; the second is sent afterwards."""
+        """Make the first half of the batch's accesses anew; the second is sent afterwards."""
         if self.batch is not None:
             accesses = self.batch.accesses
             half = len(accesses) // 2
@@ -249,7 +249,7 @@ class Framer:
 
     @_alone
     def split(self, number: int) -> None:
-        """Frame the first half of the batch anew; the second is sent afterwards."""
+        """Make the first half of the batch anew; the second is sent afterwards."""
         if self.batch is not None:
             half = len(self.batch.counts) // 2
             self._parts.appendleft(self.batch.counts[half:])

@@ -75,9 +75,9 @@ class Pipeline:
 
     def sink(self, feature: str) -> Callable[[UserId], object] | None:
         """What takes plain uses with no further ado; None as long as a use has to start something first."""
-        if self.journal is not None and self.journal.open:
+        if self.journal is not None and self.journal.is_open:
             return self.journal.sink(feature)
-        if self.armed and (self.journal is None or self.journal.refused):
+        if self.armed and (self.journal is None or self.journal.is_refused):
             return self.buffer.plain(feature).append
         return None
 
@@ -97,7 +97,7 @@ class Pipeline:
 
     def _journal_open(self) -> bool:
         journal = self.journal
-        if journal is None or journal.open:
+        if journal is None or journal.is_open:
             return journal is not None
         if self._closing or not journal.try_open():
             return False
@@ -224,7 +224,11 @@ class Pipeline:
         """The answer of a final ticket."""
         pending = 0 if ticket.answer else self.stats().pending
         if pending:
-            where = "left in the journal" if self.journal is not None and self.journal.home is not None else "unwritten"
+            where = (
+                "left in the journal"
+                if self.journal is not None and self.journal.directory is not None
+                else "unwritten"
+            )
             logger.warning("shut down with %s %s: %s", in_words(pending), where, self.writer.failures.last_error)
         return bool(ticket.answer)
 

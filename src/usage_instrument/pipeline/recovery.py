@@ -17,7 +17,7 @@ from usage_instrument.typing import UserId, _Unset
 
 from .aggregator import Folder
 from .buffer import Buffer
-from .journal import CorruptJournalError, Frame, Home, Journal, homes, reason_parked
+from .journal import CorruptJournalError, Directory, Journal, SavedSnapshot, directories, parked_reason
 from .pending_counts import Pending
 from .store import Store, WriteError
 from .writer import Writer
@@ -46,14 +46,14 @@ class Recovery:
         """Take over what can be taken over now; `stop` is asked between two batches' worth of it. Never raises."""
         total = Recovered()
         try:
-            found = list(homes(self._place))
+            found = list(directories(self._place))
         except OSError:  # nothing was ever kept there
             return total
         for path in found:
             if stop():
                 break
             try:
-                home = Home.adopt(path) if reason_parked(path) is None else None
+                home = Directory.adopt(path) if parked_reason(path) is None else None
             except OSError as error:
                 total = total.plus(Recovered(unfinished=(path,), last_error=str(error)))
                 continue
@@ -66,7 +66,7 @@ class Recovery:
             logger.info("recovered %s from the journals of dead processes", in_words(total.uses))
         return total
 
-    def _take_over(self, home: Home, store: Store, stop: Callable[[], bool]) -> Recovered:
+    def _take_over(self, home: Directory, store: Store, stop: Callable[[], bool]) -> Recovered:
         try:
             if home.unborn:
                 home.remove()
@@ -79,7 +79,7 @@ class Recovery:
             return Recovered(unfinished=(home.path,), last_error=str(error))
         return self._empty(home, store, stop, journal, frame, ledger)
 
-    def _ledger(self, home: Home, frame: Frame | None, store: Store) -> Ledger:
+    def _ledger(self, home: Directory, frame: SavedSnapshot | None, store: Store) -> Ledger:
         """The dead writer's own row, which tells what it has written. Raises CorruptJournalError, WriteError."""
         ledger = self._new_ledger(frame.writer_id if frame is not None else home.writer_id)
         store.open()
@@ -96,7 +96,13 @@ class Recovery:
         return ledger
 
     def _empty(
-        self, home: Home, store: Store, stop: Callable[[], bool], journal: Journal, frame: Frame | None, ledger: Ledger
+        self,
+        home: Directory,
+        store: Store,
+        stop: Callable[[], bool],
+        journal: Journal,
+        frame: SavedSnapshot | None,
+        ledger: Ledger,
     ) -> Recovered:
         pending = Pending(self._settings.max_pending)
         folder = Folder(Buffer(), pending, self._settings, self._canonical, lambda ticket: None, journal)
@@ -129,7 +135,7 @@ class Recovery:
         return replace(figures, journals=1)
 
     @staticmethod
-    def _park(home: Home, reason: str) -> Recovered:
+    def _park(home: Directory, reason: str) -> Recovered:
         logger.warning("a journal is set aside, because it cannot be recovered: %s: %s", home.path, reason)
         try:
             home.park(reason)

@@ -44,11 +44,11 @@ class Screening:
         found = self._framer.screen(store.suppressions, number)
         self._mending.silence(found.uses)
         if self._journal is not None and (found.met or number is not None or renew):
-            self._journal.is_forgotten = store.suppressions.forgets
-            self._journal.renew()
+            self._journal.is_erased = store.suppressions.forgets
+            self._journal.rotate_soon()
             self._untidy = True
 
     def tidy(self) -> None:
         """Leave nothing on the disk of what is not held any more, as soon as nothing is on its way. Raises OSError."""
         if self._untidy and self._journal is not None and self._framer.tidy():
-            self._untidy = not self._journal.is_new
+            self._untidy = not self._journal.is_rotated

@@ -22,7 +22,7 @@ from usage_instrument.typing import UserId
 
 from . import losses
 from .batcher import Framer, Unwritten
-from .journal import Frame, Held, Journal
+from .journal import Journal, SavedSnapshot, Snapshot
 from .maintenance import Housekeeping, Recover
 from .pending_counts import Pending
 from .rejection import Mending
@@ -194,10 +194,10 @@ class Writer:
         self.failures.standing = store.audit_problem
         return store.audit_problem is None
 
-    def _keep(self, held: Held) -> None:
+    def _keep(self, held: Snapshot) -> None:
         """Before the first attempt. Raises OSError."""
         if self._journal is not None and self.ledger is not None:
-            self._journal.frame(Frame(self.ledger.writer_id, self.ledger.registered, held))
+            self._journal.save(SavedSnapshot(self.ledger.writer_id, self.ledger.registered, held))
 
     def _send(self, batch: Batch) -> None:
         store, ledger = self._ready()
@@ -289,7 +289,7 @@ class Writer:
                     return None
                 time.sleep(min(random.random() * _RETIRE_AGAIN, left))
 
-    def resume(self, ledger: Ledger, frame: Frame | None) -> None:
+    def resume(self, ledger: Ledger, frame: SavedSnapshot | None) -> None:
         """Go on where a dead writer ended, under its row in the ledger."""
         self.ledger = ledger
         if frame is not None:

@@ -20,7 +20,7 @@ from usage_instrument.database.ledger import utcnow
 from usage_instrument.database.suppressions import FORGOTTEN, Key
 from usage_instrument.errors import UnknownUserError, UsageInstrumentError, UserIdError
 from usage_instrument.pipeline.backend import Backend
-from usage_instrument.pipeline.journal import find_user, reason_parked
+from usage_instrument.pipeline.journal import directories_naming, parked_reason
 from usage_instrument.pipeline.recovery import Recovery
 from usage_instrument.pipeline.store import Store, WriteError, persistently
 from usage_instrument.settings import Settings
@@ -167,7 +167,7 @@ class Forgetting:
             recovery.run(self._store)
             flush()
             found = self._mentions()
-            if all(reason_parked(path) is not None for path in found) or time.monotonic() >= deadline:
+            if all(parked_reason(path) is not None for path in found) or time.monotonic() >= deadline:
                 return tuple(map(str, found))
             time.sleep(_PAUSE)
 
@@ -182,6 +182,6 @@ class Forgetting:
 
         place = self._settings.journal
         try:
-            return [] if place is None else list(find_user(place, is_meant))
+            return [] if place is None else list(directories_naming(place, is_meant))
         except OSError as error:
             raise UsageInstrumentError(f"the journals cannot be searched: {error}") from error

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from .directory import Home as Home
-from .directory import check_place as check_place
-from .directory import homes as homes
-from .directory import reason_parked as reason_parked
+from .dictionary import Entry as Entry
+from .directory import Directory as Directory
+from .directory import check_root as check_root
+from .directory import directories as directories
+from .directory import parked_reason as parked_reason
 from .journal import Journal as Journal
-from .log import Entry as Entry
-from .segment import Taken as Taken
+from .segment import Chunk as Chunk
 from .snapshot import CorruptJournalError as CorruptJournalError
-from .snapshot import Frame as Frame
-from .snapshot import Held as Held
-from .snapshot import Position as Position
-from .status import Status as Status
+from .snapshot import ReadPosition as ReadPosition
+from .snapshot import SavedSnapshot as SavedSnapshot
+from .snapshot import Snapshot as Snapshot
+from .status import JournalStatus as JournalStatus
 from .status import status as status
 from .status import writers as writers
-from .user_scan import find_user as find_user
+from .user_scan import directories_naming as directories_naming
 
 __all__ = [
     "CorruptJournalError",
     "Entry",
-    "Frame",
-    "Held",
-    "Home",
+    "SavedSnapshot",
+    "Snapshot",
+    "Directory",
     "Journal",
-    "Position",
-    "Status",
-    "Taken",
-    "check_place",
-    "find_user",
-    "homes",
-    "reason_parked",
+    "ReadPosition",
+    "JournalStatus",
+    "Chunk",
+    "check_root",
+    "directories_naming",
+    "directories",
+    "parked_reason",
     "status",
     "writers",
 ]

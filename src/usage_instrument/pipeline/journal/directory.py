@@ -27,7 +27,7 @@ _REMOTE = (
 )
 
 
-class Home:
+class Directory:
     """A directory below the journal's, named by its writer."""
 
     def __init__(self, path: Path, lock: int | None) -> None:
@@ -45,7 +45,7 @@ class Home:
         return self.path.name.startswith(".")
 
     @classmethod
-    def create(cls, place: str, writer_id: UUID, database: str) -> Home:
+    def create(cls, place: str, writer_id: UUID, database: str) -> Directory:
         """A new one, owned from its first moment: nobody sees it before it is locked. Raises OSError."""
         hidden = Path(place, f".{writer_id.hex}")
         hidden.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class Home:
         return cls(path, lock)
 
     @classmethod
-    def adopt(cls, path: Path) -> Home | None:
+    def adopt(cls, path: Path) -> Directory | None:
         """The directory of a writer that is dead; None if it lives, or if somebody else is at it. Raises OSError."""
         lock = _locked_or_none(path / _LOCK)
         if lock is None:
@@ -112,7 +112,7 @@ class Home:
         self.release()
 
 
-def homes(place: str) -> Iterator[Path]:
+def directories(place: str) -> Iterator[Path]:
     """The directories below a journal's, the oldest first. Raises OSError."""
     found = []
     for entry in os.scandir(place):
@@ -125,7 +125,7 @@ def homes(place: str) -> Iterator[Path]:
             yield Path(path)
 
 
-def reason_parked(path: Path) -> str | None:
+def parked_reason(path: Path) -> str | None:
     """Why a directory was set aside; None if it was not."""
     try:
         return (path / _PARKED).read_text(encoding="utf-8").strip()
@@ -133,7 +133,7 @@ def reason_parked(path: Path) -> str | None:
         return None
 
 
-def check_place(place: str) -> None:
+def check_root(place: str) -> None:
     """Raise ConfigurationError where locks and mapped files cannot be trusted: Windows, the network's file systems."""
     if fcntl is None or not hasattr(os, "posix_fallocate"):
         raise ConfigurationError("the journal needs flock and posix_fallocate: leave the setting `journal` unset here")

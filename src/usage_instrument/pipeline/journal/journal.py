@@ -12,9 +12,9 @@ from usage_instrument.events import Use
 from usage_instrument.runtime.threads import allocate_lock, get_ident
 from usage_instrument.typing import UserId
 
-from .directory import Home
-from .segment import Segment, Taken, segments
-from .snapshot import FRAME, Frame, Position, load, save
+from .directory import Directory
+from .segment import Chunk, Segment, segments
+from .snapshot import FRAME, ReadPosition, SavedSnapshot, load, save
 
 logger = logging.getLogger("usage_instrument")
 
@@ -49,18 +49,18 @@ class Journal:
         self._segments: list[Segment] = []
         self._current: Segment | None = None
         self._number = 0
-        self._renewing = False
-        self.is_forgotten: Callable[[UserId], bool] = lambda user: False
+        self._is_rotating = False
+        self.is_erased: Callable[[UserId], bool] = lambda user: False
         """Who is not to be named here any more: their uses are kept in memory."""
-        self.home: Home | None = None
-        self.busy = False
+        self.directory: Directory | None = None
+        self.is_busy = False
         """Whether slots are filled so fast that the folder has to look more often."""
 
     @classmethod
-    def adopted(cls, home: Home, place: str, max_bytes: int) -> tuple[Journal, Frame | None]:
+    def adopted(cls, home: Directory, place: str, max_bytes: int) -> tuple[Journal, SavedSnapshot | None]:
         """A dead writer's, to be read. Raises CorruptJournalError, OSError."""
         journal = cls(place, home.database or "", max_bytes, 0, lambda feature, user: None)
-        journal.home = home
+        journal.directory = home
         frame = load(home.file(FRAME))
         positions = {position.segment: position for position in frame.held.positions} if frame is not None else {}
         for path in segments(home.path):
@@ -72,19 +72,19 @@ class Journal:
     # ---- captures
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Whether uses are taken."""
         return self._current is not None
 
     @property
-    def refused(self) -> bool:
+    def is_refused(self) -> bool:
         """Whether the disk did not take it, so that uses are kept in memory for now."""
         return self._refused is not None
 
     @property
     def writer_id(self) -> UUID | None:
         """Whose it is; None before it was first opened."""
-        return self.home.writer_id if self.home is not None else None
+        return self.directory.writer_id if self.directory is not None else None
 
     def try_open(self) -> bool:
         """Make a segment, in a directory of this writer's. Waits for a thread that is at it, never for itself."""
@@ -104,8 +104,8 @@ class Journal:
     def _open(self) -> bool:
         try:
             if self._current is None:
-                if self.home is None:
-                    self.home = Home.create(self.place, uuid4(), self._database)
+                if self.directory is None:
+                    self.directory = Directory.create(self.place, uuid4(), self._database)
                 segment = self._make()
                 segment.after = self._make_if_possible()
                 self._current = segment
@@ -146,33 +146,33 @@ class Journal:
 
     # ---- the folder
 
-    def tend(self, stamp: int) -> bool:
+    def tick(self, stamp: int) -> bool:
         """Mark the time, and move on to the next segment where one is full; True if sinks have to be given anew."""
         segment = self._current
         if segment is None:
             return self._refused is not None and self.try_open()
-        self.busy = segment.tick(stamp) > _BUSY
+        self.is_busy = segment.tick(stamp) > _BUSY
         after = segment.after = segment.after or self._make_if_possible()
         if after is None:
             if self._is_used_up(segment):
                 segment.log.refuse()
             return False
         after.tick(stamp)
-        if not (self._renewing or self._is_used_up(segment)):
+        if not (self._is_rotating or self._is_used_up(segment)):
             return False
         after.after = self._make_if_possible()
-        self._current, self._renewing = after, False
+        self._current, self._is_rotating = after, False
         self._seal(segment, stamp)
         return True
 
-    def renew(self) -> None:
+    def rotate_soon(self) -> None:
         """Move on to the next segment soon, so that what this one tells of is deleted."""
-        self._renewing = True
+        self._is_rotating = True
 
     @property
-    def is_new(self) -> bool:
+    def is_rotated(self) -> bool:
         """Whether that is done: nothing is left of what was there."""
-        return not self._renewing and not any(segment.sealed for segment in self._segments)
+        return not self._is_rotating and not any(segment.sealed for segment in self._segments)
 
     def _is_used_up(self, segment: Segment) -> bool:
         return segment.full or segment.log.size >= _LOG_BYTES or segment.log.keys >= self._max_keys
@@ -190,7 +190,7 @@ class Journal:
         segment.tick(stamp)
         segment.log.close()
 
-    def take(self, size: int, fits: Callable[[Taken], bool]) -> Taken | None:
+    def take(self, size: int, fits: Callable[[Chunk], bool]) -> Chunk | None:
         """As Segment.take, through all of them. Raises CorruptJournalError."""
         for segment in list(self._segments):
             taken = segment.take(size, fits)
@@ -202,7 +202,7 @@ class Journal:
             segment.rest()  # it is read, or waits for room in memory
         return None
 
-    def give_up(self) -> int:
+    def skip_unreadable(self) -> int:
         """Skip the first segment that is not read whole, because it cannot be; return how many uses that was."""
         for segment in list(self._segments):
             if not segment.done:
@@ -210,7 +210,7 @@ class Journal:
         return 0
 
     @property
-    def positions(self) -> tuple[Position, ...]:
+    def positions(self) -> tuple[ReadPosition, ...]:
         """How far everything is read."""
         return tuple(segment.position for segment in self._segments)
 
@@ -222,7 +222,7 @@ class Journal:
     @property
     def size(self) -> int:
         """Bytes that its files take."""
-        return self.home.size() if self.home is not None else 0
+        return self.directory.size() if self.directory is not None else 0
 
     @property
     def clock(self) -> int:
@@ -231,10 +231,10 @@ class Journal:
 
     # ---- the writer
 
-    def frame(self, frame: Frame) -> None:
+    def save(self, frame: SavedSnapshot) -> None:
         """Keep what the writer holds, and delete the segments that are in it whole. Raises OSError: then what is in
         the frame must not be sent, because the one before would have it sent again."""
-        home = self.home
+        home = self.directory
         if home is None:
             return
         try:
@@ -272,33 +272,33 @@ class Journal:
                 segment.seal()
             if not all(segment.done for segment in self._segments):
                 return False
-            home, self.home = self.home, None
-            if home is not None:
+            directory, self.directory = self.directory, None
+            if directory is not None:
                 with contextlib.suppress(OSError):
                     for segment in self._segments:
                         segment.remove()
-                    home.remove()
-            self._segments, self._refused, self._renewing = [], None, False
+                    directory.remove()
+            self._segments, self._refused, self._is_rotating = [], None, False
             return True
         finally:
             self._opening.release()
 
     def abandon(self) -> None:
         """In a forked child: leave the files to the parent."""
-        if self.home is not None:
-            self.home.release()
+        if self.directory is not None:
+            self.directory.release()
         for segment in self._segments:
             segment.log.close()
 
     # ---- files
 
     def _make(self) -> Segment:
-        if self.home is None:
+        if self.directory is None:
             raise OSError("closed")
         size = self._slots * 4
-        if self._segments and self.home.size() + size > self._max_bytes:
+        if self._segments and self.directory.size() + size > self._max_bytes:
             raise OSError(f"journal_max_bytes ({self._max_bytes}) are in use")
-        segment = Segment.create(self.home.path, self._number, self._slots, lambda user: self.is_forgotten(user))
+        segment = Segment.create(self.directory.path, self._number, self._slots, lambda user: self.is_erased(user))
         self._number += 1
         self._segments.append(segment)
         return segment

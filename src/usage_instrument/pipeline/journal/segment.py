@@ -14,8 +14,8 @@ from typing import NamedTuple
 from usage_instrument.events import Use
 from usage_instrument.typing import UserId
 
-from .log import Entry, Log
-from .snapshot import CorruptJournalError, Position
+from .dictionary import Dictionary, Entry
+from .snapshot import CorruptJournalError, ReadPosition
 
 VERSION = 1
 _HEAD = struct.Struct("<8sIIQI")
@@ -27,7 +27,7 @@ SLOT = 4
 _RUN = 4096  # so many empty slots in a row are the end: each of fewer needs a thread that took it and was interrupted
 
 
-class Taken(NamedTuple):
+class Chunk(NamedTuple):
     """Uses that were read: what they are, how often each, and when they were made."""
 
     entries: list[tuple[Entry, int]]
@@ -38,7 +38,7 @@ class Taken(NamedTuple):
 class Segment:
     """Any thread puts codes into slots without a lock; the folder takes them out."""
 
-    def __init__(self, path: Path, data: mmap.mmap | bytes, log: Log, *, sealed: bool) -> None:
+    def __init__(self, path: Path, data: mmap.mmap | bytes, log: Dictionary, *, sealed: bool) -> None:
         self.path = path
         self.number = int(path.name)
         self.log = log
@@ -71,7 +71,7 @@ class Segment:
         try:
             os.posix_fallocate(descriptor, 0, size)
             data = mmap.mmap(descriptor, size)
-            log = Log.create(path.with_suffix(".log"), is_refused)
+            log = Dictionary.create(path.with_suffix(".log"), is_refused)
         except BaseException:
             path.with_suffix(".slots").unlink(missing_ok=True)
             raise
@@ -82,7 +82,7 @@ class Segment:
         return cls(path, data, log, sealed=False)
 
     @classmethod
-    def load(cls, path: Path, position: Position | None) -> Segment:
+    def load(cls, path: Path, position: ReadPosition | None) -> Segment:
         """One of a dead writer. Raises CorruptJournalError, OSError."""
         with path.with_suffix(".slots").open("rb") as file:
             slots = _slots_of(path, file.read(SLOTS_AT), os.fstat(file.fileno()).st_size)
@@ -90,7 +90,7 @@ class Segment:
             data: mmap.mmap | bytes = bytes(SLOTS_AT)
             if slots:
                 data = mmap.mmap(file.fileno(), SLOTS_AT + slots * SLOT, access=mmap.ACCESS_READ)
-        segment = cls(path, data, Log(path.with_suffix(".log"), None), sealed=True)
+        segment = cls(path, data, Dictionary(path.with_suffix(".log"), None), sealed=True)
         if position is not None:
             segment._pos, segment._holes = position.slot, list(position.holes)
         return segment
@@ -157,12 +157,12 @@ class Segment:
                 view = self._view = memoryview(file.read(self._size))[SLOTS_AT:].cast("I")
         return view
 
-    def take(self, size: int, fits: Callable[[Taken], bool]) -> Taken | None:
+    def take(self, size: int, fits: Callable[[Chunk], bool]) -> Chunk | None:
         """Read on by at most `size` slots, all of one mark, as far as `fits` admits; None when nothing is left to read,
         or nothing fits. Raises CorruptJournalError, OSError."""
         filled = [index for index in self._holes if self._read[index]]
         if filled:
-            taken = Taken(self.log.named(self._read[index] for index in filled), self._stamp(filled[-1])[0])
+            taken = Chunk(self.log.named(self._read[index] for index in filled), self._stamp(filled[-1])[0])
             if not fits(taken):
                 return None
             self._holes = [index for index in self._holes if index not in filled]
@@ -176,7 +176,7 @@ class Segment:
         size = min(size, end - self._pos, until - self._pos)
         while size:
             codes = self._read[self._pos : self._pos + size].tolist()
-            taken = Taken(self.log.named(codes), stamp)
+            taken = Chunk(self.log.named(codes), stamp)
             if fits(taken):
                 if not self.sealed:
                     self._holes += [self._pos + index for index, code in enumerate(codes) if not code]
@@ -185,7 +185,7 @@ class Segment:
             size //= 2
         return None
 
-    def _read_by(self, taken: Taken) -> Taken:
+    def _read_by(self, taken: Chunk) -> Chunk:
         if self._unread is not None:
             self._unread -= _uses(taken.entries)
         return taken
@@ -197,9 +197,9 @@ class Segment:
         return left
 
     @property
-    def position(self) -> Position:
+    def position(self) -> ReadPosition:
         """How far it is read."""
-        return Position(self.number, self._pos, tuple(self._holes))
+        return ReadPosition(self.number, self._pos, tuple(self._holes))
 
     @property
     def unread(self) -> int:
@@ -294,7 +294,7 @@ class _Codes(dict[UserId, int]):
 
     __slots__ = ("_feature", "_log")
 
-    def __init__(self, log: Log, feature: str) -> None:
+    def __init__(self, log: Dictionary, feature: str) -> None:
         self._log = log
         self._feature = feature
 

@@ -26,7 +26,7 @@ class CorruptJournalError(UsageInstrumentError):
     """the journal cannot be read"""
 
 
-class Position(NamedTuple):
+class ReadPosition(NamedTuple):
     """How far one segment is read: every slot before `slot` but for the holes, and none behind it."""
 
     segment: int
@@ -34,10 +34,10 @@ class Position(NamedTuple):
     holes: tuple[int, ...] = ()
 
 
-class Held(NamedTuple):
+class Snapshot(NamedTuple):
     """A whole: every use before the positions is in here or in a batch that is applied; none behind them is."""
 
-    positions: tuple[Position, ...]
+    positions: tuple[ReadPosition, ...]
     batches: tuple[Batch, ...] = ()
     """In the order of their numbers, which follow each other. What the ledger has passed is applied."""
     waiting: tuple[Count, ...] = ()
@@ -45,13 +45,13 @@ class Held(NamedTuple):
     accesses: tuple[Use, ...] = ()
 
 
-class Frame(NamedTuple):
+class SavedSnapshot(NamedTuple):
     """What a writer held before it sent the first of these batches."""
 
     writer_id: UUID
     registered: bool
     """Whether the writer's row was in the ledger by then: if it is missing later, nothing can be known."""
-    held: Held
+    held: Snapshot
 
     @property
     def users(self) -> Iterator[UserId]:
@@ -65,7 +65,7 @@ class Frame(NamedTuple):
                 yield from use.users
 
 
-def save(frame: Frame, path: Path) -> None:
+def save(frame: SavedSnapshot, path: Path) -> None:
     """Put a frame in the place of the one before, in one step. Raises OSError."""
     held = frame.held
     audits = bool(held.accesses or any(batch.accesses for batch in held.batches))
@@ -89,7 +89,7 @@ def save(frame: Frame, path: Path) -> None:
     fresh.replace(path)
 
 
-def load(path: Path) -> Frame | None:
+def load(path: Path) -> SavedSnapshot | None:
     """The last frame; None if there was none. Raises CorruptJournalError, OSError."""
     try:
         data = path.read_bytes()
@@ -102,8 +102,8 @@ def load(path: Path) -> Frame | None:
             raise CorruptJournalError(f"{path} is of version {head['version']}, this release reads {VERSION}")
         if len(batches) != head["batches"]:
             raise ValueError("a record is missing")
-        held = Held(
-            tuple(Position(segment, slot, tuple(holes)) for segment, slot, holes in head["positions"]),
+        held = Snapshot(
+            tuple(ReadPosition(segment, slot, tuple(holes)) for segment, slot, holes in head["positions"]),
             tuple(
                 Batch(
                     record["number"],
@@ -117,7 +117,7 @@ def load(path: Path) -> Frame | None:
             _losses_from_json(head["losses"]),
             _accesses(rest),
         )
-        return Frame(UUID(hex=head["writer"]), bool(head["registered"]), held)
+        return SavedSnapshot(UUID(hex=head["writer"]), bool(head["registered"]), held)
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptJournalError(f"{path} is damaged (crc32 {zlib.crc32(data):08x}): {error}") from None
 

@@ -9,12 +9,12 @@ from uuid import UUID
 
 from usage_instrument.errors import UsageInstrumentError
 
-from .directory import Home, homes, reason_parked
+from .directory import Directory, directories, parked_reason
 from .journal import Journal
-from .snapshot import Frame
+from .snapshot import SavedSnapshot
 
 
-class Status(NamedTuple):
+class JournalStatus(NamedTuple):
     """One writer's journal."""
 
     writer: UUID
@@ -33,24 +33,31 @@ class Status(NamedTuple):
     """Why it is parked, or cannot be read."""
 
 
-def status(place: str, applied: Callable[[UUID], int] = lambda writer: 0) -> Iterator[Status]:
+def status(place: str, applied: Callable[[UUID], int] = lambda writer: 0) -> Iterator[JournalStatus]:
     """Every journal below `place`, the oldest first; `applied` tells the last batch of a writer in the ledger.
 
     Raises OSError when there is no such directory.
     """
-    for path in homes(place):
-        reason = reason_parked(path)
-        home = Home.adopt(path)
+    for path in directories(place):
+        reason = parked_reason(path)
+        home = Directory.adopt(path)
         state = "parked" if reason is not None else "alive" if home is None else "dead"
         try:
             # A living one's is read beside its owner, who may delete it meanwhile.
-            journal, frame = Journal.adopted(home if home is not None else Home(path, None), place, 0)
+            journal, frame = Journal.adopted(home if home is not None else Directory(path, None), place, 0)
             yield _status(journal, frame, state, reason or "", applied)
         except FileNotFoundError:
             continue
         except (OSError, UsageInstrumentError) as error:
-            yield Status(
-                Home(path, None).writer_id, state, 0, 0, 0, Home(path, None).size(), None, reason or str(error)
+            yield JournalStatus(
+                Directory(path, None).writer_id,
+                state,
+                0,
+                0,
+                0,
+                Directory(path, None).size(),
+                None,
+                reason or str(error),
             )
         finally:
             if home is not None:
@@ -65,7 +72,9 @@ def writers(place: str) -> set[UUID]:
         return set()
 
 
-def _status(journal: Journal, frame: Frame | None, state: str, note: str, applied: Callable[[UUID], int]) -> Status:
+def _status(
+    journal: Journal, frame: SavedSnapshot | None, state: str, note: str, applied: Callable[[UUID], int]
+) -> JournalStatus:
     batches, waiting, losses, writer = [], 0, 0, journal.writer_id or UUID(int=0)
     if frame is not None:
         writer = frame.writer_id
@@ -75,7 +84,7 @@ def _status(journal: Journal, frame: Frame | None, state: str, note: str, applie
         losses = sum(loss.uses for loss in frame.held.losses)
         losses += sum(loss.uses for batch in batches for loss in batch.losses)
     clock = journal.clock
-    return Status(
+    return JournalStatus(
         writer=writer,
         state=state,
         pending=journal.unread,

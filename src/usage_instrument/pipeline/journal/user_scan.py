@@ -7,16 +7,16 @@ from pathlib import Path
 
 from usage_instrument.typing import UserId
 
-from .directory import homes
-from .log import Log
+from .dictionary import Dictionary
+from .directory import directories
 from .snapshot import FRAME, CorruptJournalError, load
 
 
-def find_user(place: str, is_meant: Callable[[UserId], bool]) -> Iterator[Path]:
+def directories_naming(place: str, is_meant: Callable[[UserId], bool]) -> Iterator[Path]:
     """The directories below `place` whose files name a user who is meant, by a use that is written or not; also those
     that cannot be read, as nobody can tell. Raises OSError."""
     try:
-        found = list(homes(place))
+        found = list(directories(place))
     except FileNotFoundError:  # nothing was ever kept there
         return
     for path in found:
@@ -35,4 +35,4 @@ def _users(path: Path) -> Iterator[UserId]:
     if frame is not None:
         yield from frame.users
     for log in sorted(path.glob("*.log")):
-        yield from Log(log, None).users
+        yield from Dictionary(log, None).users

@@ -21,7 +21,7 @@ Entry: TypeAlias = "tuple[str, UserId] | Use"
 _KEY, _USE, _MARK = "k", "u", "t"
 
 
-class Log:
+class Dictionary:
     """A file beside the slots. Any thread appends, one write an entry, before it puts the code into a slot."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Log:
         """Features' users that were appended, which the capturing threads remember."""
 
     @classmethod
-    def create(cls, path: Path, is_refused: Callable[[UserId], bool]) -> Log:
+    def create(cls, path: Path, is_refused: Callable[[UserId], bool]) -> Dictionary:
         """A fresh one, which names nobody who is refused. Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         return cls(path, os.open(path, flags, 0o600), is_refused)
