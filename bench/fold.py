@@ -16,9 +16,9 @@ import usage_instrument as usage
 from capture import call, configured, function
 from usage_instrument.capture.context import Request, holder
 from usage_instrument.events import canonical_user
-from usage_instrument.pipeline.aggregator import Folder
+from usage_instrument.pipeline.aggregator import Aggregator
 from usage_instrument.pipeline.buffer import Buffer
-from usage_instrument.pipeline.pending_counts import Pending
+from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.settings import Settings
 
 USES = 200_000
@@ -32,13 +32,13 @@ def folding(users: int, features: int, *, uuids: bool) -> Case:
     settings = Settings(user_id_type="uuid" if uuids else "integer", max_pending=10_000_000)
 
     def work() -> float:
-        buffer, pending = Buffer(), Pending(settings.max_pending)
-        folder = Folder(buffer, pending, settings, canonical_user(settings.user_id_type), lambda ticket: None)
+        buffer, pending = Buffer(), PendingCounts(settings.max_pending)
+        aggregator = Aggregator(buffer, pending, settings, canonical_user(settings.user_id_type), lambda request: None)
         each = USES // features
         for number in range(features):
             buffer.plain(f"feature {number}").extend(dice.choices(known, k=each))
         start = now()
-        folder.fold()
+        aggregator.aggregate()
         return (now() - start) / USES
 
     return work

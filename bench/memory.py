@@ -18,7 +18,7 @@ from rounds import Bar, Result, main
 
 import usage_instrument as usage
 from usage_instrument.database.ledger import utcnow
-from usage_instrument.pipeline.pending_counts import Counts
+from usage_instrument.pipeline.pending_counts import Aggregates
 
 KEYS, FEATURES = 1_000_000, 10
 STAMP = 1_767_225_600_000_000
@@ -40,7 +40,7 @@ def fill(kind: str) -> float:
     """Bytes a key, with what the keys themselves take."""
     ctypes.CDLL(None).malloc_trim(0)
     gc.collect()
-    before, counts = resident(), Counts()
+    before, counts = resident(), Aggregates()
     today, known = utcnow(), list(users(kind))
     for feature in range(FEATURES):
         counts.add(today, f"feature {feature}", ((user, 1) for user in known), STAMP, KEYS)

@@ -1,4 +1,4 @@
-"""Wires buffer, folder, writer and store together, and is the one boundary that never raises into the host."""
+"""Wires buffer, aggregator, writer and store together, and is the one boundary that never raises into the host."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .errors import AuditUnavailable, UserIdError, describe
 from .events import Use, canonical_user, check_feature, fitting_metadata
 from .pipeline import losses
 from .pipeline.backend import Backend
-from .pipeline.buffer import Mishap
+from .pipeline.buffer import CaptureFailure
 from .pipeline.journal import check_root
 from .pipeline.pipeline import Pipeline
-from .pipeline.read_your_writes import FeatureUse, Live
+from .pipeline.read_your_writes import FeatureUse, UsageReader
 from .runtime import processes
 from .runtime.flush_request import FlushRequest
 from .runtime.waiting import in_worker_thread
@@ -76,7 +76,7 @@ class Tracker:
         """An empty pipeline without threads. Only assigns: a forked child runs it in the fork itself."""
         self._pipeline = Pipeline(self.settings, self._backend, self.catalog, self._canonical, self._swap)
         self._gate = self._backend.new_gate(self._canonical)
-        self._live = None if self.database is None else Live(self.database, self._backend.tables)
+        self._live = None if self.database is None else UsageReader(self.database, self._backend.tables)
 
     # ---- capture
 
@@ -150,18 +150,18 @@ class Tracker:
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""
         reason = losses.USER_TYPE if isinstance(error, UserIdError) else losses.CAPTURE
-        self._mishap(Mishap(feature, reason, uses, describe(error)), error)
+        self._fail(CaptureFailure(feature, reason, uses, describe(error)), error)
 
     def lose_metadata(self, feature: str, error: Exception) -> None:
         """As Recorder.lose_metadata."""
-        self._mishap(Mishap(feature, "metadata", 0, f"metadata lost: {describe(error)}"), error)
+        self._fail(CaptureFailure(feature, "metadata", 0, f"metadata lost: {describe(error)}"), error)
 
-    def _mishap(self, mishap: Mishap, error: Exception) -> None:
+    def _fail(self, failure: CaptureFailure, error: Exception) -> None:
         if self.settings.enabled:
             if self.settings.strict:
                 raise error
             processes.notice_fork()
-            self._pipeline.buffer.mishaps.append(mishap)
+            self._pipeline.buffer.failures.append(failure)
             self._arm()
 
     def complain(self, error: Exception) -> None:
@@ -213,27 +213,27 @@ class Tracker:
 
         Waits up to `timeout` seconds (`shutdown_timeout` unless given). The next capture starts anew.
         """
-        ticket, gate = self._ask(timeout, final=True), self._close_gate(timeout)
-        ticket.wait()
+        request, gate = self._ask(timeout, final=True), self._close_gate(timeout)
+        request.wait()
         gate.wait()
-        return self._closed(ticket)
+        return self._closed(request)
 
     async def ashutdown(self, timeout: float | None = None) -> bool:
         """As shutdown, without blocking the event loop."""
-        ticket, gate = self._ask(timeout, final=True), self._close_gate(timeout)
-        await ticket.wait_async()
+        request, gate = self._ask(timeout, final=True), self._close_gate(timeout)
+        await request.wait_async()
         await gate.wait_async()
-        return self._closed(ticket)
+        return self._closed(request)
 
     def _close_gate(self, timeout: float | None) -> FlushRequest:
         gate, self._gate = self._gate, self._backend.new_gate(self._canonical)
         self._gate.committed = gate.committed  # of the tracker, as all figures are
         return gate.close(self.settings.shutdown_timeout if timeout is None else timeout)
 
-    def _closed(self, ticket: FlushRequest) -> bool:
+    def _closed(self, request: FlushRequest) -> bool:
         if self._live is not None:
             self._live.dispose()
-        return self._pipeline.closed(ticket)
+        return self._pipeline.closed(request)
 
     def _ask(self, timeout: float | None, *, final: bool = False) -> FlushRequest:
         processes.notice_fork()
@@ -283,12 +283,12 @@ class Tracker:
     def begin_exit(self, deadline: float) -> Callable[[], bool]:
         """As Mortal.begin_exit."""
         left = max(deadline - time.monotonic(), 0.0)
-        ticket, gate = self._ask(left, final=True), self._close_gate(left)
+        request, gate = self._ask(left, final=True), self._close_gate(left)
 
         def wait() -> bool:
-            ticket.wait()
+            request.wait()
             gate.wait()
-            return self._closed(ticket)
+            return self._closed(request)
 
         return wait
 

@@ -1,4 +1,4 @@
-"""The folder: what is drained is folded under the right time, within the bound on memory, and no loss is silent."""
+"""The aggregator: what is drained is folded under the right time, within the bound on memory, and no loss is silent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from usage_instrument.events import Count, Use, canonical_user
-from usage_instrument.pipeline import aggregator as folder_module
+from usage_instrument.pipeline import aggregator as aggregator_module
 from usage_instrument.pipeline import losses
-from usage_instrument.pipeline.aggregator import Folder
-from usage_instrument.pipeline.buffer import Buffer, Mishap
-from usage_instrument.pipeline.pending_counts import Pending
+from usage_instrument.pipeline.aggregator import Aggregator
+from usage_instrument.pipeline.buffer import Buffer, CaptureFailure
+from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.runtime.flush_request import FlushRequest
 from usage_instrument.runtime.threads import start as start_thread
 from usage_instrument.settings import Settings
@@ -27,7 +27,7 @@ DAY = dt.datetime(2024, 5, 1)
 
 
 class Clock:
-    """The wall clock that the folder reads."""
+    """The wall clock that the aggregator reads."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -41,19 +41,19 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(folder_module, "time", clock)
+    monkeypatch.setattr(aggregator_module, "time", clock)
     return clock
 
 
 class Bench:
-    """A folder between a buffer and pending counts."""
+    """A aggregator between a buffer and pending counts."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**{"user_id_type": "integer", **settings})
         self.buffer = Buffer()
-        self.pending = Pending(self.settings.max_pending)
+        self.pending = PendingCounts(self.settings.max_pending)
         self.forwarded: list[FlushRequest] = []
-        self.folder = Folder(
+        self.aggregator = Aggregator(
             self.buffer,
             self.pending,
             self.settings,
@@ -64,23 +64,23 @@ class Bench:
     def plain(self, feature: str, *users: Any) -> None:
         self.buffer.plain(feature).extend(users)
 
-    def fold(self) -> None:
-        self.folder.fold()
+    def aggregate(self) -> None:
+        self.aggregator.aggregate()
 
     def taken(self) -> list[Count]:
         counts = self.pending.counts.take(10**6)
         return sorted(counts, key=lambda count: (count.feature, str(count.user)))
 
     def balanced(self) -> bool:
-        folder = self.folder
-        return folder.drained == self.pending.uses + folder.dropped + folder.rejected
+        aggregator = self.aggregator
+        return aggregator.drained == self.pending.uses + aggregator.dropped + aggregator.rejected
 
 
 def test_nothing_to_fold() -> None:
     bench = Bench()
-    bench.fold()
+    bench.aggregate()
     assert bench.taken() == []
-    assert bench.folder.drained == 0
+    assert bench.aggregator.drained == 0
 
 
 def test_uses_are_folded_under_the_time_of_the_drain(clock: Clock) -> None:
@@ -88,14 +88,14 @@ def test_uses_are_folded_under_the_time_of_the_drain(clock: Clock) -> None:
     bench.plain("a", 1, 1, None, "1")
     bench.plain("b", 2)
     bench.buffer.rich.append(Use("b", 2, None, 10))
-    bench.fold()
+    bench.aggregate()
     noon = dt.datetime(2024, 5, 1, 12)
     assert bench.taken() == [
         Count("a", 1, 3, noon, None, ((DAY, 3),)),
         Count("a", None, 1, noon, None, ((DAY, 1),)),
         Count("b", 2, 11, noon, None, ((DAY, 11),)),
     ]
-    assert bench.folder.drained == 15
+    assert bench.aggregator.drained == 15
 
 
 @pytest.mark.parametrize(
@@ -105,17 +105,17 @@ def test_the_grain_of_the_history(clock: Clock, history: str | None, expected: o
     bench = Bench(history=history)
     bench.plain("a", 1)
     clock.now += 59 * 60 * 10**9
-    bench.fold()
+    bench.aggregate()
     assert bench.taken()[0].history == expected
 
 
 def test_an_outage_past_midnight_keeps_both_days(clock: Clock) -> None:
     bench = Bench()
     bench.plain("a", 1)
-    bench.fold()
+    bench.aggregate()
     clock.now += 12 * 3600 * 10**9
     bench.plain("a", 1, 1)
-    bench.fold()
+    bench.aggregate()
     [count] = bench.taken()
     assert count.uses == 3
     assert sorted(count.history) == [(DAY, 1), (DAY + dt.timedelta(days=1), 2)]
@@ -125,11 +125,11 @@ def test_an_outage_past_midnight_keeps_both_days(clock: Clock) -> None:
 def test_the_wall_clock_jumps_back(clock: Clock) -> None:
     bench = Bench()
     bench.plain("a", 1)
-    bench.fold()
+    bench.aggregate()
     clock.now -= 3 * 86400 * 10**9
     bench.plain("a", 1)
     bench.plain("b", 1)
-    bench.fold()
+    bench.aggregate()
     before = DAY - dt.timedelta(days=3)
     counts = {count.feature: count for count in bench.taken()}
     assert counts["a"].last_used == dt.datetime(2024, 5, 1, 12)  # never backwards
@@ -143,13 +143,13 @@ def test_the_wall_clock_jumps_back(clock: Clock) -> None:
 def test_beyond_the_bound_uses_are_dropped_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(max_pending=3)
     bench.plain("a", 1, 2, 3, 3)
-    bench.fold()
+    bench.aggregate()
     assert caplog.records == []
     bench.plain("a", 3, 4, 5, 5)
     bench.plain("b", 1)
     bench.buffer.rich.append(Use("c", 1, {"k": 1}, 6))
-    bench.fold()
-    assert bench.folder.dropped == 3 + 1 + 6
+    bench.aggregate()
+    assert bench.aggregator.dropped == 3 + 1 + 6
     assert bench.balanced()
     assert bench.pending.losses == {(losses.today(), losses.MEMORY): 10}
     assert [record.message for record in caplog.records] == [
@@ -161,11 +161,11 @@ def test_beyond_the_bound_uses_are_dropped_counted_and_said_once(caplog: pytest.
 def test_what_the_writer_holds_counts_against_the_bound() -> None:
     bench = Bench(max_pending=2)
     bench.plain("a", 1, 2)
-    bench.fold()
+    bench.aggregate()
     bench.pending.take()
     bench.plain("a", 1)
-    bench.fold()
-    assert bench.folder.dropped == 1
+    bench.aggregate()
+    assert bench.aggregator.dropped == 1
     assert bench.balanced()
 
 
@@ -173,10 +173,10 @@ def test_metadata_of_dropped_uses_takes_no_memory() -> None:
     bench = Bench(max_pending=1)
     bench.plain("a", 1)
     bench.buffer.rich.append(Use("a", 2, {"k": 1}))
-    bench.fold()
+    bench.aggregate()
     bench.pending.counts.take(10)
     bench.plain("a", 2)
-    bench.fold()
+    bench.aggregate()
     assert bench.taken()[0].metadata is None
 
 
@@ -192,10 +192,10 @@ def test_newer_metadata_lies_over_older() -> None:
     bench = Bench()
     bench.buffer.rich.append(Use("a", 1, {"x": 1, "y": 1}))
     bench.buffer.rich.append(Use("a", "1", '{"y":[2]}'))
-    bench.fold()
+    bench.aggregate()
     bench.buffer.rich.append(Use("a", 1, {"z": None}))
     bench.plain("a", 1)
-    bench.fold()
+    bench.aggregate()
     assert metadata_of(bench) == {"x": 1, "y": [2], "z": None}
 
 
@@ -204,9 +204,9 @@ def test_metadata_that_is_too_large_is_lost_and_the_use_counts(caplog: pytest.Lo
     bench.buffer.rich.append(Use("a", 1, {"x": 1}))
     bench.buffer.rich.append(Use("a", 1, {"y": "x" * 20}))
     bench.buffer.rich.append(Use("a", 1, json.dumps({"y": ["x" * 20]})))
-    bench.fold()
-    assert bench.folder.metadata_lost == 2
-    assert bench.folder.rejected == 0
+    bench.aggregate()
+    assert bench.aggregator.metadata_lost == 2
+    assert bench.aggregator.rejected == 0
     assert bench.balanced()
     assert [count.uses for count in bench.pending.counts.take(5)] == [3]
     assert caplog.text.count("metadata_max_bytes (20)") == 1
@@ -216,8 +216,8 @@ def test_metadata_that_is_too_large_together_keeps_the_newer() -> None:
     bench = Bench(metadata_max_bytes=20)
     for key in "xyz":
         bench.buffer.rich.append(Use("a", 1, {key: "1234567"}))
-    bench.fold()
-    assert bench.folder.metadata_lost == 0
+    bench.aggregate()
+    assert bench.aggregator.metadata_lost == 0
     assert metadata_of(bench) == {"z": "1234567"}
 
 
@@ -226,16 +226,16 @@ def test_the_bound_on_metadata_is_exact() -> None:
     for size, lost in ((len(text), 0), (len(text) - 1, 1)):
         bench = Bench(metadata_max_bytes=size)
         bench.buffer.rich.append(Use("a", 1, {"k": "1234"}))
-        bench.fold()
-        assert bench.folder.metadata_lost == lost
+        bench.aggregate()
+        assert bench.aggregator.metadata_lost == lost
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "a\0", "\ud800", 10**5000], ids=range(5))
 def test_flat_metadata_that_json_refuses_never_costs_the_use(value: object) -> None:
     bench = Bench()
     bench.buffer.rich.append(Use("a", 1, {"k": value}))
-    bench.fold()
-    assert bench.folder.metadata_lost == 1
+    bench.aggregate()
+    assert bench.aggregator.metadata_lost == 1
     assert metadata_of(bench) is None
 
 
@@ -246,8 +246,8 @@ def test_a_user_of_another_type_is_rejected_and_the_others_count(caplog: pytest.
     bench = Bench()
     bench.plain("a", 1, "x", "x", uuid.UUID(int=1), 2**63, 2)
     bench.buffer.rich.append(Use("a", "jane", {"k": 1}, 5))
-    bench.fold()
-    assert bench.folder.rejected == 9
+    bench.aggregate()
+    assert bench.aggregator.rejected == 9
     assert bench.balanced()
     assert bench.pending.losses == {(losses.today(), losses.USER_TYPE): 9}
     assert [(count.user, count.uses, count.metadata) for count in bench.taken()] == [(1, 1, None), (2, 1, None)]
@@ -259,18 +259,18 @@ def test_a_user_of_another_type_is_rejected_and_the_others_count(caplog: pytest.
 def test_an_int_that_has_no_text_is_rejected() -> None:
     bench = Bench(user_id_type="string")
     bench.plain("a", 10**5000, "x")
-    bench.fold()
-    assert bench.folder.rejected == 1
+    bench.aggregate()
+    assert bench.aggregator.rejected == 1
     assert [count.user for count in bench.taken()] == ["x"]
 
 
 def test_mishaps_are_booked(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
-    bench.buffer.mishaps.append(Mishap("a", losses.CAPTURE, 3, "wrong"))
-    bench.buffer.mishaps.append(Mishap("a", losses.CAPTURE, 1, "wrong again"))
-    bench.buffer.mishaps.append(Mishap("a", "metadata", 0, "metadata lost: why"))
-    bench.fold()
-    assert (bench.folder.rejected, bench.folder.metadata_lost) == (4, 1)
+    bench.buffer.failures.append(CaptureFailure("a", losses.CAPTURE, 3, "wrong"))
+    bench.buffer.failures.append(CaptureFailure("a", losses.CAPTURE, 1, "wrong again"))
+    bench.buffer.failures.append(CaptureFailure("a", "metadata", 0, "metadata lost: why"))
+    bench.aggregate()
+    assert (bench.aggregator.rejected, bench.aggregator.metadata_lost) == (4, 1)
     assert bench.balanced()
     assert bench.pending.losses == {(losses.today(), losses.CAPTURE): 4}
     assert [record.message for record in caplog.records] == [
@@ -282,8 +282,8 @@ def test_mishaps_are_booked(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_hostile_name_is_one_short_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
-    bench.buffer.mishaps.append(Mishap("\ud800\nERROR forged" + "x" * 10**6, losses.CAPTURE, 1, "wrong"))
-    bench.fold()
+    bench.buffer.failures.append(CaptureFailure("\ud800\nERROR forged" + "x" * 10**6, losses.CAPTURE, 1, "wrong"))
+    bench.aggregate()
     [record] = caplog.records
     assert len(record.message) < 300
     assert "\n" not in record.message
@@ -296,11 +296,11 @@ def test_a_hostile_name_is_one_short_line_in_the_log(caplog: pytest.LogCaptureFi
 def test_without_waiting_nobody_is_disturbed() -> None:
     bench = Bench()
     bench.plain("a", 1)
-    with bench.folder._turn:
-        bench.folder.fold(wait=False)
-        assert bench.folder.drained == 0
-    bench.folder.fold(wait=False)
-    assert bench.folder.drained == 1
+    with bench.aggregator._turn:
+        bench.aggregator.aggregate(wait=False)
+        assert bench.aggregator.drained == 0
+    bench.aggregator.aggregate(wait=False)
+    assert bench.aggregator.drained == 1
 
 
 def test_the_thread_ends_with_a_final_ticket_once_it_is_not_wanted() -> None:
@@ -308,27 +308,27 @@ def test_the_thread_ends_with_a_final_ticket_once_it_is_not_wanted() -> None:
     wanted = iter([True, False, False])  # the last look is after its end
     bench.plain("a", 1)
     for final in (True, False, True):
-        bench.folder.wake(FlushRequest(60, final=final))
-    bench.folder.run(lambda: next(wanted))
-    assert [ticket.final for ticket in bench.forwarded] == [True, False, True]
+        bench.aggregator.wake(FlushRequest(60, final=final))
+    bench.aggregator.run(lambda: next(wanted))
+    assert [request.final for request in bench.forwarded] == [True, False, True]
     assert next(wanted, None) is None
-    assert bench.folder.drained == 1
-    assert bench.folder.beat is None
+    assert bench.aggregator.drained == 1
+    assert bench.aggregator.beat is None
 
 
 def test_a_ticket_is_forwarded_after_its_uses_are_folded() -> None:
     bench = Bench()
     seen: list[int] = []
 
-    def forward(ticket: FlushRequest) -> None:
+    def forward(request: FlushRequest) -> None:
         seen.append(bench.pending.uses)
-        ticket.give(True)
+        request.give(True)
 
-    bench.folder = Folder(bench.buffer, bench.pending, bench.settings, canonical_user("integer"), forward)
-    start_thread(lambda: bench.folder.run(lambda: False))
+    bench.aggregator = Aggregator(bench.buffer, bench.pending, bench.settings, canonical_user("integer"), forward)
+    start_thread(lambda: bench.aggregator.run(lambda: False))
     for number in range(1, 6):
         bench.plain("a", number)
-        ticket = FlushRequest(60, final=number == 5)
-        bench.folder.wake(ticket)
-        assert ticket.wait()
+        request = FlushRequest(60, final=number == 5)
+        bench.aggregator.wake(request)
+        assert request.wait()
     assert seen == [1, 2, 3, 4, 5]

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from usage_instrument.events import Use
-from usage_instrument.pipeline.buffer import Buffer, Drained, Mishap
+from usage_instrument.pipeline.buffer import Buffer, CaptureFailure, Drained
 
 THREADS, EACH = 4, 20_000
 
@@ -26,10 +26,10 @@ def test_what_goes_in_comes_out_once() -> None:
     buffer.plain("a").append(None)
     buffer.plain("b").append("x")
     buffer.rich.append(Use("a", 1, {"k": 1}, 5))
-    buffer.mishaps.append(Mishap("a", "why", 2, "detail"))
+    buffer.failures.append(CaptureFailure("a", "why", 2, "detail"))
     assert buffer.uses == 3 + 5 + 2
     assert buffer.drain() == Drained(
-        [("a", [1, None]), ("b", ["x"])], [Use("a", 1, {"k": 1}, 5)], [Mishap("a", "why", 2, "detail")]
+        [("a", [1, None]), ("b", ["x"])], [Use("a", 1, {"k": 1}, 5)], [CaptureFailure("a", "why", 2, "detail")]
     )
     assert buffer.drain() == Drained([], [], [])
     assert buffer.uses == 0
@@ -57,15 +57,15 @@ def test_nothing_is_lost_or_doubled_between_threads() -> None:
             buffer.plain(f"feature {number % 50}").append(user)
             if not number % 100:
                 buffer.rich.append(Use("rich", user, None, 3))
-                buffer.mishaps.append(Mishap("bad", "why", 1, ""))
+                buffer.failures.append(CaptureFailure("bad", "why", 1, ""))
 
     def count(drained: Drained) -> None:
         for feature, users in drained.plain:
             found.update((feature, user) for user in users)
         for use in drained.rich:
             found[use.feature, use.user] += use.uses
-        for mishap in drained.mishaps:
-            found[mishap.feature] += mishap.uses
+        for failure in drained.failures:
+            found[failure.feature] += failure.uses
 
     threads = [threading.Thread(target=capture, args=(user,)) for user in range(THREADS)]
     interval = sys.getswitchinterval()

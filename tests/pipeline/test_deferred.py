@@ -1,4 +1,4 @@
-"""Counts that wait for their user, and parts that one statement takes."""
+"""Aggregates that wait for their user, and parts that one statement takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage_instrument.events import Count
-from usage_instrument.pipeline.deferred import Waiting, unique_parts
+from usage_instrument.pipeline.deferred import DeferredCounts, unique_parts
 
 MOMENT = dt.datetime(2024, 5, 1)
 
@@ -19,13 +19,13 @@ def count(feature: str, user: object, uses: int = 1) -> Count:
 
 
 def test_nothing_waits() -> None:
-    waiting = Waiting(60.0)
+    waiting = DeferredCounts(60.0)
     assert (len(waiting), waiting.uses, list(waiting.users)) == (0, 0, [])
     assert waiting.release(set(), 0.0) == ([], [])
 
 
 def test_a_user_appears() -> None:
-    waiting = Waiting(60.0)
+    waiting = DeferredCounts(60.0)
     waiting.defer([count("a", 1, 2), count("b", 1), count("a", 2, 5)], 0.0)
     assert (len(waiting), waiting.uses, set(waiting.users)) == (3, 8, {1, 2})
     known, late = waiting.release({2}, 1.0)
@@ -35,7 +35,7 @@ def test_a_user_appears() -> None:
 
 
 def test_patience_runs_out_since_the_first_use() -> None:
-    waiting = Waiting(60.0)
+    waiting = DeferredCounts(60.0)
     waiting.defer([count("a", 1)], 100.0)
     waiting.defer([count("b", 1), count("a", 2)], 150.0)
     assert waiting.release({1, 2}, 159.9) == ([], [])
@@ -46,7 +46,7 @@ def test_patience_runs_out_since_the_first_use() -> None:
 
 
 def test_a_user_who_was_given_up_is_waited_for_anew() -> None:
-    waiting = Waiting(60.0)
+    waiting = DeferredCounts(60.0)
     waiting.defer([count("a", 1)], 0.0)
     waiting.release({1}, 60.0)
     waiting.defer([count("a", 1)], 100.0)
@@ -54,7 +54,7 @@ def test_a_user_who_was_given_up_is_waited_for_anew() -> None:
 
 
 def test_without_patience_nothing_waits_past_one_look() -> None:
-    waiting = Waiting(0.0)
+    waiting = DeferredCounts(0.0)
     waiting.defer([count("a", 1)], 5.0)
     assert waiting.release({1}, 5.0) == ([], [count("a", 1)])
 

@@ -41,7 +41,7 @@ class Bench:
         self.read: Counter[tuple[str, UserId]] = Counter()
 
     def drain(self) -> None:
-        """As the folder does."""
+        """As the aggregator does."""
         self.journal.tick(1)
         while (taken := self.journal.take(1000, lambda taken: True)) is not None:
             for entry, number in taken.entries:
@@ -268,7 +268,7 @@ def test_a_full_one_grows_no_more(sqlite: Database, place: Path) -> None:
             for _ in range(3):
                 with tracker.as_user(user):
                     use()
-        tracker._pipeline._folder.fold()
+        tracker._pipeline._aggregator.aggregate()
         sizes.append(sum(file.stat().st_size for file in place.rglob("*.log")))
     assert sizes[-1] - sizes[5] < 1_000
     made(sqlite.engine(), user_id_type="integer")
@@ -303,7 +303,7 @@ def test_what_waits_on_disk_takes_no_memory(sqlite: Database, place: Path) -> No
         with tracker.as_user(user):
             use()
         if user % 20 == 19:
-            tracker._pipeline._folder.fold()
+            tracker._pipeline._aggregator.aggregate()
     assert not tracker.flush(1)  # there are no tables
     open_files = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.exists()]
     assert len(list(place.rglob("*.slots"))) > 10

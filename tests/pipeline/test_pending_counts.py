@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage_instrument.events import MAX_COUNT, Count
-from usage_instrument.pipeline.pending_counts import Counts, Pending
+from usage_instrument.pipeline.pending_counts import Aggregates, PendingCounts
 
 STAMP = 1_700_000_000_000_000
 EPOCH = dt.datetime(1970, 1, 1)
@@ -32,8 +32,8 @@ def moment(stamp: int) -> dt.datetime:
     return EPOCH + dt.timedelta(microseconds=stamp)
 
 
-def filled(folds: list[Fold]) -> Counts:
-    counts = Counts()
+def filled(folds: list[Fold]) -> Aggregates:
+    counts = Aggregates()
     for bucket, feature, uses, stamp in folds:
         assert counts.add(bucket, feature, uses, stamp, ROOM) == 0
     return counts
@@ -58,7 +58,7 @@ def check(taken: list[Count], folds: list[Fold]) -> None:
         assert len({start for start, _ in count.history}) == len(count.history)
 
 
-def taken_from(counts: Counts, rows: int) -> list[Count]:
+def taken_from(counts: Aggregates, rows: int) -> list[Count]:
     taken: list[Count] = []
     while part := counts.take(rows):
         assert len(part) <= rows
@@ -78,7 +78,7 @@ def test_folding_is_counting(folds: list[Fold], rows: int) -> None:
 
 @given(st.lists(st.lists(FOLD, max_size=10), max_size=4), st.integers(1, 5))
 def test_absorbing_is_folding(parts: list[list[Fold]], rows: int) -> None:
-    counts = Counts()
+    counts = Aggregates()
     for part in parts:
         counts.absorb(filled(part), 4096)
     folds = [fold for part in parts for fold in part]
@@ -110,7 +110,7 @@ def test_taking_between_two_folds(before: list[Fold], after: list[Fold], rows: i
 
 @given(st.lists(FOLD, max_size=30), st.integers(0, 8))
 def test_no_key_beyond_the_room(folds: list[Fold], most: int) -> None:
-    counts = Counts()
+    counts = Aggregates()
     dropped = 0
     for bucket, feature, uses, stamp in folds:
         dropped += counts.add(bucket, feature, uses, stamp, most - counts.keys)
@@ -121,17 +121,17 @@ def test_no_key_beyond_the_room(folds: list[Fold], most: int) -> None:
 
 
 def test_a_known_key_needs_no_room() -> None:
-    counts = Counts()
+    counts = Aggregates()
     assert counts.add(None, "a", [(1, 1)], STAMP, 1) == 0
     assert counts.add(None, "a", [(1, 4), (2, 3), (1, 1)], STAMP, 0) == 3
     assert counts.take(10) == [Count("a", 1, 6, moment(STAMP))]
 
 
 def test_a_last_use_never_goes_back() -> None:
-    counts = Counts()
+    counts = Aggregates()
     counts.add(None, "a", [(1, 1)], STAMP + 5, ROOM)
     counts.add(None, "a", [(1, 1)], STAMP, ROOM)
-    older = Counts()
+    older = Aggregates()
     older.add(None, "a", [(1, 1)], STAMP - 5, ROOM)
     counts.absorb(older, 4096)
     assert counts.take(1) == [Count("a", 1, 3, moment(STAMP + 5))]
@@ -139,7 +139,7 @@ def test_a_last_use_never_goes_back() -> None:
 
 def test_large_numbers_never_reach_the_time() -> None:
     """Far more uses than any table holds, of one key, folded and absorbed."""
-    newer, counts = Counts(), Counts()
+    newer, counts = Aggregates(), Aggregates()
     for _ in range(2_000):
         assert newer.add(None, "a", [(1, MAX_COUNT)], STAMP, ROOM) == 0
         assert counts.add(None, "a", [(1, MAX_COUNT)], STAMP, ROOM) == 0
@@ -150,7 +150,7 @@ def test_large_numbers_never_reach_the_time() -> None:
 
 
 def test_a_number_beyond_all_bounds_is_dropped_whole() -> None:
-    counts = Counts()
+    counts = Aggregates()
     assert counts.add(None, "a", [(1, 2**70)], STAMP, ROOM) == 2**70
     assert counts.add(None, "a", [(1, 5)], STAMP, ROOM) == 0
     assert counts.add(None, "a", [(1, 2**70)], STAMP, ROOM) == 2**70
@@ -161,11 +161,11 @@ def test_a_number_beyond_all_bounds_is_dropped_whole() -> None:
 
 
 def test_newer_metadata_lies_over_older() -> None:
-    counts = Counts()
+    counts = Aggregates()
     counts.add(None, "a", [(1, 2)], STAMP, ROOM)
     assert counts.annotate(("a", 1), {"x": 1, "y": 1}) == {"x": 1, "y": 1}
     assert counts.annotate(("a", 1), {"y": 2}) == {"x": 1, "y": 2}
-    newer = Counts()
+    newer = Aggregates()
     newer.add(None, "a", [(1, 1)], STAMP, ROOM)
     newer.annotate(("a", 1), {"z": [3]})
     counts.absorb(newer, 4096)
@@ -175,7 +175,7 @@ def test_newer_metadata_lies_over_older() -> None:
 
 
 def test_metadata_goes_once_and_with_its_key() -> None:
-    counts = Counts()
+    counts = Aggregates()
     for bucket in DAYS:
         counts.add(bucket, "a", [(1, 1), (2, 1)], STAMP, ROOM)
     counts.annotate(("a", 1), {"x": 1})
@@ -186,17 +186,17 @@ def test_metadata_goes_once_and_with_its_key() -> None:
 
 
 def test_the_metadata_a_host_gave_is_never_changed() -> None:
-    counts, given_ = Counts(), {"x": 1}
+    counts, given_ = Aggregates(), {"x": 1}
     counts.annotate(("a", 1), given_)
     counts.annotate(("a", 1), {"x": 2})
     assert given_ == {"x": 1}
 
 
-# ---- Pending
+# ---- PendingCounts
 
 
 def test_taking_all_that_waits() -> None:
-    pending = Pending(10)
+    pending = PendingCounts(10)
     pending.counts.add(None, "a", [(1, 2), (2, 1)], STAMP, pending.room)
     pending.losses[dt.date(2024, 5, 1), "why"] += 3
     assert (pending.room, pending.uses) == (8, 3)
@@ -212,7 +212,7 @@ def test_taking_all_that_waits() -> None:
 
 @pytest.mark.parametrize("max_keys", [1, 3])
 def test_the_bound_covers_both_sides(max_keys: int) -> None:
-    pending = Pending(max_keys)
+    pending = PendingCounts(max_keys)
     assert pending.counts.add(None, "a", [(n, 1) for n in range(5)], STAMP, pending.room) == 5 - max_keys
     pending.take()
     assert pending.room == 0

@@ -1,4 +1,4 @@
-"""Buffer, folder and writer as one: no use is out of sight on its way from one to the next."""
+"""Buffer, aggregator and writer as one: no use is out of sight on its way from one to the next."""
 
 from __future__ import annotations
 

@@ -94,18 +94,18 @@ def test_a_batch_on_its_way_is_counted_once(tracker: Tracker, monkeypatch: pytes
 
 
 def test_a_flush_between_the_looks_is_noticed(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    from usage_instrument.pipeline.read_your_writes import Live
+    from usage_instrument.pipeline.read_your_writes import UsageReader
 
-    read = Live._read
+    read = UsageReader._read
     looks: list[int] = []
 
-    def interrupted(live: Live, *arguments: Any) -> Any:
+    def interrupted(live: UsageReader, *arguments: Any) -> Any:
         if not looks:
             assert tracker.flush()
         looks.append(1)
         return read(live, *arguments)
 
-    monkeypatch.setattr(Live, "_read", interrupted)
+    monkeypatch.setattr(UsageReader, "_read", interrupted)
     tracker.track("export", user=USER, count=3)
     assert tracker.count(USER, "export") == 3
     assert len(looks) == 2

@@ -150,7 +150,8 @@ def test_whatever_fails_on_the_way_no_use_is_lost_or_doubled(kept: Kept) -> None
 KILLED = """
 import os, signal, sys, datetime as dt
 import sqlalchemy as sa
-from usage_instrument import Settings, retention
+from usage_instrument import Settings
+from usage_instrument.pipeline import retention
 from usage_instrument.database.engines import connect
 from usage_instrument.schema import define_tables
 from usage_instrument.pipeline.store import Store
@@ -331,7 +332,7 @@ def test_locks_on_old_rows_delay_no_count(
     assert total(kept.engine, kept.tables) == 2
     assert balanced(tracker.stats())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-    tracker._pipeline.writer.house._next_pruning = 0.0  # as a quarter of an hour later
+    tracker._pipeline.writer.maintenance._next_pruning = 0.0  # as a quarter of an hour later
     pause(tracker)
     assert kept.store.retention.count(kept.today - 400 * DAY) == 0
     kept.store.dispose()
@@ -354,7 +355,7 @@ def test_a_role_that_may_not_delete_is_told_once(
         for _ in range(3):
             tracker.track("f", user=USERS[1])
             assert tracker.flush()
-            tracker._pipeline.writer.house._next_pruning = 0.0
+            tracker._pipeline.writer.maintenance._next_pruning = 0.0
             pause(tracker)
         assert (tracker.stats().written, tracker.stats().retries) == (3, 0)
         (said,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]

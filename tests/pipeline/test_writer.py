@@ -18,7 +18,7 @@ from usage_instrument import Settings, Tracker
 from usage_instrument.database import dialects
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import Ledger
-from usage_instrument.pipeline.pending_counts import Pending
+from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.pipeline.writer import Writer
 from usage_instrument.runtime.flush_request import FlushRequest
@@ -369,7 +369,7 @@ def test_a_passing_failure_of_the_catalogue_is_made_good_soon(
         f()
         assert tracker.flush()
     assert all_of(engine, tables.catalog) == []
-    tracker._pipeline.writer.house._next_declaration = 0.0  # as a quarter of a minute later
+    tracker._pipeline.writer.maintenance._next_declaration = 0.0  # as a quarter of a minute later
     f()
     assert tracker.flush()
     assert [row.feature_name for row in all_of(engine, tables.catalog)] == ["f"]
@@ -405,17 +405,17 @@ def test_no_limit_on_statements(make: Make, database: Database) -> None:
 
 def test_flushes_that_nobody_waits_for_any_more_hold_up_nobody() -> None:
     tracker = Tracker(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nowhere")
-    pending = Pending(10)
+    pending = PendingCounts(10)
     pending.counts.add(None, "f", [(None, 1)], stamp=0, room=10)
     writer = Writer(
         pending, tracker.settings, tracker.catalog, tracker._backend.open_store, tracker._backend.new_ledger
     )
-    tickets = [*(FlushRequest(0) for _ in range(5)), FlushRequest(0, final=True)]
-    for ticket in tickets:
-        writer.wake(ticket)
+    requests = [*(FlushRequest(0) for _ in range(5)), FlushRequest(0, final=True)]
+    for request in requests:
+        writer.wake(request)
     writer.run(lambda: False)
-    assert [ticket.answer for ticket in tickets] == [False] * 6
-    assert writer.failures.retries == 1
+    assert [request.answer for request in requests] == [False] * 6
+    assert writer.retry.retries == 1
     assert pending.uses == 1
 
 

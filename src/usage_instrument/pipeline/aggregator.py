@@ -20,9 +20,9 @@ from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
 from . import losses
-from .buffer import Buffer, Drained, Mishap
+from .buffer import Buffer, CaptureFailure, Drained
 from .journal import Chunk, CorruptJournalError, Journal
-from .pending_counts import Pending, size_of
+from .pending_counts import PendingCounts, size_of
 
 logger = logging.getLogger("usage_instrument")
 
@@ -33,13 +33,13 @@ INTERVAL = 0.5
 _SAY_EVERY = 60.0
 
 
-class Folder:
+class Aggregator:
     """Drains the buffer into the pending counts."""
 
     def __init__(
         self,
         buffer: Buffer,
-        pending: Pending,
+        pending: PendingCounts,
         settings: Settings,
         canonical: Callable[[UserId], UserId],
         forward: Callable[[FlushRequest], None],
@@ -69,12 +69,12 @@ class Folder:
         self.beat: float | None = None
         """When it last looked, in monotonic seconds; None when no thread runs."""
 
-    def wake(self, ticket: FlushRequest) -> None:
-        """Fold at once and hand the ticket on to the writer; never waits."""
-        self._wake.put(ticket)
+    def wake(self, request: FlushRequest) -> None:
+        """Fold at once and hand the request on to the writer; never waits."""
+        self._wake.put(request)
 
     def run(self, wanted: Callable[[], bool]) -> None:
-        """The thread's life; it ends with a final ticket, unless it is wanted again by then."""
+        """The thread's life; it ends with a final request, unless it is wanted again by then."""
         while self._alive.acquire(False):  # whoever comes second leaves it to the first
             try:
                 self._live(wanted)
@@ -90,13 +90,13 @@ class Folder:
             self.beat = time.monotonic()
             try:
                 busy = self._journal is not None and self._journal.is_busy
-                ticket = self._wake.get(timeout=INTERVAL / 16 if busy else INTERVAL)
+                request = self._wake.get(timeout=INTERVAL / 16 if busy else INTERVAL)
             except Empty:
-                ticket = None
-            self.fold(final=ticket is not None and ticket.final)
-            if ticket is not None:
-                self._forward(ticket)
-                if ticket.final and not wanted():
+                request = None
+            self.aggregate(final=request is not None and request.final)
+            if request is not None:
+                self._forward(request)
+                if request.final and not wanted():
                     return
 
     @property
@@ -104,7 +104,7 @@ class Folder:
         """Whether uses may be in its hands: no longer in the buffer, and not yet pending."""
         return self._turn.locked()
 
-    def fold(self, *, wait: bool = True, final: bool = False) -> None:
+    def aggregate(self, *, wait: bool = True, final: bool = False) -> None:
         """Drain once. Without `wait`, not if somebody else is at it. A final one lets the journal take no more."""
         if not self._turn.acquire(wait):
             return
@@ -193,9 +193,9 @@ class Folder:
         for use in drained.rich:
             self.drained += use.uses
             self._add_rich(bucket, use, stamp)
-        for mishap in drained.mishaps:
-            self.drained += mishap.uses
-            self._book(mishap)
+        for failure in drained.failures:
+            self.drained += failure.uses
+            self._book(failure)
 
     def _add(self, bucket: dt.datetime | None, feature: str, uses: Iterable[tuple[UserId, int]], stamp: int) -> bool:
         known: Counter[UserId] = Counter()
@@ -203,7 +203,7 @@ class Folder:
             try:
                 known[self._canonical(user)] += number
             except UserIdError as error:
-                self._book(Mishap(feature, losses.USER_TYPE, number, str(error)))
+                self._book(CaptureFailure(feature, losses.USER_TYPE, number, str(error)))
         dropped = self._pending.counts.add(bucket, feature, known.items(), stamp, self._pending.room)
         if dropped:
             self.dropped += dropped
@@ -239,17 +239,17 @@ class Folder:
         try:
             text = fitting_metadata(use.metadata, self._settings.metadata_max_bytes)
         except MetadataError as error:
-            self._book(Mishap(use.feature, str(error), 0, str(error)))
+            self._book(CaptureFailure(use.feature, str(error), 0, str(error)))
             return None
         return json.loads(text) if isinstance(use.metadata, str) else use.metadata
 
-    def _book(self, mishap: Mishap) -> None:
-        if mishap.uses:
-            self.rejected += mishap.uses
-            self._lose(mishap.reason, mishap.uses)
+    def _book(self, failure: CaptureFailure) -> None:
+        if failure.uses:
+            self.rejected += failure.uses
+            self._lose(failure.reason, failure.uses)
         else:
             self.metadata_lost += 1
-        self._say(mishap.reason, f"{mishap.feature[:NAME_LENGTH]!r}: {mishap.detail}")
+        self._say(failure.reason, f"{failure.feature[:NAME_LENGTH]!r}: {failure.detail}")
 
     def _lose(self, reason: str, uses: int) -> None:
         self._pending.losses[losses.today(), reason] += uses

@@ -1,4 +1,4 @@
-"""Pending counts on their way into batches: frozen, sorted, numbered, and changed only after a definite rollback.
+"""PendingCounts counts on their way into batches: frozen, sorted, numbered, and changed only after a definite rollback.
 
 With a journal, what is held here is on disk before a batch is sent: the frame.
 """
@@ -21,10 +21,10 @@ from usage_instrument.events import Batch, Count, Loss, Use
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
-from .deferred import Waiting, unique_parts
+from .deferred import DeferredCounts, unique_parts
 from .journal import ReadPosition, Snapshot
 from .losses import today
-from .pending_counts import Counts, Pending
+from .pending_counts import Aggregates, PendingCounts
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -33,7 +33,7 @@ class Unwritten(NamedTuple):
     """What one user has used, as far as the writer has not confirmed it, at one moment."""
 
     turn: int
-    """The framer's."""
+    """The batcher's."""
     writer_id: UUID | None
     """Whose row in the ledger tells whether the batch is applied."""
     batch: Batch | None
@@ -55,17 +55,19 @@ def _alone(method: M) -> M:
     """So that whoever looks from another thread sees every use in one place."""
 
     @functools.wraps(method)
-    def alone(self: Framer, *args: Any, **options: Any) -> Any:
+    def alone(self: Batcher, *args: Any, **options: Any) -> Any:
         with self._lock:
             return method(self, *args, **options)
 
     return cast("M", alone)
 
 
-class Framer:
+class Batcher:
     """What the writer holds: counts, the batch that is being sent, its parts, and counts that wait for their user."""
 
-    def __init__(self, pending: Pending, settings: Settings, keep: Callable[[Snapshot], None] | None = None) -> None:
+    def __init__(
+        self, pending: PendingCounts, settings: Settings, keep: Callable[[Snapshot], None] | None = None
+    ) -> None:
         self._pending = pending
         self._keep = keep
         self._lock = RLock()
@@ -76,11 +78,11 @@ class Framer:
         self._unframed = False
         self._rows = settings.flush_rows
         self._metadata_max_bytes = settings.metadata_max_bytes
-        self._counts = Counts()
+        self._counts = Aggregates()
         self._losses: Counter[tuple[dt.date, str]] = Counter()
         self._parts: deque[tuple[Count, ...]] = deque()
         self._accesses: deque[Use] = deque()
-        self.waiting = Waiting(settings.user_retry)
+        self.waiting = DeferredCounts(settings.user_retry)
         self.batch: Batch | None = None
         """The batch to send: the same until it is applied, or definitely rolled back and changed."""
         self.in_doubt = False
@@ -98,7 +100,7 @@ class Framer:
 
     @_alone
     def take(self) -> None:
-        """Take over what the folder has folded."""
+        """Take over what the aggregator has folded."""
         taken = self._pending.take()
         self._taken = taken.positions
         self._counts.absorb(taken.counts, self._metadata_max_bytes)
@@ -111,7 +113,7 @@ class Framer:
         """Hand the counts back, so that further uses of their keys find them, however full the memory is."""
         with self._pending.lock:
             self._counts.absorb(self._pending.counts, self._metadata_max_bytes)
-            self._pending.counts, self._counts = self._counts, Counts()
+            self._pending.counts, self._counts = self._counts, Aggregates()
 
     def lose(self, reason: str, uses: int) -> None:
         """Book uses that are given up."""
@@ -273,7 +275,7 @@ class Framer:
 
     @_alone
     def unwritten(self, user: UserId, writer_id: UUID | None) -> Unwritten:
-        """What one user has used, as far as it is pending here or with the folder."""
+        """What one user has used, as far as it is pending here or with the aggregator."""
         with self._pending.lock:
             counts = self._pending.counts.of(user) + self._counts.of(user)
         counts += [count for part in (*self._parts, self.waiting.counts) for count in part if count.user == user]
@@ -289,7 +291,7 @@ class Framer:
             yield
 
     def report(self) -> None:
-        """Tell the folder how much of the bound on memory is in use here."""
+        """Tell the aggregator how much of the bound on memory is in use here."""
         batch = self.batch.counts if self.batch is not None else ()
         held = [count for part in (batch, *self._parts) for count in part]
         accesses = len(self._accesses) + (len(self.batch.accesses) if self.batch is not None else 0)

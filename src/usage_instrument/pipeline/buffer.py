@@ -11,7 +11,7 @@ from usage_instrument.typing import UserId
 T = TypeVar("T")
 
 
-class Mishap(NamedTuple):
+class CaptureFailure(NamedTuple):
     """What a capture could not take: so many uses, or (with `uses` 0) a use's metadata."""
 
     feature: str
@@ -25,11 +25,11 @@ class Drained(NamedTuple):
 
     plain: list[tuple[str, list[UserId]]]
     rich: list[Use]
-    mishaps: list[Mishap]
+    failures: list[CaptureFailure]
 
 
 class Buffer:
-    """The capturing threads append, the folder drains, and nobody takes a lock.
+    """The capturing threads append, the aggregator drains, and nobody takes a lock.
 
     `deque.append` and `deque.popleft` are atomic, and a deque is never swapped: a thread that was interrupted
     between finding a deque and appending to it would lose its use.
@@ -38,7 +38,7 @@ class Buffer:
     def __init__(self) -> None:
         self._plain: dict[str, deque[UserId]] = {}
         self.rich: deque[Use] = deque()
-        self.mishaps: deque[Mishap] = deque()
+        self.failures: deque[CaptureFailure] = deque()
 
     def plain(self, feature: str) -> deque[UserId]:
         """The deque of a feature's plain uses."""
@@ -47,7 +47,7 @@ class Buffer:
     def drain(self) -> Drained:
         """Take out what has been captured by now; what arrives meanwhile waits for the next drain."""
         plain = [(feature, _take(waiting)) for feature, waiting in list(self._plain.items()) if waiting]
-        return Drained(plain, _take(self.rich), _take(self.mishaps))
+        return Drained(plain, _take(self.rich), _take(self.failures))
 
     @property
     def uses(self) -> int:
@@ -55,7 +55,7 @@ class Buffer:
         return (
             sum(map(len, list(self._plain.values())))
             + sum(use.weight for use in self.rich.copy())
-            + sum(mishap.uses for mishap in self.mishaps.copy())
+            + sum(failure.uses for failure in self.failures.copy())
         )
 
 

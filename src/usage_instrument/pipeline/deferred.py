@@ -1,4 +1,4 @@
-"""Counts that wait for their user's row to appear."""
+"""Aggregates that wait for their user's row to appear."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from usage_instrument.events import Count
 from usage_instrument.typing import UserId
 
 
-class Waiting:
-    """Counts whose user is not in the users table: the host's own transaction may not have committed yet."""
+class DeferredCounts:
+    """Aggregates whose user is not in the users table: the host's own transaction may not have committed yet."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -64,7 +64,7 @@ class Waiting:
 
 
 def unique_parts(counts: Iterable[Count], rows: int) -> list[tuple[Count, ...]]:
-    """Counts in parts of at most `rows`, no key twice within a part: what one statement takes."""
+    """Aggregates in parts of at most `rows`, no key twice within a part: what one statement takes."""
     parts: list[dict[tuple[str, UserId], Count]] = []
     following: dict[tuple[str, UserId], int] = {}  # the first part after the last one that holds the key
     for count in counts:

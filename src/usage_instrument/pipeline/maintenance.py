@@ -43,7 +43,7 @@ WORTH_A_LINE = 3
 Recover: TypeAlias = Callable[[Store, Callable[[], bool]], Recovered]
 
 
-class Housekeeping:
+class Maintenance:
     """Each in a transaction of its own, once there is a row in the ledger; none of it delays a count for long."""
 
     def __init__(

@@ -21,7 +21,7 @@ _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
 Key = tuple[str, UserId]
 
 
-class Counts:
+class Aggregates:
     """Uses by bucket, feature and user. Nested, because a tuple a key would cost 60 bytes each."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class Counts:
         counted = _count(feature, user, stamp, uses, self._metadata.pop((feature, user), None))
         return counted._replace(history=tuple((start, number) for start, number in history if start is not None))
 
-    def absorb(self, newer: Counts, metadata_max_bytes: int) -> None:
+    def absorb(self, newer: Aggregates, metadata_max_bytes: int) -> None:
         """Fold newer counts into these; metadata that is too large together is the newer alone."""
         for bucket, features in newer._buckets.items():
             for feature, users in features.items():
@@ -175,22 +175,22 @@ def size_of(metadata: dict[str, Any]) -> int:
     return len(json.dumps(metadata, separators=(",", ":")))
 
 
-class Waiting(NamedTuple):
+class TakenCounts(NamedTuple):
     """What the writer takes over at once."""
 
-    counts: Counts
+    counts: Aggregates
     losses: Counter[tuple[dt.date, str]]
     accesses: list[Use]
     positions: tuple[Any, ...]
 
 
-class Pending:
-    """What the folder has folded and the writer has not yet taken. Only these two threads meet at its lock."""
+class PendingCounts:
+    """What the aggregator has folded and the writer has not yet taken. Only these two threads meet at its lock."""
 
     def __init__(self, max_keys: int) -> None:
         self.lock = allocate_lock()
         self.max_keys = max_keys
-        self.counts = Counts()
+        self.counts = Aggregates()
         self.losses: Counter[tuple[dt.date, str]] = Counter()
         self.accesses: list[Use] = []
         """For the audit trail, in their order; each takes the room of a key."""
@@ -216,7 +216,7 @@ class Pending:
         """How many accesses wait here or with the writer."""
         return len(self.accesses) + self.with_writer_accesses
 
-    def take(self) -> Waiting:
+    def take(self) -> TakenCounts:
         """Everything that waits, for the writer, and how far the journal is read by it."""
         with self.lock:
             counts, losses, accesses = self.counts, self.losses, self.accesses
@@ -224,5 +224,5 @@ class Pending:
             self.with_writer_keys += counts.keys + len(accesses)
             self.with_writer_uses += counts.uses
             self.with_writer_accesses += len(accesses)
-            self.counts, self.losses, self.accesses = Counts(), Counter(), []
-            return Waiting(counts, losses, accesses, self.positions)
+            self.counts, self.losses, self.accesses = Aggregates(), Counter(), []
+            return TakenCounts(counts, losses, accesses, self.positions)

@@ -1,4 +1,4 @@
-"""Buffer, folder and writer as one: started by the first use, flushed, ended, started again."""
+"""Buffer, aggregator and writer as one: started by the first use, flushed, ended, started again."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from usage_instrument.settings import Settings
 from usage_instrument.stats import Stats
 from usage_instrument.typing import UserId
 
-from .aggregator import Folder
+from .aggregator import Aggregator
 from .backend import Backend
 from .batcher import Unwritten
 from .buffer import Buffer
 from .journal import Journal
-from .pending_counts import Pending
+from .pending_counts import PendingCounts
 from .recovery import Recovery
 from .writer import Writer
 
 logger = logging.getLogger("usage_instrument")
 
 STALE = 30.0
-"""Seconds without a look of the folder after which a request's end does the threads' work."""
+"""Seconds without a look of the aggregator after which a request's end does the threads' work."""
 
 
 class Pipeline:
@@ -50,7 +50,7 @@ class Pipeline:
         self.armed = False
         """Whether the threads run, so that a capture needs to do no more than append."""
         self.buffer = Buffer()
-        self._pending = Pending(settings.max_pending)
+        self._pending = PendingCounts(settings.max_pending)
         self.journal: Journal | None = None
         recover = None
         if settings.journal is not None:
@@ -69,7 +69,7 @@ class Pipeline:
             self._refill,
             self._ended,
         )
-        self._folder = Folder(
+        self._aggregator = Aggregator(
             self.buffer, self._pending, settings, canonical, self._forward, self.journal, armed_changed
         )
 
@@ -127,12 +127,12 @@ class Pipeline:
 
     def _start_threads(self) -> None:
         """Those that do not run. Raises RuntimeError."""
-        if self._folder.beat is None:
-            self._folder.beat = time.monotonic()
+        if self._aggregator.beat is None:
+            self._aggregator.beat = time.monotonic()
             try:
-                start_thread(lambda: self._folder.run(self._wanted))
+                start_thread(lambda: self._aggregator.run(self._wanted))
             except BaseException:
-                self._folder.beat = None
+                self._aggregator.beat = None
                 raise
         self._start_writer()
 
@@ -145,20 +145,20 @@ class Pipeline:
                 self.writer.running = False
                 raise
 
-    def _forward(self, ticket: FlushRequest) -> None:
-        """From the folder to the writer, which may just have ended with an earlier ticket."""
-        self.writer.wake(ticket)
+    def _forward(self, request: FlushRequest) -> None:
+        """From the aggregator to the writer, which may just have ended with an earlier request."""
+        self.writer.wake(request)
         try:
             self._start_writer()
         except RuntimeError:
-            self.writer.serve(ticket)
+            self.writer.serve(request)
 
     def _wanted(self) -> bool:
         return self.armed
 
     def relieve(self) -> None:
         """Start threads that died, and do the work of threads that cannot run (uWSGI without `--enable-threads`)."""
-        beat, now = self._folder.beat, time.monotonic()
+        beat, now = self._aggregator.beat, time.monotonic()
         if not self.armed or (beat is not None and now - beat < STALE and self.writer.running):
             return
         if now - self._relieved < self._settings.flush_interval or not self._arming.acquire(False):
@@ -166,9 +166,9 @@ class Pipeline:
         try:
             self._relieved = now
             self._start_threads()
-            # A folder that has its turn is alive, and waits for something else than a turn of ours.
-            if beat is not None and now - beat >= STALE and not self._folder.at_work:
-                self._folder.fold(wait=False)
+            # A aggregator that has its turn is alive, and waits for something else than a turn of ours.
+            if beat is not None and now - beat >= STALE and not self._aggregator.at_work:
+                self._aggregator.aggregate(wait=False)
                 if not in_event_loop():
                     self.writer.cycle(asked=True, wait=False)
         except RuntimeError:
@@ -177,25 +177,25 @@ class Pipeline:
             self._arming.release()
 
     def ask(self, timeout: float, *, final: bool = False) -> FlushRequest:
-        """A ticket on its way through the threads, or answered already when there is nothing to do."""
-        ticket = FlushRequest(timeout, final=final)
+        """A request on its way through the threads, or answered already when there is nothing to do."""
+        request = FlushRequest(timeout, final=final)
         if not self.armed:
             # In the order of the way that a use takes: none can slip past.
-            if not (self._unread or self._folder.at_work or self._pending.uses or self._pending.audits):
-                ticket.give(True)
-                return ticket
+            if not (self._unread or self._aggregator.at_work or self._pending.uses or self._pending.audits):
+                request.give(True)
+                return request
             self.arm()
         if final:
             self._closing, self.armed = True, False
             self._armed_changed()
-        self._folder.wake(ticket)  # first: a thread that is about to end looks at its tickets last
+        self._aggregator.wake(request)  # first: a thread that is about to end looks at its requests last
         try:
             self._start_threads()
         except RuntimeError:
             # The interpreter exits; what is left runs on the caller's thread.
-            self._folder.fold(final=final)
-            self.writer.serve(ticket)
-        return ticket
+            self._aggregator.aggregate(final=final)
+            self.writer.serve(request)
+        return request
 
     @property
     def _unread(self) -> int:
@@ -203,13 +203,13 @@ class Pipeline:
 
     def _refill(self) -> bool:
         """Fold what there was no room for before; False if that was nothing."""
-        if not self._folder.held_up:
+        if not self._aggregator.held_up:
             return False
-        self._folder.fold()
+        self._aggregator.aggregate()
         return True
 
     def _ended(self) -> None:
-        """A final ticket is served, whether or not anybody still waits for it: the next capture starts the threads
+        """A final request is served, whether or not anybody still waits for it: the next capture starts the threads
         again, and one that came while the last batch was on its way does so now."""
         self._closing = False
         if self._unread:
@@ -217,20 +217,20 @@ class Pipeline:
 
     def unwritten(self, user: UserId) -> Unwritten:
         """What one user has used by now, as far as this process has not written it."""
-        self._folder.fold()
+        self._aggregator.aggregate()
         return self.writer.unwritten(user)
 
-    def closed(self, ticket: FlushRequest) -> bool:
-        """The answer of a final ticket."""
-        pending = 0 if ticket.answer else self.stats().pending
+    def closed(self, request: FlushRequest) -> bool:
+        """The answer of a final request."""
+        pending = 0 if request.answer else self.stats().pending
         if pending:
             where = (
                 "left in the journal"
                 if self.journal is not None and self.journal.directory is not None
                 else "unwritten"
             )
-            logger.warning("shut down with %s %s: %s", in_words(pending), where, self.writer.failures.last_error)
-        return bool(ticket.answer)
+            logger.warning("shut down with %s %s: %s", in_words(pending), where, self.writer.retry.last_error)
+        return bool(request.answer)
 
     def abandon(self) -> None:
         """In a forked child: leave what is here to the parent."""
@@ -239,21 +239,26 @@ class Pipeline:
 
     def stats(self) -> Stats:
         """The figures of this process."""
-        folder, writer, waiting, recovered = self._folder, self.writer, self._unread, self.writer.house.recovered
-        beat, ledger = folder.beat, writer.ledger
+        aggregator, writer, waiting, recovered = (
+            self._aggregator,
+            self.writer,
+            self._unread,
+            self.writer.maintenance.recovered,
+        )
+        beat, ledger = aggregator.beat, writer.ledger
         return Stats(
-            captured=folder.drained + waiting,
+            captured=aggregator.drained + waiting,
             recovered=recovered.uses,
             written=writer.written + recovered.written,
             pending=waiting + self._pending.uses,
-            dropped=folder.dropped + writer.dropped + recovered.dropped,
-            rejected=folder.rejected + writer.mending.rejected + recovered.rejected,
-            metadata_lost=folder.metadata_lost + writer.mending.metadata_lost + recovered.metadata_lost,
+            dropped=aggregator.dropped + writer.dropped + recovered.dropped,
+            rejected=aggregator.rejected + writer.rejection.rejected + recovered.rejected,
+            metadata_lost=aggregator.metadata_lost + writer.rejection.metadata_lost + recovered.metadata_lost,
             audited=writer.audited + recovered.audited,
             audit_pending=self._pending.audits,
-            audit_lost=folder.audit_lost + writer.mending.audit_lost + recovered.audit_lost,
-            retries=writer.failures.retries + recovered.retries,
-            last_error=writer.failures.last_error or writer.failures.standing,
+            audit_lost=aggregator.audit_lost + writer.rejection.audit_lost + recovered.audit_lost,
+            retries=writer.retry.retries + recovered.retries,
+            last_error=writer.retry.last_error or writer.retry.standing,
             heartbeat=None if beat is None else max(time.monotonic() - beat, 0.0),
             writer_id=None if ledger is None else str(ledger.writer_id),
         )

@@ -45,7 +45,7 @@ class FeatureUse(NamedTuple):
     """The latest context."""
 
 
-class Live:
+class UsageReader:
     """Reads a user's rows on connections of its own, and adds what is on its way to them."""
 
     def __init__(self, database: Database, tables: Callable[[], Tables]) -> None:

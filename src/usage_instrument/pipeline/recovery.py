@@ -15,10 +15,10 @@ from usage_instrument.settings import Settings
 from usage_instrument.stats import Recovered
 from usage_instrument.typing import UserId, _Unset
 
-from .aggregator import Folder
+from .aggregator import Aggregator
 from .buffer import Buffer
 from .journal import CorruptJournalError, Directory, Journal, SavedSnapshot, directories, parked_reason
-from .pending_counts import Pending
+from .pending_counts import PendingCounts
 from .store import Store, WriteError
 from .writer import Writer
 
@@ -104,29 +104,27 @@ class Recovery:
         frame: SavedSnapshot | None,
         ledger: Ledger,
     ) -> Recovered:
-        pending = Pending(self._settings.max_pending)
-        folder = Folder(Buffer(), pending, self._settings, self._canonical, lambda ticket: None, journal)
+        pending = PendingCounts(self._settings.max_pending)
+        aggregator = Aggregator(Buffer(), pending, self._settings, self._canonical, lambda request: None, journal)
         writer = Writer(pending, self._settings, Catalog(), lambda: store, self._new_ledger, journal)
         writer.resume(ledger, frame)
         done = False
         while not done and not stop():
-            folder.fold()
+            aggregator.aggregate()
             if not writer.cycle(final=True):
                 break
             done = not journal.unread and writer.idle
         figures = Recovered(
             written=writer.written,
-            dropped=folder.dropped + writer.dropped,
-            rejected=folder.rejected + writer.mending.rejected,
-            metadata_lost=folder.metadata_lost + writer.mending.metadata_lost,
+            dropped=aggregator.dropped + writer.dropped,
+            rejected=aggregator.rejected + writer.rejection.rejected,
+            metadata_lost=aggregator.metadata_lost + writer.rejection.metadata_lost,
             audited=writer.audited,
-            audit_lost=folder.audit_lost + writer.mending.audit_lost,
-            retries=writer.failures.retries,
+            audit_lost=aggregator.audit_lost + writer.rejection.audit_lost,
+            retries=writer.retry.retries,
         )
         if not done:
-            return replace(
-                figures, unfinished=(home.path,), last_error=writer.failures.last_error or store.audit_problem
-            )
+            return replace(figures, unfinished=(home.path,), last_error=writer.retry.last_error or store.audit_problem)
         if journal.retire() and writer.ledger is not None and writer.ledger.registered:
             try:
                 store.retire(writer.ledger)

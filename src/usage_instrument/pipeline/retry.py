@@ -17,7 +17,7 @@ _SAY_EVERY = 60.0
 _WORTH_A_LINE = 3  # failures in a row
 
 
-class Failures:
+class RetryPolicy:
     """None, as long as every attempt succeeds."""
 
     def __init__(self) -> None:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.settings import Settings
 
-from .batcher import Framer
+from .batcher import Batcher
 from .journal import Journal
-from .rejection import Mending
+from .rejection import Rejection
 from .store import Store
 
 
-class Screening:
-    """Between the store, which knows who is suppressed, and the framer and the journal, which name them."""
+class SuppressionFilter:
+    """Between the store, which knows who is suppressed, and the batcher and the journal, which name them."""
 
-    def __init__(self, framer: Framer, mending: Mending, settings: Settings, journal: Journal | None) -> None:
-        self._framer = framer
-        self._mending = mending
+    def __init__(self, batcher: Batcher, rejection: Rejection, settings: Settings, journal: Journal | None) -> None:
+        self._batcher = batcher
+        self._rejection = rejection
         self._journal = journal
         self._looks = settings.privacy_key is not None
         self._untidy = False
 
     def screen(self, store: Store, ledger: Ledger) -> None:
         """Before anything is sent, give up what is held of who is suppressed. Raises WriteError."""
-        if store.suppressions and self._framer.meets(store.suppressions):
+        if store.suppressions and self._batcher.meets(store.suppressions):
             store.is_outdated(ledger)  # they may have opted in since
             self._give_up(store)
 
@@ -34,15 +34,15 @@ class Screening:
     def look(self, store: Store, ledger: Ledger) -> bool:
         """Where nothing was sent, which would tell: what waits, or the journal, may name who is suppressed by now. True
         if somebody is. Raises WriteError."""
-        names = self._journal is not None or len(self._framer.waiting)
+        names = self._journal is not None or len(self._batcher.waiting)
         if not (self._looks and names and store.is_outdated(ledger)):
             return False
         self._give_up(store, renew=True)
         return True
 
     def _give_up(self, store: Store, number: int | None = None, *, renew: bool = False) -> None:
-        found = self._framer.screen(store.suppressions, number)
-        self._mending.silence(found.uses)
+        found = self._batcher.screen(store.suppressions, number)
+        self._rejection.silence(found.uses)
         if self._journal is not None and (found.met or number is not None or renew):
             self._journal.is_erased = store.suppressions.forgets
             self._journal.rotate_soon()
@@ -50,5 +50,5 @@ class Screening:
 
     def tidy(self) -> None:
         """Leave nothing on the disk of what is not held any more, as soon as nothing is on its way. Raises OSError."""
-        if self._untidy and self._journal is not None and self._framer.tidy():
+        if self._untidy and self._journal is not None and self._batcher.tidy():
             self._untidy = not self._journal.is_rotated

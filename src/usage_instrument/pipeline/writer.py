@@ -21,14 +21,14 @@ from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
 from . import losses
-from .batcher import Framer, Unwritten
+from .batcher import Batcher, Unwritten
 from .journal import Journal, SavedSnapshot, Snapshot
-from .maintenance import Housekeeping, Recover
-from .pending_counts import Pending
-from .rejection import Mending
-from .retry import Failures
+from .maintenance import Maintenance, Recover
+from .pending_counts import PendingCounts
+from .rejection import Rejection
+from .retry import RetryPolicy
 from .store import Outcome, Store, WriteError
-from .suppression_filter import Screening
+from .suppression_filter import SuppressionFilter
 
 logger = logging.getLogger("usage_instrument")
 _RETIRE_AGAIN = 0.2  # seconds, at most, between two attempts at the end
@@ -40,7 +40,7 @@ class Writer:
 
     def __init__(
         self,
-        pending: Pending,
+        pending: PendingCounts,
         settings: Settings,
         catalog: Catalog,
         open_store: Callable[[], Store],
@@ -54,17 +54,17 @@ class Writer:
         self._open_store = open_store
         self._new_ledger = new_ledger
         self._journal = journal
-        self._framer = Framer(pending, settings, self._keep if journal is not None else None)
+        self._batcher = Batcher(pending, settings, self._keep if journal is not None else None)
         self._refill = refill
         self._ended = ended
-        self.failures = Failures()
-        self.house = Housekeeping(catalog, settings, self.failures.say, recover)
+        self.retry = RetryPolicy()
+        self.maintenance = Maintenance(catalog, settings, self.retry.say, recover)
         self._store: Store | None = None
         self._wake: SimpleQueue[FlushRequest] = SimpleQueue()
         self._turn = allocate_lock()
         self._alive = allocate_lock()
-        self.mending = Mending(self._framer, self.failures)
-        self._screening = Screening(self._framer, self.mending, settings, journal)
+        self.rejection = Rejection(self._batcher, self.retry)
+        self._suppression_filter = SuppressionFilter(self._batcher, self.rejection, settings, journal)
         self.ledger: Ledger | None = None
         self.running = False
         self.written = 0
@@ -74,12 +74,12 @@ class Writer:
 
     # ---- the thread
 
-    def wake(self, ticket: FlushRequest) -> None:
+    def wake(self, request: FlushRequest) -> None:
         """Write at once; never waits."""
-        self._wake.put(ticket)
+        self._wake.put(request)
 
     def run(self, wanted: Callable[[], bool]) -> None:
-        """The thread's life; it ends with a final ticket, unless it is wanted again by then."""
+        """The thread's life; it ends with a final request, unless it is wanted again by then."""
         while self._alive.acquire(False):  # whoever comes second leaves it to the first
             try:
                 self._live(wanted)
@@ -96,37 +96,37 @@ class Writer:
         pause = random.random() * self._settings.flush_interval
         while True:
             try:
-                ticket = self._wake.get(timeout=max(pause, 0.001))
+                request = self._wake.get(timeout=max(pause, 0.001))
             except Empty:
                 while self.cycle() and self._wake.empty() and self._refill():
                     pass
             else:
-                self.serve(ticket)
-                if ticket.final and not wanted():
+                self.serve(request)
+                if request.final and not wanted():
                     return
-            pause = self.failures.pause(self._settings.flush_interval)
+            pause = self.retry.pause(self._settings.flush_interval)
 
-    def serve(self, ticket: FlushRequest) -> None:
-        """Write until nothing is left, nothing helps, or the ticket's deadline passes; then answer it."""
-        if not ticket.final and time.monotonic() >= ticket.deadline and not self._wake.empty():
-            ticket.give(False)  # to nobody; who waits behind it asks for the same, and may have little time
+    def serve(self, request: FlushRequest) -> None:
+        """Write until nothing is left, nothing helps, or the request's deadline passes; then answer it."""
+        if not request.final and time.monotonic() >= request.deadline and not self._wake.empty():
+            request.give(False)  # to nobody; who waits behind it asks for the same, and may have little time
             return
         answer = False
         try:
             while True:
-                answer = self.cycle(final=ticket.final, asked=True)
-                left = ticket.deadline - time.monotonic()
+                answer = self.cycle(final=request.final, asked=True)
+                left = request.deadline - time.monotonic()
                 if answer and left > 0 and self._refill():
                     continue
-                if answer or not self.failures or self.failures.lasting or left <= 0:
+                if answer or not self.retry or self.retry.lasting or left <= 0:
                     break
-                time.sleep(min(self.failures.backoff(), left))
-            if ticket.final:
-                self._end(clean=answer, deadline=ticket.deadline)
+                time.sleep(min(self.retry.backoff(), left))
+            if request.final:
+                self._end(clean=answer, deadline=request.deadline)
         finally:
-            if ticket.final:
+            if request.final:
                 self._ended()
-            ticket.give(answer)
+            request.give(answer)
 
     def cycle(self, *, final: bool = False, asked: bool = False, wait: bool = True) -> bool:
         """Write all that is pending; True when nothing is left. Without `wait`, not if somebody else is at it."""
@@ -134,29 +134,29 @@ class Writer:
             return False
         try:
             number = self.ledger.number if self.ledger is not None else 0
-            self._framer.take()
-            if not self._framer.idle:
+            self._batcher.take()
+            if not self._batcher.idle:
                 self._write(final)
             store, ledger = self._store, self.ledger
             if store is not None and ledger is not None and ledger.registered:
-                if ledger.number == number and self._screening.look(store, ledger):
+                if ledger.number == number and self._suppression_filter.look(store, ledger):
                     self._write(final)
-                self._screening.tidy()
-                self.house.keep(store, ledger, final=final, asked=asked, hurried=self._is_asked)
-                self.failures.end()
+                self._suppression_filter.tidy()
+                self.maintenance.keep(store, ledger, final=final, asked=asked, hurried=self._is_asked)
+                self.retry.end()
         except WriteError as error:
-            self.failures.add(error, self._store)
-            self._framer.give_back()
+            self.retry.add(error, self._store)
+            self._batcher.give_back()
             return False
         except OSError as error:
             failure = WriteError(Fault.TRANSIENT, f"the journal cannot keep the batch: {error.strerror or error}")
-            self.failures.add(failure, self._store)
-            self._framer.give_back()
+            self.retry.add(failure, self._store)
+            self._batcher.give_back()
             return False
         finally:
-            self._framer.report()
+            self._batcher.report()
             self._turn.release()
-        return not len(self._framer.waiting) and not self._framer.audits
+        return not len(self._batcher.waiting) and not self._batcher.audits
 
     def _is_asked(self) -> bool:
         return not self._wake.empty()
@@ -165,33 +165,33 @@ class Writer:
 
     def _write(self, final: bool) -> None:
         store, ledger = self._ready()
-        self._screening.screen(store, ledger)
+        self._suppression_filter.screen(store, ledger)
         self._release(patient=not final)
         self._send_all()
-        if final and len(self._framer.waiting):  # deferred just now: tried once more, then given up
+        if final and len(self._batcher.waiting):  # deferred just now: tried once more, then given up
             self._release(patient=False)
             self._send_all()
 
     def _send_all(self) -> None:
         while True:
             store, ledger = self._ready()
-            batch = self._framer.next(ledger.number + 1, audits=self._can_audit(store))
+            batch = self._batcher.next(ledger.number + 1, audits=self._can_audit(store))
             if batch is None:
                 return
             self._send(batch)
-            self._framer.report()
+            self._batcher.report()
 
     def _can_audit(self, store: Store) -> bool:
         """Whether the audit trail takes rows; if not, they wait, and nothing waits for them."""
-        if store.audit_problem is None or not self._framer.audits:
+        if store.audit_problem is None or not self._batcher.audits:
             return store.audit_problem is None
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + _LOOK_AGAIN
             store.look_again()
         if store.audit_problem is not None:
-            self.failures.say(f"nothing is written to the audit trail: {store.audit_problem}")
-        self.failures.standing = store.audit_problem
+            self.retry.say(f"nothing is written to the audit trail: {store.audit_problem}")
+        self.retry.standing = store.audit_problem
         return store.audit_problem is None
 
     def _keep(self, held: Snapshot) -> None:
@@ -205,24 +205,24 @@ class Writer:
             outcome = store.write(ledger, batch)
         except WriteError as error:
             if error.in_doubt or error.fault in {Fault.TRANSIENT, Fault.CONFIGURATION}:
-                self._framer.in_doubt = self._framer.in_doubt or error.in_doubt
+                self._batcher.in_doubt = self._batcher.in_doubt or error.in_doubt
                 raise
             # The ledger had moved when the counts were refused: no earlier attempt of this batch was committed.
-            self._framer.in_doubt = False
-            self.mending.mend(error, batch, store)
+            self._batcher.in_doubt = False
+            self.rejection.mend(error, batch, store)
             return
         if outcome is Outcome.GONE:
             self._start_anew(batch)
             return
         if outcome is Outcome.OUTDATED:
-            self._screening.rolled_back(store, batch.number)
+            self._suppression_filter.rolled_back(store, batch.number)
             return
         ledger.number = batch.number
         self.written += batch.uses
         self.audited += len(batch.accesses)
-        self._framer.applied()
-        self.mending.needless()
-        self.failures.end()
+        self._batcher.applied()
+        self.rejection.needless()
+        self.retry.end()
 
     def _ready(self) -> tuple[Store, Ledger]:
         """The store, open, and this writer's row in it."""
@@ -235,7 +235,7 @@ class Writer:
         self._store.open()
         if not self.ledger.registered:
             self._store.register(self.ledger)
-            self.house.registered()
+            self.maintenance.registered()
         return self._store, self.ledger
 
     def _start_anew(self, batch: Batch) -> None:
@@ -243,22 +243,22 @@ class Writer:
         the old one cannot be known any more, and is dropped rather than counted twice."""
         logger.warning("this writer's row in feature_usage_writers is gone; it goes on under a new id")
         self.ledger = self._new_ledger(None)
-        if self._framer.in_doubt:
+        if self._batcher.in_doubt:
             self.dropped += batch.uses
-            self._framer.drop(1)
+            self._batcher.drop(1)
             if batch.uses:
-                self._framer.lose(losses.IN_DOUBT, batch.uses)
-            self.mending.lose_accesses(len(batch.accesses))
+                self._batcher.lose(losses.IN_DOUBT, batch.uses)
+            self.rejection.lose_accesses(len(batch.accesses))
         else:
-            self._framer.change(1, batch.counts)
+            self._batcher.change(1, batch.counts)
 
     def _release(self, *, patient: bool) -> None:
         """Send the counts whose users, unknown before, have appeared; reject those that waited long enough."""
-        if len(self._framer.waiting):
+        if len(self._batcher.waiting):
             store, _ = self._ready()
-            unknown = store.unknown_users(self._framer.waiting.users)
-            late = self._framer.release(unknown, time.monotonic() if patient else float("inf"))
-            self.mending.reject(late, losses.UNKNOWN_USER, "no such row in the users table")
+            unknown = store.unknown_users(self._batcher.waiting.users)
+            late = self._batcher.release(unknown, time.monotonic() if patient else float("inf"))
+            self.rejection.reject(late, losses.UNKNOWN_USER, "no such row in the users table")
 
     # ---- the end
 
@@ -275,7 +275,7 @@ class Writer:
         self._store = None
         if clean:
             self.ledger = None
-            self.house.forget()
+            self.maintenance.forget()
 
     @staticmethod
     def _retire(store: Store, ledger: Ledger, deadline: float) -> None:
@@ -293,22 +293,22 @@ class Writer:
         """Go on where a dead writer ended, under its row in the ledger."""
         self.ledger = ledger
         if frame is not None:
-            self._framer.resume(frame.held, ledger.number)
+            self._batcher.resume(frame.held, ledger.number)
 
     def unwritten(self, user: UserId) -> Unwritten:
-        """What one user has used, as far as it is pending here or with the folder."""
-        return self._framer.unwritten(user, None if self.ledger is None else self.ledger.writer_id)
+        """What one user has used, as far as it is pending here or with the aggregator."""
+        return self._batcher.unwritten(user, None if self.ledger is None else self.ledger.writer_id)
 
     @property
     def turn(self) -> int:
         """Another number as soon as another batch begins or ends."""
-        return self._framer.turn
+        return self._batcher.turn
 
     def still(self) -> AbstractContextManager[None]:
         """No batch begins or ends in it."""
-        return self._framer.still()
+        return self._batcher.still()
 
     @property
     def idle(self) -> bool:
         """Whether nothing is held here."""
-        return self._framer.idle
+        return self._batcher.idle

@@ -74,7 +74,7 @@ class Dictionary:
         self.size += len(data)
         return code
 
-    # ---- the folder
+    # ---- the aggregator
 
     def refuse(self) -> None:
         """Take no more codes, as there is no place for what they would stand for."""

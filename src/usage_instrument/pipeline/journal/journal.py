@@ -28,7 +28,7 @@ _PATIENCE = 5.0
 
 
 class Journal:
-    """Opened by the first use, then filled by any thread without a lock, and read by the folder alone.
+    """Opened by the first use, then filled by any thread without a lock, and read by the aggregator alone.
 
     Where the disk refuses, uses are kept in memory as if there were no journal, and it is said.
     """
@@ -54,7 +54,7 @@ class Journal:
         """Who is not to be named here any more: their uses are kept in memory."""
         self.directory: Directory | None = None
         self.is_busy = False
-        """Whether slots are filled so fast that the folder has to look more often."""
+        """Whether slots are filled so fast that the aggregator has to look more often."""
 
     @classmethod
     def adopted(cls, home: Directory, place: str, max_bytes: int) -> tuple[Journal, SavedSnapshot | None]:
@@ -140,11 +140,11 @@ class Journal:
         return False
 
     def _overflow(self, feature: str, user: UserId) -> None:
-        """A use whose segment is full or sealed; the folder will give the feature another sink within half a second."""
+        """A use whose segment is full or sealed; the aggregator replaces the sink within half a second."""
         if not self.put(Use(feature, user)):
             self._spill(feature, user)
 
-    # ---- the folder
+    # ---- the aggregator
 
     def tick(self, stamp: int) -> bool:
         """Mark the time, and move on to the next segment where one is full; True if sinks have to be given anew."""

@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 
 
 class Segment:
-    """Any thread puts codes into slots without a lock; the folder takes them out."""
+    """Any thread puts codes into slots without a lock; the aggregator takes them out."""
 
     def __init__(self, path: Path, data: mmap.mmap | bytes, log: Dictionary, *, sealed: bool) -> None:
         self.path = path
@@ -60,11 +60,11 @@ class Segment:
 
     @classmethod
     def create(
-        cls, folder: Path, number: int, slots: int, is_refused: Callable[[UserId], bool] = lambda user: False
+        cls, aggregator: Path, number: int, slots: int, is_refused: Callable[[UserId], bool] = lambda user: False
     ) -> Segment:
         """A fresh one, its space on the disk taken: a hole in the file would kill the host on a full disk. It names
         nobody who is refused. Raises OSError."""
-        path = folder / f"{number:08d}"
+        path = aggregator / f"{number:08d}"
         size = SLOTS_AT + slots * SLOT
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(path.with_suffix(".slots"), flags, 0o600)
@@ -122,7 +122,7 @@ class Segment:
             return False
         return True
 
-    # ---- the folder
+    # ---- the aggregator
 
     def tick(self, stamp: int) -> float:
         """The writer lives, and all that was put here by now was put here by `stamp`; return which part of the slots
@@ -267,9 +267,9 @@ class Segment:
         return None, len(self._read)
 
 
-def segments(folder: Path) -> Iterator[Path]:
+def segments(aggregator: Path) -> Iterator[Path]:
     """The segments in a directory, by their numbers, each without its suffix."""
-    for path in sorted(folder.glob("*.slots")):
+    for path in sorted(aggregator.glob("*.slots")):
         yield path.with_suffix("")
 
 
