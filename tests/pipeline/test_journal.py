@@ -113,7 +113,7 @@ def test_a_slot_that_is_filled_late_is_read_late(place: Path) -> None:
     bench.drain()
     assert bench.read == {("f", 1): 1, ("f", 2): 1}
     assert [position.holes for position in bench.journal.positions] == [(late,), ()]
-    segment._write[late] = segment.log.add_key("f", 3)
+    segment._store[late] = segment.dictionary.add_key("f", 3)
     bench.drain()
     assert bench.read["f", 3] == 1
     assert [position.holes for position in bench.journal.positions] == [(), ()]
@@ -310,9 +310,9 @@ def test_what_waits_on_disk_takes_no_memory(sqlite: Database, place: Path) -> No
     assert len([file for file in open_files if file.startswith(str(place)) and "0000" in file]) <= 4
     journal = tracker._pipeline.journal
     assert journal is not None
-    waiting = [segment for segment in journal._segments if segment.sealed]
+    waiting = [segment for segment in journal._segments if segment.is_sealed]
     assert len(waiting) > 10
-    assert not any(segment.log.recalled for segment in waiting)
+    assert not any(segment.dictionary.is_loaded for segment in waiting)
     assert tracker.stats().captured == 400
     tables = made(sqlite.engine(), user_id_type="integer")
     while not tracker.flush(60):

@@ -1,16 +1,17 @@
-"""The journals of dead writers, brought into the tables: each of their uses once, also if this dies on the way."""
+"""Recovery: writes the journals of dead writers to the tables. Each use counts once, also if the recovery is killed."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.events import in_words
+from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
 from usage_instrument.stats import Recovered
 from usage_instrument.typing import UserId, _Unset
@@ -22,92 +23,98 @@ from .pending_counts import PendingCounts
 from .store import Store, WriteError
 from .writer import Writer
 
-logger = logging.getLogger("usage_instrument")
-
 
 class Recovery:
-    """Adopts the journals in one place whose writers are dead; whoever comes second to one leaves it alone."""
+    """Adopts the journals below one root whose writers are dead. Two recoveries never take the same one."""
 
     def __init__(
         self,
-        place: str,
+        root: str,
         database: str,
         settings: Settings,
         canonical: Callable[[UserId], UserId],
         new_ledger: Callable[[UUID | None], Ledger],
     ) -> None:
-        self._place = place
+        self._root = root
         self._database = database
         self._settings = settings
         self._canonical = canonical
         self._new_ledger = new_ledger
 
     def run(self, store: Store, stop: Callable[[], bool] = lambda: False) -> Recovered:
-        """Take over what can be taken over now; `stop` is asked between two batches' worth of it. Never raises."""
+        """Recover every journal that can be recovered now; `stop` is asked between two batches. Never raises."""
         total = Recovered()
-        try:
-            found = list(directories(self._place))
-        except OSError:  # nothing was ever kept there
-            return total
-        for path in found:
+        for path in self._directories():
             if stop():
                 break
             try:
-                home = Directory.adopt(path) if parked_reason(path) is None else None
-            except OSError as error:
+                total = total.plus(self._recover(path, store, stop))
+            except (OSError, WriteError) as error:
                 total = total.plus(Recovered(unfinished=(path,), last_error=str(error)))
-                continue
-            if home is not None:
-                try:
-                    total = total.plus(self._take_over(home, store, stop))
-                finally:
-                    home.release()
+            except Exception as error:  # no journal stops the recovery of the others
+                log.warning(("recovery", path), "the recovery of %s failed: %r", path, error, exc_info=True)
+                total = total.plus(Recovered(unfinished=(path,), last_error=repr(error)))
         if total.uses:
-            logger.info("recovered %s from the journals of dead processes", in_words(total.uses))
+            log.info("recovered %s from the journals of dead processes", in_words(total.uses))
         return total
 
-    def _take_over(self, home: Directory, store: Store, stop: Callable[[], bool]) -> Recovered:
+    def _directories(self) -> Iterator[Path]:
         try:
-            if home.unborn:
-                home.remove()
-                return Recovered()
-            journal, frame = Journal.adopted(home, self._place, self._settings.journal_max_bytes)
-            ledger = self._ledger(home, frame, store)
-        except CorruptJournalError as error:
-            return self._park(home, str(error))
-        except (OSError, WriteError) as error:
-            return Recovered(unfinished=(home.path,), last_error=str(error))
-        return self._empty(home, store, stop, journal, frame, ledger)
+            yield from list(directories(self._root))
+        except OSError:  # no process has kept a journal there
+            return
 
-    def _ledger(self, home: Directory, frame: SavedSnapshot | None, store: Store) -> Ledger:
-        """The dead writer's own row, which tells what it has written. Raises CorruptJournalError, WriteError."""
-        ledger = self._new_ledger(frame.writer_id if frame is not None else home.writer_id)
+    def _recover(self, path: Path, store: Store, stop: Callable[[], bool]) -> Recovered:
+        """Raises OSError, WriteError."""
+        if parked_reason(path) is not None:
+            return Recovered()
+        directory = Directory.adopt(path)
+        if directory is None:
+            return Recovered()
+        try:
+            if directory.is_incomplete:
+                directory.remove()
+                return Recovered()
+            journal, saved = Journal.load(directory, self._root, self._settings.journal_max_bytes)
+            ledger = self._ledger(directory, saved, store)
+            return self._write(path, store, stop, journal, saved, ledger)
+        except CorruptJournalError as error:
+            log.warning(("parked", path), "the journal %s is parked, as it cannot be recovered: %s", path, error)
+            directory.park(str(error))
+            return Recovered(parked=(path,), last_error=str(error))
+        finally:
+            directory.release()
+
+    def _ledger(self, directory: Directory, saved: SavedSnapshot | None, store: Store) -> Ledger:
+        """The dead writer's own row, with its last applied batch. Raises CorruptJournalError, OSError, WriteError."""
+        ledger = self._new_ledger(saved.writer_id if saved is not None else directory.writer_id)
         store.open()
         position = store.position(ledger)
         if not isinstance(position, _Unset):
             ledger.number, ledger.registered = position, True
-        elif frame is not None and frame.registered:
+        elif saved is not None and saved.registered:
             raise CorruptJournalError(
                 f"its row {ledger.writer_id} in feature_usage_writers is gone (pruned, or the database was restored), "
-                "so that nobody can tell which of its batches are counted"
+                "so it is unknown which of its batches are counted"
             )
-        elif home.database not in (None, self._database):
-            raise WriteError(Fault.CONFIGURATION, f"its uses are for {home.database}, not for {self._database}")
+        elif directory.database not in (None, self._database):
+            raise WriteError(Fault.CONFIGURATION, f"its uses are for {directory.database}, not for {self._database}")
         return ledger
 
-    def _empty(
+    def _write(
         self,
-        home: Directory,
+        path: Path,
         store: Store,
         stop: Callable[[], bool],
         journal: Journal,
-        frame: SavedSnapshot | None,
+        saved: SavedSnapshot | None,
         ledger: Ledger,
     ) -> Recovered:
+        """Write all its uses as its own writer, then delete it."""
         pending = PendingCounts(self._settings.max_pending)
         aggregator = Aggregator(Buffer(), pending, self._settings, self._canonical, lambda request: None, journal)
         writer = Writer(pending, self._settings, Catalog(), lambda: store, self._new_ledger, journal)
-        writer.resume(ledger, frame)
+        writer.resume(ledger, saved)
         done = False
         while not done and not stop():
             aggregator.aggregate()
@@ -124,19 +131,10 @@ class Recovery:
             retries=writer.retry.retries,
         )
         if not done:
-            return replace(figures, unfinished=(home.path,), last_error=writer.retry.last_error or store.audit_problem)
+            return replace(figures, unfinished=(path,), last_error=writer.retry.last_error or store.audit_problem)
         if journal.retire() and writer.ledger is not None and writer.ledger.registered:
             try:
                 store.retire(writer.ledger)
             except WriteError as error:  # the row is pruned in time
-                logger.debug("%s", error)
+                log.debug("%s", error)
         return replace(figures, journals=1)
-
-    @staticmethod
-    def _park(home: Directory, reason: str) -> Recovered:
-        logger.warning("a journal is set aside, because it cannot be recovered: %s: %s", home.path, reason)
-        try:
-            home.park(reason)
-        except OSError as error:
-            logger.warning("and that could not be noted: %s", error)
-        return Recovered(parked=(home.path,), last_error=reason)

@@ -1,4 +1,7 @@
-"""Uses on disk, from the capture to the row: they survive kill -9, and the next process writes them."""
+"""Captures come in, and stay on the disk until their rows are committed; chunks of uses and snapshots go out.
+
+They survive `kill -9`: the next process writes them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from .directory import check_root as check_root
 from .directory import directories as directories
 from .directory import parked_reason as parked_reason
 from .journal import Journal as Journal
+from .records import CorruptJournalError as CorruptJournalError
 from .segment import Chunk as Chunk
-from .snapshot import CorruptJournalError as CorruptJournalError
 from .snapshot import ReadPosition as ReadPosition
 from .snapshot import SavedSnapshot as SavedSnapshot
 from .snapshot import Snapshot as Snapshot
@@ -19,18 +22,18 @@ from .status import writers as writers
 from .user_scan import directories_naming as directories_naming
 
 __all__ = [
+    "Chunk",
     "CorruptJournalError",
+    "Directory",
     "Entry",
+    "Journal",
+    "JournalStatus",
+    "ReadPosition",
     "SavedSnapshot",
     "Snapshot",
-    "Directory",
-    "Journal",
-    "ReadPosition",
-    "JournalStatus",
-    "Chunk",
     "check_root",
-    "directories_naming",
     "directories",
+    "directories_naming",
     "parked_reason",
     "status",
     "writers",

@@ -1,4 +1,4 @@
-"""What the codes in a segment's slots mean: a feature and its user, or a use with all that it carries."""
+"""The meaning of the codes in a segment's slots: a feature and its user, or a use with all its details."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ import itertools
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from usage_instrument.events import Use
 from usage_instrument.typing import UserId
 
-from .records import packed, unpacked, use_from_json, use_to_json, user_from_json, user_to_json
-from .snapshot import CorruptJournalError
+from .directory import Directory
+from .records import (
+    MALFORMED,
+    CorruptJournalError,
+    exactly,
+    natural,
+    pack,
+    stamp,
+    unpack,
+    use_from_json,
+    use_to_json,
+    user_from_json,
+    user_to_json,
+)
 
 Entry: TypeAlias = "tuple[str, UserId] | Use"
 
@@ -22,28 +33,36 @@ _KEY, _USE, _MARK = "k", "u", "t"
 
 
 class Dictionary:
-    """A file beside the slots. Any thread appends, one write an entry, before it puts the code into a slot."""
+    """A file beside the slots. Any thread appends an entry, by one write, before it stores the code in a slot.
+
+    The file also holds marks: until when slots were filled. An entry that cannot be read is skipped.
+    """
 
     def __init__(
-        self, path: Path, descriptor: int | None, is_refused: Callable[[UserId], bool] = lambda user: False
+        self,
+        directory: Directory,
+        name: str,
+        descriptor: int | None = None,
+        is_refused: Callable[[UserId], bool] = lambda user: False,
     ) -> None:
-        self._path = path
+        self._directory = directory
+        self._name = name
         self._descriptor = descriptor
         self._is_refused = is_refused
         self._codes = itertools.count(1)
         self._entries: dict[int, Entry] | None = {} if descriptor is not None else None
         self._marks: deque[tuple[int, int]] = deque()
-        self._refuses = False
+        self._is_full = False
         self.size = 0
         """Bytes that were appended."""
         self.keys = 0
-        """Features' users that were appended, which the capturing threads remember."""
+        """Users of features that were appended, which the capturing threads hold in memory."""
 
     @classmethod
-    def create(cls, path: Path, is_refused: Callable[[UserId], bool]) -> Dictionary:
-        """A fresh one, which names nobody who is refused. Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        return cls(path, os.open(path, flags, 0o600), is_refused)
+    def create(cls, directory: Directory, name: str, is_refused: Callable[[UserId], bool]) -> Dictionary:
+        """A new one, which names no user who is refused. Raises OSError."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        return cls(directory, name, directory.open_file(name, flags), is_refused)
 
     # ---- captures
 
@@ -63,10 +82,10 @@ class Dictionary:
 
     def _add(self, entry: Entry, record: list[Any]) -> int:
         descriptor, entries = self._descriptor, self._entries
-        if descriptor is None or self._refuses:
+        if descriptor is None or self._is_full:
             raise ValueError("closed")
         code = next(self._codes)
-        data = packed([code, *record])
+        data = pack([code, *record])
         if entries is not None:
             entries[code] = entry
         if os.write(descriptor, data) < len(data):
@@ -77,70 +96,76 @@ class Dictionary:
     # ---- the aggregator
 
     def refuse(self) -> None:
-        """Take no more codes, as there is no place for what they would stand for."""
-        self._refuses = True
+        """Take no more entries: there is no further segment, and this file must not grow."""
+        self._is_full = True
 
-    def mark(self, end: int, stamp: int) -> None:
-        """Every slot before `end` was filled by `stamp` (microseconds since 1970)."""
-        self._marks.append((end, stamp))
+    def mark(self, end: int, stamped: int) -> None:
+        """Every slot before `end` was filled by then (microseconds since 1970)."""
+        self._marks.append((end, stamped))
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # the segment's own clock has to do
-                self.size += os.write(self._descriptor, packed([0, _MARK, end, stamp]))
+            with contextlib.suppress(OSError):  # then the segment's own clock dates the uses
+                self.size += os.write(self._descriptor, pack([0, _MARK, end, stamped]))
 
     def stamp(self, slot: int) -> tuple[int, int] | None:
-        """When this slot was filled, and up to which slot that holds; None behind the last mark. Slots are asked for
-        in their order, and what is behind is forgotten."""
-        self._recall()
+        """When this slot was filled, and before which slot that holds; None behind the last mark. Slots are asked for
+        in their order: earlier marks are dropped. Raises CorruptJournalError, OSError."""
+        self._load()
         while self._marks and self._marks[0][0] <= slot:
             self._marks.popleft()
         if not self._marks:
             return None
-        end, stamp = self._marks[0]
-        return stamp, end
+        end, stamped = self._marks[0]
+        return stamped, end
 
-    def named(self, codes: Iterable[int]) -> list[tuple[Entry, int]]:
-        """What these codes mean, and how often each is there; 0 is none. Raises CorruptJournalError, OSError."""
+    def look_up(self, codes: Iterable[int]) -> list[tuple[Entry, int]]:
+        """The entries of these codes, each with its number; 0 is no code. Raises CorruptJournalError, OSError."""
         found = Counter(codes)
         found.pop(0, None)
-        entries = self._recall()
+        entries = self._load()
         try:
             return [(entries[code], number) for code, number in found.items()]
         except KeyError as error:
-            raise CorruptJournalError(f"{self._path} is damaged: it does not tell what {error} means") from None
+            path = self._directory.path / self._name
+            raise CorruptJournalError(f"{path} is damaged: it has no entry for the code {error}") from None
 
     @property
-    def recalled(self) -> bool:
-        """Whether what the codes mean is in memory."""
+    def is_loaded(self) -> bool:
+        """Whether the entries are in memory."""
         return self._entries is not None
 
-    def forget(self) -> None:
-        """Keep nothing in memory that the file can tell again."""
+    def unload(self) -> None:
+        """Drop the entries from memory; the file has them."""
         self._entries = None
 
     def close(self) -> None:
-        """Take nothing more, and let go of the file."""
+        """Take no more entries, and close the file."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     @property
     def users(self) -> Iterator[UserId]:
-        """Whom it names, as often as it does. Raises OSError."""
-        for entry in list(self._recall().values()):
+        """Every user whom it names, with repetitions. Raises CorruptJournalError, OSError."""
+        for entry in list(self._load().values()):
             yield from entry.users if isinstance(entry, Use) else (entry[1],)
 
-    def _recall(self) -> dict[int, Entry]:
+    def _load(self) -> dict[int, Entry]:
         if self._entries is not None:
             return self._entries
         entries: dict[int, Entry] = {}
         marks: deque[tuple[int, int]] = deque()
-        data = self._path.read_bytes() if self._path.exists() else b""
-        for code, kind, *rest in unpacked(data):
-            if kind == _MARK:
-                marks.append((rest[0], rest[1]))
-            elif kind == _KEY:
-                entries[code] = (rest[0], user_from_json(rest[1]))
-            elif kind == _USE:
-                entries[code] = use_from_json(rest)
+        try:
+            data = self._directory.read(self._name)
+        except FileNotFoundError:
+            data = b""
+        for record in unpack(data):
+            with contextlib.suppress(*MALFORMED):
+                code, kind, *rest = record
+                if kind == _MARK:
+                    marks.append((natural(rest[0]), stamp(rest[1])))
+                elif kind == _KEY:
+                    entries[natural(code)] = (exactly(str, rest[0]), user_from_json(rest[1]))
+                elif kind == _USE:
+                    entries[natural(code)] = use_from_json(rest)
         self._entries, self._marks = entries, marks
         return entries

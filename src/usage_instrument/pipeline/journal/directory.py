@@ -1,16 +1,23 @@
-"""One writer's directory, owned by a lock that the kernel releases with the process, however that ends."""
+"""The directories below the journal's root: one for each writer, which holds its lock as long as its process lives.
+
+The kernel releases the lock with the process, however that ends. Files are opened relative to the directory itself,
+without following a link and without waiting for a pipe.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 from usage_instrument.errors import ConfigurationError
+
+from .records import CorruptJournalError
 
 try:
     import fcntl
@@ -20,82 +27,195 @@ except ImportError:  # Windows
 _LOCK = "lock"
 _PARKED = "parked"
 _DATABASE = "database"
-_MAKING = 60.0  # seconds
+_CREATION = 60.0
+"""Seconds after which a directory that is still hidden belongs to a process that was killed while it made it."""
+_LARGEST = 2**30
+"""Bytes that a file has at most; segments are renewed at a small part of it."""
 _REMOTE = (
     *("nfs", "cifs", "smb", "9p", "ceph", "gluster", "lustre", "afs", "sshfs", "s3fs", "gcsfuse", "goofys", "juicefs"),
     *("mountpoint-s3", "rclone", "blobfuse"),
 )
 
 
-class Directory:
-    """A directory below the journal's, named by its writer."""
+class IrregularFileError(CorruptJournalError, OSError):
+    """A link, a pipe, a directory or a device stands where the journal has a file."""
 
-    def __init__(self, path: Path, lock: int | None) -> None:
+
+class Directory:
+    """One writer's directory. It is hidden until its lock and its database are written."""
+
+    def __init__(self, path: Path, identity: tuple[int, int]) -> None:
         self.path = path
-        self._lock: int | None = lock
+        self._identity = identity
+        self._lock: int | None = None
 
     @property
     def writer_id(self) -> UUID:
         """The writer that made it."""
-        return UUID(self.path.name.removeprefix("."))
+        return writer_of(self.path)
 
     @property
-    def unborn(self) -> bool:
-        """Whether its maker died over it: it holds nothing."""
+    def is_incomplete(self) -> bool:
+        """Whether its process was killed while it made the directory, which then holds no use."""
         return self.path.name.startswith(".")
 
     @classmethod
-    def create(cls, place: str, writer_id: UUID, database: str) -> Directory:
-        """A new one, owned from its first moment: nobody sees it before it is locked. Raises OSError."""
-        hidden = Path(place, f".{writer_id.hex}")
+    def open(cls, path: Path) -> Directory:
+        """One to be read, whoever holds its lock. Raises OSError."""
+        with _opened(path, os.O_NOFOLLOW) as (_, identity):
+            return cls(path, identity)
+
+    @classmethod
+    def create(cls, root: str, writer_id: UUID, database: str) -> Directory:
+        """A new one, whose lock is held before another process sees it. Raises OSError."""
+        hidden = Path(root, f".{writer_id.hex}")
         hidden.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        hidden.mkdir(0o700)
-        lock = -1
+        with _opened(hidden.parent):
+            hidden.mkdir(0o700)
+        directory = cls.open(hidden)
         try:
-            lock = _locked(hidden / _LOCK, os.O_CREAT)
-            (hidden / _DATABASE).write_text(database, encoding="utf-8")
-            path = hidden.with_name(writer_id.hex)
-            hidden.rename(path)
+            directory._lock = directory._locked(os.O_CREAT)
+            directory.write(_DATABASE, database)
+            directory.path = hidden.with_name(writer_id.hex)
+            hidden.rename(directory.path)
         except BaseException:
-            if lock >= 0:
-                os.close(lock)
-            shutil.rmtree(hidden, ignore_errors=True)
+            directory.path = hidden
+            with contextlib.suppress(OSError):
+                directory.remove()
             raise
-        return cls(path, lock)
+        return directory
 
     @classmethod
     def adopt(cls, path: Path) -> Directory | None:
-        """The directory of a writer that is dead; None if it lives, or if somebody else is at it. Raises OSError."""
-        lock = _locked_or_none(path / _LOCK)
-        if lock is None:
-            with contextlib.suppress(OSError):  # an empty one: somebody was killed while deleting it
+        """The directory of a dead writer, with its lock. None while the writer lives, or another process has adopted
+        it. Raises OSError."""
+        try:
+            directory = cls.open(path)
+        except FileNotFoundError:
+            return None
+        try:
+            lock = directory._locked()
+        except BlockingIOError:
+            return None
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):  # an empty one: a process was killed while it deleted the directory
                 path.rmdir()
             return None
-        return cls(path, lock)
+        if not directory._holds(lock):
+            os.close(lock)
+            return None
+        directory._lock = lock
+        return directory
 
-    def file(self, name: str) -> Path:
-        """The path of one of its files."""
-        return self.path / name
+    def _locked(self, flags: int = 0) -> int:
+        descriptor = self.open_file(_LOCK, os.O_RDWR | flags)
+        try:
+            # flock, as lockf would be lost with any other descriptor of the same file.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
+    def _holds(self, lock: int) -> bool:
+        """Whether the directory still has this lock: the process that held it before may have deleted both."""
+        try:
+            with self._descriptor() as here:
+                return os.path.samestat(os.fstat(lock), os.stat(_LOCK, dir_fd=here, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._lock is not None
+
+    # ---- files
+
+    @contextlib.contextmanager
+    def _descriptor(self) -> Iterator[int]:
+        """Raises OSError if another directory is in its place by now."""
+        with _opened(self.path, os.O_NOFOLLOW) as (descriptor, identity):
+            if identity != self._identity:
+                raise FileNotFoundError(errno.ENOENT, "another directory is in its place", str(self.path))
+            yield descriptor
+
+    def open_file(self, name: str, flags: int) -> int:
+        """A descriptor of one of its files. Raises OSError."""
+        try:
+            with self._descriptor() as here:
+                flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(name, flags, 0o600, dir_fd=here)
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
+                raise IrregularFileError(f"{self.path / name} is no regular file") from error
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise IrregularFileError(f"{self.path / name} is no regular file")
+        return descriptor
+
+    def read(self, name: str) -> bytes:
+        """The content of a file. Raises OSError, CorruptJournalError."""
+        with os.fdopen(self.open_file(name, os.O_RDONLY), "rb") as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise CorruptJournalError(f"{self.path / name} is larger than {_LARGEST} bytes")
+            return file.read()
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file. Raises OSError."""
+        with os.fdopen(self.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def rename(self, name: str, to: str) -> None:
+        """Put a file in the place of another one. Raises OSError."""
+        with self._descriptor() as here:
+            os.rename(name, to, src_dir_fd=here, dst_dir_fd=here)
+
+    def unlink(self, *names: str) -> None:
+        """Delete files that may be gone already. Raises OSError."""
+        with self._descriptor() as here:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=here)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its files, sorted. Raises OSError."""
+        with self._descriptor() as here, os.scandir(here) as entries:
+            return sorted(entry.name for entry in entries)
+
+    @property
     def size(self) -> int:
-        """Bytes that its files take."""
+        """Bytes that its files take. Raises OSError."""
         total = 0
-        for entry in os.scandir(self.path):
-            with contextlib.suppress(FileNotFoundError):
-                total += entry.stat().st_size
+        with self._descriptor() as here, os.scandir(here) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_size
         return total
 
     @property
     def database(self) -> str | None:
-        """Which database its uses are for, as text without credentials; None if it does not say."""
+        """The database of its uses, as text without credentials; None if it is not recorded. Raises OSError."""
+        return self._text(_DATABASE)
+
+    @property
+    def parked_reason(self) -> str | None:
+        """Why it was parked; None if it was not. Raises OSError."""
+        return self._text(_PARKED)
+
+    def _text(self, name: str) -> str | None:
         try:
-            return self.file(_DATABASE).read_text(encoding="utf-8")
+            return self.read(name).decode(errors="replace").strip()
         except FileNotFoundError:
             return None
+        except CorruptJournalError as error:
+            return str(error)
 
     def park(self, reason: str) -> None:
-        """Set it aside for a person to look at: nobody adopts it any more. Raises OSError."""
-        self.file(_PARKED).write_text(reason + "\n", encoding="utf-8")
+        """Set it aside for a person: no process adopts it any more. Raises OSError."""
+        self.write(_PARKED, reason + "\n")
 
     def release(self) -> None:
         """Give up the lock. In a forked child this closes the child's descriptor, and the parent keeps the lock."""
@@ -104,78 +224,71 @@ class Directory:
             os.close(lock)
 
     def remove(self) -> None:
-        """Delete it. The lock goes last: whoever finds the directory without it would take it for one in the making."""
-        for path in sorted(self.path.iterdir(), key=lambda path: path.name == _LOCK):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
-        self.release()
+        """Delete it, the lock last: a directory without a lock is taken for one that is being made. Raises OSError."""
+        try:
+            for name in sorted(self.names, key=lambda name: name == _LOCK):
+                with contextlib.suppress(IsADirectoryError, PermissionError):  # it is not ours
+                    self.unlink(name)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+        finally:
+            self.release()
 
 
-def directories(place: str) -> Iterator[Path]:
-    """The directories below a journal's, the oldest first. Raises OSError."""
+def directories(root: str) -> Iterator[Path]:
+    """The writers' directories, the oldest first. Raises OSError."""
     found = []
-    for entry in os.scandir(place):
-        if entry.is_dir(follow_symlinks=False) and _is_name(entry.name.removeprefix(".")):
-            with contextlib.suppress(FileNotFoundError):
-                found.append((entry.stat().st_mtime, entry.path))
-    for changed, path in sorted(found):
-        # One that is being made is hidden; if it stays so, its maker was killed.
-        if not Path(path).name.startswith(".") or changed < time.time() - _MAKING:
-            yield Path(path)
+    with _opened(Path(root)) as (descriptor, _), os.scandir(descriptor) as entries:
+        for entry in entries:
+            if _is_name(entry.name.removeprefix(".")):
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        found.append((status.st_mtime, entry.name))
+    for changed, name in sorted(found):
+        if not name.startswith(".") or changed < time.time() - _CREATION:
+            yield Path(root, name)
+
+
+def writer_of(path: Path) -> UUID:
+    """The writer that a directory is named by."""
+    return UUID(path.name.removeprefix("."))
 
 
 def parked_reason(path: Path) -> str | None:
-    """Why a directory was set aside; None if it was not."""
+    """Why a directory was parked; None if it was not, or is gone. Raises OSError."""
     try:
-        return (path / _PARKED).read_text(encoding="utf-8").strip()
+        return Directory.open(path).parked_reason
     except FileNotFoundError:
         return None
 
 
-def check_root(place: str) -> None:
+def check_root(root: str) -> None:
     """Raise ConfigurationError where locks and mapped files cannot be trusted: Windows, the network's file systems."""
     if fcntl is None or not hasattr(os, "posix_fallocate"):
         raise ConfigurationError("the journal needs flock and posix_fallocate: leave the setting `journal` unset here")
-    kind = _file_system(os.path.realpath(place))
+    kind = _file_system(os.path.realpath(root))
     if kind.removeprefix("fuse.").startswith(_REMOTE):
-        raise ConfigurationError(
-            f"journal={place!r} is on {kind}, whose locks cannot be trusted: use a local directory"
-        )
+        raise ConfigurationError(f"journal={root!r} is on {kind}, whose locks cannot be trusted: use a local directory")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[tuple[int, tuple[int, int]]]:
+    """A directory's descriptor, and its device and inode. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)
+    try:
+        status = os.fstat(descriptor)
+        yield descriptor, (status.st_dev, status.st_ino)
+    finally:
+        os.close(descriptor)
 
 
 def _is_name(name: str) -> bool:
     return len(name) == 32 and not set(name) - set("0123456789abcdef")
 
 
-def _locked(path: Path, flags: int = 0) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-    try:
-        # flock, as lockf would be lost with any other descriptor of the same file.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _locked_or_none(path: Path) -> int | None:
-    try:
-        descriptor = _locked(path)
-    except (BlockingIOError, FileNotFoundError):
-        return None
-    try:
-        same = os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        same = False
-    if not same:  # whoever had the lock before has removed the directory
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
 def _file_system(path: str) -> str:
-    """The type of the file system that holds, or will hold, this path; empty where the kernel does not say."""
+    """The type of the file system that holds, or will hold, this path; empty where the kernel does not report it."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:

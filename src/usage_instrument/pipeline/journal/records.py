@@ -1,43 +1,76 @@
-"""Records in a file: a mark, a length, a checksum and JSON. What a crash tore is skipped, what follows is read."""
+"""Records in the journal's files: a mark, a length, a checksum and JSON. Uses, counts and users as JSON."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 from uuid import UUID
 
-from usage_instrument.events import Access, Use
+from usage_instrument.errors import UsageInstrumentError
+from usage_instrument.events import Access, Count, Use
 from usage_instrument.typing import UserId
 
+T = TypeVar("T")
+
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+"""What reading a value of another shape raises."""
+LATEST = 253_402_300_800_000_000
+"""Microseconds from 1970 to the year 10000, which no datetime holds."""
 _MARK = b"\xf5\x9d\xa7\xee"  # no part of JSON, which is written in ASCII
 _HEAD = struct.Struct("<4sII")
 
 
-def packed(value: object) -> bytes:
+class CorruptJournalError(UsageInstrumentError):
+    """A file of the journal cannot be read."""
+
+
+def pack(value: object) -> bytes:
     """A value as a record. Raises TypeError or ValueError for what JSON cannot carry."""
     text = json.dumps(value, separators=(",", ":")).encode("ascii")
     return _HEAD.pack(_MARK, len(text), zlib.crc32(text)) + text
 
 
-def unpacked(data: bytes) -> Iterator[Any]:
-    """The values of all whole records, in order."""
+def unpack(data: bytes) -> Iterator[Any]:
+    """The values of all whole records, in order. What a crash tore is skipped, in linear time."""
     start = data.find(_MARK)
     while 0 <= start <= len(data) - _HEAD.size:
         _, length, checksum = _HEAD.unpack_from(data, start)
-        text = data[start + _HEAD.size : start + _HEAD.size + length]
-        if len(text) == length and zlib.crc32(text) == checksum:
-            yield json.loads(text)
-            start += _HEAD.size + length
-        else:
-            start += 1
-        start = data.find(_MARK, start)
+        begin = start + _HEAD.size
+        following = data.find(_MARK, begin)
+        # A record holds no mark: one that reaches beyond the next mark is torn, and its bytes are not read again.
+        if 0 < length <= (following if following >= 0 else len(data)) - begin:
+            text = data[begin : begin + length]
+            if zlib.crc32(text) == checksum:
+                try:
+                    yield json.loads(text)
+                except MALFORMED:
+                    pass
+                start = following
+                continue
+        start = data.find(_MARK, start + 1)
+
+
+def read(file: BinaryIO, size: int) -> Iterator[Any]:
+    """The values of a file of whole records, of `size` bytes. Raises ValueError at the first that is not whole."""
+    while head := file.read(_HEAD.size):
+        if len(head) < _HEAD.size or not head.startswith(_MARK):
+            raise ValueError("there is no record where one must begin")
+        _, length, checksum = _HEAD.unpack(head)
+        text = file.read(length) if 0 < length <= size else b""
+        if not text or len(text) < length or zlib.crc32(text) != checksum:
+            raise ValueError("a record is torn")
+        yield json.loads(text)
+
+
+# ---- values
 
 
 def use_to_json(use: Use) -> list[Any]:
-    """A use, and what the audit trail is to hold of it, as JSON."""
+    """A use and its access, if it is audited."""
     fields: list[Any] = [use.feature, user_to_json(use.user), use.metadata, use.uses]
     if use.access is not None:
         id_, outcome, occurred_at, actor, request_id = use.access
@@ -46,26 +79,78 @@ def use_to_json(use: Use) -> list[Any]:
 
 
 def use_from_json(fields: list[Any]) -> Use:
-    """The use again. Raises ValueError, TypeError for what is none."""
+    """The use again. Raises one of MALFORMED."""
     feature, user, metadata, uses, *more = fields
+    if type(metadata) is not dict:
+        _check_object(metadata)
     access = None
     if more:
         id_, outcome, occurred_at, actor, request_id = more[0]
-        access = Access(UUID(hex=id_), outcome, occurred_at, user_from_json(actor), request_id)
-    return Use(feature, user_from_json(user), metadata, uses, access)
+        if request_id is not None:
+            exactly(str, request_id)
+        access = Access(UUID(hex=id_), exactly(str, outcome), stamp(occurred_at), user_from_json(actor), request_id)  # type: ignore[arg-type]
+    return Use(exactly(str, feature), user_from_json(user), metadata, natural(uses), access)
+
+
+def count_to_json(count: Count) -> list[Any]:
+    """A count, as the snapshot keeps it."""
+    history = [[start.isoformat(), uses] for start, uses in count.history]
+    user = user_to_json(count.user)
+    return [count.feature, user, count.uses, count.last_used.isoformat(), count.metadata, history]
+
+
+def count_from_json(fields: list[Any]) -> Count:
+    """The count again. Raises one of MALFORMED."""
+    feature, user, uses, last_used, metadata, history = fields
+    _check_object(metadata)
+    return Count(
+        exactly(str, feature),
+        user_from_json(user),
+        natural(uses),
+        dt.datetime.fromisoformat(last_used),
+        metadata,
+        tuple((dt.datetime.fromisoformat(start), natural(number)) for start, number in history),
+    )
 
 
 def user_to_json(user: UserId) -> object:
-    """A user id as JSON that tells its type."""
+    """A user id, with its type."""
     if isinstance(user, UUID):
         return "u" + user.hex
     return "s" + user if isinstance(user, str) else user
 
 
 def user_from_json(value: Any) -> UserId:
-    """The user id again. Raises ValueError for what is none."""
+    """The user id again. Raises one of MALFORMED."""
     if value is None or type(value) is int:
         return value
     if isinstance(value, str) and value[:1] in {"u", "s"}:
         return UUID(hex=value[1:]) if value[0] == "u" else value[1:]
     raise ValueError("no user id")
+
+
+def exactly(kind: type[T], value: Any) -> T:
+    """The value, if it is of this very type. Raises TypeError."""
+    if type(value) is not kind:
+        raise TypeError(f"{kind.__name__} expected, not {type(value).__name__}")
+    return value
+
+
+def natural(value: Any) -> int:
+    """The value, if it is an int of at least 0. Raises TypeError, ValueError."""
+    if exactly(int, value) < 0:
+        raise ValueError("a number is negative")
+    return int(value)
+
+
+def stamp(value: Any) -> int:
+    """The value, if it is a time in microseconds since 1970. Raises TypeError, ValueError."""
+    if natural(value) >= LATEST:
+        raise ValueError("a time is beyond the year 9999")
+    return int(value)
+
+
+def _check_object(metadata: Any) -> None:
+    """Metadata is None, or a JSON object as text. Raises one of MALFORMED."""
+    if metadata is not None:
+        exactly(dict, json.loads(exactly(str, metadata)))

@@ -1,33 +1,28 @@
-"""What the writer holds, on disk: the batches by their numbers, what waits, and how far the segments are read."""
+"""What the writer holds, on disk: numbered batches, deferred counts, losses, and how far the segments are read."""
 
 from __future__ import annotations
 
 import datetime as dt
-import zlib
+import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.events import Batch, Count, Loss, Use
 from usage_instrument.typing import UserId
 
-from .records import packed, unpacked, use_from_json, use_to_json, user_from_json, user_to_json
+from . import records
+from .directory import Directory
+from .records import CorruptJournalError, count_from_json, count_to_json, exactly, natural, use_from_json, use_to_json
 
-FRAME = "frame"
-"""Its file."""
+_NAME = "frame"
 VERSION = 2
-_OLD = 1
-"""Without accesses, which is what a frame without any still is: the release before reads it."""
-
-
-class CorruptJournalError(UsageInstrumentError):
-    """the journal cannot be read"""
+_WITHOUT_ACCESSES = 1
+"""The version of a snapshot without accesses, so that the release before reads it."""
 
 
 class ReadPosition(NamedTuple):
-    """How far one segment is read: every slot before `slot` but for the holes, and none behind it."""
+    """How far one segment is read: every slot before `slot` but the holes, and none behind it."""
 
     segment: int
     slot: int
@@ -35,123 +30,111 @@ class ReadPosition(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A whole: every use before the positions is in here or in a batch that is applied; none behind them is."""
+    """Every use before the positions is in here or in a batch that is applied; no use behind them is."""
 
     positions: tuple[ReadPosition, ...]
     batches: tuple[Batch, ...] = ()
-    """In the order of their numbers, which follow each other. What the ledger has passed is applied."""
+    """In the order of their numbers, which follow each other. Those up to the ledger's number are applied."""
     waiting: tuple[Count, ...] = ()
+    """Counts whose user is not in the users table yet."""
     losses: tuple[Loss, ...] = ()
     accesses: tuple[Use, ...] = ()
 
-
-class SavedSnapshot(NamedTuple):
-    """What a writer held before it sent the first of these batches."""
-
-    writer_id: UUID
-    registered: bool
-    """Whether the writer's row was in the ledger by then: if it is missing later, nothing can be known."""
-    held: Snapshot
-
     @property
     def users(self) -> Iterator[UserId]:
-        """Whom it names, as often as it does."""
-        held = self.held
-        yield from (
-            count.user for counts in (held.waiting, *(batch.counts for batch in held.batches)) for count in counts
-        )
-        for accesses in (held.accesses, *(batch.accesses for batch in held.batches)):
+        """Every user whom it names, with repetitions."""
+        for counts in (self.waiting, *(batch.counts for batch in self.batches)):
+            yield from (count.user for count in counts)
+        for accesses in (self.accesses, *(batch.accesses for batch in self.batches)):
             for use in accesses:
                 yield from use.users
 
 
-def save(frame: SavedSnapshot, path: Path) -> None:
-    """Put a frame in the place of the one before, in one step. Raises OSError."""
-    held = frame.held
-    audits = bool(held.accesses or any(batch.accesses for batch in held.batches))
-    records = [
+class SavedSnapshot(NamedTuple):
+    """A writer's snapshot, before it sends the first of these batches."""
+
+    writer_id: UUID
+    registered: bool
+    """Whether the writer's row was in the ledger. If it is missing later, the batches may or may not be applied."""
+    held: Snapshot
+
+
+def save(saved: SavedSnapshot, directory: Directory) -> None:
+    """Replace the last snapshot in one step. Raises OSError."""
+    held = saved.held
+    has_accesses = bool(held.accesses or any(batch.accesses for batch in held.batches))
+    parts: list[dict[str, Any]] = [
         {
-            "version": VERSION if audits else _OLD,
-            "writer": frame.writer_id.hex,
-            "registered": frame.registered,
+            "version": VERSION if has_accesses else _WITHOUT_ACCESSES,
+            "writer": saved.writer_id.hex,
+            "registered": saved.registered,
             "positions": [[position.segment, position.slot, list(position.holes)] for position in held.positions],
             "losses": _losses_to_json(held.losses),
             "batches": len(held.batches),
         },
-        *({"number": batch.number, "counts": _to_json(batch.counts), "losses": _losses_to_json(batch.losses),
-           "accesses": [use_to_json(use) for use in batch.accesses]}
-          for batch in held.batches),
-        {"waiting": _to_json(held.waiting), "accesses": [use_to_json(use) for use in held.accesses]},
-    ]  # fmt: skip
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.writelines(packed(record) for record in records)
-    fresh.replace(path)
+        *(
+            {
+                "number": batch.number,
+                "counts": [count_to_json(count) for count in batch.counts],
+                "losses": _losses_to_json(batch.losses),
+                "accesses": [use_to_json(use) for use in batch.accesses],
+            }
+            for batch in held.batches
+        ),
+        {
+            "waiting": [count_to_json(count) for count in held.waiting],
+            "accesses": [use_to_json(use) for use in held.accesses],
+        },
+    ]
+    with os.fdopen(directory.open_file(f"{_NAME}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+        file.writelines(records.pack(part) for part in parts)
+    directory.rename(f"{_NAME}.new", _NAME)
 
 
-def load(path: Path) -> SavedSnapshot | None:
-    """The last frame; None if there was none. Raises CorruptJournalError, OSError."""
+def load(directory: Directory) -> SavedSnapshot | None:
+    """The last snapshot; None if there was none. Raises CorruptJournalError, OSError."""
+    path = directory.path / _NAME
     try:
-        data = path.read_bytes()
+        with os.fdopen(directory.open_file(_NAME, os.O_RDONLY), "rb") as file:
+            parts = list(records.read(file, os.fstat(file.fileno()).st_size))
+        head = parts[0]
+        if natural(head["version"]) not in (_WITHOUT_ACCESSES, VERSION):
+            raise CorruptJournalError(f"{path} is of version {head['version']}, this release reads {VERSION}")
+        return _from_json(head, parts[1:-1], parts[-1])
     except FileNotFoundError:
         return None
-    records = list(unpacked(data))
-    try:
-        head, *batches, rest = records
-        if head["version"] not in (_OLD, VERSION):
-            raise CorruptJournalError(f"{path} is of version {head['version']}, this release reads {VERSION}")
-        if len(batches) != head["batches"]:
-            raise ValueError("a record is missing")
-        held = Snapshot(
-            tuple(ReadPosition(segment, slot, tuple(holes)) for segment, slot, holes in head["positions"]),
-            tuple(
-                Batch(
-                    record["number"],
-                    _from_json(record["counts"]),
-                    _losses_from_json(record["losses"]),
-                    _accesses(record),
-                )
-                for record in batches
-            ),
-            _from_json(rest["waiting"]),
-            _losses_from_json(head["losses"]),
-            _accesses(rest),
-        )
-        return SavedSnapshot(UUID(hex=head["writer"]), bool(head["registered"]), held)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptJournalError(f"{path} is damaged (crc32 {zlib.crc32(data):08x}): {error}") from None
+    except (*records.MALFORMED, MemoryError) as error:
+        raise CorruptJournalError(f"{path} is damaged: {error!r}") from None
 
 
-def _to_json(counts: Iterable[Count]) -> list[Any]:
-    return [
-        [
-            count.feature,
-            user_to_json(count.user),
-            count.uses,
-            count.last_used.isoformat(),
-            count.metadata,
-            [[start.isoformat(), uses] for start, uses in count.history],
-        ]
-        for count in counts
-    ]
-
-
-def _from_json(rows: list[Any]) -> tuple[Count, ...]:
-    return tuple(
-        Count(
-            feature,
-            user_from_json(user),
-            uses,
-            dt.datetime.fromisoformat(last_used),
-            metadata,
-            tuple((dt.datetime.fromisoformat(start), number) for start, number in history),
-        )
-        for feature, user, uses, last_used, metadata, history in rows
+def _from_json(head: dict[str, Any], batches: list[dict[str, Any]], rest: dict[str, Any]) -> SavedSnapshot:
+    """Raises one of MALFORMED."""
+    given = [natural(batch["number"]) for batch in batches]
+    if len(given) != head["batches"] or given != [number + given[0] for number in range(len(given))]:
+        raise ValueError("a batch is missing")
+    held = Snapshot(
+        tuple(
+            ReadPosition(natural(segment), natural(slot), tuple(map(natural, holes)))
+            for segment, slot, holes in head["positions"]
+        ),
+        tuple(
+            Batch(
+                batch["number"],
+                tuple(map(count_from_json, batch["counts"])),
+                _losses_from_json(batch["losses"]),
+                _accesses(batch),
+            )
+            for batch in batches
+        ),
+        tuple(map(count_from_json, rest["waiting"])),
+        _losses_from_json(head["losses"]),
+        _accesses(rest),
     )
+    return SavedSnapshot(UUID(hex=head["writer"]), bool(head["registered"]), held)
 
 
-def _accesses(record: dict[str, Any]) -> tuple[Use, ...]:
-    return tuple(map(use_from_json, record.get("accesses", ())))
+def _accesses(part: dict[str, Any]) -> tuple[Use, ...]:
+    return tuple(map(use_from_json, part.get("accesses", ())))
 
 
 def _losses_to_json(losses: Iterable[Loss]) -> list[Any]:
@@ -159,4 +142,4 @@ def _losses_to_json(losses: Iterable[Loss]) -> list[Any]:
 
 
 def _losses_from_json(rows: list[Any]) -> tuple[Loss, ...]:
-    return tuple(Loss(dt.date.fromisoformat(day), reason, uses) for day, reason, uses in rows)
+    return tuple(Loss(dt.date.fromisoformat(day), exactly(str, reason), natural(uses)) for day, reason, uses in rows)

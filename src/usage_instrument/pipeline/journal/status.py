@@ -1,15 +1,17 @@
-"""What lies in the journals of one place, by writer: read, and left as it is."""
+"""The content of the journals below one root, by writer. Reading it changes nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
 from usage_instrument.errors import UsageInstrumentError
 
-from .directory import Directory, directories, parked_reason
+from .directory import Directory, directories, writer_of
 from .journal import Journal
 from .snapshot import SavedSnapshot
 
@@ -20,77 +22,66 @@ class JournalStatus(NamedTuple):
     writer: UUID
     state: str
     """`alive`, `dead` (the next process takes it over) or `parked` (it needs a person)."""
-    pending: int
+    pending: int = 0
     """Uses that are in no batch yet."""
-    in_batches: int
-    """Uses in batches that are not known to be applied, and that wait for their user."""
-    losses: int
-    """Uses dropped or rejected, which the next batch tells the database."""
-    bytes: int
-    silent: float | None
-    """Seconds since its writer was last alive; None if it never said."""
+    in_batches: int = 0
+    """Uses in batches that are not known to be applied, and uses that wait for their user."""
+    losses: int = 0
+    """Uses dropped or rejected, which the next batch reports to the database."""
+    bytes: int = 0
+    silent: float | None = None
+    """Seconds since its writer was last alive; None if it never recorded it."""
     note: str = ""
     """Why it is parked, or cannot be read."""
 
 
-def status(place: str, applied: Callable[[UUID], int] = lambda writer: 0) -> Iterator[JournalStatus]:
-    """Every journal below `place`, the oldest first; `applied` tells the last batch of a writer in the ledger.
+def status(root: str, applied: Callable[[UUID], int] = lambda writer: 0) -> Iterator[JournalStatus]:
+    """Every journal below `root`, the oldest first; `applied` returns the last batch of a writer in the ledger.
 
-    Raises OSError when there is no such directory.
+    Raises OSError if there is no such directory, and what `applied` raises.
     """
-    for path in directories(place):
-        reason = parked_reason(path)
-        home = Directory.adopt(path)
-        state = "parked" if reason is not None else "alive" if home is None else "dead"
-        try:
-            # A living one's is read beside its owner, who may delete it meanwhile.
-            journal, frame = Journal.adopted(home if home is not None else Directory(path, None), place, 0)
-            yield _status(journal, frame, state, reason or "", applied)
-        except FileNotFoundError:
-            continue
-        except (OSError, UsageInstrumentError) as error:
-            yield JournalStatus(
-                Directory(path, None).writer_id,
-                state,
-                0,
-                0,
-                0,
-                Directory(path, None).size(),
-                None,
-                reason or str(error),
-            )
-        finally:
-            if home is not None:
-                home.release()
+    for path in directories(root):
+        with contextlib.suppress(FileNotFoundError):  # its owner has just deleted it
+            yield _status(path, root, applied)
 
 
-def writers(place: str) -> set[UUID]:
-    """Whose rows in the ledger the journals below `place` need, for as long as they are there. Raises OSError."""
+def writers(root: str) -> set[UUID]:
+    """The writers whose rows in the ledger the journals below `root` need as long as they are there. Raises OSError."""
     try:
-        return {found.writer for found in status(place)}
-    except FileNotFoundError:  # nothing was ever kept there
+        return {found.writer for found in status(root)}
+    except FileNotFoundError:  # no process has kept a journal there
         return set()
 
 
-def _status(
-    journal: Journal, frame: SavedSnapshot | None, state: str, note: str, applied: Callable[[UUID], int]
-) -> JournalStatus:
-    batches, waiting, losses, writer = [], 0, 0, journal.writer_id or UUID(int=0)
-    if frame is not None:
-        writer = frame.writer_id
-        last = applied(writer)
-        batches = [batch for batch in frame.held.batches if batch.number > last]
-        waiting = sum(count.uses for count in frame.held.waiting)
-        losses = sum(loss.uses for loss in frame.held.losses)
-        losses += sum(loss.uses for batch in batches for loss in batch.losses)
-    clock = journal.clock
-    return JournalStatus(
-        writer=writer,
-        state=state,
-        pending=journal.unread,
-        in_batches=sum(batch.uses for batch in batches) + waiting,
-        losses=losses,
-        bytes=journal.size,
-        silent=max(time.time() - clock / 1e6, 0.0) if clock else None,
-        note=note,
+def _status(path: Path, root: str, applied: Callable[[UUID], int]) -> JournalStatus:
+    """Raises FileNotFoundError."""
+    found = JournalStatus(writer_of(path), "dead")
+    adopted: Directory | None = None
+    try:
+        directory = Directory.open(path)
+        adopted = Directory.adopt(path)
+        reason = directory.parked_reason
+        state = "parked" if reason is not None else "alive" if adopted is None else "dead"
+        found = found._replace(state=state, bytes=directory.size, note=reason or "")
+        journal, saved = Journal.load(directory, root, 0)
+        found = found._replace(pending=journal.unread)
+    except FileNotFoundError:
+        raise
+    except (OSError, UsageInstrumentError) as error:
+        return found._replace(note=found.note or str(error))
+    finally:
+        if adopted is not None:
+            adopted.release()
+    if journal.clock:
+        found = found._replace(silent=max(time.time() - journal.clock / 1e6, 0.0))
+    return found if saved is None else _with_snapshot(found, saved, applied(saved.writer_id))
+
+
+def _with_snapshot(found: JournalStatus, saved: SavedSnapshot, last_batch: int) -> JournalStatus:
+    held = saved.held
+    batches = [batch for batch in held.batches if batch.number > last_batch]
+    return found._replace(
+        writer=saved.writer_id,
+        in_batches=sum(batch.uses for batch in batches) + sum(count.uses for count in held.waiting),
+        losses=sum(loss.uses for losses in (held.losses, *(batch.losses for batch in batches)) for loss in losses),
     )

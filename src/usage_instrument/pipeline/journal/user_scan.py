@@ -1,4 +1,4 @@
-"""Which journals name a user: their files are read, whoever owns them, and left as they are."""
+"""Finds the journals that name a user. It reads the files of every process, and changes nothing."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ from pathlib import Path
 
 from usage_instrument.typing import UserId
 
+from . import snapshot
 from .dictionary import Dictionary
-from .directory import directories
-from .snapshot import FRAME, CorruptJournalError, load
+from .directory import Directory, directories
+from .records import CorruptJournalError
 
 
-def directories_naming(place: str, is_meant: Callable[[UserId], bool]) -> Iterator[Path]:
-    """The directories below `place` whose files name a user who is meant, by a use that is written or not; also those
-    that cannot be read, as nobody can tell. Raises OSError."""
+def directories_naming(root: str, is_meant: Callable[[UserId], bool]) -> Iterator[Path]:
+    """The directories below `root` whose files name a user who is meant, in a use that is written or not. Those that
+    cannot be read are among them, since they may. Raises OSError."""
     try:
-        found = list(directories(place))
-    except FileNotFoundError:  # nothing was ever kept there
+        found = list(directories(root))
+    except FileNotFoundError:  # no process has kept a journal there
         return
     for path in found:
         try:
             if any(map(is_meant, _users(path))):
                 yield path
-        except FileNotFoundError:  # its owner has just deleted it, or a part of it, and nobody has looked at the rest
+        except FileNotFoundError:  # its owner has just deleted it, or a part of it, and the rest was not searched
             if path.exists():
                 yield path
-        except (CorruptJournalError, ValueError, TypeError, KeyError, IndexError):
+        except CorruptJournalError:
             yield path
 
 
 def _users(path: Path) -> Iterator[UserId]:
-    frame = load(path / FRAME)
-    if frame is not None:
-        yield from frame.users
-    for log in sorted(path.glob("*.log")):
-        yield from Dictionary(log, None).users
+    directory = Directory.open(path)
+    saved = snapshot.load(directory)
+    if saved is not None:
+        yield from saved.held.users
+    for name in directory.names:
+        if name.endswith(".log"):
+            yield from Dictionary(directory, name).users
