@@ -24,7 +24,7 @@ from .pipeline.pipeline import Pipeline
 from .pipeline.read_your_writes import FeatureUse, UsageReader
 from .runtime import processes
 from .runtime.flush_request import FlushRequest
-from .runtime.waiting import in_worker_thread
+from .runtime.waiting import Answer, in_worker_thread
 from .settings import Settings
 from .stats import Stats
 from .typing import UNSET, Audit, Metadata, UserId
@@ -213,22 +213,22 @@ class Tracker:
 
         Waits up to `timeout` seconds (`shutdown_timeout` unless given). The next capture starts anew.
         """
-        request, gate = self._ask(timeout, final=True), self._close_gate(timeout)
+        request, gate = self._ask(timeout, final=True), self._close_gate()
         request.wait()
-        gate.wait()
+        gate.wait(request.left)
         return self._closed(request)
 
     async def ashutdown(self, timeout: float | None = None) -> bool:
         """As shutdown, without blocking the event loop."""
-        request, gate = self._ask(timeout, final=True), self._close_gate(timeout)
+        request, gate = self._ask(timeout, final=True), self._close_gate()
         await request.wait_async()
-        await gate.wait_async()
+        await gate.wait_async(request.left)
         return self._closed(request)
 
-    def _close_gate(self, timeout: float | None) -> FlushRequest:
+    def _close_gate(self) -> Answer[bool]:
         gate, self._gate = self._gate, self._backend.new_gate(self._canonical)
         self._gate.committed = gate.committed  # of the tracker, as all figures are
-        return gate.close(self.settings.shutdown_timeout if timeout is None else timeout)
+        return gate.close()
 
     def _closed(self, request: FlushRequest) -> bool:
         if self._live is not None:
@@ -283,11 +283,11 @@ class Tracker:
     def begin_exit(self, deadline: float) -> Callable[[], bool]:
         """As Mortal.begin_exit."""
         left = max(deadline - time.monotonic(), 0.0)
-        request, gate = self._ask(left, final=True), self._close_gate(left)
+        request, gate = self._ask(left, final=True), self._close_gate()
 
         def wait() -> bool:
             request.wait()
-            gate.wait()
+            gate.wait(request.left)
             return self._closed(request)
 
         return wait

@@ -1,4 +1,4 @@
-"""The gate: an answer that was lost, a refusal that is none of its own rows, and who waits together."""
+"""The gate on real databases: lost answers, rows of others, groups, drivers. Its states: test_gate_states.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conftest import Database
 from reading import all_of, made
 from usage_instrument import AuditUnavailable, Settings, Tracker
 from usage_instrument.audit.chain import Chain
-from usage_instrument.audit.gate import Gate
+from usage_instrument.audit.insert import AccessInsert
 from usage_instrument.audit.verify import verify
 from usage_instrument.schema import Tables
 
@@ -40,23 +40,23 @@ def holds(database: Database, tables: Tables) -> bool:
 
 def losing(monkeypatch: pytest.MonkeyPatch, first: Callable[..., Any]) -> None:
     """Have the first attempt end by `first`, and then without an answer."""
-    commit, attempts = Gate._commit, iter([first])
+    insert, attempts = AccessInsert.run, iter([first])
 
-    def once(self: Gate, rows: Any) -> None:
+    def once(self: AccessInsert, connection: sa.Connection, rows: Any) -> None:
         attempt = next(attempts, None)
         if attempt is None:
-            commit(self, rows)
+            insert(self, connection, rows)
             return
-        attempt(commit, self, rows)
+        attempt(insert, self, connection, rows)
         raise lost()
 
-    monkeypatch.setattr(Gate, "_commit", once)
+    monkeypatch.setattr(AccessInsert, "run", once)
 
 
 def test_a_row_whose_answer_was_lost_is_there_once(
     database: Database, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losing(monkeypatch, lambda commit, gate, rows: commit(gate, rows))
+    losing(monkeypatch, lambda insert, *arguments: insert(*arguments))
     tracker = Tracker(database.url, Settings())
     tracker.track("open_vault", audit="required")
     tracker.track("open_vault", audit="required")
@@ -67,7 +67,7 @@ def test_a_row_whose_answer_was_lost_is_there_once(
     assert holds(database, tables)
 
 
-def test_a_row_of_somebody_elses_in_its_place_is_not_taken_for_ones_own(database: Database, tables: Tables) -> None:
+def test_a_duplicate_at_the_first_attempt_refuses_the_call(database: Database, tables: Tables) -> None:
     one, other = Tracker(database.url, Settings()), Tracker(database.url, Settings())
     one.track("open_vault", audit="required")
     for tracker in (one, other):  # nothing of ours makes two with one chain
@@ -82,13 +82,13 @@ def test_a_row_of_somebody_elses_in_its_place_is_not_taken_for_ones_own(database
     assert len(all_of(database.engine(), tables.access)) == 3
 
 
-def test_a_row_that_another_rule_refuses_is_not_taken_for_one_that_is_there(
+def test_a_constraint_of_the_host_is_no_duplicate(
     database: Database, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables.access.drop(database.engine())
     tables.access.append_constraint(sa.CheckConstraint("feature_name <> 'open_vault'", name="not_the_vault"))
     tables.access.create(database.engine())
-    losing(monkeypatch, lambda commit, gate, rows: None)
+    losing(monkeypatch, lambda *arguments: None)
     tracker = Tracker(database.url, Settings(audit_timeout=0.5))
     with pytest.raises(AuditUnavailable):
         tracker.track("open_vault", audit="required")
@@ -96,7 +96,7 @@ def test_a_row_that_another_rule_refuses_is_not_taken_for_one_that_is_there(
     assert all_of(database.engine(), tables.access) == []
 
 
-def test_who_waits_together_is_in_one_chain(database: Database, tables: Tables) -> None:
+def test_callers_that_wait_together_are_in_one_chain(database: Database, tables: Tables) -> None:
     tracker = Tracker(database.url, Settings(audit_timeout=30))
     ready = threading.Barrier(8)
 
@@ -127,73 +127,6 @@ def test_by_every_driver(database: Database, tables: Tables, driver: str) -> Non
     assert len(all_of(database.engine(), tables.access)) == 1
 
 
-# ---- who commits
-
-
-def committing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The threads that commit, one after the other."""
-    commit, threads = Gate._commit, []
-
-    def noted(self: Gate, rows: Any) -> None:
-        threads.append(threading.get_ident())
-        commit(self, rows)
-
-    monkeypatch.setattr(Gate, "_commit", noted)
-    return threads
-
-
-def test_a_caller_commits_by_itself_once_there_is_a_connection(
-    server: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tables = made(server.engine())
-    threads = committing(monkeypatch)
-    tracker = Tracker(server.url, Settings())
-    for _ in range(3):
-        tracker.track("open_vault", audit="required")
-    assert [thread == threading.get_ident() for thread in threads] == [False, True, True]
-    asyncio.run(tracker.atrack("open_vault", audit="required"))
-    assert threads[-1] == threads[0], "an event loop is not held up"
-    tracker.track("open_vault", audit="required")
-    assert tracker.shutdown()
-    rows = all_of(server.engine(), tables.access)
-    assert sorted(row.number for row in rows) == [1, 2, 3, 4, 5]
-    assert len({row.chain_id for row in rows}) == 1
-    assert holds(server, tables)
-
-
-@pytest.mark.parametrize("given", ["a host that keeps no connections", "an async driver", "a file"])
-def test_a_caller_does_not_commit_by_itself_by(
-    postgresql: Database, sqlite: Database, monkeypatch: pytest.MonkeyPatch, given: str
-) -> None:
-    database = sqlite if given == "a file" else postgresql
-    made(database.engine())
-    threads = committing(monkeypatch)
-    engine = sa.create_engine(database.url, poolclass=sa.NullPool)
-    url = database.async_url if given == "an async driver" else database.url
-    tracker = Tracker(engine if "host" in given else url, Settings())
-    for _ in range(3):
-        tracker.track("open_vault", audit="required")
-    assert threading.get_ident() not in threads
-    assert tracker.shutdown()
-
-
-@pytest.mark.parametrize("was_committed", [True, False])
-def test_what_a_caller_could_not_commit_the_thread_goes_on_with(
-    server: Database, monkeypatch: pytest.MonkeyPatch, was_committed: bool
-) -> None:
-    tables = made(server.engine())
-    tracker = Tracker(server.url, Settings())
-    tracker.track("open_vault", audit="required")
-    losing(monkeypatch, lambda commit, gate, rows: commit(gate, rows) if was_committed else None)
-    for _ in range(2):
-        tracker.track("open_vault", audit="required")
-    assert tracker.shutdown()
-    rows = all_of(server.engine(), tables.access)
-    assert sorted(row.number for row in rows) == [1, 2, 3]
-    assert len({row.chain_id for row in rows}) == 1
-    assert holds(server, tables)
-
-
 def test_a_connection_that_ended_in_between_is_made_anew(server: Database) -> None:
     engine = server.engine()
     tables = made(engine)
@@ -221,71 +154,6 @@ def end_others(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"KILL {number:d}")
 
 
-class Stop(BaseException):
-    """What a signal handler raises."""
-
-
-def test_who_is_interrupted_leaves_the_turn_to_others(server: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = made(server.engine())
-    tracker = Tracker(server.url, Settings())
-    tracker.track("open_vault", audit="required")
-
-    def interrupted(commit: Any, gate: Gate, rows: Any) -> None:
-        commit(gate, rows)
-        raise Stop
-
-    losing(monkeypatch, interrupted)
-    with pytest.raises(Stop):
-        tracker.track("open_vault", audit="required")
-    tracker.track("open_vault", audit="required")
-    assert tracker.shutdown()
-    rows = all_of(server.engine(), tables.access)
-    assert len(rows) == 3, "the attempt stands, and did not happen"
-    assert len({row.chain_id for row in rows}) == 2
-    assert holds(server, tables)
-
-
-def test_a_turn_that_nobody_gives_back_is_made_anew(server: Database) -> None:
-    """As after an exception between two bytecodes, of a signal handler."""
-    tables = made(server.engine())
-    tracker = Tracker(server.url, Settings(audit_timeout=1))
-    tracker.track("open_vault", audit="required")
-    assert tracker._gate._turn.acquire(False)
-    refused = 0
-    while True:
-        try:
-            tracker.track("open_vault", audit="required")
-            break
-        except AuditUnavailable:
-            refused += 1
-    assert refused
-    assert tracker.shutdown()
-    rows = all_of(server.engine(), tables.access)
-    assert len({row.chain_id for row in rows}) == 2
-    assert holds(server, tables)
-
-
-def test_a_signal_handler_has_no_turn_and_its_shutdown_does_not_wait(
-    server: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made(server.engine())
-    tracker = Tracker(server.url, Settings(audit_timeout=30, shutdown_timeout=30))
-    tracker.track("open_vault", audit="required")
-    said = []
-
-    def handler(commit: Any, gate: Gate, rows: Any) -> None:
-        with pytest.raises(AuditUnavailable, match="signal handler") as refused:
-            tracker.track("close_vault", audit="required")
-        said.append(str(refused.value))
-        assert tracker._gate.close(30).answer
-        commit(gate, rows)
-
-    losing(monkeypatch, handler)
-    tracker.track("open_vault", audit="required")
-    assert len(said) == 1
-    assert tracker.shutdown()
-
-
 @pytest.mark.parametrize("pooled", [False, True])
 def test_statements_are_prepared_where_no_pooler_is_in_between(
     postgresql: Database, pooler: sa.URL, pooled: bool
@@ -301,3 +169,23 @@ def test_statements_are_prepared_where_no_pooler_is_in_between(
     )
     assert (prepared > 0) is not pooled
     assert tracker.shutdown()
+
+
+def test_an_awaited_call_and_a_sync_one_share_a_chain(database: Database, tables: Tables) -> None:
+    tracker = Tracker(database.url, Settings())
+    tracker.track("open_vault", audit="required")
+    asyncio.run(tracker.atrack("open_vault", audit="required"))
+    assert tracker.shutdown()
+    first, second = all_of(database.engine(), tables.access)
+    assert first.chain_id == second.chain_id
+
+
+def test_a_sync_call_in_an_event_loop_is_refused_at_once(sqlite: Database) -> None:
+    made(sqlite.engine())
+    tracker = Tracker(sqlite.url, Settings())
+
+    async def main() -> None:
+        tracker.track("open_vault", audit="required")
+
+    with pytest.raises(AuditUnavailable, match="event loop"):
+        asyncio.run(main())

@@ -1,50 +1,110 @@
-"""The gate before a call that is audited as `"required"`: its row is committed first, or the call does not happen.
+"""The gate before a call with audit="required": the call happens only once its row is committed.
 
-A process has one chain for this, and one connection, for whoever has its turn. A caller that finds nobody at it
-commits by itself; else one thread commits for all who wait, together: so no event loop is held up, and an async driver
-serves functions that are not async.
+One background thread of the process commits the rows of all waiting callers as a group: by one INSERT, on one
+connection, to one chain. So no event loop is held up, and an async driver serves functions that are not async.
+
+A group passes through these states:
+
+| state         | event                                              | next state |
+| ------------- | -------------------------------------------------- | ---------- |
+| NEW           | UNREACHED: the database did not get the rows       | NEW        |
+| NEW           | INSERTED                                           | COMMITTED  |
+| NEW           | DUPLICATE: another process has written such a row  | REFUSED    |
+| NEW           | FORBIDDEN: another attempt would fail as well      | REFUSED    |
+| NEW           | NO_ANSWER, or an error that may be temporary       | IN_DOUBT   |
+| IN_DOUBT      | INSERTED                                           | COMMITTED  |
+| IN_DOUBT      | DUPLICATE: an earlier attempt was committed        | COMMITTED  |
+| IN_DOUBT      | FORBIDDEN                                          | REFUSED    |
+| IN_DOUBT      | UNREACHED, NO_ANSWER                               | IN_DOUBT   |
+| NEW, IN_DOUBT | ABANDONED: the time of every caller is over        | REFUSED    |
+
+COMMITTED: the callers go through, and the rows are the end of the chain. REFUSED: the callers raise AuditUnavailable.
+The next group then begins a new chain, since the rows may stand in the old one all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import time
-from _queue import Empty, SimpleQueue
-from _thread import LockType
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, exc, insert
+from sqlalchemy import Connection, exc
 
-from usage_instrument.database import dialects
-from usage_instrument.database.dialects import Fault
+from usage_instrument.database import dialects, inspection
+from usage_instrument.database.driver_errors import describe
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.errors import AuditUnavailable, ConfigurationError, SchemaError, UserIdError
 from usage_instrument.events import Use
-from usage_instrument.runtime.flush_request import FlushRequest
-from usage_instrument.runtime.threads import allocate_lock, get_ident
-from usage_instrument.runtime.threads import start as start_thread
-from usage_instrument.runtime.waiting import in_event_loop
+from usage_instrument.runtime.threads import END, BackgroundThread, Pause, get_ident, sleep
+from usage_instrument.runtime.waiting import Answer, in_event_loop
 from usage_instrument.typing import UserId
 
 from .chain import Chain
-from .insert import Insertion
-from .record import anonymous, recordable
-from .waiter import Attempt, Caller, has_green_threads
+from .insert import ROWS_PER_STATEMENT, AccessInsert
+from .record import recordable, without_erased_users
 
 if TYPE_CHECKING:
     from usage_instrument.database.engines import Connector
     from usage_instrument.database.tables import Tables
     from usage_instrument.settings import Settings
 
-_TOGETHER = 200  # rows a transaction, at most
-_PAUSE = 0.02  # seconds between two attempts
-LOOK_AGAIN = 1.0
-"""Seconds between two looks for who is to be forgotten."""
+SUPPRESSIONS_INTERVAL = 1.0
+"""Seconds for which the erased users that were read last are taken to be all."""
+_RETRY_PAUSE = 0.02
+_IDLE = 3600.0  # seconds
+
+
+class State(enum.Enum):
+    """Of a group of rows that are committed together."""
+
+    NEW = enum.auto()
+    IN_DOUBT = enum.auto()
+    COMMITTED = enum.auto()
+    REFUSED = enum.auto()
+
+
+class Event(enum.Enum):
+    """How an attempt to commit a group ends."""
+
+    UNREACHED = enum.auto()
+    INSERTED = enum.auto()
+    DUPLICATE = enum.auto()
+    FORBIDDEN = enum.auto()
+    NO_ANSWER = enum.auto()
+    ABANDONED = enum.auto()
+
+
+TRANSITIONS = {
+    (State.NEW, Event.UNREACHED): State.NEW,
+    (State.NEW, Event.INSERTED): State.COMMITTED,
+    (State.NEW, Event.DUPLICATE): State.REFUSED,
+    (State.NEW, Event.FORBIDDEN): State.REFUSED,
+    (State.NEW, Event.NO_ANSWER): State.IN_DOUBT,
+    (State.NEW, Event.ABANDONED): State.REFUSED,
+    (State.IN_DOUBT, Event.UNREACHED): State.IN_DOUBT,
+    (State.IN_DOUBT, Event.INSERTED): State.COMMITTED,
+    (State.IN_DOUBT, Event.DUPLICATE): State.COMMITTED,
+    (State.IN_DOUBT, Event.FORBIDDEN): State.REFUSED,
+    (State.IN_DOUBT, Event.NO_ANSWER): State.IN_DOUBT,
+    (State.IN_DOUBT, Event.ABANDONED): State.REFUSED,
+}
+
+
+class Caller(NamedTuple):
+    """A call that waits for its row."""
+
+    use: Use
+    deadline: float
+    """In monotonic seconds."""
+    answer: Answer[Exception | None]
+    """None lets it through."""
 
 
 class Gate:
-    """Made anew in a forked child, and after a shutdown. Its construction does no I/O and takes no lock."""
+    """Made anew in a forked child and after a shutdown. Its construction does no I/O and takes no lock."""
 
     def __init__(
         self,
@@ -52,69 +112,56 @@ class Gate:
         canonical: Callable[[UserId], UserId],
         connect: Callable[[], Connector],
         tables: Callable[[], Tables],
-        problem: Callable[[Connection], str | None],
     ) -> None:
         self._settings = settings
         self._canonical = canonical
         self._connect = connect
         self._tables = tables
-        self._problem = problem
-        self._queue: SimpleQueue[Caller | FlushRequest | None] = SimpleQueue()
-        self._starting = allocate_lock()
-        self._runs = False
-        self._turn = allocate_lock()
-        self._owner: int | None = None
-        """The caller's thread that has the turn."""
-        self._is_awaited = False
-        """Whether the thread waits for it: callers let it go first."""
-        self._begun: Attempt | None = None
-        """What a caller has begun, and leaves to the thread."""
-        # From here on, what is only touched by whoever has the turn.
-        self._chain: Chain | None = None
-        """Begun by the first row: children that are forked before that would all go on with the same one."""
-        self._connector: Connector | None = None
-        self._insertion: Insertion | None = None
-        self._checked = False
-        self._suppressions: Suppressions | None = None
-        self._next_look = 0.0
+        self._thread: BackgroundThread[Caller | Answer[bool]] = BackgroundThread("audit gate", self._cycle)
         self.committed = 0
-        """Rows that are in the trail."""
+        """Rows in the trail."""
+        # Only the thread uses what follows.
+        self._thread_id: int | None = None
+        self._closing: list[Answer[bool]] = []
+        self._chain: Chain | None = None
+        """Begun by the first row: children that are forked before must not share one."""
+        self._connector: Connector | None = None
+        self._insert: AccessInsert | None = None
+        self._suppressions: Suppressions | None = None
+        self._suppressions_due = 0.0
 
     def admit(self, use: Use) -> None:
-        """Return once the row of this access is committed; waits `audit_timeout` seconds. Raises AuditUnavailable."""
+        """Return once the row of this access is committed. Raises AuditUnavailable, after `audit_timeout` seconds at
+        the latest."""
         if in_event_loop():
             raise AuditUnavailable.of(
                 use.feature,
                 "waiting for the database would hold up the event loop; make it `async def`, or call it in a thread",
             )
-        if self._owner == get_ident():
-            raise AuditUnavailable.of(use.feature, "this thread is at it already: a signal handler has no turn")
-        caller = self._caller(use)
-        if has_green_threads():
-            caller.wait_in_greenlet(self._enter)
-        else:
-            caller.wait(self._enter_or_commit)
-        caller.leave()
+        if self._thread_id == get_ident():
+            raise AuditUnavailable.of(use.feature, "a destructor called it in the thread that records accesses")
+        caller = self._enter(use)
+        caller.answer.wait(self._settings.audit_timeout)
+        self._leave(caller)
 
     async def aadmit(self, use: Use) -> None:
         """As admit, without blocking the event loop."""
-        caller = self._caller(use)
-        await caller.await_(self._enter)
-        caller.leave()
+        caller = self._enter(use)
+        await caller.answer.wait_async(self._settings.audit_timeout)
+        self._leave(caller)
 
-    def close(self, timeout: float) -> FlushRequest:
-        """Serve who is waiting, then end the thread and close its connection; the ticket says when that is done."""
-        ticket = FlushRequest(timeout, final=True)
-        if self._runs:
-            self._queue.put(ticket)
-        if not self._runs or self._owner == get_ident():  # a signal handler's caller goes on only after it
-            ticket = FlushRequest(timeout, final=True)
-            ticket.give(True)
-        return ticket
+    def close(self) -> Answer[bool]:
+        """Serve the waiting callers, then end the thread and close its connection; answered when that is done."""
+        closed: Answer[bool] = Answer()
+        if not self._thread.is_alive and not self._thread.is_asked:
+            closed.give(True)
+            return closed
+        self._thread.put(closed)
+        with contextlib.suppress(RuntimeError):  # the interpreter exits
+            self._thread.ensure()
+        return closed
 
-    # ---- the callers
-
-    def _caller(self, use: Use) -> Caller:
+    def _enter(self, use: Use) -> Caller:
         if use.access is None:
             raise ValueError(f"{use.feature!r} was not audited")
         try:
@@ -122,202 +169,107 @@ class Gate:
         except UserIdError as error:
             raise AuditUnavailable.of(use.feature, str(error)) from None
         recorded = recordable(use, use.access, self._canonical, self._settings.metadata_max_bytes)
-        return Caller(recorded, self._settings.audit_timeout)
-
-    def _enter_or_commit(self, caller: Caller) -> None:
-        """Have the caller's own thread commit, which spares it two switches to another, where nobody is at it."""
-        turn = self._turn
-        if self._is_awaited or not self._queue.empty() or not turn.acquire(False):
-            self._enter(caller)
-            return
+        caller = Caller(recorded, time.monotonic() + self._settings.audit_timeout, Answer())
+        self._thread.put(caller)
         try:
-            self._owner = get_ident()
-            # Not where it may have to connect first, which can take longer than a caller waits.
-            is_ready = self._begun is None and self._connector is not None and self._connector.is_at_hand
-            if is_ready:
-                self._commit_alone(caller)
-        finally:
-            self._owner = None
-            turn.release()
-        if not is_ready:
-            self._enter(caller)
-        elif not caller.answered:
-            self._wake(caller, None)
+            self._thread.ensure()
+        except RuntimeError as error:
+            raise AuditUnavailable.of(use.feature, "the process is about to end") from error
+        return caller
 
-    def _commit_alone(self, caller: Caller) -> None:
-        chain, rows = self._begun_chain(), []
-        try:
-            rows = chain.rows(self._nameable([caller]), self._settings.service)
-            self._commit(rows)
-        except Exception as error:
-            self._begun = Attempt([caller], rows, error, chain)
-        except BaseException:
-            self._end(chain)
-            raise
-        else:
-            chain.appended(rows)
-            self.committed += 1
-            caller.answer()
-
-    def _enter(self, caller: Caller) -> None:
-        self._wake(caller, caller)
-
-    def _wake(self, caller: Caller, item: Caller | None) -> None:
-        self._queue.put(item)
-        if not self._runs and self._starting.acquire(False):
-            try:
-                if not self._runs:
-                    start_thread(self._run)
-                    self._runs = True
-            except RuntimeError as error:
-                raise AuditUnavailable.of(caller.use.feature, "the process is about to end") from error
-            finally:
-                self._starting.release()
+    def _leave(self, caller: Caller) -> None:
+        if not caller.answer.is_given:
+            reason = f"the database did not answer within {self._settings.audit_timeout:g} s (audit_timeout)"
+            raise AuditUnavailable.of(caller.use.feature, reason)
+        error = caller.answer.value
+        if error is not None:
+            raise AuditUnavailable.of(caller.use.feature, describe(error)) from error
 
     # ---- the thread
 
-    def _run(self) -> None:
-        while True:
-            asked = self._queue.get()
-            turn = self._take_turn()
-            try:
-                begun, self._begun = self._begun, None
-                if begun is not None:
-                    self._serve(*begun)
-                callers = []
-                while not isinstance(asked, FlushRequest):
-                    if asked is not None:
-                        callers.append(asked)
-                    if len(callers) == _TOGETHER:
-                        break
-                    try:
-                        asked = self._queue.get_nowait()
-                    except Empty:
-                        break
-                self._serve([caller for caller in callers if caller.left])
-                if isinstance(asked, FlushRequest):
-                    connector, self._connector = self._connector, None
-                    if connector is not None:
-                        with contextlib.suppress(Exception):
-                            connector.dispose()
-                    asked.give(True)
-                    return
-            finally:
-                turn.release()
+    def _cycle(self, item: Caller | Answer[bool] | None) -> Pause:
+        self._thread_id = get_ident()
+        group: list[Caller] = []
+        while item is not None:
+            if isinstance(item, Answer):
+                self._closing.append(item)
+            elif time.monotonic() < item.deadline:
+                group.append(item)
+            item = self._thread.take() if len(group) < ROWS_PER_STATEMENT else None
+        if group:
+            self._commit(group)
+        if not self._closing or self._thread.is_asked:
+            return _IDLE
+        connector, self._connector, self._insert = self._connector, None, None
+        if connector is not None:
+            with contextlib.suppress(Exception):
+                connector.dispose()
+        for closed in self._closing:
+            closed.give(True)
+        return END
 
-    def _take_turn(self) -> LockType:
-        """Wait for the turn, at most as long as it can take a caller."""
-        self._is_awaited = True
-        while True:
-            turn = self._turn
-            if turn.acquire(timeout=2 * self._settings.audit_timeout + 1):
-                self._is_awaited = False
-                return turn
-            # A signal handler's exception came between a caller and its release. Whatever it has, it keeps.
-            self._turn, self._begun = allocate_lock(), None
-            self._chain, self._connector, self._checked = None, None, False
-
-    def _serve(
-        self,
-        callers: list[Caller],
-        rows: Sequence[dict[str, Any]] = (),
-        error: Exception | None = None,
-        chain: Chain | None = None,
-    ) -> None:
-        """Commit the rows of all who wait, by as many attempts as their patience allows, or go on with an attempt."""
-        if not callers:
-            return
-        chain, is_retry = chain or self._begun_chain(), False
-        while True:
-            if error is not None:
-                # A first attempt has no row there: if there is one, it is somebody else's, and this is not our chain.
-                is_lasting = self._is_lasting(error) or (not is_retry and self._is_there(error))
-                if is_lasting or not any(caller.left for caller in callers):
-                    break
-                is_retry = bool(rows)
-                time.sleep(_PAUSE)
+    def _commit(self, group: Sequence[Caller]) -> None:
+        """Commit the rows of all callers, in as many attempts as their time allows, and answer them."""
+        state, error = State.NEW, None
+        chain = self._chain or Chain(self._settings.audit_key)
+        rows: list[dict[str, Any]] = []
+        while state in {State.NEW, State.IN_DOUBT}:
             try:
-                # Another attempt is one with the same rows.
-                rows = rows or chain.rows(self._nameable(callers), self._settings.service)
-                self._commit(rows)
-            except Exception as found:
-                error = found
-                if is_retry and self._is_there(found):
-                    error = None  # an earlier attempt was committed, whose answer was lost
-                    break
-            else:
-                error = None
-                break
-        if error is None:
+                insert = self._prepared()
+                rows = rows or chain.rows(self._without_erased_users(group), self._settings.service)
+                self._connected().run(partial(insert.run, rows=rows))
+                event = Event.INSERTED
+            except Exception as failure:
+                error, event = failure, self._event_of(failure, is_sent=bool(rows))
+            state = TRANSITIONS[state, event]
+            if state in {State.NEW, State.IN_DOUBT}:
+                if time.monotonic() < max(caller.deadline for caller in group):
+                    sleep(_RETRY_PAUSE)
+                else:
+                    state = TRANSITIONS[state, Event.ABANDONED]
+        self._chain = chain if state is State.COMMITTED else None
+        if state is State.COMMITTED:
             chain.appended(rows)
             self.committed += len(rows)
+            error = None
+        for caller in group:
+            caller.answer.give(error)
+
+    def _event_of(self, error: Exception, *, is_sent: bool) -> Event:
+        if isinstance(error, exc.DBAPIError) and self._connector is not None:
+            dialect = dialects.get(self._connector.dialect_name)
+            if dialect.is_duplicate(error):
+                return Event.DUPLICATE
+            is_lasting = not dialect.classify(error).is_transient
         else:
-            self._end(chain)
-        for caller in callers:
-            caller.answer(error)
+            is_lasting = isinstance(error, ConfigurationError | SchemaError | exc.StatementError)
+        if is_lasting:
+            return Event.FORBIDDEN
+        return Event.NO_ANSWER if is_sent else Event.UNREACHED
 
-    def _end(self, chain: Chain) -> None:
-        """Whether its last rows are there nobody knows: they may be its end, and nothing comes after."""
-        if self._chain is chain:
-            self._chain = None
+    def _connected(self) -> Connector:
+        if self._connector is None:
+            self._connector = self._connect()
+        return self._connector
 
-    def _begun_chain(self) -> Chain:
-        if self._chain is None:
-            self._chain = Chain(self._settings.audit_key)
-        return self._chain
+    def _prepared(self) -> AccessInsert:
+        """The INSERT, after a check of the table. Raises SchemaError, and what SQLAlchemy raises."""
 
-    def _nameable(self, callers: Sequence[Caller]) -> list[Use]:
-        """What is to be recorded, without who was forgotten: asked no later than a second ago."""
-        connector = self._connected()
+        def prepare(connection: Connection) -> AccessInsert:
+            problem = inspection.audit_problem(connection, self._tables())
+            if problem is not None:
+                raise SchemaError(problem)
+            return AccessInsert(connection.dialect, self._tables())
+
+        if self._insert is None:
+            self._insert = self._connected().run(prepare)
+        return self._insert
+
+    def _without_erased_users(self, group: Sequence[Caller]) -> list[Use]:
         if self._suppressions is None:
             self._suppressions = Suppressions(self._tables(), self._settings.privacy_key)
         now = time.monotonic()
-        if now >= self._next_look:
-            connector.run(self._suppressions.read)
-            self._next_look = now + LOOK_AGAIN
-        return [anonymous(caller.use, self._suppressions.pseudonym) for caller in callers]
-
-    def _commit(self, rows: Sequence[dict[str, Any]]) -> None:
-        self._connected().run(lambda connection: self._insert(connection, rows))
-
-    def _connected(self) -> Connector:
-        """The database, whose trail was looked at. Raises SchemaError, and what SQLAlchemy raises."""
-        if self._connector is None:
-            self._connector = self._connect()
-        if not self._checked:
-            problem = self._connector.run(self._problem)
-            if problem is not None:
-                raise SchemaError(problem)
-            self._checked = True
-        return self._connector
-
-    def _insert(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-        if len(rows) == 1:  # one statement is a transaction, in one round trip
-            if self._insertion is None:
-                self._insertion = Insertion(connection.dialect, self._tables())
-            self._insertion.run(connection, rows[0])
-            return
-        connection.exec_driver_sql("BEGIN")
-        try:
-            connection.execute(insert(self._tables().access), rows)
-            connection.exec_driver_sql("COMMIT")
-        except BaseException:
-            try:
-                connection.exec_driver_sql("ROLLBACK")
-            except Exception:
-                connection.invalidate()  # nobody is to meet an open transaction
-            raise
-
-    def _is_there(self, error: Exception) -> bool:
-        """Whether a row is refused because it is there already: nobody else writes to this chain."""
-        if not isinstance(error, exc.DBAPIError) or self._connector is None:
-            return False
-        return dialects.get(self._connector.dialect_name).is_duplicate(error)
-
-    def _is_lasting(self, error: Exception) -> bool:
-        """Whether another attempt would fail as well."""
-        if isinstance(error, ConfigurationError | SchemaError):
-            return True
-        if not isinstance(error, exc.DBAPIError) or self._connector is None:
-            return isinstance(error, exc.StatementError)
-        return dialects.get(self._connector.dialect_name).classify(error) is not Fault.TRANSIENT
+        if now >= self._suppressions_due:
+            self._connected().run(self._suppressions.read)
+            self._suppressions_due = now + SUPPRESSIONS_INTERVAL
+        return [without_erased_users(caller.use, self._suppressions.pseudonym) for caller in group]

@@ -1,4 +1,4 @@
-"""An access in the form that a row takes: ids of the column's type, metadata as text. Nothing about it may stop it."""
+"""Converts an access into the form of a row: ids of the column's type, metadata as JSON text."""
 
 from __future__ import annotations
 
@@ -9,44 +9,42 @@ from usage_instrument.errors import MetadataError, UserIdError
 from usage_instrument.events import Access, Use, encode_metadata, fitting_metadata
 from usage_instrument.typing import UserId
 
-MISFIT = "usage_instrument"
-"""The key of the metadata under which the trail says what could not be recorded."""
+ISSUES = "usage_instrument"
+"""The metadata key under which a row lists what could not be recorded."""
 
 
 def recordable(use: Use, access: Access, canonical: Callable[[UserId], UserId], metadata_max_bytes: int) -> Use:
-    """The access with what can be recorded of it; for what cannot, its metadata says so: who did something that is
-    audited is better told in part than not at all."""
-    misfits = []
-    try:
-        user = canonical(use.user)
-    except UserIdError as error:
-        user = None
-        misfits.append(f"user: {error}")
-    try:
-        actor = canonical(access.actor)
-    except UserIdError as error:
-        actor = None
-        misfits.append(f"actor: {error}")
+    """The access with everything that can be recorded; its metadata lists the rest. An incomplete row is better than
+    none."""
+    issues = []
+
+    def id_of(name: str, given: UserId) -> UserId:
+        try:
+            return canonical(given)
+        except UserIdError as error:
+            issues.append(f"{name}: {error}")
+            return None
+
+    user, actor = id_of("user", use.user), id_of("actor", access.actor)
     metadata = None
     if use.metadata:
         try:
             metadata = fitting_metadata(use.metadata, metadata_max_bytes)
         except MetadataError as error:
-            misfits.append(str(error))
-    if misfits:
-        metadata = encode_metadata({**json.loads(metadata or "{}"), MISFIT: misfits})
+            issues.append(str(error))
+    if issues:
+        metadata = encode_metadata({**json.loads(metadata or "{}"), ISSUES: issues})
     return Use(use.feature, user, metadata, 0, access._replace(actor=actor))
 
 
-def anonymous(use: Use, pseudonym: Callable[[UserId], str | None]) -> Use:
-    """The access without whom it tells of, if that is somebody who is forgotten: that there was one stays, and a
-    pseudonym in its metadata."""
+def without_erased_users(use: Use, pseudonym: Callable[[UserId], str | None]) -> Use:
+    """The access, with pseudonyms in its metadata instead of a user or actor who has been erased."""
     access = use.access
     if access is None:
         return use
     user, actor = pseudonym(use.user), pseudonym(access.actor)
     if user is None and actor is None:
         return use
-    said = [f"{who}: forgotten, {name}" for who, name in (("user", user), ("actor", actor)) if name is not None]
+    names = [f"{part}: forgotten, {name}" for part, name in (("user", user), ("actor", actor)) if name is not None]
     access = access._replace(actor=access.actor if actor is None else None, request_id=None)
-    return Use(use.feature, use.user if user is None else None, encode_metadata({MISFIT: said}), use.uses, access)
+    return Use(use.feature, use.user if user is None else None, encode_metadata({ISSUES: names}), use.uses, access)

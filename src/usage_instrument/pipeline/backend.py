@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from usage_instrument.audit.gate import Gate
-from usage_instrument.database import engines, inspection
+from usage_instrument.database import engines
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
@@ -66,13 +66,7 @@ class Backend:
 
     def new_gate(self, canonical: Callable[[UserId], UserId]) -> Gate:
         """What commits accesses before they happen."""
-        return Gate(
-            self._settings,
-            canonical,
-            self._connect_committing,
-            self.tables,
-            lambda connection: inspection.audit_problem(connection, self.tables()),
-        )
+        return Gate(self._settings, canonical, self._connect_committing, self.tables)
 
     def tables(self) -> Tables:
         """Those that were given, or the default ones."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
-from usage_instrument.audit.record import anonymous
+from usage_instrument.audit.record import without_erased_users
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.events import Batch, Count, Loss, Use
 from usage_instrument.settings import Settings
@@ -212,14 +212,19 @@ class Batcher:
             uses += sum(count.uses for count in part) - sum(count.uses for count in kept)
             if kept:
                 self._parts.append(kept)
-        accesses = deque(anonymous(use, suppressions.pseudonym) for use in self._accesses)
+        accesses = deque(without_erased_users(use, suppressions.pseudonym) for use in self._accesses)
         if uses or len(parts) != len(self._parts) or accesses != self._accesses:
             self._accesses, self._unframed = accesses, True
         batch = self.batch
         if number is not None and batch is not None:
             kept = tuple(count for count in batch.counts if not is_gone(count.user))
             uses += sum(count.uses for count in batch.counts) - sum(count.uses for count in kept)
-            self._freeze(number, kept, batch.losses, [anonymous(use, suppressions.pseudonym) for use in batch.accesses])
+            self._freeze(
+                number,
+                kept,
+                batch.losses,
+                [without_erased_users(use, suppressions.pseudonym) for use in batch.accesses],
+            )
             self._unframed = True
         return Screened(uses, met)
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, literal, select
 
 from usage_instrument.audit.erasure import erase
-from usage_instrument.audit.gate import LOOK_AGAIN
+from usage_instrument.audit.gate import SUPPRESSIONS_INTERVAL
 from usage_instrument.database import suppressions
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import utcnow
@@ -98,7 +98,7 @@ class Forgetting:
         journals = self._empty_journals(flush)
         if not keep_audit and self._has_trail():
             # What the gates of other processes had made rows of before is committed, or given up, by then.
-            last = announced + LOOK_AGAIN + 2 * self._settings.audit_timeout + _MARGIN
+            last = announced + SUPPRESSIONS_INTERVAL + 2 * self._settings.audit_timeout + _MARGIN
             time.sleep(max(last - time.monotonic(), 0.0))
             pseudonymised += self._pseudonymise()
         kept = self._count_in_trail() if keep_audit else 0
