@@ -180,7 +180,7 @@ def test_robots_are_no_users(sqlite: Database) -> None:
 def ruled(rule: Any, carrier: object) -> bool:
     """Whether a use in a request that came in this is kept."""
     request = Request("http", "GET")
-    request.carrier = carrier
+    request.info = carrier
     token = holder.set(request)
     try:
         return bool(rule(Use("f", "ada")) == Use("f", "ada"))

@@ -75,7 +75,7 @@ def test_no_database_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_setting_is_told_and_changes_nothing(sqlite: Database) -> None:
     tracker = usage.configure(sqlite.url)
     with pytest.raises(TypeError, match="did you mean 'service'"):
-        usage.configure(sqlite.url, servise="web")
+        usage.configure(sqlite.url, servise="web")  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="flush_rows"):
         usage.configure(sqlite.url, flush_rows=0)
     with pytest.raises(ConfigurationError, match="in-memory"):

@@ -11,7 +11,7 @@ import pytest
 
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError
 from usage_instrument.exclusions import people_only
-from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings, misspelt
+from usage_instrument.settings import ENVIRONMENT_PREFIX, SettingOptions, Settings, misspelt
 
 DEFAULTS: dict[str, object] = {
     "flush_interval": 5.0,
@@ -94,7 +94,8 @@ def test_the_environment_says_it(name: str) -> None:
 def test_the_caller_is_heard_over_the_environment(name: str) -> None:
     text, _ = SAID[name]
     environ = {ENVIRONMENT_PREFIX + name.upper(): text}
-    assert Settings.from_environment(environ, **{name: DEFAULTS[name]}) == Settings()
+    explicit: Any = {name: DEFAULTS[name]}
+    assert Settings.from_environment(environ, **explicit) == Settings()
 
 
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,21 +226,32 @@ def test_what_is_raised_is_ours_and_a_value_error() -> None:
 
 
 def test_a_path_is_a_journal(tmp_path: pathlib.Path) -> None:
-    assert Settings(journal=tmp_path).journal == str(tmp_path)  # type: ignore[arg-type]
+    assert Settings(journal=tmp_path).journal == str(tmp_path)
 
 
 def test_an_unknown_name_suggests_the_near_one() -> None:
     with pytest.raises(TypeError, match="'flush_intervall' is no setting; did you mean 'flush_interval'"):
-        Settings.from_environment({}, flush_intervall=3)
+        Settings.from_environment({}, flush_intervall=3)  # type: ignore[call-arg]
 
 
 def test_an_unknown_name_like_no_other_lists_all() -> None:
     with pytest.raises(TypeError, match="'zzz' is no setting; the settings are audit_key, audit_timeout, before_track"):
-        Settings.from_environment({}, zzz=3)
+        Settings.from_environment({}, zzz=3)  # type: ignore[call-arg]
+
+
+def test_the_options_are_the_fields_with_wider_types() -> None:
+    fields = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
+    options = {
+        name: str(getattr(kind, "__forward_arg__", kind)) for name, kind in SettingOptions.__annotations__.items()
+    }
+    assert list(options) == list(fields)
+    wider = {"float": "Duration", "Callable[[Use], Use | None] | None": "Callable[[Use], Use | None] | str | None"}
+    special = {"journal": "str | os.PathLike[str] | None"}
+    assert options == {name: special.get(name, wider.get(kind, kind)) for name, kind in fields.items()}
 
 
 def test_settings_are_frozen_and_compare() -> None:
-    assert Settings(flush_interval=60) == Settings(flush_interval="1m")  # type: ignore[arg-type]
+    assert Settings(flush_interval=60) == Settings(flush_interval="1m")
     assert Settings(service="a") != Settings(service="b")
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().service = "x"  # type: ignore[misc]

@@ -383,7 +383,7 @@ class Body:
     @staticmethod
     def _user() -> object:
         held = holder.get()
-        return "nobody" if held is None else held.who()
+        return "nobody" if held is None else held.capture_user()
 
 
 @pytest.mark.parametrize("read", [None, 0, 1])

@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 import time
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .capture import calls, context, registry
 from .errors import ConfigurationError
@@ -19,13 +19,16 @@ from .stats import Stats  # now: imported any later, the module would take the f
 from .typing import UNSET, Audit, Metadata
 
 if TYPE_CHECKING:
+    from .capture.context import CaptureScope
     from .database import engines
     from .database.tables import Tables
     from .pipeline.read_your_writes import FeatureUse
     from .privacy.api import Privacy
     from .privacy.erasure import Receipt
-    from .settings import Settings
+    from .settings import SettingOptions, Settings
     from .tracker import Tracker
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 logger = logging.getLogger("usage_instrument")
 
@@ -34,7 +37,9 @@ _line = "nowhere"  # that configured it
 _former: list[Tracker] = []  # replaced, but maybe still writing: the exit waits for them
 
 
-def configure(database: engines.Database | None = None, *, tables: Tables | None = None, **settings: Any) -> Tracker:
+def configure(
+    database: engines.Database | None = None, *, tables: Tables | None = None, **settings: Unpack[SettingOptions]
+) -> Tracker:
     """Record every `tracks` and `track` in this database from now on, and return the tracker that does.
 
     `database` is a URL of a sync or an async driver, an Engine, an AsyncEngine, or nothing for
@@ -57,7 +62,8 @@ def configure(database: engines.Database | None = None, *, tables: Tables | None
         asked = "enabled" in settings or ENVIRONMENT_PREFIX + "ENABLED" in os.environ
         if under_pytest() and not asked:
             logger.info("under pytest, nothing is counted without configure(database) or enabled=True")
-            settled = Settings.from_environment(**{**settings, "enabled": False})
+            settings["enabled"] = False
+            settled = Settings.from_environment(**settings)
     if database is None and settled.enabled:
         raise ConfigurationError(f"no database: pass its URL or an Engine to configure(), or set ${DATABASE_VARIABLE}")
     database = None if database is None else engines.parse(database)
@@ -131,15 +137,25 @@ def identify(user: object, *, actor: object = UNSET) -> None:
     calls.identify(registry.declared.recorder, user, actor)
 
 
-def as_user(user: object, *, actor: object = UNSET) -> AbstractContextManager[object]:
+def as_user(user: object, *, actor: object = UNSET) -> CaptureScope:
     """The captures inside are this user's, anywhere; a bad id makes them rejected (with `strict`, it raises). `actor`
     is who acts as them, for the audit trail."""
     return _tracker.as_user(user, actor=actor) if _tracker is not None else context.as_user(user, actor)
 
 
-def paused() -> AbstractContextManager[None]:
+def paused() -> CaptureScope:
     """Nothing inside is captured."""
     return context.paused()
+
+
+def carry(function: C) -> C:
+    """The same function, to run in a thread of an executor: its captures keep the user and the request of now.
+
+        loop.run_in_executor(None, usage.carry(export), report)
+
+    `asyncio.to_thread` needs no help.
+    """
+    return context.carry(function)
 
 
 def discard() -> None:

@@ -19,7 +19,7 @@ _BOT = re.compile(
 def without_bots(use: Use) -> Use | None:
     """The use, unless the request's `User-Agent` is a robot's, a monitor's or a program's."""
     request = current_request()
-    agent = "" if request is None else header(request.carrier, "user-agent")
+    agent = "" if request is None else header(request.info, "user-agent")
     return None if _BOT.search(agent) else use
 
 
@@ -30,7 +30,7 @@ def without_impersonation(use: Use) -> Use | None:
     session are understood; others call `usage.discard()`.
     """
     request = current_request()
-    return None if request is not None and is_impersonated(request.carrier) else use
+    return None if request is not None and is_impersonated(request.info) else use
 
 
 def people_only(use: Use) -> Use | None:

@@ -8,7 +8,7 @@ import difflib
 import os
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from .errors import ConfigurationError
 from .events import Use
@@ -20,6 +20,37 @@ _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _KEY_LENGTH = 32
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+Duration: TypeAlias = "float | dt.timedelta | str"
+"""Seconds, a timedelta, or text such as `10m`."""
+
+
+class SettingOptions(TypedDict, total=False):
+    """The fields of Settings with the types that callers may pass. Settings converts them."""
+
+    flush_interval: Duration
+    flush_rows: int
+    max_pending: int
+    shutdown_timeout: Duration
+    lock_timeout: Duration
+    statement_timeout: Duration
+    users: object
+    user_id_type: UserIdType
+    schema: str | None
+    history: Bucket | None
+    history_retention: Duration
+    journal: str | os.PathLike[str] | None
+    journal_max_bytes: int
+    metadata_max_bytes: int
+    user_retry: Duration
+    strict: bool
+    enabled: bool
+    before_track: Callable[[Use], Use | None] | str | None
+    service: str
+    audit_timeout: Duration
+    audit_key: str | None
+    privacy_key: str | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +108,10 @@ class Settings:
     privacy_key: str | None = dataclasses.field(default=None, repr=False)
     """A secret, the same in every process, by which `forget` and `opt_out` remember users without naming them."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **options: Unpack[SettingOptions]) -> None: ...
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check = _CHECKS.get(field.name)
@@ -84,7 +119,9 @@ class Settings:
                 object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None, /, **explicit: Any) -> Settings:
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, /, **explicit: Unpack[SettingOptions]
+    ) -> Settings:
         """Explicit values over `$USAGE_INSTRUMENT_<NAME>` over the defaults.
 
         Raises TypeError for a name that is no setting and ConfigurationError for a value that cannot be.
@@ -99,10 +136,10 @@ class Settings:
         return cls(**{**said(environ, known - explicit.keys()), **explicit})
 
 
-def said(environ: Mapping[str, Any], names: Collection[str], *, place: str = "$") -> dict[str, object]:
+def said(environ: Mapping[str, Any], names: Collection[str], *, place: str = "$") -> dict[str, Any]:
     """The values of these settings in the environment, or in what a framework has like it: `place` is how the log
     calls a variable there. Raises ConfigurationError."""
-    values = {}
+    values: dict[str, Any] = {}
     for name in names:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environ:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .audit.gate import Gate
 from .capture import calls, context, user_ids
+from .capture.context import CaptureScope
+from .capture.decorator import TracksOptions, tracks
 from .capture.registry import Catalog, Feature
 from .database import engines
 from .errors import AuditUnavailable, UserIdError, describe
@@ -299,23 +300,21 @@ class Tracker:
 
     # ---- who, and whether
 
-    def tracks(self, feature: str, **options: Any) -> Callable[[C], C]:
+    def tracks(self, feature: str, **options: Unpack[TracksOptions]) -> Callable[[C], C]:
         """As usage_instrument.tracks, for this tracker."""
-        from .capture.decorator import tracks
-
         return tracks(feature, catalog=self.catalog, **options)
 
     def identify(self, user: object, *, actor: object = UNSET) -> None:
         """As usage_instrument.identify, for this tracker."""
         calls.identify(self, user, actor)
 
-    def as_user(self, user: object, *, actor: object = UNSET) -> AbstractContextManager[object]:
+    def as_user(self, user: object, *, actor: object = UNSET) -> CaptureScope:
         """As usage_instrument.as_user, for this tracker."""
         if self.settings.strict:
             user_ids.user_id_of(user)
         return context.as_user(user, actor)
 
-    def paused(self) -> AbstractContextManager[None]:
+    def paused(self) -> CaptureScope:
         """Nothing inside is captured."""
         return context.paused()
 

@@ -66,7 +66,7 @@ class UsageMiddleware:
             _hear_flask_login()
         counter = self._counter
         request, is_ours = counter.begin("http", environ.get("REQUEST_METHOD", ""), environ, environ)
-        request.tuples = True
+        request.allows_tuples = True
         exchange = Response(counter, request, is_ours, environ, start_response)
         token = holder.set(exchange.holder)
         try:

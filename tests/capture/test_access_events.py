@@ -36,7 +36,7 @@ class Answer:
 @pytest.fixture
 def request_() -> Iterator[Request]:
     made = Request("http", "GET")
-    made.carrier = {"path": "/vault/1", "headers": [(b"x-request-id", b"r1")], "session": {"impersonator": 9}}
+    made.info = {"path": "/vault/1", "headers": [(b"x-request-id", b"r1")], "session": {"impersonator": 9}}
     token = holder.set(made)
     yield made
     holder.reset(token)
@@ -95,7 +95,7 @@ def test_what_a_status_says(status: int | None, outcome: str) -> None:
     ],
 )
 def test_what_a_result_says_in_a_request(request_: Request, result: Any, tuples: bool, outcome: str) -> None:
-    request_.tuples = tuples
+    request_.allows_tuples = tuples
     assert outcome_of(request_, result) == outcome
 
 
@@ -129,5 +129,5 @@ def test_an_access_outside_of_a_request() -> None:
 
 
 def test_what_a_request_cannot_tell_stops_nothing(request_: Request) -> None:
-    request_.carrier = {"headers": [None]}
+    request_.info = {"headers": [None]}
     assert new_access("success").request_id is None

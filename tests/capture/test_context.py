@@ -22,8 +22,8 @@ from werkzeug.local import LocalProxy
 from conftest import Database
 from usage_instrument.capture import context
 from usage_instrument.capture.context import Override, Request, holder
-from usage_instrument.capture.user_ids import loaded_id, user_id_of
-from usage_instrument.errors import UserIdError
+from usage_instrument.capture.user_ids import loaded_user, user_id_of
+from usage_instrument.errors import DeclarationError, UserIdError
 from usage_instrument.typing import UNSET
 
 ANNE, BOB = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -38,24 +38,36 @@ def request_() -> typing.Iterator[Request]:
     holder.reset(token)
 
 
+def user_here() -> object:
+    """The user of a capture made here; UNSET if nothing is captured."""
+    held = holder.get()
+    return None if held is None else held.capture_user()
+
+
+def innermost() -> Override:
+    held = holder.get()
+    assert isinstance(held, Override)
+    return held
+
+
 # ---- outside of a request
 
 
 def test_outside_everyone_is_anonymous() -> None:
-    assert context.current_user() is None
+    assert user_here() is None
     assert context.current_request() is None
     assert context.identify(ANNE) is False
-    assert context.current_user() is None
+    assert user_here() is None
 
 
 def test_as_user_outside_a_request() -> None:
-    with context.as_user(ANNE) as override:
-        assert override.ready
-        assert context.current_user() == ANNE
+    with context.as_user(ANNE):
+        assert innermost().ready
+        assert user_here() == ANNE
         with context.as_user(None):
-            assert context.current_user() is None
-        assert context.current_user() == ANNE
-    assert context.current_user() is None
+            assert user_here() is None
+        assert user_here() == ANNE
+    assert user_here() is None
 
 
 def test_as_user_ends_with_an_exception() -> None:
@@ -66,14 +78,14 @@ def test_as_user_ends_with_an_exception() -> None:
 
 def test_paused() -> None:
     with context.paused():
-        assert context.current_user() is UNSET
-        with context.as_user(ANNE) as override:
-            assert override.silent
-            assert not override.ready
-            assert context.current_user() is UNSET
+        assert user_here() is UNSET
+        with context.as_user(ANNE):
+            assert innermost().silent
+            assert not innermost().ready
+            assert user_here() is UNSET
     with context.as_user(ANNE), context.paused():
-        assert context.current_user() is UNSET
-    assert context.current_user() is None
+        assert user_here() is UNSET
+    assert user_here() is None
 
 
 def test_paused_keeps_no_statement_of_its_own() -> None:
@@ -87,14 +99,14 @@ def test_paused_keeps_no_statement_of_its_own() -> None:
 
 
 def test_the_order_of_users(request_: Request) -> None:
-    assert context.current_user() is None
+    assert user_here() is None
     assert context.identify(ANNE) is True
-    assert context.current_user() == ANNE
+    assert user_here() == ANNE
     with context.as_user(BOB):
-        assert context.current_user() == BOB
+        assert user_here() == BOB
         context.identify(None)
-        assert context.current_user() == BOB
-    assert context.current_user() is None
+        assert user_here() == BOB
+    assert user_here() is None
 
 
 def test_a_statement_goes_before_the_lookup() -> None:
@@ -105,22 +117,22 @@ def test_a_statement_goes_before_the_lookup() -> None:
         return 7
 
     request = Request("http", "GET", lookup)
-    assert request.who() == 7
+    assert request.capture_user() == 7
     assert not request.ready, "a login in the middle of the request must be seen"
     request.identify(None)
-    assert request.who() is None
+    assert request.capture_user() is None
     assert request.ready
     assert len(asked) == 1
 
 
 def test_a_lookup_that_knows_nobody_is_anonymous() -> None:
-    assert Request("http", "GET", lambda: UNSET).who() is None
+    assert Request("http", "GET", lambda: UNSET).capture_user() is None
 
 
 def test_identify_inside_as_user_is_the_requests(request_: Request) -> None:
     with context.as_user(ANNE):
         context.identify(BOB)
-    assert context.current_user() == BOB
+    assert user_here() == BOB
 
 
 def test_identify_is_seen_in_threads_and_copied_contexts(request_: Request) -> None:
@@ -128,19 +140,19 @@ def test_identify_is_seen_in_threads_and_copied_contexts(request_: Request) -> N
     thread = threading.Thread(target=lambda: copied.run(context.identify, ANNE))
     thread.start()
     thread.join()
-    assert context.current_user() == ANNE
+    assert user_here() == ANNE
 
 
 def test_as_user_is_not_seen_in_another_task(request_: Request) -> None:
     async def inner() -> object:
         with context.as_user(ANNE):
             await asyncio.sleep(0)
-            return context.current_user()
+            return user_here()
 
     async def main() -> tuple[object, object]:
         task = asyncio.create_task(inner())
         await asyncio.sleep(0)
-        return context.current_user(), await task
+        return user_here(), await task
 
     assert asyncio.run(main()) == (None, ANNE)
 
@@ -154,35 +166,34 @@ def test_a_refused_identify_rejects_instead_of_crediting_anybody(request_: Reque
         context.identify(bad)
     assert not request_.ready
     with pytest.raises(UserIdError):
-        context.current_user()
+        user_here()
     with context.as_user(BOB):
-        assert context.current_user() == BOB
+        assert user_here() == BOB
     with context.paused():
-        assert context.current_user() is UNSET
+        assert user_here() is UNSET
     context.identify(ANNE)
-    assert context.current_user() == ANNE
+    assert user_here() == ANNE
     assert request_.ready
 
 
 def test_a_refused_as_user_rejects(request_: Request) -> None:
     context.identify(ANNE)
-    with context.as_user(object()) as override:
-        assert isinstance(override.refused, UserIdError)
-        assert not override.ready
+    with context.as_user(object()):
+        assert not innermost().ready
         with pytest.raises(UserIdError):
-            context.current_user()
+            user_here()
         with context.paused():
-            assert context.current_user() is UNSET
+            assert user_here() is UNSET
         with context.as_user(BOB):
-            assert context.current_user() == BOB
-    assert context.current_user() == ANNE
+            assert user_here() == BOB
+    assert user_here() == ANNE
 
 
 def test_a_refusal_goes_through_an_inner_pause_only() -> None:
     with context.as_user(object()):
         inner = Override(holder.get())
         with pytest.raises(UserIdError):
-            inner.who()
+            inner.capture_user()
 
 
 def test_discard(request_: Request) -> None:
@@ -190,13 +201,13 @@ def test_discard(request_: Request) -> None:
     request_.discard()
     assert request_.silent
     assert not request_.ready
-    assert context.current_user() is UNSET
+    assert user_here() is UNSET
     context.identify(BOB)
     assert not request_.ready
-    assert context.current_user() is UNSET
-    with context.as_user(ANNE) as override:
-        assert override.silent
-        assert context.current_user() is UNSET
+    assert user_here() is UNSET
+    with context.as_user(ANNE):
+        assert innermost().silent
+        assert user_here() is UNSET
 
 
 def test_silent_methods_never_count() -> None:
@@ -204,7 +215,7 @@ def test_silent_methods_never_count() -> None:
         request = Request("http", method)
         request.identify(ANNE)
         assert request.silent
-        assert request.who() is UNSET
+        assert request.capture_user() is UNSET
         assert not request.ready
 
 
@@ -213,10 +224,10 @@ def test_a_closed_request_is_nobodys(request_: Request) -> None:
     request_.close()
     assert context.current_request() is None
     assert context.identify(BOB) is False
-    assert context.current_user() is None
+    assert user_here() is None
     assert not request_.ready
     request_.identify(BOB)  # by whoever kept it
-    assert context.current_user() is None
+    assert user_here() is None
     assert not request_.ready
 
 
@@ -225,7 +236,7 @@ def test_a_closed_request_asks_no_lookup_and_forgets_a_refusal() -> None:
     with pytest.raises(UserIdError):
         request.identify(object())
     request.close()
-    assert request.who() is None
+    assert request.capture_user() is None
 
 
 def test_a_background_task_after_the_response_is_anonymous(request_: Request) -> None:
@@ -234,11 +245,11 @@ def test_a_background_task_after_the_response_is_anonymous(request_: Request) ->
 
         async def background() -> object:
             await ended.wait()
-            return context.current_user()
+            return user_here()
 
         context.identify(ANNE)
         task = asyncio.create_task(background())
-        during = context.current_user()
+        during = user_here()
         request_.close()
         ended.set()
         return during, await task
@@ -264,17 +275,17 @@ def test_a_background_task_after_the_response_is_anonymous(request_: Request) ->
 )
 def test_statuses(status: int, method: str, verdict: bool | None) -> None:
     assert context.judge(status, method) is verdict
-    assert Request("http", method).judges(status) is verdict
+    assert Request("http", method).judge(status) is verdict
 
 
 def test_only_an_open_http_request_judges_an_integer() -> None:
-    assert Request("websocket").judges(500) is True
-    assert Request("task").judges(500) is True
-    assert Request("http", "GET").judges("500") is True
-    assert Request("http", "GET").judges(True) is True
+    assert Request("websocket").judge(500) is True
+    assert Request("task").judge(500) is True
+    assert Request("http", "GET").judge("500") is True
+    assert Request("http", "GET").judge(True) is True
     closed = Request("http", "GET")
     closed.close()
-    assert closed.judges(500) is True
+    assert closed.judge(500) is True
 
 
 # ---- the id of what the host passes
@@ -457,7 +468,7 @@ def test_a_lazy_proxy_is_never_triggered() -> None:
         return Plain(5)
 
     for proxy in (LocalProxy(load), wrapt.LazyObjectProxy(load)):
-        assert loaded_id(proxy) is UNSET
+        assert loaded_user(proxy) is UNSET
         with pytest.raises(UserIdError):
             user_id_of(proxy)
     assert loads == []
@@ -574,15 +585,80 @@ def test_a_deferred_id_is_not_loaded(session: orm.Session) -> None:
     assert said == []
 
 
-@pytest.mark.parametrize("statement", [lambda: context.as_user(ANNE), context.paused])
-def test_a_statement_that_ends_in_another_context_raises_nothing(statement: Any) -> None:
-    def pieces() -> typing.Iterator[int]:
-        with statement():
-            yield 1
+STATEMENTS = pytest.mark.parametrize("statement", [lambda: context.as_user(ANNE), context.paused])
 
-    generator = pieces()
-    for _ in range(2):  # as a framework that runs each piece in a copy of its context
-        contextvars.copy_context().run(next, generator, None)
+
+def pieces(statement: Any) -> typing.Iterator[object]:
+    with statement():
+        yield user_here()
+        yield user_here()
+
+
+@STATEMENTS
+def test_a_statement_that_ends_in_another_context_ends(statement: Any) -> None:
+    generator, first = pieces(statement), contextvars.copy_context()
+    assert first.run(next, generator) == first.run(user_here) != None  # noqa: E711
+    contextvars.copy_context().run(list, generator)
+    assert first.run(user_here) is None, "the context in which it began is not left with it"
+    assert user_here() is None
+
+
+@STATEMENTS
+def test_a_statement_that_a_copy_of_its_context_ends(statement: Any) -> None:
+    generator, first = pieces(statement), contextvars.copy_context()
+    first.run(next, generator)
+    copied = first.copy()
+    copied.run(list, generator)
+    assert (first.run(user_here), copied.run(user_here)) == (None, None)
+
+
+def test_statements_that_overlap_end_each_for_itself() -> None:
+    anne, bob = pieces(lambda: context.as_user(ANNE)), pieces(lambda: context.as_user(BOB))
+    assert (next(anne), next(bob)) == (ANNE, BOB)
+    anne.close()  # type: ignore[attr-defined]
+    assert user_here() == BOB
+    bob.close()  # type: ignore[attr-defined]
+    assert user_here() is None
+
+
+def test_one_statement_may_be_entered_by_many_threads() -> None:
+    statement, entered, found = context.as_user(ANNE), threading.Barrier(2, timeout=10), []
+
+    def work() -> None:
+        with statement:
+            entered.wait()
+            found.append(user_here())
+        found.append(user_here())
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, found)) == sorted(map(str, [ANNE, ANNE, None, None]))
+
+
+def test_a_statement_decorates_functions_of_each_kind() -> None:
+    @context.as_user(ANNE)
+    def function() -> object:
+        return user_here()
+
+    @context.as_user(ANNE)
+    async def coroutine() -> object:
+        await asyncio.sleep(0)
+        return user_here()
+
+    @context.as_user(ANNE)
+    def generator() -> typing.Iterator[object]:
+        yield user_here()
+
+    assert (function(), asyncio.run(coroutine()), list(generator())) == (ANNE, ANNE, [ANNE])
+    assert function() == ANNE, "each call is inside anew"
+    with pytest.raises(DeclarationError, match="async generator"):
+
+        @context.as_user(ANNE)
+        async def asynchronous() -> typing.AsyncIterator[int]:
+            yield 1
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "GET"])
@@ -592,4 +668,4 @@ def test_what_a_request_started_counts_once_the_request_is_over(method: str) -> 
     assert request.silent
     request.close()
     assert not request.silent
-    assert request.who() is None
+    assert request.capture_user() is None

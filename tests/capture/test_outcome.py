@@ -30,7 +30,7 @@ def usage():
 @contextlib.contextmanager
 def request_of(method="GET", kind="http", user=None):
     request = Request(kind, method)
-    request.tuples = True
+    request.allows_tuples = True
     if user is not None:
         request.identify(user)
     token = holder.set(request)
@@ -151,7 +151,7 @@ def test_a_tuple_is_a_response_in_wsgi_only(usage):
     view = tracks("f")(lambda: ("rows", 404))
     with request_of() as request:
         view()
-        request.tuples = False
+        request.allows_tuples = False
         view()
     usage.assert_tracked("f", times=1)
 

@@ -7,15 +7,10 @@ import inspect
 import pytest
 
 from usage_instrument import asgi, wsgi
-from usage_instrument.integrations.options import MiddlewareOptions, SettingOptions
-from usage_instrument.settings import Settings
+from usage_instrument.integrations.options import MiddlewareOptions
 
 
 @pytest.mark.parametrize("middleware", [asgi.UsageMiddleware, wsgi.UsageMiddleware])
 def test_every_option_of_the_middleware_is_known(middleware: type) -> None:
     options = [name for name in inspect.signature(middleware).parameters if name != "app"]
     assert list(MiddlewareOptions.__annotations__) == options
-
-
-def test_every_setting_is_known() -> None:
-    assert list(SettingOptions.__annotations__) == list(Settings.__dataclass_fields__)

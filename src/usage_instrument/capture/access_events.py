@@ -12,6 +12,7 @@ from usage_instrument.events import Access, Use
 from usage_instrument.typing import Outcome, UserId, _Unset
 
 from .context import SILENT_METHODS, Holder, Request, current_request, known_actor, request_of
+from .loaded_attributes import loaded_attribute
 from .outcome import STATUSLESS, status_of
 from .registry import Recorder
 from .request_info import header, impersonator, is_login_redirect, path_of, request_id
@@ -30,9 +31,9 @@ def new_access(outcome: Outcome) -> Access:
     """An access that happens now. Never raises: what the request carries is the host's."""
     request, actor, id_ = current_request(), known_actor(), None
     try:
-        if request is not None and request.carrier is not None:
-            id_ = request_id(request.carrier)
-            actor = impersonator(request.carrier) if isinstance(actor, _Unset) else actor
+        if request is not None and request.info is not None:
+            id_ = request_id(request.info)
+            actor = impersonator(request.info) if isinstance(actor, _Unset) else actor
     except Exception:
         logger.debug("the request does not tell who acts in it", exc_info=True)
     who: UserId = None if isinstance(actor, _Unset) else actor
@@ -71,7 +72,7 @@ def outcome_of(held: Holder | None, result: Any) -> Outcome:
     request = request_of(held)
     if request is None or request.kind != "http" or type(result) in STATUSLESS:
         return "success"
-    status = None if type(result) is tuple and not request.tuples else status_of(result)
+    status = None if type(result) is tuple and not request.allows_tuples else status_of(result)
     if status is None or not 300 <= status < 400:
         return outcome_of_status(status)
     try:
@@ -85,7 +86,7 @@ def outcome_of_response(request: Request, status: int, location: str) -> Outcome
     """What the head of a response says: its status, and where it leads."""
     if 300 <= status < 400:
         told = request.discarded and request.method not in SILENT_METHODS  # by Flask-Login
-        if told or (location and is_login_redirect(location, path_of(request.carrier))):
+        if told or (location and is_login_redirect(location, path_of(request.info))):
             return "denied"
     return outcome_of_status(status)
 
@@ -102,14 +103,5 @@ def outcome_of_error(error: BaseException) -> Outcome:
     if isinstance(error, PermissionError) or any(base.__name__ in _DENIED for base in type(error).__mro__):
         return "denied"
     # Starlette's, FastAPI's and REST framework's have the former, Werkzeug's the latter.
-    attributes = _attributes(error)
-    statuses = (attributes.get(name) for name in ("status_code", "code"))
+    statuses = (loaded_attribute(error, name) for name in ("status_code", "code"))
     return "denied" if any(isinstance(status, int) and status in _DENIALS for status in statuses) else "failed"
-
-
-def _attributes(error: BaseException) -> dict[str, Any]:
-    """Of the exception and of its classes; no property of the host's is run."""
-    found: dict[str, Any] = {}
-    for base in reversed(type(error).__mro__):
-        found.update(vars(base))
-    return {**found, **getattr(error, "__dict__", {})}

@@ -83,7 +83,7 @@ class AuditedCapture:
         is_use = is_use and (held is None or not held.silent)
         request = request_of(held)
         if request is not None:
-            request.tell_access(feature.key)
+            request.mark_access(feature.key)
             if is_use:
                 request.counted.add(feature.key)
         ended(

@@ -76,7 +76,7 @@ def _track(
     if request is not None:
         key = recorder.catalog.key(feature)
         if access is not None:
-            request.tell_access(key)
+            request.mark_access(key)
         if is_use:
             request.counted.add(key)
 

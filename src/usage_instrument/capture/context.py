@@ -1,35 +1,41 @@
-"""Who the current request's or task's user is, and whether its captures count at all."""
+"""Holds the user of the current request or task, and whether its captures count.
+
+A holder is a Request, or an Override that `as_user` or `paused` lays over it. `holder` is the context variable.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import inspect
+from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from usage_instrument.errors import UserIdError
+from usage_instrument.errors import DeclarationError, UserIdError
 from usage_instrument.events import Access
 from usage_instrument.typing import UNSET, Unset, UserId, _Unset
 
 from .user_ids import user_id_of
 
 SCOPE_KEY = "usage_instrument.request"
-"""Where the ASGI scope and the WSGI environ hold the Request, for a middleware further in."""
+"""The key of the Request in the ASGI scope and the WSGI environ, for a middleware further in."""
 SAFE_METHODS = frozenset({"GET", "TRACE"})
 """HTTP methods whose redirect leads elsewhere instead of answering what was asked (RFC 9110 §9.2.1)."""
 SILENT_METHODS = frozenset({"HEAD", "OPTIONS"})
-"""HTTP methods that never are a use, whatever their view does."""
+"""HTTP methods that are never a use, whatever their view does."""
 
-Kind: TypeAlias = Literal["http", "websocket", "task"]
+C = TypeVar("C", bound=Callable[..., Any])
+RequestKind: TypeAlias = Literal["http", "websocket", "task"]
 Lookup: TypeAlias = Callable[[], "UserId | Unset"]
 
 
 class Request:
-    """One request or task: who is behind it, what it counted already, whether it still counts.
+    """One request or task: its user, the features it counted, and whether it still counts.
 
-    It is mutable and lives in the ASGI scope or WSGI environ as well as in the context variable, so that a
-    dependency in a thread pool and a view in a copied context speak of the same one. `ready` says that `user` is
-    final and nothing else needs a look: the one check of the hot path.
+    A Request is mutable. It lives in the context variable and in the ASGI scope or WSGI environ, so that a dependency
+    in a thread pool and a view in a copied context share it. `ready` is the one check of the hot path: `user` is final,
+    and nothing else needs a look.
     """
 
     __slots__ = (
@@ -38,42 +44,44 @@ class Request:
         "_lookup",
         "_refused",
         "actor",
-        "carrier",
+        "allows_tuples",
         "counted",
         "discarded",
+        "info",
+        "judged_by",
         "kind",
         "method",
         "open",
         "ready",
-        "settled",
-        "tuples",
         "user",
     )
 
-    def __init__(self, kind: Kind, method: str = "", lookup: Lookup | None = None) -> None:
+    def __init__(self, kind: RequestKind, method: str = "", lookup: Lookup | None = None) -> None:
         self.kind = kind
         self.method = method
         self.user: UserId | Unset = UNSET
         self.actor: UserId | Unset = UNSET
-        """Who acts as the user, where `identify` said."""
+        """The user who acts as `user`, if `identify` stated one."""
         self.counted: set[object] = set()
-        """The keys of features (`Feature.key`)."""
+        """The keys of the counted features (`Feature.key`)."""
         self.open = True
         self.discarded = method in SILENT_METHODS
         self.ready = False
-        self.tuples = False
-        """Whether a tuple may be a response, as it may in WSGI."""
-        self.settled: object = None
-        """The innermost middleware that knew what a success of this request is."""
-        self.carrier: object = None
-        """The ASGI scope, the WSGI environ or the framework's own object that the request came in; None for a task."""
+        self.allows_tuples = False
+        """Whether a tuple may be a response, as in WSGI."""
+        self.judged_by: object = None
+        """The innermost middleware with a `success` rule of its own."""
+        self.info: object = None
+        """The ASGI scope, the WSGI environ or the framework's request object; None for a task."""
         self._accesses: dict[object, Access | None] | None = None
         self._lookup = lookup
         self._refused: UserIdError | None = None
 
     def identify(self, user: object, actor: object = UNSET) -> None:
-        """State who this is, and who acts as them; the last statement wins. Raises UserIdError for what is no user id:
-        until the next statement, captures are then rejected instead of credited to somebody else."""
+        """Set the user, and who acts as them; the last call wins.
+
+        Raises UserIdError for a bad id. Captures are then rejected until the next call.
+        """
         try:
             self.actor = UNSET if isinstance(actor, _Unset) else user_id_of(actor)
             self.user, self._refused = user_id_of(user), None
@@ -85,15 +93,15 @@ class Request:
         self.ready = self.open and not self.discarded
 
     def refuse(self, error: UserIdError) -> None:
-        """State that who this is cannot be told, and why."""
+        """Reject captures from now on, because the user is not known."""
         self.user, self._refused, self.ready = UNSET, error if self.open else None, False
 
-    def look_up(self, lookup: Lookup) -> None:
-        """Find the user in this way, if nobody states one: a middleware further in knows better."""
+    def set_lookup(self, lookup: Lookup) -> None:
+        """Replace the way to find the user that nobody stated: a middleware further in knows better."""
         self._lookup = lookup
 
-    def look_further(self, lookup: Lookup) -> None:
-        """Find the user in this way, if the present one finds nobody: a middleware further in sees more."""
+    def add_lookup(self, lookup: Lookup) -> None:
+        """Add a way to find the user, for when the present one finds none: a middleware further in sees more."""
         outer = self._lookup
 
         def look() -> UserId | Unset:
@@ -103,44 +111,43 @@ class Request:
         self._lookup = look
 
     def discard(self) -> None:
-        """This request is no use: nothing more of it counts; what has counted stands."""
+        """Count nothing more of this request; what has counted stays."""
         self.discarded, self.ready = True, False
 
     def open_access(self, key: object, access: Access | None) -> None:
-        """The request is an access to a feature (`Feature.key`), whose attempt is recorded, and its outcome is not."""
+        """Keep an access to a feature (`Feature.key`) whose attempt is recorded and whose outcome is not."""
         if self._accesses is None:
             self._accesses = {}
         self._accesses[key] = access
 
-    def tell_access(self, key: object) -> None:
-        """That it is an access to a feature is told, or will be by whoever calls this."""
-        if not self.has_told(key):
+    def mark_access(self, key: object) -> None:
+        """Mark an access to a feature as recorded by the caller."""
+        if not self.has_access(key):
             self.open_access(key, None)
 
-    def has_told(self, key: object) -> bool:
-        """Whether it is known as an access to a feature."""
+    def has_access(self, key: object) -> bool:
+        """Whether an access to a feature is open or recorded."""
         return self._accesses is not None and key in self._accesses
 
     def take_access(self, key: object) -> Access | None:
-        """The access whose outcome is not recorded; it is up to whoever calls this."""
+        """Hand over an open access to the caller, which records its outcome."""
         if self._accesses is None or self._accesses.get(key) is None:
             return None
         access, self._accesses[key] = self._accesses[key], None
         return access
 
     def close(self) -> None:
-        """The response ended: whoever still holds this request, such as a task that it started, is nobody in particular
-        from now on, and counts."""
+        """End the request. Tasks that it started keep the Request; they count, as anonymous."""
         self.open = self.ready = self.discarded = False
-        self.user, self._lookup, self._refused, self.carrier = UNSET, None, None, None
+        self.user, self._lookup, self._refused, self.info = UNSET, None, None, None
         self.actor = UNSET
 
-    def who(self) -> UserId | Unset:
-        """The user of a capture, or UNSET when it does not count. Raises UserIdError when the statement was refused."""
-        return UNSET if self.discarded else self.known()
+    def capture_user(self) -> UserId | Unset:
+        """The user of a capture, or UNSET if it does not count. Raises UserIdError for a refused statement."""
+        return UNSET if self.discarded else self.known_user()
 
-    def known(self) -> UserId:
-        """The user, also where nothing is captured. Raises UserIdError when the statement was refused."""
+    def known_user(self) -> UserId:
+        """The user, also where nothing is captured. Raises UserIdError for a refused statement."""
         if self._refused is not None:
             raise self._refused
         user = self.user
@@ -150,71 +157,80 @@ class Request:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing is captured here, whoever the user is."""
+        """Whether nothing is captured here, for any user."""
         return self.discarded
 
-    def judges(self, status: object) -> bool | None:
-        """Whether a status means success (True), failure (False), or neither of them (None)."""
+    def judge(self, status: object) -> bool | None:
+        """Whether a status is a success (True), a failure (False), or neither (None)."""
         if self.kind != "http" or not self.open or type(status) is not int:
             return True
         return judge(status, self.method)
 
 
 class Override:
-    """What `as_user` and `paused` lay over the surrounding request, for the captures inside."""
+    """The user or the pause that `as_user` and `paused` lay over the surrounding request."""
 
-    __slots__ = ("_refused", "actor", "counted", "paused", "ready", "request", "user")
+    __slots__ = ("_outer", "_refused", "actor", "counted", "paused", "ready", "request", "user")
 
     def __init__(
         self, outer: Holder | None, user: object = UNSET, actor: object = UNSET, *, paused: bool = False
     ) -> None:
+        self._outer = outer
         self.request = request_of(outer)
-        self.paused: bool = paused or (isinstance(outer, Override) and outer.paused)
-        self.ready = False
         self.counted: set[object] = set()
-        """As Request.counted, which is another one: outside of requests, nobody looks at it."""
-        self._refused: UserIdError | None = None
+        """As Request.counted, for captures outside of requests. Nothing reads it."""
         self.user: UserId | Unset = UNSET
-        """The user stated here; not the request's."""
+        """The user stated here, not the request's."""
         self.actor: UserId | Unset = UNSET
-        """Who acts as that user."""
+        """The user who acts as `user`, for the audit trail."""
+        self.paused = False
+        self._refused: UserIdError | None = None
+        self.lift()
+        self.paused = self.paused or paused
         if not isinstance(user, _Unset):
+            self.user = self.actor = UNSET
+            self._refused = None
             try:
                 self.actor = UNSET if isinstance(actor, _Unset) else user_id_of(actor)
                 self.user = user_id_of(user)
             except UserIdError as error:
                 self._refused = error
-        elif isinstance(outer, Override):
-            self.user, self.actor, self._refused = outer.user, outer.actor, outer._refused
+        self._set_ready()
+
+    def _set_ready(self) -> None:
         self.ready = self.request is None and self.user is not UNSET and not self.paused
 
+    def lift(self) -> None:
+        """State nothing more of its own: from now on it is like what surrounds it."""
+        outer = self._outer if isinstance(self._outer, Override) else None
+        if outer is None:
+            self.user, self.actor, self._refused, self.paused = UNSET, UNSET, None, False
+        else:
+            self.user, self.actor, self._refused, self.paused = outer.user, outer.actor, outer._refused, outer.paused
+        self._set_ready()
+
     def over(self, request: Request) -> Override:
-        """The same, laid over a request that began inside."""
+        """A copy laid over a request that began inside."""
         copy = Override(request, paused=self.paused)
         copy.user, copy.actor, copy._refused = self.user, self.actor, self._refused
         return copy
 
     @property
     def silent(self) -> bool:
-        """Whether nothing is captured here, whoever the user is."""
+        """As Request.silent."""
         return self.paused or (self.request is not None and self.request.discarded)
 
-    @property
-    def refused(self) -> UserIdError | None:
-        """Why the stated user is none."""
-        return self._refused
+    def capture_user(self) -> UserId | Unset:
+        """As Request.capture_user."""
+        return UNSET if self.silent else self.known_user()
 
-    def who(self) -> UserId | Unset:
-        """As Request.who."""
-        return UNSET if self.silent else self.known()
-
-    def known(self) -> UserId:
-        """As Request.known."""
+    def known_user(self) -> UserId:
+        """As Request.known_user."""
         if self._refused is not None:
             raise self._refused
         if self.user is not UNSET:
             return self.user
-        return self.request.known() if self.request is not None else None
+        return self.request.known_user() if self.request is not None else None
 
 
 Holder: TypeAlias = Request | Override
@@ -229,25 +245,19 @@ def request_of(held: Holder | None) -> Request | None:
 
 
 def current_request() -> Request | None:
-    """The request or task that is still open here."""
+    """The open request or task of this context."""
     request = request_of(holder.get())
     return request if request is not None and request.open else None
 
 
-def current_user() -> UserId | Unset:
-    """The user of a capture made here; UNSET when nothing is captured. Raises UserIdError if the user was refused."""
-    held = holder.get()
-    return None if held is None else held.who()
-
-
 def known_user() -> UserId:
-    """The user here, also where nothing is captured. Raises UserIdError if the user was refused."""
+    """The user of this context, also where nothing is captured. Raises UserIdError for a refused statement."""
     held = holder.get()
-    return None if held is None else held.known()
+    return None if held is None else held.known_user()
 
 
 def known_actor() -> UserId | Unset:
-    """Who acts as the user here, where somebody said."""
+    """The user who acts as the current user, if stated."""
     held = holder.get()
     if isinstance(held, Override) and held.user is UNSET:
         held = held.request
@@ -255,43 +265,98 @@ def known_actor() -> UserId | Unset:
 
 
 def identify(user: object, actor: object = UNSET) -> bool:
-    """State who the current request's or task's user is, and who acts as them; False outside of one. Raises
-    UserIdError."""
+    """Set the user of the current request or task, and who acts as them; False outside of one. Raises UserIdError."""
     request = current_request()
     if request is not None:
         request.identify(user, actor)
     return request is not None
 
 
-@contextlib.contextmanager
-def as_user(user: object, actor: object = UNSET) -> Iterator[Override]:
-    """The captures inside are this user's; a bad id makes them rejected (`Override.refused` tells)."""
-    override = Override(holder.get(), user, actor)
-    token = holder.set(override)
-    try:
-        yield override
-    finally:
-        _reset(token)
+class CaptureScope(contextlib.ContextDecorator):
+    """A context manager that changes the captures inside, and a decorator that does so for each call.
+
+    On a coroutine function or a generator function, it covers the body. An async generator function is refused with a
+    DeclarationError.
+    """
+
+    def __init__(self, make: Callable[[Holder | None], Holder | None]) -> None:
+        self._make = make
+        self._entered: list[tuple[Holder | None, Token[Holder | None]]] = []
+
+    def __enter__(self) -> None:
+        inner = self._make(holder.get())
+        self._entered.append((inner, holder.set(inner)))
+
+    def __exit__(self, *error: object) -> None:
+        # One object may be entered by several threads.
+        held = holder.get()
+        entry = next((entry for entry in reversed(self._entered) if entry[0] is held), self._entered[-1])
+        self._entered.remove(entry)
+        inner, token = entry
+        if held is inner:
+            try:
+                holder.reset(token)
+            except ValueError:  # a copy of the context in which it began
+                holder.set(token.old_value if token.old_value is not Token.MISSING else None)
+            else:
+                return
+        # A generator that another context closes, or that another one overlaps: it began where it may stay innermost.
+        if isinstance(inner, Override):
+            inner.lift()
+
+    def __call__(self, function: C) -> C:
+        """The function, each of whose calls is inside. Raises DeclarationError for an async generator function."""
+        return _each_call_inside(function, lambda: CaptureScope(self._make))  # type: ignore[no-any-return]
 
 
-@contextlib.contextmanager
-def paused() -> Iterator[None]:
+def _each_call_inside(function: Any, scope: Callable[[], CaptureScope]) -> Any:
+    inside: Callable[..., Any]
+    if inspect.isasyncgenfunction(function):
+        raise DeclarationError(f"{function!r} is an async generator function: use the context manager in its body")
+    if inspect.iscoroutinefunction(function):
+
+        async def inside(*args: Any, **kwargs: Any) -> Any:
+            with scope():
+                return await function(*args, **kwargs)
+    elif inspect.isgeneratorfunction(function):
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with scope():
+                return (yield from function(*args, **kwargs))
+    else:
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with scope():
+                return function(*args, **kwargs)
+
+    return functools.wraps(function)(inside)
+
+
+def as_user(user: object, actor: object = UNSET) -> CaptureScope:
+    """The captures inside belong to this user. For a bad id, they are rejected."""
+    return CaptureScope(lambda outer: Override(outer, user, actor))
+
+
+def paused() -> CaptureScope:
     """Nothing inside is captured."""
-    token = holder.set(Override(holder.get(), paused=True))
-    try:
-        yield
-    finally:
-        _reset(token)
+    return CaptureScope(lambda outer: Override(outer, paused=True))
 
 
-def _reset(token: Token[Holder | None]) -> None:
-    # A generator that a framework runs piece by piece ends in another context than it began in, which nobody sees.
-    with contextlib.suppress(ValueError):
-        holder.reset(token)
+def carry(function: C) -> C:
+    """A function that runs in any thread with the request and the user of the present context.
+
+    The user stays known after the request has ended.
+    """
+    held = holder.get()
+    user: UserId = None
+    with contextlib.suppress(Exception):  # a refused statement stays refused
+        user = None if held is None else held.known_user()
+    stated = (UNSET, UNSET) if user is None else (user, known_actor())
+    return _each_call_inside(function, lambda: CaptureScope(lambda outer: Override(held, *stated)))  # type: ignore[no-any-return]
 
 
 def judge(status: int, method: str) -> bool | None:
-    """Whether a status is a success, a failure (False), or neither, as a redirect away from a page is (None)."""
+    """Whether a status is a success (True), a failure (False), or neither (None), as a redirect of a safe method."""
     if 200 <= status < 300:
         return True
     if 300 <= status < 400:

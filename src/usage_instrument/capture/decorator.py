@@ -7,7 +7,7 @@ import inspect
 import logging
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeAlias, TypedDict, TypeVar, get_args
 
 from usage_instrument.errors import ConfigurationError, DeclarationError
 from usage_instrument.events import check_audit, check_feature
@@ -38,12 +38,27 @@ logger = logging.getLogger("usage_instrument")
 _COUNTS: dict[When, bool | None] = {"success": True, "call": None, "failure": False}
 
 
+UserOption: TypeAlias = "UserId | Callable[..., object] | Unset"
+MetadataOption: TypeAlias = "Metadata | Iterable[str] | Callable[..., Metadata | None] | None"
+
+
+class TracksOptions(TypedDict, total=False):
+    """The options of `tracks`, for `Tracker.tracks`."""
+
+    user: UserOption
+    user_arg: str | Unset
+    metadata: MetadataOption
+    when: When
+    description: str | None
+    audit: Audit
+
+
 def tracks(
     feature: str,
     *,
-    user: UserId | Callable[..., object] | Unset = UNSET,
+    user: UserOption = UNSET,
     user_arg: str | Unset = UNSET,
-    metadata: Metadata | Iterable[str] | Callable[..., Metadata | None] | None = None,
+    metadata: MetadataOption = None,
     when: When = "success",
     description: str | None = None,
     audit: Audit = False,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-import types
 from typing import TYPE_CHECKING, Any
 
 from usage_instrument.events import Use
@@ -13,10 +10,9 @@ from usage_instrument.typing import UNSET, Unset, UserId
 
 from .call_arguments import NOTHING, Said
 from .context import Holder, holder, request_of
+from .loaded_attributes import attributes_of, loaded_attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .registry import Feature
 
 STATUSLESS = frozenset({type(None), bool, int, float, str, bytes, list, dict, set})
@@ -39,8 +35,8 @@ def succeeded(held: Holder | None, result: object) -> bool | None:
     request = request_of(held)
     if request is None or request.kind != "http":
         return True
-    status = None if type(result) is tuple and not request.tuples else status_of(result)
-    return True if status is None else request.judges(status)
+    status = None if type(result) is tuple and not request.allows_tuples else status_of(result)
+    return True if status is None else request.judge(status)
 
 
 def status_of(result: Any) -> int | None:
@@ -56,37 +52,12 @@ def status_of(result: Any) -> int | None:
             return status_of(result[0])
         # A tuple need not be a response. What no view would answer is a plain value.
         return status if 200 <= status < 600 else None
+    if "_sa_instance_state" in attributes_of(result):  # an ORM's row is no response, whatever its columns are called
+        return None
     try:
-        kind: Any = type(result)
-        return _integer(_status_code_reader(kind)(result))
+        return _integer(loaded_attribute(result, "status_code", run_property=True))
     except Exception:  # the host's property
         return None
-
-
-@functools.lru_cache(256)
-def _status_code_reader(kind: type) -> Callable[[Any], object]:
-    """What reads the `status_code` of objects of a type.
-
-    Runs no code but a property's: the result may be a lazy proxy or an expired row, and to look would be a query.
-    """
-    for base in kind.__mro__:
-        found = base.__dict__.get("status_code")
-        if found is not None:
-            return operator.attrgetter("status_code") if isinstance(found, _INERT) else _nothing
-    for base in kind.__mro__:
-        attributes = base.__dict__.get("__dict__")
-        if type(attributes) is types.GetSetDescriptorType:  # not a proxy's own
-            return lambda result: attributes.__get__(result).get("status_code")
-        if attributes is not None:
-            break
-    return _nothing
-
-
-_INERT = (property, functools.cached_property, types.MemberDescriptorType, int)
-
-
-def _nothing(result: object) -> None:
-    return None
 
 
 def _integer(status: object) -> int | None:
@@ -121,7 +92,7 @@ def count(feature: Feature, held: Holder | None, said: Said = NOTHING) -> None:
 
 def _user_of(held: Holder | None) -> UserId | Unset | Exception:
     try:
-        return None if held is None else held.who()
+        return None if held is None else held.capture_user()
     except Exception as error:  # a refused statement, or the host's own way to find the user
         return error
 

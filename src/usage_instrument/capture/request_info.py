@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from usage_instrument.errors import UserIdError
 from usage_instrument.typing import UserId
 
-from .user_ids import user_id_of
+from .loaded_attributes import attributes_of
+from .user_ids import unwrapped, user_id_of
 
 _IMPERSONATION = ("impersonator", "impersonator_id", "_impersonate", "hijack_history")
 """In a session, and on a user: what the usual libraries leave there, and what an app of its own may."""
@@ -92,8 +93,7 @@ def _marks(carrier: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if isinstance(carrier, Mapping):
         session, user = carrier.get("session") or {}, carrier.get("user")
     else:
-        loaded = getattr(carrier, "__dict__", {}).get("session")
-        session = getattr(loaded, "_session_cache", {})  # Django's, if something in the request has read it
-        user = getattr(carrier, "__dict__", {}).get("user")
-        user = getattr(user, "_wrapped", user)
-    return session, vars(user) if hasattr(user, "__dict__") else {}
+        loaded = attributes_of(carrier)
+        # Django's, if something in the request has read it.
+        session, user = attributes_of(loaded.get("session")).get("_session_cache", {}), loaded.get("user")
+    return session, attributes_of(unwrapped(user))

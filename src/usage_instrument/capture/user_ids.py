@@ -1,98 +1,182 @@
-"""A user's id from what the host passes, without running the host's code."""
+"""Turns what the host passes as a user into a user id, without a query or a lazy load."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import types
+import numbers
+import operator
+import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-from usage_instrument.errors import UserIdError
-from usage_instrument.typing import UNSET, UserId
+from usage_instrument.errors import UserIdError, describe
+from usage_instrument.typing import UNSET, Unset, UserId
+
+from .loaded_attributes import attributes_of, loaded_attribute
 
 _EXACT = frozenset({UUID, int, str, type(None)})
 
 
 def user_id_of(user: object) -> UserId:
-    """A user id from what the host passes: the id itself, or an object whose `id` is already loaded.
+    """The id of a user: the id itself, or the loaded id of a user object; None for an anonymous user object.
 
-    Never runs the host's code: no property, no `__getattr__`, no lazy load, no query. Raises UserIdError.
+    Raises UserIdError for a wrong type, and for an object whose id is not loaded.
     """
-    # type() instead of __class__ and isinstance: a lazy proxy answers those by loading its object.
-    kind = type(user)
-    if kind in _EXACT:
+    if type(user) in _EXACT:
         return cast(UserId, user)
-    if issubclass(kind, UUID):  # asyncpg's own
-        return UUID(int=user.int)  # type: ignore[attr-defined]
-    if issubclass(kind, bool):
-        raise UserIdError("a user id is not a bool")
-    if issubclass(kind, int):
-        return int.__int__(user)  # type: ignore[arg-type]
-    if issubclass(kind, str):
-        return str.__str__(user)
-    loaded = loaded_id(user)
-    if issubclass(type(loaded), UUID | int | str):  # one step: an `id` that leads elsewhere is none
-        return user_id_of(loaded)
-    raise UserIdError(f"a user id is a UUID, an int, a str or None; {kind.__name__} is none and has no `id` loaded")
+    found = _find_id(user)
+    if found is UNSET:
+        raise UserIdError(
+            f"a user id is a UUID, an int, a str or None; {type(user).__name__} is none and has no `id` loaded"
+        )
+    return found
 
 
-def loaded_id(user: object) -> object:
-    """The `id` that an object holds in memory; UNSET where reading it could run code."""
-    if type(user) is dict:
-        return user.get("id", UNSET)
-    attributes = own_attributes(user)
-    if "_wrapped" in attributes:  # Django's lazy user, which holds a plain object() until it is loaded
-        inside = attributes["_wrapped"]
-        return UNSET if type(inside) is object else loaded_id(inside)
-    kind: Any = type(user)
-    key = key_of(kind)
-    if key in attributes:
-        return attributes[key]
-    if "id" in attributes:
-        return attributes["id"]
+def loaded_user(user: object) -> UserId | Unset:
+    """The id of a framework's user object; UNSET if it is anonymous or not loaded. Raises UserIdError."""
+    found = _find_id(user)
+    return UNSET if found is None else found
+
+
+def _find_id(user: Any) -> UserId | Unset:
+    """The id; None for an anonymous user object, UNSET if no id is loaded. Raises UserIdError for a wrong type."""
+    user = unwrapped(user)
+    shape = _shape(user)
+    if shape.convert is not None:
+        return shape.convert(user)
+    if _is_anonymous(user, shape):
+        return None
+    found: Any = _loaded_id(user, shape)
+    if found is UNSET or found is None:
+        return UNSET
+    convert = _shape(found).convert
+    if convert is None:  # one step: an `id` that is another object with an `id` is no user id
+        raise UserIdError(f"the `id` of a user is a UUID, an int or a str, not {type(found).__name__}")
+    return convert(found)
+
+
+def unwrapped(user: Any) -> Any:
+    """The object behind a proxy; UNSET if the proxy has not loaded it yet."""
+    while user is not UNSET:
+        attributes = attributes_of(user)
+        if "_wrapped" in attributes:  # Django's lazy user: a plain object() until the user is loaded
+            inside = attributes["_wrapped"]
+            user = UNSET if type(inside) is object else inside
+        else:
+            look_inside = _shape(user).look_inside
+            inside = user if look_inside is None else look_inside(user)
+            if inside is user:
+                break
+            user = inside
+    return user
+
+
+def _inside_wrapt(proxy: object) -> object:
+    kind: Any = type(proxy)
+    if any("__wrapped_factory__" in base.__dict__ for base in kind.__mro__):  # LazyObjectProxy
+        return UNSET
+    slot = next(base.__dict__["__wrapped__"] for base in kind.__mro__ if "__wrapped__" in base.__dict__)
+    try:
+        return slot.__get__(proxy, kind)
+    except Exception:  # not initialised
+        return UNSET
+
+
+def _inside_current_user(proxy: object) -> object:
+    """Flask-Login's user. Other proxies of Werkzeug run a function of the host's."""
+    login, flask = sys.modules.get("flask_login"), sys.modules.get("flask")
+    if login is None or flask is None or proxy is not login.current_user:
+        return UNSET
+    return flask.g.get("_login_user", UNSET) if flask.has_request_context() else None
+
+
+def _is_anonymous(user: Any, shape: _Shape) -> bool:
+    """Whether a user object says that nobody is logged in."""
+    attributes = attributes_of(user)
+    if "_sa_instance_state" in attributes:
+        return False  # an ORM's row may have to load what its property reads
+    if not shape.has_is_authenticated and "is_authenticated" not in attributes:
+        return False
+    try:
+        in_memory = attributes.get("is_authenticated", UNSET)
+        answer = user.is_authenticated if in_memory is UNSET else in_memory
+        return not (answer() if callable(answer) else answer)
+    except Exception as error:  # the host's property
+        raise UserIdError(f"`is_authenticated` of the user failed: {describe(error)}") from error
+
+
+def _loaded_id(user: object, shape: _Shape) -> object:
+    """The `id` that an object holds in memory; UNSET if there is none."""
+    if shape.read_row is not None:
+        return shape.read_row(user)
+    attributes = attributes_of(user)
+    if shape.key in attributes:
+        return attributes[shape.key]
     state = attributes.get("_sa_instance_state")
-    if state is not None:  # an expired SQLAlchemy instance still knows its primary key
+    if state is not None and "id" not in attributes:  # an expired SQLAlchemy instance still knows its primary key
         identity: tuple[object, ...] = getattr(state, "identity", None) or ()
         return identity[0] if len(identity) == 1 and _identifies(state) else UNSET
-    for base in type(user).__mro__:
-        slot = base.__dict__.get("id")
-        if slot is not None:
-            if type(slot) is types.MemberDescriptorType or type(slot).__name__ == "_tuplegetter":
-                with contextlib.suppress(AttributeError):  # a slot that nothing was assigned to
-                    return slot.__get__(user, type(user))
-            break
-    return UNSET
+    return loaded_attribute(user, "id")
 
 
-def own_attributes(user: object) -> dict[str, object]:
-    """The instance's dictionary, if reading it cannot run code."""
-    kind: Any = type(user)
-    read = reader_of(kind)
-    return {} if read is None else read(user)
+def _shape(value: object) -> _Shape:
+    kind: Any = type(value)
+    return _shape_of(kind)
 
 
-@functools.lru_cache(256)
-def reader_of(kind: Any) -> Callable[[object], dict[str, object]] | None:
-    """What reads the dictionary of a type's instances."""
-    for base in kind.__mro__:
-        slot = base.__dict__.get("__dict__")
-        if slot is not None:
-            # By its docstring one knows the descriptor that every Python class has; that of a proxy written in C,
-            # such as wrapt's, would load the wrapped object.
-            usual = type(slot) is types.GetSetDescriptorType and (slot.__doc__ or "").startswith("dictionary for inst")
-            if usual or type(slot) is types.MemberDescriptorType:
-                return cast("Callable[[object], dict[str, object]]", slot.__get__)
-            break
-    return None
+class _Shape(NamedTuple):
+    """How the instances of one type tell a user id."""
+
+    convert: Callable[[Any], UserId] | None = None
+    """For ids: the same value as exactly one of the id types. Raises UserIdError."""
+    look_inside: Callable[[object], object] | None = None
+    """For proxies: the object behind one, or UNSET."""
+    read_row: Callable[[Any], object] | None = None
+    """For mappings and rows: the `id`, or UNSET."""
+    key: str = "id"
+    """For objects: the attribute that holds the id."""
+    has_is_authenticated: bool = False
 
 
-@functools.lru_cache(256)
-def key_of(kind: Any) -> str:
-    """The attribute that tells a type's instances apart: a Django model's primary key, whatever its name."""
-    key = getattr(getattr(vars(kind).get("_meta"), "pk", None), "attname", None)
-    return key if isinstance(key, str) else "id"
+@functools.lru_cache(512)
+def _shape_of(kind: Any) -> _Shape:
+    for base, convert in _CONVERT.items():
+        if issubclass(kind, base):
+            return _Shape(convert)
+    if kind is dict:
+        return _Shape(read_row=lambda row: row.get("id", UNSET))
+    wrapt, row = sys.modules.get("wrapt"), sys.modules.get("sqlalchemy.engine.row")
+    if wrapt is not None and issubclass(kind, getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)):
+        return _Shape(look_inside=_inside_wrapt)
+    if kind.__name__ == "LocalProxy":
+        return _Shape(look_inside=_inside_current_user)
+    if row is not None and issubclass(kind, row.Row | row.RowMapping):
+        return _Shape(read_row=_id_in_row)
+    key = getattr(getattr(vars(kind).get("_meta"), "pk", None), "attname", None)  # of a Django model
+    says = any("is_authenticated" in base.__dict__ for base in kind.__mro__)
+    return _Shape(key=key if isinstance(key, str) else "id", has_is_authenticated=says)
+
+
+def _refuse_bool(value: bool) -> UserId:
+    raise UserIdError("a user id is not a bool")
+
+
+_CONVERT: dict[type, Callable[[Any], UserId]] = {
+    type(None): lambda value: None,
+    bool: _refuse_bool,
+    int: int.__int__,
+    str: str.__str__,
+    UUID: lambda value: UUID(int=value.int),  # asyncpg's own is a subclass
+    numbers.Integral: operator.index,  # numpy's
+}
+
+
+def _id_in_row(row: Any) -> object:
+    try:
+        return getattr(row, "_mapping", row).get("id", UNSET)
+    except Exception:  # several columns of the name
+        return UNSET
 
 
 def _identifies(state: Any) -> bool:

@@ -26,9 +26,9 @@ class Look:
         self._request = current_request()
         if self._request is None:  # no middleware of ours is around
             self._request = Request("http", "GET", loaded)
-            self._request.carrier = carrier
+            self._request.info = carrier
         else:
-            self._request.look_further(loaded)
+            self._request.add_lookup(loaded)
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:

@@ -83,14 +83,14 @@ def _begin(task: Task, **_: object) -> None:
     if counter is None:
         return
     outer = holder.get()  # only of a task that runs in place of being sent
-    request: Request = Request("task", lookup=None if outer is None else outer.known)
+    request: Request = Request("task", lookup=None if outer is None else outer.known_user)
     if outer is not None and outer.silent:
         request.discard()
     sent_for = task.request.get(HEADER) or (task.request.headers or {}).get(HEADER)
     if sent_for is not None:
         _identify(request, sent_for)
     if counter.user is not None:
-        request.look_up(lambda: counter.find_user(task))
+        request.set_lookup(lambda: counter.find_user(task))
     task.request.usage_instrument = request, holder.set(request)
 
 

@@ -16,17 +16,13 @@ from usage_instrument.capture.registry import Recorder
 from usage_instrument.database import engines
 from usage_instrument.database.users_table import kind_of
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt, said
-from usage_instrument.typing import Bucket, Metadata, UserIdType
+from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, SettingOptions, Settings, misspelt, said
+from usage_instrument.typing import Metadata
 from usage_instrument.web.audit_policy import Audits
 from usage_instrument.web.rules import Features
 
 if TYPE_CHECKING:
-    import datetime as dt
-    from pathlib import Path
-
     from usage_instrument.database.tables import Tables
-    from usage_instrument.events import Use
 
 logger = logging.getLogger("usage_instrument")
 
@@ -44,33 +40,6 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     metadata: Metadata | Callable[[C], Metadata | None] | None
     success: Callable[[int, C], object] | None
     audit: Audits | None
-
-
-class SettingOptions(TypedDict, total=False):
-    """The fields of Settings, as they are written."""
-
-    flush_interval: float | dt.timedelta
-    flush_rows: int
-    max_pending: int
-    shutdown_timeout: float | dt.timedelta
-    lock_timeout: float | dt.timedelta
-    statement_timeout: float | dt.timedelta
-    users: object
-    user_id_type: UserIdType
-    schema: str | None
-    history: Bucket | None
-    history_retention: float | dt.timedelta
-    journal: str | Path | None
-    journal_max_bytes: int
-    metadata_max_bytes: int
-    user_retry: float | dt.timedelta
-    strict: bool
-    enabled: bool
-    before_track: Callable[[Use], Use | None] | str | None
-    service: str
-    audit_timeout: float | dt.timedelta
-    audit_key: str | None
-    privacy_key: str | None
 
 
 class Options(MiddlewareOptions[C], SettingOptions, total=False):

@@ -102,17 +102,17 @@ class Auditing:
     def _attempts(self, request: Request, carrier: Any, names: Iterable[str]) -> Iterable[tuple[Use, object]]:
         for name in dict.fromkeys(names):
             key = self._keys[name]
-            if self.levels[name] == "required" and not request.has_told(key):
-                request.tell_access(key)  # also if it is refused: there is nothing else to tell of it then
+            if self.levels[name] == "required" and not request.has_access(key):
+                request.mark_access(key)  # also if it is refused: there is nothing else to tell of it then
                 yield attempted(name, new_access("attempted"), *self._teller(request, carrier)), key
 
     def end(self, request: Request, carrier: Any, names: Collection[str], outcome: Outcome, began: int) -> None:
         """Hand over the outcome of what was admitted, and the accesses to `names` that nobody else has told."""
         for name, key in self._keys.items():
             opened = request.take_access(key)
-            if opened is None and (name not in names or request.has_told(key)):
+            if opened is None and (name not in names or request.has_access(key)):
                 continue
-            request.tell_access(key)
+            request.mark_access(key)
             access = new_access(outcome)
             if opened is not None:
                 access = access._replace(id=opened.id, occurred_at=opened.occurred_at)

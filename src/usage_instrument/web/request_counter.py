@@ -9,7 +9,16 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from usage_instrument.capture.access_events import Kept
-from usage_instrument.capture.context import SCOPE_KEY, Holder, Kind, Override, Request, holder, judge, request_of
+from usage_instrument.capture.context import (
+    SCOPE_KEY,
+    Holder,
+    Override,
+    Request,
+    RequestKind,
+    holder,
+    judge,
+    request_of,
+)
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import is_login_redirect as is_login_redirect
 from usage_instrument.capture.user_ids import user_id_of
@@ -111,16 +120,18 @@ class Counter:
 
     # ---- who
 
-    def begin(self, kind: Kind, method: str, carrier: Carrier, shelf: MutableMapping[str, Any]) -> tuple[Request, bool]:
+    def begin(
+        self, kind: RequestKind, method: str, carrier: Carrier, shelf: MutableMapping[str, Any]
+    ) -> tuple[Request, bool]:
         """The Request on the shelf (the scope or environ), where a middleware further out may have put it; and whether
         it is ours to end. The callables get the carrier, mostly the same."""
         shared: Any = shelf.get(SCOPE_KEY)
         is_ours = type(shared) is not Request or not shared.open
         request: Request = Request(kind, method, partial(self.find_user, carrier)) if is_ours else shared
         if not is_ours:
-            look = request.look_further if self.user is None else request.look_up
+            look = request.add_lookup if self.user is None else request.set_lookup
             look(partial(self.find_user, carrier))
-        request.carrier = carrier
+        request.info = carrier
         shelf[SCOPE_KEY] = request
         return request, is_ours
 
@@ -140,7 +151,7 @@ class Counter:
     def _told(self, request: Request, carrier: Carrier) -> tuple[UserId | Exception, Kept | Exception]:
         """The user and the metadata of an access, or why there is none."""
         try:
-            user = self.find_user(carrier) if self.user is not None else self._held(request).known()
+            user = self.find_user(carrier) if self.user is not None else self._held(request).known_user()
         except Exception as error:  # a refused statement, or the host's own way to find the user
             return error, None
         metadata, lost = (self.metadata, None) if self.metadata_of is None else self._metadata_of(carrier)
@@ -220,17 +231,17 @@ class Counter:
 
     def _settles(self, request: Request) -> bool:
         """Whether it is for us to decide on a request, instead of for a middleware further in, which knows better."""
-        other = request.settled
+        other = request.judged_by
         if other is not self:
             if isinstance(other, Counter) and other.catalog is self.catalog:
                 return False
-            request.settled = self
+            request.judged_by = self
         return True
 
     def weigh(self, request: Request, carrier: Carrier, target: Target) -> Pending | None:
         """The use that a successful request is, if any. Raises what the host's callables do."""
-        if request.settled is None:
-            request.settled = self
+        if request.judged_by is None:
+            request.judged_by = self
         elif not self._settles(request):
             return None
         name, feature = target.name, target.feature
@@ -248,7 +259,7 @@ class Counter:
             held = self._held(request)
         if held.silent or (self.catalog.key(name) if feature is None else feature.key) in request.counted:
             return None
-        user = self.find_user(carrier) if self.user is not None else held.user if held.ready else held.who()
+        user = self.find_user(carrier) if self.user is not None else held.user if held.ready else held.capture_user()
         if user is UNSET:
             return None
         metadata, lost = (self.metadata, None) if self.metadata_of is None else self._metadata_of(carrier)
