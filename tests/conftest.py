@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import ssl
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +20,21 @@ import sqlalchemy as sa
 import servers
 
 _numbers = itertools.count(1)
+
+
+def _work_in_memory() -> None:
+    """Keep the tests' files in memory: a table is made there in a tenth of the time. Not where $TMPDIR says otherwise,
+    where there is little room, or where no program may run."""
+    memory = "/dev/shm"
+    if "TMPDIR" not in os.environ and os.access(memory, os.W_OK):
+        found = os.statvfs(memory)
+        if found.f_bavail * found.f_frsize >= 4 * 2**30 and not found.f_flag & getattr(os, "ST_NOEXEC", 0):
+            os.environ["TMPDIR"] = tempfile.tempdir = memory
+
+
+_work_in_memory()
+# The MariaDB driver makes a TLS context for each connection; to load all certificates of the system takes 30 ms.
+ssl.SSLContext.load_default_certs = lambda *_: None  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 FILES = sorted((TESTS / "typing").glob("*.py"))
 SOURCE = TESTS.parent / "src"
 

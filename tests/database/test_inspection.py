@@ -7,8 +7,9 @@ import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
 from usage_instrument.database.inspection import Problem, check
+from usage_instrument.database.schema import UNIQUE_USAGE
 from usage_instrument.database.users_table import live_target
-from usage_instrument.schema import UNIQUE_USAGE, create_all, define_tables
+from usage_instrument.schema import create_all, define_tables
 
 
 def problems(engine: sa.Engine, **options: object) -> list[Problem]:
