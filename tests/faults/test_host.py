@@ -253,7 +253,7 @@ time.time_ns = lambda: right() + off * 86400 * 10**9
 usage.configure(flush_interval=3600)
 for off in (0, 1000, -1000, -9000, 9000):
     usage.track("plain")
-    usage.current.tracker()._pipeline._aggregator.aggregate()  # which writes down what the time is
+    usage._default.tracker()._pipeline._aggregator.aggregate()  # which writes down what the time is
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
