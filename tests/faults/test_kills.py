@@ -19,7 +19,7 @@ import victim
 from conftest import Database
 from reading import all_of, made, total
 
-KILLS = int(os.environ.get("USAGE_TEST_KILLS", "300"))
+KILLS = int(os.environ.get("USAGE_TEST_KILLS", "40"))
 AT_ONCE = 4
 IN_FLIGHT = 2 + (victim.THREADS - 1)
 """Uses that a killed process may have kept and not acknowledged: one call a thread, the first of which counts two."""

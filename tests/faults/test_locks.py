@@ -21,7 +21,7 @@ from usage_instrument.schema import Tables
 ADA, BOB = USERS[1], USERS[2]
 KEPT = [uuid.UUID(int=number) for number in range(1, 60, 2)]
 REPLACED = [uuid.UUID(int=number) for number in range(2, 61, 2)]
-DELETIONS = int(os.environ.get("USAGE_TEST_DELETIONS", "400"))
+DELETIONS = int(os.environ.get("USAGE_TEST_DELETIONS", "120"))
 
 
 def touch(tables: Tables, user: uuid.UUID | None) -> sa.Update:
