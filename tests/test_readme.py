@@ -74,15 +74,44 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert DATABASE_VARIABLE in README
 
 
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "usage_instrument"
+MAPS = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "how-it-works.md"]
+
+
 def test_links_lead_somewhere() -> None:
-    root = Path(__file__).parents[1]
-    for page in [root / "README.md", root / "CONTRIBUTING.md", *root.glob("docs/*.md")]:
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
+        text = page.read_text(encoding="utf-8")
+        inline = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+        for link in [*inline, *re.findall(r"^\[\w+\]: (?!https?:)(\S+)", text, re.MULTILINE)]:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_contributing_names_modules_that_exist() -> None:
-    root = Path(__file__).parents[1]
-    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for name in re.findall(r"`(\w+\.py)`", text):
-        assert (root / "src" / "usage_instrument" / name).exists(), name
+@pytest.mark.parametrize("page", MAPS, ids=lambda page: page.name)
+def test_the_maps_name_paths_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    words = [word for line in re.findall(r"`([^`\n]+)`|^((?:scripts|\.ci)/.*)$", text, re.MULTILINE) for word in line]
+    paths = {path for word in words for path in re.findall(r"^\.?[\w./-]*(?:/|\.py)[\w./]*", word)}
+    assert paths
+    names = {path.name for path in PACKAGE.rglob("*.py")}
+    missing = [
+        path
+        for path in paths
+        if not (ROOT / path).exists() and not (PACKAGE / path).exists() and path not in names  # `flush.py` of many
+    ]
+    assert missing == []
+
+
+def test_the_drawing_has_the_folders() -> None:
+    (drawing,) = re.findall(r"```mermaid\n(.*?)```", MAPS[1].read_text(encoding="utf-8"), re.DOTALL)
+    plain = re.sub(r"-- .*?-->|-\. .*?\.->|-->|\(\[.*?\]\)|\[.*?\]", " ", drawing)  # leaves the ids
+    boxes = set(re.findall(r"\w+", plain.replace("flowchart LR", "")))
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert boxes == folders | {"call", "request", "tracker", "tables"}
+
+
+def test_the_walk_visits_every_stage_in_order() -> None:
+    text = MAPS[0].read_text(encoding="utf-8")
+    stages = ("capture", "tracker", "pipeline", "database", "queries")
+    places = [text.index(f"`{stage}") for stage in stages]
+    assert places == sorted(places)
