@@ -20,7 +20,7 @@ from rounds import Bar, Case, Result, compare, main, times
 
 from usage_instrument import Settings, Tracker
 from usage_instrument.audit.chain import Chain
-from usage_instrument.capture.access_events import new_access
+from usage_instrument.capture.recording import new_access
 from usage_instrument.events import Use
 from usage_instrument.schema import Tables, create_all
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
-from .capture.access_events import outcome_of_response
 from .capture.context import Request, holder
+from .capture.outcome import outcome_of_response
 from .capture.registry import Recorder
 from .errors import AuditUnavailable
 from .typing import ASGIApp, Message, Metadata, Outcome, Receive, Scope, Send, Unset, UserId

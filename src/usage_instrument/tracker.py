@@ -126,7 +126,7 @@ class Tracker:
         """As Recorder.record."""
         if not self.settings.enabled:
             return
-        for kept in calls.screened(self, self.settings.before_track, use):
+        for kept in calls.filtered(self, self.settings.before_track, use):
             if self.settings.strict:
                 self._canonical(kept.user)
                 if kept.metadata:
@@ -136,11 +136,11 @@ class Tracker:
 
     def admit(self, use: Use) -> None:
         """As Recorder.admit."""
-        self._at_gate(use).admit(calls.screened(self, self.settings.before_track, use)[0])
+        self._at_gate(use).admit(calls.filtered(self, self.settings.before_track, use)[0])
 
     async def aadmit(self, use: Use) -> None:
         """As Recorder.aadmit."""
-        await self._at_gate(use).aadmit(calls.screened(self, self.settings.before_track, use)[0])
+        await self._at_gate(use).aadmit(calls.filtered(self, self.settings.before_track, use)[0])
 
     def _at_gate(self, use: Use) -> Gate:
         if not self.settings.enabled:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
-from .capture.access_events import outcome_of_response
 from .capture.context import Request, current_request, holder
+from .capture.outcome import outcome_of_response
 from .capture.registry import Recorder
 from .errors import AuditUnavailable
 from .typing import Environ, Metadata, StartResponse, WSGIApp

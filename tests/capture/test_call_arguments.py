@@ -317,8 +317,8 @@ def test_annotations_that_exist_for_type_checkers_only_are_left_alone(usage):
         ({"metadata": {1: 2}}, TypeError, "keys of metadata are str"),
         ({"metadata": {"a": object()}}, TypeError, "no JSON"),
         ({"user": 3.5}, TypeError, "a user id is"),
-        ({"user": 4, "user_arg": "event"}, TypeError, "give one of them"),
-        ({"user": None, "user_arg": "event"}, TypeError, "give one of them"),
+        ({"user": 4, "user_arg": "event"}, TypeError, "pass one of them"),
+        ({"user": None, "user_arg": "event"}, TypeError, "pass one of them"),
         ({"user_arg": 5}, TypeError, "not 5"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_wrong_identify_is_said_and_rejects(usage: CapturedUsage, request_: Re
     track(usage)
     assert usage.uses == []
     assert [type(error) for error in usage.complaints] == [UserIdError]
-    assert "this request's uses are rejected" in str(usage.complaints[0])
+    assert "the uses of this request are rejected" in str(usage.complaints[0])
     assert len(usage.rejected) == 1
 
 
@@ -175,7 +175,7 @@ def test_identify_outside_is_said(usage: CapturedUsage) -> None:
     assert usage.uses == [CapturedUse("export", None)]
     [complaint] = usage.complaints
     assert isinstance(complaint, UsageInstrumentError)
-    assert "outside a request or task" in str(complaint)
+    assert "outside of a request or task" in str(complaint)
 
 
 def test_discard_outside_is_nothing(usage: CapturedUsage) -> None:

@@ -69,7 +69,7 @@ def test_two_different_descriptions_are_said(caplog: pytest.LogCaptureFixture) -
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     lines = (f"{__file__}:{test_two_different_descriptions_are_said.__code__.co_firstlineno + add}" for add in (2, 5))
     first, second = lines
-    assert f"'Exports.' at {first} and now 'Something else.' at {second}; the first stands" in caplog.text
+    assert f"'Exports.' at {first} and 'Something else.' at {second}; the first one is kept" in caplog.text
     assert next(iter(catalog)).description == "Exports."
 
 
@@ -161,7 +161,7 @@ def test_unconfigured_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
         recorder.request_ended()
     assert asyncio.run(recorder.ashutdown()) is True
     assert [record.message for record in caplog.records] == [
-        "usage-instrument is not configured: nothing is counted until usage_instrument.configure()"
+        "usage-instrument is not configured: call usage_instrument.configure() to count uses"
     ]
 
 

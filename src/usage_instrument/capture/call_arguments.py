@@ -1,4 +1,4 @@
-"""What a tracked call's own arguments say of the use: who its user is, and its metadata."""
+"""Reads the user and the metadata of a use from the arguments of the tracked call."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from .user_ids import user_id_of
 
 Kept: TypeAlias = "dict[str, Any] | str | None"
 """Metadata as `keep_metadata` returns it."""
+
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
-
-
-Said: TypeAlias = tuple["UserId | Unset | Exception", "Kept | Exception"]
-"""The user and the metadata that one call says; an Exception stands where the host's callable or value was no good.
-
-They are read when the call begins, so they are what the caller passed, whatever the call does to it.
-"""
-NOTHING: Said = (UNSET, None)
+UserAndMetadata: TypeAlias = tuple["UserId | Unset | Exception", "Kept | Exception"]
+"""The user and the metadata of one call, read when it begins. A bad value or a failed callable is an Exception."""
+NOTHING: UserAndMetadata = (UNSET, None)
 ReadUser: TypeAlias = Callable[[Args, Kwargs], "UserId | Unset"]
 ReadMetadata: TypeAlias = Callable[[Args, Kwargs], Kept]
-Read: TypeAlias = Callable[[Args, Kwargs], Said]
+ReadCall: TypeAlias = Callable[[Args, Kwargs], UserAndMetadata]
 
 
-class Source:
-    """Where a declaration finds user and metadata, checked as far as that goes without the function.
+def read_nothing(args: Args, kwargs: Kwargs) -> UserAndMetadata:
+    """The ReadCall of a declaration without user and metadata."""
+    return NOTHING
 
-    `user` is a callable on the call's arguments or a user id, `user_arg` the name of an argument; `metadata`
-    is a mapping, names of arguments, or a callable on the call's arguments.
+
+class CallReader:
+    """Makes the ReadCall of a function from the options of `tracks`.
+
+    `user` is a callable on the call's arguments or a user id, `user_arg` the name of an argument. `metadata` is a
+    mapping, names of arguments, or a callable on the call's arguments.
 
     Raises DeclarationError, UserIdError and MetadataError.
     """
@@ -43,19 +44,19 @@ class Source:
         self.user = _checked_user(user)
         self.user_arg = None if isinstance(user_arg, _Unset) else _checked_name(user_arg, "user_arg")
         if self.user is not UNSET and self.user_arg is not None:
-            raise DeclarationError("user= and user_arg= both say who the user is: give one of them")
+            raise DeclarationError("user= and user_arg= both set the user: pass one of them")
         self.metadata = _checked_metadata(metadata)
 
-    def reader(self, function: object) -> Read | None:
-        """What reads the calls of `function`; None when they have nothing to say.
+    def reader(self, function: object) -> ReadCall | None:
+        """The ReadCall of `function`; None if there is neither user nor metadata to read.
 
-        Raises DeclarationError for a name that is none of the function's arguments.
+        Raises DeclarationError for a name that is not an argument of the function.
         """
         read_user, read_metadata = self._user_reader(function), self._metadata_reader(function)
         if read_user is None and read_metadata is None:
             return None
 
-        def read(args: Args, kwargs: Kwargs) -> Said:
+        def read(args: Args, kwargs: Kwargs) -> UserAndMetadata:
             user: UserId | Unset | Exception = UNSET
             metadata: Kept | Exception = None
             if read_user is not None:
@@ -80,7 +81,7 @@ class Source:
             def from_argument(args: Args, kwargs: Kwargs) -> UserId:
                 value = argument(args, kwargs)
                 if value is UNSET:
-                    raise UserIdError(f"the argument {name!r}, which holds the user, was not passed")
+                    raise UserIdError(f"the call does not pass {name!r}, the argument that holds the user")
                 return user_id_of(value)
 
             return from_argument
@@ -116,20 +117,20 @@ class Source:
 
 
 def parameters_of(function: object) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a callable by name; raises DeclarationError when it does not tell them."""
+    """The parameters of a callable by name. Raises DeclarationError if they are unknown."""
     try:
         if sys.version_info >= (3, 14):
             from annotationlib import Format
 
-            # Annotations may name what is not imported at run time; here only the names of arguments matter.
+            # Annotations may use names that are not imported at run time. Only the names of arguments matter here.
             return inspect.signature(function, annotation_format=Format.FORWARDREF).parameters  # type: ignore[arg-type]
         return inspect.signature(function).parameters  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        raise DeclarationError(f"{function!r} does not tell the names of its arguments: {error}") from None
+        raise DeclarationError(f"the arguments of {function!r} have no known names: {error}") from None
 
 
 def _argument(parameters: Mapping[str, inspect.Parameter], name: str) -> Callable[[Args, Kwargs], Any]:
-    """What finds an argument in a call, its default included; it returns UNSET when there is none."""
+    """A function that returns an argument of a call, or its default, or UNSET."""
     variadic = next((key for key, value in parameters.items() if value.kind is value.VAR_KEYWORD), None)
     parameter = parameters.get(name)
     if parameter is None:
@@ -187,4 +188,4 @@ def _checked_name(name: object, option: str) -> str:
 
 def _refuse_async(function: object, option: str) -> None:
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        raise DeclarationError(f"{option} takes a plain function, and this one is async: {function!r}")
+        raise DeclarationError(f"{option} takes a plain function, not an async one: {function!r}")

@@ -1,4 +1,4 @@
-"""The captures that are a call instead of a decorator: `track`, and the statements `identify` and `discard`."""
+"""Captures by a call instead of a decorator: `track`, and the statements `identify` and `discard`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from usage_instrument.events import MAX_COUNT, Access, Use, check_audit, check_f
 from usage_instrument.typing import UNSET, Audit, Metadata, _Unset
 
 from . import context, user_ids
-from .access_events import new_access
+from .recording import new_access
 from .registry import Recorder
 
 
 def track(
     recorder: Recorder, feature: str, user: object, metadata: Metadata | None, count: int, audit: Audit = False
 ) -> None:
-    """Hand one use to a recorder; whatever is wrong with it goes to `recorder.reject`. With `audit`, it is an access as
-    well, which is committed by then if that is required. Raises AuditUnavailable, and ConfigurationError for audit."""
+    """Hand uses to a recorder. A mistake in them goes to `recorder.reject`.
+
+    With `audit`, they are an access as well; with `"required"`, it is committed before this returns. Raises
+    AuditUnavailable, and ConfigurationError for a wrong `audit`.
+    """
     access = None if not check_audit(audit) else new_access("success")
     if audit == "required":
         recorder.admit(_admittable(feature, user, metadata, access))
@@ -37,7 +40,7 @@ async def atrack(
 
 
 def _admittable(feature: str, user: object, metadata: Metadata | None, access: Access | None) -> Use:
-    """The access that a call of `track` is. Raises AuditUnavailable for what cannot be recorded as it is said."""
+    """The access to admit. Raises AuditUnavailable for a value that cannot be recorded."""
     try:
         who = context.known_user() if isinstance(user, _Unset) else user_ids.user_id_of(user)
         return Use(check_feature(feature), who, keep_metadata(metadata), 0, access)
@@ -81,15 +84,15 @@ def _track(
             request.counted.add(key)
 
 
-def screened(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: Use) -> list[Use]:
-    """What the app's own rule leaves of a use; nothing, where it returns None or fails.
+def filtered(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: Use) -> list[Use]:
+    """The uses to record after the app's `before_track` rule; none if the rule returns None or fails.
 
-    Of an access, it may change the user and the metadata. That there was one, no rule can hide: where it lets nothing
-    through, or fails, the access has no metadata.
+    The rule may change the user and the metadata of an access, but never hide it: if the rule returns None or fails,
+    the access is recorded without metadata.
     """
     if rule is None:
         return [use]
-    left = _left(recorder, rule, use)
+    left = _apply(recorder, rule, use)
     if use.access is None:
         return [] if left is None else [left]
     bare = use._replace(uses=0, metadata=None)
@@ -99,10 +102,10 @@ def screened(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: 
     return [access, left] if use.uses else [access]
 
 
-def _left(recorder: Recorder, rule: Callable[[Use], Use | None], use: Use) -> Use | None:
+def _apply(recorder: Recorder, rule: Callable[[Use], Use | None], use: Use) -> Use | None:
     try:
         known = use if not isinstance(use.metadata, str) else use._replace(metadata=json.loads(use.metadata))
-        with context.paused():  # what it calls is no use
+        with context.paused():  # its own calls are no uses
             left = rule(known)
         if left is None:
             return None
@@ -122,20 +125,20 @@ def _is_count(count: object) -> bool:
 
 
 def identify(recorder: Recorder, user: object, actor: object = UNSET) -> None:
-    """State who the current request's or task's user is, and who acts as them; outside of one, complain."""
+    """Set the user of the current request or task, and who acts as them. Outside of one, complain."""
     try:
         stated = context.identify(user, actor)
     except UserIdError as error:
-        recorder.complain(UserIdError(f"identify(): {error}; this request's uses are rejected"))
+        recorder.complain(UserIdError(f"identify(): {error}; the uses of this request are rejected"))
     else:
         if not stated:
             recorder.complain(
-                UsageInstrumentError("identify() outside a request or task is ignored; use as_user() or user= there")
+                UsageInstrumentError("identify() outside of a request or task has no effect: use as_user() or user=")
             )
 
 
 def discard() -> None:
-    """The current request is no use."""
+    """Do not count the current request."""
     request = context.current_request()
     if request is not None:
         request.discard()

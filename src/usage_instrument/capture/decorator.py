@@ -1,26 +1,26 @@
-"""`@tracks`: from a callable to the same callable, tracked."""
+"""`@tracks`: makes a tracked callable from a callable."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import types
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypedDict, TypeVar, get_args
 
 from usage_instrument.errors import ConfigurationError, DeclarationError
 from usage_instrument.events import check_audit, check_feature
+from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Audit, Metadata, Unset, UserId, When
 
-from .audited_wrappers import AuditedCapture, audited_coroutine, audited_function
-from .call_arguments import Read, Source
-from .outcome import Capture
+from .call_arguments import CallReader, ReadCall, read_nothing
+from .recording import AuditedCapture, Capture
 from .registry import Catalog, Feature, declared
 from .wrappers import (
     ANY,
     Function,
-    Kind,
+    FunctionKind,
+    any_coroutine,
     any_function,
     at_call,
     at_home,
@@ -28,12 +28,9 @@ from .wrappers import (
     kind_of,
     plain_coroutine,
     plain_function,
-    says_nothing,
 )
 
 C = TypeVar("C", bound=Callable[..., Any])  # not a ParamSpec, which would lose overloads
-
-logger = logging.getLogger("usage_instrument")
 
 _COUNTS: dict[When, bool | None] = {"success": True, "call": None, "failure": False}
 
@@ -66,30 +63,30 @@ def tracks(
 ) -> Tracks:
     """Count the calls of what this decorates as uses of `feature` (1 to 100 characters).
 
-    - `user`: who, as a callable on the call's own arguments, or a user id; None is anonymous. Unset, it is
-      who `as_user` or `identify` says when the use counts.
-    - `user_arg`: the name of the argument that holds the user's id, or an object with its `id` loaded.
-    - `metadata`: a mapping, a list of names of arguments, or a callable on the call's own arguments.
-    - `when`: `"success"` counts calls that end without an exception, `"failure"` those that end with an
-      Exception (a cancellation or KeyboardInterrupt is neither), `"call"` each call as it begins. In an HTTP
-      request, the status of a response that the call returns decides as well. A coroutine ends with its
-      await, a generator when it is exhausted or closed; one that never started is no use, but for `"call"`.
-    - `description`: what the feature is, for the catalogue; otherwise the docstring's first line.
-    - `audit`: True records each call in the audit trail as well, however it ends; with `"required"`, that it is
-      attempted is committed before it begins, or AuditUnavailable is raised and it does not. Not for generators.
+    - `user`: a callable on the call's arguments, or a user id; None is anonymous. If unset, the user is that of
+      `as_user` or `identify` when the use counts.
+    - `user_arg`: the name of the argument that holds the user's id, or an object with a loaded `id`.
+    - `metadata`: a mapping, a list of names of arguments, or a callable on the call's arguments.
+    - `when`: `"success"` counts calls that end without an exception, `"failure"` those that end with an Exception
+      (a cancellation or KeyboardInterrupt is neither), `"call"` each call as it begins. In an HTTP request, the
+      status of a returned response is judged too. A coroutine ends with its await, a generator when it is exhausted
+      or closed. A generator that never starts counts only with `"call"`.
+    - `description`: the text of the catalogue; by default the docstring's first line.
+    - `audit`: True records each call in the audit trail as well. With `"required"`, the attempt is committed before
+      the call begins; if that fails, AuditUnavailable is raised instead of the call. Not for generators.
 
-    Arguments are read when the body begins, so they are what the caller passed. A callable that raises costs
-    the host nothing: without a user the use is rejected, without metadata it counts all the same. On a class,
-    the arguments are those of `__init__` without `self`; put it above `@dataclass`.
+    Arguments are read when the call begins. A callable that raises does not reach the caller: without a user the use
+    is rejected, without metadata it counts. On a class, the arguments are those of `__init__` without `self`; put
+    `@tracks` above `@dataclass`.
 
-    Raises, when decorating: FeatureNameError, and ConfigurationError for `when` (ValueErrors); UserIdError,
+    Raises, when decorating: FeatureNameError, and ConfigurationError for `when` and `audit` (ValueErrors); UserIdError,
     MetadataError and DeclarationError (TypeErrors).
     """
     return Tracks(feature, user, user_arg, metadata, when, description, audit, catalog)
 
 
 class Tracks:
-    """What `tracks` returns: a decorator for any number of callables of one feature."""
+    """The decorator that `tracks` returns, for any number of callables of one feature."""
 
     __slots__ = ("_options", "audit", "catalog", "description", "feature", "source", "when")
 
@@ -112,7 +109,7 @@ class Tracks:
             raise ConfigurationError(f"when= is one of {', '.join(map(repr, get_args(When)))}, not {when!r}")
         self.when = when
         self.audit = check_audit(audit)
-        self.source = Source(user, user_arg, metadata)
+        self.source = CallReader(user, user_arg, metadata)
         self.description = description
         self.catalog = catalog
         self._options = (user, user_arg, metadata)
@@ -121,7 +118,7 @@ class Tracks:
         return f"tracks({self.feature!r})"
 
     def __call__(self, target: C) -> C:
-        """The same callable, tracked. Raises DeclarationError for what is none, and for unknown arguments."""
+        """The same callable, tracked. Raises DeclarationError for another object, and for unknown arguments."""
         return self._track(target)  # type: ignore[no-any-return]
 
     def __reduce__(self) -> Any:
@@ -136,75 +133,79 @@ class Tracks:
         return self
 
     def _track(self, target: Any) -> Any:
-        # type() throughout: a proxy of some other library claims to be the class of what it wraps.
+        # type() throughout: proxies of other libraries claim to be of their wrapped object's class.
         kind = type(target)
         if issubclass(kind, classmethod | staticmethod):
             return kind(self._track(target.__func__))
         if not callable(target):
             hint = "; put @tracks below it" if hasattr(kind, "__get__") else ""
-            raise DeclarationError(f"@tracks takes what can be called, not a {kind.__name__}{hint}")
+            raise DeclarationError(f"@tracks takes a callable, not a {kind.__name__}{hint}")
         if any(base.__module__.partition(".")[0] == "celery" for base in kind.__mro__):
-            logger.warning(
-                "@tracks(%r) is above the decorator that makes the Celery task, so no worker calls it: put it below",
+            log.warning(
+                ("above a task", self.feature),
+                "@tracks(%r) is above the decorator of a Celery task, so no worker calls it: put it below",
                 self.feature,
             )
         if issubclass(kind, type):
             return self._track_class(target)
         feature = self._declare(target)
-        sort = kind_of(target)
+        function_kind = kind_of(target)
         is_function = kind is types.FunctionType
-        call = self._wrap(target, self.source.reader(target), sort, feature, simple=is_function)
+        call = self._wrap(target, self.source.reader(target), function_kind, feature, simple=is_function)
         if is_function:
             call = at_home(call, target)
         _dress(call, target, feature)
-        # Calling a coroutine function or generator function runs nothing of it; only a proxy counts there.
-        if is_function and (self.when != "call" or sort == "function"):
+        # With `when="call"`, only a proxy may count: the call of a coroutine or generator function runs nothing of it.
+        if is_function and (self.when != "call" or function_kind == "function"):
             return call
-        from .object_proxy import Tracked  # few need it, and it needs wrapt
+        from .object_proxy import Tracked  # it imports wrapt, and few need it
 
         return Tracked(target, call, feature, self)
 
-    def _wrap(self, function: Function, read: Read | None, kind: Kind, feature: Feature, *, simple: bool) -> Function:
-        hidden = hidden_kind_of(function) if kind == "function" else kind
+    def _wrap(
+        self, function: Function, read: ReadCall | None, kind: FunctionKind, feature: Feature, *, simple: bool
+    ) -> Function:
         if self.audit:
-            return self._wrap_audited(function, read or says_nothing, kind, feature)
+            return self._wrap_audited(function, read or read_nothing, kind, feature)
+        hidden = hidden_kind_of(function) if kind == "function" else kind
         if read is None and self.when == "success":
             if kind == "coroutine":
                 return plain_coroutine(function, feature)
             if simple and hidden == "function":
                 return plain_function(function, feature)
-        capture = Capture(feature, _COUNTS[self.when])
-        read = read or says_nothing
+        capture = Capture(feature, read or read_nothing, _COUNTS[self.when])
         if self.when == "call":
-            return at_call(function, read, capture)
+            return at_call(function, capture.called)
         if kind == "function":
-            return any_function(function, read, capture, "coroutine" if hidden == "function" else hidden)
-        wrapped = ANY[kind](function, read, capture)
+            return any_function(function, capture, "coroutine" if hidden == "function" else hidden)
+        wrapped = ANY[kind](function, capture.begin, capture)
         if simple and function.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE:
             return types.coroutine(wrapped)
         return wrapped
 
-    def _wrap_audited(self, function: Function, read: Read, kind: Kind, feature: Feature) -> Function:
+    def _wrap_audited(self, function: Function, read: ReadCall, kind: FunctionKind, feature: Feature) -> Function:
         if kind in ("generator", "async generator"):
             raise DeclarationError(
-                f"@tracks({self.feature!r}, audit={self.audit!r}) takes no {kind}, whose body runs piece by piece and "
-                "maybe never: audit the function that hands it out"
+                f"@tracks({self.feature!r}, audit={self.audit!r}) takes no {kind}, whose body may never run: "
+                "audit the function that returns it"
             )
-        capture = AuditedCapture(feature, _COUNTS[self.when], required=self.audit == "required")
-        return (audited_coroutine if kind == "coroutine" else audited_function)(function, read, capture)
+        capture = AuditedCapture(feature, read, _COUNTS[self.when], required=self.audit == "required")
+        if kind == "coroutine":
+            return any_coroutine(function, capture.open, capture, capture.admit)
+        return any_function(function, capture, "coroutine")
 
     def _track_class(self, cls: Any) -> Any:
-        """The class itself; its `__init__` counts when it makes an instance of exactly this class."""
+        """The class itself. Its `__init__` counts instances of exactly this class."""
         feature = self._declare(cls)
         own = "__init__" in vars(cls)
         init = cls.__init__ if own else _inherited_init(cls)
         read = self.source.reader(functools.partial(init, None) if own else cls)
-        without_self: Read | None = None if read is None else lambda args, kwargs: read(args[1:], kwargs)
+        without_self: ReadCall | None = None if read is None else lambda args, kwargs: read(args[1:], kwargs)
         counting = self._wrap(init, without_self, "function", feature, simple=True)
 
         def tracked(self: Any, /, *args: Any, **kwargs: Any) -> None:
             made = type(self)
-            # The second look finds the class that @dataclass(slots=True) makes anew.
+            # The second check finds the new class that @dataclass(slots=True) makes.
             exactly = made is cls or vars(made).get("__init__") is tracked
             (counting if exactly else init)(self, *args, **kwargs)
 
@@ -229,20 +230,20 @@ class Tracks:
 
 
 def _dress(function: Any, target: Any, feature: Feature) -> None:
-    """Make a function look like what it stands for, and show its feature to `catalog.features_of`."""
-    # The attributes of a function say how to use it (Flask reads some); those of an instance are its state.
+    """Make a function look like its original, and show its feature to `registry.features_of`."""
+    # Frameworks read attributes of functions; those of an instance are its state.
     updated = ("__dict__",) if type(target) is types.FunctionType else ()
     functools.update_wrapper(function, target, updated=updated)
     function._usage_feature = feature
 
 
 def _inherited_init(cls: Any) -> Any:
-    """An `__init__` for a class without one: it calls the next one in the order of whatever class is made."""
+    """An `__init__` for a class without one. It calls the next `__init__` in the order of the instance's class."""
 
     def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         init = super(cls, self).__init__
         if getattr(init, "__objclass__", None) is object and not _is_objects_new(type(self).__new__):
-            init()  # the arguments were for __new__
+            init()  # the arguments are those of __new__
         else:
             init(*args, **kwargs)
 

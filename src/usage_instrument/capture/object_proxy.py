@@ -1,4 +1,4 @@
-"""The object that stands for a tracked callable that is no plain function, such as a partial."""
+"""The proxy of a tracked callable that is not a plain function, such as a partial."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from .registry import Feature
 
-# wrapt 1 has only the latter, which since wrapt 2 makes everything look iterable.
+# wrapt 1 has only the latter. Since wrapt 2, that one makes every object look iterable.
 _Proxy: Any = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
 
 
 class Tracked(_Proxy):  # type: ignore[misc]
-    """Is the wrapped object to whoever asks, but a call of it goes through a tracked function.
+    """Behaves like the wrapped object, but calls a tracked function.
 
-    `again` tracks another object in the same way: what binding or copying the wrapped one gives.
+    `again` tracks another object in the same way: the result of binding or copying the wrapped one.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Tracked(_Proxy):  # type: ignore[misc]
 
     @property
     def __call__(self) -> Callable[..., Any]:
-        """The tracked function itself: frameworks ask it whether it is a coroutine function."""
+        """The tracked function itself: frameworks check whether it is a coroutine function."""
         return self._self_call
 
     @property
@@ -64,12 +64,12 @@ class Tracked(_Proxy):  # type: ignore[misc]
         return self if copied is self.__wrapped__ else self._self_again(copied)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """By name, as a function is pickled, if the name leads here; else the object and how to track it."""
+        """Pickles by name, as a function does, if the name leads here; else the object and how to track it."""
         wrapped = self.__wrapped__
         try:
             if operator.attrgetter(wrapped.__qualname__)(sys.modules[wrapped.__module__]) is self:
                 return wrapped.__qualname__
-        except (AttributeError, KeyError, TypeError):  # no name, or one that leads nowhere
+        except (AttributeError, KeyError, TypeError):  # no name, or a wrong one
             pass
         return _track_again, (self._self_again, self.__wrapped__)
 

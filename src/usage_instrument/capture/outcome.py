@@ -1,47 +1,46 @@
-"""Whether the outcome of a tracked call is a use, whose use it is, and the hand-over to the recorder."""
+"""Judges how a call or a request ended: whether it is a use, and the outcome of an access."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from usage_instrument.events import Use
-from usage_instrument.runtime.processes import notice_fork
-from usage_instrument.typing import UNSET, Unset, UserId
+from usage_instrument.typing import Outcome
 
-from .call_arguments import NOTHING, Said
-from .context import Holder, holder, request_of
+from .context import SILENT_METHODS, Holder, Request, request_of
 from .loaded_attributes import attributes_of, loaded_attribute
-
-if TYPE_CHECKING:
-    from .registry import Feature
+from .request_info import header, is_login_redirect, path_of
 
 STATUSLESS = frozenset({type(None), bool, int, float, str, bytes, list, dict, set})
-"""Types of results that carry no HTTP status: most of them, told in one look."""
+"""Types of results without an HTTP status. Most results are of one of them."""
 
-
-def settle(feature: Feature, held: Holder, result: object) -> None:
-    """Count a success that said nothing itself, inside a request, task, `as_user` or `paused`."""
-    if succeeded(held, result):
-        count(feature, held)
+_DENIALS = frozenset({401, 403})
+_DENIED = frozenset({"PermissionDenied", "NotAuthenticated", "AuthenticationFailed"})
+"""Exceptions without a status: Django's and REST framework's, which nothing here imports."""
 
 
 def succeeded(held: Holder | None, result: object) -> bool | None:
     """Whether a call that returned `result` is a success (True), a failure (False), or neither (None).
 
-    It is a success unless it ran in an HTTP request and its result is a response that says otherwise.
+    It is a success unless its result is the response of an HTTP request and has another status.
     """
     if held is None or type(result) in STATUSLESS:
         return True
     request = request_of(held)
     if request is None or request.kind != "http":
         return True
-    status = None if type(result) is tuple and not request.allows_tuples else status_of(result)
+    status = _status_in(request, result)
     return True if status is None else request.judge(status)
 
 
+def _status_in(request: Request, result: Any) -> int | None:
+    return None if type(result) is tuple and not request.allows_tuples else status_of(result)
+
+
 def status_of(result: Any) -> int | None:
-    """The status of a view's result: its `status_code`, or that of Flask's tuples `(body, status)`,
-    `(body, status, headers)` and `(response, headers)`; None when it has none."""
+    """The status of a view's result; None if it has none.
+
+    Reads `status_code`, and Flask's tuples `(body, status)`, `(body, status, headers)` and `(response, headers)`.
+    """
     if type(result) is tuple:
         if len(result) not in (2, 3) or type(result[0]) is tuple:
             return None
@@ -50,7 +49,7 @@ def status_of(result: Any) -> int | None:
             status = int(result[1][:3])  # "404 NOT FOUND"
         if status is None:
             return status_of(result[0])
-        # A tuple need not be a response. What no view would answer is a plain value.
+        # A tuple may be a plain value. No view answers with a status out of this range.
         return status if 200 <= status < 600 else None
     if "_sa_instance_state" in attributes_of(result):  # an ORM's row is no response, whatever its columns are called
         return None
@@ -61,67 +60,46 @@ def status_of(result: Any) -> int | None:
 
 
 def _integer(status: object) -> int | None:
-    """An int, also an http.HTTPStatus; a Mock that claims to be one is none."""
+    """An int or an http.HTTPStatus; None for anything else, such as a Mock that claims to be one."""
     kind = type(status)
     return int(status) if issubclass(kind, int) and kind is not bool else None  # type: ignore[call-overload]
 
 
-def count(feature: Feature, held: Holder | None, said: Said = NOTHING) -> None:
-    """Hand one use over. Raises only what the recorder raises, which is nothing unless it is strict."""
-    if held is not None and held.silent:
-        return
-    notice_fork()
-    user, metadata = said
-    if user is UNSET:
-        user = _user_of(held)
-    if isinstance(user, Exception):
-        feature.catalog.recorder.reject(feature.name, user)
-        return
-    if user is UNSET:
-        return
+def outcome_of(held: Holder | None, result: Any) -> Outcome:
+    """The outcome of an access that returned: the status of a response in an HTTP request, else a success."""
     request = request_of(held)
-    if request is not None:
-        request.counted.add(feature.key)
-    if metadata is None or isinstance(metadata, Exception):
-        feature.append(user)
-    else:
-        feature.catalog.recorder.record(Use(feature.name, user, metadata))
-    if isinstance(metadata, Exception):
-        feature.catalog.recorder.lose_metadata(feature.name, metadata)
-
-
-def _user_of(held: Holder | None) -> UserId | Unset | Exception:
+    if request is None or request.kind != "http" or type(result) in STATUSLESS:
+        return "success"
+    status = _status_in(request, result)
+    if status is None or not 300 <= status < 400:
+        return outcome_of_status(status)
     try:
-        return None if held is None else held.capture_user()
-    except Exception as error:  # a refused statement, or the host's own way to find the user
-        return error
+        location = header(result[0] if type(result) is tuple else result, "location")
+    except Exception:  # the host's response
+        location = ""
+    return outcome_of_response(request, status, location)
 
 
-class Capture:
-    """The uses of one tracked function, told the outcomes of its calls."""
+def outcome_of_response(request: Request, status: int, location: str) -> Outcome:
+    """The outcome by the status and the `Location` of a response: a redirect to a login page is a denial."""
+    if 300 <= status < 400:
+        is_discarded = request.discarded and request.method not in SILENT_METHODS  # by Flask-Login
+        if is_discarded or (location and is_login_redirect(location, path_of(request.info))):
+            return "denied"
+    return outcome_of_status(status)
 
-    __slots__ = ("counts", "feature")
 
-    def __init__(self, feature: Feature, counts: bool | None) -> None:
-        self.feature = feature
-        self.counts = counts
-        """What `succeeded` says of the calls that count; None where they count as they begin."""
+def outcome_of_status(status: int | None) -> Outcome:
+    """The outcome by an HTTP status; None is a success."""
+    if status in _DENIALS:
+        return "denied"
+    return "success" if status is None or status < 400 else "failed"
 
-    def called(self, said: Said) -> None:
-        """The call begins."""
-        count(self.feature, holder.get(), said)
 
-    def returned(self, said: Said, result: object = None) -> None:
-        """The call ended without an exception."""
-        held = holder.get()
-        if succeeded(held, result) is self.counts:
-            count(self.feature, held, said)
-
-    def raised(self, said: Said, error: Exception) -> None:
-        """The call ended with an exception, which stays the one that the caller sees."""
-        if self.counts is not False:
-            return
-        try:
-            count(self.feature, holder.get(), said)
-        except Exception as mistake:  # strict
-            error.add_note(f"usage-instrument: {type(mistake).__name__}: {mistake}")
+def outcome_of_error(error: BaseException) -> Outcome:
+    """The outcome by an exception: a PermissionError, and one that becomes a 401 or 403, are denials."""
+    if isinstance(error, PermissionError) or any(base.__name__ in _DENIED for base in type(error).__mro__):
+        return "denied"
+    # Starlette's, FastAPI's and REST framework's have the former, Werkzeug's the latter.
+    statuses = (loaded_attribute(error, name) for name in ("status_code", "code"))
+    return "denied" if any(isinstance(status, int) and status in _DENIALS for status in statuses) else "failed"

@@ -1,23 +1,24 @@
-"""The features that the code declares; each owns one cell, whose `append` the recorder swaps."""
+"""Registers the features that the code declares, and connects them to the recorder of their uses.
+
+A recorder replaces the `append` of every feature: a plain capture is one call of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.events import Use, check_feature
+from usage_instrument.runtime import log
 from usage_instrument.runtime.call_sites import caller
 from usage_instrument.typing import UserId
 
-logger = logging.getLogger("usage_instrument")
-
 
 class Feature:
-    """A declared feature. `append(user)` takes one plain use: it is the whole of a capture's hand-over."""
+    """A declared feature. `append(user)` records one plain use."""
 
     __slots__ = ("append", "catalog", "decorates", "description", "key", "name", "source")
 
@@ -30,60 +31,59 @@ class Feature:
         self.description = description
         self.source = source
         self.decorates: str | None = None
-        """The `module:qualified_name` that `tracks` decorates with it, if it does."""
+        """The `module:qualified_name` that `tracks` decorates, if any."""
 
     def __repr__(self) -> str:
         return f"Feature({self.name!r})"
 
 
 class Recorder(Protocol):
-    """Who takes the uses: a tracker, or what stands in for it. Nothing here raises unless `strict` is set."""
+    """Takes the uses: a tracker, or a stand-in of tests. No method raises unless `strict` is set, except `admit`."""
 
     @property
     def catalog(self) -> Catalog:
         """The features declared to this recorder."""
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
-        """What one plain use of `feature` is handed to, by its user; the catalogue calls it to fill a cell."""
+        """The function that takes one plain use of `feature`, by its user; it becomes `feature.append`."""
 
     def record(self, use: Use) -> None:
-        """Take a use that is more than a user: with metadata, with a count, or under a name made at run time."""
+        """Take a use with metadata, with a count, with an access, or of an undeclared feature."""
 
     def admit(self, use: Use) -> None:
-        """Commit an access before it happens; waits for the database. Raises AuditUnavailable."""
+        """Commit an access before it happens. Waits for the database. Raises AuditUnavailable."""
 
     async def aadmit(self, use: Use) -> None:
         """As admit, without blocking the event loop."""
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
-        """Count uses that cannot be kept, and say why."""
+        """Count and report uses that cannot be kept."""
 
     def lose_metadata(self, feature: str, error: Exception) -> None:
-        """Count metadata that cannot be kept, and say why; the use itself is recorded by the caller."""
+        """Count and report metadata that cannot be kept. The caller records the use itself."""
 
     def complain(self, error: Exception) -> None:
-        """Say a mistake that costs no use, once."""
+        """Report a mistake that loses no use, once."""
 
     def request_ended(self) -> None:
-        """A request ended: the moment to relieve a writer that died or starves."""
+        """A request ended: revive a writer that died or starves."""
 
     async def ashutdown(self, timeout: float | None = None) -> bool:
-        """Write what is pending and stop, for the end of a lifespan; True when nothing is left."""
+        """Write the pending uses and stop, at the end of a lifespan; True if nothing is left."""
 
 
 class Catalog:
-    """The declared features by name, and who records their uses at the moment."""
+    """The declared features by name, and the recorder of their uses."""
 
     def __init__(self, recorder: Recorder | None = None, *, is_shared: bool = False) -> None:
         self.is_shared = is_shared
         self._features: dict[str, Feature] = {}
-        self._described: dict[str, str] = {}  # by name, the line that did
+        self._described: dict[str, str] = {}  # the line of the description, by name
         self._displaced: list[Recorder] = []
         self.recorder: Recorder = recorder if recorder is not None else Unconfigured(self)
-        """Who takes the uses."""
 
     def key(self, name: str) -> object:
-        """What a request remembers to have counted: another tracker's feature of this name is another feature."""
+        """The key of a feature in `Request.counted`: two trackers may have features of one name."""
         return name if self.is_shared else (id(self), name)
 
     def declare(
@@ -94,10 +94,10 @@ class Catalog:
         fallback: str | None = None,
         source: str | None = None,
     ) -> Feature:
-        """The feature of that name, declared by now.
+        """The feature of that name, declared if it was not.
 
-        `description` is what its author says of it, `fallback` what a docstring says, `source` the
-        `module:qualified_name` that declares it. Raises FeatureNameError for a name that cannot be one.
+        `description` is the author's, `fallback` that of a docstring, `source` the `module:qualified_name` of the
+        declaration. Raises FeatureNameError.
         """
         name = check_feature(name)
         feature = self._features.get(name)
@@ -113,8 +113,9 @@ class Catalog:
         if description is not None:
             line = caller()
             if name in self._described and feature.description != description:
-                logger.warning(
-                    "feature %r is described twice, differently: %r at %s and now %r at %s; the first stands, "
+                log.warning(
+                    ("description", name),
+                    "feature %r has two descriptions: %r at %s and %r at %s; the first one is kept, "
                     "so leave description= out of all but one",
                     name, feature.description, self._described[name], description, line,
                 )  # fmt: skip
@@ -124,8 +125,7 @@ class Catalog:
         return feature
 
     def attach(self, recorder: Recorder) -> None:
-        """From now on, this recorder takes the uses of every feature, declared or yet to be; while a stand-in does,
-        after it."""
+        """Record the uses of all features, present and future, with this recorder. It waits for a stand-in to leave."""
         if self._displaced:
             self._displaced[0] = recorder
         else:
@@ -133,7 +133,7 @@ class Catalog:
 
     @contextlib.contextmanager
     def stand_in(self, recorder: Recorder) -> Iterator[None]:
-        """Inside, this recorder takes the uses, whoever is attached meanwhile."""
+        """Inside, this recorder takes the uses. A recorder that is attached meanwhile takes over afterwards."""
         self._displaced.append(self.recorder)
         self._hand_to(recorder)
         try:
@@ -157,22 +157,21 @@ class Catalog:
 
 
 class Unconfigured:
-    """The recorder before `configure()`: takes nothing, and says so once."""
+    """The recorder before `configure()`: records nothing, and logs that once."""
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        self._said = False
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
         """As Recorder.sink."""
-        return self._say
+        return self._report
 
     def record(self, use: Use) -> None:
         """As Recorder.record."""
-        self._say(None)
+        self._report(None)
 
     def admit(self, use: Use) -> None:
-        """As Recorder.admit: nobody gets through."""
+        """As Recorder.admit; always raises."""
         raise AuditUnavailable.of(
             use.feature,
             "usage-instrument is not configured: call usage_instrument.configure(), or in a test use capture_usage()",
@@ -184,14 +183,14 @@ class Unconfigured:
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""
-        self._say(None)
+        self._report(None)
 
     def lose_metadata(self, feature: str, error: Exception) -> None:
         """As Recorder.lose_metadata."""
 
     def complain(self, error: Exception) -> None:
         """As Recorder.complain."""
-        self._say(None)
+        self._report(None)
 
     def request_ended(self) -> None:
         """As Recorder.request_ended."""
@@ -200,32 +199,29 @@ class Unconfigured:
         """As Recorder.ashutdown."""
         return True
 
-    def _say(self, user: UserId) -> None:
-        if not self._said:
-            self._said = True
-            logger.warning("usage-instrument is not configured: nothing is counted until usage_instrument.configure()")
+    def _report(self, user: UserId) -> None:
+        log.once("unconfigured", "usage-instrument is not configured: call usage_instrument.configure() to count uses")
 
 
 declared = Catalog(is_shared=True)
-"""The features that `usage_instrument.tracks` and a middleware without a tracker of its own declare."""
+"""The features of `usage_instrument.tracks`, and of a middleware without a tracker of its own."""
 
 
 _PARTIALS = (functools.partial, functools.partialmethod)
 
 
 def features_of(endpoint: object, catalog: Catalog | None = None) -> frozenset[str]:
-    """The names of the features, of one catalogue or any, that a callable is tracked for, also below decorators,
-    partials and methods."""
+    """The features of a tracked callable, in one catalogue or any, also below decorators, partials and methods."""
     names: set[str] = set()
     seen: set[int] = set()
     while endpoint is not None and id(endpoint) not in seen:
         seen.add(id(endpoint))
-        if isinstance(endpoint, type):  # not what it inherits: instances of exactly a tracked class count
+        if isinstance(endpoint, type):  # not an inherited one: only instances of exactly the tracked class count
             endpoint = vars(endpoint).get("__init__")
         feature = getattr(endpoint, "_usage_feature", None)
         if isinstance(feature, Feature) and catalog in (None, feature.catalog):
             names.add(feature.name)
-        # Only a partial's `func`: what a Mock answers to that name never ends.
+        # Only a partial's `func`: a Mock has endless ones.
         below = ("__wrapped__", "__func__", "func") if isinstance(endpoint, _PARTIALS) else ("__wrapped__", "__func__")
         inner = (getattr(endpoint, name, None) for name in below)
         endpoint = next((found for found in inner if found is not None), None)

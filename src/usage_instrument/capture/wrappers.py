@@ -1,33 +1,35 @@
-"""The function that stands for a tracked one, by its kind: it calls the function and tells the outcome.
+"""Makes the function that replaces a tracked one: it calls the original and reports how the call ended.
 
-They are plain functions rather than proxies, because a plain function is what Python calls fastest, binds to
-instances by itself, pickles by name, and shows to `inspect` as the coroutine or generator function it is.
+The replacements are plain functions, not proxies. Python calls a plain function fastest, binds it to instances, pickles
+it by name, and `inspect` sees a coroutine or generator function as such.
 
-What they need they keep in their closures, down to the builtins: `at_home` gives them the globals of the tracked one.
+Closures hold all that the functions need, builtins included: `at_home` gives them the globals of the tracked function.
 """
 
 from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from usage_instrument.runtime.processes import ALIVE, notice_fork
 
-from .call_arguments import NOTHING, Args, Kwargs, Read, Said
 from .context import holder
-from .outcome import STATUSLESS, Capture, settle
+from .outcome import STATUSLESS
+from .recording import settle
 
 if TYPE_CHECKING:
     from .registry import Feature
 
 Function: TypeAlias = Callable[..., Any]
-Kind: TypeAlias = Literal["function", "coroutine", "generator", "async generator"]
+Begin: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+"""Takes the arguments of a call that begins. The capture gets the answer back when the call ends."""
+FunctionKind: TypeAlias = Literal["function", "coroutine", "generator", "async generator"]
 
 
-def kind_of(target: Any) -> Kind:
-    """What a call of `target` returns, as `inspect` tells it."""
+def kind_of(target: Any) -> FunctionKind:
+    """The kind of a callable, by what a call returns."""
     for function in (target, getattr(target, "__call__", None)):  # noqa: B004
         if inspect.iscoroutinefunction(function):
             return "coroutine"
@@ -38,8 +40,8 @@ def kind_of(target: Any) -> Kind:
     return "function"
 
 
-def hidden_kind_of(target: Any) -> Kind:
-    """The kind of what the decorators below ours wrap."""
+def hidden_kind_of(target: Any) -> FunctionKind:
+    """The kind of the function below all decorators."""
     try:
         return kind_of(inspect.unwrap(target))
     except ValueError:  # they wrap each other in a circle
@@ -47,31 +49,31 @@ def hidden_kind_of(target: Any) -> Kind:
 
 
 def at_home(tracked: Function, function: types.FunctionType) -> Function:
-    """`tracked` with the globals of `function`, where FastAPI before 0.123.10 looks for what its annotations name."""
+    """`tracked` with the globals of `function`: FastAPI before 0.123.10 looks there for the names in annotations."""
     return types.FunctionType(
         tracked.__code__, function.__globals__, tracked.__name__, tracked.__defaults__, tracked.__closure__
     )
 
 
-def at_call(function: Function, read: Read, capture: Capture) -> Function:
-    """For every kind: what happens at the call knows nothing of how it goes on."""
+def at_call(function: Function, called: Function) -> Function:
+    """For each kind: reports the call as it begins."""
 
     def tracked(*args: Any, **kwargs: Any) -> Any:
-        capture.called(read(args, kwargs))
+        called(args, kwargs)
         return function(*args, **kwargs)
 
     return tracked
 
 
 def plain_function(function: Function, feature: Feature) -> Function:
-    """The hot path: successes of a function whose declaration names neither user nor metadata."""
+    """The hot path: the successes of a function whose declaration has neither user nor metadata."""
     current, alive, forked, settled, key = holder.get, ALIVE, notice_fork, settle, feature.key
     type_of, statusless, unfinished, awaited = type, STATUSLESS, types.CoroutineType, plain_coroutine
 
     def tracked(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         kind = type_of(result)
-        if kind is unfinished:  # a decorator below hides an `async def`: the await is the use
+        if kind is unfinished:  # a decorator below hides an `async def`: the use is the await
             return awaited(lambda: result, feature)()
         held = current()
         if not alive[0]:  # a fork that ran no hook
@@ -80,7 +82,7 @@ def plain_function(function: Function, feature: Feature) -> Function:
             feature.append(None)
         elif held.ready and kind in statusless:  # what `settle` does, unrolled
             held.counted.add(key)
-            feature.append(held.user)  # type: ignore[arg-type]  # who is ready knows the user
+            feature.append(held.user)  # type: ignore[arg-type]  # ready: the user is known
         else:
             settled(feature, held, result)
         return result
@@ -110,72 +112,77 @@ def plain_coroutine(function: Function, feature: Feature) -> Function:
     return tracked
 
 
-def any_function(function: Function, read: Read, capture: Capture, hidden: Kind = "coroutine") -> Function:
+def any_function(function: Function, capture: Any, hidden: FunctionKind) -> Function:
     """A function.
 
-    Decorators below ours often hide an `async def` or a generator in a plain closure. A result of that kind,
-    `hidden`, is no outcome yet, so it is tracked on.
+    Decorators below ours often hide an `async def` or a generator in a plain closure. A result of that kind, `hidden`,
+    is no outcome yet: its own end is reported.
     """
-    failure, unfinished, tracked_on = Exception, _RESULTS[hidden], ANY[hidden]
+    begin, failures = capture.begin, capture.failures
+    unfinished, finish = _RESULTS[hidden], ANY[hidden]
 
     def tracked(*args: Any, **kwargs: Any) -> Any:
-        said = read(args, kwargs)
+        call = begin(args, kwargs)
         try:
             result = function(*args, **kwargs)
-        except failure as error:
-            capture.raised(said, error)
+        except failures as error:
+            capture.raised(call, error)
             raise
         if result.__class__ is unfinished:
-            return tracked_on(lambda: result, lambda args, kwargs: said, capture)()
-        capture.returned(said, result)
+            return finish(lambda: result, lambda args, kwargs: call, capture)()
+        capture.returned(call, result)
         return result
 
     return tracked
 
 
-def any_coroutine(function: Function, read: Read, capture: Capture) -> Function:
-    """A coroutine function: the outcome is known when the await ends."""
-    failure = Exception
+def any_coroutine(
+    function: Function, begin: Begin, capture: Any, admit: Callable[[Any], Awaitable[None]] | None = None
+) -> Function:
+    """A coroutine function. `admit` is awaited before the function is called."""
+    failures = capture.failures
 
     async def tracked(*args: Any, **kwargs: Any) -> Any:
-        said = read(args, kwargs)
+        call = begin(args, kwargs)
+        if admit is not None:
+            await admit(call)
         try:
             result = await function(*args, **kwargs)
-        except failure as error:
-            capture.raised(said, error)
+        except failures as error:
+            capture.raised(call, error)
             raise
-        capture.returned(said, result)
+        capture.returned(call, result)
         return result
 
     return tracked
 
 
-def any_generator(function: Function, read: Read, capture: Capture) -> Function:
-    """A generator function: closing a generator before its end is how its reader says that it had enough."""
+def any_generator(function: Function, begin: Begin, capture: Any) -> Function:
+    """A generator function. Closing a generator before its end is a success: its reader had enough."""
     failure, closed = Exception, GeneratorExit
 
     def tracked(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        said = read(args, kwargs)
+        call = begin(args, kwargs)
         try:
             result = yield from function(*args, **kwargs)
         except closed:
-            capture.returned(said)
+            capture.returned(call)
             raise
         except failure as error:
-            capture.raised(said, error)
+            capture.raised(call, error)
             raise
-        capture.returned(said)
+        capture.returned(call)
         return result
 
     return tracked
 
 
-def any_async_generator(function: Function, read: Read, capture: Capture) -> Function:
-    """An async generator function; what `yield from` does is done by hand, as it has no async form."""
+def any_async_generator(function: Function, begin: Begin, capture: Any) -> Function:
+    """An async generator function. It does by hand what `yield from` does, which has no async form."""
     first, ended, closed, failure, any_failure = anext, StopAsyncIteration, GeneratorExit, Exception, BaseException
 
     async def tracked(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        said = read(args, kwargs)
+        call = begin(args, kwargs)
         thrown: BaseException | None = None
         try:
             inner = function(*args, **kwargs)
@@ -195,12 +202,12 @@ def any_async_generator(function: Function, read: Read, capture: Capture) -> Fun
                     item = await inner.athrow(thrown)
                     thrown = None
         except ended:
-            capture.returned(said)
+            capture.returned(call)
         except closed:
-            capture.returned(said)
+            capture.returned(call)
             raise
         except failure as error:
-            capture.raised(said, error)
+            capture.raised(call, error)
             raise
         finally:
             thrown = None  # it refers to this frame by its traceback
@@ -208,20 +215,15 @@ def any_async_generator(function: Function, read: Read, capture: Capture) -> Fun
     return tracked
 
 
-ANY: dict[Kind, Callable[[Function, Read, Capture], Function]] = {
+ANY: dict[FunctionKind, Callable[[Function, Begin, Any], Function]] = {
     "coroutine": any_coroutine,
     "generator": any_generator,
     "async generator": any_async_generator,
 }
-"""How the calls of a kind are tracked that have something to say, or count other than by success."""
+"""The wrappers for declarations with a user, metadata, an audit or another `when` than success."""
 
-_RESULTS: dict[Kind, type] = {
+_RESULTS: dict[FunctionKind, type] = {
     "coroutine": types.CoroutineType,
     "generator": types.GeneratorType,
     "async generator": types.AsyncGeneratorType,
 }
-
-
-def says_nothing(args: Args, kwargs: Kwargs) -> Said:
-    """The Read of a declaration without user and metadata."""
-    return NOTHING

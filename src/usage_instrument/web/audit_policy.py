@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from usage_instrument.capture.access_events import Kept, attempted, ended, new_access, outcome_of_error
 from usage_instrument.capture.context import Request
+from usage_instrument.capture.outcome import outcome_of_error
+from usage_instrument.capture.recording import Kept, attempted, ended, new_access
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.errors import AuditUnavailable, ConfigurationError, DeclarationError
 from usage_instrument.events import Use, check_audit, check_feature

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from functools import partial
 from typing import Any, TypeAlias
 
-from usage_instrument.capture.access_events import Kept
 from usage_instrument.capture.context import (
     SCOPE_KEY,
     Holder,
@@ -19,6 +18,7 @@ from usage_instrument.capture.context import (
     judge,
     request_of,
 )
+from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import is_login_redirect as is_login_redirect
 from usage_instrument.capture.user_ids import user_id_of

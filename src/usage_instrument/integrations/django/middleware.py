@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from usage_instrument.capture.access_events import outcome_of_response
 from usage_instrument.capture.context import holder
+from usage_instrument.capture.outcome import outcome_of_response
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.typing import Unset, UserId
 from usage_instrument.web import unavailable

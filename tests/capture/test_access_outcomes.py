@@ -14,14 +14,14 @@ from werkzeug.exceptions import Forbidden, NotFound, Unauthorized
 
 import django_site  # noqa: F401 - configures Django
 import usage_instrument as usage
-from usage_instrument.capture.access_events import (
-    new_access,
+from usage_instrument.capture.context import Request, holder
+from usage_instrument.capture.outcome import (
     outcome_of,
     outcome_of_error,
     outcome_of_response,
     outcome_of_status,
 )
-from usage_instrument.capture.context import Request, holder
+from usage_instrument.capture.recording import new_access
 
 
 class Answer:

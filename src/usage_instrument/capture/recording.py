@@ -1,0 +1,240 @@
+"""Hands uses and accesses to the recorder of their feature."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from uuid import uuid4
+
+from usage_instrument.errors import AuditUnavailable, describe
+from usage_instrument.events import Access, Use
+from usage_instrument.runtime import log
+from usage_instrument.runtime.processes import notice_fork
+from usage_instrument.typing import UNSET, Outcome, Unset, UserId, _Unset
+
+from .call_arguments import NOTHING, Args, Kwargs, ReadCall, UserAndMetadata
+from .context import Holder, current_request, holder, known_actor, known_user, request_of
+from .outcome import outcome_of, outcome_of_error, succeeded
+from .request_info import impersonator, request_id
+
+if TYPE_CHECKING:
+    from .registry import Feature, Recorder
+
+Kept: TypeAlias = dict[str, Any] | str | None
+"""Metadata as it travels: flat scalars, or JSON text."""
+
+
+# ---- uses
+
+
+def settle(feature: Feature, held: Holder, result: object) -> None:
+    """Count a success without user and metadata, inside a request, a task, `as_user` or `paused`."""
+    if succeeded(held, result):
+        count(feature, held)
+
+
+def count(feature: Feature, held: Holder | None, stated: UserAndMetadata = NOTHING) -> None:
+    """Hand one use over. Raises only what the recorder raises, which is nothing unless it is strict."""
+    if held is not None and held.silent:
+        return
+    notice_fork()
+    user, metadata = stated
+    if user is UNSET:
+        user = _user_of(held)
+    if isinstance(user, Exception):
+        feature.catalog.recorder.reject(feature.name, user)
+        return
+    if user is UNSET:
+        return
+    request = request_of(held)
+    if request is not None:
+        request.counted.add(feature.key)
+    if metadata is None or isinstance(metadata, Exception):
+        feature.append(user)
+    else:
+        feature.catalog.recorder.record(Use(feature.name, user, metadata))
+    if isinstance(metadata, Exception):
+        feature.catalog.recorder.lose_metadata(feature.name, metadata)
+
+
+def _user_of(held: Holder | None) -> UserId | Unset | Exception:
+    try:
+        return None if held is None else held.capture_user()
+    except Exception as error:  # a refused statement, or the host's own lookup
+        return error
+
+
+class Capture:
+    """Counts the calls of one tracked function.
+
+    `counts` is the verdict of `succeeded` that makes a call a use; None counts each call as it begins.
+    """
+
+    __slots__ = ("begin", "counts", "feature")
+
+    failures: type[BaseException] = Exception
+
+    def __init__(self, feature: Feature, read: ReadCall, counts: bool | None) -> None:
+        self.feature = feature
+        self.begin = read
+        self.counts = counts
+
+    def called(self, args: Args, kwargs: Kwargs) -> None:
+        """Count a call that begins."""
+        count(self.feature, holder.get(), self.begin(args, kwargs))
+
+    def returned(self, stated: UserAndMetadata, result: object = None) -> None:
+        """Count a call that ended without an exception."""
+        held = holder.get()
+        if succeeded(held, result) is self.counts:
+            count(self.feature, held, stated)
+
+    def raised(self, stated: UserAndMetadata, error: BaseException) -> None:
+        """Count a call that ended with an exception. The caller sees that exception."""
+        if self.counts is not False:
+            return
+        try:
+            count(self.feature, holder.get(), stated)
+        except Exception as mistake:  # strict
+            _add_mistake(error, mistake)
+
+
+def _add_mistake(error: BaseException, mistake: Exception) -> None:
+    error.add_note(f"usage-instrument: {type(mistake).__name__}: {mistake}")
+
+
+# ---- accesses
+
+
+def new_access(outcome: Outcome) -> Access:
+    """An access that happens now, by the request that runs here. Never raises."""
+    request, actor, id_ = current_request(), known_actor(), None
+    try:
+        if request is not None and request.info is not None:
+            id_ = request_id(request.info)
+            actor = impersonator(request.info) if isinstance(actor, _Unset) else actor
+    except Exception:  # the host's request
+        log.debug("cannot read the actor or the id of a request", exc_info=True)
+    return Access(uuid4(), outcome, time.time_ns() // 1000, None if isinstance(actor, _Unset) else actor, id_)
+
+
+def attempted(feature: str, access: Access, user: UserId | Exception, metadata: Kept | Exception) -> Use:
+    """The access to admit. Raises AuditUnavailable if its user is not known."""
+    if isinstance(user, Exception):
+        raise AuditUnavailable.of(feature, describe(user)) from user
+    return Use(feature, user, None if isinstance(metadata, Exception) else metadata, 0, access)
+
+
+def ended(
+    recorder: Recorder,
+    feature: str,
+    access: Access,
+    user: UserId | Exception,
+    metadata: Kept | Exception,
+    uses: int = 0,
+) -> None:
+    """Record an access with its outcome, and its uses. A bad user or bad metadata never loses the access."""
+    if isinstance(user, Exception):
+        recorder.record(Use(feature, None, {"usage_instrument": f"user: {describe(user)}"}, 0, access))
+        if uses:
+            recorder.reject(feature, user)
+        return
+    recorder.record(Use(feature, user, None if isinstance(metadata, Exception) else metadata, uses, access))
+    if isinstance(metadata, Exception):
+        recorder.lose_metadata(feature, metadata)
+
+
+class Attempt(NamedTuple):
+    """An audited call that has begun."""
+
+    stated: UserAndMetadata
+    access: Access
+    is_admitted: bool
+
+
+class AuditedCapture:
+    """Records the accesses to one feature, and counts those that are uses. `counts` is that of Capture.
+
+    With `required`, an access is committed to the audit trail before it happens.
+    """
+
+    __slots__ = ("counts", "feature", "read", "required")
+
+    failures: type[BaseException] = BaseException
+
+    def __init__(self, feature: Feature, read: ReadCall, counts: bool | None, *, required: bool) -> None:
+        self.feature = feature
+        self.read = read
+        self.counts = counts
+        self.required = required
+
+    def begin(self, args: Args, kwargs: Kwargs) -> Attempt:
+        """Record that a call begins. Raises AuditUnavailable: then the call must not happen."""
+        attempt = self.open(args, kwargs)
+        if self.required and not attempt.is_admitted:
+            self.feature.catalog.recorder.admit(self._attempted(attempt))
+        self._count_call(attempt)
+        return attempt
+
+    def open(self, args: Args, kwargs: Kwargs) -> Attempt:
+        """The call, before `admit`."""
+        stated = self.read(args, kwargs)
+        notice_fork()
+        request = request_of(holder.get())
+        access = None if request is None else request.take_access(self.feature.key)  # admitted by a middleware
+        return Attempt(stated, new_access("attempted") if access is None else access, access is not None)
+
+    async def admit(self, attempt: Attempt) -> None:
+        """The rest of `begin`, without blocking the event loop. Raises AuditUnavailable."""
+        if self.required and not attempt.is_admitted:
+            await self.feature.catalog.recorder.aadmit(self._attempted(attempt))
+        self._count_call(attempt)
+
+    def _attempted(self, attempt: Attempt) -> Use:
+        return attempted(self.feature.name, attempt.access, _audited_user(attempt.stated), attempt.stated[1])
+
+    def _count_call(self, attempt: Attempt) -> None:
+        if self.counts is None:
+            count(self.feature, holder.get(), attempt.stated)
+
+    def returned(self, attempt: Attempt, result: object = None) -> None:
+        """Record a call that ended without an exception."""
+        held = holder.get()
+        is_use = self.counts is not None and succeeded(held, result) is self.counts
+        self._record(attempt, outcome_of(held, result), is_use)
+
+    def raised(self, attempt: Attempt, error: BaseException) -> None:
+        """Record a call that ended with an exception. The caller sees that exception."""
+        try:
+            is_use = self.counts is False and isinstance(error, Exception)
+            self._record(attempt, outcome_of_error(error), is_use)
+        except Exception as mistake:  # strict
+            _add_mistake(error, mistake)
+
+    def _record(self, attempt: Attempt, outcome: Outcome, is_use: bool) -> None:
+        held, feature = holder.get(), self.feature
+        is_use = is_use and (held is None or not held.silent)
+        request = request_of(held)
+        if request is not None:
+            request.mark_access(feature.key)
+            if is_use:
+                request.counted.add(feature.key)
+        ended(
+            feature.catalog.recorder,
+            feature.name,
+            attempt.access._replace(outcome=outcome),
+            _audited_user(attempt.stated),
+            attempt.stated[1],
+            int(is_use),
+        )
+
+
+def _audited_user(stated: UserAndMetadata) -> Any:
+    """The user, or an Exception. A paused or discarded capture is an access all the same."""
+    user = stated[0]
+    if not isinstance(user, _Unset):
+        return user
+    try:
+        return known_user()
+    except Exception as error:  # a refused statement, or the host's own lookup
+        return error
