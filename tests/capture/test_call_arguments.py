@@ -337,7 +337,7 @@ def test_unknown_arguments_are_told_when_decorating(options):
     for target in (follow, Report, functools.partial(follow, page=1)):
         with pytest.raises(DeclarationError, match="no argument 'evnt'; the arguments are event, page"):
             tracks("f", **options)(target)
-    with pytest.raises(DeclarationError, match="does not tell"):
+    with pytest.raises(DeclarationError, match="no known names"):
         tracks("f", **options)(max)
 
 
