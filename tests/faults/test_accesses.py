@@ -27,7 +27,7 @@ from usage_instrument import AuditUnavailable, Settings, Tracker
 from usage_instrument.audit.verify import verify
 from usage_instrument.schema import Tables
 
-KILLS = min(int(os.environ.get("USAGE_TEST_KILLS", "16")), 200)
+KILLS = min(int(os.environ.get("USAGE_TEST_KILLS", "12")), 200)
 CUTS = min(int(os.environ.get("USAGE_TEST_CUTS", "40")), 200)
 AT_ONCE = 4
 

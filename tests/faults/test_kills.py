@@ -1,4 +1,7 @@
-"""kill -9 at any instant: what was acknowledged is in the table in the end, exactly."""
+"""kill -9 at any instant: the table ends with every acknowledged use, exactly once.
+
+$USAGE_TEST_KILLS is the number of processes that are killed: few by default, many in `scripts/faults`.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ import victim
 from conftest import Database
 from reading import all_of, made, total
 
-KILLS = int(os.environ.get("USAGE_TEST_KILLS", "40"))
+KILLS = int(os.environ.get("USAGE_TEST_KILLS", "20"))
 AT_ONCE = 4
 IN_FLIGHT = 2 + (victim.THREADS - 1)
-"""Uses that a killed process may have kept and not acknowledged: one call a thread, the first of which counts two."""
+"""Uses that a killed process may have captured and not acknowledged: one call a thread, of which one counts two."""
 
 
 class Victims:
@@ -38,7 +41,8 @@ class Victims:
             text=True,
         )
 
-    def born(self) -> int:
+    def start(self) -> int:
+        """The pid of another one."""
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
         self._nursery.stdin.write("\n")
@@ -65,7 +69,7 @@ def recover(url: str, journal: Path) -> subprocess.Popen[str]:
 
 
 def left(journal: Path) -> list[Path]:
-    """What nobody took over; a directory whose maker was killed over it stays hidden for a minute."""
+    """The journals that no process recovered. A directory whose process was killed while it made it stays hidden."""
     return [path for path in journal.iterdir() if not path.name.startswith(".")]
 
 
@@ -80,9 +84,9 @@ def test_nothing_is_lost_and_nothing_doubled(victims: Victims, postgresql: Datab
     dice = random.Random()
     before = 0
     for killed in range(AT_ONCE, KILLS + 1, AT_ONCE):
-        pids = [victims.born() for _ in range(AT_ONCE)]
+        pids = [victims.start() for _ in range(AT_ONCE)]
         for pid in pids:
-            # The first instants as often as the rest: there, everything is made.
+            # The first instants as often as the rest: there, a process makes its files.
             time.sleep(dice.choice((0.02, 0.1, 0.4, 1.6)) * dice.random())
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
@@ -100,7 +104,7 @@ def test_nothing_is_lost_and_nothing_doubled(victims: Victims, postgresql: Datab
             assert 0 <= unacknowledged - before <= IN_FLIGHT * 5 * AT_ONCE, f"after {killed} kills"
             before = unacknowledged
     assert left(victims.journal) == []
-    # A recovery that was killed between the last file and the row leaves the row, which does no harm.
+    # A recovery that was killed between the last file and the row leaves the row, which is pruned in time.
     assert len(all_of(engine, tables.writers)) <= KILLS // (5 * AT_ONCE)
     assert all_of(engine, tables.losses) == []
     history = sa.select(sa.func.sum(tables.history.c.usage_count))
@@ -111,9 +115,9 @@ def test_nothing_is_lost_and_nothing_doubled(victims: Victims, postgresql: Datab
 
 def test_racing_recoverers_share_the_work(victims: Victims, postgresql: Database) -> None:
     engine = postgresql.engine()
-    pids = [victims.born() for _ in range(8)]
+    pids = [victims.start() for _ in range(8)]
     deadline = time.monotonic() + 60
-    while victim.acknowledged(victims.acks) < 20_000:
+    while victim.acknowledged(victims.acks) < 4_000:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     for pid in pids:

@@ -1,7 +1,7 @@
-"""Processes that count until somebody kills them. Each line on stdin makes one, whose pid is the answer.
+"""Processes that count until they are killed. Each line on stdin starts one, and its pid is the answer.
 
-Each is forked from this one, which has imported everything, so that kills hit the first instants as well. What a
-process has acknowledged stands in a file of its own: uses by thread, counted after each call has returned.
+Each is forked from this one, which has imported everything, so that kills hit the first instants as well. A process
+acknowledges its uses in a file of its own: by thread, after each call has returned.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _use(number: int, acks: memoryview) -> None:
 
 def main() -> None:
     url, journal, folder = sys.argv[1:]
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are nobody's concern
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
     usage.configure(url, journal=journal, flush_interval=0.02)  # as a master that preloads
     for _ in sys.stdin:
         child = os.fork()

@@ -5,75 +5,33 @@ from __future__ import annotations
 import datetime as dt
 import os
 import struct
-import subprocess
-import sys
-import textwrap
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from conftest import Database, UsersDatabase
+from pipeline.recovering import ADA, BOB, die, recover
 from reading import all_of, balanced, counts, made, total
 from usage_instrument import Settings, Tracker
-from usage_instrument.database.engines import named
-from usage_instrument.events import canonical_user
-from usage_instrument.pipeline.journal import Directory, status
-from usage_instrument.pipeline.recovery import Recovery
+from usage_instrument.pipeline.journal import status
 from usage_instrument.stats import Recovered
-
-ADA, BOB = uuid.UUID(int=1), uuid.UUID(int=2)
-
-Die = Callable[[str], None]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     """Where the journals are."""
-    place = tmp_path / "journals"
-    place.mkdir()
-    return place
+    root = tmp_path / "journals"
+    root.mkdir()
+    return root
 
 
-def die(url: str, journal: Path, code: str, **settings: Any) -> None:
-    """A process that uses what `code` says, and is killed. `tracker` is its tracker, `ADA` and `BOB` are users."""
-    script = textwrap.dedent(
-        f"""
-        import os, signal, uuid
-        from usage_instrument import Settings, Tracker
-        ADA, BOB = uuid.UUID(int=1), uuid.UUID(int=2)
-        tracker = Tracker({url!r}, Settings(journal={str(journal)!r}, flush_interval=3600, **{settings!r}))
-        """
-    )
-    script += textwrap.dedent(code) + "\nos.kill(os.getpid(), signal.SIGKILL)\n"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
-
-
-def recover(url: str, journal: Path, **settings: Any) -> Recovered:
-    tracker = Tracker(url, Settings(**settings))
-    store = tracker._backend.open_store()
-    try:
-        recovery = Recovery(
-            str(journal),
-            named(url, None),
-            tracker.settings,
-            canonical_user(tracker.user_id_type),
-            lambda writer: tracker._backend.new_ledger(writer),
-        )
-        return recovery.run(store)
-    finally:
-        store.dispose()
-
-
-def test_what_a_killed_process_captured_is_written(database: Database, place: Path) -> None:
+def test_what_a_killed_process_captured_is_written(database: Database, root: Path) -> None:
     engine = database.engine()
     tables = made(engine)
     die(
         database.url,
-        place,
+        root,
         """
         plain = tracker.tracks("plain")(lambda: None)
         for user in (ADA, ADA, BOB, None):
@@ -82,7 +40,7 @@ def test_what_a_killed_process_captured_is_written(database: Database, place: Pa
         tracker.track("rich", user=ADA, metadata={"format": "csv"}, count=5)
         """,
     )
-    recovered = recover(database.url, place)
+    recovered = recover(database.url, root)
     assert (recovered.journals, recovered.written, recovered.uses) == (1, 9, 9)
     assert counts(engine, tables) == {("plain", ADA): 2, ("plain", BOB): 1, ("plain", None): 1, ("rich", ADA): 5}
     (rich,) = [row for row in all_of(engine, tables.usage) if row.feature_name == "rich"]
@@ -90,16 +48,16 @@ def test_what_a_killed_process_captured_is_written(database: Database, place: Pa
     assert abs(rich.last_used - dt.datetime.now(dt.UTC).replace(tzinfo=None)) < dt.timedelta(minutes=5)
     assert sum(row.usage_count for row in all_of(engine, tables.history)) == 9
     assert all_of(engine, tables.writers) == []
-    assert list(place.iterdir()) == []
-    assert recover(database.url, place) == Recovered()
+    assert list(root.iterdir()) == []
+    assert recover(database.url, root) == Recovered()
 
 
-def test_what_it_had_written_is_not_written_again(database: Database, place: Path) -> None:
+def test_what_it_had_written_is_not_written_again(database: Database, root: Path) -> None:
     engine = database.engine()
     tables = made(engine)
     die(
         database.url,
-        place,
+        root,
         """
         for _ in range(3):
             tracker.track("f", user=ADA)
@@ -108,15 +66,15 @@ def test_what_it_had_written_is_not_written_again(database: Database, place: Pat
         """,
     )
     assert total(engine, tables) == 3
-    assert recover(database.url, place).written == 1
+    assert recover(database.url, root).written == 1
     assert total(engine, tables) == 4
 
 
-def test_the_next_process_takes_over_by_itself(database: Database, place: Path) -> None:
+def test_the_next_process_takes_over_by_itself(database: Database, root: Path) -> None:
     engine = database.engine()
     tables = made(engine)
-    die(database.url, place, "tracker.track('f', user=ADA, count=3)")
-    tracker = Tracker(database.url, Settings(journal=str(place), flush_interval=3600))
+    die(database.url, root, "tracker.track('f', user=ADA, count=3)")
+    tracker = Tracker(database.url, Settings(journal=str(root), flush_interval=3600))
     tracker.track("f", user=ADA)
     assert tracker.flush(60)
     stats = tracker.stats()
@@ -124,17 +82,17 @@ def test_the_next_process_takes_over_by_itself(database: Database, place: Path) 
     assert balanced(stats)
     assert counts(engine, tables) == {("f", ADA): 4}
     assert tracker.shutdown(60)
-    assert list(place.iterdir()) == []
+    assert list(root.iterdir()) == []
 
 
-def test_a_batch_that_was_not_sent_goes_out_under_its_number(database: Database, place: Path) -> None:
+def test_a_batch_that_was_not_sent_goes_out_under_its_number(database: Database, root: Path) -> None:
     """Killed with the frame on disk, before and after the commit that it was for."""
     engine = database.engine()
     tables = made(engine)
     for where in ("before", "after"):
         die(
             database.url,
-            place,
+            root,
             f"""
             from usage_instrument.database import dialects
             dialect = dialects.get({database.name!r})
@@ -150,47 +108,47 @@ def test_a_batch_that_was_not_sent_goes_out_under_its_number(database: Database,
             tracker.flush(60)
             """,
         )
-        assert recover(database.url, place).journals == 1
+        assert recover(database.url, root).journals == 1
     assert counts(engine, tables) == {("f", ADA): 6}
 
 
-def test_users_who_are_unknown_are_rejected_and_told(users_database: UsersDatabase, place: Path) -> None:
+def test_users_who_are_unknown_are_rejected_and_told(users_database: UsersDatabase, root: Path) -> None:
     if users_database.database.name == "sqlite":
         pytest.skip("SQLite enforces foreign keys only where the host turns them on")
     engine = users_database.engine
     tables = made(engine)
-    die(users_database.database.url, place, "tracker.track('f', user=uuid.uuid4()); tracker.track('f')")
-    recovered = recover(users_database.database.url, place)
+    die(users_database.database.url, root, "tracker.track('f', user=uuid.uuid4()); tracker.track('f')")
+    recovered = recover(users_database.database.url, root)
     assert (recovered.written, recovered.rejected) == (1, 1)
     assert [(row.reason, row.uses) for row in all_of(engine, tables.losses)] == [("unknown user", 1)]
-    assert list(place.iterdir()) == []
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(("kind", "user"), [("integer", 7), ("string", "ada")])
-def test_ids_of_every_type(sqlite: Database, place: Path, kind: str, user: object) -> None:
+def test_ids_of_every_type(sqlite: Database, root: Path, kind: str, user: object) -> None:
     tables = made(sqlite.engine(), user_id_type=kind)
-    die(sqlite.url, place, f"tracker.track('f', user={user!r}); tracker.track('f', user=ADA)", user_id_type=kind)
-    recovered = recover(sqlite.url, place, user_id_type=kind)
+    die(sqlite.url, root, f"tracker.track('f', user={user!r}); tracker.track('f', user=ADA)", user_id_type=kind)
+    recovered = recover(sqlite.url, root, user_id_type=kind)
     assert counts(sqlite.engine(), tables)["f", user] == 1
     assert recovered.uses == 2
     assert recovered.rejected == (kind == "integer")
 
 
-def test_more_keys_than_memory_holds(sqlite: Database, place: Path) -> None:
+def test_more_keys_than_memory_holds(sqlite: Database, root: Path) -> None:
     tables = made(sqlite.engine())
-    die(sqlite.url, place, "for number in range(1000): tracker.track(f'f{number % 500}', user=ADA)")
-    recovered = recover(sqlite.url, place, max_pending=37, flush_rows=10)
+    die(sqlite.url, root, "for number in range(1000): tracker.track(f'f{number % 500}', user=ADA)")
+    recovered = recover(sqlite.url, root, max_pending=37, flush_rows=10)
     assert (recovered.written, recovered.dropped) == (1000, 0)
     assert total(sqlite.engine(), tables) == 1000
 
 
-def test_a_living_process_is_left_alone(sqlite: Database, place: Path) -> None:
+def test_a_living_process_is_left_alone(sqlite: Database, root: Path) -> None:
     engine = sqlite.engine()
     tables = made(engine)
-    tracker = Tracker(sqlite.url, Settings(journal=str(place), flush_interval=3600))
+    tracker = Tracker(sqlite.url, Settings(journal=str(root), flush_interval=3600))
     tracker.track("f")
-    assert recover(sqlite.url, place) == Recovered()
-    (found,) = status(str(place))
+    assert recover(sqlite.url, root) == Recovered()
+    (found,) = status(str(root))
     assert (found.state, found.pending + found.in_batches) == ("alive", 1)
     assert tracker.shutdown(60)
     assert total(engine, tables) == 1
@@ -199,10 +157,10 @@ def test_a_living_process_is_left_alone(sqlite: Database, place: Path) -> None:
 # ---- what cannot be recovered
 
 
-def _dead(sqlite: Database, place: Path) -> Path:
-    die(sqlite.url, place, "tracker.track('f', user=ADA)")
-    (home,) = place.iterdir()
-    return home
+def _dead(sqlite: Database, root: Path) -> Path:
+    die(sqlite.url, root, "tracker.track('f', user=ADA)")
+    (directory,) = root.iterdir()
+    return directory
 
 
 def _truncate(path: Path) -> None:
@@ -230,87 +188,57 @@ def _from_the_future(path: Path) -> None:
     ],
 )
 def test_damage_is_told_and_nothing_is_guessed(
-    sqlite: Database, place: Path, file: str, damage: Callable[[Path], object], says: str
+    sqlite: Database, root: Path, file: str, damage: Callable[[Path], object], says: str
 ) -> None:
     tables = made(sqlite.engine())
-    home = _dead(sqlite, place)
-    damage(home / file)
-    recovered = recover(sqlite.url, place)
-    assert recovered.parked == (home,)
-    (found,) = status(str(place))
+    directory = _dead(sqlite, root)
+    damage(directory / file)
+    recovered = recover(sqlite.url, root)
+    assert recovered.parked == (directory,)
+    (found,) = status(str(root))
     assert (found.state, says in found.note) == ("parked", True)
-    assert recover(sqlite.url, place).parked == (), "it waits for a person"
+    assert recover(sqlite.url, root).parked == (), "it waits for a person"
     assert total(sqlite.engine(), tables) == 0
 
 
-def test_a_log_that_does_not_tell_what_the_slots_mean_costs_them_and_is_told(sqlite: Database, place: Path) -> None:
+def test_a_log_that_does_not_tell_what_the_slots_mean_costs_them_and_is_told(sqlite: Database, root: Path) -> None:
     tables = made(sqlite.engine())
-    home = _dead(sqlite, place)
-    (home / "00000000.log").write_bytes(b"")
-    assert recover(sqlite.url, place).dropped == 1
+    directory = _dead(sqlite, root)
+    (directory / "00000000.log").write_bytes(b"")
+    assert recover(sqlite.url, root).dropped == 1
     assert [(row.reason, row.uses) for row in all_of(sqlite.engine(), tables.losses)] == [("journal damaged", 1)]
-    assert list(place.iterdir()) == []
+    assert list(root.iterdir()) == []
 
 
-def test_a_journal_whose_row_is_gone_is_set_aside(sqlite: Database, place: Path) -> None:
+def test_a_journal_whose_row_is_gone_is_set_aside(sqlite: Database, root: Path) -> None:
     engine = sqlite.engine()
     tables = made(engine)
-    die(sqlite.url, place, "tracker.track('f'); assert tracker.flush(60); tracker.track('f')")
+    die(sqlite.url, root, "tracker.track('f'); assert tracker.flush(60); tracker.track('f')")
     with engine.begin() as connection:
         connection.execute(tables.writers.delete())
-    (path,) = recover(sqlite.url, place).parked
+    (path,) = recover(sqlite.url, root).parked
     assert "is gone (pruned, or the database was restored)" in (path / "parked").read_text()
     assert total(engine, tables) == 1
 
 
-def test_the_database_is_away(sqlite: Database, place: Path) -> None:
-    home = _dead(sqlite, place)  # there are no tables yet
-    recovered = recover(sqlite.url, place)
-    assert recovered.unfinished == (home,)
+def test_the_database_is_away(sqlite: Database, root: Path) -> None:
+    directory = _dead(sqlite, root)  # there are no tables yet
+    recovered = recover(sqlite.url, root)
+    assert recovered.unfinished == (directory,)
     assert "usage-instrument db create" in str(recovered.last_error)
     tables = made(sqlite.engine())
-    assert recover(sqlite.url, place).written == 1
+    assert recover(sqlite.url, root).written == 1
     assert total(sqlite.engine(), tables) == 1
 
 
-def test_uses_for_another_database_are_left_alone(sqlite: Database, place: Path, tmp_path: Path) -> None:
+def test_uses_for_another_database_are_left_alone(sqlite: Database, root: Path, tmp_path: Path) -> None:
     made(sqlite.engine())
-    home = _dead(sqlite, place)
+    directory = _dead(sqlite, root)
     other = Database("sqlite", f"sqlite:///{tmp_path}/other.db")
     tables = made(other.engine())
-    recovered = recover(other.url, place)
-    assert recovered.unfinished == (home,)
+    recovered = recover(other.url, root)
+    assert recovered.unfinished == (directory,)
     assert "its uses are for sqlite:///" in str(recovered.last_error)
     assert total(other.engine(), tables) == 0
     other.close()
-    assert recover(sqlite.url, place).written == 1
-
-
-def test_a_directory_that_was_being_made_or_deleted(sqlite: Database, place: Path) -> None:
-    made(sqlite.engine())
-    young, old, unnamed, empty = (place / f"{prefix}{uuid.uuid4().hex}" for prefix in (".", ".", ".", ""))
-    for hidden in (young, old, unnamed):
-        hidden.mkdir()
-        (hidden / "lock").touch()
-    (unnamed / "database").touch()  # and there its maker was killed
-    os.utime(old, (0, 0))
-    os.utime(unnamed, (0, 0))
-    empty.mkdir()
-    assert recover(sqlite.url, place).uses == 0
-    assert list(place.iterdir()) == [young]
-
-
-def test_a_lock_is_its_owners(place: Path) -> None:
-    home = Directory.create(str(place), uuid.uuid4(), "")
-    assert Directory.adopt(home.path) is None
-    child = os.fork()
-    if not child:
-        home.release()  # closes the child's descriptor, and no more
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert Directory.adopt(home.path) is None
-    home.release()
-    again = Directory.adopt(home.path)
-    assert again is not None
-    again.remove()
-    assert list(place.iterdir()) == []
+    assert recover(sqlite.url, root).written == 1

@@ -27,7 +27,7 @@ from .pending_counts import PendingCounts, size_of
 logger = logging.getLogger("usage_instrument")
 
 _PIECE = 2**16
-"""Slots of the journal that are folded at a time."""
+"""Slots of the journal that are aggregated at a time."""
 INTERVAL = 0.5
 """Seconds between two drains: what a use's time is right to."""
 _SAY_EVERY = 60.0

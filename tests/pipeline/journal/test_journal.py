@@ -15,28 +15,27 @@ import pytest
 from conftest import Database
 from reading import balanced, made, total
 from usage_instrument import Settings, Tracker
-from usage_instrument.errors import ConfigurationError
 from usage_instrument.events import Use
-from usage_instrument.pipeline.journal import Journal, SavedSnapshot, Snapshot, directory
+from usage_instrument.pipeline.journal import Journal, SavedSnapshot, Snapshot
 from usage_instrument.pipeline.journal import journal as journal_module
 from usage_instrument.typing import UserId
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     """Where the journals are."""
-    place = tmp_path / "journals"
-    place.mkdir()
-    return place
+    root = tmp_path / "journals"
+    root.mkdir()
+    return root
 
 
 class Bench:
     """A journal, and what it could not keep."""
 
-    def __init__(self, place: Path, max_bytes: int = 2**26, max_keys: int = 100_000) -> None:
+    def __init__(self, root: Path, max_bytes: int = 2**26, max_keys: int = 100_000) -> None:
         self.spilt: Counter[tuple[str, UserId]] = Counter()
         self.journal = Journal(
-            str(place), "", max_bytes, max_keys, lambda feature, user: self.spilt.update([(feature, user)])
+            str(root), "", max_bytes, max_keys, lambda feature, user: self.spilt.update([(feature, user)])
         )
         self.read: Counter[tuple[str, UserId]] = Counter()
 
@@ -50,13 +49,13 @@ class Bench:
                 else:
                     self.read[entry] += number
 
-    def frame(self) -> None:
+    def save(self) -> None:
         assert self.journal.writer_id is not None
         self.journal.save(SavedSnapshot(self.journal.writer_id, True, Snapshot(self.journal.positions)))
 
 
-def test_threads_lose_nothing_while_it_is_read(place: Path) -> None:
-    bench = Bench(place, max_bytes=2**20)  # segments of 32,768 slots, so that they are changed on the way
+def test_threads_lose_nothing_while_it_is_read(root: Path) -> None:
+    bench = Bench(root, max_bytes=2**20)  # segments of 32,768 slots, so that they are changed on the way
     assert bench.journal.try_open()
     each, threads = 30_000, 4
     done = threading.Barrier(threads + 1)
@@ -80,7 +79,7 @@ def test_threads_lose_nothing_while_it_is_read(place: Path) -> None:
             worker.start()
         while any(worker.is_alive() for worker in workers) and done.n_waiting < threads:
             bench.drain()
-            bench.frame()
+            bench.save()
         done.wait()
     finally:
         sys.setswitchinterval(interval)
@@ -92,8 +91,8 @@ def test_threads_lose_nothing_while_it_is_read(place: Path) -> None:
         assert bench.read["f", number] + bench.spilt["f", number] == each - each // 100
 
 
-def test_uses_are_told_by_their_number_before_they_are_read(place: Path) -> None:
-    bench = Bench(place)
+def test_uses_are_told_by_their_number_before_they_are_read(root: Path) -> None:
+    bench = Bench(root)
     assert bench.journal.try_open()
     bench.journal.sink("f")(1)
     assert bench.journal.put(Use("rich", 1, None, 7))
@@ -102,25 +101,8 @@ def test_uses_are_told_by_their_number_before_they_are_read(place: Path) -> None
     assert bench.journal.unread == 0
 
 
-def test_a_slot_that_is_filled_late_is_read_late(place: Path) -> None:
-    bench = Bench(place)
-    assert bench.journal.try_open()
-    append = bench.journal.sink("f")
-    append(1)
-    (segment, _) = bench.journal._segments
-    late = next(segment._next)  # a thread that was interrupted between taking its slot and the store
-    append(2)
-    bench.drain()
-    assert bench.read == {("f", 1): 1, ("f", 2): 1}
-    assert [position.holes for position in bench.journal.positions] == [(late,), ()]
-    segment._store[late] = segment.dictionary.add_key("f", 3)
-    bench.drain()
-    assert bench.read["f", 3] == 1
-    assert [position.holes for position in bench.journal.positions] == [(), ()]
-
-
-def test_a_sealed_journal_takes_nothing_and_loses_nothing(place: Path) -> None:
-    bench = Bench(place)
+def test_a_sealed_journal_takes_nothing_and_loses_nothing(root: Path) -> None:
+    bench = Bench(root)
     assert bench.journal.try_open()
     append = bench.journal.sink("f")
     append(1)
@@ -135,24 +117,24 @@ def test_a_sealed_journal_takes_nothing_and_loses_nothing(place: Path) -> None:
     assert bench.read["f", 4] == 1
 
 
-def test_it_is_not_deleted_with_a_use_that_nobody_read(place: Path) -> None:
-    bench = Bench(place)
+def test_it_is_not_deleted_with_a_use_that_nobody_read(root: Path) -> None:
+    bench = Bench(root)
     assert bench.journal.try_open()
     bench.journal.sink("f")(1)
     assert not bench.journal.retire()
     bench.drain()
     assert bench.journal.retire()
-    assert list(place.iterdir()) == []
+    assert list(root.iterdir()) == []
     assert bench.read == {("f", 1): 1}
 
 
-def test_segments_that_a_frame_holds_are_deleted(place: Path) -> None:
-    bench = Bench(place, max_keys=10)
+def test_segments_that_a_snapshot_holds_are_deleted(root: Path) -> None:
+    bench = Bench(root, max_keys=10)
     assert bench.journal.try_open()
     for user in range(100):
         bench.journal.sink("f")(user)
         bench.drain()
-        bench.frame()
+        bench.save()
     assert bench.journal.directory is not None
     assert len(list(bench.journal.directory.path.glob("*.slots"))) <= 3
     assert len(bench.read) == 100
@@ -161,10 +143,10 @@ def test_segments_that_a_frame_holds_are_deleted(place: Path) -> None:
 # ---- in a tracker
 
 
-def test_a_clean_end_leaves_nothing_behind_and_the_next_use_starts_anew(database: Database, place: Path) -> None:
+def test_a_clean_end_leaves_nothing_behind_and_the_next_use_starts_anew(database: Database, root: Path) -> None:
     engine = database.engine()
     tables = made(engine)
-    tracker = Tracker(database.url, Settings(journal=str(place), flush_interval=3600))
+    tracker = Tracker(database.url, Settings(journal=str(root), flush_interval=3600))
 
     @tracker.tracks("f")
     def f() -> None: ...
@@ -172,17 +154,17 @@ def test_a_clean_end_leaves_nothing_behind_and_the_next_use_starts_anew(database
     for round_ in range(1, 4):
         f()
         tracker.track("g", metadata={"round": round_})
-        assert len(list(place.iterdir())) == 1
+        assert len(list(root.iterdir())) == 1
         assert tracker.shutdown(60)
-        assert list(place.iterdir()) == []
+        assert list(root.iterdir()) == []
         assert total(engine, tables) == 2 * round_
         assert balanced(tracker.stats())
 
 
-def test_forked_children_have_journals_of_their_own(sqlite: Database, place: Path) -> None:
+def test_forked_children_have_journals_of_their_own(sqlite: Database, root: Path) -> None:
     engine = sqlite.engine()
     tables = made(engine)
-    tracker = Tracker(sqlite.url, Settings(journal=str(place), flush_interval=3600, user_id_type="uuid"))
+    tracker = Tracker(sqlite.url, Settings(journal=str(root), flush_interval=3600, user_id_type="uuid"))
 
     @tracker.tracks("f")
     def f() -> None: ...
@@ -196,52 +178,52 @@ def test_forked_children_have_journals_of_their_own(sqlite: Database, place: Pat
         os._exit(0 if ended else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert total(engine, tables) == 2
-    assert len(list(place.iterdir())) == 1
+    assert len(list(root.iterdir())) == 1
     assert tracker.shutdown(60)
     assert total(engine, tables) == 3
 
 
 def test_where_the_disk_refuses_uses_are_kept_in_memory(
-    sqlite: Database, place: Path, caplog: pytest.LogCaptureFixture
+    sqlite: Database, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables = made(sqlite.engine())
-    place = place.parent / "file"
-    place.touch()
-    tracker = Tracker(sqlite.url, Settings(journal=str(place), flush_interval=3600))
+    root = root.parent / "file"
+    root.touch()
+    tracker = Tracker(sqlite.url, Settings(journal=str(root), flush_interval=3600))
     for _ in range(10):
         tracker.track("f")
     assert tracker.flush(60)
     assert total(sqlite.engine(), tables) == 10
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"the journal in {place} takes no more (")
+    assert record.getMessage().startswith(f"the journal in {root} takes no more (")
     assert tracker.shutdown(60)
 
 
 def test_a_full_disk_is_told_and_costs_no_use(
-    sqlite: Database, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sqlite: Database, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables = made(sqlite.engine())
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    tracker = Tracker(sqlite.url, Settings(journal=str(place), flush_interval=3600))
+    tracker = Tracker(sqlite.url, Settings(journal=str(root), flush_interval=3600))
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
         tracker.track("f")
     assert "No space left on device" in caplog.text
-    assert list(place.glob("*/*.slots")) == []
+    assert list(root.glob("*/*.slots")) == []
     monkeypatch.setattr(journal_module, "_RETRY", 0.0)
     tracker.track("f")  # as a minute later, when there is space again
-    assert len(list(place.glob("*/*.slots"))) == 2
+    assert len(list(root.glob("*/*.slots"))) == 2
     assert tracker.flush(60)
     assert tracker.shutdown(60)
     assert total(sqlite.engine(), tables) == 2
 
 
-def test_beyond_its_bound_uses_go_to_memory(sqlite: Database, place: Path) -> None:
+def test_beyond_its_bound_uses_go_to_memory(sqlite: Database, root: Path) -> None:
     tables = made(sqlite.engine())
-    tracker = Tracker(sqlite.url, Settings(journal=str(place), journal_max_bytes=1, flush_interval=3600))
+    tracker = Tracker(sqlite.url, Settings(journal=str(root), journal_max_bytes=1, flush_interval=3600))
 
     @tracker.tracks("f")
     def f() -> None: ...
@@ -254,9 +236,9 @@ def test_beyond_its_bound_uses_go_to_memory(sqlite: Database, place: Path) -> No
     assert balanced(tracker.stats())
 
 
-def test_a_full_one_grows_no_more(sqlite: Database, place: Path) -> None:
+def test_a_full_one_grows_no_more(sqlite: Database, root: Path) -> None:
     tracker = Tracker(
-        sqlite.url, Settings(journal=str(place), journal_max_bytes=1, flush_interval=3600, user_id_type="integer")
+        sqlite.url, Settings(journal=str(root), journal_max_bytes=1, flush_interval=3600, user_id_type="integer")
     )
 
     @tracker.tracks("f")
@@ -269,15 +251,15 @@ def test_a_full_one_grows_no_more(sqlite: Database, place: Path) -> None:
                 with tracker.as_user(user):
                     use()
         tracker._pipeline._aggregator.aggregate()
-        sizes.append(sum(file.stat().st_size for file in place.rglob("*.log")))
+        sizes.append(sum(file.stat().st_size for file in root.rglob("*.log")))
     assert sizes[-1] - sizes[5] < 1_000
     made(sqlite.engine(), user_id_type="integer")
     assert tracker.shutdown(60)
     assert tracker.stats().written == 30_000
 
 
-def test_in_an_outage_what_exceeds_memory_waits_on_disk(sqlite: Database, place: Path) -> None:
-    tracker = Tracker(sqlite.url, Settings(journal=str(place), max_pending=20, flush_interval=0.01))
+def test_in_an_outage_what_exceeds_memory_waits_on_disk(sqlite: Database, root: Path) -> None:
+    tracker = Tracker(sqlite.url, Settings(journal=str(root), max_pending=20, flush_interval=0.01))
     for turn in range(1_000):
         tracker.track(f"f{turn % 200}", count=2)
     assert not tracker.flush(5)  # there are no tables
@@ -291,9 +273,9 @@ def test_in_an_outage_what_exceeds_memory_waits_on_disk(sqlite: Database, place:
     assert tracker.shutdown(60)
 
 
-def test_what_waits_on_disk_takes_no_memory(sqlite: Database, place: Path) -> None:
+def test_what_waits_on_disk_takes_no_memory(sqlite: Database, root: Path) -> None:
     tracker = Tracker(
-        sqlite.url, Settings(journal=str(place), max_pending=20, flush_interval=3600, user_id_type="integer")
+        sqlite.url, Settings(journal=str(root), max_pending=20, flush_interval=3600, user_id_type="integer")
     )
 
     @tracker.tracks("f")
@@ -306,8 +288,8 @@ def test_what_waits_on_disk_takes_no_memory(sqlite: Database, place: Path) -> No
             tracker._pipeline._aggregator.aggregate()
     assert not tracker.flush(1)  # there are no tables
     open_files = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.exists()]
-    assert len(list(place.rglob("*.slots"))) > 10
-    assert len([file for file in open_files if file.startswith(str(place)) and "0000" in file]) <= 4
+    assert len(list(root.rglob("*.slots"))) > 10
+    assert len([file for file in open_files if file.startswith(str(root)) and "0000" in file]) <= 4
     journal = tracker._pipeline.journal
     assert journal is not None
     waiting = [segment for segment in journal._segments if segment.is_sealed]
@@ -319,15 +301,3 @@ def test_what_waits_on_disk_takes_no_memory(sqlite: Database, place: Path) -> No
         pass
     assert total(sqlite.engine(), tables) == 400
     assert tracker.shutdown(60)
-
-
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
-def test_a_network_file_system_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "_file_system", lambda path: kind)
-    with pytest.raises(ConfigurationError, match=f"is on {kind}, whose locks cannot be trusted"):
-        Tracker("sqlite:///x.db", Settings(journal="somewhere"))
-
-
-def test_the_file_system_of_a_path_is_found() -> None:
-    assert directory._file_system("/proc/self") == "proc"
-    assert directory._file_system("/nowhere/yet")
