@@ -1,4 +1,4 @@
-"""The trail holds, or the first row that does not is named."""
+"""The trail is consistent, or the first row that does not is named."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from conftest import Database
 from reading import made
-from usage_instrument.audit.admin_chain import STEWARD
+from usage_instrument.audit.admin_chain import ADMIN_CHAIN
 from usage_instrument.audit.chain import Chain, first_link, link, pseudonym_of
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
-from usage_instrument.audit.truncation import count_old, cut
-from usage_instrument.audit.verify import Verified, verify
+from usage_instrument.audit.truncation import count_old, truncate
+from usage_instrument.audit.verify import Verification, verify
 from usage_instrument.errors import AuditError
 from usage_instrument.schema import Tables
 
@@ -36,7 +36,7 @@ class Trail(NamedTuple):
     chains: list[Chain]
     checkpoint: Checkpoint
 
-    def verified(self, checkpoint: Checkpoint | None = None) -> Verified:
+    def verified(self, checkpoint: Checkpoint | None = None) -> Verification:
         return verify(self.connection, self.tables, None, checkpoint)
 
 
@@ -56,7 +56,7 @@ def trail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trail]:
 
 
 def test_untouched_rows_hold(trail: Trail) -> None:
-    assert trail.verified(trail.checkpoint) == Verified(ROWS + 1, len(CHAINS) + 1, ())
+    assert trail.verified(trail.checkpoint) == Verification(ROWS + 1, len(CHAINS) + 1, ())
 
 
 def test_ten_thousand_rows_hold(sqlite: Database) -> None:
@@ -64,7 +64,7 @@ def test_ten_thousand_rows_hold(sqlite: Database) -> None:
     tables = made(engine)
     with engine.begin() as connection:
         append(connection, tables, Chain(None), accesses(MANY))
-        assert verify(connection, tables) == Verified(MANY, 1, ())
+        assert verify(connection, tables) == Verification(MANY, 1, ())
 
 
 CHANGES: dict[str, Any] = {
@@ -184,8 +184,8 @@ def test_a_chain_that_is_written_anew_is_found_by_a_checkpoint(trail: Trail) -> 
 def test_a_checkpoint_of_another_database_is_told(trail: Trail) -> None:
     other = Checkpoint(trail.checkpoint.made_at, {})
     (found,) = trail.verified(other).findings
-    assert found.chain_id == STEWARD
-    assert "does not know this checkpoint" in found.detail
+    assert found.chain_id == ADMIN_CHAIN
+    assert "no record of this checkpoint" in found.detail
 
 
 def test_a_checkpoint_survives_its_export(trail: Trail) -> None:
@@ -210,7 +210,7 @@ def test_with_a_key_nobody_else_makes_a_link(database: Database) -> None:
     with engine.begin() as connection:
         append(connection, tables, chain, accesses(20))
     with engine.begin() as connection:
-        assert verify(connection, tables, KEY) == Verified(20, 1, ())
+        assert verify(connection, tables, KEY) == Verification(20, 1, ())
         assert len(verify(connection, tables).findings) == 1
         forger.chain_id, forger.number, forger.link = chain.chain_id, chain.number, chain.link
         append(connection, tables, forger, accesses(1))
@@ -230,14 +230,14 @@ def test_a_cut_is_recorded_and_the_rest_holds(database: Database) -> None:
     with engine.connect() as connection:
         assert count_old(connection, tables, before) == 70
         connection.rollback()
-        assert sum(cut(connection, tables, before)) == 70
-        assert sum(cut(connection, tables, before)) == 0
+        assert sum(truncate(connection, tables, before)) == 70
+        assert sum(truncate(connection, tables, before)) == 0
         connection.rollback()
         append(connection, tables, living, accesses(5, START + 100 * SECOND))
         connection.commit()
-        assert verify(connection, tables, None, checkpoint) == Verified(10 + 5 + 2, 2, ())
+        assert verify(connection, tables, None, checkpoint) == Verification(10 + 5 + 2, 2, ())
         connection.rollback()
-        assert sum(cut(connection, tables, before + dt.timedelta(days=9))) == 15
+        assert sum(truncate(connection, tables, before + dt.timedelta(days=9))) == 15
         assert verify(connection, tables, None, checkpoint).findings == ()
 
 
@@ -250,12 +250,12 @@ def test_more_than_the_cut_is_missed(sqlite: Database) -> None:
         append(connection, tables, chain, accesses(50))
     before = dt.datetime(2023, 11, 14, 22, 13, 20) + dt.timedelta(seconds=40)
     with engine.connect() as connection:
-        assert sum(cut(connection, tables, before)) == 40
+        assert sum(truncate(connection, tables, before)) == 40
         with connection.begin():
             connection.execute(sa.delete(access).where(access.c.number == 41))
             (found,) = verify(connection, tables).findings
             assert (found.kind, found.number) == ("removed", 41)
-            connection.execute(sa.delete(access).where(access.c.chain_id == STEWARD))
+            connection.execute(sa.delete(access).where(access.c.chain_id == ADMIN_CHAIN))
             (found,) = verify(connection, tables).findings
             assert (found.kind, found.number) == ("removed", 1)
 

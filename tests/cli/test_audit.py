@@ -73,7 +73,7 @@ def test_who_accessed_what(database: Database) -> None:
     assert shown(database, "--until", "2020-01-01") == []
     assert len(shown(database, "--limit", "2")) == 2
     table = audit(database, "show", "--user", str(uuid.uuid4()))
-    assert (table.exit_code, table.stdout) == (0, "There is no such access.\n")
+    assert (table.exit_code, table.stdout) == (0, "No access matches.\n")
 
 
 def test_the_trail_as_a_file(database: Database, tmp_path: Path) -> None:
@@ -96,10 +96,10 @@ def test_the_trail_holds_until_somebody_changes_it(database: Database, tmp_path:
     assert audit(database, "checkpoint", "-o", str(checkpoint), **variables).exit_code == 0
     for options in ([], ["--checkpoint", str(checkpoint)]):
         done = audit(database, "verify", *options, **variables)
-        assert (done.exit_code, done.stdout) == (0, "The trail holds: 4 rows in 3 chains.\n"), done.output
+        assert (done.exit_code, done.stdout) == (0, "The trail is consistent: 4 rows in 3 chains.\n"), done.output
     without = audit(database, "verify")
     assert without.exit_code == 1
-    assert "USAGE_INSTRUMENT_AUDIT_KEY the one" in without.stderr
+    assert "USAGE_INSTRUMENT_AUDIT_KEY the key" in without.stderr
     access = tables.access
     with database.engine().begin() as connection:
         connection.execute(sa.update(access).where(access.c.outcome == "denied").values(outcome="success"))

@@ -59,7 +59,7 @@ def test_a_receipt_that_does_not_tell_who(database: Database, tables: Tables) ->
 
 def test_the_trail_shows_the_pseudonym_and_verifies(database: Database, tables: Tables) -> None:
     assert run(database, "forget", str(ADA)).exit_code == 0
-    assert "The trail holds" in run(database, "audit", "verify").stdout
+    assert "The trail is consistent" in run(database, "audit", "verify").stdout
     shown = json.loads(run(database, "audit", "show", "--feature", "open_vault", "--format", "json").stdout)
     whose = sorted(row["user_id"] for row in shown)
     assert whose[0] == str(BOB)
@@ -80,7 +80,7 @@ def test_an_unknown_user_and_force(database: Database, tables: Tables) -> None:
     done = run(database, "forget", nobody)
     assert (done.exit_code, done.stderr) == (
         2,
-        "usage-instrument: nothing tells of such a user; to forget them all the same, say --force\n",
+        "usage-instrument: there is no trace of this user; to forget them all the same, pass --force\n",
     )
     assert run(database, "forget", nobody, "--force").exit_code == 0
 
@@ -94,7 +94,7 @@ def test_a_journal_that_was_set_aside_is_told(sqlite: Database, tmp_path: Path) 
     (home / "parked").write_text("a reason\n")
     done = run(sqlite, "forget", str(ADA), "--journal", str(place), "--format", "json")
     assert done.exit_code == 1
-    assert {"what": str(home), "rows": None, "status": "may still name them"} in json.loads(done.stdout)
+    assert {"what": str(home), "rows": None, "status": "may still name the user"} in json.loads(done.stdout)
     assert "usage-instrument journal status" in done.stderr
     tracker.shutdown(0.5)
 
@@ -112,9 +112,9 @@ def test_the_data_of_a_user(database: Database, tables: Tables, tmp_path: Path) 
 
 
 def test_out_and_in(database: Database, tables: Tables) -> None:
-    assert "Not counted any more" in run(database, "opt-out", str(ADA)).stdout
+    assert "Opted out" in run(database, "opt-out", str(ADA)).stdout
     assert json.loads(run(database, "export", str(ADA)).stdout)["counted"] is False
-    assert "Counted again" in run(database, "opt-in", str(ADA)).stdout
+    assert "Opted in" in run(database, "opt-in", str(ADA)).stdout
     assert json.loads(run(database, "export", str(ADA)).stdout)["counted"] is True
 
 

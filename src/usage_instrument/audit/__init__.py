@@ -1,1 +1,1 @@
-"""The audit trail: who accessed what, row by row, in chains that show whatever was changed, removed or inserted."""
+"""The audit trail. In come accesses, out go rows in hash chains; `verify` finds any row that was changed or removed."""

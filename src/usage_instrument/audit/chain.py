@@ -1,7 +1,7 @@
-"""The links of a chain: each is a hash over its row and the link before, so that nothing changes unseen.
+"""The hash chain: each row's link is a hash over the row and the link before it.
 
-What identifies a person is in the hash by salted digests of its own. To forget somebody is then to replace the id and
-to keep its digest: the links still hold, and the digest tells nobody who it was.
+The hash covers what identifies a person through salted digests. Erasing a person replaces the value and its salt by the
+digest: the links still verify, and the digest does not reveal the value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from usage_instrument.events import Use
 from usage_instrument.typing import UserId
 
 PARTS = ("user", "actor", "details")
-"""What of a row tells of persons: each has a digest of its own, by a salt of its own."""
+"""The parts of a row that may identify a person. Each has its own salt and digest."""
 
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
 _FIRST = b"usage-instrument audit trail 1"
@@ -28,21 +28,21 @@ _FIRST = b"usage-instrument audit trail 1"
 _encoders: dict[type, Callable[[Any], str]] = {str: encode_basestring_ascii, int: str}
 
 Row = Mapping[str, Any]
-"""The columns of `feature_usage_access` by their names."""
+"""The columns of `feature_usage_access` by name."""
 
 
 class Chain:
-    """What one writer appends to, alone: so processes never wait for each other."""
+    """The chain of one writer. No other process appends to it, so that processes do not wait for each other."""
 
     def __init__(self, key: str | None) -> None:
         self._key = key
         self.chain_id = uuid4()
         self.number = 0
-        """The last row that is known to be committed."""
+        """Of the last committed row."""
         self.link = first_link(key, self.chain_id)
 
     def rows(self, uses: Sequence[Use], service: str) -> list[dict[str, Any]]:
-        """The rows that these accesses are, if nothing else is appended before."""
+        """The rows of these accesses behind the last committed row."""
         number, before, rows = self.number, self.link, []
         for use in uses:
             number += 1
@@ -52,13 +52,13 @@ class Chain:
         return rows
 
     def appended(self, rows: Sequence[Row]) -> None:
-        """These rows, made here, are committed."""
+        """Note that these rows, which `rows` made, are committed."""
         if rows:
             self.number, self.link = rows[-1]["number"], rows[-1]["link"]
 
 
 def row_of(use: Use, service: str, chain_id: UUID, number: int) -> dict[str, Any]:
-    """An access as a row without its link. Raises ValueError for a use that is none."""
+    """An access as a row without its link. Raises ValueError for a use without one."""
     access = use.access
     if access is None:
         raise ValueError(f"{use.feature!r} was not audited")
@@ -79,12 +79,12 @@ def row_of(use: Use, service: str, chain_id: UUID, number: int) -> dict[str, Any
 
 
 def first_link(key: str | None, chain_id: UUID) -> str:
-    """What stands before the first row of a chain."""
+    """The link before the first row of a chain."""
     return _hash(key, _FIRST + chain_id.bytes)
 
 
 def link(key: str | None, before: str, row: Row, number: int | None = None) -> str:
-    """The link of a row behind another link; with `number`, as if it were in that place."""
+    """The link of a row behind the link `before`; with `number`, as if the row had that number."""
     content = [
         before,
         row["chain_id"].hex,
@@ -100,13 +100,12 @@ def link(key: str | None, before: str, row: Row, number: int | None = None) -> s
 
 
 def is_erased(row: Row) -> bool:
-    """Whether the row has a digest where it had told of somebody."""
+    """Whether a part of the row has been erased."""
     return str(row["seal"]).startswith("{")
 
 
 def erased(row: Row, parts: Collection[str], pseudonym: str) -> dict[str, Any]:
-    """The columns that a row has instead, to tell of these parts no more. Its link still holds: the digests stay, and
-    what they were salted with is gone."""
+    """The new values of a row's columns when these parts are erased. The row's link stays valid."""
     salts, digests = _seal_of(row)
     made = _digests(row)
     digests = {**digests, **{part: made[part] for part in parts}}
@@ -121,18 +120,20 @@ def erased(row: Row, parts: Collection[str], pseudonym: str) -> dict[str, Any]:
 
 
 def has_seal(row: Row, names: Mapping[str, str]) -> bool:
-    """Whether an erased row's seal is to the letter what these pseudonyms, by part, make it: no link holds them."""
+    """Whether exactly these parts are erased, with these pseudonyms. No link covers the pseudonyms."""
+    if not is_erased(row):
+        return not names
     salts, digests = _seal_of(row)
     return digests.keys() == names.keys() and row["seal"] == _seal(salts, digests, names)
 
 
 def pseudonym_of(row: Row, part: str) -> str | None:
-    """What stands for a person whom a part of the row does not name any more."""
+    """The pseudonym in an erased part of the row."""
     return _names_of(row).get(part)
 
 
 def _seal(salts: Mapping[str, str], digests: Mapping[str, str], names: Mapping[str, str]) -> str:
-    """Parts in one order, whichever of them was erased first."""
+    # In the order of PARTS, so that the order of erasures does not matter.
     seal = {
         "salts": {part: salts.get(part, "") for part in PARTS if part not in digests},
         "digests": {part: digests[part] for part in PARTS if part in digests},
@@ -145,20 +146,24 @@ def _names_of(row: Row) -> dict[str, str]:
     if not is_erased(row):
         return {}
     try:
-        return dict(json.loads(row["seal"])["names"])
-    except (ValueError, KeyError, TypeError):  # no writer's: `verify` says so
+        return {str(part): str(name) for part, name in json.loads(row["seal"])["names"].items()}
+    except _MALFORMED:  # `verify` reports it
         return {}
 
 
 def _seal_of(row: Row) -> tuple[dict[str, str], dict[str, str]]:
-    """The salts of a row's parts, and the digests of those that it does not tell any more."""
+    """The salts of the readable parts, and the digests of the erased ones."""
     if not is_erased(row):
         return {part: hashlib.sha256(f"{row['seal']} {part}".encode()).hexdigest() for part in PARTS}, {}
     try:
         seal = json.loads(row["seal"])
         return dict(seal["salts"]), dict(seal["digests"])
-    except (ValueError, KeyError, TypeError):  # no writer's; then no link holds
+    except _MALFORMED:  # then no link is valid
         return {}, {}
+
+
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What a text raises that no writer of ours has written."""
 
 
 def _digests(row: Row) -> dict[str, str]:
@@ -170,9 +175,9 @@ def _digests(row: Row) -> dict[str, str]:
     salts, digests = _seal_of(row)
     found = {}
     for part, value in values.items():
-        is_told = value not in (None, [None, None])
-        # What has a digest tells nothing, so that nothing can be put in its place.
-        found[part] = _digest(salts.get(part, ""), value) if is_told or part not in digests else str(digests[part])
+        is_readable = value not in (None, [None, None])
+        # A stored digest counts only where the columns are empty: a value put beside it breaks the link.
+        found[part] = _digest(salts.get(part, ""), value) if is_readable or part not in digests else str(digests[part])
     return found
 
 
@@ -183,7 +188,7 @@ def _hash(key: str | None, content: bytes) -> str:
 
 
 def _encoded(values: Sequence[str | int | None]) -> str:
-    """These as JSON, compact and in ASCII; json.dumps makes an encoder each time, and this is done four times a row."""
+    """Compact ASCII JSON. json.dumps would make an encoder each time, four times a row."""
     return f"[{','.join(['null' if value is None else _encoders[type(value)](value) for value in values])}]"
 
 
@@ -193,7 +198,7 @@ def _digest(salt: str, value: Sequence[str | None] | None) -> str:
 
 
 def _identity(user: UserId) -> list[str] | None:
-    """An id that tells its type: 7 and "7" are different people."""
+    """An id with its type: 7 and "7" are different people."""
     if user is None:
         return None
     kind = "uuid" if isinstance(user, UUID) else "integer" if isinstance(user, int) else "string"

@@ -1,4 +1,4 @@
-"""Whom the trail is to name no more: ids become pseudonyms, every link still holds, and the trail records it."""
+"""Erases a user from the trail: pseudonyms replace ids, every link stays valid, and the trail records the erasure."""
 
 from __future__ import annotations
 
@@ -16,51 +16,45 @@ if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
 ROWS = 1_000
-"""So many rows a transaction, at most."""
+"""The most rows of a transaction."""
 
 
 def erase(connection: Connection, tables: Tables, audit_key: str | None, user: UserId, pseudonym: str) -> int:
-    """Take a user's id, and the metadata beside it, out of as many rows as fit a transaction, and record which rows;
-    how many that were, 0 once there are none. So with the metadata of looks for them. The caller commits."""
+    """Erase a user from up to ROWS rows, and record which. Returns their number, 0 when none is left; the caller
+    commits. Self-accesses that searched for the user lose their metadata."""
     access = tables.access
     rows: list[dict[str, Any]] = []
-    for theirs in (or_(access.c.user_id == user, access.c.actor_id == user), self_access.names(tables, user)):
-        asked = select(access).where(theirs).order_by(access.c.chain_id, access.c.number).limit(ROWS).with_for_update()
-        rows = rows or [dict(row) for row in connection.execute(asked).mappings()]
+    for theirs in (or_(access.c.user_id == user, access.c.actor_id == user), self_access.searched_for(tables, user)):
+        query = select(access).where(theirs).order_by(access.c.chain_id, access.c.number).limit(ROWS).with_for_update()
+        rows = rows or [dict(row) for row in connection.execute(query).mappings()]
     if not rows:
         return 0
     changes: list[dict[str, Any]] = []
-    named: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
+    by_part: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for row in rows:
         parts = [part for part in PARTS if part == "details" or row[f"{part}_id"] == user]
         for part in parts:
-            named[part].append(row)
-        values = erased(row, parts, pseudonym)
-        changes.append({"chain": row["chain_id"], "place": row["number"], **values})
+            by_part[part].append(row)
+        changes.append({"in_chain": row["chain_id"], "at_number": row["number"], **erased(row, parts, pseudonym)})
     connection.execute(
         update(access)
-        .where(access.c.chain_id == bindparam("chain"), access.c.number == bindparam("place"))
+        .where(access.c.chain_id == bindparam("in_chain"), access.c.number == bindparam("at_number"))
         .values({name: bindparam(name) for name in ("user_id", "actor_id", "request_id", "metadata", "seal")}),
         changes,
     )
-    admin_chain.append(
-        connection,
-        tables,
-        audit_key,
-        admin_chain.ERASURE,
-        {"name": pseudonym, **{part: _spans(named[part]) for part in named}},
-    )
+    record = {"name": pseudonym, **{part: _spans(rows) for part, rows in by_part.items()}}
+    admin_chain.append(connection, tables, audit_key, admin_chain.ERASURE, record)
     return len(rows)
 
 
 def _spans(rows: list[dict[str, Any]]) -> dict[str, list[list[int]]]:
-    """The places of rows that are in order, as the first and the last of each stretch."""
+    """The numbers of sorted rows by chain, as the first and last of each run."""
     spans: dict[str, list[list[int]]] = {}
     for chain, members in itertools.groupby(rows, lambda row: row["chain_id"].hex):
-        stretches = spans.setdefault(chain, [])
+        runs = spans.setdefault(chain, [])
         for row in members:
-            if stretches and stretches[-1][1] == row["number"] - 1:
-                stretches[-1][1] = row["number"]
+            if runs and runs[-1][1] == row["number"] - 1:
+                runs[-1][1] = row["number"]
             else:
-                stretches.append([row["number"], row["number"]])
+                runs.append([row["number"], row["number"]])
     return spans

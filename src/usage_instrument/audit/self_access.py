@@ -1,4 +1,4 @@
-"""A look at the trail, which is an access itself: its row tells who looked, and for whom."""
+"""Reading the trail is an access itself. Its row holds who read, and the search."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from usage_instrument.typing import UserId
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
-LOOK = "usage_instrument.look"
-"""The feature that a look is an access to. Its row always has an actor, who is the user unless somebody acts as them:
-so the few such rows are found by an index."""
-PERSONS = ("user", "actor")
-"""What of a look's metadata is somebody's id."""
+SELF_ACCESS = "usage_instrument.look"
+"""The feature of such a row. It always has an actor, so that an index finds these few rows."""
+_PERSONS = ("user", "actor")
 
 
-def details(asked: Mapping[str, object], rows: int) -> dict[str, object]:
-    """A look's metadata: what was asked for, the ids as text, and how many rows were shown."""
-    return {**{name: str(value) for name, value in asked.items()}, "rows": rows}
+def details(search: Mapping[str, object], rows: int) -> dict[str, object]:
+    """The metadata of such a row: the search as text, and the number of rows shown."""
+    return {**{name: str(value) for name, value in search.items()}, "rows": rows}
 
 
-def names(tables: Tables, user: UserId) -> ColumnElement[bool]:
-    """Whether a row is a look for this user."""
+def searched_for(tables: Tables, user: UserId) -> ColumnElement[bool]:
+    """Whether a row is a self-access that searched for this user."""
     access = tables.access
     mentioned = (
-        # As metadata is written: compact, and in ASCII.
+        # Metadata is written compact and in ASCII.
         access.c.metadata.contains(f"{json.dumps(part)}:{json.dumps(str(user))}", autoescape=True)
-        for part in PERSONS
+        for part in _PERSONS
     )
-    return and_(access.c.actor_id.is_not(None), access.c.feature_name == LOOK, or_(*mentioned))
+    return and_(access.c.actor_id.is_not(None), access.c.feature_name == SELF_ACCESS, or_(*mentioned))

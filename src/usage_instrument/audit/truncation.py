@@ -1,4 +1,4 @@
-"""The cut: old rows go from the front of each chain, and the trail records where, so that what is left still holds."""
+"""Truncation: deletes old rows from the front of each chain and records where, so that the rest still verifies."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from . import admin_chain
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
-_CHAINS = 200
-"""So many chains a transaction."""
+_CHAINS_PER_TRANSACTION = 200
 
 
 def count_old(connection: Connection, tables: Tables, before: dt.datetime) -> int:
-    """How many rows a cut would take."""
+    """How many rows `truncate` would delete."""
     return sum(rows for _, _, rows in _old(connection, tables, before))
 
 
-def cut(connection: Connection, tables: Tables, before: dt.datetime, key: str | None = None) -> Iterator[int]:
-    """Delete what is older than then (UTC, naive), as far as nothing newer stands before it; how many rows went with
-    each transaction, which this commits. Raises what SQLAlchemy raises, and then everything before stands."""
+def truncate(connection: Connection, tables: Tables, before: dt.datetime, key: str | None = None) -> Iterator[int]:
+    """Delete rows older than `before` (UTC, naive) up to the first newer row of each chain.
+
+    Commits several transactions, and yields the number of rows that each deleted. Raises what SQLAlchemy raises.
+    """
     old = _old(connection, tables, before)
     connection.rollback()
-    for start in range(0, len(old), _CHAINS):
+    for start in range(0, len(old), _CHAINS_PER_TRANSACTION):
         with connection.begin():
-            yield _cut(connection, tables, old[start : start + _CHAINS], before, key)
+            yield _truncate(connection, tables, old[start : start + _CHAINS_PER_TRANSACTION], before, key)
 
 
 def _old(connection: Connection, tables: Tables, before: dt.datetime) -> list[tuple[UUID, int, int]]:
-    """Each chain with old rows at its front: the number of the last of them, and how many there are."""
+    """Each chain that begins with old rows: the number of the last of them, and how many there are."""
     access = tables.access
     newer = (
         select(access.c.chain_id, func.min(access.c.number).label("number"))
@@ -46,7 +47,7 @@ def _old(connection: Connection, tables: Tables, before: dt.datetime) -> list[tu
         select(access.c.chain_id, func.max(access.c.number), func.count())
         .outerjoin(newer, newer.c.chain_id == access.c.chain_id)
         .where(
-            access.c.chain_id != admin_chain.STEWARD,
+            access.c.chain_id != admin_chain.ADMIN_CHAIN,
             access.c.occurred_at < before,
             (newer.c.number.is_(None)) | (access.c.number < newer.c.number),
         )
@@ -55,21 +56,20 @@ def _old(connection: Connection, tables: Tables, before: dt.datetime) -> list[tu
     return [(UUID(int=chain.int), last, rows) for chain, last, rows in connection.execute(old)]
 
 
-def _cut(
+def _truncate(
     connection: Connection, tables: Tables, old: list[tuple[UUID, int, int]], before: dt.datetime, key: str | None
 ) -> int:
     access = tables.access
     cuts: dict[str, list[Any]] = {}
-    gone = 0
+    deleted = 0
     for chain, last, _ in old:
-        end = and_(access.c.chain_id == chain, access.c.number == last)
-        link = connection.scalar(select(access.c.link).where(end))
-        if link is None:  # somebody else has cut it meanwhile
+        link = connection.scalar(select(access.c.link).where(and_(access.c.chain_id == chain, access.c.number == last)))
+        if link is None:  # another process has truncated it meanwhile
             continue
         cuts[chain.hex] = [last, link]
-        gone += connection.execute(delete(access).where(access.c.chain_id == chain, access.c.number <= last)).rowcount
+        rows = and_(access.c.chain_id == chain, access.c.number <= last)
+        deleted += connection.execute(delete(access).where(rows)).rowcount
     if cuts:
-        admin_chain.append(
-            connection, tables, key, admin_chain.CUT, {"before": before.isoformat(), "rows": gone, "cuts": cuts}
-        )
-    return gone
+        record = {"before": before.isoformat(), "rows": deleted, "cuts": cuts}
+        admin_chain.append(connection, tables, key, admin_chain.TRUNCATION, record)
+    return deleted

@@ -1,4 +1,4 @@
-"""`usage-instrument audit`: who accessed what, whether the trail holds, and what is to be kept of it elsewhere."""
+"""`usage-instrument audit`: show, export, verify and truncate the audit trail, and make checkpoints."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import enum
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from sqlalchemy import Connection, exc, select
 
-from usage_instrument.audit import truncation as cutting
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
-from usage_instrument.audit.query import accesses, whose
+from usage_instrument.audit.query import accesses, person
+from usage_instrument.audit.truncation import count_old, truncate
 from usage_instrument.audit.verify import verify as verify_
 from usage_instrument.database import dialects
 from usage_instrument.database.expressions import Ago
@@ -36,8 +37,8 @@ T = TypeVar("T")
 audit = typer.Typer(help="The audit trail: show, export, verify, checkpoint, cut.", no_args_is_help=True)
 
 
-class OutcomeKind(str, enum.Enum):
-    """What became of an access."""
+class OutcomeName(str, enum.Enum):
+    """The outcomes of an access."""
 
     ATTEMPTED = "attempted"
     SUCCESS = "success"
@@ -46,21 +47,21 @@ class OutcomeKind(str, enum.Enum):
 
 
 class ExportFormat(str, enum.Enum):
-    """How the whole trail is written."""
+    """The formats of an exported trail."""
 
     JSONL = "jsonl"
     CSV = "csv"
 
 
-User: TypeAlias = Annotated[str | None, typer.Option(help="Of this user alone, or of 'anonymous': nobody known.")]
-Actor: TypeAlias = Annotated[str | None, typer.Option(help="By this one alone, who acted as somebody else.")]
-Feature: TypeAlias = Annotated[str | None, typer.Option(help="Of this feature alone.")]
-Outcome: TypeAlias = Annotated[OutcomeKind | None, typer.Option(help="With this outcome alone.")]
+User: TypeAlias = Annotated[str | None, typer.Option(help="Only of this user, or 'anonymous'.")]
+Actor: TypeAlias = Annotated[str | None, typer.Option(help="Only by this actor, who acted as another user.")]
+Feature: TypeAlias = Annotated[str | None, typer.Option(help="Only of this feature.")]
+Outcome: TypeAlias = Annotated[OutcomeName | None, typer.Option(help="Only with this outcome.")]
 Since: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="PERIOD", help="Since when: 12h, 30d, 4w, or a date such as 2026-01-31 (UTC).")
+    str | None, typer.Option(metavar="PERIOD", help="12h, 30d, 4w, or a date such as 2026-01-31 (UTC).")
 ]
 Until: TypeAlias = Annotated[str | None, typer.Option(metavar="DATE", help="Before this date or time (UTC).")]
-Kept: TypeAlias = Annotated[
+OutputFile: TypeAlias = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file to write to, instead of the terminal.")
 ]
 
@@ -73,7 +74,7 @@ def show_(
     outcome: Outcome = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many rows at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="The most rows.")] = 100,
     url: Url = None,
     schema: Schema = None,
     output: Output = Format.TABLE,
@@ -81,18 +82,18 @@ def show_(
     """Show who accessed what, the newest first."""
 
     def work(connection: Connection, tables: Tables) -> list[dict[str, Any]]:
-        asked = accesses(tables, limit=limit, **_filters(tables, user, actor, feature, outcome, since, until))
-        rows = connection.execute(asked).mappings()
+        query = accesses(tables, limit=limit, **_filters(tables, user, actor, feature, outcome, since, until))
+        rows = connection.execute(query).mappings()
         hidden = {"seal"} if output is Format.JSON else {"seal", "access_id", "chain_id", "number"}
-        return [{name: _read(name, row) for name in row if name not in hidden} for row in rows]
+        return [{name: _value(name, row) for name in row if name not in hidden} for row in rows]
 
-    show(_on_trail(url, schema, work), output, empty="There is no such access.")
+    show(_with_trail(url, schema, work), output, empty="No access matches.")
 
 
 @audit.command()
 def export(
-    output: Kept = None,
-    format_: Annotated[ExportFormat, typer.Option("--format", help="One object a line, or a table.")] = (
+    output: OutputFile = None,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="One JSON object a line, or a table.")] = (
         ExportFormat.JSONL
     ),
     user: User = None,
@@ -102,18 +103,18 @@ def export(
     url: Url = None,
     schema: Schema = None,
 ) -> None:
-    """Write the trail with all its columns, chain by chain, for an archive or another program."""
+    """Write the trail with all its columns, chain by chain."""
 
     def work(connection: Connection, tables: Tables) -> int:
         access = tables.access
-        chosen = accesses(tables, limit=None, **_filters(tables, user, None, feature, None, since, until)).whereclause
-        asked = select(access).order_by(access.c.chain_id, access.c.number)
-        asked = asked if chosen is None else asked.where(chosen)
-        rows = connection.execute(asked, execution_options={"yield_per": 2000}).mappings()
-        with output.open("w", encoding="utf-8", newline="") if output is not None else _Terminal() as file:
-            return _written(file, format_, access.c.keys(), rows)
+        where = accesses(tables, limit=None, **_filters(tables, user, None, feature, None, since, until)).whereclause
+        query = select(access).order_by(access.c.chain_id, access.c.number)
+        query = query if where is None else query.where(where)
+        rows = connection.execute(query, execution_options={"yield_per": 2000}).mappings()
+        with output.open("w", encoding="utf-8", newline="") if output is not None else nullcontext(sys.stdout) as file:
+            return _write(file, format_, access.c.keys(), rows)
 
-    number = _on_trail(url, schema, work)
+    number = _with_trail(url, schema, work)
     typer.echo(f"usage-instrument: {'1 row' if number == 1 else f'{number:,} rows'} written", err=True)
 
 
@@ -121,37 +122,39 @@ def export(
 def verify(
     checkpoint: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A checkpoint made before: what it has seen has to be there."),
+        typer.Option(exists=True, dir_okay=False, help="A checkpoint: its rows must still be there."),
     ] = None,
     url: Url = None,
     schema: Schema = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Check every link; leaves with 1 at what was changed, removed, inserted or moved, and names the first row of each
-    chain. The secret is that of USAGE_INSTRUMENT_AUDIT_KEY."""
+    """Check every link, and show the first changed, removed, inserted or reordered row of each chain.
+
+    Exits with 1 if there is one. Reads the secret from USAGE_INSTRUMENT_AUDIT_KEY.
+    """
     key = Settings.from_environment(enabled=False).audit_key
-    kept = None if checkpoint is None else _checkpoint(checkpoint)
+    known = None if checkpoint is None else _checkpoint(checkpoint)
 
     def work(connection: Connection, tables: Tables) -> Any:
         connection.rollback()
         connection = dialects.get(connection.dialect.name).begin_reading(connection, 86_400)
         try:
-            return verify_(connection, tables, key, kept)
+            return verify_(connection, tables, key, known)
         finally:
-            connection.invalidate()  # what it was told for this, it is not to keep
+            connection.invalidate()  # its session has settings that no other query may meet
 
-    found = _on_trail(url, schema, work)
+    found = _with_trail(url, schema, work)
     rows = [
         {"what": each.kind, "chain_id": str(each.chain_id), "number": each.number, "detail": each.detail}
         for each in found.findings
     ]
     chains = "1 chain" if found.chains == 1 else f"{found.chains:,} chains"
     number = "1 row" if found.rows == 1 else f"{found.rows:,} rows"
-    show(rows, output, empty=f"The trail holds: {number} in {chains}.")
+    show(rows, output, empty=f"The trail is consistent: {number} in {chains}.")
     if rows:
         if len(rows) >= found.chains:
             typer.echo(
-                f"usage-instrument: not one chain holds; is {ENVIRONMENT_PREFIX}AUDIT_KEY the one that they were "
+                f"usage-instrument: no chain is consistent; is {ENVIRONMENT_PREFIX}AUDIT_KEY the key that they were "
                 "written with?",
                 err=True,
             )
@@ -159,8 +162,8 @@ def verify(
 
 
 @audit.command()
-def checkpoint(output: Kept = None, url: Url = None, schema: Schema = None) -> None:
-    """Note the ends of all chains. Keep what this prints where who may change the database may not."""
+def checkpoint(output: OutputFile = None, url: Url = None, schema: Schema = None) -> None:
+    """Print the last rows of all chains. Store this out of reach of the database's administrators."""
     key = Settings.from_environment(enabled=False).audit_key
 
     def work(connection: Connection, tables: Tables) -> Checkpoint:
@@ -168,7 +171,7 @@ def checkpoint(output: Kept = None, url: Url = None, schema: Schema = None) -> N
         connection.commit()
         return made
 
-    made = _on_trail(url, schema, work)
+    made = _with_trail(url, schema, work)
     if output is not None:
         output.write_text(made.to_json() + "\n", encoding="utf-8")
     else:
@@ -177,31 +180,31 @@ def checkpoint(output: Kept = None, url: Url = None, schema: Schema = None) -> N
 
 @audit.command()
 def cut(
-    older_than: Annotated[str, typer.Option(metavar="PERIOD", help="How long the trail is kept, such as 400d.")],
+    older_than: Annotated[str, typer.Option(metavar="PERIOD", help="The age of the rows to delete, such as 400d.")],
     url: Url = None,
     schema: Schema = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Delete the oldest rows of each chain, and record the cut, so that the rest still verifies."""
-    keep = span(older_than, "--older-than")
+    age = span(older_than, "--older-than")
     key = Settings.from_environment(enabled=False).audit_key
 
     def work(connection: Connection, tables: Tables) -> tuple[dt.datetime, int]:
-        before: Any = connection.scalar(select(Ago(keep)))
+        before: Any = connection.scalar(select(Ago(age)))
         if isinstance(before, str):  # SQLite keeps times as text
             before = dt.datetime.fromisoformat(before)
         if dry_run:
-            return before, cutting.count_old(connection, tables, before)
-        return before, sum(cutting.cut(connection, tables, before, key))
+            return before, count_old(connection, tables, before)
+        return before, sum(truncate(connection, tables, before, key))
 
-    before, rows = _on_trail(url, schema, work)
+    before, rows = _with_trail(url, schema, work)
     status = "would go" if dry_run else "gone"
     show([{"what": f"accesses from before {before:%Y-%m-%d %H:%M}", "rows": rows, "status": status}], output, empty="")
 
 
-def _on_trail(url: str | None, schema: str | None, work: Callable[[Connection, Tables], T]) -> T:
-    """What `work` returns, where there is a trail; the command ends where there is none."""
+def _with_trail(url: str | None, schema: str | None, work: Callable[[Connection, Tables], T]) -> T:
+    """What `work` returns. Ends the command if there is no trail."""
 
     def guarded(connection: Connection, tables: Tables) -> T:
         problem = audit_problem(connection, tables)
@@ -210,7 +213,7 @@ def _on_trail(url: str | None, schema: str | None, work: Callable[[Connection, T
         try:
             return work(connection, tables)
         except exc.IntegrityError:
-            raise fail("somebody else is at the trail: run this again") from None
+            raise fail("another process has changed the trail meanwhile: run this again") from None
 
     return read(url, schema, guarded)
 
@@ -220,7 +223,7 @@ def _filters(
     user: str | None,
     actor: str | None,
     feature: str | None,
-    outcome: OutcomeKind | None,
+    outcome: OutcomeName | None,
     since: str | None,
     until: str | None,
 ) -> dict[str, Any]:
@@ -244,36 +247,22 @@ def _checkpoint(path: Path) -> Checkpoint:
         raise fail(f"{path}: {error}") from None
 
 
-def _read(name: str, row: Any) -> Any:
+def _value(name: str, row: Any) -> Any:
     if name in {"user_id", "actor_id"}:
-        return whose(row, "user" if name == "user_id" else "actor")
+        return person(row, "user" if name == "user_id" else "actor")
     return json.loads(row[name]) if name == "metadata" and row[name] is not None else row[name]
 
 
-class _Terminal:
-    """Standard output, which is nobody's to close."""
-
-    def __enter__(self) -> Any:
-        return sys.stdout
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def _written(file: Any, format_: ExportFormat, names: list[str], rows: Any) -> int:
+def _write(file: Any, format_: ExportFormat, names: list[str], rows: Any) -> int:
     number = 0
     table = csv.writer(file, lineterminator="\n")
     if format_ is ExportFormat.CSV:
         table.writerow(names)
-    for row in rows:
-        number += 1
-        values = {name: _plain(row[name]) for name in names}
+    for number, row in enumerate(rows, 1):  # noqa: B007 - it is returned
+        values = {name: row[name] for name in names}
+        values["occurred_at"] = row["occurred_at"].isoformat()
         if format_ is ExportFormat.CSV:
             table.writerow(values.values())
         else:
             file.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
     return number
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, dt.datetime) else value

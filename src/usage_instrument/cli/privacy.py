@@ -1,4 +1,4 @@
-"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`: what a person may ask for."""
+"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`: the rights of users."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def forget(
     url: Url = None,
     schema: Schema = None,
     journal: JournalRoot = None,
-    keep_audit: Annotated[bool, typer.Option("--keep-audit", help="Let the audit trail go on naming them.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also a user of whom nothing tells yet.")] = False,
+    keep_audit: Annotated[bool, typer.Option("--keep-audit", help="Keep the user in the audit trail.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also a user of whom there is no trace yet.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Erase a user from every table, buffer and journal, and print a receipt that does not tell who that was.
+    """Erase a user from every table, buffer and journal, and print a receipt that does not identify the user.
 
-    Running processes follow within their flush interval. Leaves with 1 if a journal may still name them. The secret is
-    that of USAGE_INSTRUMENT_PRIVACY_KEY.
+    Running processes follow within their flush interval. Exits with 1 if a journal may still name the user. Reads the
+    secret from USAGE_INSTRUMENT_PRIVACY_KEY.
     """
-    receipt: Receipt = _on_privacy(
+    receipt: Receipt = _with_privacy(
         url, schema, journal, lambda privacy: privacy.forget(user, keep_audit=keep_audit, force=force)
     )
     rows: list[dict[str, Any]] = [
@@ -52,12 +52,10 @@ def forget(
     rows.append({"what": "audit trail", "rows": receipt.pseudonymised, "status": "pseudonymised"})
     if keep_audit:
         rows[-1] = {"what": "audit trail", "rows": receipt.kept, "status": "kept, as asked"}
-    rows += [{"what": place, "rows": None, "status": "may still name them"} for place in receipt.journals]
+    rows += [{"what": directory, "rows": None, "status": "may still name the user"} for directory in receipt.journals]
     show(rows, output, empty="")
     if receipt.journals:
-        typer.echo(
-            "usage-instrument: see `usage-instrument journal status`; what is set aside is yours to delete", err=True
-        )
+        typer.echo("usage-instrument: see `usage-instrument journal status`, and delete parked journals", err=True)
         raise typer.Exit(PROBLEMS)
 
 
@@ -69,8 +67,8 @@ def export(
     url: Url = None,
     schema: Schema = None,
 ) -> None:
-    """Write all that the tables tell of a user, as JSON."""
-    data = _on_privacy(url, schema, None, lambda privacy: privacy.export(user))
+    """Write all data of a user as JSON."""
+    data = _with_privacy(url, schema, None, lambda privacy: privacy.export(user))
     text = json.dumps(data, indent=2, ensure_ascii=to is None)
     if to is None:
         typer.echo(text)
@@ -79,23 +77,23 @@ def export(
 
 
 def opt_out(user: User, url: Url = None, schema: Schema = None) -> None:
-    """Count nothing of a user any more, in any process, from its next flush on; what was counted stays."""
-    _on_privacy(url, schema, None, lambda privacy: privacy.opt_out(user))
-    typer.echo("Not counted any more, within one flush interval of each process.")
+    """Stop counting a user in all processes, from their next flush on. Existing counts stay."""
+    _with_privacy(url, schema, None, lambda privacy: privacy.opt_out(user))
+    typer.echo("Opted out: every process stops counting within its flush interval.")
 
 
 def opt_in(user: User, url: Url = None, schema: Schema = None) -> None:
     """Count a user again."""
-    _on_privacy(url, schema, None, lambda privacy: privacy.opt_in(user))
-    typer.echo("Counted again, within one flush interval of each process.")
+    _with_privacy(url, schema, None, lambda privacy: privacy.opt_in(user))
+    typer.echo("Opted in: every process counts again within its flush interval.")
 
 
-def _on_privacy(url: str | None, schema: str | None, journal: str | None, work: Callable[[Privacy], T]) -> T:
+def _with_privacy(url: str | None, schema: str | None, journal: str | None, work: Callable[[Privacy], T]) -> T:
     place = required(url)
     tables = read(url, schema, lambda connection, tables: tables)
     directory = checked_root(journal) if journal else None
     with explained(engines.url_of(engines.parse(place))):
-        said = replace(
+        settings = replace(
             Settings.from_environment(enabled=True),
             schema=schema,
             users=None,
@@ -103,6 +101,6 @@ def _on_privacy(url: str | None, schema: str | None, journal: str | None, work: 
             journal=directory,
         )
         try:
-            return work(Privacy(Backend(place, said, tables), said, canonical_user(tables.user_id_type)))
+            return work(Privacy(Backend(place, settings, tables), settings, canonical_user(tables.user_id_type)))
         except UnknownUserError:
-            raise fail("nothing tells of such a user; to forget them all the same, say --force") from None
+            raise fail("there is no trace of this user; to forget them all the same, pass --force") from None

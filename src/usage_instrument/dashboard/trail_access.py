@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from usage_instrument.audit.self_access import LOOK
+from usage_instrument.audit.self_access import SELF_ACCESS
 from usage_instrument.capture.context import Request, current_request, holder, known_user
 from usage_instrument.capture.recording import new_access
 from usage_instrument.capture.registry import Recorder, declared
@@ -66,7 +66,7 @@ class Look:
             access = new_access(outcome)
         # Always with an actor: by that, these rows are found.
         actor = user if access.actor is None else access.actor
-        return Use(LOOK, user, None, 0, access._replace(actor=actor))
+        return Use(SELF_ACCESS, user, None, 0, access._replace(actor=actor))
 
 
 def recorder_of(tracker: Recorder | None) -> Recorder:

@@ -1,4 +1,4 @@
-"""What a person may ask for: their own data, not to be counted, and to be forgotten."""
+"""Export, opt-out and erasure of a user's data."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from usage_instrument.runtime.waiting import in_event_loop, in_worker_thread
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UserId
 
-from .erasure import PATIENCE, Forgetting, Receipt
+from .erasure import PATIENCE, Erasure, Receipt
 from .personal_data import personal_data
 
-_LOCKS, _STATEMENT = 10.0, 60.0  # seconds: somebody waits for this, and it is no request
+_LOCK_TIMEOUT, _STATEMENT_TIMEOUT = 10.0, 60.0  # seconds: longer than the writer's, as no request waits
 
 
 class Privacy:
-    """One database, as the persons see it whom it tells of. Opens no connection by itself.
+    """The rights of users in one database. The construction opens no connection.
 
-    `canonical` makes the id that the tables hold; `flush` writes what this process holds within so many seconds. Users
-    are given as everywhere. All methods raise UserIdError for what no user can be, the anonymous one included;
-    ConfigurationError without the setting `privacy_key`; and UsageInstrumentError where the database does not answer
-    or lacks a table: what was done by then stays, and to ask again is safe.
+    `canonical` returns a user id as the tables hold it; `flush` writes the pending counts of this process within a
+    number of seconds. All methods raise UserIdError for the anonymous user and for values that are no user id,
+    ConfigurationError without the setting `privacy_key`, and UsageInstrumentError if the database does not answer or
+    lacks a table. After an error, calling again is safe.
     """
 
     def __init__(
@@ -43,28 +43,25 @@ class Privacy:
         canonical: Callable[[UserId], UserId],
         flush: Callable[[float], bool] = lambda timeout: True,
     ) -> None:
-        self._settings = replace(settings, lock_timeout=_LOCKS, statement_timeout=_STATEMENT)
+        self._settings = replace(settings, lock_timeout=_LOCK_TIMEOUT, statement_timeout=_STATEMENT_TIMEOUT)
         self._backend = Backend(backend.database, self._settings, backend.tables_given)
         self._canonical = canonical
         self._flush = flush
 
-    # ---- one's own data
-
     def export(self, user: object) -> dict[str, Any]:
-        """All that the tables tell of a user, as JSON can carry it: `user_id`, `exported_at` (UTC), `usage`, `history`,
-        `accesses` by them or as them, and whether they are `counted` (None without a `privacy_key`, which this alone
-        does not need)."""
-        who, secret = self._who(user), self._settings.privacy_key
+        """All data of a user as JSON values: `user_id`, `exported_at` (UTC), `usage`, `history`, `accesses` as user or
+        actor, and `counted`, which is None without a `privacy_key`. Needs no `privacy_key`."""
+        user_id, secret = self._user_id(user), self._settings.privacy_key
         self._flush(self._settings.shutdown_timeout)
 
         def read(connection: Connection) -> dict[str, Any]:
             tables = self._backend.tables()
-            state = None if secret is None else suppressions.state_of(connection, tables, Key(secret), who)
+            state = None if secret is None else suppressions.state_of(connection, tables, Key(secret), user_id)
             return {
-                "user_id": who if isinstance(who, int) else str(who),
+                "user_id": user_id if isinstance(user_id, int) else str(user_id),
                 "exported_at": utcnow().isoformat(),
                 "counted": None if secret is None else state not in (FORGOTTEN, OPTED_OUT),
-                **personal_data(connection, tables, who, accesses=store.audit_problem is None),
+                **personal_data(connection, tables, user_id, accesses=store.audit_problem is None),
             }
 
         with self._store() as store:
@@ -74,10 +71,8 @@ class Privacy:
         """As export, without blocking the event loop."""
         return await in_worker_thread(partial(self.export, user))
 
-    # ---- to be counted, or not
-
     def opt_out(self, user: object) -> None:
-        """Count nothing of this user any more, in any process, from its next flush on; what was counted stays."""
+        """Stop counting a user in all processes, from their next flush on. Existing counts stay."""
         self._suppress(user, OPTED_OUT)
 
     async def aopt_out(self, user: object) -> None:
@@ -85,7 +80,7 @@ class Privacy:
         await in_worker_thread(partial(self.opt_out, user))
 
     def opt_in(self, user: object) -> None:
-        """Count this user again, also one who was forgotten."""
+        """Count a user again, also after `forget`."""
         self._suppress(user, OPTED_IN)
 
     async def aopt_in(self, user: object) -> None:
@@ -93,52 +88,47 @@ class Privacy:
         await in_worker_thread(partial(self.opt_in, user))
 
     def _suppress(self, user: object, state: State) -> None:
-        who, key, tables = self._who(user), self._key(), self._backend.tables()
+        user_id, key, tables = self._user_id(user), self._key(), self._backend.tables()
         with self._store() as store:
             for work in (
-                partial(suppressions.suppress, tables=tables, key=key, user=who, state=state),
-                partial(suppressions.announce, tables=tables),  # whoever is told to look has to find it: committed
+                partial(suppressions.suppress, tables=tables, key=key, user=user_id, state=state),
+                partial(suppressions.announce, tables=tables),  # the state must be committed before writers read it
             ):
                 persistently(partial(store.transact, work), PATIENCE)
 
-    # ---- to be forgotten
-
     def forget(self, user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
-        """Erase a user from every table, buffer and journal, and keep a keyed hash alone, so that nobody brings them
-        back. In the audit trail a pseudonym takes their place, unless `keep_audit`.
+        """Erase a user from every table, buffer and journal, permanently: only a keyed hash is kept. The audit trail
+        replaces their id by a pseudonym, unless `keep_audit`.
 
-        It takes seconds, as it waits for the processes that share the `journal`, and for calls that are audited as
-        required. Raises UnknownUserError where nothing tells of such a user, unless `force`: another process may know
-        them that has written nothing yet.
+        Takes seconds: it waits for the processes that share the `journal`, and for calls under required audit. Raises
+        UnknownUserError if there is no trace of the user, unless `force`: another process may hold unwritten uses.
         """
-        who, key = self._who(user), self._key()
+        user_id, key = self._user_id(user), self._key()
 
         def flush() -> bool:
             return self._flush(self._settings.shutdown_timeout)
 
         flush()
         with self._store() as store:
-            forgetting = Forgetting(self._backend, self._settings, self._canonical, store, who, key)
-            return forgetting.run(flush, keep_audit=keep_audit, force=force)
+            erasure = Erasure(self._backend, self._settings, self._canonical, store, user_id, key)
+            return erasure.run(flush, keep_audit=keep_audit, force=force)
 
     async def aforget(self, user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
         """As forget, without blocking the event loop."""
         return await in_worker_thread(partial(self.forget, user, keep_audit=keep_audit, force=force))
 
-    # ---- the database
-
-    def _who(self, user: object) -> UserId:
-        who = self._canonical(user_ids.user_id_of(user))
-        if who is None:
-            raise UserIdError("the anonymous user is nobody in particular: there is no one to ask for")
-        return who
+    def _user_id(self, user: object) -> UserId:
+        user_id = self._canonical(user_ids.user_id_of(user))
+        if user_id is None:
+            raise UserIdError("the anonymous user has no data of their own and cannot opt out: pass a user")
+        return user_id
 
     def _key(self) -> Key:
         secret = self._settings.privacy_key
         if secret is None:
             raise ConfigurationError(
-                f"the setting privacy_key (${ENVIRONMENT_PREFIX}PRIVACY_KEY) is not set: a secret of 32 characters or "
-                "more, the same in every process, by which users are remembered without being named"
+                f"the setting privacy_key (${ENVIRONMENT_PREFIX}PRIVACY_KEY) is not set: a secret of at least 32 "
+                "characters, the same in every process"
             )
         return Key(secret)
 

@@ -1,4 +1,4 @@
-"""To forget a user: what is told, awaited and erased, in the order that lets nobody bring them back."""
+"""Erases one user from tables, processes and journals, in an order in which no process can write them again."""
 
 from __future__ import annotations
 
@@ -26,34 +26,33 @@ from usage_instrument.pipeline.store import Store, WriteError, persistently
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
-from .personal_data import count_rows, delete_rows, is_named
+from .personal_data import count_rows, delete_rows, has_rows
 
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds for what is in the way: a lock, the network, a process that is slow."""
-_PAUSE = 0.25  # seconds between two looks at the journals
-_MARGIN = 2.0  # seconds
+"""Seconds to retry while a lock, the network or a slow process is in the way."""
+_PAUSE, _MARGIN = 0.25, 2.0  # seconds
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What `forget` did. It tells nothing of who that was."""
+    """What `forget` did. It does not identify the user."""
 
     deleted: Mapping[str, int]
-    """Rows that are gone, by table."""
+    """Deleted rows by table."""
     pseudonymised: int
-    """Rows of the audit trail that named them, and have a pseudonym instead."""
+    """Rows of the audit trail in which a pseudonym has replaced the user."""
     kept: int | None
-    """Rows of the audit trail that still name them, as was asked for; None where this role may not read it."""
+    """Rows of the audit trail that still name the user, because of `keep_audit`; None if this role may not read it."""
     journals: tuple[str, ...]
-    """Directories in the journal that may still name them: set aside, unreadable, or a process does not answer."""
+    """Journal directories that may still name the user: parked, unreadable, or of a process that does not respond."""
     finished_at: dt.datetime
-    """When that was (UTC, naive)."""
+    """UTC, naive."""
 
 
-class Forgetting:
-    """One user, on their way out of one database."""
+class Erasure:
+    """The erasure of one user from one database."""
 
     def __init__(
         self,
@@ -73,23 +72,23 @@ class Forgetting:
         self._tables = backend.tables()
 
     def run(self, flush: Callable[[], object], *, keep_audit: bool, force: bool) -> Receipt:
-        """All of it; `flush` has this process write what it holds. Raises UnknownUserError and, where something is in
-        the way, UsageInstrumentError: to run it again is safe."""
+        """Erase everywhere; `flush` writes the pending counts of this process. Raises UnknownUserError and
+        UsageInstrumentError; running it again is safe."""
         tables = self._tables
         in_trail = self._count_in_trail()
         if in_trail is None and not keep_audit:
             raise UsageInstrumentError(
-                "nothing was done, as this role may not read the audit trail: run `usage-instrument forget` as who owns"
-                " the tables, or let the trail keep what it has (keep_audit)"
+                "nothing was done, as this role may not read the audit trail: run `usage-instrument forget` as the "
+                "owner of the tables, or let the trail keep what it has (keep_audit)"
             )
         if not (force or in_trail or self._is_known()):
-            raise UnknownUserError("nothing tells of such a user; to forget them all the same, say force=True")
+            raise UnknownUserError("there is no trace of this user; to forget them all the same, pass force=True")
         self._do(partial(suppressions.suppress, tables=tables, key=self._key, user=self._user, state=FORGOTTEN))
-        # In another transaction: whoever is told to look has to find it.
+        # In a transaction of its own: the state must be committed before writers read it.
         self._do(partial(suppressions.announce, tables=tables))
         announced = time.monotonic()
         flush()
-        # Whatever was on its way is in the tables by now, and nothing that names them can follow.
+        # All batches in flight are committed by now, and no later one can name the user.
         deleted = {
             table.fullname: self._do(partial(delete_rows, table=table, user=self._user))
             for table in (tables.usage, tables.history)
@@ -97,7 +96,7 @@ class Forgetting:
         pseudonymised = 0 if keep_audit else self._pseudonymise()
         journals = self._empty_journals(flush)
         if not keep_audit and self._has_trail():
-            # What the gates of other processes had made rows of before is committed, or given up, by then.
+            # By then the gates of other processes have committed or given up rows that they made before.
             last = announced + SUPPRESSIONS_INTERVAL + 2 * self._settings.audit_timeout + _MARGIN
             time.sleep(max(last - time.monotonic(), 0.0))
             pseudonymised += self._pseudonymise()
@@ -110,17 +109,18 @@ class Forgetting:
     def _is_known(self) -> bool:
         tables = self._tables
 
-        def look(connection: Connection) -> bool:
+        def look_up(connection: Connection) -> bool:
             is_suppressed = suppressions.state_of(connection, tables, self._key, self._user) is not None
-            counted = (tables.usage, tables.history)
-            return is_suppressed or any(is_named(connection, table, self._user) for table in counted)
+            return is_suppressed or any(
+                has_rows(connection, table, self._user) for table in (tables.usage, tables.history)
+            )
 
-        return self._do(look) or self._store.has_user(self._user) or bool(self._mentions())
+        return self._do(look_up) or self._store.has_user(self._user) or bool(self._naming_journals())
 
     # ---- the audit trail
 
     def _count_in_trail(self) -> int | None:
-        """How many rows of it name the user; None where this role may not read it."""
+        """How many of its rows name the user; None if this role may not read it."""
         if self._store.audit_problem is not None:
             return 0
         try:
@@ -131,23 +131,23 @@ class Forgetting:
             raise
 
     def _has_trail(self) -> bool:
-        """Whether anything was ever audited."""
-        asked = select(literal(1)).select_from(self._tables.access).limit(1)
-        return self._store.audit_problem is None and self._do(lambda connection: connection.scalar(asked)) is not None
+        query = select(literal(1)).select_from(self._tables.access).limit(1)
+        return self._store.audit_problem is None and self._do(lambda connection: connection.scalar(query)) is not None
 
     def _pseudonymise(self) -> int:
+        """Replace the user in all rows of the trail, and return their number."""
         if self._store.audit_problem is not None:
             return 0
         audit_key, pseudonym = self._settings.audit_key, self._key.pseudonym_of(self._user)
-        some = partial(erase, tables=self._tables, audit_key=audit_key, user=self._user, pseudonym=pseudonym)
+        erase_some = partial(erase, tables=self._tables, audit_key=audit_key, user=self._user, pseudonym=pseudonym)
         total = 0
         while True:
             try:
-                rows = self._do(some)
+                rows = self._do(erase_some)
             except WriteError as error:
                 raise UsageInstrumentError(
-                    f"the counts are gone, and the audit trail still names the user: {error}. Run `usage-instrument "
-                    "forget` as who owns the tables, or choose to keep it (keep_audit)"
+                    f"the counts are deleted, but the audit trail still names the user: {error}. Run `usage-instrument "
+                    "forget` as the owner of the tables, or choose to keep it (keep_audit)"
                 ) from error
             if not rows:
                 return total
@@ -156,32 +156,32 @@ class Forgetting:
     # ---- the journals
 
     def _empty_journals(self, flush: Callable[[], object]) -> tuple[str, ...]:
-        """Have the journals name them no more: those of the dead are written, the living write theirs anew. Which ones
-        may still do so after a while."""
-        place = self._settings.journal
-        if place is None:
+        """Write the journals of dead processes, and wait until living ones have rewritten theirs. Returns the
+        directories that may still name the user."""
+        root = self._settings.journal
+        if root is None:
             return ()
-        recovery = Recovery(place, self._backend.name, self._settings, self._canonical, self._backend.new_ledger)
+        recovery = Recovery(root, self._backend.name, self._settings, self._canonical, self._backend.new_ledger)
         deadline = time.monotonic() + 2 * self._settings.flush_interval + PATIENCE
         while True:
             recovery.run(self._store)
             flush()
-            found = self._mentions()
+            found = self._naming_journals()
             if all(parked_reason(path) is not None for path in found) or time.monotonic() >= deadline:
                 return tuple(map(str, found))
             time.sleep(_PAUSE)
 
-    def _mentions(self) -> list[Path]:
-        """The journals that name the user, in whatever form the host gave the id."""
+    def _naming_journals(self) -> list[Path]:
+        """The journals that name the user, in any form that the host gave the id."""
 
-        def is_meant(given: UserId) -> bool:
+        def is_user(given: UserId) -> bool:
             try:
                 return self._canonical(given) == self._user
             except UserIdError:
                 return False
 
-        place = self._settings.journal
+        root = self._settings.journal
         try:
-            return [] if place is None else list(directories_naming(place, is_meant))
+            return [] if root is None else list(directories_naming(root, is_user))
         except OSError as error:
             raise UsageInstrumentError(f"the journals cannot be searched: {error}") from error

@@ -1,4 +1,4 @@
-"""What the tables hold of one user: read whole, counted, deleted, and written down as JSON can carry it."""
+"""The rows of one user: read for export, counted, deleted."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
 
-def is_named(connection: Connection, table: Table, user: UserId) -> bool:
-    """Whether a row of this table names the user."""
-    return connection.scalar(select(literal(1)).select_from(table).where(_theirs(table, user)).limit(1)) is not None
+def has_rows(connection: Connection, table: Table, user: UserId) -> bool:
+    """Whether the table has a row of the user."""
+    return connection.scalar(select(literal(1)).select_from(table).where(_of(table, user)).limit(1)) is not None
 
 
 def count_rows(connection: Connection, table: Table, user: UserId) -> int:
-    """How many rows of this table name the user."""
-    return int(connection.scalar(select(func.count()).select_from(table).where(_theirs(table, user))) or 0)
+    """How many rows of the table belong to the user."""
+    return int(connection.scalar(select(func.count()).select_from(table).where(_of(table, user))) or 0)
 
 
 def delete_rows(connection: Connection, table: Table, user: UserId) -> int:
-    """Delete a user's rows, and say how many those were; the caller commits."""
-    return connection.execute(delete(table).where(_theirs(table, user))).rowcount
+    """Delete the user's rows and return their number; the caller commits."""
+    return connection.execute(delete(table).where(_of(table, user))).rowcount
 
 
 def personal_data(connection: Connection, tables: Tables, user: UserId, *, accesses: bool) -> dict[str, Any]:
-    """The rows of a user by what they tell: `usage`, `history`, and with `accesses` those of the audit trail."""
+    """The rows of a user as JSON values: `usage`, `history`, and with `accesses` those of the audit trail."""
     return {
         "usage": [
             {
@@ -53,7 +53,7 @@ def personal_data(connection: Connection, tables: Tables, user: UserId, *, acces
                 "occurred_at": row["occurred_at"].isoformat(),
                 "feature_name": row["feature_name"],
                 "outcome": row["outcome"],
-                # Who else was there is somebody else's data.
+                # The id of the other person is that person's data.
                 "acted_as": "themselves" if row["user_id"] == user else "another user",
                 "acted_by": "themselves" if row["actor_id"] in (None, user) else "another user",
                 "request_id": row["request_id"],
@@ -66,11 +66,11 @@ def personal_data(connection: Connection, tables: Tables, user: UserId, *, acces
 
 
 def _rows(connection: Connection, table: Table, user: UserId, *order: str) -> list[dict[str, Any]]:
-    asked = select(table).where(_theirs(table, user)).order_by(*(table.c[name] for name in order))
-    return [dict(row) for row in connection.execute(asked).mappings()]
+    query = select(table).where(_of(table, user)).order_by(*(table.c[name] for name in order))
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _theirs(table: Table, user: UserId) -> ColumnElement[bool]:
+def _of(table: Table, user: UserId) -> ColumnElement[bool]:
     if "actor_id" in table.c:
         return or_(table.c.user_id == user, table.c.actor_id == user)
     return table.c.user_id == user

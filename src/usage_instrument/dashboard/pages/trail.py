@@ -9,7 +9,7 @@ from typing import Any, get_args
 import sqlalchemy as sa
 
 from usage_instrument.audit import self_access
-from usage_instrument.audit.query import accesses, whose
+from usage_instrument.audit.query import accesses, person
 from usage_instrument.database.inspection import audit_problem
 from usage_instrument.events import NAME_LENGTH
 from usage_instrument.typing import Outcome
@@ -114,7 +114,7 @@ def _told(found: sa.RowMapping) -> dict[str, Any]:
     metadata = row["metadata"]
     return {
         **row,
-        "user_id": whose(row, "user"),
-        "actor_id": whose(row, "actor"),
+        "user_id": person(row, "user"),
+        "actor_id": person(row, "actor"),
         "metadata": None if metadata is None else json.loads(metadata),
     }
