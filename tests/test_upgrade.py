@@ -16,7 +16,7 @@ from conftest import Database, UsersDatabase
 from usage_instrument.database.engines import connect
 from usage_instrument.database.inspection import check
 from usage_instrument.database.ledger import Ledger
-from usage_instrument.database.schema import UNIQUE_USAGE, create_all, define_tables, plan
+from usage_instrument.database.schema import UNIQUE_USAGE, create_all, define_tables, reflected_options
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.events import Batch, Count
@@ -63,7 +63,7 @@ def fill(engine: sa.Engine, table: sa.Table, *rows: tuple[Any, ...]) -> None:
 def planned(engine: sa.Engine, **options: Any) -> Tables:
     options = {"schema": None, "users": "auto", "user_id_type": "uuid", **options}
     with engine.connect() as connection:
-        return plan(connection, **options)[0]
+        return reflected_options(connection, **options)[0]
 
 
 def sentences(engine: sa.Engine, tables: Tables) -> list[str]:
@@ -127,7 +127,7 @@ def test_shows_first_what_it_will_do(users_database: UsersDatabase) -> None:
     with engine.connect() as connection:
         found = plan_upgrade(connection, tables)
     merge, unique, reference, *index, create = found.sentences
-    assert merge.startswith("Merge 2 rows of feature_usage into others that have the user and the feature in common")
+    assert merge.startswith("Merge 2 rows of feature_usage into others with the same key, the user and the feature")
     assert unique == f"Add the unique index {UNIQUE_USAGE} to feature_usage, NULLs included."
     assert reference == "Make the foreign key of feature_usage.user_id ON DELETE CASCADE; now it is SET NULL."
     # MariaDB has an index for every foreign key already
@@ -230,7 +230,7 @@ def test_changes_the_tables_under_the_views(users_database: UsersDatabase) -> No
     names = create_views(engine, tables=tables)
     steps = sentences(engine, tables)
     if engine.dialect.name != "mariadb":
-        assert (steps[0], steps[-1]) == (f"Drop the views {', '.join(names)}.", "Make the views again.")
+        assert (steps[0], steps[-1]) == (f"Drop the views {', '.join(names)}.", "Create the views again.")
     upgraded(engine, tables)
     with engine.connect() as connection:
         found = connection.exec_driver_sql("SELECT feature_name, uses FROM feature_usage_overview").one()
@@ -342,7 +342,7 @@ def test_runs_again_after_a_failure_on_mariadb(mariadb: Database) -> None:
 
 
 def test_merges_more_rows_than_one_pass_takes(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usage_instrument.database.deduplication.ROWS_A_PASS", 7)
+    monkeypatch.setattr("usage_instrument.database.deduplication.ROWS_PER_PASS", 7)
     engine = sqlite.engine()
     table = by_hand(engine)
     rows = [(None, f"feature {n % 5}", 1, OLD + dt.timedelta(hours=n), {str(n): n, "last": n}) for n in range(100)]
@@ -436,18 +436,18 @@ def test_is_no_hindrance_to_the_next_transaction(kind: str, request: pytest.Fixt
 # What is wrong with a column, by its definition: the table as somebody wrote it on each database.
 TAKES_TOO_LITTLE: dict[str, dict[str, str]] = {
     "sqlite": {
-        "id INT PRIMARY KEY": "feature_usage.id gets no number by itself and must",
+        "id INT PRIMARY KEY": "feature_usage.id has no default number and must have one",
         "user_id CHAR(32) NOT NULL": "feature_usage.user_id is NOT NULL and must allow NULL",
         "metadata JSON NOT NULL": "feature_usage.metadata is NOT NULL and must allow NULL",
     },
     "postgresql": {
-        "id INT PRIMARY KEY": "feature_usage.id gets no number by itself and must",
+        "id INT PRIMARY KEY": "feature_usage.id has no default number and must have one",
         "user_id UUID NOT NULL": "feature_usage.user_id is NOT NULL and must allow NULL",
         "metadata JSON NOT NULL": "feature_usage.metadata is NOT NULL and must allow NULL and is JSON",
         "feature_name VARCHAR(9) NOT NULL": "feature_usage.feature_name is VARCHAR(9) and must be VARCHAR(100)",
     },
     "mariadb": {
-        "id INT PRIMARY KEY": "feature_usage.id gets no number by itself and must",
+        "id INT PRIMARY KEY": "feature_usage.id has no default number and must have one",
         "user_id UUID NOT NULL": "feature_usage.user_id is NOT NULL and must allow NULL",
         "metadata JSON NOT NULL": "feature_usage.metadata is NOT NULL and must allow NULL",
         "feature_name VARCHAR(9) CHARACTER SET latin1 NOT NULL": "feature_usage.feature_name is VARCHAR(9)",

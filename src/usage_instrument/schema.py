@@ -1,4 +1,4 @@
-"""The tables, for applications: define them in a MetaData, or create them in a database."""
+"""Public: the tables, defined in a MetaData or created in a database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Created", "FeatureUsageMixin", "Tables", "create_all", "define_table
 
 
 def __getattr__(name: str) -> Any:
-    # The mixin needs the ORM, which costs a third of SQLAlchemy's import.
+    # The mixin needs the ORM, a third of the import time of SQLAlchemy.
     if name == "FeatureUsageMixin":
         from .database.mixin import FeatureUsageMixin
 

@@ -1,4 +1,4 @@
-"""The questions as views, for whoever only has SQL: always of this moment, in UTC, readable by any role that may."""
+"""Views over the tables, for readers who only have SQL. Times are UTC."""
 
 from __future__ import annotations
 
@@ -14,45 +14,43 @@ from .database.reflection import find_tables, missing_tables
 from .database.tables import Tables
 from .errors import ConfigurationError, SchemaError
 from .queries import active_users
-from .queries.calendar import calendar
-from .queries.catalogue import known_features, status
-from .queries.defaults import ONE, ZERO, share, total, whole
-from .queries.periods import MONTH, WEEK, buckets_since
-from .queries.population import population
+from .queries.numbers import ONE, ZERO, share, total, whole
+from .queries.periods import MONTH, WEEK, buckets_since, calendar
 from .queries.printed import printed
+from .queries.sources import known_features, population, status
 
 SILENT = dt.timedelta(minutes=10)
-"""After this long without a heartbeat, a writer is silent."""
+"""A writer without a heartbeat for so long is silent."""
 
 
 class View(NamedTuple):
-    """A view: what it shows, and what that means."""
+    """A view with the comments of its columns."""
 
     name: str
     comment: str
     make: Callable[[Tables], Select[*tuple[Any, ...]]]
     columns: dict[str, str]
-    """What each column means, in their order."""
+    """The comment of each column, in order."""
 
 
 def create_views(bind: Engine | Connection, *, tables: Tables | None = None) -> list[str]:
-    """Create the views beside the tables, those of the database unless given, and return their names.
+    """Create the views in the schema of the tables (default: those of the database) and return their names.
 
-    What is there is replaced, so that a role keeps what it was granted. On PostgreSQL and SQLite all of them are made
-    in one transaction: the caller's, if a Connection is in one. For an AsyncEngine: `async with engine.begin() as
-    connection: await connection.run_sync(create_views)`. Raises SchemaError where there are no tables,
-    ConfigurationError for another `bind`.
+    Existing views are replaced and keep their grants. On PostgreSQL and SQLite it happens in one transaction, the
+    caller's if the Connection is in one. For an AsyncEngine: `async with engine.begin() as connection: await
+    connection.run_sync(create_views)`. Raises SchemaError if there are no tables, ConfigurationError for another
+    `bind`.
     """
     return _within(bind, tables, _create)
 
 
 def drop_views(bind: Engine | Connection, *, tables: Tables | None = None) -> list[str]:
-    """Drop the views that are there, and return their names. Raises as create_views does."""
+    """Drop the existing views and return their names. Raises as create_views does."""
     return _within(bind, tables, _drop)
 
 
 def existing_views(connection: Connection, tables: Tables) -> list[str]:
-    """The names, without a schema, of the views that are there beside the tables."""
+    """The names, without a schema, of the views that exist beside the tables."""
     names = inspect(connection).get_view_names(schema=tables.usage.schema)
     return [view.name for view in VIEWS if view.name in names]
 
@@ -65,7 +63,7 @@ def _within(
             return _within(connection, tables, work)
     if not isinstance(bind, Connection):
         raise ConfigurationError(
-            f"views are made on an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine: "
+            f"views are created on an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine: "
             "async with engine.begin() as connection: await connection.run_sync(create_views)"
         )
     if bind.in_transaction():
@@ -112,7 +110,7 @@ def _name(connection: Connection, tables: Tables, view: View) -> str:
 
 
 def _run(connection: Connection, statement: str) -> None:
-    # Some drivers read a percent sign as a parameter, even where there are none.
+    # Some drivers parse percent signs even without parameters.
     doubled = connection.dialect.paramstyle in {"format", "pyformat"}
     connection.exec_driver_sql(statement.replace("%", "%%") if doubled else statement)
 
@@ -121,7 +119,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-# ---- what they show
+# ---- the statements
 
 
 def _overview(tables: Tables) -> Select[*tuple[Any, ...]]:
@@ -224,7 +222,7 @@ def _users(tables: Tables) -> Select[*tuple[Any, ...]]:
 def _quality(tables: Tables) -> Select[*tuple[Any, ...]]:
     usage, writers, losses = tables.usage, tables.writers, tables.losses
     silent = writers.c.heartbeat_at < Ago(SILENT)
-    # A writer that ends cleanly takes its row along.
+    # A writer that exits cleanly deletes its row, so its last sign is in `last_used`.
     signs = union_all(select(func.max(writers.c.heartbeat_at).label("sign")), select(func.max(usage.c.last_used)))
     return select(
         select(func.max(signs.subquery("signs").c.sign)).scalar_subquery().label("as_of"),
@@ -242,35 +240,35 @@ _FEATURE = "The feature, as the code names it"
 VIEWS = (
     View(
         "feature_usage_overview",
-        "Every feature that code declares or anybody used, and what has become of it",
+        "Every feature that is declared or was used, with its status",
         _overview,
         {
             "feature_name": _FEATURE,
             "status": "used; dormant: no use in 90 days; never: declared and never used; retired: no longer declared",
-            "users": "How many people ever used it",
-            "uses": "How often it was used, of all time, anonymous uses included",
-            "uses_28d": "How often in 28 days, today included",
+            "users": "Users of all time",
+            "uses": "Uses of all time, anonymous ones included",
+            "uses_28d": "Uses of 28 days, today included",
             "last_used": "The most recent use, UTC",
             "share": "Users as a share of all users, 0 to 1",
             "declared_at": "When code first declared it, UTC",
-            "description": "What it is, by its author",
+            "description": "Its description, by its author",
         },
     ),
     View(
         "feature_usage_daily",
-        "Uses by day and feature, from its first use to today, days without use included",
+        "Uses by day and feature, from its first use to today, days without uses included",
         _daily,
         {
             "day": "The day, UTC",
             "feature_name": _FEATURE,
-            "uses": "How often it was used, anonymous uses included",
-            "users": "How many people used it",
-            "anonymous_uses": "How often by nobody in particular",
+            "uses": "Uses, anonymous ones included",
+            "users": "Users",
+            "anonymous_uses": "Anonymous uses",
         },
     ),
     View(
         "feature_usage_active",
-        "How many people are active, as of today",
+        "Active users as of today",
         _active,
         {
             "day": "Today, UTC",
@@ -282,27 +280,27 @@ VIEWS = (
     ),
     View(
         "feature_usage_users",
-        "Who used which feature how often, on how many days, first and last; made to be joined",
+        "Uses, active days, first and last use by user and feature; made to be joined",
         _users,
         {
             "user_id": "The user; NULL is anonymous",
             "feature_name": _FEATURE,
-            "uses": "How often, of all time",
-            "active_days": "On how many days of the history",
-            "first_used": "The first use that the history knows, to its hour or day, UTC",
+            "uses": "Uses of all time",
+            "active_days": "Days with uses, in the history",
+            "first_used": "The first use in the history, to its hour or day, UTC",
             "last_used": "The most recent use, UTC",
         },
     ),
     View(
         "feature_usage_quality",
-        "Whether the numbers can be trusted",
+        "Completeness of the numbers: losses and silent writers",
         _quality,
         {
-            "as_of": "The last sign that a process wrote, UTC: its own, or a use",
-            "losses_7d": "Uses that were lost in 7 days; feature_usage_losses says why",
-            "writers": "Processes that write",
-            "silent_writers": "Processes without a sign of life for ten minutes, and without a clean end",
+            "as_of": "The last heartbeat or use, UTC",
+            "losses_7d": "Uses lost in 7 days; feature_usage_losses has the reasons",
+            "writers": "Processes with a heartbeat within ten minutes",
+            "silent_writers": "Processes without a heartbeat for ten minutes that did not exit cleanly",
         },
     ),
 )
-"""All of them, each with what its columns mean."""
+"""All views."""

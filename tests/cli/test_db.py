@@ -75,7 +75,7 @@ def test_creates_checks_and_has_nothing_to_upgrade(users_database: UsersDatabase
     assert done.stdout.count("created") == 7
     assert "user_id refers to users.id, which this database has." in done.stdout
     again = db(database, "create", "--format", "json")
-    assert [row["status"] for row in json.loads(again.stdout)] == ["was there"] * 7
+    assert [row["status"] for row in json.loads(again.stdout)] == ["exists"] * 7
     for command in (["check"], ["upgrade"]):
         done = db(database, *command)
         assert (done.returncode, done.stderr) == (0, "")
@@ -236,13 +236,13 @@ def test_tells_users_of_another_type_before_it_creates_anything(database: Databa
 def test_says_of_a_table_that_was_there_what_it_refers_to(users_database: UsersDatabase) -> None:
     create_all(users_database.engine, users=None)
     done = db(users_database.database, "create")
-    assert "feature_usage was there: its user_id has no foreign key" in done.stdout
+    assert "feature_usage exists: its user_id has no foreign key" in done.stdout
     assert done.returncode == 1
     assert "feature_usage.user_id has no foreign key to users.id: run `usage-instrument db upgrade`" in done.stderr
     assert db(users_database.database, "upgrade", "--yes").returncode == 0
     done = db(users_database.database, "create")
     assert done.returncode == 0
-    assert "feature_usage was there: its user_id refers to users.id." in done.stdout
+    assert "feature_usage exists: its user_id refers to users.id." in done.stdout
 
 
 def test_refuses_to_change_the_type_of_the_users(sqlite: Database) -> None:

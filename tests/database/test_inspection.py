@@ -6,9 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
+from usage_instrument.database.dialects.base import UsersColumn
 from usage_instrument.database.inspection import Problem, check
 from usage_instrument.database.schema import UNIQUE_USAGE
-from usage_instrument.database.users_table import live_target
+from usage_instrument.database.users_table import live_users_column
 from usage_instrument.schema import create_all, define_tables
 
 
@@ -104,11 +105,11 @@ def test_tells_what_the_live_table_refers_to(users_database: UsersDatabase) -> N
     engine = users_database.engine
     tables = create_all(engine).tables
     with engine.connect() as connection:
-        assert live_target(connection, tables.usage) == (None, "users", "id")
+        assert live_users_column(connection, tables.usage) == UsersColumn(None, "users", "id")
 
 
 def test_tells_that_it_refers_to_nothing(database: Database) -> None:
     engine = database.engine()
     tables = create_all(engine).tables
     with engine.connect() as connection:
-        assert live_target(connection, tables.usage) is None
+        assert live_users_column(connection, tables.usage) is None

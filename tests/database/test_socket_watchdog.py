@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 
 from conftest import Database
 from usage_instrument.database import engines
-from usage_instrument.database.socket_watchdog import Watchdog
+from usage_instrument.database.socket_watchdog import SocketWatchdog
 
 
 @pytest.fixture(params=["url", "async_url"])
@@ -38,23 +39,31 @@ def test_a_statement_without_an_answer_fails_and_the_next_has_a_new_connection(u
     connector.dispose()
 
 
-def test_one_thread_watches_many_short_questions_and_ends_after_the_last(url: str) -> None:
+def test_one_thread_watches_many_short_statements_and_ends_after_the_last(url: str) -> None:
     connector = engines.connect_committing(url, 0.3)
-    threads = _threads()
+    before = _threads()
     for _ in range(20):
         connector.run(lambda connection: sleep(connection, 0))
-    assert _threads() == threads + 1
+    assert len(_threads() - before) == 1
     with pytest.raises(sa.exc.DBAPIError):
         connector.run(lambda connection: sleep(connection, 60))
     connector.run(lambda connection: sleep(connection, 0.1))
-    while _threads() > threads:
-        time.sleep(0.01)
+    _wait_until(lambda: not _threads() - before)
     connector.run(lambda connection: sleep(connection, 0))
+    with pytest.raises(sa.exc.DBAPIError):  # a thread lives again
+        connector.run(lambda connection: sleep(connection, 60))
     connector.dispose()
 
 
-def _threads() -> int:
-    return len(sys._current_frames())
+def _threads() -> set[int]:
+    return set(sys._current_frames())
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_each_statement_has_the_whole_time(url: str) -> None:
@@ -64,13 +73,21 @@ def test_each_statement_has_the_whole_time(url: str) -> None:
         for _ in range(4):
             sleep(connection, 0.3)
 
-    connector.run(four)
+    began = time.monotonic()
+    assert connector.run(four) is None
+    assert time.monotonic() - began > 0.3 + engines.GRACE, "together they took longer than one may"
     connector.dispose()
 
 
 def test_without_a_limit_on_statements_there_is_none_on_answers(url: str) -> None:
     connector = engines.connect(url, statement_timeout=0)
-    connector.run(lambda connection: sleep(connection, 1))
+    before = _threads()
+
+    def one_second(connection: sa.Connection) -> set[int]:
+        sleep(connection, 1)
+        return _threads()
+
+    assert connector.run(one_second) <= before, "nothing watches"
     connector.dispose()
 
 
@@ -96,7 +113,7 @@ def test_a_connection_that_fails_at_its_first_questions_leaves_no_descriptor(pos
         closed.append(connection)
         raise OSError
 
-    watchdog = Watchdog(engine, 60)
+    watchdog = SocketWatchdog(engine, 60)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         with contextlib.suppress(OSError), watchdog.watching():

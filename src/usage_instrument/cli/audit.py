@@ -137,7 +137,7 @@ def verify(
 
     def work(connection: Connection, tables: Tables) -> Any:
         connection.rollback()
-        connection = dialects.get(connection.dialect.name).begin_reading(connection, 86_400)
+        connection = dialects.get(connection.dialect.name).begin_read_only(connection, 86_400)
         try:
             return verify_(connection, tables, key, known)
         finally:

@@ -1,15 +1,15 @@
-"""`usage-instrument db`: the tables of a database, created, checked, upgraded."""
+"""`usage-instrument db`: creates, checks and upgrades the tables and views of a database."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy import Connection
 
 from usage_instrument import upgrade, views
 from usage_instrument.database import dialects, inspection
-from usage_instrument.database import schema as schema_
+from usage_instrument.database.schema import Created, ReflectedOptions, create_all, reflected_options
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
@@ -18,8 +18,6 @@ from .database import read, run
 from .errors import PROBLEMS
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds, Users
 from .output import show
-
-T = TypeVar("T")
 
 db = typer.Typer(help="The tables of a database: create, check, upgrade.", no_args_is_help=True)
 
@@ -32,34 +30,38 @@ def create(
     user_id_type: UserIds = UserIdKind.UUID,
     audit_role: Annotated[
         str | None,
-        typer.Option(metavar="ROLE", help="Also print the SQL by which this role may only add to the audit trail."),
+        typer.Option(metavar="ROLE", help="Also print the SQL that lets this role only add to the audit trail."),
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Create the tables that are missing."""
+    """Create the missing tables."""
 
-    def work(connection: Connection, said: Settings) -> tuple[schema_.Created, list[inspection.Problem], list[str]]:
-        misfit = _misfit(schema_.plan(connection, **_options(said)))
-        if misfit is not None:
-            raise ConfigurationError(misfit)
-        created = schema_.create_all(connection, **_options(said))
+    def work(connection: Connection, settings: Settings) -> tuple[Created, list[inspection.Problem], list[str]]:
+        message = _type_problem(reflected_options(connection, **_options(settings)))
+        if message is not None:
+            raise ConfigurationError(message)
+        created = create_all(connection, **_options(settings))
         connection.commit()
         dialect = dialects.get(connection.dialect.name)
         grants = [] if audit_role is None else dialect.audit_role(connection, created.tables, audit_role)
         return created, inspection.check(connection, created.tables), grants
 
     created, problems, grants = run(url, schema, users, user_id_type, work)
+    is_json = output is Format.JSON
     rows = [
-        {"table": table.fullname, "status": "created" if table.name in created.made else "was there"}
+        {"table": table.fullname, "status": "created" if table.name in created.made else "exists"}
         for table in created.tables
     ]
     show(rows, output, empty="")
-    typer.echo(f"{created.why}.", err=output is Format.JSON)
+    typer.echo(f"{created.why}.", err=is_json)
     if grants:
-        typer.echo("\nAs their owner, and with the app's own role for all else:\n", err=output is Format.JSON)
+        typer.echo("\nRun as the owner of the tables; the app uses this role for everything else:\n", err=is_json)
     for statement in grants:
-        typer.echo(f"{statement};", err=output is Format.JSON)
-    _complain(problems)
+        typer.echo(f"{statement};", err=is_json)
+    for problem in problems:
+        typer.echo(problem.message, err=True)
+    if problems:
+        raise typer.Exit(PROBLEMS)
 
 
 @db.command()
@@ -70,13 +72,13 @@ def check(
     user_id_type: UserIds = UserIdKind.UUID,
     output: Output = Format.TABLE,
 ) -> None:
-    """Compare the tables with what this release writes to; leaves with 1 if something is wrong."""
+    """Compare the tables with this release's schema; exits with 1 if they differ."""
 
-    def work(connection: Connection, said: Settings) -> list[inspection.Problem]:
-        planned = schema_.plan(connection, **_options(said))
-        misfit = _misfit(planned)
-        about_users = [inspection.Problem(misfit, False)] if misfit is not None else []
-        return inspection.check(connection, planned.tables) + about_users
+    def work(connection: Connection, settings: Settings) -> list[inspection.Problem]:
+        options = reflected_options(connection, **_options(settings))
+        message = _type_problem(options)
+        about_users = [inspection.Problem(message, False)] if message is not None else []
+        return inspection.check(connection, options.tables) + about_users
 
     problems = run(url, schema, users, user_id_type, work, needs_file=True)
     rows = [{"problem": problem.message, "blocks_writing": problem.blocks_writing} for problem in problems]
@@ -92,34 +94,34 @@ def upgrade_(
     users: Users = "auto",
     user_id_type: UserIds = UserIdKind.UUID,
     output: Output = Format.TABLE,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
 ) -> None:
-    """Bring existing tables to today's form: merge duplicate rows, make the key unique, add what is missing."""
+    """Upgrade existing tables to this release's schema: merge duplicate rows, add keys and columns."""
 
-    def look(connection: Connection, said: Settings) -> upgrade.Upgrade:
-        return upgrade.plan_upgrade(connection, schema_.plan(connection, **_options(said)).tables)
+    def look(connection: Connection, settings: Settings) -> upgrade.Upgrade:
+        return upgrade.plan_upgrade(connection, reflected_options(connection, **_options(settings)).tables)
 
-    def change(connection: Connection, said: Settings) -> upgrade.Upgrade:
-        tables = schema_.plan(connection, **_options(said)).tables
+    def change(connection: Connection, settings: Settings) -> upgrade.Upgrade:
+        tables = reflected_options(connection, **_options(settings)).tables
         connection.rollback()
         return upgrade.upgrade(connection, tables)
 
     planned = run(url, schema, users, user_id_type, look, needs_file=True)
-    people = output is Format.TABLE
+    is_program = output is not Format.TABLE
     show(
         [{"step": number, "what": step} for number, step in enumerate(planned.sentences, 1)],
         output,
         empty="There is nothing to do: the tables are as they should be.",
     )
     for note in planned.notes:
-        typer.echo(note, err=not people)
+        typer.echo(note, err=is_program)
     if dry_run or not planned.steps:
         return
     if not yes:
-        typer.confirm("Do it?", abort=True, err=not people)
+        typer.confirm("Do it?", abort=True, err=is_program)
     run(url, schema, users, user_id_type, change)
-    typer.echo("Done.", err=not people)
+    typer.echo("Done.", err=is_program)
 
 
 @db.command("views")
@@ -129,12 +131,11 @@ def views_(
     drop: Annotated[bool, typer.Option("--drop", help="Drop them instead.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Create the views, for whoever only has SQL; those that are there are replaced."""
+    """Create or replace the views, for readers who only have SQL."""
 
     def work(connection: Connection, tables: Tables) -> list[dict[str, str]]:
-        change = views.drop_views if drop else views.create_views
-        connection.rollback()  # what was read so far; they are changed in a transaction of their own
-        names = change(connection, tables=tables)
+        connection.rollback()  # ends the reading; the views change in a transaction of their own
+        names = (views.drop_views if drop else views.create_views)(connection, tables=tables)
         meanings = {view.name: view.comment for view in views.VIEWS}
         return [{"view": name, "shows": meanings[name.rpartition(".")[2]]} for name in names]
 
@@ -144,19 +145,12 @@ def views_(
     show(found, output, empty="There are none.")
 
 
-def _misfit(planned: schema_.Plan) -> str | None:
-    """That the users found are not of the type said, if so: their uses would all be rejected."""
-    if planned.misfit is None:
+def _type_problem(options: ReflectedOptions) -> str | None:
+    """That the ids of the users table are of another type than the setting; all their uses would be rejected."""
+    if options.other_type is None:
         return None
-    return f"{planned.why}: say --user-id-type {planned.misfit}, or --users none for ids of another kind"
+    return f"{options.why}: say --user-id-type {options.other_type}, or --users none for ids of another kind"
 
 
-def _options(said: Settings) -> dict[str, Any]:
-    return {"schema": said.schema, "users": said.users, "user_id_type": said.user_id_type}
-
-
-def _complain(problems: list[inspection.Problem]) -> None:
-    for problem in problems:
-        typer.echo(problem.message, err=True)
-    if problems:
-        raise typer.Exit(PROBLEMS)
+def _options(settings: Settings) -> dict[str, Any]:
+    return {"schema": settings.schema, "users": settings.users, "user_id_type": settings.user_id_type}

@@ -1,4 +1,4 @@
-"""`usage-instrument prune`: what need not be kept for ever goes, and hours become days."""
+"""`usage-instrument prune`: deletes old history and dead writers, and sums up hours to days."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Annotated
 import typer
 
 from usage_instrument.database import engines
-from usage_instrument.database.dialects import Fault
 from usage_instrument.database.tables import Tables
 from usage_instrument.pipeline.journal import check_root, writers
 from usage_instrument.pipeline.retention import DEAD, Retention
@@ -35,24 +34,24 @@ def prune(
     schema: Schema = None,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="PERIOD", help="How long history is kept; the setting history_retention if unset."),
+        typer.Option(metavar="PERIOD", help="How long to keep history; default: the setting history_retention."),
     ] = None,
     hours_to_days: Annotated[
-        str | None, typer.Option(metavar="PERIOD", help="Sum up hours that are older than this to days.")
+        str | None, typer.Option(metavar="PERIOD", help="Sum up hours older than this to days.")
     ] = None,
     journal: JournalRoot = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Delete old history and the rows of writers that are long dead; sum up old hours to days.
+    """Delete old history and the rows of dead writers; sum up old hours to days.
 
-    Totals, losses and the catalogue stay. It may be killed at any instant, run again, and run beside the app.
+    Totals, losses and the catalogue stay. It may run beside the app, and be killed and run again at any time.
     """
-    said = replace(Settings.from_environment(enabled=True), users=None, schema=schema)
-    keep = dt.timedelta(seconds=said.history_retention) if older_than is None else span(older_than, "--older-than")
+    settings = replace(Settings.from_environment(enabled=True), users=None, schema=schema)
+    keep = dt.timedelta(seconds=settings.history_retention) if older_than is None else span(older_than, "--older-than")
     hours = None if hours_to_days is None else span(hours_to_days, "--hours-to-days")
     tables = read(url, schema, lambda connection, tables: tables)
-    with _retention(required(url), tables, said) as retention:
+    with _retention(required(url), tables, settings) as retention:
         done = [*_history(retention, keep, hours, dry_run), _writers(retention, journal, dry_run)]
     status = "would go" if dry_run else "gone"
     show([{"what": what, "rows": rows, "status": status} for what, rows in done], output, empty="")
@@ -76,14 +75,16 @@ def _writers(retention: Retention, journal: str | None, dry_run: bool) -> tuple[
     try:
         dead = retention.dead_writers(lambda: () if journal is None else writers(journal))
     except OSError as error:
-        raise fail(f"the journals in {journal} cannot be read, so no writer is known to be dead: {error}") from None
+        raise fail(
+            f"the journals in {journal} cannot be read, so it is unknown which writers are dead: {error}"
+        ) from None
     return f"writers silent for {DEAD.days} days", len(dead) if dry_run else retention.forget(dead)
 
 
 @contextmanager
-def _retention(url: str, tables: Tables, said: Settings) -> Iterator[Retention]:
+def _retention(url: str, tables: Tables, settings: Settings) -> Iterator[Retention]:
     with explained(engines.url_of(engines.parse(url))):
-        store = Store(engines.connect(url), tables, said)
+        store = Store(engines.connect(url), tables, settings)
         try:
             store.open()
             yield store.retention
@@ -92,7 +93,7 @@ def _retention(url: str, tables: Tables, said: Settings) -> Iterator[Retention]:
 
 
 def _all(begin: Callable[[], Iterator[int]]) -> int:
-    """The rows that went. What meets somebody's locks is begun again: it finds out anew what is left to do."""
+    """The number of rows deleted. After a lock timeout it starts again with the rows that are left."""
     rows, attempts = 0, 0
     while True:
         try:
@@ -100,7 +101,7 @@ def _all(begin: Callable[[], Iterator[int]]) -> int:
                 rows += number
         except WriteError as error:
             attempts += 1
-            if error.fault is not Fault.TRANSIENT or attempts == _ATTEMPTS:
+            if not error.fault.is_transient or attempts == _ATTEMPTS:
                 raise
             time.sleep(random.random() * 0.2 * 2.0**attempts)
         else:

@@ -59,7 +59,7 @@ class Reader:
             connection.invalidate()
 
     def _work(self, connection: Connection, work: Callable[[Connection, Tables], T]) -> T:
-        connection = dialects.get(connection.dialect.name).begin_reading(connection, PATIENCE)
+        connection = dialects.get(connection.dialect.name).begin_read_only(connection, PATIENCE)
         tables = self._tables or self._found(connection)
         try:
             answer = work(connection, tables)

@@ -1,1 +1,1 @@
-"""Everything that knows SQL: tables, schema, dialects, the users table, engines and connections."""
+"""Everything that knows SQL. In: batches, settings and URLs. Out: tables, transactions, classified errors."""

@@ -1,4 +1,4 @@
-"""Runs work on connections of one's own, given back or held: by a sync driver, or an async one in its own loop."""
+"""Runs work on the package's own connections: a sync driver, a held connection, or an async driver in its own loop."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from sqlalchemy import Connection, Engine
 
 from usage_instrument.runtime.threads import allocate_lock
 
-from .socket_watchdog import Watchdog
+from .socket_watchdog import SocketWatchdog
 from .urls import masked
 
 T = TypeVar("T")
 
 
 class Connector(ABC):
-    """Runs work on a connection of the writer's own."""
-
-    def __init__(self, engine: Engine, patience: float | None, *, lingers: bool = False) -> None:
-        self.url = engine.url
-        self.dialect_name = self.url.get_backend_name()
-        self._watchdog = None if patience is None else Watchdog(engine, patience, lingers=lingers)
+    """Runs work on a connection of its own. Without `answer_timeout`, in seconds, it waits for answers forever."""
 
     is_async = False
-    """Whether it runs an event loop, and so not within another one."""
+    """Whether it runs an event loop, and so cannot run inside another one."""
 
-    @property
-    def is_at_hand(self) -> bool:
-        """Whether a connection is open, and an answer that does not come ends it: nothing takes longer than that."""
-        return False
+    def __init__(self, engine: Engine, answer_timeout: float | None) -> None:
+        self.url = engine.url
+        self.dialect_name = self.url.get_backend_name()
+        self._watchdog = None if answer_timeout is None else SocketWatchdog(engine, answer_timeout)
 
     def __str__(self) -> str:
         return masked(self.url)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a connection is open and the watchdog can interrupt it, so that `run` ends within the timeout."""
+        return False
+
     @abstractmethod
     def run(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, given a connection that is released afterwards; raises what SQLAlchemy raises."""
+        """The result of `work`, whose connection is released afterwards. Raises what SQLAlchemy raises."""
 
     @abstractmethod
     def dispose(self) -> None:
@@ -52,10 +52,10 @@ class Connector(ABC):
 
 
 class SyncConnector(Connector):
-    """Over a sync driver."""
+    """A sync driver."""
 
-    def __init__(self, engine: Engine, patience: float | None = None, *, lingers: bool = False) -> None:
-        super().__init__(engine, patience, lingers=lingers)
+    def __init__(self, engine: Engine, answer_timeout: float | None = None) -> None:
+        super().__init__(engine, answer_timeout)
         self._engine = engine
 
     def run(self, work: Callable[[Connection], T]) -> T:
@@ -67,28 +67,28 @@ class SyncConnector(Connector):
 
 
 class HeldConnector(SyncConnector):
-    """Over a sync driver, by one connection that is not given back in between: for one thread at a time."""
+    """A sync driver with one connection that is held between runs, for one thread at a time."""
 
-    _watchdog: Watchdog
+    _watchdog: SocketWatchdog
 
-    def __init__(self, engine: Engine, patience: float) -> None:
-        super().__init__(engine, patience, lingers=True)
+    def __init__(self, engine: Engine, answer_timeout: float) -> None:
+        super().__init__(engine, answer_timeout)
         self._held: Connection | None = None
 
     @property
-    def is_at_hand(self) -> bool:
-        """As Connector.is_at_hand."""
-        return self._held is not None and self._watchdog.is_able
+    def is_ready(self) -> bool:
+        """As Connector.is_ready."""
+        return self._held is not None and self._watchdog.can_interrupt
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """As Connector.run; after an error the next one takes another connection, if this one has ended."""
+        """As Connector.run; after an error the next run takes a connection from the pool."""
         if "opentelemetry.context" not in sys.modules:
             return self._run(work)
         with _uninstrumented():
             return self._run(work)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
-        self._watchdog.begin()  # no `with`: this is done for each call that waits for its row
+        self._watchdog.begin()  # not `with`, which is slower: every call of a required audit comes here
         try:
             connection, self._held = self._held, None
             if connection is None:
@@ -112,16 +112,16 @@ class HeldConnector(SyncConnector):
 
 
 class AsyncConnector(Connector):
-    """Over an async driver, in an event loop of its own: the host's loop may be busy, closed or not yet there."""
+    """An async driver in an event loop of its own: the host's loop may be busy, closed or not yet running."""
 
     is_async = True
 
-    def __init__(self, engine: Engine, patience: float | None = None, *, lingers: bool = False) -> None:
+    def __init__(self, engine: Engine, answer_timeout: float | None = None) -> None:
         import asyncio
 
         from sqlalchemy.ext.asyncio import AsyncEngine
 
-        super().__init__(engine, patience, lingers=lingers)
+        super().__init__(engine, answer_timeout)
         self._engine = AsyncEngine(engine)
         self._runner = asyncio.Runner()
         self._turn = allocate_lock()
@@ -134,7 +134,7 @@ class AsyncConnector(Connector):
             async with asyncio.timeout(None) as limit:
 
                 def give_up() -> None:
-                    with contextlib.suppress(RuntimeError):  # it has just ended
+                    with contextlib.suppress(RuntimeError):  # the block has just ended
                         limit.reschedule(loop.time())
 
                 with self._watching(lambda: loop.call_soon_threadsafe(give_up)):
@@ -142,7 +142,7 @@ class AsyncConnector(Connector):
                         return await connection.run_sync(work)
 
         with _uninstrumented(), self._turn:
-            # Not in the context that the runner keeps from its first run: it knows nothing of a later instrumentation.
+            # The runner keeps the context of its first run, which may precede the instrumentation.
             return self._runner.run(main(), context=contextvars.copy_context())
 
     def dispose(self) -> None:
@@ -152,7 +152,7 @@ class AsyncConnector(Connector):
 
 @contextlib.contextmanager
 def _uninstrumented() -> Iterator[None]:
-    """Keeps the flush out of the host's traces, where OpenTelemetry is loaded: it would be a trace without a parent."""
+    """Keep our statements out of the host's OpenTelemetry traces, where each would be a trace without a parent."""
     context = sys.modules.get("opentelemetry.context")
     if context is None:
         yield

@@ -1,7 +1,7 @@
-"""What each database writes in its own way: the clock, the calendar, real numbers, text out of JSON.
+"""SQL expressions that each dialect writes differently: clock, calendar, floats, text from JSON.
 
-They stand in a Select of any dialect; the dialect that the statement is compiled for says what they are in SQL. The
-clock is the server's, in UTC.
+They are parts of a Select for any dialect, and become SQL when the Select is compiled for one. The clock is the
+server's, in UTC.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ T = TypeVar("T")
 
 
 class Expression(FunctionElement[T]):
-    """What a dialect writes."""
+    """An expression that the dialect compiles."""
 
     inherit_cache = True
 
-    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        """The SQL of it, from the SQL of its arguments; one that nobody asks for is not bound either."""
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        """The SQL, from the SQL of the arguments. An argument that is not taken from the iterator is not bound."""
         raise NotImplementedError
 
 
 @compiles(Expression)
-def _written(element: Expression[Any], compiler: Any, **options: Any) -> str:
-    if compiler.dialect.name == "default":  # str() of a statement, for a person to read
+def _compile(element: Expression[Any], compiler: Any, **options: Any) -> str:
+    if compiler.dialect.name == "default":  # str(statement)
         return str(compiler.visit_function(element, **options))
     arguments = (compiler.process(argument, **options) for argument in element.clauses)
-    return element.written(dialects.get(compiler.dialect.name), arguments)
+    return element.to_sql(dialects.get(compiler.dialect.name), arguments)
 
 
 class Ago(Expression[dt.datetime]):
-    """The moment that lies so far before now; part of a second counts as one."""
+    """The current time minus a timedelta, rounded up to whole seconds."""
 
     name = "ago"
     type = DateTime()
     inherit_cache = True
 
     def __init__(self, since: dt.timedelta = dt.timedelta(0)) -> None:
-        super().__init__(literal_column(str(-(-since // _SECOND))))
+        super().__init__(literal_column(str(-(-since // dt.timedelta(seconds=1)))))
 
-    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         seconds = int(next(arguments))
         if not seconds:
             return dialect.now()
@@ -60,13 +60,12 @@ class Ago(Expression[dt.datetime]):
         return dialect.ago(seconds // _LENGTHS[unit], unit)
 
 
-_SECOND = dt.timedelta(seconds=1)
 _LENGTHS: dict[Literal["day", "hour", "second"], int] = {"day": 86_400, "hour": 3_600, "second": 1}
-"""The units in which a person would say how long ago, in seconds."""
+"""Seconds per unit; the printed SQL uses the largest one that divides the timedelta."""
 
 
 class Instant(Expression[dt.datetime]):
-    """A moment that the question names, UTC and naive."""
+    """A fixed time, UTC and naive."""
 
     name = "instant"
     type = DateTime()
@@ -75,12 +74,12 @@ class Instant(Expression[dt.datetime]):
     def __init__(self, moment: dt.datetime) -> None:
         super().__init__(literal_column(f"'{moment.isoformat()}'"))
 
-    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         return dialect.instant(dt.datetime.fromisoformat(next(arguments).strip("'")))
 
 
 class StartOf(Expression[dt.datetime]):
-    """The start of the hour, day, week (Monday) or month that a moment lies in."""
+    """The start of the hour, day, week (Monday) or month of a time."""
 
     name = "start_of"
     type = DateTime()
@@ -89,13 +88,13 @@ class StartOf(Expression[dt.datetime]):
     def __init__(self, unit: Unit, moment: ColumnElement[Any]) -> None:
         super().__init__(literal_column(unit), moment)
 
-    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         unit, moment = arguments
         return dialect.start_of(cast(Unit, unit), moment)
 
 
 class Later(Expression[dt.datetime]):
-    """A moment, a number of units later."""
+    """A time plus a number of units."""
 
     name = "later"
     type = DateTime()
@@ -104,35 +103,35 @@ class Later(Expression[dt.datetime]):
     def __init__(self, unit: Unit, moment: ColumnElement[Any], number: ColumnElement[int]) -> None:
         super().__init__(literal_column(unit), moment, number)
 
-    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         unit, moment, number = arguments
         return dialect.later(cast(Unit, unit), moment, f"({number})")
 
 
 class Day(Expression[dt.date]):
-    """The date of a moment."""
+    """The date of a time."""
 
     name = "day"
     type = Date()
     inherit_cache = True
 
-    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         return dialect.day(*arguments)
 
 
 class Real(Expression[float]):
-    """A number as a float: by itself, a quotient is a Decimal here, and whole there."""
+    """A number as a float: a quotient of integers is a Decimal on MariaDB, and truncated on the others."""
 
     name = "real"
     type = Double()
     inherit_cache = True
 
-    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         return dialect.real(*arguments)
 
 
 class JSONText(Expression[str]):
-    """What a JSON object holds under a key, as text; NULL where that is null, or where there is no such key."""
+    """The value of a key of a JSON object, as text; NULL for null and for a missing key."""
 
     name = "json_text"
     type = Text()
@@ -141,5 +140,5 @@ class JSONText(Expression[str]):
     def __init__(self, document: ColumnElement[Any], key: str) -> None:
         super().__init__(document, literal(key), literal(json.dumps(key)))
 
-    def written(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         return dialect.json_text(next(arguments), next(arguments), partial(next, arguments))

@@ -1,4 +1,4 @@
-"""The foreign key of live tables: what it is, what it should be, and how to get there."""
+"""The foreign key of a live table: its difference from the definition, and how to change it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from typing import Any
 from sqlalchemy import Connection, Table, column, func, inspect, select, table
 
 from . import dialects
-from .dialects.base import Target
+from .dialects.base import UsersColumn
 from .tables import Tables
+from .users_table import live_column
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What is to be done about one table's foreign key."""
+class ForeignKeyChange:
+    """What to do about the foreign key of one table."""
 
-    sentence: str | None
-    make: Callable[[Connection], object]
+    sentence: str | None = None
+    """The change in words; None if there is none to make."""
+    make: Callable[[Connection], object] = lambda connection: None
     note: str | None = None
-    """Why it stays as it is."""
+    """Why a missing foreign key stays missing."""
 
 
-_NOTHING = Reference(None, lambda connection: None)
-
-
-def find_reference(connection: Connection, tables: Tables, of: Table) -> Reference:
-    """What it takes for `user_id` of a live table to refer to the users, and to go with them."""
+def foreign_key_change(connection: Connection, tables: Tables, of: Table) -> ForeignKeyChange:
+    """How to make `user_id` of a live table refer to the users table, with ON DELETE CASCADE."""
     live = [
         key
         for key in inspect(connection).get_foreign_keys(of.name, schema=of.schema)
@@ -37,22 +36,20 @@ def find_reference(connection: Connection, tables: Tables, of: Table) -> Referen
     dialect = dialects.get(connection.dialect.name)
     if wrong:
         key = wrong[0]
-        target = Target(key["referred_schema"], key["referred_table"], key["referred_columns"][0])
-        return Reference(
+        users = UsersColumn(key["referred_schema"], key["referred_table"], key["referred_columns"][0])
+        return ForeignKeyChange(
             f"Make the foreign key of {of.fullname}.user_id ON DELETE CASCADE; now it is {_action(key)}.",
-            lambda connection: dialect.refer(connection, of, target, [str(each["name"]) for each in wrong]),
+            lambda connection: dialect.add_foreign_key(connection, of, users, [str(each["name"]) for each in wrong]),
         )
     if live or tables.users is None:
-        return _NOTHING
-    place, _, name = tables.users.rpartition(".")
-    schema, _, users = place.rpartition(".")
-    target = Target(schema or None, users, name)
-    reason = _obstacle(connection, of, target)
-    if reason is not None:
-        return Reference(None, lambda connection: None, f"{of.fullname}.user_id gets no foreign key: {reason}.")
-    return Reference(
-        f"Add a foreign key from {of.fullname}.user_id to {target}, ON DELETE CASCADE.",
-        lambda connection: dialect.refer(connection, of, target, []),
+        return ForeignKeyChange()
+    users = UsersColumn.parse(tables.users)
+    obstacle = _obstacle(connection, of, users)
+    if obstacle is not None:
+        return ForeignKeyChange(note=f"{of.fullname}.user_id gets no foreign key: {obstacle}.")
+    return ForeignKeyChange(
+        f"Add a foreign key from {of.fullname}.user_id to {users}, ON DELETE CASCADE.",
+        lambda connection: dialect.add_foreign_key(connection, of, users, []),
     )
 
 
@@ -60,30 +57,20 @@ def _action(key: Any) -> str:
     return str(key.get("options", {}).get("ondelete") or "NO ACTION").upper()
 
 
-def _obstacle(connection: Connection, of: Table, target: Target) -> str | None:
-    mine, theirs = (
-        _type(connection, of.name, of.schema, "user_id"),
-        _type(connection, target.table, target.schema, target.column),
-    )
+def _obstacle(connection: Connection, of: Table, users: UsersColumn) -> str | None:
+    mine = _type(connection, UsersColumn(of.schema, of.name, "user_id"))
+    theirs = _type(connection, users)
     if mine != theirs:
-        return f"it is {mine}, and {target} is {theirs}"
-    rows, users = (
-        table(of.name, column("user_id"), schema=of.schema),
-        table(target.table, column(target.column), schema=target.schema),
-    )
-    known = select(users.c[target.column]).where(users.c[target.column] == rows.c.user_id).exists()
-    strangers = connection.scalar(select(func.count()).select_from(rows).where(rows.c.user_id.is_not(None), ~known))
-    if strangers:
-        return f"{strangers:,} of its rows are of users that {target} does not hold; delete them and run this again"
+        return f"it is {mine}, and {users} is {theirs}"
+    rows = table(of.name, column("user_id"), schema=of.schema)
+    known_users = table(users.table, column(users.column), schema=users.schema)
+    known = select(known_users.c[users.column]).where(known_users.c[users.column] == rows.c.user_id).exists()
+    unknown = connection.scalar(select(func.count()).select_from(rows).where(rows.c.user_id.is_not(None), ~known))
+    if unknown:
+        return f"{unknown:,} of its rows are of users that {users} does not hold; delete them and run this again"
     return None
 
 
-def _type(connection: Connection, name: str, schema: str | None, of: str) -> str | None:
-    inspector = inspect(connection)
-    if not inspector.has_table(name, schema=schema):
-        return None
-    for found in inspector.get_columns(name, schema=schema):
-        if found["name"] == of:
-            type_ = dialects.get(connection.dialect.name).column_type(connection, name, schema, found)
-            return str(type_.compile(connection.dialect))
-    return None
+def _type(connection: Connection, of: UsersColumn) -> str | None:
+    found = live_column(connection, inspect(connection), of.schema, of.table, of.column)
+    return None if found is None else str(found.type.compile(connection.dialect))

@@ -1,22 +1,20 @@
-"""The live tables compared with the ones this release writes."""
+"""Compares the live tables with their definitions."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection, Index, Table, exc, inspect, literal, select
 from sqlalchemy import types as sqltypes
+from sqlalchemy.engine.reflection import Inspector
 
 from . import dialects
 from .dialects.base import as_uuid
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from .tables import Tables
-from .users_table import fits, in_sql, kind_of, live_target
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine.reflection import Inspector
+from .users_table import fits, in_sql, kind_of, live_users_column
 
 CREATE = "run `usage-instrument db create`"
 UPGRADE = "run `usage-instrument db upgrade`"
@@ -24,14 +22,14 @@ UPGRADE = "run `usage-instrument db upgrade`"
 
 @dataclass(frozen=True)
 class Problem:
-    """Something about the live tables, in one line that names the fix."""
+    """A difference between a live table and its definition, in one line that ends with the fix."""
 
     message: str
     blocks_writing: bool
 
 
 def check(connection: Connection, tables: Tables) -> list[Problem]:
-    """What is wrong with the live tables; the worst first."""
+    """The differences of the live tables; those that block writing come first."""
     inspector = inspect(connection)
     problems: list[Problem] = []
     missing: list[Table] = []
@@ -52,42 +50,54 @@ def check(connection: Connection, tables: Tables) -> list[Problem]:
     return sorted(problems, key=lambda problem: not problem.blocks_writing)
 
 
+def audit_problem(connection: Connection, tables: Tables) -> str | None:
+    """The reason why the audit trail cannot be written; None if it can."""
+    inspector = inspect(connection)
+    for table in (tables.access, tables.suppressions):
+        if not inspector.has_table(table.name, schema=table.schema):
+            return f"table {table.fullname} does not exist: {CREATE}"
+        problems = _check_columns(connection, inspector, table, tables)
+        if problems:
+            return problems[0].message
+    return None
+
+
+# ---- columns
+
+
 def _check_columns(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
     live = {column["name"]: column for column in inspector.get_columns(table.name, schema=table.schema)}
-    problems = [
-        Problem(f"table {table.fullname} has no column {column.name}: {UPGRADE}", True)
+    messages = [
+        f"table {table.fullname} has no column {column.name}: {UPGRADE}"
         for column in table.c
         if column.name not in live
     ]
-    mistyped = user_type_problem(connection, table, tables)
-    if mistyped is not None:
-        problems.append(Problem(mistyped, True))
-    stranger = stranger_problem(connection, table)
-    if stranger is not None:
-        problems.append(Problem(stranger, True))
+    lasting = (user_id_type_problem(connection, table, tables), unknown_column_problem(connection, table))
+    messages += [message for message in lasting if message is not None]
     changes = dialects.get(connection.dialect.name).column_changes(connection, table)
-    return problems + [Problem(f"{change.what}: {UPGRADE}", True) for change in changes]
+    messages += [f"{change.what}: {UPGRADE}" for change in changes]
+    return [Problem(message, True) for message in messages]
 
 
-def stranger_problem(connection: Connection, table: Table) -> str | None:
-    """Which column of a live table, unknown to this release, makes every INSERT of ours fail, if any does."""
+def unknown_column_problem(connection: Connection, table: Table) -> str | None:
+    """The unknown column of a live table that makes every INSERT fail, if there is one."""
     for live in inspect(connection).get_columns(table.name, schema=table.schema):
-        given = live["default"] or live.get("computed") or live.get("identity") or live.get("autoincrement") is True
-        if live["name"] not in table.c and not live["nullable"] and not given:
+        has_value = live["default"] or live.get("computed") or live.get("identity") or live.get("autoincrement") is True
+        if live["name"] not in table.c and not live["nullable"] and not has_value:
             return (
                 f"{table.fullname}.{live['name']} is NOT NULL without a default, and usage-instrument does not know "
-                "what to write there: give it a default, or let it be NULL"
+                "its value: give it a default, or let it be NULL"
             )
     return None
 
 
-def user_type_problem(connection: Connection, table: Table, tables: Tables) -> str | None:
-    """What is wrong with the type of a live table's `user_id`, if anything is."""
+def user_id_type_problem(connection: Connection, table: Table, tables: Tables) -> str | None:
+    """The difference between the type of a live `user_id` and the setting, if there is one."""
     if "user_id" not in table.c:
         return None
     for column in inspect(connection).get_columns(table.name, schema=table.schema):
         type_ = as_uuid(column["type"])
-        if column["name"] == "user_id" and not _may_be(connection, type_, tables):
+        if column["name"] == "user_id" and not _may_hold(connection, type_, tables):
             its = kind_of(type_)
             fixes = [f"set user_id_type to {its!r} (--user-id-type {its})"] if its is not None else []
             if connection.execute(select(literal(1)).select_from(table).limit(1)).first() is None:
@@ -99,17 +109,20 @@ def user_type_problem(connection: Connection, table: Table, tables: Tables) -> s
     return None
 
 
-def _may_be(connection: Connection, type_: Any, tables: Tables) -> bool:
+def _may_hold(connection: Connection, type_: Any, tables: Tables) -> bool:
     if fits(type_, tables.user_id_type) or connection.dialect.name == "postgresql" or tables.user_id_type != "uuid":
         return fits(type_, tables.user_id_type)
-    if isinstance(type_, sqltypes.String):  # SQLite and MySQL keep UUIDs as text
+    if isinstance(type_, sqltypes.String):  # SQLite and MySQL store UUIDs as text
         return type_.length in {None, 32, 36}
-    # SQLite reflects what it does not know as NULL or NUMERIC.
+    # SQLite reflects an unknown type as NULL or NUMERIC.
     return isinstance(type_, sqltypes.NullType | sqltypes.Numeric)
 
 
+# ---- keys
+
+
 def missing_indexes(connection: Connection, table: Table) -> list[Index]:
-    """The plain indexes that a live table lacks: without them deleting a user, or asking for a day, reads all of it."""
+    """The plain indexes that a live table lacks. Without them, deleting a user or reading a day scans the table."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", exc.SAWarning)  # SQLite's expression indexes cannot be reflected
         live = [index["column_names"] for index in inspect(connection).get_indexes(table.name, schema=table.schema)]
@@ -121,25 +134,13 @@ def _missing_index(table: Table, index: Index) -> Problem:
     return Problem(f"table {table.fullname} has no index {index.name}: {UPGRADE}", False)
 
 
-def audit_problem(connection: Connection, tables: Tables) -> str | None:
-    """Why the audit trail cannot be written, if it cannot."""
-    inspector = inspect(connection)
-    for table in (tables.access, tables.suppressions):
-        if not inspector.has_table(table.name, schema=table.schema):
-            return f"table {table.fullname} does not exist: {CREATE}"
-        problems = _check_columns(connection, inspector, table, tables)
-        if problems:
-            return problems[0].message
-    return None
-
-
 def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
     name = UNIQUE_USAGE if table is tables.usage else UNIQUE_HISTORY
     problems = []
     if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
         problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
     problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
-    if tables.users is not None and live_target(connection, table) is None:
+    if tables.users is not None and live_users_column(connection, table) is None:
         problems.append(
             Problem(
                 f"{table.fullname}.user_id has no foreign key to {tables.users}: {UPGRADE}, or say users='none'", False
@@ -151,7 +152,7 @@ def _check_keys(connection: Connection, inspector: Inspector, table: Table, tabl
             problems.append(
                 Problem(
                     f"the foreign key of {table.fullname}.user_id is ON DELETE {action}; with anything but "
-                    f"CASCADE, deleting a user fails or turns their counts anonymous: {UPGRADE}",
+                    f"CASCADE, deleting a user fails or makes their counts anonymous: {UPGRADE}",
                     False,
                 )
             )

@@ -1,22 +1,23 @@
-"""Exactly once: this writer's row in `feature_usage_writers`, whose `last_batch` moves in a batch's own transaction."""
+"""Exactly once: the row of a writer in `feature_usage_writers`, whose `last_batch` each batch moves with its counts."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from usage_instrument.typing import UNSET, Unset
 
-if TYPE_CHECKING:
-    from .tables import Tables
+from .tables import Tables
 
 
 class Ledger:
-    """One writer's row. Batch n applies iff `last_batch < n`; the row is inserted in a transaction of its own, before
-    the first batch, and never by a batch: a delayed retry that finds no row must not start anew."""
+    """The row of one writer. Batch n applies iff `last_batch < n`.
+
+    The row is inserted in a transaction of its own before the first batch, never by a batch: a delayed retry that finds
+    no row must not start again.
+    """
 
     def __init__(self, tables: Tables, service: str, writer_id: UUID | None = None) -> None:
         self._table = tables.writers
@@ -26,10 +27,10 @@ class Ledger:
         """The last batch that is known to be applied."""
         self.registered = False
         self.suppression: int | None = None
-        """What the row says when this process knows who is suppressed; None as long as it does not."""
+        """The value of the column when this process last read the suppressions; None if it did not."""
 
     def register(self, connection: Connection) -> None:
-        """Insert the row, unless an earlier attempt, whose answer was lost, did. The caller commits."""
+        """Insert the row, unless an earlier attempt whose answer was lost did. The caller commits."""
         now = utcnow()
         if self.position(connection) is UNSET:
             connection.execute(
@@ -43,8 +44,10 @@ class Ledger:
             )
 
     def advance(self, connection: Connection, number: int) -> bool:
-        """Move to a batch, within its transaction; False if it is applied already, the row is gone, or somebody has
-        been suppressed meanwhile."""
+        """Move to a batch, in its transaction.
+
+        False if the batch is applied, the row is gone, or the suppressions have changed.
+        """
         table = self._table
         moved = connection.execute(
             update(table)
@@ -58,20 +61,20 @@ class Ledger:
         return moved.rowcount == 1
 
     def position(self, connection: Connection) -> int | Unset:
-        """The last batch the database knows of; UNSET when the row is gone."""
+        """The last batch in the database; UNSET if the row is gone."""
         found = connection.execute(
             select(self._table.c.last_batch).where(self._table.c.writer_id == self.writer_id)
         ).scalar()
         return UNSET if found is None else int(found)
 
-    def asked(self, connection: Connection) -> int | None:
-        """How often this writer was asked to look who is suppressed; None when the row is gone."""
+    def live_suppression(self, connection: Connection) -> int | None:
+        """The current value of the column `suppression`; None if the row is gone."""
         table = self._table
-        asked: int | None = connection.scalar(select(table.c.suppression).where(table.c.writer_id == self.writer_id))
-        return asked
+        found: int | None = connection.scalar(select(table.c.suppression).where(table.c.writer_id == self.writer_id))
+        return found
 
     def beat(self, connection: Connection) -> None:
-        """Say that this writer lives."""
+        """Update the heartbeat."""
         table = self._table
         connection.execute(update(table).where(table.c.writer_id == self.writer_id).values(heartbeat_at=utcnow()))
 
@@ -81,5 +84,5 @@ class Ledger:
 
 
 def utcnow() -> dt.datetime:
-    """Now in UTC, naive, as the columns are."""
+    """The current time in UTC, naive like the columns."""
     return dt.datetime.now(dt.UTC).replace(tzinfo=None)

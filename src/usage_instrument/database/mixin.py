@@ -1,4 +1,4 @@
-"""The ORM's view of `feature_usage`: a mixin that makes a model of it, for Declarative and Flask-SQLAlchemy."""
+"""A mixin that maps `feature_usage` to an ORM model, for Declarative and Flask-SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 class FeatureUsageMixin:
     """Put it before the base: `class FeatureUsage(FeatureUsageMixin, db.Model): ...`.
 
-    It maps the table `feature_usage`, and puts the companions into the same MetaData; `Tables.of(FeatureUsage)` returns
-    them all. The column `metadata` is the attribute `metadata_`, because Declarative keeps the name for itself. A users
-    table that is defined before, is called `users` and has an `id` that fits is found by itself; any other is named
-    by `__usage_users__`, ids that are no UUIDs by `__usage_user_id_type__`, a schema by `__usage_schema__`. Raises
-    ConfigurationError when the class is made.
+    It maps the table `feature_usage` and defines the other tables in the same MetaData; `Tables.of(FeatureUsage)`
+    returns them. The column `metadata` is the attribute `metadata_`, because Declarative reserves the name. It refers
+    to a table `users` that is already defined and has an `id` of a fitting type, unless `__usage_users__` names
+    another. Raises ConfigurationError when the class is created.
     """
 
     __usage_users__: ClassVar[object] = "auto"
@@ -34,7 +33,7 @@ class FeatureUsageMixin:
     __usage_schema__: ClassVar[str | None] = None
     """The database schema of the tables; None is the connection's default."""
 
-    if TYPE_CHECKING:  # the mapper takes them from the table
+    if TYPE_CHECKING:  # the mapper reads them from the table
         id: Mapped[int]
         user_id: Mapped[Any]
         feature_name: Mapped[str | None]
@@ -43,7 +42,7 @@ class FeatureUsageMixin:
         last_used: Mapped[dt.datetime]
 
     def __init_subclass__(cls, **options: Any) -> None:
-        # The bases that map the class come later in its order, or in its metaclass: they find a table to map.
+        # The bases that map the class run later, or in its metaclass: they then find its `__table__`.
         if not cls.__dict__.get("__abstract__") and not hasattr(cls, "__table__"):
             tables = define_tables(
                 _metadata(cls),
@@ -59,7 +58,7 @@ class FeatureUsageMixin:
 def _metadata(model: Any) -> MetaData:
     key, extension = getattr(model, "__bind_key__", None), getattr(model, "__fsa__", None)
     if key is not None and extension is not None:
-        # Flask-SQLAlchemy keeps a MetaData a bind, and gives it to the class only after this.
+        # Flask-SQLAlchemy has one MetaData per bind, and sets it on the class only after this.
         found: MetaData = extension.metadatas.setdefault(key, MetaData(info={"bind_key": key}))
         return found
     metadata = getattr(model, "metadata", None)

@@ -1,4 +1,4 @@
-"""The tables as a database has them, for whoever only reads: found out, not declared."""
+"""Finds the tables in a database whose settings are unknown."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from usage_instrument.errors import SchemaError
 from .dialects.base import as_uuid
 from .schema import define_tables
 from .tables import Tables
-from .users_table import kind_of, live_column, live_target
+from .users_table import kind_of, live_column, live_users_column
 
 
 def find_tables(connection: Connection, schema: str | None = None) -> Tables:
-    """The tables in a schema, the connection's own unless given; raises SchemaError where there are none.
+    """The tables of a schema (default: the connection's), with the live user id type and users table.
 
-    The type of the user ids and the users table that they refer to are the live ones.
+    Raises SchemaError if there are none.
     """
-    inspector = inspect(connection)
-    column = live_column(connection, inspector, schema, "feature_usage", "user_id")
+    column = live_column(connection, inspect(connection), schema, "feature_usage", "user_id")
     if column is None:
         where = f"{schema}.feature_usage" if schema else "feature_usage"
-        raise SchemaError(f"there is no table {where}: run `usage-instrument db create`, or mend the URL")
-    kind = kind_of(as_uuid(column["type"])) or "uuid"  # SQLite tells nothing of a type that it does not know
-    target = live_target(connection, define_tables(MetaData(), schema=schema, users=None).usage)
-    users = None if target is None else ".".join(part for part in target if part)
-    return define_tables(MetaData(), schema=schema, users=users, user_id_type=kind)
+        raise SchemaError(f"there is no table {where}: run `usage-instrument db create`, or correct the URL")
+    user_id_type = kind_of(as_uuid(column.type)) or "uuid"  # SQLite reflects unknown types as NULL
+    users = live_users_column(connection, define_tables(MetaData(), schema=schema, users=None).usage)
+    return define_tables(
+        MetaData(), schema=schema, users=None if users is None else str(users), user_id_type=user_id_type
+    )
 
 
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:
-    """The names of those that the database lacks, of those that questions are about."""
+    """The tables that queries read and the database lacks."""
     inspector = inspect(connection)
-    asked = [table for table in tables if table not in (tables.access, tables.suppressions)]
-    return [table.fullname for table in asked if not inspector.has_table(table.name, schema=table.schema)]
+    queried = [table for table in tables if table not in (tables.access, tables.suppressions)]
+    return [table.fullname for table in queried if not inspector.has_table(table.name, schema=table.schema)]

@@ -1,27 +1,26 @@
-"""What ends a connection whose server takes everything and answers nothing."""
+"""Interrupts a connection whose server accepts everything and answers nothing."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import time
-from _queue import Empty, SimpleQueue
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Engine, event
 
-from usage_instrument.runtime.threads import allocate_lock
-from usage_instrument.runtime.threads import start as start_thread
-
-logger = logging.getLogger("usage_instrument")
+from usage_instrument.runtime import log
+from usage_instrument.runtime.threads import END, BackgroundThread, Pause, allocate_lock
 
 
-class Duplicate(socket.socket):
-    """The socket of a driver's connection, once more. Who drops an engine with its connections drops this as well,
-    and no ResourceWarning is to tell the host of it."""
+class SocketDuplicate(socket.socket):
+    """A duplicate of the socket of a driver's connection.
+
+    It closes silently when an engine is dropped without dispose(): a ResourceWarning would reach the host.
+    """
 
     __slots__ = ()
 
@@ -29,7 +28,7 @@ class Duplicate(socket.socket):
         number = os.dup(descriptor)
         try:
             super().__init__(fileno=number)
-        except OSError:  # it has ended by itself
+        except OSError:  # the connection has been closed
             os.close(number)
             raise
 
@@ -37,141 +36,131 @@ class Duplicate(socket.socket):
         self.close()
 
 
-class Watchdog:
-    """Shuts the sockets of an engine's connections when an answer takes longer than a living server would.
+class SocketWatchdog:
+    """Shuts down the sockets of an engine's connections if an answer takes too long.
 
-    The server itself ends a statement after `statement_timeout`, so that a longer silence is the network's or that of
-    a machine that has stopped. Few drivers bound it, and no thread that waits in C can be interrupted. A socket that
-    is shut down, by its own duplicate, wakes whoever waits for it, sync or async.
+    The server itself ends a statement after `statement_timeout`, so a longer silence means a lost network or a stopped
+    machine. Few drivers have a timeout, and a thread that waits in C cannot be interrupted. Shutting down a duplicate
+    of the socket wakes the driver, sync or async.
+
+    One thread watches all blocks, and ends when it finds none.
     """
 
-    def __init__(self, engine: Engine, patience: float, *, lingers: bool = False) -> None:
-        self._patience = patience
-        self._lingers = lingers
-        self._lives = False  # the thread that lingers
+    def __init__(self, engine: Engine, answer_timeout: float) -> None:
+        self._timeout = answer_timeout
+        self._thread: BackgroundThread[None] = BackgroundThread("socket watchdog", _cycle_of(weakref.ref(self)))
+        self._ends = False
+        """Whether the thread has found no block and is about to end."""
         self._give_up: Callable[[], object] | None = None
-        self._asked = 0.0
-        self._new: Duplicate | None = None
-        self._sockets: dict[object, Duplicate] = {}
+        """Set while a block runs."""
+        self._sent_at = 0.0
+        self._opening: SocketDuplicate | None = None
+        self._sockets: dict[object, SocketDuplicate] = {}
         self._lock = allocate_lock()
-        event.listen(engine, "connect", self._opening, insert=True)  # before the dialect asks its first questions
-        event.listen(engine, "connect", self._opened)  # after them
-        event.listen(engine, "close", self._closing)
-        for question in ("begin", "before_cursor_execute", "commit", "rollback"):
-            event.listen(engine, question, self._asking)
+        event.listen(engine, "connect", self._on_connect, insert=True)  # before the first queries of the dialect
+        event.listen(engine, "connect", self._on_connected)  # after them
+        event.listen(engine, "close", self._on_close)
+        for sending in ("begin", "before_cursor_execute", "commit", "rollback"):
+            event.listen(engine, sending, self._on_send)
 
     @property
-    def is_able(self) -> bool:
-        """Whether there is a socket to shut."""
+    def can_interrupt(self) -> bool:
+        """Whether there is a socket to shut down."""
         return bool(self._sockets)
 
     @contextlib.contextmanager
     def watching(self, give_up: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """No question asked in the block, by this thread alone, stays without an answer for longer than that.
+        """No statement in the block takes longer than the timeout; one thread at a time.
 
-        `give_up` is called where there is no socket to shut, as while a connection is being made. Who `lingers` serves
-        many blocks a second by one thread, which ends a while after the last of them.
+        `give_up` is called if there is no socket yet, as while connecting.
         """
-        if self._lingers:
-            self.begin(give_up)
-            try:
-                yield
-            finally:
-                self.end()
-            return
-        self._asking()
-        done: SimpleQueue[None] = SimpleQueue()
-        with contextlib.suppress(RuntimeError):  # no thread starts while the interpreter exits
-            start_thread(lambda: self._watch(done, give_up))
+        self.begin(give_up)
         try:
             yield
         finally:
-            done.put(None)
-            self._forget()
+            self.end()
 
     def begin(self, give_up: Callable[[], object] = lambda: None) -> None:
-        """The beginning of such a block, of who lingers."""
-        self._asked = time.monotonic()
+        """Enter a block."""
+        self._sent_at = time.monotonic()
         self._give_up = give_up
-        if not self._lives:
-            with contextlib.suppress(RuntimeError):
-                start_thread(self._linger)
-                self._lives = True
+        if self._ends:
+            self._thread.put(None)
+        with contextlib.suppress(RuntimeError):  # the interpreter exits
+            self._thread.ensure()
 
     def end(self) -> None:
-        """Its end."""
+        """Leave a block."""
         self._give_up = None
-        if self._new is not None:
-            self._forget()
+        if self._opening is not None:
+            self._close_opening()
 
-    def _watch(self, done: SimpleQueue[None], give_up: Callable[[], object]) -> None:
-        while True:
-            try:
-                return done.get(timeout=max(self._asked + self._patience - time.monotonic(), 0.001))
-            except Empty:
-                if time.monotonic() >= self._asked + self._patience and done.empty():
-                    self._asking()
-                    self._end(give_up)
+    def _cycle(self) -> Pause:
+        self._ends = False
+        left = self._sent_at + self._timeout - time.monotonic()
+        if left > 0:
+            return left
+        self._ends = True  # before reading _give_up: `begin` writes that first, and reads this next
+        give_up = self._give_up
+        if give_up is None:
+            return END
+        self._ends = False
+        self._on_send()
+        self._interrupt(give_up)
+        return self._timeout
 
-    def _linger(self) -> None:
-        pause: SimpleQueue[None] = SimpleQueue()  # of time.sleep, gevent may have made something else
-        while True:
-            with contextlib.suppress(Empty):
-                pause.get(timeout=max(self._asked + self._patience - time.monotonic(), 0.001))
-            give_up = self._give_up
-            if time.monotonic() < self._asked + self._patience:
-                continue
-            if give_up is not None:
-                self._asking()
-                self._end(give_up)
-                continue
-            self._lives = False
-            if self._give_up is None:
-                return
-            self._lives = True  # a block has begun just now, and maybe starts another thread: no harm
-
-    def _end(self, give_up: Callable[[], object]) -> None:
+    def _interrupt(self, give_up: Callable[[], object]) -> None:
         with self._lock:
-            known = [*self._sockets.values(), *([] if self._new is None else [self._new])]
+            known = [*self._sockets.values(), *([] if self._opening is None else [self._opening])]
             for each in known:
-                with contextlib.suppress(OSError):  # it has ended by itself
+                with contextlib.suppress(OSError):  # it has been closed
                     each.shutdown(socket.SHUT_RDWR)
             if not known:
                 give_up()
-        logger.warning("the database has not answered for %.0f seconds: its connection ends", self._patience)
+        log.warning("silence", "the database has not answered for %.0f seconds: closing the connection", self._timeout)
 
-    def _asking(self, *_: Any) -> None:
-        self._asked = time.monotonic()
+    def _on_send(self, *_: Any) -> None:
+        self._sent_at = time.monotonic()
 
-    def _opening(self, _: Any, record: Any) -> None:
-        self._forget()
+    def _on_connect(self, _: Any, record: Any) -> None:
+        self._close_opening()
         number = _descriptor(record.driver_connection)
         if number is not None:
-            with self._lock, contextlib.suppress(OSError):  # the dialect's questions will fail as well
-                self._new = Duplicate(number)
+            with self._lock, contextlib.suppress(OSError):  # the queries of the dialect fail as well
+                self._opening = SocketDuplicate(number)
 
-    def _opened(self, _: Any, record: Any) -> None:
+    def _on_connected(self, _: Any, record: Any) -> None:
         with self._lock:
-            if self._new is not None:
-                self._sockets[record], self._new = self._new, None
+            if self._opening is not None:
+                self._sockets[record], self._opening = self._opening, None
 
-    def _forget(self) -> None:
-        """Let go of a connection that failed at the first questions: the pool drops it, and tells nobody."""
+    def _close_opening(self) -> None:
+        """Close the duplicate of a connection that failed at the first queries: the pool drops it without an event."""
         with self._lock:
-            if self._new is not None:
-                self._new.close()
-                self._new = None
+            if self._opening is not None:
+                self._opening.close()
+                self._opening = None
 
-    def _closing(self, _: Any, record: Any) -> None:
+    def _on_close(self, _: Any, record: Any) -> None:
         with self._lock:
             known = self._sockets.pop(record, None)
             if known is not None:
                 known.close()
 
 
+def _cycle_of(watchdog: weakref.ref[SocketWatchdog]) -> Callable[[None], Pause]:
+    """The cycle of a watchdog that its thread does not keep alive: an engine may be dropped without dispose()."""
+
+    def cycle(_: None) -> Pause:
+        it = watchdog()
+        return END if it is None else it._cycle()
+
+    return cycle
+
+
 def _descriptor(connection: Any) -> int | None:
-    """The file descriptor of a driver's connection; None where there is none, or a driver keeps it to itself."""
-    transport = getattr(getattr(connection, "_writer", connection), "_transport", None)  # of asyncpg, aiomysql
+    """The file descriptor of a driver's connection; None if the driver does not expose it."""
+    transport = getattr(getattr(connection, "_writer", connection), "_transport", None)  # asyncpg, aiomysql
     hidden = transport.get_extra_info("socket") if transport is not None else getattr(connection, "_sock", None)
     try:
         return int((connection if hidden is None else hidden).fileno())

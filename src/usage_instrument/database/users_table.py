@@ -1,28 +1,30 @@
-"""What `user_id` refers to: the host's users table, in a MetaData or in a database, and the type that fits it."""
+"""The host's users table: which column `user_id` refers to, and which type fits it."""
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
 
 from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, Uuid, exc, inspect
 from sqlalchemy import types as sqltypes
+from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.types import TypeEngine
 
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.events import STRING_ID_LENGTH
+from usage_instrument.runtime import log
 from usage_instrument.typing import UserIdType
 
 from . import dialects
+from .dialects.base import UsersColumn
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine.reflection import Inspector
-
-_logger = logging.getLogger("usage_instrument")
+# ---- in a MetaData
 
 
-def target_of(metadata: MetaData, schema: str | None, users: object, kind: UserIdType) -> Column[Any] | str | None:
-    """What the foreign key refers to: a column, or its name where the table is not here yet."""
+def defined_users_column(
+    metadata: MetaData, schema: str | None, users: object, user_id_type: UserIdType
+) -> Column[Any] | str | None:
+    """The column that the foreign key refers to, or its name if its table is not in the MetaData yet."""
     users = getattr(users, "__table__", users)  # a model
     if users is None:
         return None
@@ -32,156 +34,167 @@ def target_of(metadata: MetaData, schema: str | None, users: object, kind: UserI
             raise ConfigurationError(
                 f"the users table {users.name!r} has no primary key of one column; pass the column"
             )
-        return fitting(keys[0], kind)
+        return _checked_type(keys[0], user_id_type)
     if isinstance(users, Column):
-        return fitting(users, kind)
+        return _checked_type(users, user_id_type)
     if not isinstance(users, str):
         raise ConfigurationError(
             f"users is 'auto', a model, a Table, a Column, 'schema.table.column' or None, not {users!r}"
         )
     if users == "auto":
-        for place in dict.fromkeys((f"{schema}.users" if schema else "users", "users")):
-            table = metadata.tables.get(place)
-            if table is not None and "id" in table.c and fits(table.c.id.type, kind):
-                _logger.info("feature_usage.user_id refers to %s.id, which this MetaData has", place)
+        for name in dict.fromkeys((f"{schema}.users" if schema else "users", "users")):
+            table = metadata.tables.get(name)
+            if table is not None and "id" in table.c and fits(table.c.id.type, user_id_type):
+                log.info("feature_usage.user_id refers to %s.id, which this MetaData has", name)
                 return table.c.id
-        _logger.info("feature_usage.user_id has no foreign key: this MetaData has no users(id) of type %s", kind)
+        log.info("feature_usage.user_id has no foreign key: this MetaData has no users(id) of type %s", user_id_type)
         return None
-    place, dot, name = users.rpartition(".")
-    if not dot:
+    if "." not in users:
         raise ConfigurationError(f"users={users!r} names no column; say 'table.column' or 'schema.table.column'")
-    table = metadata.tables.get(place)
-    return users if table is None or name not in table.c else fitting(table.c[name], kind)
+    name, _, column = users.rpartition(".")
+    table = metadata.tables.get(name)
+    return users if table is None or column not in table.c else _checked_type(table.c[column], user_id_type)
 
 
-def fitting(target: Column[Any], kind: UserIdType) -> Column[Any]:
-    """The column itself, if its type fits. Raises ConfigurationError."""
-    if not fits(target.type, kind):
-        raise ConfigurationError(
-            f"{target} is of type {target.type!r}, and user_id_type is {kind!r}; {_hint(kind_of(target.type))}"
-        )
-    return target
+def _checked_type(column: Column[Any], user_id_type: UserIdType) -> Column[Any]:
+    if fits(column.type, user_id_type):
+        return column
+    its = kind_of(column.type)
+    fix = f"say user_id_type={its!r}" if its is not None else "a user's id is a UUID, an integer or a string"
+    raise ConfigurationError(f"{column} is of type {column.type!r}, and user_id_type is {user_id_type!r}; {fix}")
 
 
-def _hint(kind: UserIdType | None) -> str:
-    return f"say user_id_type={kind!r}" if kind is not None else "a user's id is a UUID, an integer or a string"
+def column_name(column: Column[Any] | str | None) -> str | None:
+    """`table.column` or `schema.table.column`."""
+    return f"{column.table.fullname}.{column.name}" if isinstance(column, Column) else column
 
 
-def kind_of(type_: TypeEngine[Any]) -> UserIdType | None:
-    """The `user_id_type` that a column of this type asks for, if it can hold a user's id."""
-    return next((kind for kind in get_args(UserIdType) if fits(type_, kind)), None)
+# ---- types
 
 
-def in_sql(connection: Connection, type_: TypeEngine[Any]) -> str:
-    """A reflected type as the database writes it."""
-    try:
-        return str(type_.compile(connection.dialect))
-    except exc.CompileError:  # what SQLAlchemy could not read
-        return "of an unknown type"
-
-
-def fits(type_: TypeEngine[Any], kind: UserIdType) -> bool:
-    """Whether a column of this type can be what a user id of that kind refers to."""
-    if kind == "uuid":
+def fits(type_: TypeEngine[Any], user_id_type: UserIdType) -> bool:
+    """Whether a column of this type can hold user ids of that type."""
+    if user_id_type == "uuid":
         return isinstance(type_, sqltypes.Uuid)
-    if kind == "integer":
+    if user_id_type == "integer":
         return isinstance(type_, sqltypes.Integer)
     return isinstance(type_, sqltypes.String) and not isinstance(type_, sqltypes.Enum)
 
 
-def user_type_of(target: Column[Any] | str | None, kind: UserIdType) -> TypeEngine[Any]:
-    """The type of `user_id`: the target's own where a foreign key must match it to the letter."""
-    if isinstance(target, Column):
-        if isinstance(target.type, sqltypes.Uuid):
-            return Uuid(native_uuid=target.type.native_uuid)
-        return target.type
-    if kind == "uuid":
+def kind_of(type_: TypeEngine[Any]) -> UserIdType | None:
+    """The `user_id_type` of a column of this type; None if it cannot hold user ids."""
+    return next((each for each in get_args(UserIdType) if fits(type_, each)), None)
+
+
+def user_id_column_type(users_column: Column[Any] | str | None, user_id_type: UserIdType) -> TypeEngine[Any]:
+    """The type of `user_id`: that of the referenced column, which a foreign key must match exactly."""
+    if isinstance(users_column, Column):
+        if isinstance(users_column.type, sqltypes.Uuid):
+            return Uuid(native_uuid=users_column.type.native_uuid)
+        return users_column.type
+    if user_id_type == "uuid":
         return Uuid()
-    return BigInteger() if kind == "integer" else String(STRING_ID_LENGTH)
+    return BigInteger() if user_id_type == "integer" else String(STRING_ID_LENGTH)
+
+
+def in_sql(connection: Connection, type_: TypeEngine[Any]) -> str:
+    """A reflected type in the database's own words."""
+    try:
+        return str(type_.compile(connection.dialect))
+    except exc.CompileError:  # SQLAlchemy could not reflect it
+        return "of an unknown type"
+
+
+# ---- in a database
+
+
+@dataclass(frozen=True)
+class LiveColumn:
+    """A column of a live table."""
+
+    name: str
+    type: TypeEngine[Any]
 
 
 def live_column(
     connection: Connection, inspector: Inspector, schema: str | None, table: str, name: str
-) -> dict[str, Any] | None:
-    """A column of a live table, its type as it really is; None where it is not."""
+) -> LiveColumn | None:
+    """A column of a live table with its exact type; None if there is no such column."""
     if not table or not inspector.has_table(table, schema=schema):
         return None
     dialect = dialects.get(connection.dialect.name)
     for column in inspector.get_columns(table, schema=schema):
         if column["name"] == name:
-            return {"name": name, "type": dialect.column_type(connection, table, schema, column)}
+            return LiveColumn(name, dialect.column_type(connection, table, schema, column))
     return None
 
 
-def live_target(connection: Connection, usage: Table) -> tuple[str | None, str, str] | None:
-    """The schema, table and column that the `user_id` of a live table refers to; None without a foreign key."""
-    for foreign in inspect(connection).get_foreign_keys(usage.name, schema=usage.schema):
-        if foreign["constrained_columns"] == ["user_id"]:
-            return foreign["referred_schema"], foreign["referred_table"], foreign["referred_columns"][0]
+def live_users_column(connection: Connection, usage: Table) -> UsersColumn | None:
+    """The column that the `user_id` of a live table refers to; None without a foreign key."""
+    for key in inspect(connection).get_foreign_keys(usage.name, schema=usage.schema):
+        if key["constrained_columns"] == ["user_id"]:
+            return UsersColumn(key["referred_schema"], key["referred_table"], key["referred_columns"][0])
     return None
-
-
-def stand_in(metadata: MetaData, schema: str | None, table: str, column: dict[str, Any]) -> Column[Any]:
-    """The host's users table, as far as a foreign key needs it; never created from here."""
-    column_: Column[Any] = Column(column["name"], column["type"], primary_key=True)
-    Table(table, metadata, column_, schema=schema)
-    return column_
 
 
 class Users(NamedTuple):
-    """What a database has for `user_id` to refer to."""
+    """The users table that was found in a database."""
 
-    target: Column[Any] | str | None
+    column: Column[Any] | str | None
     why: str
-    """One sentence on that choice."""
-    misfit: UserIdType | None = None
-    """What `user_id_type` would have to be for the users that were found and passed over."""
+    """What `user_id` refers to and why, in one sentence."""
+    other_type: UserIdType | None = None
+    """The `user_id_type` of a users table that was skipped because its ids are of another type."""
 
 
 def find_users(
-    connection: Connection, metadata: MetaData, schema: str | None, users: object, kind: UserIdType
+    connection: Connection, metadata: MetaData, schema: str | None, users: object, user_id_type: UserIdType
 ) -> Users:
-    """Look for the users table; a stand-in for it goes into the MetaData. Raises ConfigurationError."""
+    """Look up the users table, and define as much of it in the MetaData as a foreign key needs.
+
+    Raises ConfigurationError.
+    """
     if users == "auto":
-        return _find_by_name(connection, metadata, schema, kind)
-    target: Column[Any] | str | None
+        return _find_by_name(connection, metadata, schema, user_id_type)
+    column: Column[Any] | str | None
     if isinstance(users, str):
-        place, _, name = users.rpartition(".")
-        users_schema, _, table = place.rpartition(".")
-        column = live_column(connection, inspect(connection), users_schema or None, table, name)
-        if column is None:
+        users_column = UsersColumn.parse(users)
+        live = live_column(
+            connection, inspect(connection), users_column.schema, users_column.table, users_column.column
+        )
+        if live is None:
             raise ConfigurationError(
                 f"users={users!r}: this database has no such column; say 'table.column' or 'schema.table.column'"
             )
-        target = fitting(stand_in(metadata, users_schema or None, table, column), kind)
+        column = _checked_type(_define_users(metadata, users_column.schema, users_column.table, live), user_id_type)
     else:
-        target = target_of(metadata, schema, users, kind)
-        if isinstance(target, Column):
-            its = target.table
-            target = stand_in(metadata, its.schema, its.name, {"name": target.name, "type": target.type})
-    if target is None:
+        column = defined_users_column(metadata, schema, users, user_id_type)
+        if isinstance(column, Column):
+            its = column.table
+            column = _define_users(metadata, its.schema, its.name, LiveColumn(column.name, column.type))
+    if column is None:
         return Users(None, "user_id has no foreign key")
-    return Users(target, f"user_id refers to {name_of(target)}")
+    return Users(column, f"user_id refers to {column_name(column)}")
 
 
-def _find_by_name(connection: Connection, metadata: MetaData, schema: str | None, kind: UserIdType) -> Users:
-    """`users(id)`, if its type fits."""
+def _find_by_name(connection: Connection, metadata: MetaData, schema: str | None, user_id_type: UserIdType) -> Users:
     inspector = inspect(connection)
-    found = None
+    skipped = None
     for place in dialects.get(connection.dialect.name).users_schemas(schema, inspector.default_schema_name):
-        column = live_column(connection, inspector, place, "users", "id")
-        if column is not None and fits(column["type"], kind):
-            target = stand_in(metadata, place, "users", column)
-            return Users(target, f"user_id refers to {name_of(target)}, which this database has")
-        found = found or column
-    if found is None:
-        other = live_column(connection, inspector, None, "user", "id")  # as Flask-SQLAlchemy names it
-        hint = "" if other is None else "; users='user.id' makes it refer to the table user"
+        live = live_column(connection, inspector, place, "users", "id")
+        if live is not None and fits(live.type, user_id_type):
+            column = _define_users(metadata, place, "users", live)
+            return Users(column, f"user_id refers to {column_name(column)}, which this database has")
+        skipped = skipped or live
+    if skipped is None:
+        user = live_column(connection, inspector, None, "user", "id")  # Flask-SQLAlchemy's name for the model User
+        hint = "" if user is None else "; users='user.id' makes it refer to the table user"
         return Users(None, f"user_id has no foreign key: there is no table users with a column id{hint}")
-    reason = f"users.id is {in_sql(connection, found['type'])}, and user_id_type is {kind!r}"
-    return Users(None, f"user_id has no foreign key: {reason}", kind_of(found["type"]))
+    reason = f"users.id is {in_sql(connection, skipped.type)}, and user_id_type is {user_id_type!r}"
+    return Users(None, f"user_id has no foreign key: {reason}", kind_of(skipped.type))
 
 
-def name_of(target: Column[Any] | str | None) -> str | None:
-    """The column that the foreign key refers to, as text."""
-    return f"{target.table.fullname}.{target.name}" if isinstance(target, Column) else target
+def _define_users(metadata: MetaData, schema: str | None, table: str, live: LiveColumn) -> Column[Any]:
+    column: Column[Any] = Column(live.name, live.type, primary_key=True)
+    Table(table, metadata, column, schema=schema)
+    return column

@@ -190,9 +190,9 @@ class Batcher:
     def meets(self, suppressions: Suppressions) -> bool:
         """Whether anything here is of who is suppressed."""
         users = {*self._counts.users, *self.waiting.users, *(count.user for part in self._parts for count in part)}
-        if any(map(suppressions.silences, users)):
+        if any(map(suppressions.suppresses, users)):
             return True
-        return any(suppressions.forgets(user) for use in self._accesses for user in use.users)
+        return any(suppressions.erases(user) for use in self._accesses for user in use.users)
 
     @_alone
     def screen(self, suppressions: Suppressions, number: int | None = None) -> Screened:
@@ -202,8 +202,8 @@ class Batcher:
 
         def is_gone(user: UserId) -> bool:
             nonlocal met
-            met = met or suppressions.forgets(user)
-            return suppressions.silences(user)
+            met = met or suppressions.erases(user)
+            return suppressions.suppresses(user)
 
         uses = self._counts.discard(is_gone) + self.waiting.discard(is_gone)
         parts, self._parts = self._parts, deque()

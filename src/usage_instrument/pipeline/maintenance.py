@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from usage_instrument.capture.registry import Catalog
-from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.settings import Settings
 from usage_instrument.stats import Recovered
@@ -97,7 +96,7 @@ class Maintenance:
                 store.declare(new, self._settings.service)
             except WriteError as error:
                 # It delays no count. What passes is tried again soon, all else with the next new feature or day.
-                if error.fault is Fault.TRANSIENT:
+                if error.fault.is_transient:
                     self._next_declaration = now + HEARTBEAT / 4
                     return
                 self._say(f"the catalogue was not written: {error}")
@@ -116,7 +115,7 @@ class Maintenance:
         except (WriteError, OSError) as error:
             # It delays no count. Somebody else's locks pass; all else is said once, and waits for the next day.
             self._prunings_failed += 1
-            lasting = not isinstance(error, WriteError) or error.fault is not Fault.TRANSIENT
+            lasting = not isinstance(error, WriteError) or not error.fault.is_transient
             if self._prunings_failed == (1 if lasting else WORTH_A_LINE):
                 self._say(f"old rows were not pruned, which `usage-instrument prune` does as well: {error}")
             elif not lasting and self._prunings_failed < WORTH_A_LINE:

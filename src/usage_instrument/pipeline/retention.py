@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select
 
 from usage_instrument.database import dialects
-from usage_instrument.database.dialects.base import Flush, OvertakenError
+from usage_instrument.database.dialects.base import ConcurrentInsertError, Flush
 from usage_instrument.database.expressions import Ago, StartOf
 from usage_instrument.events import Count, bucket_start
 from usage_instrument.typing import UserId
@@ -109,7 +109,7 @@ class Retention:
         columns = (history.c.user_id, history.c.feature_name, history.c.bucket_start, history.c.usage_count)
         rows = self._execute(connection, select(*columns).where(which).with_for_update()).all()
         if self._delete(which, connection) != len(rows):
-            raise OvertakenError  # by a use from back then, which has just come out of a journal
+            raise ConcurrentInsertError  # by a use from back then, which has just come out of a journal
         days: dict[tuple[UserId, str], dict[dt.datetime, int]] = defaultdict(lambda: defaultdict(int))
         for user, feature, start, uses in rows:
             days[user, feature][bucket_start(start, "day")] += uses or 0
@@ -154,7 +154,7 @@ class Retention:
 
     def _execute(self, connection: Connection, statement: Any) -> Any:
         dialect = dialects.get(connection.dialect.name)
-        return connection.execute(dialect.at_once(connection, statement, self._settings))
+        return connection.execute(dialect.without_waiting(connection, statement, self._settings))
 
 
 def _grouped(sizes: list[tuple[str | None, int]]) -> Iterator[list[str | None]]:

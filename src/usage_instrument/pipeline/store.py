@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import ColumnClause, ColumnElement, Connection, Table, column, exc, insert, select, table, update
+from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, insert, select, table
 
 from usage_instrument.audit.chain import Chain
 from usage_instrument.database import dialects, inspection
+from usage_instrument.database.driver_errors import describe
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.database.suppressions import Suppressions
-from usage_instrument.database.users_table import live_target
+from usage_instrument.database.upsert import upsert
+from usage_instrument.database.users_table import live_users_column
 from usage_instrument.errors import ConfigurationError, SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Loss
 from usage_instrument.typing import Unset, UserId, _Unset
@@ -84,11 +86,10 @@ class Store:
             if fatal:
                 more = f" (and {len(fatal) - 1} more problems)" if len(fatal) > 1 else ""
                 raise SchemaError(f"{fatal[0].message}{more}")
-            target = live_target(connection, self._tables.usage)
-            if target is not None:
-                schema_name, table_name, name = target
-                id_: ColumnClause[Any] = column(name, self._tables.usage.c.user_id.type)
-                self._users = table(table_name, id_, schema=schema_name).c[name]
+            users = live_users_column(connection, self._tables.usage)
+            if users is not None:
+                id_: ColumnClause[Any] = column(users.column, self._tables.usage.c.user_id.type)
+                self._users = table(users.table, id_, schema=users.schema).c[users.column]
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
             self.audit_problem = inspection.audit_problem(connection, self._tables)
 
@@ -117,7 +118,7 @@ class Store:
             nonlocal moved
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
-            if self.suppressions and batch.meets(self.suppressions.silences, self.suppressions.forgets):
+            if self.suppressions and batch.meets(self.suppressions.suppresses, self.suppressions.erases):
                 return Outcome.OUTDATED  # if it is applied already, so is what takes its number
             moved = flush.apply(connection, ledger, batch)
             if moved:
@@ -145,14 +146,14 @@ class Store:
         """Look whether somebody has been suppressed, and who. Raises WriteError."""
 
         def look(connection: Connection) -> bool:
-            asked = ledger.asked(connection)
+            asked = ledger.live_suppression(connection)
             return asked not in (None, ledger.suppression) and self._read_suppressions(connection, ledger)
 
         return self.transact(look)
 
     def _read_suppressions(self, connection: Connection, ledger: Ledger) -> bool:
         # In this order: what is committed in between is read twice, and missed in no case.
-        asked = ledger.asked(connection)
+        asked = ledger.live_suppression(connection)
         changed = self.suppressions.read(connection)
         ledger.suppression = asked
         return changed
@@ -208,12 +209,12 @@ class Store:
         for feature in sorted(features, key=lambda feature: feature.name):
             key = {"service": service, "feature_name": feature.name}
             said = {"description": feature.description, "source": feature.source, "last_declared_at": now}
-            _upsert(connection, self._tables.catalog, key, said, {**said, "declared_at": now})
+            upsert(connection, self._tables.catalog, key, said, {**said, "declared_at": now})
 
     def _book(self, connection: Connection, loss: Loss) -> None:
         losses = self._tables.losses
         key = {"day": loss.day, "service": self._settings.service, "reason": loss.reason}
-        _upsert(connection, losses, key, {"uses": losses.c.uses + loss.uses}, {"uses": loss.uses})
+        upsert(connection, losses, key, {"uses": losses.c.uses + loss.uses}, {"uses": loss.uses})
 
     def _run(self, work: Callable[[Connection], T]) -> T:
         with _faults(self._dialect):
@@ -248,18 +249,9 @@ def persistently(attempt: Callable[[], T], seconds: float) -> T:
         try:
             return attempt()
         except WriteError as error:
-            if error.fault is not Fault.TRANSIENT or time.monotonic() >= deadline:
+            if not error.fault.is_transient or time.monotonic() >= deadline:
                 raise
             time.sleep(random.random() * _PAUSE)
-
-
-def _upsert(
-    connection: Connection, into: Table, key: dict[str, Any], change: dict[str, Any], new: dict[str, Any]
-) -> None:
-    """Portable, for the few rows where speed is nothing; a racing insert fails the transaction, which is retried."""
-    matches = [into.c[name] == value for name, value in key.items()]
-    if not connection.execute(update(into).where(*matches).values(change)).rowcount:
-        connection.execute(insert(into).values({**key, **new}))
 
 
 @contextlib.contextmanager
@@ -274,15 +266,9 @@ def _faults(dialect: dialects.Dialect, *, committing: bool = False) -> Iterator[
     except exc.DBAPIError as error:
         fault = dialect.classify(error)
         # At COMMIT, only an error by which the server says that it rolled back is definite.
-        in_doubt = committing and fault is not Fault.UNKNOWN_USER and not dialect.rolled_back(error)
-        raise WriteError(fault, _describe(error.orig), in_doubt=in_doubt) from error
+        in_doubt = committing and fault is not Fault.UNKNOWN_USER and not dialect.is_rolled_back(error)
+        raise WriteError(fault, describe(error), in_doubt=in_doubt) from error
     except (exc.StatementError, OverflowError) as error:
-        raise WriteError(Fault.REFUSED, _describe(error), in_doubt=committing) from error
+        raise WriteError(Fault.REFUSED, describe(error), in_doubt=committing) from error
     except Exception as error:  # OSError from an async driver, a timeout of the pool, a bug
-        raise WriteError(Fault.TRANSIENT, _describe(error), in_doubt=committing) from error
-
-
-def _describe(error: BaseException | None) -> str:
-    """The first line of an error. Parameters, which hold user ids, come on later lines."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+        raise WriteError(Fault.TRANSIENT, describe(error), in_doubt=committing) from error

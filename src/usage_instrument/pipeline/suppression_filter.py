@@ -44,7 +44,7 @@ class SuppressionFilter:
         found = self._batcher.screen(store.suppressions, number)
         self._rejection.silence(found.uses)
         if self._journal is not None and (found.met or number is not None or renew):
-            self._journal.is_erased = store.suppressions.forgets
+            self._journal.is_erased = store.suppressions.erases
             self._journal.rotate_soon()
             self._untidy = True
 

@@ -204,7 +204,7 @@ class Writer:
         try:
             outcome = store.write(ledger, batch)
         except WriteError as error:
-            if error.in_doubt or error.fault in {Fault.TRANSIENT, Fault.CONFIGURATION}:
+            if error.in_doubt or error.fault.is_transient or error.fault is Fault.CONFIGURATION:
                 self._batcher.in_doubt = self._batcher.in_doubt or error.in_doubt
                 raise
             # The ledger had moved when the counts were refused: no earlier attempt of this batch was committed.
@@ -285,7 +285,7 @@ class Writer:
                 return store.retire(ledger)
             except WriteError as error:
                 left = deadline - time.monotonic()
-                if error.fault is not Fault.TRANSIENT or left <= 0:
+                if not error.fault.is_transient or left <= 0:
                     return None
                 time.sleep(min(random.random() * _RETIRE_AGAIN, left))
 

@@ -1,4 +1,4 @@
-"""The questions that analysts ask, each a `Select` for any Connection or Session."""
+"""Analyst queries, one per file. In: arguments and Tables. Out: a `Select` for any Connection or Session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many users are active by day, week and month, and how often do they come back?"""
+"""How many users are active by day, week and month, and how often do they return?"""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sqlalchemy import Select, case, func, select
 from usage_instrument.database.expressions import Ago, Day
 from usage_instrument.database.tables import Tables
 
-from .arguments import rows_of
-from .defaults import default_tables, share, total
+from .arguments import default_tables, rows_of
+from .numbers import share, total
 from .periods import DAY, MONTH, WEEK, buckets_since, first_start
 
 
@@ -18,8 +18,8 @@ def active_users(feature: str | None = None, *, tables: Tables | None = None) ->
     """The active users as of today, of one feature or of all, in one row: `day`, `dau`, `wau`, `mau`, `stickiness`.
 
     `day` is today (UTC); the users are those of today, of 7 days and of 28 days, today included. `stickiness`
-    (0 to 1) is the mean of the 28 daily numbers over `mau`: on how much of the days a user is here. The anonymous user
-    is no user. Raises ConfigurationError for what is no feature's name.
+    (0 to 1) is the mean of the 28 daily numbers over `mau`: the share of days on which a user is active. The anonymous
+    user does not count. Raises ConfigurationError for an invalid feature name.
     """
     history = (tables or default_tables()).history
     rows = [*rows_of(history.c.feature_name, feature), *buckets_since(history.c.bucket_start, MONTH)]

@@ -9,21 +9,21 @@ from sqlalchemy import Column, ColumnElement, FromClause, Select, Table, and_, f
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
-from .counts import counts_since
-from .defaults import by_name, default_tables, share, total
+from .arguments import default_tables
+from .numbers import by_name, share, total
 from .periods import Since
-from .population import population
+from .sources import counts_since, population
 
 
 def adoption(*, by: Any = None, since: Since = None, tables: Tables | None = None) -> Select[Any]:
     """Users and uses by feature, the most widely used first: `feature_name`, `unique_users`, `uses`, `share`.
 
-    `share` (0 to 1) is of all users: the rows of the host's users table where the tables refer to one, else whoever
-    used anything at any time. The anonymous user is no user here, but the uses count. `by=User.plan`, any column of
-    the host's users table or model, splits each feature by its value, in a column of its name after `feature_name`;
-    `share` is then of the users with that value, and anonymous uses have None there. `since` is a timedelta (7 days:
-    today and the six before, UTC) or a datetime (from its day on), answered from the history. Raises
-    ConfigurationError for a `by` that is no such column and for another `since`.
+    `share` (0 to 1) is of all users: the rows of the users table if the tables refer to one, else all users that ever
+    used anything. The anonymous user does not count as a user, but the uses count. `by=User.plan`, any column of the
+    host's users table or model, splits each feature by its value, in a column of its name after `feature_name`; `share`
+    is then of the users with that value, and anonymous uses have None there. `since` is a timedelta (7 days: today and
+    the six before, UTC) or a datetime (from its day on), answered from the history. Raises ConfigurationError for
+    another `by` or `since`.
     """
     tables = tables or default_tables()
     used = counts_since(tables, since)
@@ -33,7 +33,7 @@ def adoption(*, by: Any = None, since: Since = None, tables: Tables | None = Non
     column = _column(by)
     joined = used.outerjoin(column.table, _id(tables.usage, column.table) == used.c.user_id)
     counted = select(feature, column.label("value"), users.label("users"), uses.label("uses")).select_from(joined)
-    # Counted before the sizes are joined, which is a join of a few rows then.
+    # Aggregated before the join with the sizes, which then joins a few rows.
     counts = counted.group_by(feature, column).subquery("counts")
     sizes = select(column.label("value"), func.count().label("size")).group_by(column).subquery("sizes")
     same = or_(sizes.c.value == counts.c.value, and_(sizes.c.value.is_(None), counts.c.value.is_(None)))
@@ -57,12 +57,12 @@ def _column(by: Any) -> Any:
 
 
 def _id(usage: Table, users: Any) -> Any:
-    """What `user_id` is compared with: what it refers to, if that is this table, else the primary key."""
+    """The column to join with `user_id`: the one it refers to, if in this table, else the primary key."""
     for key in usage.c.user_id.foreign_keys:
         place, _, name = key.target_fullname.rpartition(".")
         if place == getattr(users, "fullname", None):
             return users.c[name]
     keys = [column for column in users.c if isinstance(column, Column) and column.primary_key]
     if len(keys) != 1:
-        raise ConfigurationError(f"{users} has no primary key of one column, so it is not known whose row a row is")
+        raise ConfigurationError(f"{users} has no primary key of one column to join with user_id")
     return keys[0]

@@ -1,20 +1,28 @@
-"""What a question may be asked with; what is wrong is said when the question is made."""
+"""Checks the arguments of the queries, and supplies the default tables."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, get_args
 from uuid import UUID
 
+from sqlalchemy import MetaData
+
+from usage_instrument.database.schema import define_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, FeatureNameError, UserIdError
 from usage_instrument.events import canonical_user, check_feature
 from usage_instrument.typing import Unit, UserId, UserIdType
 
-from .defaults import default_tables
+
+@functools.cache
+def default_tables(user_id_type: UserIdType = "uuid") -> Tables:
+    """The tables in the schema of the connection."""
+    return define_tables(MetaData(), users=None, user_id_type=user_id_type)
 
 
 def checked_limit(limit: object) -> int:
-    """How many rows an answer has at most. Raises ConfigurationError."""
+    """The maximal number of rows. Raises ConfigurationError."""
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise ConfigurationError(f"limit is a whole number of at least 1, not {limit!r}")
     return limit
@@ -36,7 +44,7 @@ def checked_key(key: object) -> str:
 
 
 def checked_unit(by: object) -> Unit:
-    """What a trend goes by. Raises ConfigurationError."""
+    """The unit of a trend. Raises ConfigurationError."""
     if by not in get_args(Unit):
         raise ConfigurationError(f"by is one of {', '.join(map(repr, get_args(Unit)))}, not {by!r}")
     unit: Unit = by  # type: ignore[assignment] # one of its values
@@ -44,17 +52,17 @@ def checked_unit(by: object) -> Unit:
 
 
 def user_and_tables(user_id: UserId, tables: Tables | None) -> tuple[UserId, Tables]:
-    """An id as the tables hold it, and the tables: where nobody says which, those that such an id comes from.
+    """The id in the type of the tables, and the tables; the default ones have the type of the id.
 
     Raises UserIdError.
     """
     if isinstance(user_id, bool) or not isinstance(user_id, UUID | int | str | None):
         raise UserIdError(f"a user id is a UUID, an int, a str or None, not {user_id!r}")
-    tables = tables or default_tables(_kind(user_id))
+    tables = tables or default_tables(_type_of(user_id))
     return canonical_user(tables.user_id_type)(user_id), tables
 
 
-def _kind(user_id: UserId) -> UserIdType:
+def _type_of(user_id: UserId) -> UserIdType:
     if isinstance(user_id, str):
         try:
             canonical_user("uuid")(user_id)
@@ -64,5 +72,5 @@ def _kind(user_id: UserId) -> UserIdType:
 
 
 def rows_of(column: Any, feature: str | None) -> list[Any]:
-    """The condition that rows are of one feature; none for all of them. Raises ConfigurationError."""
+    """The condition for rows of one feature; none for all features. Raises ConfigurationError."""
     return [] if feature is None else [column == checked_feature(feature)]

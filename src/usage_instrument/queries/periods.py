@@ -1,8 +1,7 @@
-"""Since when: from a timedelta or a datetime to conditions on `last_used` and on the buckets of the history.
+"""Periods: conditions on times from a timedelta or datetime, and a calendar that fills gaps.
 
-A timedelta goes back from the database's own now, so that the printed SQL stays right. In the history it means whole
-days, UTC, whatever the buckets are: 7 days are today and the six before, 36 hours are two days. A datetime means from
-its day on.
+A timedelta is subtracted from the database's current time, so printed SQL stays valid. In the history it means whole
+days, UTC: 7 days are today and the six before, 36 hours are two days. A datetime means from its day on.
 """
 
 from __future__ import annotations
@@ -10,12 +9,14 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Table
+from sqlalchemy import CTE, ColumnElement, Table, literal_column, select, union_all
 
-from usage_instrument.database.expressions import Ago, Instant, StartOf
+from usage_instrument.database.expressions import Ago, Instant, Later, StartOf
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import Unit
+
+from .numbers import ONE, ZERO
 
 Since: TypeAlias = dt.timedelta | dt.datetime | None
 
@@ -23,12 +24,12 @@ HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
 WEEK = 7 * DAY
 MONTH = 28 * DAY
-"""Four weeks, so that every weekday is in it as often."""
+"""Four weeks, so that it contains every weekday equally often."""
 _LONGEST = 36_500 * DAY
 
 
 def used_since(last_used: ColumnElement[Any], since: Since) -> list[ColumnElement[bool]]:
-    """The condition that a use lies in the period, to the second. Raises ConfigurationError."""
+    """The condition that a use is in the period, to the second. Raises ConfigurationError."""
     since = checked_since(since)
     if since is None:
         return []
@@ -36,7 +37,7 @@ def used_since(last_used: ColumnElement[Any], since: Since) -> list[ColumnElemen
 
 
 def counted_since(tables: Tables, since: Since) -> tuple[Table, list[ColumnElement[bool]]]:
-    """The table that has the uses of a period, and the condition for it: without a period, `feature_usage` itself.
+    """The table with the uses of a period and the condition for it; for all time, `feature_usage` without a condition.
 
     Raises ConfigurationError.
     """
@@ -52,7 +53,7 @@ def buckets_since(bucket_start: ColumnElement[Any], since: Since) -> list[Column
 
 
 def first_start(since: Since, by: Unit = "day") -> ColumnElement[Any] | None:
-    """Where the first whole day (or hour, week, month) of a period starts, which lies in it at least in part.
+    """The start of the first day (hour, week, month) of a period, which may begin before the period.
 
     None for all time. Raises ConfigurationError.
     """
@@ -62,12 +63,12 @@ def first_start(since: Since, by: Unit = "day") -> ColumnElement[Any] | None:
     if isinstance(since, dt.datetime):
         return StartOf(by, Instant(since))
     grain = HOUR if by == "hour" else DAY
-    whole = -(-since // grain) * grain  # 36 hours reach into two days before now
+    whole = -(-since // grain) * grain  # 36 hours are two days
     return StartOf(by, Ago(max(whole - grain, dt.timedelta(0))))
 
 
 def checked_since(since: object) -> Since:
-    """A period with a datetime in UTC, naive as the columns are. Raises ConfigurationError."""
+    """The period, a datetime converted to naive UTC like the columns. Raises ConfigurationError."""
     if isinstance(since, dt.datetime):
         return since if since.tzinfo is None else since.astimezone(dt.UTC).replace(tzinfo=None)
     if isinstance(since, dt.timedelta):
@@ -77,3 +78,26 @@ def checked_since(since: object) -> Since:
     if since is None:
         return None
     raise ConfigurationError(f"since is a timedelta, a datetime or None, not {since!r}")
+
+
+def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | None = None) -> CTE:
+    """A row per unit, used or not, from `start` until now or before `end`: `bucket_start`. No rows if start is NULL.
+
+    The units are numbered like the nodes of a binary tree, n with the children 2n and 2n + 1. So the recursion is only
+    as deep as the logarithm of their number: MariaDB silently stops after a thousand rounds.
+    """
+    span = select(start.label("start")).subquery("span")
+    children = union_all(select(ZERO.label("child")), select(ONE)).subquery("children")
+    first = select(ONE.label("n"), span.c.start, span.c.start.label("bucket_start")).where(span.c.start.is_not(None))
+    units = first.cte("units", recursive=True)
+    number = units.c.n * literal_column("2") + children.c.child
+    moment = Later(unit, units.c.start, number - ONE)
+    inside = moment <= Ago() if end is None else moment < end
+    always = children.c.child <= units.c.n  # without a comparison SQLAlchemy warns of a cartesian product
+    more = (
+        select(number.label("n"), units.c.start, moment.label("bucket_start"))
+        .select_from(units)
+        .join(children, always)
+        .where(inside)
+    )
+    return units.union_all(more)

@@ -1,4 +1,4 @@
-"""Who uses the application, or one feature of it, most?"""
+"""Which users use the application, or one feature, most?"""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sqlalchemy import Select, func, select
 from usage_instrument.database.tables import Tables
 from usage_instrument.typing import UserId
 
-from .arguments import checked_limit, rows_of
-from .counts import counts_since
-from .defaults import default_tables, share, total
+from .arguments import checked_limit, default_tables, rows_of
+from .numbers import share, total
 from .periods import Since
+from .sources import counts_since
 
 
 def power_users(
@@ -20,9 +20,9 @@ def power_users(
 ) -> Select[UserId, int, float, int, dt.datetime]:
     """The users with the most uses, of one feature or of all: `user_id`, `uses`, `share`, `features`, `last_used`.
 
-    `share` (0 to 1) is of all uses, the anonymous ones included; `features` is how many different ones the user used of
-    those asked about. The anonymous user is no power user. `since` is a timedelta (7 days: today and the six before,
-    UTC) or a datetime (from its day on), answered from the history. Raises ConfigurationError for a wrong argument.
+    `share` (0 to 1) is of all uses, the anonymous ones included; `features` is the number of features that the user
+    used. The anonymous user is left out. `since` is a timedelta (7 days: today and the six before, UTC) or a datetime
+    (from its day on), answered from the history. Raises ConfigurationError for a wrong argument.
     """
     tables = tables or default_tables()
     counts = counts_since(tables, since, feature)

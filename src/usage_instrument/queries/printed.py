@@ -1,4 +1,4 @@
-"""A question as SQL text, with nothing left to bind."""
+"""A query as SQL text without parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import Dialect, Select
 
 
 def printed(question: Select[*tuple[Any, ...]], dialect: Dialect) -> str:
-    """The statement as this database takes it, for whoever only takes a text. It has no semicolon."""
+    """The statement for this database, without a semicolon."""
     text = str(question.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
-    # Where parameters are %s, every percent sign is doubled for the driver to halve.
+    # Dialects with %s parameters double every percent sign for the driver.
     return text % () if dialect.paramstyle in {"format", "pyformat"} else text

@@ -1,4 +1,4 @@
-"""What could this user like that similar users use?"""
+"""Which features of similar users could this user like?"""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from usage_instrument.errors import UserIdError
 from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, user_and_tables
-from .defaults import share
+from .numbers import share
 
 
 def recommend(user_id: UserId, limit: int = 5, *, tables: Tables | None = None) -> Select[str, float, int]:
     """Features that similar users use and this user does not, the likeliest first: `feature_name`, `score`,
     `unique_users`.
 
-    Whoever shares a feature with the user is similar, and weighs as much as the features that both use are of those
-    that either uses (Jaccard). `score` (0 to 1) is the weight of the similar users who use the feature, of the weight
-    of all similar users; `unique_users` is how many they are. A user without uses gets no row. Raises UserIdError for
-    an id that the tables cannot hold, None among them, and ConfigurationError for a wrong limit.
+    Users who share a feature with the user are similar. The weight of each is the number of features that both use over
+    the number that either uses (Jaccard). `score` (0 to 1) is the weight of the similar users who use the feature over
+    the weight of all similar users; `unique_users` is their number. A user without uses gets no row. Raises UserIdError
+    for None or an id of another type, ConfigurationError for a wrong limit.
     """
     if user_id is None:
         raise UserIdError("recommend takes a user's id: the anonymous user resembles nobody")

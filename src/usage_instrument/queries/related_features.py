@@ -1,4 +1,4 @@
-"""What else do the users of a feature use?"""
+"""Which other features do the users of a feature use?"""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from sqlalchemy import Select, func, select
 from usage_instrument.database.expressions import Real
 from usage_instrument.database.tables import Tables
 
-from .arguments import checked_feature, checked_limit
-from .defaults import default_tables, share
-from .population import seen
+from .arguments import checked_feature, checked_limit, default_tables
+from .numbers import share
+from .sources import seen
 
 
 def related_features(
     feature: str, limit: int = 10, *, tables: Tables | None = None
 ) -> Select[str, int, float, float, float]:
-    """The features that go with a feature, the closest first: `feature_name`, `unique_users`, `support`, `confidence`,
+    """The features related to a feature, the closest first: `feature_name`, `unique_users`, `support`, `confidence`,
     `lift`.
 
     `unique_users` use both; `support` (0 to 1) is their share of all users that ever used anything, `confidence`
-    (0 to 1) their share of this feature's users. `lift` says how many times more likely its users are to use the other
-    one than all users are: 1 means that they have nothing to do with each other. The closest are those that have the
-    most users in common beyond what chance alone would bring, so that neither the merely popular nor the merely rare
-    lead. Raises ConfigurationError for a wrong argument.
+    (0 to 1) their share of this feature's users. `lift` is how many times more likely its users are to use the other
+    one than all users are: 1 means independent. The closest features have the most common users above the number that
+    independence predicts, which favours neither popular nor rare ones. Raises ConfigurationError for a wrong argument.
     """
     tables = tables or default_tables()
     usage = tables.usage

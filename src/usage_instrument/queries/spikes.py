@@ -12,30 +12,28 @@ from usage_instrument.database.expressions import Day, Later, Real, StartOf
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
-from .arguments import rows_of
-from .calendar import calendar
-from .defaults import ONE, ZERO, default_tables, over, total
-from .periods import DAY, MONTH, WEEK, Since, first_start
+from .arguments import default_tables, rows_of
+from .numbers import ONE, ZERO, over, total
+from .periods import DAY, MONTH, WEEK, Since, calendar, first_start
 
 PAST = -28
-"""In days: the past that a period is compared with."""
+"""Days of the past with which a period is compared."""
 SHORTEST = -7
-"""In days: the past that a feature must have for a comparison."""
+"""Days of the past that a feature needs for a comparison."""
 
 
 def spikes(
     since: Since = WEEK, *, feature: str | None = None, threshold: float = 5.0, tables: Tables | None = None
 ) -> Select[str, dt.date, int, float, float, float]:
-    """Days with far more uses than usual, the farthest first: `feature_name`, `day`, `uses`, `baseline`, `score`,
+    """Days with far more uses than usual, the highest score first: `feature_name`, `day`, `uses`, `baseline`, `score`,
     `threshold`.
 
     `baseline` is the median of a feature's daily uses in the 28 days before the period, from its first use on, days
-    without use included. `score` is by how many times the usual deviation `uses` lie above it: (uses - baseline) /
-    the largest of 1.4826 x the median absolute deviation (a standard deviation, if days vary normally), a tenth of the
-    baseline, and 1. Days whose score is at least `threshold` are spikes. Unlike mean and standard deviation, medians
-    do not give way to an earlier spike. A feature first used less than 7 days before the period has no usual. `since`
-    is a timedelta (7 days: today and the six before, UTC) or a datetime (from its day on), 28 days back at most.
-    Raises ConfigurationError for a wrong argument.
+    without use included. `score` is (uses - baseline) / the largest of 1.4826 x the median absolute deviation (the
+    standard deviation of a normal distribution), a tenth of the baseline, and 1. Days whose score is at least
+    `threshold` are spikes. An earlier spike affects medians less than mean and standard deviation. A feature first used
+    less than 7 days before the period has no baseline and no row. `since` is a timedelta (7 days: today and the six
+    before, UTC) or a datetime (from its day on), 28 days back at most. Raises ConfigurationError for a wrong argument.
     """
     start = _start(since)
     history = (tables or default_tables()).history
@@ -61,26 +59,26 @@ def spikes(
 
 
 def _start(since: Since) -> ColumnElement[Any]:
-    """Where a period starts that is no longer than the past beside it."""
+    """The start of the period, which is no longer than the past."""
     start, length = first_start(since), since
     if isinstance(since, dt.datetime):
         length = dt.datetime.now(dt.UTC) - (since if since.tzinfo else since.replace(tzinfo=dt.UTC)) - DAY
     if start is None or not isinstance(length, dt.timedelta) or length > MONTH:
         raise ConfigurationError(
-            f"since goes {MONTH.days} days back at most, not {since!r}: a spike stands out of the days before"
+            f"since goes {MONTH.days} days back at most, not {since!r}: a spike is compared with the days before"
         )
     return start
 
 
 def _daily(history: Table, rows: list[Any], start: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
-    """The uses of each feature by day, in the period and in the past that it is compared with."""
+    """The uses of each feature by day, in the period and in the past."""
     key = (history.c.feature_name, StartOf("day", history.c.bucket_start).label("bucket_start"))
     found = select(*key, total(history.c.usage_count).label("uses")).group_by(*key)
     return found.where(history.c.bucket_start >= _days_later(start, PAST), *rows)
 
 
 def _usual(history: Table, rows: list[Any], start: ColumnElement[Any], daily: CTE) -> Select[*tuple[Any, ...]]:
-    """The uses of each feature that has a past, by day of that past: `feature_name`, `value`."""
+    """The uses of each feature with a past, by day of that past: `feature_name`, `value`."""
     first = func.min(history.c.bucket_start)
     known = select(history.c.feature_name, StartOf("day", first).label("first_day")).group_by(history.c.feature_name)
     known_ = known.where(*rows).having(first <= _days_later(start, SHORTEST)).subquery("known")
@@ -91,7 +89,7 @@ def _usual(history: Table, rows: list[Any], start: ColumnElement[Any], daily: CT
 
 
 def _medians(rows: Any) -> Select[*tuple[Any, ...]]:
-    """The median `value` of each feature: the mean of the one or two in the middle."""
+    """The median `value` of each feature."""
     of_feature = {"partition_by": rows.c.feature_name}
     place = func.row_number().over(order_by=rows.c.value, **of_feature).label("place")
     places = func.count().over(**of_feature).label("places")

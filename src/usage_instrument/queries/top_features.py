@@ -6,17 +6,16 @@ from sqlalchemy import Select, select
 
 from usage_instrument.database.tables import Tables
 
-from .arguments import checked_limit
-from .defaults import by_name, default_tables, total
+from .arguments import checked_limit, default_tables
+from .numbers import by_name, total
 from .periods import Since, counted_since
 
 
 def top_features(limit: int = 5, *, since: Since = None, tables: Tables | None = None) -> Select[str | None, int]:
-    """The most used features and how often all users together used them: `feature_name`, `total_usage`.
+    """The most used features and their uses by all users: `feature_name`, `total_usage`.
 
     `since` is a timedelta (7 days: today and the six before, UTC) or a datetime (from its day on), answered from the
-    history; None is all time. Raises ConfigurationError for a limit that is no whole number of at least 1 and for
-    another `since`.
+    history; None is all time. Raises ConfigurationError for another `since` or a `limit` below 1.
     """
     source, period = counted_since(tables or default_tables(), since)
     feature, uses = source.c.feature_name, total(source.c.usage_count).label("total_usage")

@@ -1,4 +1,4 @@
-"""How does use develop from day to day?"""
+"""How do the uses change from day to day?"""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from sqlalchemy import Select, case, func, select
 from usage_instrument.database.expressions import StartOf
 from usage_instrument.database.tables import Tables
 
-from .arguments import checked_unit, rows_of
-from .calendar import calendar
-from .defaults import default_tables, total
-from .periods import MONTH, Since, first_start
+from .arguments import checked_unit, default_tables, rows_of
+from .numbers import total
+from .periods import MONTH, Since, calendar, first_start
 
 
 def trend(
@@ -20,10 +19,9 @@ def trend(
 ) -> Select[dt.datetime, int, int, int]:
     """Uses and users by day, the first day first: `bucket_start` (UTC), `uses`, `unique_users`, `anonymous_uses`.
 
-    Of one feature or of all, `by` hour (where the history keeps hours), day, week (from Monday) or month, up to now;
-    what was without use has zeros. `since` is a timedelta (28 days: today and the 27 before, UTC), a datetime, or None
-    for all that the history has; the first week or month is a whole one. Raises ConfigurationError for a wrong
-    argument.
+    Of one feature or of all, `by` hour (if the history has hours), day, week (from Monday) or month, up to now, with
+    zeros for those without use. `since` is a timedelta (28 days: today and the 27 before, UTC), a datetime, or None for
+    the whole history; the first week or month is complete. Raises ConfigurationError for a wrong argument.
     """
     history, unit = (tables or default_tables()).history, checked_unit(by)
     rows = rows_of(history.c.feature_name, feature)

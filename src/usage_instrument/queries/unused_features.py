@@ -1,4 +1,4 @@
-"""Which features does nobody use, or nobody any more?"""
+"""Which features are not used, or no longer?"""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from sqlalchemy import Select, not_, or_, select, true
 
 from usage_instrument.database.tables import Tables
 
-from .catalogue import known_features, status
-from .defaults import by_name, default_tables
+from .arguments import default_tables
+from .numbers import by_name
 from .periods import Since, used_since
+from .sources import known_features, status
 
 
 def unused_features(
@@ -19,11 +20,10 @@ def unused_features(
     """Features without use, the never used first: `feature_name`, `status`, `uses`, `last_used`, `declared_at`,
     `description`.
 
-    Without `since`, those that code declares and nobody ever used; with it (a timedelta back from now, or a datetime)
-    also those that nobody used since then. `status` says why: `retired` (the services that declared it have lived on
-    for more than 30 days without it), `never` (declared, never used), `undeclared` (used once, declared nowhere, so
-    perhaps renamed) or `dormant`. Times are UTC, None where there is none. Raises ConfigurationError for another
-    `since`.
+    Without `since`, the declared features that were never used; with it (a timedelta back from now, or a datetime) also
+    those without use since then. `status` is the reason: `retired` (the services that declared it have run for more
+    than 30 days without it), `never` (declared, never used), `undeclared` (used, but not declared: perhaps renamed) or
+    `dormant`. Times are UTC, or None. Raises ConfigurationError for another `since`.
     """
     features = known_features(tables or default_tables())
     last_used = features.c.last_used

@@ -1,4 +1,4 @@
-"""Which features did this user use lately?"""
+"""Which features did this user use recently?"""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.typing import UserId
 
 from .arguments import user_and_tables
-from .defaults import by_name
+from .numbers import by_name
 from .periods import WEEK, Since, used_since
 
 
 def user_features(
     user_id: UserId, since: Since = WEEK, *, tables: Tables | None = None
 ) -> Select[str | None, int | None, dt.datetime, dict[str, Any] | None]:
-    """What one user used since then, the latest first: `feature_name`, `usage_count`, `last_used` (UTC), `metadata`.
+    """The features of one user, the latest first: `feature_name`, `usage_count`, `last_used` (UTC), `metadata`.
 
-    `usage_count` is of all time. `since` is a timedelta back from now, a datetime (UTC, unless it says otherwise), or
-    None for everything. A user of None is the anonymous user, and the text of a UUID is a UUID where ids are. Raises
-    UserIdError for an id that the tables cannot hold and ConfigurationError for another `since`.
+    `usage_count` is of all time. `since` is a timedelta back from now, a datetime (UTC unless it has a time zone), or
+    None for all time. A user of None is the anonymous user; a text is parsed as a UUID if the ids are UUIDs. Raises
+    UserIdError for an id of another type, ConfigurationError for another `since`.
     """
     user_id, tables = user_and_tables(user_id, tables)
     usage = tables.usage

@@ -1,4 +1,4 @@
-"""Who met which variant of a feature?"""
+"""How many users met which variant of a feature?"""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from sqlalchemy import Select, func, select
 from usage_instrument.database.expressions import JSONText
 from usage_instrument.database.tables import Tables
 
-from .arguments import checked_feature, checked_key
-from .defaults import default_tables, share, total
+from .arguments import checked_feature, checked_key, default_tables
+from .numbers import share, total
 
 
 def variants(feature: str, key: str, *, tables: Tables | None = None) -> Select[str | None, int, int, float]:
-    """Users and uses of a feature by what its metadata has under a key, for an A/B test, the most widely used first:
+    """Users and uses of a feature by the value of a key of its metadata, for an A/B test, the most widely used first:
     `variant`, `unique_users`, `uses`, `share`.
 
-    The metadata is the latest context of each user: all uses of a user count for the variant that he met last, so
-    that a test needs variants that stay with their users. `variant` is text, None where the key is missing. `share`
-    (0 to 1) is of the feature's users; the anonymous user is none, but the uses count. Raises ConfigurationError for
-    what is no feature's name and no key.
+    The metadata is the latest context of each user, so all uses of a user count for the last variant: a user must keep
+    the same variant throughout a test. `variant` is text, None if the key is missing. `share` (0 to 1) is of the
+    feature's users; the anonymous user does not count as one, but the uses count. Raises ConfigurationError for an
+    invalid feature name or key.
     """
     usage = (tables or default_tables()).usage
     variant = JSONText(usage.c.metadata, checked_key(key)).label("variant")

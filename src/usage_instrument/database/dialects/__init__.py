@@ -1,4 +1,4 @@
-"""The databases, one file each: DDL details, the flush statements, error classes."""
+"""One folder per database. In: what the other modules want of it. Out: its DDL, its flush, its error classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _loaded: dict[str, Dialect] = {}
 
 
 def get(name: str) -> Dialect:
-    """The dialect of SQLAlchemy's dialect name. Raises ConfigurationError for one that is not supported."""
+    """The dialect for SQLAlchemy's dialect name. Raises ConfigurationError for an unsupported one."""
     module = _MODULES.get(name)
     if module is None:
         raise ConfigurationError(f"{name} is not supported; {', '.join(sorted(_MODULES))} are")
@@ -24,7 +24,7 @@ def get(name: str) -> Dialect:
 
 
 def every() -> list[Dialect]:
-    """All of them: a table is defined once for every database."""
+    """All dialects: a table is defined once for every database."""
     return [get(name) for name in dict.fromkeys(_MODULES.values())]
 
 

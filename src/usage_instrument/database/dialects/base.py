@@ -1,4 +1,4 @@
-"""What a dialect is: how it makes a key unique, how it adds a batch, what its errors mean."""
+"""The interface of a dialect: DDL, transactions, the flush, error classes, SQL expressions."""
 
 from __future__ import annotations
 
@@ -31,29 +31,38 @@ from usage_instrument.events import MAX_COUNT, NIL
 from usage_instrument.typing import Unit, UserIdType
 
 from ..driver_errors import Fault
+from ..tables import Tables
 
 if TYPE_CHECKING:
     from usage_instrument.events import Batch, Count
     from usage_instrument.settings import Settings
 
     from ..ledger import Ledger
-    from ..tables import Tables
 
-LIMIT: ColumnElement[Any] = literal_column(str(MAX_COUNT))
-"""Where `usage_count` saturates, spelled out: a parameter inside SET fails once a driver has prepared the statement."""
+MAX_COUNT_SQL: ColumnElement[Any] = literal_column(str(MAX_COUNT))
+"""`usage_count` saturates here. A literal: a parameter inside SET fails once the driver prepares the statement."""
+NULLABLE = frozenset({"user_id", "actor_id", "request_id", "metadata", "description", "source"})
+"""The columns into which the package writes NULL."""
 
 
-class OvertakenError(UsageInstrumentError):
-    """Another writer inserted a row of the batch meanwhile; nothing is committed, and the batch is sent again."""
+class ConcurrentInsertError(UsageInstrumentError):
+    """Another writer inserted a row of this batch. The transaction is rolled back and retried."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """A column of a users table."""
+class UsersColumn:
+    """The column of a users table that `user_id` refers to."""
 
     schema: str | None
     table: str
     column: str
+
+    @classmethod
+    def parse(cls, name: str) -> UsersColumn:
+        """From `table.column` or `schema.table.column`."""
+        rest, _, column = name.rpartition(".")
+        schema, _, table = rest.rpartition(".")
+        return cls(schema or None, table, column)
 
     def __str__(self) -> str:
         return ".".join(part for part in (self.schema, self.table, self.column) if part)
@@ -61,156 +70,162 @@ class Target:
 
 @dataclass(frozen=True)
 class ColumnChange:
-    """A column of a live table that does not take all that the flush writes."""
+    """A column of a live table that does not accept all values of the flush."""
 
     what: str
-    """What it is, and what it should be."""
+    """The column, its type, and the type that it must have."""
     make: Callable[[Connection], object]
-    """Makes it so."""
-
-
-WRITTEN_AS_NULL = frozenset({"user_id", "actor_id", "request_id", "metadata", "description", "source"})
-"""The columns that need to allow NULL: the others that may hold one are always given a value."""
+    """Changes the column."""
 
 
 class Flush(ABC):
-    """The statements of one dialect for one set of tables, built once and then only executed."""
+    """The statements of one dialect for one set of tables, built once and executed for each batch."""
 
     @abstractmethod
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
-        """Move the ledger to the batch and add its counts, in the transaction that the caller has begun; False, with
-        nothing added, if the ledger did not move."""
+        """Advance the ledger to the batch and add its counts, in the caller's transaction.
+
+        False if the ledger did not advance; nothing is added then.
+        """
 
     @abstractmethod
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
-        """Add the counts' buckets to the history alone, in the transaction that the caller has begun."""
+        """Add the buckets of the counts to the history, in the caller's transaction."""
 
 
 class Dialect(ABC):
-    """One database. A new one is a file with a subclass, and a line in this package's registry."""
+    """One database. A new one is a subclass in a folder, and a line in the registry of this package."""
 
     # ---- DDL
 
-    def constrain(self, table: Table, name: str, user_id_type: UserIdType) -> None:  # noqa: B027 - not all need to
-        """Have a table hold one row a user and feature (and bucket), NULLs included, when it is created here."""
+    def create_unique_with(self, table: Table, name: str, user_id_type: UserIdType) -> None:  # noqa: B027 - optional
+        """Have `CREATE TABLE` followed by the unique index, where an Index cannot express it."""
 
     @abstractmethod
     def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
-        """Whether the live table has the index that `constrain` makes."""
+        """Whether a live table has the unique index on user and feature (and bucket), NULLs included."""
 
     @abstractmethod
     def add_unique(self, connection: Connection, table: Table, name: str, user_id_type: UserIdType) -> None:
-        """Give a live table, free of duplicates, that index."""
+        """Add the unique index to a live table without duplicates."""
 
     hidden_columns: frozenset[str] = frozenset()
-    """Columns that the unique index needs and the tables' definitions do not name."""
+    """Columns of the unique index that the table definitions do not contain."""
 
-    def key(self, rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
-        """What the unique index compares, as expressions on a table that may not have it."""
-        return key(rows, user_id_type)
+    def unique_key(self, rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
+        """The expressions of the unique index, for a table that may not have it."""
+        return unique_key(rows, user_id_type)
 
     def unique_statements(
         self, connection: Connection, table: Table, name: str, user_id_type: UserIdType
     ) -> tuple[str, str] | None:
-        """The SQL that makes the unique index and the SQL that drops it; None where an Index says it all."""
+        """The SQL that creates and the SQL that drops the unique index; None where an Index expresses it."""
         return None
 
     def column_changes(self, connection: Connection, table: Table) -> list[ColumnChange]:
-        """The columns of a live table that the flush cannot write to, and the way to mend them."""
+        """The columns of a live table that the flush cannot write to, and how to change them."""
         changes = []
         for live in inspect(connection).get_columns(table.name, schema=table.schema):
             column = table.c.get(live["name"])
-            wrong = [] if column is None else self.differences(connection, table, column, live)
-            if column is not None and wrong:
+            differences = [] if column is None else self.differences(connection, table, column, live)
+            if column is not None and differences:
                 make = partial(self.change_column, table=table, column=column, live=live)
-                changes.append(ColumnChange(f"{table.fullname}.{column.name} {' and '.join(wrong)}", make))
+                changes.append(ColumnChange(f"{table.fullname}.{column.name} {' and '.join(differences)}", make))
         return changes
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
-        """In which ways a reflected column takes less than its definition does."""
-        wrong = []
-        if column.name in WRITTEN_AS_NULL and not live["nullable"]:
-            wrong.append("is NOT NULL and must allow NULL")
+        """How a reflected column is narrower than its definition."""
+        found = []
+        if column.name in NULLABLE and not live["nullable"]:
+            found.append("is NOT NULL and must allow NULL")
         if column is table.autoincrement_column and not self.is_numbered(connection, table, live):
-            wrong.append("gets no number by itself and must")
-        return wrong
+            found.append("has no default number and must have one")
+        return found
 
     def is_numbered(self, connection: Connection, table: Table, live: Any) -> bool:
-        """Whether a reflected column gets a number where an INSERT gives none."""
+        """Whether an INSERT without this reflected column gives it a number."""
         return bool(live["default"] or live.get("identity") or live.get("autoincrement") is True)
 
     @abstractmethod
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
-        """Have a live column take what its definition takes; all else of it stays as it is."""
+        """Make a live column accept all values of its definition, and keep its other properties."""
 
     def add_column(self, connection: Connection, table: Table, column: Column[Any]) -> None:
-        """Give a live table a column that it lacks."""
+        """Add a missing column to a live table."""
         name = connection.dialect.identifier_preparer.format_table(table)
         definition = CreateColumn(column).compile(dialect=connection.dialect)
         connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {definition}")
 
-    def refer(self, connection: Connection, table: Table, target: Target, wrong: Sequence[str]) -> None:
-        """Have `user_id` of a live table refer to its target and go with it, instead of the wrong foreign keys."""
+    def add_foreign_key(
+        self, connection: Connection, table: Table, users: UsersColumn, replaced: Sequence[str]
+    ) -> None:
+        """Make `user_id` of a live table refer to the users, and drop the foreign keys that this replaces."""
         preparer = connection.dialect.identifier_preparer
         name = preparer.format_table(table)
-        for key in wrong:
+        for key in replaced:
             connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT {preparer.quote(key)}")
-        schema = f"{preparer.quote_schema(target.schema)}." if target.schema else ""
-        users = f"{schema}{preparer.quote(target.table)} ({preparer.quote(target.column)})"
-        connection.exec_driver_sql(f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {users} ON DELETE CASCADE")
+        schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
+        referred = f"{schema}{preparer.quote(users.table)} ({preparer.quote(users.column)})"
+        connection.exec_driver_sql(
+            f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {referred} ON DELETE CASCADE"
+        )
 
     views_hold_columns: ClassVar[bool] = True
-    """Whether the columns of a table cannot be changed while a view shows them."""
+    """Whether a column cannot be changed while a view selects it."""
 
     @contextlib.contextmanager
     def schema_change(self, connection: Connection, tables: Sequence[Table]) -> Iterator[Connection]:
-        """A transaction that changes tables, as far as DDL is transactional, with other writers kept out."""
+        """A transaction for DDL, as far as DDL is transactional, that excludes other writers."""
         with connection.begin():
             yield connection
 
     # ---- the users table
 
     def users_schemas(self, schema: str | None, default: str | None) -> tuple[str | None, ...]:
-        """Where a table in `schema` may refer to users, the nearest first; `default` is the connection's own schema."""
+        """The schemas that a foreign key of a table in `schema` may refer to, nearest first.
+
+        `default` is the schema of the connection.
+        """
         return tuple(dict.fromkeys((schema, None)))
 
     def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
-        """The type of a reflected column, where reflection alone does not say it."""
+        """The exact type of a reflected column, where reflection alone does not return it."""
         type_: TypeEngine[Any] = column["type"]
         return type_
 
     # ---- clocks
 
     utc_now: ColumnElement[dt.datetime]
-    """The server's time, in UTC and naive."""
+    """The server's time, UTC and naive."""
     local_now: ColumnElement[dt.datetime]
-    """The server's time in the session's time zone, naive."""
+    """The server's time in the time zone of the session, naive."""
 
     # ---- transactions
 
     @abstractmethod
     def begin(self, connection: Connection, settings: Settings) -> Connection:
-        """Begin an explicit READ COMMITTED transaction whose statements give way after the settings' timeouts."""
+        """Begin an explicit READ COMMITTED transaction with the timeouts of the settings."""
 
     @abstractmethod
-    def begin_reading(self, connection: Connection, timeout: int) -> Connection:
-        """Begin a transaction that cannot write, in which all statements see the same state of the database, and each
-        may take so many seconds where the database can tell. What this leaves in the session, nobody else may meet:
-        the connection is closed afterwards."""
+    def begin_read_only(self, connection: Connection, timeout: int) -> Connection:
+        """Begin a read-only transaction with one snapshot, and a timeout per statement where there is one, in seconds.
+
+        The session keeps these settings: the caller closes the connection afterwards.
+        """
 
     excludes_writers: ClassVar[bool] = False
-    """Whether `begin` keeps all other writers out, also where the transaction only reads."""
+    """Whether `begin` excludes all other writers, even if the transaction only reads."""
 
-    def at_once(self, connection: Connection, statement: Executable, settings: Settings) -> Executable:
-        """The statement, in a form that gives way to the host's locks as the flush does."""
+    def without_waiting(self, connection: Connection, statement: Executable, settings: Settings) -> Executable:
+        """The statement in a form that fails at once on a locked row, like the flush."""
         return statement
 
     def commit(self, connection: Connection) -> None:
-        """Commit it."""
+        """Commit the transaction."""
         connection.commit()
 
     def rollback(self, connection: Connection) -> None:
-        """Roll it back."""
+        """Roll the transaction back."""
         connection.rollback()
 
     # ---- the write side
@@ -219,51 +234,54 @@ class Dialect(ABC):
     def flush(
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
     ) -> Flush:
-        """The statements that add a batch to these tables, after a look at the live ones; `users` is the column that
-        `user_id` refers to, if it does."""
+        """The statements that add a batch to the live tables; `users` is the column that `user_id` refers to."""
 
     @abstractmethod
     def classify(self, error: exc.DBAPIError) -> Fault:
-        """What an error means."""
+        """The class of an error."""
 
-    def rolled_back(self, error: exc.DBAPIError) -> bool:
-        """Whether an error at COMMIT says that nothing was committed."""
+    def is_rolled_back(self, error: exc.DBAPIError) -> bool:
+        """Whether an error at COMMIT proves that nothing was committed; otherwise the transaction is in doubt."""
         return isinstance(error, exc.IntegrityError)
 
     @abstractmethod
     def is_duplicate(self, error: exc.DBAPIError) -> bool:
-        """Whether it says that a row with this key is committed already, and nothing else."""
+        """Whether the error says that a row with this key exists."""
 
     def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
-        """The SQL that lets a role, which there is, write what an app writes, and of the audit trail only new rows.
-        Raises ConfigurationError where there are no roles."""
-        raise ConfigurationError(f"{connection.dialect.name} has no roles: whoever may write the file may change it")
+        """The SQL that grants a role what an app writes, but only INSERT on the audit trail.
+
+        Raises ConfigurationError where there are no roles.
+        """
+        raise ConfigurationError(
+            f"{connection.dialect.name} has no roles: a process that can write the file can change the audit trail"
+        )
 
     # ---- the read side: SQL text from SQL text, times in UTC
 
     @abstractmethod
     def now(self) -> str:
-        """Now, the same throughout a statement."""
+        """The current time, constant throughout a statement."""
 
     @abstractmethod
     def ago(self, number: int, unit: Unit | Literal["second"]) -> str:
-        """The moment that many units before now."""
+        """The current time minus a number of units."""
 
     @abstractmethod
     def instant(self, moment: dt.datetime) -> str:
-        """A moment (UTC, naive) as a literal that is a time wherever it stands."""
+        """A time (UTC, naive) as a typed literal."""
 
     @abstractmethod
     def start_of(self, unit: Unit, moment: str) -> str:
-        """The start of the hour, day, week (Monday) or month that a moment lies in."""
+        """The start of the hour, day, week (Monday) or month of a time."""
 
     @abstractmethod
     def later(self, unit: Unit, moment: str, number: str) -> str:
-        """The moment, a number of units later."""
+        """A time plus a number of units."""
 
     @abstractmethod
     def day(self, moment: str) -> str:
-        """The DATE of a moment."""
+        """The DATE of a time."""
 
     @abstractmethod
     def real(self, number: str) -> str:
@@ -271,35 +289,50 @@ class Dialect(ABC):
 
     @abstractmethod
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
-        """What a JSON object holds under a key, as text; NULL where that is null, or where there is no such key.
+        """The value of a key of a JSON object, as text; NULL for null and for a missing key.
 
-        `quoted` binds the key as the writer spells it in JSON. Only what is written may be bound, as asyncpg asks the
-        server for the type of every parameter.
+        `quoted` binds the key as a JSON string. A parameter must be bound only if the SQL contains it, because asyncpg
+        asks the server for the type of each.
         """
 
 
+def grants(connection: Connection, tables: Tables, role: str) -> list[str]:
+    """The privileges of an app without the audit trail, for a quoted role."""
+    preparer = connection.dialect.identifier_preparer
+    statements = [
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {preparer.format_table(table)} TO {role}"
+        for table in tables
+        if table is not tables.access
+    ]
+    if tables.users is not None:
+        name, _, column = tables.users.rpartition(".")
+        users = ".".join(preparer.quote(part) for part in name.split("."))
+        statements.append(f"GRANT SELECT ({preparer.quote(column)}) ON {users} TO {role}")
+    return statements
+
+
 def is_shorter(live: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:
-    """Whether a text column holds fewer characters than it should."""
+    """Whether a text column holds fewer characters than its definition."""
     if not isinstance(live, String) or not isinstance(wanted, String):
         return False
     return live.length is not None and wanted.length is not None and live.length < wanted.length
 
 
 def as_uuid(type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    """What SQLAlchemy's Uuid makes where there is no such type, as a Uuid again."""
+    """Uuid for CHAR(32), which SQLAlchemy's Uuid is where the database has no such type."""
     return Uuid() if isinstance(type_, CHAR) and type_.length == 32 else type_
 
 
-def nil(user_id_type: UserIdType) -> ColumnElement[Any]:
-    """What stands in for NULL in the key: a literal, because an index holds no parameter."""
+def anonymous_key(user_id_type: UserIdType) -> ColumnElement[Any]:
+    """The value that replaces NULL in the unique index, a literal: an index cannot contain parameters."""
     value = NIL[user_id_type]
     return literal_column(str(value) if isinstance(value, int) else f"'{value}'")
 
 
-def key(rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
-    """What is unique: the user and the feature, without NULLs, and the bucket where there is one."""
+def unique_key(rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
+    """The expressions of the unique index: user, feature and, in the history, bucket, without NULLs."""
     parts: list[ColumnElement[Any]] = [
-        func.coalesce(rows.c.user_id, nil(user_id_type)),
+        func.coalesce(rows.c.user_id, anonymous_key(user_id_type)),
         func.coalesce(rows.c.feature_name, literal_column("''")),
     ]
     return [*parts, rows.c.bucket_start] if "bucket_start" in rows.c else parts

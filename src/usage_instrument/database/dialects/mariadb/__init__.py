@@ -1,10 +1,10 @@
-"""MariaDB 10.7 and later, and MySQL 8, by PyMySQL and other drivers, sync or async."""
+"""MariaDB 10.7 and later, and MySQL 8, with PyMySQL and other drivers, sync or async."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     DDL,
@@ -28,18 +28,14 @@ from sqlalchemy.dialects.mysql import TIMESTAMP, VARCHAR
 from sqlalchemy.schema import CreateColumn, DefaultClause
 from sqlalchemy.types import TypeEngine
 
+from usage_instrument.settings import Settings
 from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
-from ..base import WRITTEN_AS_NULL, Dialect, Flush, as_uuid, is_shorter
-from ..grants import grants
-from .flush import FEATURE_KEY, TEXT, USER_KEY, MariaDBFlush, has_uuid, nobody, patience
-from .prefixed import Prefixed
-
-if TYPE_CHECKING:
-    from usage_instrument.settings import Settings
-
-    from ...tables import Tables
+from ...tables import Tables
+from ..base import NULLABLE, Dialect, Flush, as_uuid, grants, is_shorter
+from .flush import BINARY_TEXT, FEATURE_KEY, USER_KEY, MariaDBFlush, anonymous_literal, has_uuid
+from .locks import Prefixed, timeouts
 
 
 def _binary(value: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -60,7 +56,7 @@ class MariaDB(Dialect):
     utc_now = literal_column("utc_timestamp(6)", sqltypes.DateTime())
     local_now = literal_column("current_timestamp(6)", sqltypes.DateTime())
 
-    def constrain(self, table: Table, name: str, user_id_type: UserIdType) -> None:
+    def create_unique_with(self, table: Table, name: str, user_id_type: UserIdType) -> None:
         make: Any = DDL  # SQLAlchemy leaves both of these untyped
         for native in (True, False):
             ddl = make(_add_unique(table, name, user_id_type, "%(fullname)s", native, table.c.user_id.type))
@@ -87,16 +83,18 @@ class MariaDB(Dialect):
 
     hidden_columns = frozenset({USER_KEY, FEATURE_KEY})
 
-    def key(self, rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
-        # Somebody else's table may have a collation in which more names are the same.
-        user, *rest = super().key(rows, user_id_type)
+    def unique_key(self, rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
+        # A table made by hand may have a collation in which more names are equal.
+        user, *rest = super().unique_key(rows, user_id_type)
         rest[0] = _binary(rest[0])
         return [_binary(user) if user_id_type == "string" else user, *rest]
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
-        return super().differences(connection, table, column, live) + self._mistyped(connection, table, column, live)
+        return super().differences(connection, table, column, live) + self._type_differences(
+            connection, table, column, live
+        )
 
-    def _mistyped(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
+    def _type_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
         type_ = live["type"]
         if isinstance(type_, TIMESTAMP):
             return ["is TIMESTAMP, which is converted between time zones, and must be DATETIME(6), in UTC"]
@@ -108,19 +106,19 @@ class MariaDB(Dialect):
         return []
 
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
-        mistyped = column.name == "metadata" or self._mistyped(connection, table, column, live)
+        has_other_type = column.name == "metadata" or self._type_differences(connection, table, column, live)
         ours = column.server_default
         default: Any = ours.arg if isinstance(ours, DefaultClause) else live["default"]
         new: Column[Any] = Column(
             column.name,
-            column.type if mistyped else live["type"],
+            column.type if has_other_type else live["type"],
             primary_key=column is table.autoincrement_column,
-            nullable=live["nullable"] or column.name in WRITTEN_AS_NULL,
+            nullable=live["nullable"] or column.name in NULLABLE,
             server_default=text(default) if isinstance(default, str) else default,
             comment=live["comment"],
         )
         Table(table.name, MetaData(), new)
-        # A TIMESTAMP that becomes a DATETIME keeps what the session's time zone makes of it.
+        # A TIMESTAMP becomes a DATETIME in the time zone of the session.
         prefix = "SET STATEMENT time_zone='+00:00' FOR " if getattr(connection.dialect, "is_mariadb", False) else ""
         name = connection.dialect.identifier_preparer.format_table(table)
         definition = CreateColumn(new).compile(dialect=connection.dialect)
@@ -135,28 +133,28 @@ class MariaDB(Dialect):
         return _add_unique(table, name, user_id_type, fullname, native, table.c.user_id.type), drop
 
     def users_schemas(self, schema: str | None, default: str | None) -> tuple[str | None, ...]:
-        # A bare name in a foreign key is of the referring table's database, not of the connection's.
+        # An unqualified table in a foreign key is in the database of the referring table, not of the connection.
         return (None,) if schema is None else tuple(dict.fromkeys((schema, default)))
 
     def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
         type_ = as_uuid(column["type"])
         if not isinstance(type_, sqltypes.String):
             return type_
-        # A foreign key needs the same collation on both sides, and reflection leaves out the table's default.
+        # A foreign key needs the same collation on both sides. Reflection omits the default of the table.
         found = connection.execute(_COLLATION, {"schema": schema, "table": table, "column": column["name"]}).first()
         return VARCHAR(type_.length, charset=found[0], collation=found[1]) if found is not None else type_
 
     def begin(self, connection: Connection, settings: Settings) -> Connection:
-        # For the next transaction alone: what is set for the session stays there, and a pooler hands it to others.
+        # For the next transaction only: a session variable would leak through a connection pooler.
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         return connection
 
-    def at_once(self, connection: Connection, statement: Executable, settings: Settings) -> Executable:
+    def without_waiting(self, connection: Connection, statement: Executable, settings: Settings) -> Executable:
         is_mariadb = getattr(connection.dialect, "is_mariadb", False)
-        return Prefixed(patience(settings, 0), statement) if is_mariadb else statement
+        return Prefixed(timeouts(settings, 0), statement) if is_mariadb else statement
 
-    def begin_reading(self, connection: Connection, timeout: int) -> Connection:
-        connection = connection.execution_options(isolation_level="REPEATABLE READ")  # ends an AUTOCOMMIT of the host's
+    def begin_read_only(self, connection: Connection, timeout: int) -> Connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ")  # not the host's AUTOCOMMIT
         is_mariadb = getattr(connection.dialect, "is_mariadb", False)
         limit = f"max_statement_time = {timeout}" if is_mariadb else f"max_execution_time = {timeout * 1000}"
         connection.exec_driver_sql(f"SET SESSION {limit}")
@@ -175,17 +173,10 @@ class MariaDB(Dialect):
         return [*grants(connection, tables, name), f"GRANT INSERT ON {access} TO {name}"]
 
     def classify(self, error: exc.DBAPIError) -> Fault:
-        code = _code(error)
-        if code in {1216, 1452}:
-            return Fault.UNKNOWN_USER
-        if code in {1044, 1045, 1049, 1054, 1142, 1143, 1146, 1227, 1290, 1698}:
-            return Fault.CONFIGURATION
-        if code in {1048, 1264, 1265, 1292, 1366, 1406, 3140, 3141, 4025, 4038, 4040}:
-            return Fault.REFUSED
-        return Fault.TRANSIENT
+        return _FAULTS.get(_code(error), Fault.TRANSIENT)
 
-    def rolled_back(self, error: exc.DBAPIError) -> bool:
-        return isinstance(error, exc.IntegrityError) or _code(error) == 1213  # Galera's answer to a lost certification
+    def is_rolled_back(self, error: exc.DBAPIError) -> bool:
+        return isinstance(error, exc.IntegrityError) or _code(error) == 1213  # Galera's failed certification
 
     def is_duplicate(self, error: exc.DBAPIError) -> bool:
         return _code(error) == 1062
@@ -215,10 +206,10 @@ class MariaDB(Dialect):
         return f"DATE({moment})"
 
     def real(self, number: str) -> str:
-        return f"(({number}) * 1e0)"  # some servers cast to no float
+        return f"(({number}) * 1e0)"  # some servers cannot CAST to a float
 
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
-        # Keys are compared by their spelling, and `ä` has two.
+        # JSON keys are compared by their escaped spelling, and `ä` has two.
         spellings = (f"JSON_EXTRACT({document}, CONCAT('$.', {each}))" for each in (quoted(), f"JSON_QUOTE({key})"))
         found = f"COALESCE({', '.join(spellings)})"
         return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
@@ -243,22 +234,52 @@ def _add_unique(
     *,
     present: Collection[str] = (),
 ) -> str:
-    """Virtual columns, as stored ones forbid foreign keys that act; invisible, as nobody needs to see them."""
-    # What a CHAR is read as depends on the session, which the server refuses in a column that is generated.
+    """The ALTER TABLE that adds the key columns and the unique index.
+
+    The columns are virtual, because stored ones forbid ON DELETE CASCADE, and invisible to `SELECT *`.
+    """
+    # The value of a CHAR depends on the SQL mode, so the server refuses it in a generated column.
     is_char = isinstance(type_, sqltypes.CHAR)
     if isinstance(type_, sqltypes.Uuid):
         is_char = not (native and type_.native_uuid)
     user = "RTRIM(user_id)" if is_char else "user_id"
-    uuid = "UUID" if native else f"CHAR(32) {TEXT}"
-    kind = {"uuid": uuid, "integer": "BIGINT", "string": f"VARCHAR(255) {TEXT}"}[user_id_type]
+    uuid = "UUID" if native else f"CHAR(32) {BINARY_TEXT}"
+    kind = {"uuid": uuid, "integer": "BIGINT", "string": f"VARCHAR(255) {BINARY_TEXT}"}[user_id_type]
     columns = {
-        USER_KEY: f"{kind} GENERATED ALWAYS AS (COALESCE({user}, {nobody(user_id_type, native)}))",
-        FEATURE_KEY: f"VARCHAR(100) {TEXT} GENERATED ALWAYS AS (COALESCE(feature_name, ''))",
+        USER_KEY: f"{kind} GENERATED ALWAYS AS (COALESCE({user}, {anonymous_literal(user_id_type, native)}))",
+        FEATURE_KEY: f"VARCHAR(100) {BINARY_TEXT} GENERATED ALWAYS AS (COALESCE(feature_name, ''))",
     }
     changes = [f"ADD COLUMN {key} {value} VIRTUAL INVISIBLE" for key, value in columns.items() if key not in present]
     bucket = ", bucket_start" if "bucket_start" in table.c else ""
     changes.append(f"ADD UNIQUE INDEX {name} ({USER_KEY}, {FEATURE_KEY}{bucket})")
     return f"ALTER TABLE {fullname} {', '.join(changes)}"
 
+
+_FAULTS = {
+    1044: Fault.CONFIGURATION,  # ER_DBACCESS_DENIED_ERROR
+    1045: Fault.CONFIGURATION,  # ER_ACCESS_DENIED_ERROR
+    1048: Fault.REFUSED,  # ER_BAD_NULL_ERROR
+    1049: Fault.CONFIGURATION,  # ER_BAD_DB_ERROR
+    1054: Fault.CONFIGURATION,  # ER_BAD_FIELD_ERROR
+    1142: Fault.CONFIGURATION,  # ER_TABLEACCESS_DENIED_ERROR
+    1143: Fault.CONFIGURATION,  # ER_COLUMNACCESS_DENIED_ERROR
+    1146: Fault.CONFIGURATION,  # ER_NO_SUCH_TABLE
+    1216: Fault.UNKNOWN_USER,  # ER_NO_REFERENCED_ROW
+    1227: Fault.CONFIGURATION,  # ER_SPECIFIC_ACCESS_DENIED_ERROR
+    1264: Fault.REFUSED,  # ER_WARN_DATA_OUT_OF_RANGE
+    1265: Fault.REFUSED,  # WARN_DATA_TRUNCATED
+    1290: Fault.CONFIGURATION,  # ER_OPTION_PREVENTS_STATEMENT
+    1292: Fault.REFUSED,  # ER_TRUNCATED_WRONG_VALUE
+    1366: Fault.REFUSED,  # ER_TRUNCATED_WRONG_VALUE_FOR_FIELD
+    1406: Fault.REFUSED,  # ER_DATA_TOO_LONG
+    1452: Fault.UNKNOWN_USER,  # ER_NO_REFERENCED_ROW_2
+    1698: Fault.CONFIGURATION,  # ER_ACCESS_DENIED_NO_PASSWORD_ERROR
+    3140: Fault.REFUSED,  # ER_INVALID_JSON_TEXT
+    3141: Fault.REFUSED,  # ER_INVALID_JSON_TEXT_IN_PARAM
+    4025: Fault.REFUSED,  # ER_CONSTRAINT_FAILED
+    4038: Fault.REFUSED,  # ER_JSON_SYNTAX
+    4040: Fault.REFUSED,  # ER_JSON_DEPTH
+}
+"""Every other error is transient."""
 
 DIALECT = MariaDB()

@@ -1,11 +1,11 @@
-"""The statements that add a batch: update the keys that exist, then insert the missing."""
+"""The flush: update the existing keys, then insert the missing ones."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterable, Sequence, Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, TextClause, text
@@ -13,41 +13,38 @@ from sqlalchemy import Dialect as SQLAlchemyDialect
 from sqlalchemy import types as sqltypes
 
 from usage_instrument.events import MAX_COUNT, Batch, Count
+from usage_instrument.settings import Settings
 from usage_instrument.typing import UserIdType
 
 from ...ledger import Ledger
-from ..base import Flush, OvertakenError, nil
-from ..rows import has_metadata, history_text, rows_text
-from .parents import Parents
-
-if TYPE_CHECKING:
-    from usage_instrument.settings import Settings
-
-    from ...tables import Tables
+from ...tables import Tables
+from ..base import ConcurrentInsertError, Flush, anonymous_key
+from ..batch_json import has_metadata, history_json, usage_json
+from .locks import UserLocks, timeouts
 
 USER_KEY, FEATURE_KEY = "user_key", "feature_key"
-"""The virtual columns that stand for user and feature without NULLs: there are no functional indexes here."""
-_ROWS_AN_INSERT = 500
-TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+"""The virtual columns that hold user and feature without NULL: MariaDB has no functional indexes."""
+_ROWS_PER_INSERT = 500
+BINARY_TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 
-# `over` laid over `base` key by key. JSON_MERGE_PATCH alone would delete keys whose new value is null and merge
-# nested objects; with the common keys taken out of `base` first, JSON_MERGE_PRESERVE has nothing left to merge.
+# The keys of `over` replace those of `base`. JSON_MERGE_PATCH alone would delete keys whose new value is null and merge
+# nested objects. So it first removes the common keys from `base`; JSON_MERGE_PRESERVE then adds those of `over`.
 _MERGE = """JSON_MERGE_PRESERVE(JSON_MERGE_PATCH({base}, (
   SELECT CONCAT('{{', GROUP_CONCAT(CONCAT(JSON_QUOTE(k.name), '\\:null')), '}}')
   FROM JSON_TABLE(JSON_KEYS({over}), '$[*]' COLUMNS (name VARCHAR(4096) PATH '$')) k)), {over})"""
 
 
 class MariaDBFlush(Flush):
-    """Update the keys that exist, then insert the missing: an upsert would burn an id for every row.
+    """Updates the existing keys, then inserts the missing ones: an upsert would consume an id for every row.
 
-    Writers queue up for each other before they lock a row that the host may want, and from then on wait for nothing.
-    Whoever waits can be part of a deadlock, and InnoDB ends it at once by refusing who has changed least: the host.
+    Writers queue for each other before they lock a row that the host may need. From then on they wait for no lock: a
+    transaction that waits can be part of a deadlock, and InnoDB rolls back the one with the fewest changes, the host's.
     """
 
     def __init__(
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None
     ) -> None:
-        self._parents = Parents(users, settings.lock_timeout)
+        self._user_locks = UserLocks(users, settings.lock_timeout)
         is_mariadb, native = bool(getattr(connection.dialect, "is_mariadb", False)), has_uuid(connection.dialect)
         self._hex = isinstance(tables.usage.c.user_id.type, sqltypes.Uuid) and not native
         quote = connection.dialect.identifier_preparer.format_table
@@ -55,11 +52,11 @@ class MariaDBFlush(Flush):
             "usage": quote(tables.usage),
             "history": quote(tables.history),
             "user": "CAST(d.u AS UUID)" if tables.user_id_type == "uuid" and native else "d.u",
-            "nil": nobody(tables.user_id_type, native),
+            "anonymous": anonymous_literal(tables.user_id_type, native),
             "type": _json_type(tables.user_id_type),
             "writers": quote(tables.writers),
-            "patiently": patience(settings, max(math.ceil(settings.lock_timeout), 1)) if is_mariadb else "",
-            "at_once": patience(settings, 0) if is_mariadb else "",
+            "waiting": timeouts(settings, max(math.ceil(settings.lock_timeout), 1)) if is_mariadb else "",
+            "not_waiting": timeouts(settings, 0) if is_mariadb else "",
             "limit": MAX_COUNT,
             "bytes": settings.metadata_max_bytes,
         }
@@ -93,7 +90,7 @@ class MariaDBFlush(Flush):
         return True
 
     def _add_usage(self, connection: Connection, batch: Batch) -> None:
-        rows = {"rows": rows_text(batch.counts, hex_users=self._hex)}
+        rows = {"rows": usage_json(batch.counts, hex_users=self._hex)}
         update = self._update if has_metadata(batch.counts) else self._plain_update
         updated = connection.execute(update, rows).rowcount
         if updated == len(batch.counts):
@@ -105,19 +102,19 @@ class MariaDBFlush(Flush):
             (self._user(count), count.feature, count.metadata, min(count.uses, MAX_COUNT), min(count.last_used, now))
             for count in missing
         )
-        self._parents.hold(connection, {count.user for count in missing})
+        self._user_locks.acquire(connection, {count.user for count in missing})
         self._insert(connection, self._insert_usage, values)
 
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
         buckets = [(count, start, uses) for count in counts for start, uses in count.history]
-        rows = {"rows": history_text(counts, hex_users=self._hex)}
+        rows = {"rows": history_json(counts, hex_users=self._hex)}
         updated = connection.execute(self._update_history, rows).rowcount
         if updated == len(buckets):
             return
         missing = [buckets[number - 1] for number in connection.scalars(self._missing_history, rows)]
         _check(buckets, updated, missing)
         values = ((self._user(count), count.feature, start, min(uses, MAX_COUNT)) for count, start, uses in missing)
-        self._parents.hold(connection, {count.user for count, _, _ in missing})
+        self._user_locks.acquire(connection, {count.user for count, _, _ in missing})
         self._insert(connection, self._insert_history, values)
 
     def _user(self, count: Count) -> object:
@@ -128,9 +125,9 @@ class MariaDBFlush(Flush):
 
     @staticmethod
     def _insert(connection: Connection, statement: str, values: Iterable[tuple[object, ...]]) -> None:
-        """Many rows a statement, as drivers do it themselves only where no SET STATEMENT stands before the INSERT."""
+        """Insert many rows per statement. Drivers do that themselves, but not behind SET STATEMENT."""
         rows = iter(values)
-        while part := list(itertools.islice(rows, _ROWS_AN_INSERT)):
+        while part := list(itertools.islice(rows, _ROWS_PER_INSERT)):
             width = len(part[0])
             names = [f"v{number}" for number in range(len(part) * width)]
             places = ", ".join(f"(:{', :'.join(names[at : at + width])})" for at in range(0, len(names), width))
@@ -139,24 +136,24 @@ class MariaDBFlush(Flush):
 
 
 def _check(rows: Sized, updated: int, missing: Sized) -> None:
-    """A row that another writer has inserted since the UPDATE is in neither, and lost. Raises OvertakenError."""
+    """Raises ConcurrentInsertError if a row was neither updated nor missing: another writer has inserted it since."""
     if updated + len(missing) != len(rows):
-        raise OvertakenError
+        raise ConcurrentInsertError
 
 
-_QUEUE = "{patiently}SELECT writer_id FROM {writers} ORDER BY writer_id LIMIT 1 FOR UPDATE"
+_QUEUE = "{waiting}SELECT writer_id FROM {writers} ORDER BY writer_id LIMIT 1 FOR UPDATE"
 _NOW = text("SELECT UTC_TIMESTAMP(6)")
 _ROWS = (
     "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {type} PATH '$.u', "
-    f"f VARCHAR(100) {TEXT} PATH '$.f', "
+    f"f VARCHAR(100) {BINARY_TEXT} PATH '$.f', "
     "n BIGINT PATH '$.n', t DATETIME(6) PATH '$.t', m JSON PATH '$.m')) d"
 )
 _BUCKETS = (
     "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {type} PATH '$.u', "
-    f"f VARCHAR(100) {TEXT} PATH '$.f', "
+    f"f VARCHAR(100) {BINARY_TEXT} PATH '$.f', "
     "n BIGINT PATH '$.n', b DATETIME(6) PATH '$.b')) d"
 )
-_SAME = f"f.{USER_KEY} = COALESCE({{user}}, {{nil}}) AND f.{FEATURE_KEY} = d.f"
+_SAME = f"f.{USER_KEY} = COALESCE({{user}}, {{anonymous}}) AND f.{FEATURE_KEY} = d.f"
 _MERGED = (
     "CASE WHEN NULLIF(d.m, 'null') IS NULL THEN f.metadata "
     "WHEN f.metadata IS NULL OR JSON_TYPE(f.metadata) <> 'OBJECT' THEN d.m "
@@ -164,24 +161,24 @@ _MERGED = (
     "ELSE IF(LENGTH({older}) <= {bytes}, {older}, f.metadata) END"
 )
 _UPDATE = (
-    "{at_once}UPDATE {rows} STRAIGHT_JOIN {usage} f ON {same} SET {metadata}"
+    "{not_waiting}UPDATE {rows} STRAIGHT_JOIN {usage} f ON {same} SET {metadata}"
     "f.usage_count = LEAST(COALESCE(f.usage_count, 0) + d.n, {limit}), "
     "f.last_used = GREATEST(f.last_used, LEAST(d.t, UTC_TIMESTAMP(6)))"
 )
 _MISSING = "SELECT d.i FROM {rows} LEFT JOIN {usage} f ON {same} WHERE f.id IS NULL ORDER BY d.i"
 _UPDATE_HISTORY = (
-    "{at_once}UPDATE {buckets} STRAIGHT_JOIN {history} f ON {same} AND f.bucket_start = d.b "
+    "{not_waiting}UPDATE {buckets} STRAIGHT_JOIN {history} f ON {same} AND f.bucket_start = d.b "
     "SET f.usage_count = LEAST(COALESCE(f.usage_count, 0) + d.n, {limit})"
 )
-# Another writer may have inserted a row since the look.
+# Another writer may have inserted a row since the SELECT of the missing ones.
 _INSERT = (
-    "{at_once}INSERT INTO {usage} (user_id, feature_name, metadata, usage_count, last_used) VALUES {places} "
+    "{not_waiting}INSERT INTO {usage} (user_id, feature_name, metadata, usage_count, last_used) VALUES {places} "
     "ON DUPLICATE KEY UPDATE metadata = COALESCE(VALUES(metadata), metadata), "
     "usage_count = LEAST(COALESCE(usage_count, 0) + VALUES(usage_count), {limit}), "
     "last_used = GREATEST(last_used, VALUES(last_used))"
 )
 _INSERT_HISTORY = (
-    "{at_once}INSERT INTO {history} (user_id, feature_name, bucket_start, usage_count) VALUES {places} "
+    "{not_waiting}INSERT INTO {history} (user_id, feature_name, bucket_start, usage_count) VALUES {places} "
     "ON DUPLICATE KEY UPDATE usage_count = LEAST(COALESCE(usage_count, 0) + VALUES(usage_count), {limit})"
 )
 _MISSING_HISTORY = (
@@ -191,13 +188,13 @@ _MISSING_HISTORY = (
 
 
 def has_uuid(dialect: SQLAlchemyDialect) -> bool:
-    """Whether the server has the type UUID; where it has not, SQLAlchemy's Uuid is CHAR(32)."""
+    """Whether the server has the type UUID; otherwise SQLAlchemy's Uuid is CHAR(32)."""
     return bool(dialect.supports_native_uuid)
 
 
-def nobody(user_id_type: UserIdType, native: bool) -> str:
-    """What stands in for NULL, as the column `user_key` holds it."""
-    literal = str(nil(user_id_type))
+def anonymous_literal(user_id_type: UserIdType, native: bool) -> str:
+    """The value of `user_key` for NULL."""
+    literal = str(anonymous_key(user_id_type))
     return literal.replace("-", "") if user_id_type == "uuid" and not native else literal
 
 
@@ -206,9 +203,6 @@ def _sql(template: str, names: dict[str, Any]) -> TextClause:
 
 
 def _json_type(user_id_type: UserIdType) -> str:
-    return {"uuid": f"VARCHAR(36) {TEXT}", "integer": "BIGINT", "string": f"VARCHAR(255) {TEXT}"}[user_id_type]
-
-
-def patience(settings: Settings, lock: int) -> str:
-    """The timeouts, for one statement: nothing stays in a session that a pooler may hand to somebody else."""
-    return f"SET STATEMENT innodb_lock_wait_timeout={lock}, max_statement_time={settings.statement_timeout:.3f} FOR "
+    return {"uuid": f"VARCHAR(36) {BINARY_TEXT}", "integer": "BIGINT", "string": f"VARCHAR(255) {BINARY_TEXT}"}[
+        user_id_type
+    ]

@@ -1,4 +1,4 @@
-"""PostgreSQL 12 and later, by psycopg, psycopg2 or asyncpg."""
+"""PostgreSQL 12 and later, with psycopg, psycopg2 or asyncpg."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -25,17 +25,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.schema import CreateIndex
 
+from usage_instrument.settings import Settings
 from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
-from ..base import WRITTEN_AS_NULL, Dialect, Flush, is_shorter
-from ..grants import grants
+from ...tables import Tables
+from ..base import NULLABLE, Dialect, Flush, grants, is_shorter
 from .flush import UTC_NOW, PostgreSQLFlush
-
-if TYPE_CHECKING:
-    from usage_instrument.settings import Settings
-
-    from ...tables import Tables
 
 
 class PostgreSQL(Dialect):
@@ -79,7 +75,7 @@ class PostgreSQL(Dialect):
             changes.append(f"TYPE timestamp USING {column.name} AT TIME ZONE 'UTC'")
         elif column.name != "user_id" and is_shorter(type_, column.type):
             changes.append(f"TYPE {column.type.compile(connection.dialect)}")
-        if column.name in WRITTEN_AS_NULL and not live["nullable"]:
+        if column.name in NULLABLE and not live["nullable"]:
             changes.append("DROP NOT NULL")
         if column is table.autoincrement_column and not self.is_numbered(connection, table, live):
             last = connection.exec_driver_sql(f"SELECT coalesce(max({column.name}), 0) FROM {name}").scalar()  # noqa: S608
@@ -101,18 +97,18 @@ class PostgreSQL(Dialect):
         connection = connection.execution_options(isolation_level="READ COMMITTED")
         timeouts = {"lock_timeout": max(round(settings.lock_timeout * 1000), 1)}
         if settings.statement_timeout:
-            # The second holds for a transaction whose client has gone without a word: it would keep the rows that it
-            # has locked, and users from being deleted, for the hours that TCP takes to notice.
+            # The second one ends a transaction whose client has vanished. TCP would take hours to notice, and until
+            # then its row locks would keep users from being deleted.
             timeout = math.ceil(settings.statement_timeout * 1000)
             timeouts |= {"statement_timeout": timeout, "idle_in_transaction_session_timeout": timeout}
         else:
             timeouts["statement_timeout"] = 0
-        # Local to the transaction, so that nothing stays in a session that a pooler may hand to somebody else.
+        # Local to the transaction: a session setting would leak through a connection pooler.
         values = [func.set_config(name, f"{milliseconds}ms", True) for name, milliseconds in timeouts.items()]
         connection.execute(select(*values))
         return connection
 
-    def begin_reading(self, connection: Connection, timeout: int) -> Connection:
+    def begin_read_only(self, connection: Connection, timeout: int) -> Connection:
         connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         connection.execute(
             text("SELECT set_config('statement_timeout', :statement, true)"), {"statement": f"{timeout * 1000}ms"}
@@ -140,18 +136,12 @@ class PostgreSQL(Dialect):
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         state = _sqlstate(error)
-        if state == "23503":
-            return Fault.UNKNOWN_USER
-        if state in _CONFIGURATION or state[:2] in {"28", "42", "3D", "3F", "0A"}:
-            return Fault.CONFIGURATION
-        if state in {"23502", "23514", "21000"} or state[:2] == "22":
-            return Fault.REFUSED
-        if not state and any(sign in str(error.orig) for sign in ("authentication failed", "does not exist")):
-            return Fault.CONFIGURATION  # refused while connecting: libpq passes no SQLSTATE on
-        return Fault.TRANSIENT
+        if not state and any(part in str(error.orig) for part in ("authentication failed", "does not exist")):
+            return Fault.CONFIGURATION  # libpq passes no SQLSTATE on if connecting fails
+        return _FAULTS.get(state) or _FAULTS.get(state[:2], Fault.TRANSIENT)
 
-    def rolled_back(self, error: exc.DBAPIError) -> bool:
-        return _sqlstate(error)[:2] in {"23", "40"}
+    def is_rolled_back(self, error: exc.DBAPIError) -> bool:
+        return _sqlstate(error)[:2] in {"23", "40"}  # integrity_constraint_violation, transaction_rollback
 
     def is_duplicate(self, error: exc.DBAPIError) -> bool:
         return _sqlstate(error) == "23505"
@@ -181,11 +171,24 @@ class PostgreSQL(Dialect):
         return f"({document} ->> {key})"
 
 
-_CONFIGURATION = {"2200H"}  # the sequence is exhausted
+_FAULTS = {
+    "0A": Fault.CONFIGURATION,  # feature_not_supported
+    "21000": Fault.REFUSED,  # cardinality_violation
+    "22": Fault.REFUSED,  # data_exception
+    "2200H": Fault.CONFIGURATION,  # sequence_generator_limit_exceeded
+    "23502": Fault.REFUSED,  # not_null_violation
+    "23503": Fault.UNKNOWN_USER,  # foreign_key_violation
+    "23514": Fault.REFUSED,  # check_violation
+    "28": Fault.CONFIGURATION,  # invalid_authorization_specification
+    "3D": Fault.CONFIGURATION,  # invalid_catalog_name
+    "3F": Fault.CONFIGURATION,  # invalid_schema_name
+    "42": Fault.CONFIGURATION,  # syntax_error_or_access_rule_violation
+}
+"""By SQLSTATE or its class; every other error is transient."""
 
 
 def _sqlstate(error: exc.DBAPIError) -> str:
-    """The SQLSTATE, wherever the driver keeps it; empty when the server never answered."""
+    """The SQLSTATE; empty if the server did not answer."""
     for name in ("sqlstate", "pgcode"):
         state = getattr(error.orig, name, None)
         if state:

@@ -1,9 +1,9 @@
-"""The statement that adds a batch: its ledger, its counts and its history in one round trip."""
+"""The flush: ledger, counts and history in one statement, one round trip."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -35,11 +35,9 @@ from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from usage_instrument.events import Batch, Count
 
 from ...ledger import Ledger
-from ..base import LIMIT, Flush, key, nil
-from ..rows import has_metadata, history_text, rows_text
-
-if TYPE_CHECKING:
-    from ...tables import Tables
+from ...tables import Tables
+from ..base import MAX_COUNT_SQL, Flush, anonymous_key, unique_key
+from ..batch_json import has_metadata, history_json, usage_json
 
 UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', clock_timestamp())", DateTime())
 _ZERO: ColumnElement[Any] = literal_column("0")
@@ -48,13 +46,12 @@ _BUCKET, _METADATA = column("b", DateTime), column("m", JSONB)
 
 
 class PostgreSQLFlush(Flush):
-    """One statement a batch, over rows that travel as one JSON parameter.
+    """One statement per batch, over rows in one JSON parameter.
 
-    For a key that exists, the inserted id is the row's own, so that the conflict burns no number of the sequence.
-    Rows come in one order in every process, so that two writers never wait for each other in a circle. The ledger's
-    UPDATE is a CTE that gates all else: it costs no round trip. So is the history's INSERT, which the server runs after
-    the counts', over the rows as it has unpacked them for those; a batch that met the turn of a bucket has more rows
-    of history than of counts, and sends them after.
+    For an existing key the statement inserts the row's own id, so the conflict consumes no number of the sequence.
+    All processes sort rows in the same order, so two writers never deadlock. The UPDATE of the ledger is a CTE on which
+    the INSERTs depend, so it needs no round trip. The INSERT into the history is another CTE over the same rows. A
+    batch with several buckets per count has more rows of history than of counts: those are sent separately.
     """
 
     def __init__(self, connection: Connection, tables: Tables, metadata_max_bytes: int) -> None:
@@ -74,7 +71,7 @@ class PostgreSQLFlush(Flush):
         added = connection.execute(
             self._statement(with_metadata=has_metadata(counts), with_history=with_history),
             {
-                "rows": rows_text(counts),
+                "rows": usage_json(counts),
                 "writer": ledger.writer_id,
                 "number": batch.number,
                 "known": ledger.suppression,
@@ -88,7 +85,7 @@ class PostgreSQLFlush(Flush):
         return True
 
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
-        connection.execute(self._history, {"rows": history_text(counts)})
+        connection.execute(self._history, {"rows": history_json(counts)})
 
     def _statement(self, *, with_metadata: bool, with_history: bool) -> Insert:
         which = with_metadata, with_history
@@ -113,18 +110,20 @@ class PostgreSQLFlush(Flush):
         more: list[ColumnClause[Any]] = [_METADATA] * with_metadata + [_BUCKET] * with_history
         rows: FromClause = self._rows(_NUMBER, _TIME, *more)
         if with_history:
-            rows = select(rows).cte("d")  # which is unpacked once, as two read it
+            rows = select(rows).cte("d")  # two INSERTs read it, and it is unpacked once
         values: dict[str, ColumnElement[Any]] = {
             "user_id": rows.c.u,
             "feature_name": rows.c.f,
-            "usage_count": func.least(rows.c.n, LIMIT),
+            "usage_count": func.least(rows.c.n, MAX_COUNT_SQL),
             "last_used": func.least(rows.c.t, UTC_NOW),
             **({"metadata": rows.c.m} if with_metadata else {}),
         }
         if self._sequence is not None:
             mine = usage.alias("mine")
-            theirs = [func.coalesce(rows.c.u, nil(self._tables.user_id_type)), rows.c.f]
-            same = [left == right for left, right in zip(key(mine, self._tables.user_id_type), theirs, strict=True)]
+            theirs = [func.coalesce(rows.c.u, anonymous_key(self._tables.user_id_type)), rows.c.f]
+            same = [
+                left == right for left, right in zip(unique_key(mine, self._tables.user_id_type), theirs, strict=True)
+            ]
             existing = select(mine.c.id).where(*same).scalar_subquery()
             values["id"] = func.coalesce(existing, func.nextval(text(self._sequence)))
         source = self._ordered(select(*values.values()).where(moved), rows)
@@ -139,28 +138,30 @@ class PostgreSQLFlush(Flush):
         if with_history:
             past = self._ordered(self._history_of(rows).where(moved), rows)
             statement = statement.add_cte(self._add_history(past).cte("history"))
-        return statement.on_conflict_do_update(index_elements=key(usage, self._tables.user_id_type), set_=changes)
+        return statement.on_conflict_do_update(
+            index_elements=unique_key(usage, self._tables.user_id_type), set_=changes
+        )
 
     @staticmethod
     def _history_of(rows: FromClause) -> Select[Any]:
-        return select(rows.c.u, rows.c.f, rows.c.b, func.least(rows.c.n, LIMIT))
+        return select(rows.c.u, rows.c.f, rows.c.b, func.least(rows.c.n, MAX_COUNT_SQL))
 
     def _add_history(self, source: Select[Any]) -> Insert:
         history = self._tables.history
         statement = insert(history).from_select(["user_id", "feature_name", "bucket_start", "usage_count"], source)
         return statement.on_conflict_do_update(
-            index_elements=key(history, self._tables.user_id_type),
+            index_elements=unique_key(history, self._tables.user_id_type),
             set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
         )
 
     def _rows(self, *columns: ColumnClause[Any]) -> TableValuedAlias:
-        """The batch, unpacked from the parameter `rows`."""
+        """The rows of the parameter `rows`."""
         unpacked = func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON))
         typed = unpacked.table_valued(column("u", self._user_type), column("f", Text), *columns)
         return typed.render_derived("d", with_types=True)
 
     def _ordered(self, rows_of: Select[Any], rows: FromClause, *more: ColumnElement[Any]) -> Select[Any]:
-        """By the bytes of user and feature, the anonymous user last: the order that the writer sorted in."""
+        """Sorts by the bytes of user and feature, the anonymous user last, as the batcher does."""
         user: ColumnElement[Any] = rows.c.u
         if isinstance(self._user_type, String):
             user = collate(rows.c.u, "C")
@@ -168,11 +169,11 @@ class PostgreSQLFlush(Flush):
 
 
 def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
-    return func.least(cast(func.coalesce(old, _ZERO), BigInteger) + new, LIMIT)
+    return func.least(cast(func.coalesce(old, _ZERO), BigInteger) + new, MAX_COUNT_SQL)
 
 
 def _merged(usage: Table, new: Any, max_bytes: int) -> ColumnElement[Any]:
-    """Newer keys win, ties are newer; what is no object is replaced, and so is the older where both are too large."""
+    """Newer keys win. The newer metadata replaces a value that is no object, and one that would become too large."""
     old, fresh = usage.c.metadata, new.metadata
     is_newer = new.last_used >= usage.c.last_used
     both = case((is_newer, old.op("||")(fresh)), else_=fresh.op("||")(old))
@@ -183,7 +184,7 @@ def _merged(usage: Table, new: Any, max_bytes: int) -> ColumnElement[Any]:
 
 
 def _sequence(connection: Connection, usage: Table) -> str | None:
-    """The expression of the id's sequence; None where an id cannot be given, and each conflict burns one."""
+    """The sequence of the id, as an expression; None if an INSERT cannot set the id."""
     name = connection.dialect.identifier_preparer.format_table(usage)
     found = connection.execute(
         text(
@@ -192,7 +193,7 @@ def _sequence(connection: Connection, usage: Table) -> str | None:
         ),
         {"name": name},
     ).one()
-    if found[0] is None or found[1] in {"a", b"a"}:  # GENERATED ALWAYS takes no id of ours
+    if found[0] is None or found[1] in {"a", b"a"}:  # GENERATED ALWAYS
         return None
     quoted = str(found[0]).replace("'", "''").replace(":", "\\:")
     return f"'{quoted}'::regclass".replace("::", "\\:\\:")

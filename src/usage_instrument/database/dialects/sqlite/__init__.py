@@ -1,4 +1,4 @@
-"""SQLite 3.24 and later, in a file, by sqlite3 or aiosqlite."""
+"""SQLite 3.24 and later, in a file, with sqlite3 or aiosqlite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime as dt
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -25,21 +25,20 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateIndex, CreateTable, DefaultClause
 from sqlalchemy.types import TypeEngine
 
+from usage_instrument.settings import Settings
 from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
-from ..base import Dialect, Flush, Target, as_uuid
-from .flush import MERGED, SQLiteFlush
-
-if TYPE_CHECKING:
-    from usage_instrument.settings import Settings
-
-    from ...tables import Tables
+from ...tables import Tables
+from ..base import Dialect, Flush, UsersColumn, as_uuid
+from .flush import MERGED_METADATA, SQLiteFlush
 
 
 def rebuild(connection: Connection, table: Table, change: Callable[[Table], object]) -> None:
-    """Change a live table in a way that ALTER TABLE does not know, and keep all else of it: columns, rows, indexes,
-    triggers. Foreign keys are not enforced, and a transaction is open."""
+    """Recreate a live table with changes that ALTER TABLE does not support; columns, rows, indexes and triggers stay.
+
+    The caller has opened a transaction without enforcement of foreign keys.
+    """
     quote = connection.dialect.identifier_preparer.quote
     schema = f"{quote(table.schema)}." if table.schema else ""
     attached = connection.exec_driver_sql(
@@ -49,7 +48,7 @@ def rebuild(connection: Connection, table: Table, change: Callable[[Table], obje
     ).scalars()
     statements = list(attached)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", exc.SAWarning)  # it cannot reflect expression indexes, which come from above
+        warnings.simplefilter("ignore", exc.SAWarning)  # expression indexes cannot be reflected; `attached` has them
         live = Table(table.name, MetaData(), schema=table.schema, autoload_with=connection)
     stored = [quote(column.name) for column in live.c if column.computed is None]
     change(live)
@@ -70,7 +69,7 @@ class SQLite(Dialect):
     excludes_writers = True
 
     utc_now = literal_column("strftime('%Y-%m-%d %H:%M:%f000', 'now')", DateTime())
-    local_now = utc_now  # CURRENT_TIMESTAMP is in UTC there
+    local_now = utc_now  # CURRENT_TIMESTAMP is in UTC
 
     def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
         schema = f"{table.schema}." if table.schema else ""
@@ -93,7 +92,7 @@ class SQLite(Dialect):
         rebuild(connection, table, lambda live: live.append_column(new))
 
     def is_numbered(self, connection: Connection, table: Table, live: Any) -> bool:
-        # Only INTEGER PRIMARY KEY is the number of the row; INT is another type.
+        # Only INTEGER PRIMARY KEY is numbered, INT PRIMARY KEY is not.
         quote = connection.dialect.identifier_preparer.quote
         schema = f"{quote(table.schema)}." if table.schema else ""
         rows = connection.exec_driver_sql(f"PRAGMA {schema}table_info({quote(table.name)})")
@@ -108,21 +107,23 @@ class SQLite(Dialect):
 
         rebuild(connection, table, change)
 
-    def refer(self, connection: Connection, table: Table, target: Target, wrong: Sequence[str]) -> None:
+    def add_foreign_key(
+        self, connection: Connection, table: Table, users: UsersColumn, replaced: Sequence[str]
+    ) -> None:
         def change(live: Table) -> None:
             for constraint in list(live.foreign_key_constraints):
                 if constraint.column_keys == ["user_id"]:
                     live.constraints.discard(constraint)
                     live.c.user_id.foreign_keys.difference_update(constraint.elements)
-            users = Table(target.table, live.metadata, schema=table.schema, autoload_with=connection)
-            live.append_constraint(ForeignKeyConstraint(["user_id"], [users.c[target.column]], ondelete="CASCADE"))
+            referred = Table(users.table, live.metadata, schema=table.schema, autoload_with=connection)
+            live.append_constraint(ForeignKeyConstraint(["user_id"], [referred.c[users.column]], ondelete="CASCADE"))
 
         rebuild(connection, table, change)
 
     @contextlib.contextmanager
     def schema_change(self, connection: Connection, tables: Sequence[Table]) -> Iterator[Connection]:
-        # By itself the driver begins no transaction for DDL. Enforcement ends first: it would empty, row by row, what
-        # refers to a table that is rebuilt.
+        # The driver begins no transaction for DDL. Foreign keys are not enforced meanwhile: dropping the old table
+        # would delete the rows that refer to it.
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         enforced = connection.exec_driver_sql("PRAGMA foreign_keys").scalar()
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
@@ -138,21 +139,21 @@ class SQLite(Dialect):
             connection.rollback()
 
     def users_schemas(self, schema: str | None, default: str | None) -> tuple[str | None, ...]:
-        return (schema,)  # a foreign key cannot leave its file
+        return (schema,)  # a foreign key cannot refer to another file
 
     def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
         return as_uuid(column["type"])
 
     def begin(self, connection: Connection, settings: Settings) -> Connection:
-        # The driver would begin a deferred transaction, whose first write fails at once if another process wrote since.
+        # The driver begins deferred transactions. The first write of one fails if another process wrote after its
+        # first read, whatever the timeout.
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-        patience = math.ceil(settings.lock_timeout * 1000)
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {math.ceil(settings.lock_timeout * 1000)}")
         if not getattr(connection.connection.dbapi_connection, "in_transaction", False):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         return connection
 
-    def begin_reading(self, connection: Connection, timeout: int) -> Connection:
+    def begin_read_only(self, connection: Connection, timeout: int) -> Connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.exec_driver_sql("PRAGMA query_only = ON")
         if not getattr(connection.connection.dbapi_connection, "in_transaction", False):
@@ -170,33 +171,23 @@ class SQLite(Dialect):
     ) -> Flush:
         table = connection.dialect.identifier_preparer.format_table(tables.usage, use_schema=False)
         limit = settings.metadata_max_bytes
-        return SQLiteFlush(tables, MERGED.format(old=f"{table}.metadata", table=table, limit=limit))
+        return SQLiteFlush(tables, MERGED_METADATA.format(old=f"{table}.metadata", table=table, limit=limit))
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         message = str(error.orig)
-        if isinstance(error, exc.IntegrityError):
-            if "FOREIGN KEY" in message:
-                return Fault.UNKNOWN_USER
-            return Fault.TRANSIENT if "UNIQUE" in message else Fault.REFUSED
-        if isinstance(error, exc.DataError | exc.InterfaceError):
-            return Fault.REFUSED
-        signs = (
-            "no such table",
-            "no such column",
-            "has no column",
-            "readonly",
-            "unable to open",
-            "not a database",
-        )
-        return Fault.CONFIGURATION if any(sign in message for sign in signs) else Fault.TRANSIENT
+        for part, fault in _FAULTS.items():
+            if part in message:
+                return fault
+        refused = exc.IntegrityError | exc.DataError | exc.InterfaceError
+        return Fault.REFUSED if isinstance(error, refused) else Fault.TRANSIENT
 
-    def rolled_back(self, error: exc.DBAPIError) -> bool:
-        return True  # a failed COMMIT leaves the transaction open, and the rollback that follows ends it
+    def is_rolled_back(self, error: exc.DBAPIError) -> bool:
+        return True  # a failed COMMIT leaves the transaction open; the rollback that follows ends it
 
     def is_duplicate(self, error: exc.DBAPIError) -> bool:
         return "UNIQUE constraint failed" in str(error.orig)
 
-    # Times are text: to be compared with those of the tables, they are as long.
+    # Times are text with microseconds, like those of the tables: text of another length would compare wrongly.
 
     def now(self) -> str:
         return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
@@ -223,7 +214,7 @@ class SQLite(Dialect):
         return f"CAST({number} AS REAL)"
 
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
-        # A path, which is what JSON_EXTRACT takes, has no way to write every key.
+        # A path of JSON_EXTRACT cannot express every key.
         object_ = f"CASE WHEN json_valid({document}) THEN {document} END"
         text = "CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(value AS TEXT) END"
         return f"(SELECT {text} FROM json_each({object_}) WHERE key = {key} LIMIT 1)"  # noqa: S608 - of SQL text alone
@@ -235,7 +226,18 @@ _STARTS: dict[Unit, tuple[int, str]] = {
     "week": (10, " 00:00:00.000000"),
     "month": (7, "-01 00:00:00.000000"),
 }
-"""What a start has of the moment, in characters, and what it ends in: strftime would round the moment up."""
+"""The start of each unit: how many characters of the time it keeps, and the rest. strftime would round up."""
 
+_FAULTS = {
+    "FOREIGN KEY": Fault.UNKNOWN_USER,
+    "UNIQUE": Fault.TRANSIENT,  # another writer was faster
+    "no such table": Fault.CONFIGURATION,
+    "no such column": Fault.CONFIGURATION,
+    "has no column": Fault.CONFIGURATION,
+    "readonly": Fault.CONFIGURATION,
+    "unable to open": Fault.CONFIGURATION,
+    "not a database": Fault.CONFIGURATION,
+}
+"""By a part of the message."""
 
 DIALECT = SQLite()

@@ -1,10 +1,10 @@
-"""The statements that add a batch: executemany under one write lock."""
+"""The flush: executemany of upserts under one write lock."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, DateTime, Text, bindparam, func, literal_column
 from sqlalchemy.dialects.sqlite import Insert, insert
@@ -12,15 +12,13 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from usage_instrument.events import MAX_COUNT, Batch, Count
 
 from ...ledger import Ledger, utcnow
-from ..base import LIMIT, Flush, key
-from ..rows import has_metadata
+from ...tables import Tables
+from ..base import MAX_COUNT_SQL, Flush, unique_key
+from ..batch_json import has_metadata
 
-if TYPE_CHECKING:
-    from ...tables import Tables
-
-# Laid over each other key by key: json_patch would delete keys whose new value is null, and merge nested objects.
-# Reals are printed with 17 digits, which is what it takes to read the same number again.
-MERGED = """
+# Merges key by key: json_patch would delete keys whose new value is null, and merge nested objects.
+# Reals are printed with 17 digits, which is enough to read the same number again.
+MERGED_METADATA = """
 CASE WHEN excluded.metadata IS NULL THEN {old}
 WHEN {old} IS NULL OR NOT json_valid({old}) OR json_type({old}) <> 'object' THEN excluded.metadata
 ELSE (
@@ -42,7 +40,7 @@ ELSE (
 
 
 class SQLiteFlush(Flush):
-    """executemany under one write lock: as fast as any other shape, and the simplest."""
+    """Executes one upsert per row: as fast as any other shape, and the simplest."""
 
     def __init__(self, tables: Tables, merged: str) -> None:
         self._usage = self._usage_statement(tables, merged)
@@ -98,7 +96,7 @@ class SQLiteFlush(Flush):
         if merged is not None:
             statement = statement.values(metadata=bindparam("extra", type_=Text()))
             changes["metadata"] = literal_column(merged)
-        return statement.on_conflict_do_update(index_elements=key(usage, tables.user_id_type), set_=changes)
+        return statement.on_conflict_do_update(index_elements=unique_key(usage, tables.user_id_type), set_=changes)
 
     @staticmethod
     def _history_statement(tables: Tables) -> Insert:
@@ -110,10 +108,10 @@ class SQLiteFlush(Flush):
             usage_count=bindparam("uses"),
         )
         return statement.on_conflict_do_update(
-            index_elements=key(history, tables.user_id_type),
+            index_elements=unique_key(history, tables.user_id_type),
             set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
         )
 
 
 def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
-    return func.min(func.coalesce(old, literal_column("0")) + new, LIMIT)
+    return func.min(func.coalesce(old, literal_column("0")) + new, MAX_COUNT_SQL)

@@ -1,0 +1,251 @@
+"""The columns of the seven tables, in the types of each database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Date,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TextClause,
+    Uuid,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import TypeEngine
+
+from usage_instrument.events import NAME_LENGTH
+
+LINK_LENGTH = 64
+"""Hexadecimal digits of a SHA-256."""
+_SERVICE = "The program's name"
+
+
+def define_usage(metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]]) -> Table:
+    """One row per user and feature."""
+    return _table(
+        "feature_usage",
+        metadata,
+        schema,
+        "Which user used which feature how often: one row per user and feature",
+        Column("id", Integer, primary_key=True),
+        user_column(),
+        _feature(nullable=True),
+        Column("metadata", _json_object(), nullable=True, comment="The latest context of the use"),
+        Column("usage_count", Integer, nullable=True, server_default=text("1"), comment="Uses by this user"),
+        Column(
+            "last_used",
+            _timestamp(),
+            nullable=False,
+            server_default=_Now("CURRENT_TIMESTAMP"),
+            comment="The most recent use, UTC",
+        ),
+        # HOT updates need free space on the page and no index on a changed column, hence none on last_used.
+        postgresql_with={"fillfactor": 85},
+    )
+
+
+def define_writers(metadata: MetaData, schema: str | None) -> Table:
+    """The exactly-once ledger: one row per running writer."""
+    return _table(
+        "feature_usage_writers",
+        metadata,
+        schema,
+        "The ledger that makes every batch count exactly once",
+        Column("writer_id", Uuid, primary_key=True, comment="One writing process, from its first batch to its end"),
+        _service(),
+        Column("last_batch", BigInteger, nullable=False, server_default=text("0"), comment="The last batch applied"),
+        Column("started_at", _timestamp(), nullable=False, comment="When it registered, UTC"),
+        Column("heartbeat_at", _timestamp(), nullable=False, comment="When it last wrote, UTC"),
+        Column(
+            "suppression",
+            BigInteger,
+            nullable=False,
+            server_default=text("0"),
+            comment="Grows with each suppression: the writer then reads the suppressions",
+        ),
+    )
+
+
+def define_history(metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]]) -> Table:
+    """One row per user, feature and hour or day."""
+    history = _table(
+        "feature_usage_history",
+        metadata,
+        schema,
+        "Uses by user, feature and hour or day",
+        user_column(),
+        _feature(nullable=True),
+        Column("bucket_start", _timestamp(), nullable=False, comment="The start of the hour or day, UTC"),
+        Column("usage_count", Integer, nullable=True, server_default=text("1"), comment="Uses in this bucket"),
+        postgresql_with={"fillfactor": 85},  # the rows of today are updated all day
+    )
+    # Questions read the last days, and retention deletes the first.
+    Index(f"ix_{history.name}_bucket_start", history.c.bucket_start)
+    return history
+
+
+def define_catalog(metadata: MetaData, schema: str | None) -> Table:
+    """One row per service and declared feature."""
+    return _table(
+        "feature_usage_catalog",
+        metadata,
+        schema,
+        "Every feature that code declares, used or not",
+        _service(primary_key=True),
+        _feature(primary_key=True, nullable=False),
+        Column("description", Text, nullable=True, comment="Its description, by its author"),
+        Column("source", Text, nullable=True, comment="The code that declares it"),
+        Column("declared_at", _timestamp(), nullable=False, comment="When it was first declared, UTC"),
+        Column("last_declared_at", _timestamp(), nullable=False, comment="When it was last declared, UTC"),
+    )
+
+
+def define_losses(metadata: MetaData, schema: str | None) -> Table:
+    """One row per day, service and reason."""
+    return _table(
+        "feature_usage_losses",
+        metadata,
+        schema,
+        "Uses that were dropped or rejected",
+        Column("day", Date, primary_key=True, comment="UTC"),
+        _service(primary_key=True),
+        Column("reason", String(NAME_LENGTH), primary_key=True, comment="Why"),
+        Column("uses", BigInteger, nullable=False, server_default=text("0"), comment="How many uses were lost"),
+    )
+
+
+def define_access(metadata: MetaData, schema: str | None, user_type: TypeEngine[Any]) -> Table:
+    """The audit trail, append-only: one row per access, two if it is recorded before it happens.
+
+    It has no foreign key: deleting a user removes nothing from the trail.
+    """
+    name = "feature_usage_access"
+    access = _table(
+        name,
+        metadata,
+        schema,
+        "The audit trail: who accessed which feature, when, and with which outcome; rows are only added",
+        Column("chain_id", Uuid, primary_key=True, comment="The chain; each writing process has its own"),
+        Column("number", BigInteger, primary_key=True, autoincrement=False, comment="The position in the chain"),
+        Column("occurred_at", _timestamp(), nullable=False, comment="When, UTC, by the clock of the process"),
+        Column("access_id", Uuid, nullable=False, comment="The same for an attempt and its outcome"),
+        Column("user_id", user_type, nullable=True, comment="The user; NULL is unknown"),
+        Column("actor_id", user_type, nullable=True, comment="Who acted as the user; NULL is the user"),
+        _feature(nullable=False),
+        Column("outcome", String(16), nullable=False, comment="attempted, success, denied or failed"),
+        Column("request_id", String(NAME_LENGTH), nullable=True, comment="The request's own id, if it has one"),
+        _service(),
+        Column("metadata", _long_text(), nullable=True, comment="The context, a JSON object to the letter"),
+        Column("seal", _long_text(), nullable=False, comment="The salt of the personal data in the link"),
+        Column("link", String(LINK_LENGTH), nullable=False, comment="A hash of this row and the link before it"),
+    )
+    Index(f"ix_{name}_user_id", access.c.user_id)
+    is_other = access.c.actor_id.is_not(None)
+    Index(f"ix_{name}_actor_id", access.c.actor_id, postgresql_where=is_other, sqlite_where=is_other)
+    Index(f"ix_{name}_occurred_at", access.c.occurred_at)
+    return access
+
+
+def define_suppressions(metadata: MetaData, schema: str | None) -> Table:
+    """Erased and opted-out users, as keyed hashes."""
+    name = "feature_usage_suppressions"
+    suppressions = _table(
+        name,
+        metadata,
+        schema,
+        "Users who are not counted, readable only with the key",
+        Column("user_hash", String(64), primary_key=True, comment="The user: an HMAC by the setting privacy_key"),
+        Column("state", String(16), nullable=False, comment="forgotten, opted_out or opted_in"),
+        Column("key_id", String(16), nullable=False, comment="Which key that was, as a hash of it"),
+        Column("changed_at", _timestamp(), nullable=False, comment="Since when, UTC"),
+    )
+    Index(f"ix_{name}_changed_at", suppressions.c.changed_at)
+    return suppressions
+
+
+def _table(
+    name: str, metadata: MetaData, schema: str | None, comment: str, *columns: Column[Any], **options: Any
+) -> Table:
+    return Table(
+        name,
+        metadata,
+        *columns,
+        schema=schema,
+        comment=comment,
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+        **options,
+    )
+
+
+# ---- columns
+
+
+def _service(*, primary_key: bool = False) -> Column[Any]:
+    return Column(
+        "service",
+        String(NAME_LENGTH),
+        primary_key=primary_key,
+        nullable=False,
+        server_default=text("''"),
+        comment=_SERVICE,
+    )
+
+
+def _feature(**options: Any) -> Column[Any]:
+    # The default collation of MariaDB ignores case.
+    from sqlalchemy.dialects.mysql import VARCHAR
+
+    binary = VARCHAR(NAME_LENGTH, charset="utf8mb4", collation="utf8mb4_bin")
+    return Column(
+        "feature_name",
+        String(NAME_LENGTH).with_variant(binary, "mysql", "mariadb"),
+        comment="The feature, as the code names it",
+        **options,
+    )
+
+
+def _json_object() -> TypeEngine[Any]:
+    from sqlalchemy.dialects.postgresql import JSONB
+
+    return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def _timestamp() -> TypeEngine[Any]:
+    """A time in UTC, in microseconds."""
+    from sqlalchemy.dialects.mysql import DATETIME
+
+    return DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+
+
+def _long_text() -> TypeEngine[Any]:
+    from sqlalchemy.dialects.mysql import LONGTEXT
+
+    return Text().with_variant(LONGTEXT(), "mysql", "mariadb")
+
+
+class _Now(TextClause):
+    """CURRENT_TIMESTAMP as a default."""
+
+    inherit_cache = True
+
+
+@compiles(_Now)
+def _now(element: _Now, compiler: Any, **options: Any) -> str:
+    return element.text
+
+
+@compiles(_Now, "mysql", "mariadb")
+def _now_of_mariadb(element: _Now, compiler: Any, **options: Any) -> str:
+    return f"{element.text}(6)"  # the precision of the column, which MySQL requires

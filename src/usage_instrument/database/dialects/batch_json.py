@@ -1,0 +1,57 @@
+"""A batch as one JSON text, for dialects that unpack it on the server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from uuid import UUID
+
+from usage_instrument.events import Count
+from usage_instrument.typing import UserId
+
+_quote = json.encoder.encode_basestring_ascii
+
+
+def has_metadata(counts: Iterable[Count]) -> bool:
+    """Whether a count has metadata. Most batches have none, and merging NULL is as expensive as counting."""
+    return any(count.metadata is not None for count in counts)
+
+
+def usage_json(counts: Iterable[Count], *, hex_users: bool = False) -> str:
+    """The counts as a JSON array of objects: u(ser), f(eature), n(umber), t(ime), b(ucket), m(etadata).
+
+    The text is concatenated, because metadata is JSON text already.
+    """
+    rows = (
+        f'{{"u":{_user(count.user, hex_users)},"f":{_quote(count.feature)},"n":{count.uses},'
+        f'"t":"{count.last_used.isoformat(" ")}"{_bucket(count)}{_metadata(count)}}}'
+        for count in counts
+    )
+    return f"[{','.join(rows)}]"
+
+
+def history_json(counts: Iterable[Count], *, hex_users: bool = False) -> str:
+    """The buckets of the counts as a JSON array of objects: u(ser), f(eature), b(ucket), n(umber)."""
+    rows = (
+        f'{{"u":{_user(count.user, hex_users)},"f":{_quote(count.feature)},"b":"{start.isoformat(" ")}","n":{uses}}}'
+        for count in counts
+        for start, uses in count.history
+    )
+    return f"[{','.join(rows)}]"
+
+
+def _bucket(count: Count) -> str:
+    """The bucket of a count with exactly one, which then has all its uses."""
+    return f',"b":"{count.history[0][0].isoformat(" ")}"' if len(count.history) == 1 else ""
+
+
+def _metadata(count: Count) -> str:
+    return "" if count.metadata is None else f',"m":{count.metadata}'
+
+
+def _user(user: UserId, hex_users: bool) -> str:
+    if user is None:
+        return "null"
+    if isinstance(user, UUID):
+        return f'"{user.hex if hex_users else user}"'
+    return str(user) if isinstance(user, int) else _quote(user)

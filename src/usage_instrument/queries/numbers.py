@@ -1,0 +1,37 @@
+"""Numbers and order in every answer: integers, floats, and names with NULL last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, cast, func, literal_column
+
+from usage_instrument.database.expressions import Real
+
+ZERO: ColumnElement[int] = literal_column("0")
+ONE: ColumnElement[int] = literal_column("1")
+
+
+def whole(number: ColumnElement[Any]) -> ColumnElement[int]:
+    """The number as an int, 0 for NULL. A sum of integers is a Decimal on MariaDB."""
+    return cast(func.coalesce(number, ZERO), BigInteger)
+
+
+def total(counts: ColumnElement[Any]) -> ColumnElement[int]:
+    """The sum as an int, 0 without rows."""
+    return whole(func.sum(counts))
+
+
+def share(part: ColumnElement[Any], of: ColumnElement[Any]) -> ColumnElement[float]:
+    """The quotient as a float, 0 for a division by 0."""
+    return func.coalesce(over(Real(part), func.nullif(of, ZERO)), literal_column("0.0"))
+
+
+def over(part: ColumnElement[float], of: ColumnElement[Any]) -> ColumnElement[float]:
+    """The quotient of floats, without the casts that SQLAlchemy adds for integers."""
+    return part.op("/", precedence=8)(of)
+
+
+def by_name(feature: ColumnElement[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """An ORDER BY that sorts by name, NULL last on every database."""
+    return feature.is_(None), feature

@@ -1,0 +1,143 @@
+"""The rows that queries select from: uses of a period, users, features with their status."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    ScalarSelect,
+    Subquery,
+    case,
+    func,
+    literal_column,
+    null,
+    select,
+    table,
+    union_all,
+)
+from sqlalchemy.exc import NoReferencedTableError
+
+from usage_instrument.database.expressions import Ago, Later
+from usage_instrument.database.tables import Tables
+
+from .arguments import rows_of
+from .numbers import ONE, ZERO, total
+from .periods import Since, counted_since
+
+DORMANT = dt.timedelta(days=90)
+"""A feature without use for so long is dormant."""
+RETIRED = 30
+"""Days. A feature is retired if each service that declared it has run for longer without declaring it."""
+
+
+def counts_since(tables: Tables, since: Since, feature: str | None = None) -> FromClause:
+    """`user_id`, `feature_name`, `usage_count`, one row per user and feature. Raises ConfigurationError."""
+    source, period = counted_since(tables, since)
+    rows = [*rows_of(source.c.feature_name, feature), *period]
+    if source is tables.usage and not rows:
+        return source
+    key = (source.c.user_id, source.c.feature_name)
+    if source is tables.usage:
+        return select(*key, source.c.usage_count).where(*rows).subquery("counts")
+    uses = func.sum(source.c.usage_count).label("usage_count")
+    return select(*key, uses).where(*rows).group_by(*key).subquery("counts")
+
+
+# ---- users
+
+
+def population(tables: Tables) -> ScalarSelect[int]:
+    """The number of users: rows of the users table, or without one all users that ever used anything."""
+    users = users_table(tables)
+    return seen(tables) if users is None else select(func.count()).select_from(users).scalar_subquery()
+
+
+def seen(tables: Tables) -> ScalarSelect[int]:
+    """The number of users that ever used anything."""
+    user = tables.usage.c.user_id
+    users = select(user).where(user.is_not(None)).distinct().subquery("seen")
+    return select(func.count()).select_from(users).scalar_subquery()
+
+
+def users_table(tables: Tables) -> FromClause | None:
+    """The table that `user_id` refers to, only by name if the MetaData does not have it."""
+    for key in tables.usage.c.user_id.foreign_keys:
+        try:
+            return key.column.table
+        except NoReferencedTableError:
+            *schema, name, _ = key.target_fullname.split(".")
+            return table(name, schema=".".join(schema) or None)
+    return None
+
+
+# ---- features
+
+
+def known_features(tables: Tables) -> Subquery:
+    """A row per declared or used feature.
+
+    `feature_name`, `users`, `uses`, `last_used` (None without use), `declared_at` (None without declaration),
+    `description`, `retired` (1 or 0).
+    """
+    usage, catalog = tables.usage, tables.catalog
+    used = select(
+        usage.c.feature_name,
+        func.count(usage.c.user_id).label("users"),
+        func.sum(usage.c.usage_count).label("uses"),
+        func.max(usage.c.last_used).label("last_used"),
+        null().label("declared_at"),
+        null().label("description"),
+        null().label("retired"),
+    ).group_by(usage.c.feature_name)
+    services = (
+        select(catalog.c.service, func.max(catalog.c.last_declared_at).label("until"))
+        .group_by(catalog.c.service)
+        .subquery("services")
+    )
+    retired = services.c.until > Later("day", catalog.c.last_declared_at, literal_column(str(RETIRED)))
+    declared = (
+        select(
+            catalog.c.feature_name,
+            null(),
+            null(),
+            null(),
+            func.min(catalog.c.declared_at),
+            func.max(catalog.c.description),
+            func.min(case((retired, ONE), else_=ZERO)),
+        )
+        .join(services, services.c.service == catalog.c.service)
+        .group_by(catalog.c.feature_name)
+    )
+    both = union_all(used, declared).subquery("both_sides")
+    times = {name: func.max(both.c[name], type_=tables.usage.c.last_used.type) for name in ("last_used", "declared_at")}
+    return (
+        select(
+            both.c.feature_name,
+            total(both.c.users).label("users"),
+            total(both.c.uses).label("uses"),
+            times["last_used"].label("last_used"),
+            times["declared_at"].label("declared_at"),
+            func.max(both.c.description, type_=catalog.c.description.type).label("description"),
+            total(both.c.retired).label("retired"),
+        )
+        .group_by(both.c.feature_name)
+        .subquery("features")
+    )
+
+
+def status(features: Any, *fallback: Any) -> ColumnElement[str]:
+    """`retired` or `never` from the catalogue, else the first `fallback` whose condition holds.
+
+    The default: `dormant` after 90 days without use, else `used`.
+    """
+    known = [(features.c.retired == ONE, _text("retired")), (features.c.last_used.is_(None), _text("never"))]
+    if not fallback:
+        fallback = ((features.c.last_used < Ago(DORMANT), "dormant"), (features.c.last_used.is_not(None), "used"))
+    return case(*known, *((condition, _text(name)) for condition, name in fallback))
+
+
+def _text(name: str) -> ColumnElement[str]:
+    return literal_column(f"'{name}'")
