@@ -10,18 +10,20 @@ from reading import all_of, counts
 from traffic import FASTAPI, FLASK, STARLETTE, gunicorn, serving, uvicorn
 from usage_instrument.schema import define_tables
 
+FLASK_WORKERS = gunicorn(FLASK, "--preload", "-w", "4")
 
-@pytest.mark.parametrize("name", ["postgresql", "mariadb", "sqlite"])
+
 @pytest.mark.parametrize(
-    "command",
+    ("command", "name"),
     [
-        gunicorn(FLASK, "--preload", "-w", "4"),
-        uvicorn(STARLETTE, "--workers", "2"),
-        uvicorn(FASTAPI, "--workers", "2"),
+        pytest.param(FLASK_WORKERS, "postgresql", id="gunicorn-flask-postgresql"),
+        pytest.param(FLASK_WORKERS, "mariadb", id="gunicorn-flask-mariadb"),
+        pytest.param(FLASK_WORKERS, "sqlite", id="gunicorn-flask-sqlite"),
+        pytest.param(uvicorn(STARLETTE, "--workers", "2"), "postgresql", id="uvicorn-starlette-postgresql"),
+        pytest.param(uvicorn(FASTAPI, "--workers", "2"), "mariadb", id="uvicorn-fastapi-mariadb"),
     ],
-    ids=["gunicorn-flask", "uvicorn-starlette", "uvicorn-fastapi"],
 )
-def test_every_successful_answer_is_a_use(name: str, command: list[str], request: pytest.FixtureRequest) -> None:
+def test_every_successful_answer_is_a_use(command: list[str], name: str, request: pytest.FixtureRequest) -> None:
     database: Database = request.getfixturevalue(name)
     environ = {"USAGE_INSTRUMENT_DATABASE_URL": database.url, "USAGE_INSTRUMENT_FLUSH_INTERVAL": "0.5"}
     with serving(command, environ) as server:
