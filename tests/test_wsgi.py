@@ -327,7 +327,7 @@ def test_a_callable_that_fails_breaks_no_answer(captured: CapturedUsage, caplog:
     assert captured.uses == [CapturedUse("home")] * 2
     assert len(captured.metadata_lost) == 2
     assert len(captured.rejected) == 6
-    assert len([record for record in caplog.records if record.name == "usage_instrument"]) == 3
+    assert len(caplog.records) == 1
 
 
 # ---- the body

@@ -361,8 +361,11 @@ def test_databases_as_sqlalchemy_writes_them(monkeypatch, database, url):
 @pytest.mark.parametrize(
     ("databases", "said"),
     [
-        ({"default": {"ENGINE": "django.db.backends.oracle", "NAME": "x"}}, r"DATABASES\['default'\] is oracle"),
-        ({"default": {}}, r"DATABASES\['default'\] is empty"),
+        (
+            {"default": {"ENGINE": "django.db.backends.oracle", "NAME": "x"}},
+            r"DATABASES\['default'\] has the engine 'oracle'",
+        ),
+        ({"default": {}}, r"DATABASES\['default'\] has the engine ''"),
         ({}, r"DATABASES has no 'default'"),
     ],
 )

@@ -347,7 +347,7 @@ def test_a_tracker_of_ones_own(sqlite: Database) -> None:
     [
         ({"servise": "web"}, TypeError, "'servise' is no option; did you mean 'service'"),
         ({"excluded": []}, TypeError, "did you mean 'exclude'"),
-        ({"qqq": 1}, TypeError, "'qqq' is no option; there are audit, exclude, features"),
+        ({"qqq": 1}, TypeError, "'qqq' is no option; the options are audit"),
         ({"flush_rows": 0, "database": "sqlite:///x.db"}, ConfigurationError, "flush_rows"),
         ({"service": "web", "enabled": True}, ConfigurationError, "no database"),
         ({"exclude": "admin"}, DeclarationError, "a list of patterns"),
@@ -372,7 +372,7 @@ def test_twice_on_one_app_is_refused() -> None:
     app = small("twice")
     extension = UsageInstrument(app)
     for again in (lambda: extension.init_app(app), lambda: UsageInstrument(app)):
-        with pytest.raises(ConfigurationError, match=r"counts the app 'twice' already: say either .* and once"):
+        with pytest.raises(ConfigurationError, match=r"counts the app 'twice' already: call either .* once"):
             again()
 
 

@@ -23,7 +23,7 @@ import usage_instrument as usage
 from conftest import Database
 from reading import made
 from usage_instrument.integrations.otel import instrument, trace_metadata
-from usage_instrument.integrations.stats_metrics import FIGURES
+from usage_instrument.integrations.stats_metrics import METRICS
 from usage_instrument.testing import CapturedUse, capture_usage
 
 
@@ -156,6 +156,6 @@ def test_the_page_about_observability_runs() -> None:
     shown = generate_latest(REGISTRY).decode()
     for name in re.findall(r"\b(usage_instrument_\w+)", page):
         assert name in shown or name == "usage_instrument_heartbeat_seconds", name
-    dotted = [f"usage_instrument.{figure.name.replace(' ', '.')}" for figure in FIGURES]
+    dotted = [f"usage_instrument.{metric.name.replace(' ', '.')}" for metric in METRICS]
     for name in re.findall(r"`(usage_instrument\.[a-z.]+)`", page):
         assert name in dotted, name

@@ -13,7 +13,7 @@ from conftest import Database
 from reading import made
 from usage_instrument import Settings, Stats, Tracker
 from usage_instrument.integrations.prometheus import register
-from usage_instrument.integrations.stats_metrics import FIGURES
+from usage_instrument.integrations.stats_metrics import METRICS
 
 
 def test_the_figures_of_the_configured_tracker(sqlite: Database) -> None:
@@ -46,7 +46,7 @@ def test_the_figures_of_the_configured_tracker(sqlite: Database) -> None:
 
 def test_every_number_of_the_stats_is_a_figure() -> None:
     numbers = {name for name in Stats.__dataclass_fields__ if name not in ("last_error", "writer_id")}
-    assert {figure.field for figure in FIGURES} == numbers
+    assert {metric.field for metric in METRICS} == numbers
 
 
 def test_registering_again_is_nothing_and_another_tracker_is_told(sqlite: Database) -> None:

@@ -23,7 +23,7 @@ import usage_instrument as usage
 from usage_instrument import asgi, wsgi
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.testing import CapturedUsage, capture_usage
-from usage_instrument.web.route_coverage import Planned, plan
+from usage_instrument.web.route_coverage import CoveredRoute, route_coverage
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
 PROBES = "probes, metrics and API documentation are not, unless in include="
 
 
-def as_told(plans: list[Planned]) -> dict[str, tuple[str | None, str]]:
+def as_told(plans: list[CoveredRoute]) -> dict[str, tuple[str | None, str]]:
     by_route = [planned for planned in plans if planned.route]  # the other tests' features are tracked elsewhere
     return {f"{planned.method} {planned.route}".strip(): planned[2:] for planned in by_route}
 
@@ -77,7 +77,7 @@ def flask_app() -> Flask:
 
 def test_flask(captured: CapturedUsage) -> None:
     app = flask_app()
-    found = as_told(plan(app))
+    found = as_told(route_coverage(app))
     assert found == {
         "GET /static/{filename}": (None, "static files are no use"),
         "GET /plain": ("plain", "the name of the route"),
@@ -92,7 +92,7 @@ def test_flask(captured: CapturedUsage) -> None:
         "GET /admin/users": (None, "exclude="),
     }
     client = app.test_client()
-    for planned in plan(app):
+    for planned in route_coverage(app):
         if planned.route not in ("", "/dynamic", "/static/{filename}"):
             captured.clear()
             client.open(planned.route.replace("{number}", "7"), method=planned.method)
@@ -141,7 +141,7 @@ def test_starlette(captured: CapturedUsage, has_started: bool) -> None:
     client = TestClient(app)
     if has_started:
         client.get("/plain")
-    found = as_told(plan(CORSMiddleware(app)))
+    found = as_told(route_coverage(CORSMiddleware(app)))
     assert found == {
         "GET /plain": ("plain", "the name of the route"),
         "GET /named": ("by_its_template", "features="),
@@ -174,7 +174,7 @@ def test_fastapi() -> None:
     async def live(websocket: Any) -> None: ...
 
     app.include_router(router, prefix="/v1")
-    found = as_told(plan(asgi.UsageMiddleware(app)))
+    found = as_told(route_coverage(asgi.UsageMiddleware(app)))
     assert found["GET /v1/items/{number}"] == ("show", "the name of the route")
     assert found["WEBSOCKET /live"] == ("live", "the name of the route")
     assert found["GET /docs"] == found["GET /openapi.json"] == (None, PROBES)
@@ -184,7 +184,7 @@ def test_without_the_middleware_only_decorators_count() -> None:
     app = Flask("app")
     app.add_url_rule("/", "home", lambda: "home")
     app.add_url_rule("/tracked", "tracked", usage.tracks("test_plan.tracked")(lambda: "ok"))
-    found = as_told(plan(app))
+    found = as_told(route_coverage(app))
     assert found["GET /"] == (None, "the app has no UsageMiddleware")
     assert found["GET /tracked"] == ("test_plan.tracked", "@tracks")
 
@@ -205,7 +205,7 @@ def test_what_is_tracked_above_its_route_or_elsewhere_or_named_in_vain_is_told()
     def job() -> None: ...
 
     options: dict[str, Any] = {"features": {"POST /below": "wrong", "below": "named"}}
-    planned = plan(asgi.UsageMiddleware(app, tracker=tracker, **options))
+    planned = route_coverage(asgi.UsageMiddleware(app, tracker=tracker, **options))
     above_it = "the name of the route; @tracks('above') above the route's decorator is never called: put it below"
     assert [one for one in planned if "openapi" not in one.route and "doc" not in one.route] == [
         ("GET", "/above", "above", above_it),
@@ -217,4 +217,4 @@ def test_what_is_tracked_above_its_route_or_elsewhere_or_named_in_vain_is_told()
 
 def test_an_app_that_shows_no_routes_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="function shows no routes"):
-        plan(lambda environ, start_response: [])
+        route_coverage(lambda environ, start_response: [])

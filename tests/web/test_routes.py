@@ -1,4 +1,4 @@
-"""The spelling of routes, and which features an endpoint is tracked for."""
+"""Which features an endpoint is tracked for."""
 
 from __future__ import annotations
 
@@ -10,22 +10,8 @@ import pytest
 
 import usage_instrument as usage
 from usage_instrument.capture.registry import declared
-from usage_instrument.web.routes import WEBSOCKET, Route, plain_template, tracked_features
+from usage_instrument.web.routes import WEBSOCKET, Route, tracked_features
 from usage_instrument.web.rules import EXCLUDED, Rules
-
-
-@pytest.mark.parametrize(
-    ("spelled", "plain"),
-    [
-        ("/events/<int:id>/follow", "/events/{id}/follow"),
-        ("/<any(a, b):kind>/<id>", "/{kind}/{id}"),
-        ("/events/{id:int}/{rest:path}", "/events/{id}/{rest}"),
-        ("/events/{id}", "/events/{id}"),
-        ("calendar.follow", "calendar.follow"),
-    ],
-)
-def test_templates_without_converters(spelled: str, plain: str) -> None:
-    assert plain_template(spelled) == plain
 
 
 @usage.tracks("function")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -24,10 +24,18 @@ def header(info: Any, name: str) -> str:
     """The value of a header; empty if there is none."""
     if not isinstance(info, Mapping):
         return str((getattr(info, "headers", None) or {}).get(name, ""))
-    for key, value in info.get("headers", ()):
-        if key == name.encode():
-            return bytes(value).decode("latin-1")
+    if "headers" in info:
+        return header_of(info["headers"], name)
     return str(info.get("HTTP_" + name.upper().replace("-", "_"), ""))
+
+
+def header_of(headers: Iterable[tuple[Any, Any]], name: str) -> str:
+    """The first header of a name in lower case, from pairs of text or of bytes; empty if there is none."""
+    raw = name.encode()
+    for key, value in headers:
+        if key.lower() in (name, raw):
+            return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    return ""
 
 
 def request_id(info: Any) -> str | None:

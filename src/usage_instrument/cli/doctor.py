@@ -18,7 +18,7 @@ from usage_instrument.errors import SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Count, bucket_start, in_words
 from usage_instrument.pipeline.journal import check_root, status
 from usage_instrument.settings import Settings
-from usage_instrument.web.route_coverage import Planned, is_configured, plan
+from usage_instrument.web.route_coverage import CoveredRoute, is_configured, route_coverage
 
 from .app_loader import load
 from .database import run
@@ -75,11 +75,11 @@ def doctor(
 def _show_plan(name: str, output: Format) -> None:
     app = load(name)
     try:
-        planned = plan(app)
+        planned = route_coverage(app)
     except UsageInstrumentError as error:
         hint = f"; for what the function returns, say '{name}()'" if inspect.isfunction(app) else ""
         raise fail(f"{error}{hint}") from None
-    show([each._asdict() for each in planned], output, empty="It has no routes.", names=Planned._fields)
+    show([each._asdict() for each in planned], output, empty="It has no routes.", names=CoveredRoute._fields)
     if not is_configured(app):
         typer.echo("note: nothing is counted yet: the app has called no usage_instrument.configure()", err=True)
 

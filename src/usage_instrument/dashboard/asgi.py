@@ -15,7 +15,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.typing import Receive, Scope, Send
 from usage_instrument.web.framework_users import loaded_user
-from usage_instrument.web.unavailable import say
+from usage_instrument.web.unavailable import report
 
 from . import access
 from .errors import Problem
@@ -100,7 +100,7 @@ class Dashboard:
         except Problem as problem:
             return told(problem)
         except AuditUnavailable as error:
-            say(error)
+            report(error)
             return unrecorded()
         return response
 

@@ -12,7 +12,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditUnavailable, ConfigurationError
 from usage_instrument.typing import Environ, StartResponse
 from usage_instrument.web.framework_users import flask_user
-from usage_instrument.web.unavailable import say
+from usage_instrument.web.unavailable import report
 
 from . import access
 from .errors import Problem
@@ -88,7 +88,7 @@ class Dashboard:
         except Problem as problem:
             return told(problem)
         except AuditUnavailable as error:
-            say(error)
+            report(error)
             return unrecorded()
         return response
 

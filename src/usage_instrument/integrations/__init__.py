@@ -1,1 +1,2 @@
-"""What meets a framework: one thin module for each, and the only ones that import it."""
+"""One thin module for each framework or library, the only modules that import it. In come the framework's hooks, out go
+calls of the middlewares and the tracker."""

@@ -1,8 +1,7 @@
-"""Celery: tasks that succeed become uses, of the user in whose request they were sent."""
+"""Celery: tasks that succeed become uses of the user whose request sent them."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from contextvars import Token
 from typing import TYPE_CHECKING, Any
@@ -14,20 +13,19 @@ from celery import signals
 from usage_instrument.capture.context import Holder, Request, holder, known_user
 from usage_instrument.capture.registry import Recorder
 from usage_instrument.errors import UserIdError
+from usage_instrument.runtime import log
 from usage_instrument.typing import Metadata, UserId
-from usage_instrument.web.request_counter import Counter, Target
+from usage_instrument.web.options import Features
+from usage_instrument.web.request_counter import PendingUse, RequestCounter, RouteFeature
 from usage_instrument.web.routes import Route
-from usage_instrument.web.rules import Features
 
 if TYPE_CHECKING:
     from celery import Celery, Task
 
-logger = logging.getLogger("usage_instrument")
-
 HEADER = "usage_instrument_user"
-"""The header that carries the user of a request to its tasks: the type and the id, such as `int:42`."""
+"""The header with the user of a request for its tasks: the type and the id, such as `int:42`."""
 _TYPES: dict[str, Callable[[str], UserId]] = {"uuid": UUID, "int": int, "str": str}
-_counters: WeakKeyDictionary[Celery, Counter] = WeakKeyDictionary()
+_counters: WeakKeyDictionary[Celery, RequestCounter] = WeakKeyDictionary()
 
 
 def instrument(
@@ -40,21 +38,32 @@ def instrument(
     user: Callable[[Task], object] | None = None,
     metadata: Metadata | Callable[[Task], Metadata | None] | None = None,
 ) -> None:
-    """Count each success of a task of `app` under the task's name, in its workers and wherever it is imported.
+    """Count each success of a task of `app` under the task's name, in workers and in processes that call the task.
 
-    Who sends a task is its user: `as_user`, `identify` or the framework said so, and a header of the message carries
-    it, also to the tasks that the task sends. The options are those of the middlewares; they meet the task instead of
-    a scope, with its `request`, and its name instead of a route's. Celery's own tasks (`celery.*`) count only if
-    `features` names them. A retry, a failure and a rejection are no use, and a task that is delivered twice and
-    succeeds twice is two. The processes of a worker write what is pending when they end.
+    The user of a task is the user of the code that sends it. A header of the message carries the id, also to the tasks
+    that the task sends. The options are those of the middlewares; callables get the task, and patterns match its name.
+    Celery's own tasks (`celery.*`) count only if `features` names them. Retries, failures and rejections do not count;
+    a task that is delivered twice and succeeds twice counts twice. A worker's processes write what is pending at exit.
 
     Raises FeatureNameError and ConfigurationError (ValueErrors), DeclarationError and MetadataError (TypeErrors).
     """
     if app in _counters:
-        logger.warning("the Celery app %r is instrumented already; the options of now hold", app.main)
+        log.warning(
+            ("instrumented", app.main), "the Celery app %r is instrumented already; the new options hold", app.main
+        )
     if not isinstance(exclude, str):
         exclude = ("celery.*", *(exclude or ()))
-    _counters[app] = Counter(tracker, features, include, exclude, user, metadata, None, _nobody)
+    _counters[app] = RequestCounter(
+        {
+            "tracker": tracker,
+            "features": features,
+            "include": include,
+            "exclude": exclude,
+            "user": user,
+            "metadata": metadata,
+        },
+        _anonymous,
+    )
     for signal, receiver in (
         (signals.before_task_publish, _stamp),
         (signals.task_prerun, _begin),
@@ -65,24 +74,24 @@ def instrument(
 
 
 def _stamp(headers: dict[str, Any] | None = None, **_: object) -> None:
-    """A task is sent: say for whom."""
+    """Write the user into the headers of a task that is sent."""
     if headers is None:
         return
     try:
         user = known_user()
     except UserIdError:
-        headers[HEADER] = "refused"  # and so will its uses be there, instead of being nobody's
+        headers[HEADER] = "refused"  # the worker rejects its uses, instead of counting them as anonymous
     else:
         if user is not None:
             headers[HEADER] = f"{type(user).__name__.lower()}:{user}"
 
 
 def _begin(task: Task, **_: object) -> None:
-    """A task begins, in the thread and the context in which it runs."""
+    """Open the request of a task, in the thread and the context in which it runs."""
     counter = _counters.get(task.app)
     if counter is None:
         return
-    outer = holder.get()  # only of a task that runs in place of being sent
+    outer = holder.get()  # set only for a task that runs eagerly
     request: Request = Request("task", lookup=None if outer is None else outer.known_user)
     if outer is not None and outer.silent:
         request.discard()
@@ -106,14 +115,15 @@ def _succeed(sender: Task, **_: object) -> None:
     counter, request = _counters.get(sender.app), _request_of(sender)
     if counter is None or request is None:
         return
-    target = None
+    found = None
     try:
-        target = _target(counter, sender)
-        use = counter.weigh(request, sender, target)
-        if use is not None:
-            counter.count(request, use)
+        found = _feature_of(counter, sender)
+        use = PendingUse(request, sender)
+        counter.decide(use, found)
+        if use.is_pending:
+            counter.record(use)
     except Exception as error:
-        counter.failed(error, target)
+        counter.failed(error, found)
 
 
 def _end(task: Task, **_: object) -> None:
@@ -133,13 +143,13 @@ def _request_of(task: Task) -> Request | None:
     return None if kept is None else kept[0]
 
 
-def _target(counter: Counter, task: Task) -> Target:
-    target = counter.targets.get(task.name)
-    if target is None:
-        target = counter.target(Route(task.name, (task.name,), task.name, task.run), "", task)
-        counter.remember(task.name, target)
-    return target
+def _feature_of(counter: RequestCounter, task: Task) -> RouteFeature:
+    found = counter.routes.get(task.name)
+    if found is None:
+        found = counter.feature_of(Route(task.name, (task.name,), task.name, task.run), "", task)
+        counter.remember(task.name, found)
+    return found
 
 
-def _nobody(task: Task) -> UserId:
+def _anonymous(task: Task) -> UserId:
     return None

@@ -16,7 +16,7 @@ from usage_instrument.typing import Environ
 from usage_instrument.web import unavailable
 from usage_instrument.wsgi import UsageMiddleware
 
-from .options import Options, Plan, plan
+from .configuration import Configuration, Options, configuration_of
 
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
@@ -30,15 +30,15 @@ class UsageInstrument:
     - `database`: a URL, an Engine or an AsyncEngine, for `usage_instrument.configure`.
     - `db`: a Flask-SQLAlchemy object. The tables join its MetaData, where Flask-Migrate finds them, and its engine is
       the database.
-    - `users`: the users table, as for `define_tables`; a model will do. `user_id_type` is that of its key.
-    - `tables`: what `define_tables` or `Tables.of` returned, where the app has done so itself.
-    - All else is an option of `usage_instrument.wsgi.UsageMiddleware` or a field of Settings.
+    - `users`: the users table, as for `define_tables`, or its model. The default `user_id_type` is that of its key.
+    - `tables`: the result of `define_tables` or `Tables.of`, if the app defines the tables.
+    - All others are options of `usage_instrument.wsgi.UsageMiddleware` or fields of Settings.
 
-    `app.config["USAGE_INSTRUMENT_DATABASE_URL"]` and `USAGE_INSTRUMENT_<SETTING>` are read where no argument says; the
-    environment comes last. If none of them says anything, it is for `usage_instrument.configure`, called before or
-    after. Under pytest, an app whose database is SQLite in memory counts nothing.
+    Arguments come before `app.config["USAGE_INSTRUMENT_DATABASE_URL"]` and `USAGE_INSTRUMENT_<SETTING>`, and these
+    before the environment. Without any, the app calls `usage_instrument.configure`, before or after. Under pytest, an
+    app whose database is SQLite in memory counts nothing.
 
-    Raises TypeError for an option that is none, ConfigurationError, and what the middleware raises for its options.
+    Raises TypeError for an unknown option, ConfigurationError, and what the middleware raises for its options.
     """
 
     def __init__(
@@ -50,23 +50,23 @@ class UsageInstrument:
         tables: Tables | None = None,
         **options: Unpack[Options[Environ]],
     ) -> None:
-        self._plan = plan(options, database, tables)
-        if db is not None and self._plan.has_tracker:
+        self._configuration = configuration_of(options, database, tables)
+        if db is not None and self._configuration.has_tracker:
             raise ConfigurationError("tracker= has a database of its own: give either that or db=, not both")
         self._db = db
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Count an app's requests from now on. Its configuration has to be there, and its `db.init_app` called."""
+        """Count an app's requests from now on. Call it after `db.init_app`, when `app.config` is complete."""
         if not isinstance(app, Flask):
             raise ConfigurationError(f"UsageInstrument counts a Flask app, and this is {type(app).__name__}")
         if _KEY in app.extensions:
             raise ConfigurationError(
                 f"UsageInstrument counts the app {app.name!r} already: "
-                "say either UsageInstrument(app) or init_app(app), and once"
+                "call either UsageInstrument(app) or init_app(app), once"
             )
-        made = self.plan_of(app)
+        made = self.configuration_for(app)
         middleware = UsageMiddleware(app.wsgi_app, **made.middleware)
         made.configure()
         app.wsgi_app = middleware  # type: ignore[method-assign]
@@ -74,14 +74,14 @@ class UsageInstrument:
             app.register_error_handler(AuditUnavailable, _unavailable)
         app.extensions[_KEY] = self
 
-    def plan_of(self, app: Flask) -> Plan:
-        """What holds for one app: the arguments, over its configuration. Raises ConfigurationError."""
+    def configuration_for(self, app: Flask) -> Configuration:
+        """The arguments, completed from the configuration of one app. Raises ConfigurationError."""
         if self._db is None:
-            return self._plan.over(app.config, "app.config: ")
+            return self._configuration.over(app.config, "app.config: ")
         metadata = getattr(self._db, "metadata", None)
         if metadata is None:
             raise ConfigurationError(f"db= is a SQLAlchemy() of Flask-SQLAlchemy, not {type(self._db).__name__}")
-        made = self._plan
+        made = self._configuration
         if made.database is None:
             made = made._replace(database=self._engine(app))
         return made.over(app.config, "app.config: ").joining(metadata)
@@ -96,15 +96,15 @@ class UsageInstrument:
 
 
 def _unavailable(error: AuditUnavailable) -> tuple[bytes, int, list[tuple[str, str]]]:
-    unavailable.say(error)
+    unavailable.report(error)
     return unavailable.BODY, unavailable.STATUS, unavailable.HEADERS
 
 
 @click.command(
     "usage",
-    add_help_option=False,  # what is asked for, is the help of the command behind it
+    add_help_option=False,  # the command behind it has the help
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    short_help="Which features people use, as usage-instrument tells.",
+    short_help="Which features people use.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @with_appcontext
@@ -113,24 +113,27 @@ def command(arguments: tuple[str, ...]) -> None:
     from usage_instrument.cli import main
 
     extension = current_app.extensions.get(_KEY)
-    said = {} if extension is None else _environment(extension.plan_of(current_app._get_current_object()))  # type: ignore[attr-defined]
+    variables: dict[str, str] = {}
+    if extension is not None:
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        variables = _environment(extension.configuration_for(app))
     before = dict(os.environ)
-    os.environ.update(said)
+    os.environ.update(variables)
     try:
         main(list(arguments), "flask usage")
-    finally:  # a test runs commands within its own process
-        for name in said:
+    finally:  # tests run commands within their own process
+        for name in variables:
             del os.environ[name]
-        os.environ.update({name: before[name] for name in said.keys() & before.keys()})
+        os.environ.update({name: before[name] for name in variables.keys() & before.keys()})
 
 
-def _environment(made: Plan) -> dict[str, str]:
-    """What the command line is to know of an app, as it reads it."""
+def _environment(configuration: Configuration) -> dict[str, str]:
+    """The configuration of an app as the variables that the command line reads."""
     found = {}
-    if made.database is not None:
-        found[DATABASE_VARIABLE] = url_of(made.database).render_as_string(hide_password=False)
+    if configuration.database is not None:
+        found[DATABASE_VARIABLE] = url_of(configuration.database).render_as_string(hide_password=False)
     for name in ("users", "user_id_type", "schema"):
-        value = made.settings.get(name, "")
+        value = configuration.settings.get(name, "")
         if value is None or (isinstance(value, str) and value):
             found[ENVIRONMENT_PREFIX + name.upper()] = value or "none"
     return found

@@ -1,4 +1,4 @@
-"""OpenTelemetry: the figures of `stats()` as metrics, and the trace of a use in its metadata."""
+"""OpenTelemetry: the numbers of `stats()` as metrics, and the trace id as metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 from opentelemetry.trace import format_trace_id, get_current_span
 
-from .stats_metrics import FIGURES, source
+from .stats_metrics import METRICS, source
 
 if TYPE_CHECKING:
     from usage_instrument.stats import Stats
@@ -19,10 +19,10 @@ _instrumented: WeakKeyDictionary[MeterProvider, list[Tracker | None]] = WeakKeyD
 
 
 def instrument(meter_provider: MeterProvider | None = None, *, tracker: Tracker | None = None) -> None:
-    """Report the figures of `tracker`, or of the one that `usage_instrument.configure` sets up, through
-    `meter_provider`, or the global one. Again for the same is nothing.
+    """Report the metrics of `tracker`, by default of the conmetricd one, through `meter_provider`, by default the
+    global one. A second call with the same arguments does nothing.
 
-    They are read when the provider's reader asks. The writer's own SQL makes no spans, with or without this.
+    The provider's reader reads them. The writer's own SQL makes no spans, with or without this function.
     """
     provider = get_meter_provider() if meter_provider is None else meter_provider
     known = _instrumented.setdefault(provider, [])
@@ -30,15 +30,15 @@ def instrument(meter_provider: MeterProvider | None = None, *, tracker: Tracker 
         return
     known.append(tracker)
     meter = provider.get_meter("usage_instrument")
-    for figure in FIGURES:
-        create = meter.create_observable_counter if figure.grows else meter.create_observable_gauge
-        name = "usage_instrument." + figure.name.replace(" ", ".")
-        create(name, [_observed(source(tracker), figure.field)], figure.unit, figure.description)
+    for metric in METRICS:
+        create = meter.create_observable_counter if metric.grows else meter.create_observable_gauge
+        name = "usage_instrument." + metric.name.replace(" ", ".")
+        create(name, [_observed(source(tracker), metric.field)], metric.unit, metric.description)
 
 
 def trace_metadata(*_: object, **__: object) -> dict[str, str]:
-    """The current trace's id, for the option `metadata=` of a middleware or of `tracks`: `{"trace_id": "4bf9…"}`;
-    nothing outside of a trace."""
+    """The current trace id, for the option `metadata=` of a middleware or of `tracks`: `{"trace_id": "4bf9…"}`; empty
+    outside of a trace."""
     span = get_current_span().get_span_context()
     return {"trace_id": format_trace_id(span.trace_id)} if span.is_valid else {}
 

@@ -1,4 +1,4 @@
-"""Prometheus: the figures of `stats()` as metrics."""
+"""Prometheus: the numbers of `stats()` as metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .stats_metrics import FIGURES, Figure, source
+from .stats_metrics import METRICS, Metric, source
 
 if TYPE_CHECKING:
     from usage_instrument.tracker import Tracker
@@ -19,20 +19,20 @@ Family = CounterMetricFamily | GaugeMetricFamily
 
 
 class UsageCollector(Collector):
-    """Looks at a tracker when Prometheus asks, and not before."""
+    """Reads the stats of a tracker on each scrape."""
 
     def __init__(self, tracker: Tracker | None = None) -> None:
         self._stats = source(tracker)
 
     def describe(self) -> Iterator[Family]:
         """As Collector.describe."""
-        return map(_family, FIGURES)
+        return map(_family, METRICS)
 
     def collect(self) -> Iterator[Family]:
         """As Collector.collect."""
         stats = self._stats()
-        for figure in FIGURES:
-            family, value = _family(figure), getattr(stats, figure.field)
+        for metric in METRICS:
+            family, value = _family(metric), getattr(stats, metric.field)
             if value is not None:
                 family.add_metric([], value)
             yield family
@@ -42,10 +42,10 @@ _registered: WeakKeyDictionary[CollectorRegistry, Tracker | None] = WeakKeyDicti
 
 
 def register(registry: CollectorRegistry | None = None, *, tracker: Tracker | None = None) -> None:
-    """Show the figures of `tracker`, or of the one that `usage_instrument.configure` sets up, in `registry`, or in the
-    default one. Again for the same is nothing; raises ValueError for another tracker in the same registry.
+    """Register the metrics of `tracker`, by default of the conmetricd one, in `registry`, by default the global one.
+    A second call with the same arguments does nothing. Raises ValueError for another tracker in the same registry.
 
-    They are this process's. With `PROMETHEUS_MULTIPROC_DIR` the client shows no collectors of this kind.
+    The metrics are those of this process. With `PROMETHEUS_MULTIPROC_DIR` the client shows no custom collectors.
     """
     registry = REGISTRY if registry is None else registry
     if registry not in _registered or _registered[registry] is not tracker:
@@ -53,7 +53,7 @@ def register(registry: CollectorRegistry | None = None, *, tracker: Tracker | No
         _registered[registry] = tracker
 
 
-def _family(figure: Figure) -> Family:
-    kind = CounterMetricFamily if figure.grows else GaugeMetricFamily
-    name = "usage_instrument_" + figure.name.replace(" ", "_")
-    return kind(f"{name}_seconds" if figure.unit == "s" else name, figure.description)
+def _family(metric: Metric) -> Family:
+    kind = CounterMetricFamily if metric.grows else GaugeMetricFamily
+    name = "usage_instrument_" + metric.name.replace(" ", "_")
+    return kind(f"{name}_seconds" if metric.unit == "s" else name, metric.description)

@@ -11,7 +11,7 @@ from usage_instrument.database.engines import Database
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import Scope
 
-from .options import Options, plan
+from .configuration import Options, configuration_of
 
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
@@ -26,25 +26,25 @@ def instrument(
 ) -> None:
     """Count an app's requests and WebSockets from now on.
 
-    - `database`: a URL, an Engine or an AsyncEngine, for `usage_instrument.configure`; so are `tables`, those of
-      `define_tables`, if the app has its own.
-    - All else is an option of `usage_instrument.asgi.UsageMiddleware` or a field of Settings.
+    - `database`: a URL, an Engine or an AsyncEngine, for `usage_instrument.configure`.
+    - `tables`: the result of `define_tables`, if the app defines the tables.
+    - All others are options of `usage_instrument.asgi.UsageMiddleware` or fields of Settings.
 
-    If nothing of that is said, here or in the environment, it is for `usage_instrument.configure`, called before or
-    after. Raises TypeError for an option that is none, ConfigurationError (also when the app has started, or is counted
-    already), and what the middleware raises for its options.
+    Without a database or setting here or in the environment, the app calls `usage_instrument.configure`, before or
+    after. Raises TypeError for an unknown option, ConfigurationError (also when the app has started, or has a
+    UsageMiddleware already), and what the middleware raises for its options.
     """
     if not isinstance(app, Starlette):
         raise ConfigurationError(f"instrument() counts a Starlette or FastAPI app, and this is {type(app).__name__}")
     if any(isinstance(one.cls, type) and issubclass(one.cls, UsageMiddleware) for one in app.user_middleware):
         raise ConfigurationError(
-            "this app has a UsageMiddleware already: say either instrument(app) or add_middleware, and once"
+            "this app has a UsageMiddleware already: call either instrument(app) or add_middleware, once"
         )
     if app.middleware_stack is not None:
         raise ConfigurationError(
-            "this app has started, and takes no more middleware: call instrument(app) where the app is made"
+            "this app has started, and takes no more middleware: call instrument(app) where the app is created"
         )
-    made = plan(options, database, tables)
-    UsageMiddleware(app.router, **made.middleware)  # options that cannot work are told here, not by the first request
-    made.configure()
-    app.add_middleware(UsageMiddleware, **made.middleware)
+    configuration = configuration_of(options, database, tables)
+    UsageMiddleware(app.router, **configuration.middleware)  # raises for options that cannot work
+    configuration.configure()
+    app.add_middleware(UsageMiddleware, **configuration.middleware)

@@ -1,5 +1,4 @@
-"""What an app is going to count: its routes, the feature that each of them is, why the others are none, and what is
-tracked elsewhere."""
+"""The routes of an app, the feature that each counts as, why the others do not count, and what is tracked elsewhere."""
 
 from __future__ import annotations
 
@@ -10,33 +9,32 @@ from typing import Any, NamedTuple
 from usage_instrument.capture.registry import Catalog, Unconfigured, declared
 from usage_instrument.errors import ConfigurationError
 
-from .endpoints import unreached
-from .request_counter import Counter
-from .routes import WEBSOCKET, Route, flask_routes, tracked_features, visible_routes
+from .request_counter import RequestCounter
+from .routes import WEBSOCKET, Route, flask_routes, tracked_features, unreached, visible_routes
 from .setup_checks import layers
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _UNCOUNTED = frozenset({"HEAD", "OPTIONS"})
 
 
-class Planned(NamedTuple):
+class CoveredRoute(NamedTuple):
     """A route of an app, by one of its methods, or a feature that is tracked elsewhere."""
 
     method: str
-    """`WEBSOCKET` for one; empty where any method will do, and where there is no route."""
+    """Empty for any method, and without a route."""
     route: str
-    """The template, as the whole app has it; empty for what is tracked elsewhere."""
+    """The template, as the whole app has it; empty for a feature that is tracked elsewhere."""
     feature: str | None
-    """What a success counts as; None if it does not, or if only the request tells."""
+    """What a success counts as; None if it does not count, or if a callable names it by the request."""
     why: str
-    """By what it is counted, or why it is not."""
+    """The option or decorator that counts it, or why it does not count."""
 
 
-def plan(app: Any) -> list[Planned]:
-    """The routes of a Flask, Starlette or FastAPI app in their order, as its UsageMiddleware counts them; then what
-    `features` names in vain, and by name the features that are tracked elsewhere in what has been imported.
+def route_coverage(app: Any) -> list[CoveredRoute]:
+    """The routes of a Flask, Starlette or FastAPI app in their order, as its UsageMiddleware counts them; then the
+    keys of `features` that are no route, and by name the features that imported modules track elsewhere.
 
-    Serves no request. Raises ConfigurationError for an app that shows no routes.
+    Serves no request. Raises ConfigurationError for an app of another framework.
     """
     counter = _counter_of(app)
     routes = _routes_of(app)
@@ -44,17 +42,19 @@ def plan(app: Any) -> list[Planned]:
         raise ConfigurationError(f"{type(app).__name__} shows no routes: this takes a Flask, Starlette or FastAPI app")
     catalog = declared if counter is None else counter.catalog
     by_route = [
-        Planned(method, route.templates[0], feature, why + _audited(counter, route, method) + _mistake(route, catalog))
+        CoveredRoute(
+            method, route.templates[0], feature, why + _audit(counter, route, method) + _mistake(route, catalog)
+        )
         for route in routes
         if route.countable or visible_routes(route.endpoint) is None  # else they are listed themselves
         for method in _methods_of(route)
         for feature, why in [_decide(counter, catalog, route, method)]
     ]
-    return [*by_route, *_in_vain(counter, routes), *_elsewhere(catalog, routes)]
+    return [*by_route, *_unmatched(counter, routes), *_elsewhere(catalog, routes)]
 
 
 def is_configured(app: Any) -> bool:
-    """Whether anything takes the uses of an app."""
+    """Whether a tracker records the uses of an app."""
     counter = _counter_of(app)
     catalog = declared if counter is None else counter.catalog
     return not isinstance(catalog.recorder, Unconfigured)
@@ -63,13 +63,13 @@ def is_configured(app: Any) -> bool:
 def _layers_of(app: Any) -> Iterator[Any]:
     for layer in layers(app):
         yield layer
-        if getattr(layer, "middleware_stack", layer) is None:  # Starlette makes it when it is first called
+        if getattr(layer, "middleware_stack", layer) is None:  # Starlette builds it when it is first called
             yield from layers(layer.build_middleware_stack())
 
 
-def _counter_of(app: Any) -> Counter | None:
+def _counter_of(app: Any) -> RequestCounter | None:
     found = (getattr(layer, "_counter", None) for layer in _layers_of(app))
-    return next((one for one in found if isinstance(one, Counter)), None)
+    return next((one for one in found if isinstance(one, RequestCounter)), None)
 
 
 def _routes_of(app: Any) -> list[Route] | None:
@@ -92,8 +92,8 @@ def _methods_of(route: Route) -> Iterator[str]:
         yield "" if route.opaque or not route.countable else WEBSOCKET
 
 
-def _decide(counter: Counter | None, catalog: Catalog, route: Route, method: str) -> tuple[str | None, str]:
-    """The feature, and why it is that."""
+def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, method: str) -> tuple[str | None, str]:
+    """The feature, and why."""
     tracked = " and ".join(sorted(tracked_features(route.endpoint, method, catalog))) or None
     if counter is None:
         return tracked, "@tracks" if tracked else "the app has no UsageMiddleware"
@@ -105,43 +105,43 @@ def _decide(counter: Counter | None, catalog: Catalog, route: Route, method: str
     if callable(rule.feature):
         return None, "features= names it by the request"
     if rule.feature is None:
-        return None, "features=" if rule.explicit else counter.rules.refusal(route, method) or "it has no name"
+        return None, "features=" if rule.explicit else counter.rules.exclusion(route, method) or "it has no name"
     if tracked and rule.feature != tracked:
         return f"{rule.feature} and {tracked}", "features= and @tracks"
     return rule.feature, "features=" if rule.explicit else "the name of the route"
 
 
-def _audited(counter: Counter | None, route: Route, method: str) -> str:
-    """How the middleware audits it, for its `why`; what a decorator says for itself is not told."""
-    auditing = None if counter is None else counter.auditing
-    if counter is None or auditing is None:
+def _audit(counter: RequestCounter | None, route: Route, method: str) -> str:
+    """How the middleware audits a route, for its `why`; decorators are not included."""
+    policy = None if counter is None else counter.policy
+    if counter is None or policy is None:
         return ""
     names = counter.rules.decide(route, method).names | tracked_features(route.endpoint, method, counter.catalog)
-    return "".join(f"; audit={auditing.levels[name]!r}" for name in sorted(auditing.among(names)))
+    return "".join(f"; audit={policy.levels[name]!r}" for name in sorted(policy.among(names)))
 
 
 def _mistake(route: Route, catalog: Catalog) -> str:
-    """What no request to the route comes by, for its `why`."""
+    """The decorators that no request to the route calls, for its `why`."""
     names = " and ".join(f"@tracks({feature.name!r})" for feature in unreached(route.endpoint, catalog))
     return names and f"; {names} above the route's decorator is never called: put it below"
 
 
-def _in_vain(counter: Counter | None, routes: list[Route]) -> Iterator[Planned]:
+def _unmatched(counter: RequestCounter | None, routes: list[Route]) -> Iterator[CoveredRoute]:
     if counter is None:
         return
     for key in counter.rules.unmatched(routes):
         method, _, target = key.rpartition(" ")
-        yield Planned(method, target, None, "features= names it, and the app has no such route")
-    for name in [] if counter.auditing is None else counter.auditing.unmatched(routes, counter.rules):
-        yield Planned("", "", name, "audit= names it, and it is no route of the app")
+        yield CoveredRoute(method, target, None, "features= names it, and the app has no such route")
+    for name in [] if counter.policy is None else counter.policy.unmatched(routes, counter.rules):
+        yield CoveredRoute("", "", name, "audit= names it, and it is no route of the app")
 
 
-def _elsewhere(catalog: Catalog, routes: list[Route]) -> Iterator[Planned]:
-    """What `tracks` decorates and no route leads to: others call it."""
+def _elsewhere(catalog: Catalog, routes: list[Route]) -> Iterator[CoveredRoute]:
+    """The functions that `tracks` decorates and that are no endpoint."""
     known = {feature.name for route in routes for feature in unreached(route.endpoint, catalog)}
     for route in routes:
         for method in _methods_of(route):
             known |= tracked_features(route.endpoint, method, catalog)
     for feature in sorted(catalog, key=lambda feature: feature.name):
         if feature.decorates is not None and feature.name not in known:
-            yield Planned("", "", feature.name, f"@tracks on {feature.decorates}, whoever calls it")
+            yield CoveredRoute("", "", feature.name, f"@tracks on {feature.decorates}, whoever calls it")

@@ -1,25 +1,28 @@
-"""Which route a request took, as its framework knows it: read from what is there, with no framework imported."""
+"""The route that a request took, read from what its framework left in the scope or environ; imports no framework."""
 
 from __future__ import annotations
 
-import re
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from usage_instrument.capture.registry import Catalog, features_of
+from usage_instrument.capture.registry import Catalog, Feature, features_of
+from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import Scope
 
+from .path_templates import PathTemplate, plain_template
+
 WEBSOCKET = "WEBSOCKET"
-"""Stands for the method where a WebSocket is meant."""
+"""The method of a WebSocket."""
 
 
 class Route(NamedTuple):
-    """A route by its name and by its template, whose parameters are spelled `{id}`."""
+    """A route: its name, its templates with parameters spelled `{id}`, its endpoint."""
 
     name: str | None
     templates: tuple[str, ...]
-    """As seen from the middleware; for one in a mounted app also as seen from the outermost app."""
+    """As seen from the middleware; for a route in a mounted app also as seen from the outermost app."""
     local: str
     """The template within the innermost app."""
     endpoint: object = None
@@ -28,25 +31,41 @@ class Route(NamedTuple):
     documentation: bool = False
     """Whether it is the framework's own API documentation."""
     aliases: tuple[str, ...] = ()
-    """Other names that the options may call it."""
+    """Other names that the options may use."""
     methods: frozenset[str] | None = None
     opaque: bool = False
-    """Whether it is a mount whose own routes nobody can see."""
+    """Whether it is a mount whose own routes are hidden."""
+    spelled: str = ""
+    """The template as the framework spells it, with converters."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What the options may call it, the most exact first."""
+        """The names and templates that the options may use, the most exact first."""
         names = () if self.name is None else (self.name,)
         return (*self.templates, *names, *self.aliases)
 
 
-_WERKZEUG = re.compile(r"<(?:[A-Za-z_]\w*(?:\([^)]*\))?:)?([A-Za-z_]\w*)>")
-_STARLETTE = re.compile(r"\{([A-Za-z_]\w*):[^{}]*\}")
+# ---- endpoints
 
 
-def plain_template(template: str) -> str:
-    """A template without converters: `/<int:id>` and `/{id:int}` are `/{id}`."""
-    return _STARLETTE.sub(r"{\1}", _WERKZEUG.sub(r"{\1}", template))
+def source_of(endpoint: object) -> str | None:
+    """The `module:qualname` of an endpoint; None without one."""
+    module, name = getattr(endpoint, "__module__", None), getattr(endpoint, "__qualname__", None)
+    return f"{module}:{name}" if isinstance(module, str) and isinstance(name, str) else None
+
+
+def first_line_of(endpoint: object) -> str | None:
+    """The first line of an endpoint's docstring."""
+    text = getattr(endpoint, "__doc__", None) if hasattr(endpoint, "__qualname__") else None
+    return (text.strip().partition("\n")[0].strip() or None) if isinstance(text, str) else None
+
+
+def unreached(endpoint: object, catalog: Catalog) -> list[Feature]:
+    """The features whose `tracks` is above the framework's decorator, which has kept the function below it."""
+    source, reached = source_of(endpoint), features_of(endpoint, catalog)
+    if source is None or source.endswith("<lambda>"):  # the name of every lambda
+        return []
+    return [feature for feature in catalog if feature.decorates == source and feature.name not in reached]
 
 
 _HANDLERS = ("dispatch", "dispatch_request", "__call__")
@@ -54,13 +73,13 @@ _WEBSOCKET_HANDLERS = ("dispatch", "on_connect", "on_receive", "on_disconnect", 
 
 
 def tracked_features(endpoint: object, method: str, catalog: Catalog) -> frozenset[str]:
-    """The names of a catalogue's features that an endpoint is tracked for when it answers a method (or `WEBSOCKET`)."""
+    """The names of a catalogue's features that an endpoint is tracked for when it serves a method (or `WEBSOCKET`)."""
     names = features_of(endpoint, catalog)
     owner: Any = getattr(endpoint, "view_class", endpoint)  # Flask's MethodView
     if owner is not endpoint:
         names |= features_of(owner, catalog)
     for name in _WEBSOCKET_HANDLERS if method == WEBSOCKET else (method.lower(), *_HANDLERS):
-        # An instance answers by the methods of its class; a function's class has none of these but __call__.
+        # An instance serves with the methods of its class; a function's class has none of these but __call__.
         names |= features_of(getattr(owner if isinstance(owner, type) else type(owner), name, None), catalog)
     return names
 
@@ -69,16 +88,16 @@ def tracked_features(endpoint: object, method: str, catalog: Catalog) -> frozens
 
 
 def marker_of(scope: Scope) -> object:
-    """The object that stands for the route that was taken; None when none was.
+    """The object that identifies the route that matched; None without one.
 
-    A scope keeps what an outer router wrote. So the endpoint, which every router writes, tells which is the last.
+    A scope keeps what an outer router wrote. The endpoint, which every router writes, identifies the last one.
     """
     route = scope.get("route")
     endpoint = scope.get("endpoint")
     if endpoint is None:
         return route
     fastapi = scope.get("fastapi")
-    if type(fastapi) is dict:  # which knows the prefixes of include_router
+    if type(fastapi) is dict:  # it has the prefixes of include_router
         context = fastapi.get("effective_route_context")
         if context is not None and _leads_to(getattr(context, "starlette_route", None) or context, endpoint):
             return context
@@ -92,22 +111,22 @@ def _leads_to(route: object, endpoint: object) -> bool:
 
 
 def mount_depth(scope: Scope) -> int:
-    """How many segments of the path mounts had taken before the middleware was called."""
+    """How many segments of the path the mounts outside of the middleware have consumed."""
     outermost = scope.get("app_root_path")
     return 0 if outermost is None else scope.get("root_path", "").count("/") - outermost.count("/")
 
 
 class RouteTree:
-    """The routes of an ASGI app by the objects that stand for them, found by walking routers and mounts once."""
+    """The routes of an ASGI app by the objects that identify them, found by walking routers and mounts once."""
 
     def __init__(self) -> None:
         self._walked: dict[int, tuple[object, dict[int, list[Route]]]] = {}
 
     def find(self, scope: Scope, marker: object, depth: int) -> tuple[Route, bool]:
-        """The route, and whether the marker alone says which one it is."""
+        """The route, and whether the marker alone identifies it."""
         found = self._routes(scope.get("router") or scope.get("app"), marker)
         if not found:
-            found = [_route(marker, _path(marker), _name(marker), getattr(marker, "endpoint", marker))]
+            found = [_route(marker, _spelled(marker), _name(marker), getattr(marker, "endpoint", marker))]
         route = found[0] if len(found) == 1 else _by_path(found, scope)
         if depth > 0:
             nearer = "/" + "/".join(route.templates[0].split("/")[depth + 1 :])
@@ -126,7 +145,7 @@ class RouteTree:
                 kept.append(markers)
                 for marked in {id(one) for one in markers if one is not None}:
                     index.setdefault(marked, []).append(route)
-            if len(self._walked) > 100:  # an app that makes routers as it goes
+            if len(self._walked) > 100:  # an app that creates routers while it runs
                 self._walked.clear()
             known = self._walked[id(router)] = (kept, index)
         return known[1].get(id(marker), [])
@@ -141,13 +160,13 @@ def _walk(routes: Any, prefix: str, owner: str, depth: int) -> _Found:
         if contexts is None:
             yield from _walk_one((route,), route, prefix, owner, depth)
             continue
-        for context in contexts():  # what FastAPI's include_router makes of the routes
+        for context in contexts():  # FastAPI's routes with the prefixes of include_router
             effective = getattr(context, "starlette_route", None) or context
             yield from _walk_one((context, context.original_route), effective, prefix, owner, depth)
 
 
 def _walk_one(markers: tuple[object, ...], route: Any, prefix: str, owner: str, depth: int) -> _Found:
-    path = prefix + _path(route)
+    path = prefix + _spelled(route)
     name = _name(route)
     full = ":".join(filter(None, (owner, name)))
     app = getattr(route, "app", None)
@@ -158,7 +177,7 @@ def _walk_one(markers: tuple[object, ...], route: Any, prefix: str, owner: str, 
 
 
 def visible_routes(app: object) -> list[Route] | None:
-    """The routes of an ASGI app and of what is mounted in it; None if it shows none."""
+    """The routes of an ASGI app and of the apps mounted in it; None if it has no list of routes."""
     routes = _routes_below(app)
     return None if routes is None else [route for _, route in _walk(routes, "", "", 0)]
 
@@ -169,13 +188,14 @@ def _route(route: Any, template: str, name: str | None, endpoint: object) -> Rou
     has_routes = is_mount and _routes_below(endpoint) is not None
     return Route(
         name,
-        (template or "/",),
-        _path(route) or "/",
+        (plain_template(template) or "/",),
+        plain_template(_spelled(route)) or "/",
         endpoint,
         not (is_static or has_routes),
         getattr(endpoint, "__module__", None) == "fastapi.applications",
         methods=frozenset(methods) if isinstance(methods, set | frozenset) else None,
         opaque=is_mount and not (is_static or has_routes),
+        spelled=template or "/",
     )
 
 
@@ -183,9 +203,9 @@ def _is_mount(route: object) -> bool:
     return getattr(route, "app", None) is not None and not hasattr(route, "endpoint")
 
 
-def _path(route: object) -> str:
+def _spelled(route: object) -> str:
     path = getattr(route, "path", "")
-    return plain_template(path) if isinstance(path, str) else ""
+    return path if isinstance(path, str) else ""
 
 
 def _name(route: object) -> str | None:
@@ -194,7 +214,7 @@ def _name(route: object) -> str | None:
 
 
 def _below(app: object) -> Iterator[object]:
-    """An app, and those that its middleware wraps."""
+    """An app, and the apps that its middleware wraps."""
     for _ in range(50):
         yield app
         app = getattr(app, "app", None)
@@ -211,25 +231,33 @@ def _is_static(app: object) -> bool:
 
 
 def _by_path(routes: list[Route], scope: Scope) -> Route:
-    """Which of several routes with one endpoint it was: a framework that does not say leaves only the path."""
+    """The one of several routes with one endpoint that the path matches: the scope holds nothing else."""
     path = scope["path"].removeprefix(scope.get("app_root_path", scope.get("root_path", "")))
-    for parameter in ("[^/]+", ".+"):  # which of them are paths, a plain template does not tell
-        for route in routes:
-            pieces = re.split(r"\{([^{}]*)\}", route.templates[0])
-            if (
-                set(pieces[1::2]) == set(scope.get("path_params", ()))
-                and (route.methods is None or scope.get("method") in route.methods)
-                and re.fullmatch(parameter.join(map(re.escape, pieces[::2])), path)
-            ):
-                return route
+    for route in routes:
+        template = _template(route.spelled)
+        if (
+            template is not None
+            and template.names == set(scope.get("path_params", ()))
+            and (route.methods is None or scope.get("method") in route.methods)
+            and template.matches(path)
+        ):
+            return route
     return routes[0]
+
+
+@functools.lru_cache(1000)
+def _template(spelled: str) -> PathTemplate | None:
+    try:
+        return PathTemplate(spelled)
+    except ConfigurationError:  # a framework with a grammar of its own
+        return None
 
 
 # ---- Flask
 
 
 def flask_route(rule: Any, prefix: str) -> Route:
-    """The route of a werkzeug Rule, for the app that is running; `prefix` is where a dispatcher put that app."""
+    """The route of a werkzeug Rule, for the app that is running; `prefix` is the path at which that app is mounted."""
     endpoint = rule.endpoint
     local = plain_template(rule.rule)
     if not isinstance(endpoint, str):
@@ -250,7 +278,7 @@ def flask_route(rule: Any, prefix: str) -> Route:
 
 
 def flask_routes(app: object) -> list[Route] | None:
-    """The routes of the Flask app that is running; None if it is not this app."""
+    """The routes of the Flask app that is running; None if that is another app."""
     flask: Any = sys.modules.get("flask")
     if flask is None or not flask.has_app_context() or flask.current_app._get_current_object() is not app:
         return None

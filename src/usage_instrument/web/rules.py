@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from usage_instrument.errors import ConfigurationError, DeclarationError
 from usage_instrument.events import check_feature
 
-from .routes import Route, plain_template
-
-Namer: TypeAlias = Callable[[Any], "str | None"]
-"""From a scope or an environ to the name of its feature; None counts nothing."""
-Features: TypeAlias = Mapping[str, "str | Namer | None"] | Namer
-"""The `features` option; see Rules."""
+from .options import Features, Namer, check_callable
+from .path_templates import PathTemplate, Pattern, plain_template
+from .routes import Route
 
 _HEALTH = "health|health[-_]?check|healthz|livez|readyz|liveness|readiness|heartbeat|ping"
 _TOOLS = r"metrics|docs|redoc|apidocs|openapi\.(?:json|ya?ml)|swagger(?:\.json)?|favicon\.ico|robots\.txt"
@@ -24,70 +20,94 @@ EXCLUDED = re.compile(rf"(?:/api)?(?:/v\d+)?/(?:{_HEALTH})(?:/.*)?|/(?:{_TOOLS})
 
 
 class Rule(NamedTuple):
-    """What the options say of a route: the name of its feature (or None), and whether `features` itself said so."""
+    """What the options decide about a route: the name of its feature or None, and whether `features` decided."""
 
     feature: str | Namer | None
     explicit: bool = False
 
     @property
     def names(self) -> frozenset[str]:
-        """The name, if it does not take a request to tell it."""
+        """The name, if it is known without a request."""
         return frozenset((self.feature,)) if isinstance(self.feature, str) else frozenset()
 
 
 NEVER = Rule(None)
 
 
+class Key(NamedTuple):
+    """An entry of `features`."""
+
+    method: str
+    """Empty for any."""
+    target: str
+    """The name or template, as it is written."""
+    value: str | Namer | None
+    template: PathTemplate | None
+    """None for a name, and in a framework that decides by its routes alone."""
+
+    def answers(self, method: str) -> bool:
+        """Whether the entry is for a method."""
+        return self.method in ("", method)
+
+
 class Rules:
-    """Decides by name, template and method. The first that applies, wins:
+    """Decides by name, template and method. The first of these that applies decides:
 
     1. **`features`** is a mapping from routes to feature names. A key is an endpoint's name (`"calendar.follow"`) or
-       a route's template (`"/events/{id}"`, in Flask's spelling or in Starlette's, converters left out or not), with
+       a route's template (`"/events/{id}"`, in Flask's spelling or in Starlette's, with or without converters), with
        or without a method before it (`"POST /events/{id}/follow"`, `"WEBSOCKET /chat"`); the more exact key wins. A
-       value is a name, None (never count it), or a callable that gets the scope or environ and returns either.
-    2. **`exclude`**: patterns of routes that do not count. A pattern is like a key, and `*` stands for any
+       value is a name, None (never count it), or a callable that gets the request and returns either.
+    2. **`exclude`**: patterns of routes that do not count. A pattern is like a key, and `*` matches any
        characters, `/` too: `"admin.*"`, `"/internal/*"`, `"GET /events*"`.
-    3. **`include`**: patterns; when given, nothing else counts.
+    3. **`include`**: patterns; no other route counts.
     4. Health, metrics and API-docs routes do not count, unless in `include`.
-    5. **`features`** as a callable: it names every route that is left.
+    5. **`features`** as a callable names all other routes.
     6. The route's own name.
 
-    An app without a framework that we know matches templates by its path, and has no names of its own.
+    For an app whose framework is unknown, templates match its paths, and there are no names.
     Raises FeatureNameError and ConfigurationError (ValueErrors), DeclarationError (a TypeError).
     """
 
-    def __init__(self, features: Features | None, include: Iterable[str] | None, exclude: Iterable[str] | None) -> None:
+    def __init__(
+        self,
+        features: Features | None,
+        include: Iterable[str] | None,
+        exclude: Iterable[str] | None,
+        *,
+        matches_paths: bool = True,
+    ) -> None:
+        """With `matches_paths`, a key that is a template must be one that can be matched with paths."""
         self._namer: Namer | None = None
-        self._named: dict[tuple[str, str], str | Namer | None] = {}
-        self.templates: list[tuple[str, str, str]] = []
-        """Of each key of `features` that has a name: the method, the template as it is spelled, and the name."""
+        self._keys: dict[tuple[str, str], Key] = {}
         if isinstance(features, Mapping):
-            for key, value in features.items():
-                method, target = _key(key)
-                self._named[method, plain_template(target)] = named = _value(key, value)
-                if isinstance(named, str):
-                    self.templates.append((method, target, named))
+            for text, value in features.items():
+                key = _key(text, value, matches_paths)
+                self._keys[key.method, plain_template(key.target)] = key
         elif features is not None:
             self._namer = check_callable("features=", features)
-        self._by_path = [(method, _path_pattern(target), value) for (method, target), value in self._named.items()]
         self._include = None if include is None else _patterns("include", include)
         self._exclude = _patterns("exclude", exclude or ())
 
     @property
+    def keys(self) -> list[Key]:
+        """The entries of `features`."""
+        return list(self._keys.values())
+
+    @property
     def names(self) -> list[str]:
         """The feature names that are known from the start."""
-        return list(dict.fromkeys(value for value in self._named.values() if isinstance(value, str)))
+        return list(dict.fromkeys(key.value for key in self.keys if isinstance(key.value, str)))
 
     @property
     def has_callables(self) -> bool:
-        """Whether there are feature names that only a request tells."""
-        return self._namer is not None or any(map(callable, self._named.values()))
+        """Whether some feature names are known only with a request."""
+        return self._namer is not None or any(callable(key.value) for key in self.keys)
 
     def unmatched(self, routes: list[Route]) -> list[str]:
-        """The keys of `features` that are none of an app's routes, as far as that can be known."""
+        """The keys of `features` that are no route of an app; keys that a mounted app may have are left out."""
         hidden = [route.templates[0] for route in routes if route.opaque]
         found = []
-        for method, target in self._named:
+        for method, target in self._keys:
             if hidden and (not target.startswith("/") or target.startswith(tuple(hidden))):
                 continue
             if not any(target in route.keys and _answers(route, method) for route in routes):
@@ -95,56 +115,62 @@ class Rules:
         return found
 
     def decide(self, route: Route, method: str) -> Rule:
-        """What the options say of a route that a framework matched."""
+        """The rule for a route that a framework matched."""
         for wanted in (method, ""):
-            for key in route.keys:
-                if (wanted, key) in self._named:
-                    return Rule(self._named[wanted, key], explicit=True)
-        if self.refusal(route, method) is not None:
+            for name in route.keys:
+                key = self._keys.get((wanted, name))
+                if key is not None:
+                    return Rule(key.value, explicit=True)
+        if self.exclusion(route, method) is not None:
             return NEVER
         return Rule(route.name) if self._namer is None else Rule(self._namer, explicit=True)
 
     def decide_path(self, path: str, method: str) -> Rule:
-        """What the options say of a path of an app whose routes are not known."""
-        for wanted, pattern, value in self._by_path:
-            if wanted in ("", method) and pattern is not None and pattern.fullmatch(path):
-                return Rule(value, explicit=True)
-        if self._namer is not None and self.refusal(Route(None, (path,), path), method) is None:
+        """The rule for a path of an app whose routes are unknown."""
+        for key in self._keys.values():
+            if key.template is not None and key.answers(method) and key.template.matches(path):
+                return Rule(key.value, explicit=True)
+        if self._namer is not None and self.exclusion(Route(None, (path,), path), method) is None:
             return Rule(self._namer, explicit=True)
         return NEVER
 
-    def refusal(self, route: Route, method: str) -> str | None:
-        """Why the options leave a route out; None if they do not."""
-        if any(_matches(pattern, route, method) for pattern in self._exclude):
+    def exclusion(self, route: Route, method: str) -> str | None:
+        """Why the options exclude a route; None if they do not."""
+        if any(pattern.matches(route, method) for pattern in self._exclude):
             return "exclude="
         if self._include is not None:
-            return None if any(_matches(pattern, route, method) for pattern in self._include) else "not in include="
+            return None if any(pattern.matches(route, method) for pattern in self._include) else "not in include="
         if route.documentation or EXCLUDED.fullmatch(route.local):
             return "probes, metrics and API documentation are not, unless in include="
         return None
 
 
-_Pattern: TypeAlias = tuple[str, re.Pattern[str]]
+class _RoutePattern(NamedTuple):
+    method: str
+    pattern: Pattern
 
-
-def _matches(pattern: _Pattern, route: Route, method: str) -> bool:
-    return pattern[0] in ("", method) and any(map(pattern[1].fullmatch, route.keys))
+    def matches(self, route: Route, method: str) -> bool:
+        return self.method in ("", method) and any(map(self.pattern.matches, route.keys))
 
 
 def _answers(route: Route, method: str) -> bool:
     return not method or route.methods is None or method in route.methods
 
 
-def _key(key: object) -> tuple[str, str]:
-    if not isinstance(key, str):
-        raise DeclarationError(f"a key of features= is a str, not {type(key).__name__}")
-    if "*" in key:
-        raise ConfigurationError(f"a key of features= is one route, without *: {key!r}; patterns are for exclude=")
-    return _split(key)
+def _key(text: object, value: object, matches_paths: bool) -> Key:
+    if not isinstance(text, str):
+        raise DeclarationError(f"a key of features= is a str, not {type(text).__name__}")
+    if "*" in text:
+        raise ConfigurationError(f"a key of features= is one route, without *: {text!r}; patterns are for exclude=")
+    if value is not None:
+        value = check_feature(value) if isinstance(value, str) else check_callable(f"features[{text!r}]", value)
+    method, target = _split(text)
+    template = PathTemplate(target) if matches_paths and target.startswith("/") else None
+    return Key(method, target, value, template)
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The method (maybe empty), and the name or template."""
+    """The method, maybe empty, and the name or template."""
     method, _, target = text.strip().partition(" ")
     target = target.lstrip()
     if target and method.isalpha() and (method.isupper() or target.startswith("/")):
@@ -152,23 +178,7 @@ def _split(text: str) -> tuple[str, str]:
     return "", text.strip()
 
 
-def _value(key: str, value: object) -> str | Namer | None:
-    if value is None or isinstance(value, str):
-        return None if value is None else check_feature(value)
-    namer: Namer = check_callable(f"features[{key!r}]", value)
-    return namer
-
-
-def check_callable(option: str, value: Any) -> Any:
-    """The callable itself; raises DeclarationError for what cannot be called, or only with `await`."""
-    if not callable(value):
-        raise DeclarationError(f"{option} cannot be a {type(value).__name__}")
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__):
-        raise DeclarationError(f"{option} is called without await, so it cannot be a coroutine function")
-    return value
-
-
-def _patterns(option: str, patterns: Iterable[str]) -> list[_Pattern]:
+def _patterns(option: str, patterns: Iterable[str]) -> list[_RoutePattern]:
     if isinstance(patterns, str):
         raise DeclarationError(f"{option}= is a list of patterns, not one str")
     found = []
@@ -176,12 +186,5 @@ def _patterns(option: str, patterns: Iterable[str]) -> list[_Pattern]:
         if not isinstance(pattern, str):
             raise DeclarationError(f"a pattern of {option}= is a str, not {type(pattern).__name__}")
         method, target = _split(pattern)
-        found.append((method, re.compile(".*".join(map(re.escape, plain_template(target).split("*"))), re.DOTALL)))
+        found.append(_RoutePattern(method, Pattern(target)))
     return found
-
-
-def _path_pattern(template: str) -> re.Pattern[str] | None:
-    """What the paths of a template look like; None for a name."""
-    if not template.startswith("/"):
-        return None
-    return re.compile("[^/]+".join(map(re.escape, re.split(r"\{[^{}]*\}", template))))

@@ -1,12 +1,11 @@
-"""What a client gets where an access could not be recorded, and so did not happen: 503, try again."""
+"""The 503 that a client gets for an access that could not be recorded, and so did not happen."""
 
 from __future__ import annotations
 
 import logging
 
 from usage_instrument.errors import AuditUnavailable
-
-logger = logging.getLogger("usage_instrument")
+from usage_instrument.runtime import log
 
 STATUS = AuditUnavailable.status_code
 STATUS_LINE = f"{STATUS} Service Unavailable"
@@ -16,6 +15,6 @@ TRY_AGAIN = 1013
 """The code that closes a WebSocket then (RFC 6455, as registered)."""
 
 
-def say(error: AuditUnavailable) -> None:
-    """For whoever runs the app; the client is not told why."""
-    logger.error("%s", error)
+def report(error: AuditUnavailable) -> None:
+    """Log the reason, which the client does not get."""
+    log.emit(logging.ERROR, "%s", error)

@@ -1,10 +1,10 @@
-"""The Django app: configures the tracker once the settings and models are there."""
+"""The Django app: configures the tracker when settings and models are loaded."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+from logging import WARNING
 from typing import Any
 
 from django.apps import AppConfig
@@ -13,21 +13,20 @@ from django.contrib.auth import get_user_model
 from django.db import models, router
 
 from usage_instrument import _default
+from usage_instrument.runtime import log
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
 
-from . import options
+from . import settings as own_settings
 from .databases import database_url
-
-logger = logging.getLogger("usage_instrument")
 
 
 class UsageConfig(AppConfig):  # type: ignore[misc]
     """`INSTALLED_APPS = [..., "usage_instrument.integrations.django"]`.
 
-    `USAGE_INSTRUMENT["database"]` is an alias of DATABASES or a URL; otherwise it is
-    `$USAGE_INSTRUMENT_DATABASE_URL`, else the alias `default`. The user model says what a user's id is. While Django's
-    or pytest's tests run, nothing is written unless `enabled` says so: the settings still name the real database then.
-    An app that has called `configure` itself is left as it is.
+    `USAGE_INSTRUMENT["database"]` is an alias of DATABASES or a URL. Its default is `$USAGE_INSTRUMENT_DATABASE_URL`,
+    else the alias `default`. The type of user ids is that of the user model's key. While Django's or pytest's tests
+    run, nothing is written unless `enabled` is set: the settings still name the real database then. An app that has
+    called `configure` stays as it is.
     """
 
     name = "usage_instrument.integrations.django"
@@ -38,24 +37,24 @@ class UsageConfig(AppConfig):  # type: ignore[misc]
         """As AppConfig.ready. Raises ConfigurationError, and TypeError for a name that is no setting."""
         if _default.tracker() is not None:
             return
-        said = options.of_tracker()
-        database = said.pop("database", None)
+        options = own_settings.tracker_options()
+        database = options.pop("database", None)
         alias = None
         if database in settings.DATABASES:
             alias = database
         elif database is None and not os.environ.get(DATABASE_VARIABLE):
             alias = "default"
             if settings.DATABASES["default"]["ENGINE"] == "django.db.backends.dummy":
-                logger.warning("DATABASES names no database, as in a build: nothing is counted")
+                log.emit(WARNING, "DATABASES names no database, as in a build: nothing is counted")
                 return
         if alias is not None:
             database = database_url(alias)
         if _under_tests():
-            said.setdefault("enabled", False)
+            options.setdefault("enabled", False)
         for name, value in _of_user_model(alias).items():
-            if f"{ENVIRONMENT_PREFIX}{name.upper()}" not in os.environ and "tables" not in said:
-                said.setdefault(name, value)
-        _default.configure(database, **said)
+            if f"{ENVIRONMENT_PREFIX}{name.upper()}" not in os.environ and "tables" not in options:
+                options.setdefault(name, value)
+        _default.configure(database, **options)
 
 
 def _under_tests() -> bool:
@@ -63,10 +62,10 @@ def _under_tests() -> bool:
 
 
 def _of_user_model(alias: str | None) -> dict[str, Any]:
-    """What a user's id is, and the column that it refers to if that is in the same database."""
+    """The type of user ids, and the column that they refer to if it is in the same database."""
     model = get_user_model()
     key = model._meta.pk
-    while key.remote_field is not None:  # the model of a user that extends another
+    while key.remote_field is not None:  # a user model that extends another model
         key = key.target_field
     types = {"uuid": models.UUIDField, "integer": models.IntegerField, "string": models.CharField}
     kind = next((kind for kind, field in types.items() if isinstance(key, field)), None)

@@ -1,4 +1,4 @@
-"""`DATABASES` as SQLAlchemy writes a database."""
+"""`DATABASES` as SQLAlchemy URLs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS = {
     "postgresql": "postgresql", "postgresql_psycopg2": "postgresql", "postgis": "postgresql",
     "mysql": "mysql", "sqlite3": "sqlite", "spatialite": "sqlite",
 }  # fmt: skip
-"""By the last part of ENGINE; django_prometheus and the like keep Django's."""
+"""By the last part of ENGINE, which wrappers such as django_prometheus keep."""
 _DRIVERS = {
     "postgresql": {"psycopg": "psycopg", "psycopg2": "psycopg2"},
     "mysql": {"pymysql": "pymysql", "MySQLdb": "mysqldb"},
@@ -37,13 +37,13 @@ _SERVER_OPTIONS = {
     },
     "mysql": {"charset", "connect_timeout", "read_default_file", "read_default_group", "unix_socket"},
 }
-"""The OPTIONS that are the server's; the others are Django's own."""
+"""The OPTIONS for the server; the others are Django's own."""
 
 
 def database_url(alias: str = "default") -> URL:
-    """The database that `DATABASES[alias]` names: PostgreSQL, MySQL, MariaDB or SQLite. Raises ConfigurationError.
+    """The URL of `DATABASES[alias]`: PostgreSQL, MySQL, MariaDB or SQLite. Raises ConfigurationError.
 
-    Its password shows only in `url.render_as_string(hide_password=False)`.
+    Only `url.render_as_string(hide_password=False)` shows its password.
     """
     if alias not in settings.DATABASES:
         raise ConfigurationError(f"DATABASES has no {alias!r}")
@@ -52,8 +52,8 @@ def database_url(alias: str = "default") -> URL:
     kind = _KINDS.get(engine)
     if kind is None:
         raise ConfigurationError(
-            f"DATABASES[{alias!r}] is {engine or 'empty'}: name a database of PostgreSQL, MySQL or SQLite, or its"
-            " SQLAlchemy URL, in USAGE_INSTRUMENT['database']"
+            f"DATABASES[{alias!r}] has the engine {engine!r}, which is not supported: set USAGE_INSTRUMENT['database'] "
+            "to the alias or the SQLAlchemy URL of a PostgreSQL, MySQL or SQLite database"
         )
     name = os.fspath(database.get("NAME") or "")
     if kind == "sqlite":

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
 from usage_instrument.capture.context import holder
-from usage_instrument.capture.outcome import outcome_of_response
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.typing import Unset, UserId
 from usage_instrument.web import unavailable
-from usage_instrument.web.audit_policy import RequestAudit
+from usage_instrument.web.exchange import AsyncBody, BodyExchange
 from usage_instrument.web.framework_users import is_unloaded, loaded_user
-from usage_instrument.web.request_counter import NOTHING, Counter, Target, is_login_redirect
-from usage_instrument.web.response_body import AsyncBody, Body, Exchange
-from usage_instrument.web.routes import Route, plain_template
+from usage_instrument.web.path_templates import plain_template
+from usage_instrument.web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
+from usage_instrument.web.routes import Route
 
-from . import options
+from . import settings
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
 _STATIC = frozenset({"django.views.static", "django.contrib.staticfiles.views"})
+_KEY = "_usage_instrument_exchange"
+"""The attribute of an HttpRequest that holds its exchange, between the two entrances of the middleware."""
 
 
 class UsageMiddleware:
-    """`MIDDLEWARE = ["usage_instrument.integrations.django.UsageMiddleware", ...]`: the first, to see what leaves.
+    """`MIDDLEWARE = ["usage_instrument.integrations.django.UsageMiddleware", ...]`, first, to see every response.
 
-    It serves WSGI and ASGI, and counts as the plain middlewares do, with the options of theirs that
-    `USAGE_INSTRUMENT` holds; the callables get the HttpRequest. A feature is named as its URL, with its namespaces
-    (`shop:checkout`), a view without a name by its dotted path. The user is who `as_user` or `identify` said, else
-    `request.user` if something in the request has loaded it, else nobody. Raises as the plain middlewares do.
+    It serves WSGI and ASGI, and counts as the plain middlewares do, with the options in `USAGE_INSTRUMENT`, whose
+    callables get the HttpRequest. A feature is named as its URL, with namespaces (`shop:checkout`), or as the dotted
+    path of a view without a name. Without `user=`, the user is the one that `as_user` or `identify` stated, else
+    `request.user` if something in the request has loaded it, else anonymous. Raises as the plain middlewares do.
     """
 
     sync_capable = True
@@ -41,32 +43,24 @@ class UsageMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
-        said = {
-            **dict.fromkeys(("features", "include", "exclude", "user", "metadata", "success", "audit")),
-            **options.of_middleware(),
-        }
-        self._counter = Counter(None, **said, loaded=_user_in, knows_routes=True)
+        self._counter = RequestCounter(settings.middleware_options(), _user_in, knows_routes=True)
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        if self._counter.auditing is not None:
-            self.process_view = self._aadmit if self._is_async else self._admit
+        if self._counter.policy is not None:
+            self.process_view = self._admit_async if self._is_async else self._admit
             """As Django says: between the routing and the view."""
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """As Django says."""
         if self._is_async:
             return self._respond(request)
-        exchange = Conversation(self._counter, request)
-        token = holder.set(exchange.holder)
-        try:
-            return exchange.begun(self.get_response(request))
-        except BaseException as error:
-            exchange.fail(error)
-            exchange.end()
-            raise
-        finally:
-            holder.reset(token)
+        with DjangoExchange(self._counter, request).running() as exchange:
+            return exchange.responded(self.get_response(request))
+
+    async def _respond(self, request: HttpRequest) -> HttpResponseBase:
+        with DjangoExchange(self._counter, request).running() as exchange:
+            return exchange.responded(await self.get_response(request))
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
         """As Django says: an access that could not be recorded is a 503."""
@@ -74,7 +68,7 @@ class UsageMiddleware:
             return None
         from django.http import HttpResponse
 
-        unavailable.say(exception)
+        unavailable.report(exception)
         return HttpResponse(unavailable.BODY, status=unavailable.STATUS, headers=dict(unavailable.HEADERS))
 
     def _admit(self, request: HttpRequest, *_: object) -> HttpResponseBase | None:
@@ -84,93 +78,77 @@ class UsageMiddleware:
             return self.process_exception(request, error)
         return None
 
-    async def _aadmit(self, request: HttpRequest, *_: object) -> HttpResponseBase | None:
+    async def _admit_async(self, request: HttpRequest, *_: object) -> HttpResponseBase | None:
         try:
-            await vars(request)[_KEY].aadmit()
+            await vars(request)[_KEY].admit_async()
         except AuditUnavailable as error:
             return self.process_exception(request, error)
         return None
 
-    async def _respond(self, request: HttpRequest) -> HttpResponseBase:
-        exchange = Conversation(self._counter, request)
-        token = holder.set(exchange.holder)
+
+class DjangoExchange(BodyExchange):
+    """One HttpRequest and its response."""
+
+    __slots__ = ()
+
+    def __init__(self, counter: RequestCounter, http: HttpRequest) -> None:
+        super().__init__(counter, "http", http.method or "", http, getattr(http, "scope", http.META))
+        self.body = ()
+        self._iterator = None
+        if counter.policy is not None:
+            vars(http)[_KEY] = self
+
+    @contextmanager
+    def running(self) -> Iterator[DjangoExchange]:
+        """The app runs, in the request's context."""
+        token = holder.set(self.holder)
         try:
-            return exchange.begun(await self.get_response(request))
+            yield self
         except BaseException as error:
-            exchange.fail(error)
-            exchange.end()
+            self.fail(error)
+            self.end()
             raise
         finally:
             holder.reset(token)
 
-
-_KEY = "_usage_instrument_audit"
-"""What an HttpRequest keeps between the middleware's two entrances, where its accesses are audited."""
-
-
-class Conversation(Exchange):
-    """One HttpRequest and its response."""
-
-    __slots__ = ("_http",)
-
-    def __init__(self, counter: Counter, http: HttpRequest) -> None:
-        shelf = getattr(http, "scope", http.META)
-        request, is_ours = counter.begin("http", http.method or "", http, shelf)
-        super().__init__(counter, request, is_ours, shelf)
-        self._http = http
-        if counter.auditing is not None:
-            self.audit = RequestAudit(counter.auditing, request, http, self._audited, self._audited)
-            vars(http)[_KEY] = self.audit
-
-    def begun(self, response: HttpResponseBase) -> HttpResponseBase:
-        """The response, counted, or made to count with its first piece."""
-        self._weigh(response)
-        # A file is the server's to send; to touch it would stop that.
+    def responded(self, response: HttpResponseBase) -> HttpResponseBase:
+        """The response; counted now, or with the first piece of a stream."""
+        self.started(response.status_code, response.headers.items())
+        # A file is the server's to send, which another iterator would prevent.
         if not response.streaming or getattr(response, "file_to_stream", None) is not None:
             self.end()
-            return response
-        kind: type[Body | AsyncBody] = AsyncBody if response.is_async else Body
-        body = kind(self._counter, self._request, self._is_ours, self._carrier, response.streaming_content)
-        body.holder, body.pending, body.audit = self.holder, self.pending, self.audit
-        response.streaming_content = body
+        elif response.is_async:
+            response.streaming_content = AsyncBody(self, response.streaming_content)
+        else:
+            self.body = response.streaming_content
+            response.streaming_content = self
         return response
 
-    def _weigh(self, response: HttpResponseBase) -> None:
-        target = None
-        request, http, counter = self._request, self._http, self._counter
-        if self.audit is not None:
-            with counter.guarding():
-                outcome = outcome_of_response(request, response.status_code, response.headers.get("Location", ""))
-                self.audit.answered(outcome)
-        if request.discarded:
-            return
-        try:
-            status = response.status_code
-            if not counter.succeeded(request, http, status):
-                return
-            location = response.headers.get("Location", "") if counter.success is None else ""
-            if 300 <= status < 400 and is_login_redirect(location, http.path):
-                return
-            target = self._target()
-            self.pending = counter.weigh(request, http, target)
-        except Exception as error:
-            counter.failed(error, target)
+    def end(self) -> None:
+        """As Exchange.end."""
+        self.carrier.__dict__.pop(_KEY, None)
+        super().end()
 
-    def _audited(self) -> Collection[str]:
-        http = self._http
-        return self._counter.audited(self._target(), http, (http.path, http.path_info), self._request.method)
+    def foreseen(self) -> Collection[str]:
+        """As Exchange.foreseen: by the route, which is known before the view is called."""
+        return self._features()
 
-    def _target(self) -> Target:
-        match = self._http.resolver_match
+    def paths(self) -> tuple[str, str]:
+        """As Exchange.paths."""
+        return self.carrier.path, self.carrier.path_info
+
+    def route_feature(self) -> RouteFeature:
+        """As Exchange.route_feature."""
+        match = self.carrier.resolver_match
         if match is None:
-            return NOTHING
-        counter, method = self._counter, self._request.method
+            return NO_ROUTE
+        counter, method = self.counter, self.request.method
         key = (id(match.func), match.view_name, match.route, method)
-        target = counter.targets.get(key)
-        if target is None:
-            target = counter.target(_route(match), method, match.func)
-            counter.remember(key, target)
-        return target
+        found = counter.routes.get(key)
+        if found is None:
+            found = counter.feature_of(_route(match), method, match.func)
+            counter.remember(key, found)
+        return found
 
 
 def _route(match: Any) -> Route:
@@ -181,9 +159,9 @@ def _route(match: Any) -> Route:
 
 
 def _user_in(http: HttpRequest) -> UserId | Unset:
-    """The user, if something in the request has loaded it: no session is read, no query made."""
+    """The user, if something in the request has loaded it: reads no session, makes no query."""
     loaded = vars(http)
     user = loaded.get("user")
-    if is_unloaded(user):  # but asked for in another way, such as `await request.auser()`
+    if is_unloaded(user):  # but maybe loaded in another way, such as `await request.auser()`
         user = loaded.get("_acached_user", loaded.get("_cached_user"))
     return loaded_user(user)

@@ -8,18 +8,21 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from usage_instrument.errors import ConfigurationError
+from usage_instrument.web.options import OPTIONS, MiddlewareOptions
 
-_MIDDLEWARE = frozenset({"features", "include", "exclude", "user", "metadata", "success", "audit"})
+_MIDDLEWARE = OPTIONS - {"tracker"}
 _CALLABLE = frozenset({"user", "success", "before_track"})
 
 
-def of_middleware() -> dict[str, Any]:
+def middleware_options() -> MiddlewareOptions[Any]:
     """The options of the middleware. Raises ConfigurationError."""
-    return {name: value for name, value in _options().items() if name in _MIDDLEWARE}
+    found: Any = {name: value for name, value in _options().items() if name in _MIDDLEWARE}
+    options: MiddlewareOptions[Any] = found
+    return options
 
 
-def of_tracker() -> dict[str, Any]:
-    """What is meant for `configure`. Raises ConfigurationError."""
+def tracker_options() -> dict[str, Any]:
+    """The arguments of `configure`. Raises ConfigurationError."""
     return {name: value for name, value in _options().items() if name not in _MIDDLEWARE}
 
 
@@ -31,7 +34,7 @@ def _options() -> dict[str, Any]:
 
 
 def _resolved(name: str, value: Any) -> Any:
-    """A callable may be named by its dotted path, as settings do."""
+    """The value, imported if it is the dotted path of a callable, as in other settings."""
     if name in _CALLABLE and isinstance(value, str):
         try:
             return import_string(value)

@@ -1,4 +1,4 @@
-"""What a client gets where an access could not be recorded: 503, from every framework, and the app's own word first."""
+"""An access that could not be recorded is a 503 in every framework; an error handler of the app comes first."""
 
 from __future__ import annotations
 

@@ -1,0 +1,63 @@
+"""The options that all middlewares and integrations take."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
+
+from usage_instrument.capture.registry import Recorder
+from usage_instrument.errors import DeclarationError
+from usage_instrument.typing import Audit, Metadata
+
+C = TypeVar("C")
+
+Namer: TypeAlias = Callable[[Any], "str | None"]
+"""From a request to the name of its feature; None counts nothing."""
+Features: TypeAlias = Mapping[str, "str | Namer | None"] | Namer
+"""The `features` option; see Rules."""
+Audits: TypeAlias = Mapping[str, Audit]
+"""The `audit` option: from the names of features to True or `"required"`."""
+
+
+class MiddlewareOptions(TypedDict, Generic[C], total=False):
+    """The options of UsageMiddleware. Its callables get a C: the scope, the environ or the framework's own request."""
+
+    tracker: Recorder | None
+    """A Tracker; without one, the tracker that `usage_instrument.configure` sets up, before or after."""
+    features: Features | None
+    """Which routes count as which features; see Rules."""
+    include: Iterable[str] | None
+    """Patterns; no other route counts. See Rules."""
+    exclude: Iterable[str] | None
+    """Patterns of routes that do not count; see Rules."""
+    user: Callable[[C], object] | None
+    """From a request to its user's id; without it, `as_user`, `identify` and the framework decide."""
+    metadata: Metadata | Callable[[C], Metadata | None] | None
+    """The metadata of each use, or a callable that returns it."""
+    success: Callable[[int, C], object] | None
+    """From the status and the request to whether it is a use. Default: 2xx, and 3xx of an unsafe method."""
+    audit: Audits | None
+    """The features whose accesses are recorded; see AuditPolicy."""
+
+
+OPTIONS = frozenset(MiddlewareOptions.__annotations__)
+
+
+def check_names(options: Iterable[str], known: frozenset[str]) -> None:
+    """Raise TypeError for an option that is unknown, with the known one that is nearest."""
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(known))}"
+            raise TypeError(f"{name!r} is no option; {hint}")
+
+
+def check_callable(option: str, value: Any) -> Any:
+    """The callable itself. Raises DeclarationError for a value that cannot be called, or only with `await`."""
+    if not callable(value):
+        raise DeclarationError(f"{option} cannot be a {type(value).__name__}")
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__):
+        raise DeclarationError(f"{option} is called without await, so it cannot be a coroutine function")
+    return value
