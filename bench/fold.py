@@ -33,7 +33,7 @@ def folding(users: int, features: int, *, uuids: bool) -> Case:
 
     def work() -> float:
         buffer, pending = Buffer(), PendingCounts(settings.max_pending)
-        aggregator = Aggregator(buffer, pending, settings, canonical_user(settings.user_id_type), lambda request: None)
+        aggregator = Aggregator(buffer, pending, settings, canonical_user(settings.user_id_type))
         each = USES // features
         for number in range(features):
             buffer.plain(f"feature {number}").extend(dice.choices(known, k=each))

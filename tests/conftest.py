@@ -111,7 +111,9 @@ def reset_package_state() -> None:
     default = sys.modules.get("usage_instrument._default")
     if default is not None:  # not imported: nothing is kept
         default.reset()
-        sys.modules["usage_instrument.runtime.log"].reset()
+    log = sys.modules.get("usage_instrument.runtime.log")
+    if log is not None:
+        log.reset()
 
 
 @contextlib.contextmanager

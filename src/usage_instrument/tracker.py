@@ -1,8 +1,7 @@
-"""Wires buffer, aggregator, writer and store together, and is the one boundary that never raises into the host."""
+"""The tracker wires the stages together. It is the one boundary that never raises into the host."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,12 +19,12 @@ from .events import Use, canonical_user, check_feature, fitting_metadata
 from .pipeline import losses
 from .pipeline.backend import Backend
 from .pipeline.buffer import CaptureFailure
+from .pipeline.flush_request import FlushRequest
 from .pipeline.journal import check_root
 from .pipeline.pipeline import Pipeline
 from .pipeline.read_your_writes import FeatureUse, UsageReader
-from .runtime import processes
-from .runtime.flush_request import FlushRequest
-from .runtime.waiting import Answer, in_worker_thread
+from .runtime import log, processes
+from .runtime.waiting import in_worker_thread
 from .settings import Settings
 from .stats import Stats
 from .typing import UNSET, Audit, Metadata, UserId
@@ -36,16 +35,14 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-logger = logging.getLogger("usage_instrument")
-
 
 class Tracker:
-    """Takes uses and brings their counts into the database.
+    """Takes uses and writes their counts to the database.
 
-    `database` is a URL (of a sync or an async driver), an Engine or an AsyncEngine; the tracker builds an engine of
-    its own from it. `tables` are those of `define_tables`, if the host has its own. The features of `catalog` are
-    recorded here from now on. Raises ConfigurationError for a database or settings that cannot work. Opens no
-    connection and starts no thread before the first use.
+    `database` is a URL (of a sync or an async driver), an Engine or an AsyncEngine; the tracker builds its own engine
+    from it. `tables` is the result of `define_tables`, if the host has its own tables. The features of `catalog` are
+    recorded here. Opens no connection and starts no thread before the first use. Raises ConfigurationError for a
+    database or settings that cannot work.
     """
 
     def __init__(
@@ -65,7 +62,6 @@ class Tracker:
         self.user_id_type = self._backend.user_id_type
         self._canonical = canonical_user(self.user_id_type)
         self._left_behind: list[object] = []
-        self._said: set[str] = set()
         self.catalog = catalog if catalog is not None else Catalog()
         self._renew()
         self.catalog.attach(self)
@@ -74,10 +70,11 @@ class Tracker:
         return f"Tracker({self._backend})"
 
     def _renew(self) -> None:
-        """An empty pipeline without threads. Only assigns: a forked child runs it in the fork itself."""
-        self._pipeline = Pipeline(self.settings, self._backend, self.catalog, self._canonical, self._swap)
-        self._gate = self._backend.new_gate(self._canonical)
-        self._live = None if self.database is None else UsageReader(self.database, self._backend.tables)
+        """Make an empty pipeline without threads. Only assigns: a forked child runs it inside the fork."""
+        self._pipeline = Pipeline(self.settings, self._backend, self.catalog, self._canonical, self._replace_sinks)
+        self._gates = [self._backend.new_gate(self._canonical)]
+        """The last one is open; the others are closed, or close."""
+        self._reader = None if self.database is None else UsageReader(self.database, self._backend.tables)
 
     # ---- capture
 
@@ -106,7 +103,7 @@ class Tracker:
         await calls.atrack(self, feature, user, metadata, count, audit)
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
-        """As Recorder.sink: the deque's own append once the threads run, so that a capture costs that and no more."""
+        """As Recorder.sink; once the threads run, it is the deque's own append."""
         if not self.settings.enabled:
             return lambda user: None
         if self.settings.strict or self.settings.before_track is not None:
@@ -114,12 +111,12 @@ class Tracker:
         return self._pipeline.sink(feature.name) or partial(self._append_first, feature.name)
 
     def _append_first(self, feature: str, user: UserId) -> None:
-        self._live_on()
+        self._watch()
         self._pipeline.take(feature, user)
 
-    def _live_on(self) -> None:
+    def _watch(self) -> None:
         processes.notice_fork()
-        if not self._pipeline.armed:
+        if not self._pipeline.is_armed:
             processes.watch(self)
 
     def record(self, use: Use) -> None:
@@ -131,7 +128,7 @@ class Tracker:
                 self._canonical(kept.user)
                 if kept.metadata:
                     fitting_metadata(kept.metadata, self.settings.metadata_max_bytes)
-            self._live_on()
+            self._watch()
             self._pipeline.record(kept)
 
     def admit(self, use: Use) -> None:
@@ -145,33 +142,31 @@ class Tracker:
     def _at_gate(self, use: Use) -> Gate:
         if not self.settings.enabled:
             raise AuditUnavailable.of(use.feature, "the tracker is not enabled; in a test, use capture_usage()")
-        self._live_on()
-        return self._gate
+        self._watch()
+        return self._gates[-1]
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""
         reason = losses.USER_TYPE if isinstance(error, UserIdError) else losses.CAPTURE
-        self._fail(CaptureFailure(feature, reason, uses, describe(error)), error)
+        self._capture_failed(CaptureFailure(feature, reason, uses, describe(error)), error)
 
     def lose_metadata(self, feature: str, error: Exception) -> None:
         """As Recorder.lose_metadata."""
-        self._fail(CaptureFailure(feature, "metadata", 0, f"metadata lost: {describe(error)}"), error)
+        self._capture_failed(CaptureFailure(feature, "metadata", 0, f"metadata lost: {describe(error)}"), error)
 
-    def _fail(self, failure: CaptureFailure, error: Exception) -> None:
+    def _capture_failed(self, failure: CaptureFailure, error: Exception) -> None:
         if self.settings.enabled:
             if self.settings.strict:
                 raise error
-            processes.notice_fork()
+            self._watch()
             self._pipeline.buffer.failures.append(failure)
-            self._arm()
+            self._pipeline.arm()
 
     def complain(self, error: Exception) -> None:
         """As Recorder.complain."""
         if self.settings.strict:
             raise error
-        if str(error) not in self._said:
-            self._said.add(str(error))
-            logger.warning("%s", error)
+        log.once(("complaint", str(error)), "%s", error)
 
     def request_ended(self) -> None:
         """As Recorder.request_ended."""
@@ -179,87 +174,88 @@ class Tracker:
 
     # ---- the pipeline
 
-    def _arm(self) -> None:
-        if not self._pipeline.armed:
-            processes.watch(self)
-            self._pipeline.arm()
-
-    def _swap(self) -> None:
-        """Give every feature the sink of the moment, unless another recorder has taken over."""
+    def _replace_sinks(self) -> None:
+        """Give every feature its current sink, unless another recorder has taken over."""
         if self.catalog.recorder is self:
             self.catalog.attach(self)
 
     def reset_after_fork(self) -> None:
-        """As Mortal.reset_after_fork. The parent's connection stays referenced: closing it here would end it there."""
-        self._left_behind += (self._pipeline, self._live, self._gate)
+        """As Mortal.reset_after_fork. Keeps references to the parent's connections: closing them here would end them
+        there."""
+        self._left_behind += (self._pipeline, self._reader, self._gates)
         self._pipeline.abandon()
         self._renew()
-        self._swap()
+        self._replace_sinks()
 
     # ---- flush, exit, figures
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Write at once; True when nothing that was captured before the call is pending any more.
+        """Write at once. True if nothing that was captured before the call is pending.
 
-        Waits up to `timeout` seconds. False also when the database refuses or is away; nothing is lost by that.
+        Waits up to `timeout` seconds. If the database is away or refuses, it returns False and loses nothing.
         """
-        return self._ask(timeout).wait()
+        return self._request_flush(timeout).wait()
 
     async def aflush(self, timeout: float = 5.0) -> bool:
         """As flush, without blocking the event loop."""
-        return await self._ask(timeout).wait_async()
+        return await self._request_flush(timeout).wait_async()
 
     def shutdown(self, timeout: float | None = None) -> bool:
-        """Write what is pending and end the threads; True when nothing is left.
+        """Write what is pending and end the threads. True if nothing is left.
 
-        Waits up to `timeout` seconds (`shutdown_timeout` unless given). The next capture starts anew.
+        Waits up to `timeout` seconds (`shutdown_timeout` by default). The next capture starts the threads again.
         """
-        request, gate = self._ask(timeout, final=True), self._close_gate()
-        request.wait()
-        gate.wait(request.left)
-        return self._closed(request)
+        return self._begin_shutdown(timeout)()
 
     async def ashutdown(self, timeout: float | None = None) -> bool:
         """As shutdown, without blocking the event loop."""
-        request, gate = self._ask(timeout, final=True), self._close_gate()
+        request, closed = self._request_flush(timeout, final=True), self._replace_gate().close()
         await request.wait_async()
-        await gate.wait_async(request.left)
+        await closed.wait_async(request.left)
         return self._closed(request)
 
-    def _close_gate(self) -> Answer[bool]:
-        gate, self._gate = self._gate, self._backend.new_gate(self._canonical)
-        self._gate.committed = gate.committed  # of the tracker, as all figures are
-        return gate.close()
+    def _begin_shutdown(self, timeout: float | None) -> Callable[[], bool]:
+        request, closed = self._request_flush(timeout, final=True), self._replace_gate().close()
+
+        def wait() -> bool:
+            request.wait()
+            closed.wait(request.left)
+            return self._closed(request)
+
+        return wait
+
+    def _replace_gate(self) -> Gate:
+        self._gates.append(self._backend.new_gate(self._canonical))
+        return self._gates[-2]
 
     def _closed(self, request: FlushRequest) -> bool:
-        if self._live is not None:
-            self._live.dispose()
+        if self._reader is not None:
+            self._reader.dispose()
         return self._pipeline.closed(request)
 
-    def _ask(self, timeout: float | None, *, final: bool = False) -> FlushRequest:
+    def _request_flush(self, timeout: float | None, *, final: bool = False) -> FlushRequest:
         processes.notice_fork()
-        return self._pipeline.ask(self.settings.shutdown_timeout if timeout is None else timeout, final=final)
+        timeout = self.settings.shutdown_timeout if timeout is None else timeout
+        return self._pipeline.request_flush(timeout, final=final)
 
     # ---- what a user has used
 
     def count(self, user: object, feature: str) -> int:
-        """How often `user` has used `feature`, of all time, with what this process has not written yet.
+        """The number of uses of `feature` by `user`, of all time, unwritten uses of this process included.
 
-        None is the anonymous user. Asks the database, and raises what SQLAlchemy raises; FeatureNameError and
-        UserIdError for what no feature and no user can be.
+        None is the anonymous user. Reads the database. Raises FeatureNameError, UserIdError and errors of SQLAlchemy.
         """
         check_feature(feature)
         return sum(use.usage_count for use in self.user_features(user) if use.feature_name == feature)
 
     def user_features(self, user: object) -> list[FeatureUse]:
-        """What `user` has used, of all time and the latest first, with what this process has not written yet.
+        """The features that `user` has used, the latest first, unwritten uses of this process included.
 
-        None is the anonymous user. Asks the database, and raises what SQLAlchemy raises; UserIdError for what no user
-        can be.
+        None is the anonymous user. Reads the database. Raises UserIdError and errors of SQLAlchemy.
         """
         user_id = self._canonical(user_ids.user_id_of(user))
         processes.notice_fork()
-        return [] if self._live is None else self._live.features(user_id, self._pipeline)
+        return [] if self._reader is None else self._reader.features(user_id, self._pipeline)
 
     async def acount(self, user: object, feature: str) -> int:
         """As count, without blocking the event loop."""
@@ -271,7 +267,7 @@ class Tracker:
 
     @property
     def privacy(self) -> Privacy:
-        """What a user may ask for: their own data, not to be counted, to be forgotten."""
+        """Export, opt-out and erasure of one user."""
         from .privacy.api import Privacy
 
         return Privacy(self._backend, self.settings, self._canonical, self.flush)
@@ -283,20 +279,12 @@ class Tracker:
 
     def begin_exit(self, deadline: float) -> Callable[[], bool]:
         """As Mortal.begin_exit."""
-        left = max(deadline - time.monotonic(), 0.0)
-        request, gate = self._ask(left, final=True), self._close_gate()
-
-        def wait() -> bool:
-            request.wait()
-            gate.wait(request.left)
-            return self._closed(request)
-
-        return wait
+        return self._begin_shutdown(max(deadline - time.monotonic(), 0.0))
 
     def stats(self) -> Stats:
         """This tracker's figures in this process."""
         stats = self._pipeline.stats()
-        return replace(stats, audited=stats.audited + self._gate.committed)
+        return replace(stats, audited=stats.audited + sum(gate.committed for gate in self._gates))
 
     # ---- who, and whether
 
@@ -315,9 +303,9 @@ class Tracker:
         return context.as_user(user, actor)
 
     def paused(self) -> CaptureScope:
-        """Nothing inside is captured."""
+        """Nothing inside the context is captured."""
         return context.paused()
 
     def discard(self) -> None:
-        """The current request is no use: stops the middleware's count and later ones; earlier ones stand."""
+        """Count neither the current request nor its later uses; earlier ones stand."""
         calls.discard()

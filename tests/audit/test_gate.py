@@ -71,8 +71,8 @@ def test_a_duplicate_at_the_first_attempt_refuses_the_call(database: Database, t
     one, other = Tracker(database.url, Settings()), Tracker(database.url, Settings())
     one.track("open_vault", audit="required")
     for tracker in (one, other):  # nothing of ours makes two with one chain
-        tracker._gate._chain = Chain(None)
-        tracker._gate._chain.chain_id = uuid.UUID(int=7)
+        tracker._gates[-1]._chain = Chain(None)
+        tracker._gates[-1]._chain.chain_id = uuid.UUID(int=7)
     one.track("open_vault", audit="required")
     with pytest.raises(AuditUnavailable):
         other.track("open_vault", audit="required")
@@ -163,7 +163,7 @@ def test_statements_are_prepared_where_no_pooler_is_in_between(
     tracker = Tracker(url, Settings())
     for _ in range(5):
         tracker.track("open_vault", audit="required")
-    connector: Any = tracker._gate._connector
+    connector: Any = tracker._gates[-1]._connector
     prepared = connector.run(
         lambda connection: connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar()
     )

@@ -39,8 +39,6 @@ def recover(url: str, root: Path, **settings: Any) -> Recovered:
     store = tracker._backend.open_store()
     try:
         canonical = canonical_user(tracker.user_id_type)
-        return Recovery(str(root), named(url, None), tracker.settings, canonical, tracker._backend.new_ledger).run(
-            store
-        )
+        return Recovery(str(root), named(url, None), tracker.settings, canonical).run(store)
     finally:
         store.dispose()

@@ -17,8 +17,6 @@ from usage_instrument.pipeline import losses
 from usage_instrument.pipeline.aggregator import Aggregator
 from usage_instrument.pipeline.buffer import Buffer, CaptureFailure
 from usage_instrument.pipeline.pending_counts import PendingCounts
-from usage_instrument.runtime.flush_request import FlushRequest
-from usage_instrument.runtime.threads import start as start_thread
 from usage_instrument.settings import Settings
 
 NOON = 1_714_564_800_000_000_000
@@ -52,13 +50,8 @@ class Bench:
         self.settings = Settings(**{"user_id_type": "integer", **settings})
         self.buffer = Buffer()
         self.pending = PendingCounts(self.settings.max_pending)
-        self.forwarded: list[FlushRequest] = []
         self.aggregator = Aggregator(
-            self.buffer,
-            self.pending,
-            self.settings,
-            canonical_user(self.settings.user_id_type),
-            self.forwarded.append,
+            self.buffer, self.pending, self.settings, canonical_user(self.settings.user_id_type)
         )
 
     def plain(self, feature: str, *users: Any) -> None:
@@ -153,7 +146,7 @@ def test_beyond_the_bound_uses_are_dropped_counted_and_said_once(caplog: pytest.
     assert bench.balanced()
     assert bench.pending.losses == {(losses.today(), losses.MEMORY): 10}
     assert [record.message for record in caplog.records] == [
-        "3 keys wait for the database (max_pending) (dropped 3, rejected 0, metadata lost 0 so far)"
+        "3 keys wait for the database (max_pending) (dropped 10, rejected 0, metadata lost 0 so far)"
     ]
     assert [count.uses for count in bench.taken()] == [1, 1, 3]
 
@@ -274,7 +267,7 @@ def test_mishaps_are_booked(caplog: pytest.LogCaptureFixture) -> None:
     assert bench.balanced()
     assert bench.pending.losses == {(losses.today(), losses.CAPTURE): 4}
     assert [record.message for record in caplog.records] == [
-        "'a': wrong (dropped 0, rejected 3, metadata lost 0 so far)",
+        "'a': wrong (dropped 0, rejected 4, metadata lost 1 so far)",
         "'a': metadata lost: why (dropped 0, rejected 4, metadata lost 1 so far)",
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
@@ -301,34 +294,3 @@ def test_without_waiting_nobody_is_disturbed() -> None:
         assert bench.aggregator.drained == 0
     bench.aggregator.aggregate(wait=False)
     assert bench.aggregator.drained == 1
-
-
-def test_the_thread_ends_with_a_final_ticket_once_it_is_not_wanted() -> None:
-    bench = Bench()
-    wanted = iter([True, False, False])  # the last look is after its end
-    bench.plain("a", 1)
-    for final in (True, False, True):
-        bench.aggregator.wake(FlushRequest(60, final=final))
-    bench.aggregator.run(lambda: next(wanted))
-    assert [request.final for request in bench.forwarded] == [True, False, True]
-    assert next(wanted, None) is None
-    assert bench.aggregator.drained == 1
-    assert bench.aggregator.beat is None
-
-
-def test_a_ticket_is_forwarded_after_its_uses_are_folded() -> None:
-    bench = Bench()
-    seen: list[int] = []
-
-    def forward(request: FlushRequest) -> None:
-        seen.append(bench.pending.uses)
-        request.give(True)
-
-    bench.aggregator = Aggregator(bench.buffer, bench.pending, bench.settings, canonical_user("integer"), forward)
-    start_thread(lambda: bench.aggregator.run(lambda: False))
-    for number in range(1, 6):
-        bench.plain("a", number)
-        request = FlushRequest(60, final=number == 5)
-        bench.aggregator.wake(request)
-        assert request.wait()
-    assert seen == [1, 2, 3, 4, 5]

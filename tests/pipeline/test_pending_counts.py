@@ -163,11 +163,11 @@ def test_a_number_beyond_all_bounds_is_dropped_whole() -> None:
 def test_newer_metadata_lies_over_older() -> None:
     counts = Aggregates()
     counts.add(None, "a", [(1, 2)], STAMP, ROOM)
-    assert counts.annotate(("a", 1), {"x": 1, "y": 1}) == {"x": 1, "y": 1}
-    assert counts.annotate(("a", 1), {"y": 2}) == {"x": 1, "y": 2}
+    counts.merge_metadata(("a", 1), '{"x":1,"y":1}', 4096)
+    counts.merge_metadata(("a", 1), '{"y":2}', 4096)
     newer = Aggregates()
     newer.add(None, "a", [(1, 1)], STAMP, ROOM)
-    newer.annotate(("a", 1), {"z": [3]})
+    newer.merge_metadata(("a", 1), '{"z":[3]}', 4096)
     counts.absorb(newer, 4096)
     [count] = counts.take(1)
     assert count.metadata is not None
@@ -178,18 +178,11 @@ def test_metadata_goes_once_and_with_its_key() -> None:
     counts = Aggregates()
     for bucket in DAYS:
         counts.add(bucket, "a", [(1, 1), (2, 1)], STAMP, ROOM)
-    counts.annotate(("a", 1), {"x": 1})
-    counts.replace_metadata(("a", 1), {"y": 1})
+    counts.merge_metadata(("a", 1), '{"x":1}', 10)
+    counts.merge_metadata(("a", 1), '{"y":1}', 10)  # too large together: the newer alone
     assert sorted((count.user, count.metadata) for count in counts.take(5)) == [(1, '{"y":1}'), (2, None)]
     counts.add(DAYS[0], "a", [(1, 1)], STAMP, ROOM)
     assert [count.metadata for count in counts.take(5)] == [None]
-
-
-def test_the_metadata_a_host_gave_is_never_changed() -> None:
-    counts, given_ = Aggregates(), {"x": 1}
-    counts.annotate(("a", 1), given_)
-    counts.annotate(("a", 1), {"x": 2})
-    assert given_ == {"x": 1}
 
 
 # ---- PendingCounts

@@ -96,7 +96,7 @@ def test_a_batch_on_its_way_is_counted_once(tracker: Tracker, monkeypatch: pytes
 def test_a_flush_between_the_looks_is_noticed(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     from usage_instrument.pipeline.read_your_writes import UsageReader
 
-    read = UsageReader._read
+    read = UsageReader._query
     looks: list[int] = []
 
     def interrupted(live: UsageReader, *arguments: Any) -> Any:
@@ -105,7 +105,7 @@ def test_a_flush_between_the_looks_is_noticed(tracker: Tracker, monkeypatch: pyt
         looks.append(1)
         return read(live, *arguments)
 
-    monkeypatch.setattr(UsageReader, "_read", interrupted)
+    monkeypatch.setattr(UsageReader, "_query", interrupted)
     tracker.track("export", user=USER, count=3)
     assert tracker.count(USER, "export") == 3
     assert len(looks) == 2

@@ -250,7 +250,7 @@ Make = Callable[..., Tracker]
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes trackers whose first look for old rows is due at once."""
-    monkeypatch.setattr(maintenance, "PRUNE_PHASE", 0.0)
+    monkeypatch.setattr(maintenance, "_PRUNE_PHASE", 0.0)
     trackers: list[Tracker] = []
 
     def tracker(database: Any, tables: Tables, **settings: Any) -> Tracker:
@@ -264,7 +264,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
 def pause(tracker: Tracker) -> None:
     """What the writer does when its interval is over."""
-    tracker._pipeline.writer.cycle()
+    tracker._pipeline.writer.write()
 
 
 def test_the_writer_prunes_between_batches(kept: Kept, make: Make, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_the_writer_prunes_between_batches(kept: Kept, make: Make, tmp_path: Pat
 
 
 def test_it_takes_turns_with_the_batches(kept: Kept, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "PRUNE_TURN", 0.0)
+    monkeypatch.setattr(maintenance, "_PRUNE_TURN", 0.0)
     kept.fill()
     before = kept.today - 30 * DAY
     left = [kept.store.retention.count(before)]
@@ -332,7 +332,7 @@ def test_locks_on_old_rows_delay_no_count(
     assert total(kept.engine, kept.tables) == 2
     assert balanced(tracker.stats())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-    tracker._pipeline.writer.maintenance._next_pruning = 0.0  # as a quarter of an hour later
+    tracker._pipeline.maintenance._next_pruning = 0.0  # as a quarter of an hour later
     pause(tracker)
     assert kept.store.retention.count(kept.today - 400 * DAY) == 0
     kept.store.dispose()
@@ -355,11 +355,12 @@ def test_a_role_that_may_not_delete_is_told_once(
         for _ in range(3):
             tracker.track("f", user=USERS[1])
             assert tracker.flush()
-            tracker._pipeline.writer.maintenance._next_pruning = 0.0
+            tracker._pipeline.maintenance._next_pruning = 0.0
             pause(tracker)
         assert (tracker.stats().written, tracker.stats().retries) == (3, 0)
         (said,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
-        assert said.startswith("old rows were not pruned, which `usage-instrument prune` does as well: ")
+        assert said.startswith("old rows were not pruned: ")
+        assert said.endswith("Run `usage-instrument prune`")
         assert "permission denied" in said
         assert tracker.shutdown()
     finally:

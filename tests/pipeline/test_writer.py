@@ -18,10 +18,13 @@ from usage_instrument import Settings, Tracker
 from usage_instrument.database import dialects
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import Ledger
+from usage_instrument.pipeline.aggregator import Aggregator
+from usage_instrument.pipeline.buffer import Buffer
+from usage_instrument.pipeline.flush_request import FlushRequest
+from usage_instrument.pipeline.maintenance import Maintenance
 from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.pipeline.writer import Writer
-from usage_instrument.runtime.flush_request import FlushRequest
 from usage_instrument.schema import Tables
 
 Make = Callable[..., Tracker]
@@ -369,7 +372,7 @@ def test_a_passing_failure_of_the_catalogue_is_made_good_soon(
         f()
         assert tracker.flush()
     assert all_of(engine, tables.catalog) == []
-    tracker._pipeline.writer.maintenance._next_declaration = 0.0  # as a quarter of a minute later
+    tracker._pipeline.maintenance._next_declaration = 0.0  # as a quarter of a minute later
     f()
     assert tracker.flush()
     assert [row.feature_name for row in all_of(engine, tables.catalog)] == ["f"]
@@ -407,13 +410,16 @@ def test_flushes_that_nobody_waits_for_any_more_hold_up_nobody() -> None:
     tracker = Tracker(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nowhere")
     pending = PendingCounts(10)
     pending.counts.add(None, "f", [(None, 1)], stamp=0, room=10)
+    aggregator = Aggregator(Buffer(), pending, tracker.settings, tracker._canonical)
+    maintenance = Maintenance(tracker.catalog, tracker.settings)
+    waiting: list[FlushRequest] = []
     writer = Writer(
-        pending, tracker.settings, tracker.catalog, tracker._backend.open_store, tracker._backend.new_ledger
+        pending, tracker.settings, tracker._backend, aggregator, maintenance, is_asked=lambda: bool(waiting)
     )
     requests = [*(FlushRequest(0) for _ in range(5)), FlushRequest(0, final=True)]
-    for request in requests:
-        writer.wake(request)
-    writer.run(lambda: False)
+    waiting += requests
+    while waiting:
+        writer.serve(waiting.pop(0))
     assert [request.answer for request in requests] == [False] * 6
     assert writer.retry.retries == 1
     assert pending.uses == 1

@@ -80,13 +80,12 @@ def recover(
     It may be killed at any instant, and may run beside others and beside the app.
     """
     directory = _required_root(root)
-    with _store(required(url), schema, user_id_type) as (store, tables, settings):
+    with _store(required(url), schema, user_id_type) as (store, _, settings):
         recovered = Recovery(
             directory,
             engines.named(required(url), schema),
             settings,
             canonical_user(settings.user_id_type),
-            lambda writer: Ledger(tables, settings.service, writer),
         ).run(store)
     lost = recovered.dropped + recovered.rejected
     typer.echo(

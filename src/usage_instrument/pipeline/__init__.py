@@ -1,1 +1,1 @@
-"""From memory to a committed row: in come uses, out go numbered batches, each applied exactly once."""
+"""From memory to a committed row: uses come in, numbered batches go out, each applied exactly once."""

@@ -1,12 +1,10 @@
-"""PendingCounts counts on their way into batches: frozen, sorted, numbered, and changed only after a definite rollback.
-
-With a journal, what is held here is on disk before a batch is sent: the frame.
-"""
+"""Turns pending counts into immutable, sorted, numbered batches. A batch changes only after a confirmed rollback."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import enum
 import functools
 import time
 from _thread import RLock
@@ -16,304 +14,366 @@ from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from usage_instrument.audit.record import without_erased_users
+from usage_instrument.database.ledger import Ledger
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.events import Batch, Count, Loss, Use
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
 from .deferred import DeferredCounts, unique_parts
-from .journal import ReadPosition, Snapshot
+from .journal import Journal, ReadPosition, SavedSnapshot, Snapshot
 from .losses import today
-from .pending_counts import Aggregates, PendingCounts
+from .pending_counts import Aggregates, PendingCounts, TakenCounts
 
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-class Unwritten(NamedTuple):
-    """What one user has used, as far as the writer has not confirmed it, at one moment."""
+class BatchState(enum.Enum):
+    """The state of the batch that is sent next."""
 
-    turn: int
+    NONE = "none"
+    """There is no batch."""
+    READY = "ready"
+    """No attempt of the batch was committed: it may change."""
+    IN_DOUBT = "in doubt"
+    """An attempt of the batch may have been committed: it must not change."""
+
+
+class Unwritten(NamedTuple):
+    """One user's counts that the writer has not confirmed, at one moment."""
+
+    version: int
     """The batcher's."""
     writer_id: UUID | None
-    """Whose row in the ledger tells whether the batch is applied."""
+    """The writer whose row in the ledger shows whether the batch is applied."""
     batch: Batch | None
-    """What may be applied already, or any moment."""
+    """Counts that may be applied already, or at any moment."""
     counts: tuple[Count, ...]
-    """What is not."""
+    """Counts that are not applied."""
 
 
-class Screened(NamedTuple):
-    """What was found of users who are suppressed."""
+class Discarded(NamedTuple):
+    """The result of removing suppressed users."""
 
     uses: int
-    """That are gone."""
-    met: bool
-    """Whether somebody was among them who is to be forgotten."""
+    has_erased: bool
+    """Whether one of the users is erased, rather than only opted out."""
 
 
-def _alone(method: M) -> M:
-    """So that whoever looks from another thread sees every use in one place."""
+def _locked(method: M) -> M:
+    """Hold the lock during a method: a reader on another thread finds every use in exactly one place."""
 
     @functools.wraps(method)
-    def alone(self: Batcher, *args: Any, **options: Any) -> Any:
+    def locked(self: Batcher, *args: Any, **options: Any) -> Any:
         with self._lock:
             return method(self, *args, **options)
 
-    return cast("M", alone)
+    return cast("M", locked)
 
 
 class Batcher:
-    """What the writer holds: counts, the batch that is being sent, its parts, and counts that wait for their user."""
+    """Holds everything that the writer took and has not written: at most one batch, and what follows it.
 
-    def __init__(
-        self, pending: PendingCounts, settings: Settings, keep: Callable[[Snapshot], None] | None = None
-    ) -> None:
+    Transitions of `state`; any other one raises RuntimeError:
+
+        NONE             next()                          READY, or NONE without anything to send
+        NONE             resume()                        IN_DOUBT, or NONE without a batch to confirm
+        READY, IN_DOUBT  doubt()                         IN_DOUBT
+        READY, IN_DOUBT  roll_back()                     READY
+        READY, IN_DOUBT  applied()                       NONE
+        READY, IN_DOUBT  give_up()                       NONE
+        READY            renumber(), replace(), halve()  READY
+        READY            defer()                         READY, or NONE if nothing is left
+        any              discard()                       unchanged, or NONE if nothing is left
+
+    Only `discard` changes a batch in doubt: suppressed users must not be written. The batch keeps its number, so the
+    database applies either the earlier attempt or this one.
+
+    With a journal, a snapshot of everything held is on disk before a batch is sent. What was taken is cut into parts
+    at that moment; counts that are taken later are not in the snapshot, and the read positions in it are older.
+    """
+
+    def __init__(self, pending: PendingCounts, settings: Settings, journal: Journal | None = None) -> None:
         self._pending = pending
-        self._keep = keep
-        self._lock = RLock()
-        self.turn = 0
-        """Another number as soon as another batch begins or ends."""
-        self._taken: tuple[ReadPosition, ...] = ()
-        self._framed: tuple[ReadPosition, ...] = ()
-        self._unframed = False
+        self._journal = journal
         self._rows = settings.flush_rows
         self._metadata_max_bytes = settings.metadata_max_bytes
-        self._counts = Aggregates()
-        self._losses: Counter[tuple[dt.date, str]] = Counter()
+        self._lock = RLock()
+        self._uncut = TakenCounts(Aggregates(), Counter(), [], ())
+        """Taken, and not in the snapshot."""
         self._parts: deque[tuple[Count, ...]] = deque()
+        self._losses: Counter[tuple[dt.date, str]] = Counter()
         self._accesses: deque[Use] = deque()
-        self.waiting = DeferredCounts(settings.user_retry)
+        self._positions: tuple[ReadPosition, ...] = ()
+        self._is_snapshot_stale = False
+        self.deferred = DeferredCounts(settings.user_retry)
         self.batch: Batch | None = None
-        """The batch to send: the same until it is applied, or definitely rolled back and changed."""
-        self.in_doubt = False
-        """Whether an attempt of this batch may have been committed."""
+        self.state = BatchState.NONE
+        self.version = 0
+        """Changes whenever a batch begins, changes or ends."""
 
     @property
-    def idle(self) -> bool:
-        """Whether there is nothing to send and nothing waits."""
-        return not (self.batch or self._parts or self._counts or self._losses or len(self.waiting) or self._accesses)
+    def is_idle(self) -> bool:
+        """Whether nothing is held."""
+        losses = self._losses or self._uncut.losses
+        return not (self.batch or self._parts or self._uncut.counts or losses or self.deferred or self.has_accesses)
 
     @property
-    def audits(self) -> bool:
-        """Whether there is something for the audit trail that is in no batch yet."""
-        return bool(self._accesses)
+    def has_accesses(self) -> bool:
+        """Whether accesses wait for the audit trail outside of the batch."""
+        return bool(self._accesses or self._uncut.accesses)
 
-    @_alone
+    @_locked
     def take(self) -> None:
-        """Take over what the aggregator has folded."""
-        taken = self._pending.take()
-        self._taken = taken.positions
-        self._counts.absorb(taken.counts, self._metadata_max_bytes)
-        self._losses.update(taken.losses)
-        self._accesses.extend(taken.accesses)
-        self._unframed = self._unframed or bool(taken.accesses)
+        """Take over the pending counts."""
+        taken, uncut = self._pending.take(), self._uncut
+        uncut.counts.absorb(taken.counts, self._metadata_max_bytes)
+        uncut.losses.update(taken.losses)
+        uncut.accesses.extend(taken.accesses)
+        self._uncut = uncut._replace(positions=taken.positions)
 
-    @_alone
+    @_locked
     def give_back(self) -> None:
-        """Hand the counts back, so that further uses of their keys find them, however full the memory is."""
+        """Return uncut counts to the aggregator: further uses of their keys need no further memory."""
         with self._pending.lock:
-            self._counts.absorb(self._pending.counts, self._metadata_max_bytes)
-            self._pending.counts, self._counts = self._counts, Aggregates()
+            counts = self._uncut.counts
+            counts.absorb(self._pending.counts, self._metadata_max_bytes)
+            self._pending.counts, self._uncut = counts, self._uncut._replace(counts=Aggregates())
 
     def lose(self, reason: str, uses: int) -> None:
-        """Book uses that are given up."""
+        """Count uses that are given up."""
         self._losses[today(), reason] += uses
 
-    @_alone
-    def next(self, number: int, *, audits: bool = True) -> Batch | None:
-        """The batch to send, framed under this number if it is a new one; None when nothing is left, or only accesses
-        where there is no audit trail.
+    # ---- the batch
 
-        Raises what `keep` raises; the batch is then not to be sent.
+    @_locked
+    def next(self, ledger: Ledger, *, audits: bool = True) -> Batch | None:
+        """The batch to send, saved in the snapshot; None if there is nothing to send. Without `audits`, accesses wait.
+
+        Raises OSError if the snapshot cannot be saved; the batch must not be sent then.
         """
-        if self.batch is None:
-            if self._keep is not None and not self._parts:
+        if self.state is BatchState.NONE:
+            if not self._parts:
                 self._cut()
-            counts: Collection[Count] = self._parts.popleft() if self._parts else self._counts.take(self._rows)
-            losses = self._lost()
-            self._losses.clear()
+            counts = self._parts.popleft() if self._parts else ()
             accesses: list[Use] = []
             if audits and not counts:
                 accesses = [self._accesses.popleft() for _ in range(min(len(self._accesses), self._rows))]
-                self._unframed = self._unframed or bool(accesses)  # or a recovery would find them in no batch
-            self._freeze(number, counts, losses, accesses)
-        if self._keep is not None and self._unframed and self.batch is not None:
-            self._keep(self._held(self.batch))
-            self._unframed = False
+                self._is_snapshot_stale |= bool(accesses)
+            losses = self._take_losses()
+            self._freeze(ledger.number + 1, counts, losses, accesses, BatchState.READY)
+        if self._is_snapshot_stale and self.batch is not None:
+            self._save(ledger)
         return self.batch
 
     def _cut(self) -> None:
-        """Make parts of all that was taken, so that one frame holds it all."""
-        if self._taken != self._framed or self._counts or self._losses:
-            while self._counts:
-                self._parts.append(tuple(self._counts.take(self._rows)))
-            self._framed, self._unframed = self._taken, True
+        """Divide what was taken into parts. Without a journal, cut one part: the other counts stay aggregated."""
+        uncut = self._uncut
+        while uncut.counts and (self._journal is not None or not self._parts):
+            self._parts.append(tuple(uncut.counts.take(self._rows)))
+        self._losses.update(uncut.losses)
+        self._accesses.extend(uncut.accesses)
+        self._positions, self._is_snapshot_stale = uncut.positions, True
+        self._uncut = uncut._replace(losses=Counter(), accesses=[])
 
-    def _held(self, batch: Batch) -> Snapshot:
-        later = (Batch(number, part) for number, part in enumerate(self._parts, batch.number + 1))
-        return Snapshot(self._framed, (batch, *later), tuple(self.waiting.counts), self._lost(), tuple(self._accesses))
+    def _save(self, ledger: Ledger) -> None:
+        if self._journal is not None:
+            first = [] if self.batch is None else [self.batch]
+            number = ledger.number + 1 + len(first)
+            batches = (*first, *(Batch(number + index, part) for index, part in enumerate(self._parts)))
+            held = Snapshot(self._positions, batches, tuple(self.deferred.counts), self._lost(), tuple(self._accesses))
+            self._journal.save(SavedSnapshot(ledger.writer_id, ledger.registered, held))
+        self._is_snapshot_stale = False
 
     def _lost(self) -> tuple[Loss, ...]:
         return tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
 
-    @_alone
-    def resume(self, held: Snapshot, number: int) -> None:
-        """Hold again what a dead writer held, of whose batches `number` is the last that was applied."""
-        left = [batch for batch in held.batches if batch.number > number]
-        self._framed = self._taken = held.positions
-        if left:
-            # Whether it was ever sent is not known.
-            self.batch, self.in_doubt = left[0], True
-            self._parts.extend(batch.counts for batch in left[1:])
-            for batch in left[1:]:
-                self._losses.update({(loss.day, loss.reason): loss.uses for loss in batch.losses})
-        self._losses.update({(loss.day, loss.reason): loss.uses for loss in held.losses})
-        self.waiting.defer(held.waiting, time.monotonic())
-        self._accesses.extend(held.accesses)
-        self._unframed = True
+    def _take_losses(self) -> tuple[Loss, ...]:
+        losses = self._lost()
+        self._losses.clear()
+        return losses
 
-    @_alone
+    def _return_losses(self, losses: Collection[Loss]) -> None:
+        for loss in losses:
+            self._losses[loss.day, loss.reason] += loss.uses
+
+    @_locked
+    def resume(self, snapshot: Snapshot, number: int) -> None:
+        """Hold what a dead writer held; `number` is the last batch that is applied."""
+        self._require(BatchState.NONE)
+        self._positions = snapshot.positions
+        self._uncut = self._uncut._replace(positions=snapshot.positions)
+        left = deque(batch for batch in snapshot.batches if batch.number > number)
+        if left:
+            self.batch, self.state = left.popleft(), BatchState.IN_DOUBT  # it may have been sent
+        for batch in left:
+            self._parts.append(batch.counts)
+            self._return_losses(batch.losses)
+        self._return_losses(snapshot.losses)
+        self.deferred.defer(snapshot.waiting, time.monotonic())
+        self._accesses.extend(snapshot.accesses)
+        self._is_snapshot_stale = True
+
+    @_locked
+    def doubt(self) -> None:
+        """Nobody knows whether the latest attempt was committed."""
+        self._require(BatchState.READY, BatchState.IN_DOUBT)
+        self.state = BatchState.IN_DOUBT
+
+    @_locked
+    def roll_back(self) -> None:
+        """The database confirmed that no attempt was committed."""
+        self._require(BatchState.READY, BatchState.IN_DOUBT)
+        self.state = BatchState.READY
+
+    @_locked
     def applied(self) -> None:
         """The batch is in the tables."""
-        self.batch, self.in_doubt = None, False
-        self.turn += 1
+        self._require(BatchState.READY, BatchState.IN_DOUBT)
+        self._freeze(0, (), (), (), BatchState.NONE)
 
-    @_alone
-    def change(self, number: int, counts: Collection[Count], *, losses: bool = True) -> None:
-        """Make the batch anew with other counts, after a definite rollback; without any, it is gone."""
-        kept = self.batch.losses if self.batch is not None and losses else ()
-        accesses = self.batch.accesses if self.batch is not None else ()
-        self._freeze(number, counts, kept, accesses)
-        self._unframed = True
+    @_locked
+    def give_up(self) -> Batch:
+        """Remove the batch. Its losses go with the next one, unless they may be counted or are refused themselves."""
+        batch = self._require(BatchState.READY, BatchState.IN_DOUBT)
+        if self.state is BatchState.READY and (batch.counts or batch.accesses):
+            self._return_losses(batch.losses)
+        self._change(batch._replace(counts=(), losses=(), accesses=()))
+        return batch
 
-    @_alone
-    def meets(self, suppressions: Suppressions) -> bool:
-        """Whether anything here is of who is suppressed."""
-        users = {*self._counts.users, *self.waiting.users, *(count.user for part in self._parts for count in part)}
-        if any(map(suppressions.suppresses, users)):
-            return True
-        return any(suppressions.erases(user) for use in self._accesses for user in use.users)
+    @_locked
+    def renumber(self, number: int) -> None:
+        """Send the batch under another number, for a new row in the ledger."""
+        self._change(self._require(BatchState.READY)._replace(number=number))
 
-    @_alone
-    def screen(self, suppressions: Suppressions, number: int | None = None) -> Screened:
-        """Let go of the uses of who is suppressed, and of what tells of who is forgotten. With a number, the batch too:
-        it is framed anew, after a definite rollback."""
-        met = False
+    @_locked
+    def replace(self, counts: tuple[Count, ...]) -> None:
+        """Send the batch with other counts."""
+        self._change(self._require(BatchState.READY)._replace(counts=counts))
 
-        def is_gone(user: UserId) -> bool:
-            nonlocal met
-            met = met or suppressions.erases(user)
-            return suppressions.suppresses(user)
+    @_locked
+    def halve(self) -> None:
+        """Send the first half of the batch; the second follows."""
+        batch = self._require(BatchState.READY)
+        counts, accesses = len(batch.counts) // 2, len(batch.accesses) // 2
+        if batch.counts:
+            self._parts.appendleft(batch.counts[counts:])
+        self._accesses.extendleft(reversed(batch.accesses[accesses:]))
+        self._change(batch._replace(counts=batch.counts[:counts], accesses=batch.accesses[:accesses]))
 
-        uses = self._counts.discard(is_gone) + self.waiting.discard(is_gone)
-        parts, self._parts = self._parts, deque()
-        for part in parts:
-            kept = tuple(count for count in part if not is_gone(count.user))
-            uses += sum(count.uses for count in part) - sum(count.uses for count in kept)
-            if kept:
-                self._parts.append(kept)
-        accesses = deque(without_erased_users(use, suppressions.pseudonym) for use in self._accesses)
-        if uses or len(parts) != len(self._parts) or accesses != self._accesses:
-            self._accesses, self._unframed = accesses, True
-        batch = self.batch
-        if number is not None and batch is not None:
-            kept = tuple(count for count in batch.counts if not is_gone(count.user))
-            uses += sum(count.uses for count in batch.counts) - sum(count.uses for count in kept)
-            self._freeze(
-                number,
-                kept,
-                batch.losses,
-                [without_erased_users(use, suppressions.pseudonym) for use in batch.accesses],
-            )
-            self._unframed = True
-        return Screened(uses, met)
+    @_locked
+    def defer(self, users: Collection[UserId]) -> None:
+        """Take these users' counts out of the batch, until `release`."""
+        batch = self._require(BatchState.READY)
+        self.deferred.defer((count for count in batch.counts if count.user in users), time.monotonic())
+        self._change(batch._replace(counts=tuple(count for count in batch.counts if count.user not in users)))
 
-    @_alone
-    def tidy(self) -> bool:
-        """Have the frame tell of nothing that is not held any more; False while a batch is on its way. Raises what
-        `keep` raises."""
-        if self.batch is not None or self._parts or self._counts or self._keep is None:
-            return False
-        self._framed = self._taken
-        self._keep(Snapshot(self._framed, (), tuple(self.waiting.counts), self._lost(), tuple(self._accesses)))
-        return True
-
-    @_alone
-    def drop(self, number: int) -> None:
-        """Give up all that the batch has; its number is free."""
-        self._freeze(number, (), ())
-        self._unframed = True
-
-    @_alone
-    def narrow(self, number: int) -> None:
-        """Make the first half of the batch's accesses anew; the second is sent afterwards."""
-        if self.batch is not None:
-            accesses = self.batch.accesses
-            half = len(accesses) // 2
-            self._accesses.extendleft(reversed(accesses[half:]))
-            self._freeze(number, (), self.batch.losses, accesses[:half])
-            self._unframed = True
-
-    @_alone
-    def split(self, number: int) -> None:
-        """Make the first half of the batch anew; the second is sent afterwards."""
-        if self.batch is not None:
-            half = len(self.batch.counts) // 2
-            self._parts.appendleft(self.batch.counts[half:])
-            self.change(number, self.batch.counts[:half])
-
-    @_alone
-    def defer(self, number: int, unknown: Collection[UserId], now: float) -> None:
-        """Take the counts of unknown users out of the batch; they wait for their users."""
-        if self.batch is not None:
-            counts = self.batch.counts
-            self.waiting.defer((count for count in counts if count.user in unknown), now)
-            self.change(number, [count for count in counts if count.user not in unknown])
-
-    @_alone
+    @_locked
     def release(self, unknown: Collection[UserId], now: float) -> list[Count]:
-        """Send the counts whose users have appeared; return those whose patience ran out."""
-        known, late = self.waiting.release(unknown, now)
+        """Send the deferred counts of users who are no longer unknown; return those that waited too long."""
+        known, late = self.deferred.release(unknown, now)
         self._parts.extend(unique_parts(known, self._rows))
-        self._unframed = self._unframed or bool(known)
+        self._is_snapshot_stale |= bool(known or late)
         return late
 
-    @_alone
+    def _require(self, *states: BatchState) -> Batch:
+        if self.state not in states:
+            raise RuntimeError(f"the batch is {self.state.value}, not {' or '.join(state.value for state in states)}")
+        return cast("Batch", self.batch)
+
+    def _change(self, batch: Batch) -> None:
+        self._freeze(*batch, self.state)
+        self._is_snapshot_stale = True
+
+    def _freeze(
+        self,
+        number: int,
+        counts: Collection[Count],
+        losses: tuple[Loss, ...],
+        accesses: Collection[Use],
+        state: BatchState,
+    ) -> None:
+        """Set the batch. Rows are sorted here and nowhere else: all writers lock their common rows in one order. The
+        anonymous user's rows, which every process writes, come last and are locked for the shortest time."""
+        self.version += 1
+        if counts or losses or accesses:
+            ordered = sorted(counts, key=lambda count: (count.user is None, count.user or 0, count.feature))
+            self.batch, self.state = Batch(number, tuple(ordered), losses, tuple(accesses)), state
+        else:
+            self.batch, self.state = None, BatchState.NONE
+
+    # ---- suppressed users
+
+    @_locked
+    def names(self, suppressions: Suppressions) -> bool:
+        """Whether anything outside of the batch names a suppressed user."""
+        parts = (count.user for part in self._parts for count in part)
+        users = {*self._uncut.counts.users, *self.deferred.users, *parts}
+        accesses = (*self._accesses, *self._uncut.accesses)
+        return any(map(suppressions.suppresses, users)) or any(
+            suppressions.erases(user) for use in accesses for user in use.users
+        )
+
+    @_locked
+    def discard(self, suppressions: Suppressions, *, batch: bool = False) -> Discarded:
+        """Remove the counts of suppressed users, and the names of erased ones; of the batch too, if `batch`."""
+        has_erased, uses = False, 0
+
+        def is_suppressed(user: UserId) -> bool:
+            nonlocal has_erased
+            has_erased = has_erased or suppressions.erases(user)
+            return suppressions.suppresses(user)
+
+        def kept(counts: Collection[Count]) -> tuple[Count, ...]:
+            nonlocal uses
+            left = tuple(count for count in counts if not is_suppressed(count.user))
+            uses += sum(count.uses for count in counts) - sum(count.uses for count in left)
+            return left
+
+        uses += self._uncut.counts.discard(is_suppressed) + self.deferred.discard(is_suppressed)
+        self._parts = deque(filter(None, map(kept, self._parts)))
+        self._accesses = deque(without_erased_users(use, suppressions.pseudonym) for use in self._accesses)
+        self._uncut.accesses[:] = [without_erased_users(use, suppressions.pseudonym) for use in self._uncut.accesses]
+        if batch and self.batch is not None:
+            accesses = tuple(without_erased_users(use, suppressions.pseudonym) for use in self.batch.accesses)
+            self._change(self.batch._replace(counts=kept(self.batch.counts), accesses=accesses))
+        self._is_snapshot_stale = True
+        return Discarded(uses, has_erased)
+
+    @_locked
+    def tidy(self, ledger: Ledger) -> bool:
+        """Save a snapshot that names nobody who is not held; False while a batch or counts wait. Raises OSError."""
+        if self.batch is not None or self._parts or self._uncut.counts or self._journal is None:
+            return False
+        self._cut()
+        self._save(ledger)
+        return True
+
+    # ---- readers on other threads
+
+    @_locked
     def unwritten(self, user: UserId, writer_id: UUID | None) -> Unwritten:
-        """What one user has used, as far as it is pending here or with the aggregator."""
+        """One user's counts, here and pending."""
         with self._pending.lock:
-            counts = self._pending.counts.of(user) + self._counts.of(user)
-        counts += [count for part in (*self._parts, self.waiting.counts) for count in part if count.user == user]
+            counts = self._pending.counts.of(user) + self._uncut.counts.of(user)
+        counts += [count for part in (*self._parts, self.deferred.counts) for count in part if count.user == user]
         batch = self.batch
         if batch is not None:
             batch = Batch(batch.number, tuple(count for count in batch.counts if count.user == user))
-        return Unwritten(self.turn, writer_id, batch, tuple(counts))
+        return Unwritten(self.version, writer_id, batch, tuple(counts))
 
     @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
-        """Keep all that is here where it is: the writer waits for it."""
+    def hold(self) -> Iterator[None]:
+        """Keep everything where it is; the writer waits."""
         with self._lock:
             yield
 
     def report(self) -> None:
         """Tell the aggregator how much of the bound on memory is in use here."""
-        batch = self.batch.counts if self.batch is not None else ()
-        held = [count for part in (batch, *self._parts) for count in part]
-        accesses = len(self._accesses) + (len(self.batch.accesses) if self.batch is not None else 0)
+        batch = self.batch if self.batch is not None else Batch(0, ())
+        held = [count for part in (batch.counts, *self._parts, self.deferred.counts) for count in part]
+        accesses = len(self._accesses) + len(self._uncut.accesses) + len(batch.accesses)
         with self._pending.lock:
             self._pending.with_writer_accesses = accesses
-            self._pending.with_writer_keys = self._counts.keys + len(held) + len(self.waiting) + accesses
-            self._pending.with_writer_uses = self._counts.uses + sum(count.uses for count in held) + self.waiting.uses
-
-    def _freeze(
-        self, number: int, counts: Collection[Count], losses: tuple[Loss, ...], accesses: Collection[Use] = ()
-    ) -> None:
-        """The one place where rows are sorted: two writers must meet their common rows in the same order. The
-        anonymous user's, which every process writes, come last, so that they are locked for the shortest time."""
-        self.in_doubt = False
-        self.turn += 1
-        if not counts and not losses and not accesses:
-            self.batch = None
-            return
-        ordered = sorted(counts, key=lambda count: (count.user is None, count.user or 0, count.feature))
-        self.batch = Batch(number, tuple(ordered), losses, tuple(accesses))
+            self._pending.with_writer_keys = self._uncut.counts.keys + len(held) + accesses
+            self._pending.with_writer_uses = self._uncut.counts.uses + sum(count.uses for count in held)

@@ -1,4 +1,4 @@
-"""Uses in memory, just captured: one deque a feature that holds nothing but users, and one for the richer uses."""
+"""Captured uses in memory: one deque of users per feature, and one deque for uses that are more than their user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class CaptureFailure(NamedTuple):
-    """What a capture could not take: so many uses, or (with `uses` 0) a use's metadata."""
+    """A capture that failed: it rejected some uses, or (with `uses` 0) lost a use's metadata."""
 
     feature: str
     reason: str
@@ -21,7 +21,7 @@ class CaptureFailure(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """What a drain took out."""
+    """The content of a buffer at one moment."""
 
     plain: list[tuple[str, list[UserId]]]
     rich: list[Use]
@@ -29,10 +29,10 @@ class Drained(NamedTuple):
 
 
 class Buffer:
-    """The capturing threads append, the aggregator drains, and nobody takes a lock.
+    """Any thread appends, the aggregator drains, and neither takes a lock.
 
-    `deque.append` and `deque.popleft` are atomic, and a deque is never swapped: a thread that was interrupted
-    between finding a deque and appending to it would lose its use.
+    `deque.append` and `deque.popleft` are atomic. A deque is never replaced: a thread that is interrupted between
+    finding a deque and appending to it would lose its use.
     """
 
     def __init__(self) -> None:
@@ -45,13 +45,13 @@ class Buffer:
         return self._plain.setdefault(feature, deque())
 
     def drain(self) -> Drained:
-        """Take out what has been captured by now; what arrives meanwhile waits for the next drain."""
-        plain = [(feature, _take(waiting)) for feature, waiting in list(self._plain.items()) if waiting]
+        """Take out everything captured before the call."""
+        plain = [(feature, _take(users)) for feature, users in list(self._plain.items()) if users]
         return Drained(plain, _take(self.rich), _take(self.failures))
 
     @property
     def uses(self) -> int:
-        """How many uses wait here, kept or not."""
+        """Uses in the buffer, rejected ones included."""
         return (
             sum(map(len, list(self._plain.values())))
             + sum(use.weight for use in self.rich.copy())
@@ -59,5 +59,5 @@ class Buffer:
         )
 
 
-def _take(waiting: deque[T]) -> list[T]:
-    return [waiting.popleft() for _ in range(len(waiting))]
+def _take(items: deque[T]) -> list[T]:
+    return [items.popleft() for _ in range(len(items))]

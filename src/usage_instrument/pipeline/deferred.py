@@ -1,4 +1,4 @@
-"""Aggregates that wait for their user's row to appear."""
+"""Counts that wait for their user, and their way back into batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from usage_instrument.typing import UserId
 
 
 class DeferredCounts:
-    """Aggregates whose user is not in the users table: the host's own transaction may not have committed yet."""
+    """Counts whose user is not in the users table: the host's own transaction may not have committed yet."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -21,50 +21,50 @@ class DeferredCounts:
 
     @property
     def counts(self) -> Sequence[Count]:
-        """What waits."""
+        """All deferred counts."""
         return self._counts
 
     @property
     def uses(self) -> int:
-        """How many uses wait."""
+        """The sum of their uses."""
         return sum(count.uses for count in self._counts)
 
     @property
     def users(self) -> Collection[UserId]:
-        """The users waited for."""
+        """The users of the deferred counts."""
         return self._since.keys()
 
     def defer(self, counts: Iterable[Count], now: float) -> None:
-        """Keep these until their users appear or `now` (monotonic seconds) plus the patience has passed."""
+        """Keep counts for `patience` seconds; the time starts with a user's first count. `now` is monotonic."""
         for count in counts:
             self._since.setdefault(count.user, now)
             self._counts.append(count)
 
-    def discard(self, is_gone: Callable[[UserId], bool]) -> int:
-        """Let go of what waits for these users; how many uses that was."""
+    def discard(self, is_suppressed: Callable[[UserId], bool]) -> int:
+        """Remove the counts of suppressed users; return the sum of their uses."""
         before = self.uses
-        self._counts = [count for count in self._counts if not is_gone(count.user)]
-        self._since = {user: since for user, since in self._since.items() if not is_gone(user)}
+        self._counts = [count for count in self._counts if not is_suppressed(count.user)]
+        self._since = {user: since for user, since in self._since.items() if not is_suppressed(user)}
         return before - self.uses
 
     def release(self, unknown: Collection[UserId], now: float) -> tuple[list[Count], list[Count]]:
-        """Remove and return the counts whose user is known by now, and those whose patience ran out."""
-        known, late, still = [], [], []
+        """Remove and return the counts whose user is no longer unknown, and those that waited too long."""
+        known, late, kept = [], [], []
         for count in self._counts:
             if count.user not in unknown:
                 known.append(count)
             elif now >= self._since[count.user] + self._patience:
                 late.append(count)
             else:
-                still.append(count)
-        self._counts = still
-        waiting = {count.user for count in still}
-        self._since = {user: since for user, since in self._since.items() if user in waiting}
+                kept.append(count)
+        self._counts = kept
+        users = {count.user for count in kept}
+        self._since = {user: since for user, since in self._since.items() if user in users}
         return known, late
 
 
 def unique_parts(counts: Iterable[Count], rows: int) -> list[tuple[Count, ...]]:
-    """Aggregates in parts of at most `rows`, no key twice within a part: what one statement takes."""
+    """Divide counts into parts of at most `rows`, each key at most once per part: one statement takes no key twice."""
     parts: list[dict[tuple[str, UserId], Count]] = []
     following: dict[tuple[str, UserId], int] = {}  # the first part after the last one that holds the key
     for count in counts:

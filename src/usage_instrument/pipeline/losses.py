@@ -1,4 +1,4 @@
-"""The reasons for which uses are dropped or rejected, as `feature_usage_losses` books them."""
+"""The reasons why uses are dropped or rejected, as `feature_usage_losses` stores them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ REFUSED = "refused by the database"
 CAPTURE = "bad capture"
 SUPPRESSED = "opted out or forgotten"
 ACCESS = "access not recorded"
-"""Booked in accesses, not in uses."""
+"""Counted in accesses, not in uses."""
 
 
 def today() -> dt.date:
-    """The day (UTC) that a loss is booked on."""
+    """The current day (UTC), under which a loss is counted."""
     return dt.datetime.now(dt.UTC).date()

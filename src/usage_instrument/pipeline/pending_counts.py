@@ -1,4 +1,4 @@
-"""Uses folded by feature and user while they wait for the writer, bounded by keys."""
+"""Aggregated uses on their way from the aggregator to the writer, bounded in keys and in bytes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import datetime as dt
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from usage_instrument.events import Count, Use
 from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.typing import UserId
 
-# A key's value packs when it was last used (microseconds since 1970) and how often into one int: at a million
+from .journal import ReadPosition
+
+# One int per key packs the time of the last use (microseconds since 1970) and the number of uses: with a million
 # keys, a tuple or a list of two numbers each would take half as much memory again.
 _SHIFT = 60
 _MASK = 2**_SHIFT - 1
@@ -22,11 +24,11 @@ Key = tuple[str, UserId]
 
 
 class Aggregates:
-    """Uses by bucket, feature and user. Nested, because a tuple a key would cost 60 bytes each."""
+    """Uses by bucket, feature and user. Nested dicts, because a tuple per key would cost 60 bytes each."""
 
     def __init__(self) -> None:
         self._buckets: dict[dt.datetime | None, dict[str, dict[UserId, int]]] = {}
-        self._metadata: dict[Key, dict[str, Any]] = {}
+        self._metadata: dict[Key, str] = {}
         self.keys = 0
         self.uses = 0
 
@@ -41,7 +43,7 @@ class Aggregates:
         stamp: int,
         room: int,
     ) -> int:
-        """Fold the uses of one feature, last used at `stamp`, into at most `room` new keys; return how many uses
+        """Add uses of one feature, last used at `stamp`, with at most `room` new keys; return the number of uses that
         found no room."""
         users = self._buckets.setdefault(bucket, {}).setdefault(feature, {})
         stamped = stamp << _SHIFT
@@ -67,40 +69,37 @@ class Aggregates:
         return dropped
 
     def lacks(self, bucket: dt.datetime | None, feature: str, user: UserId) -> bool:
-        """Whether a use would take a new key."""
+        """Whether a use would need a new key."""
         return user not in self._buckets.get(bucket, {}).get(feature, {})
 
     @property
     def users(self) -> set[UserId]:
-        """Who has used something."""
+        """All users."""
         return {user for features in self._buckets.values() for users in features.values() for user in users}
 
     def of(self, user: UserId) -> list[Count]:
-        """What one user has used; all stays where it is."""
+        """Copies of one user's counts."""
         return [
-            _count(feature, user, users[user] >> _SHIFT, users[user] & _MASK, self._metadata.get((feature, user)))
+            _count(feature, user, users[user], self._metadata.get((feature, user)))
             for features in self._buckets.values()
             for feature, users in features.items()
             if user in users
         ]
 
-    def annotate(self, key: Key, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Lay newer metadata over a key's own and return the result."""
-        known = self._metadata.get(key)
-        merged = {**known, **metadata} if known else metadata
-        self._metadata[key] = merged
-        return merged
+    def merge_metadata(self, key: Key, newer: str, max_bytes: int) -> None:
+        """Lay newer metadata (JSON text) over a key's own; if both together are too large, keep the newer alone."""
+        older = self._metadata.get(key)
+        if older is not None and older != newer:
+            merged = json.dumps({**json.loads(older), **json.loads(newer)}, separators=(",", ":"))
+            newer = merged if len(merged) <= max_bytes else newer
+        self._metadata[key] = newer
 
-    def replace_metadata(self, key: Key, metadata: dict[str, Any]) -> None:
-        """Forget a key's metadata for these: both together are too large."""
-        self._metadata[key] = metadata
-
-    def discard(self, is_gone: Callable[[UserId], bool]) -> int:
-        """Let go of what these users have used; how many uses that was."""
+    def discard(self, is_suppressed: Callable[[UserId], bool]) -> int:
+        """Remove the counts of suppressed users; return the sum of their uses."""
         gone = 0
         for features in self._buckets.values():
             for feature, users in features.items():
-                for user in [user for user in users if is_gone(user)]:
+                for user in [user for user in users if is_suppressed(user)]:
                     gone += users.pop(user) & _MASK
                     self.keys -= 1
                     self._metadata.pop((feature, user), None)
@@ -120,26 +119,25 @@ class Aggregates:
                 del features[feature]
                 continue
             user, packed = users.popitem()
-            counts.append(self._count(bucket, feature, user, packed))
+            counts.append(self._taken(bucket, feature, user, packed))
         return counts
 
-    def _count(self, bucket: dt.datetime | None, feature: str, user: UserId, packed: int) -> Count:
+    def _taken(self, bucket: dt.datetime | None, feature: str, user: UserId, packed: int) -> Count:
         self.keys -= 1
-        stamp, uses = packed >> _SHIFT, packed & _MASK
-        history = [(bucket, uses)]
+        history = [(bucket, packed & _MASK)]
         if len(self._buckets) > 1:  # an outage that lasted past midnight
             for other, features in self._buckets.items():
                 more = features.get(feature, {}).pop(user, None) if other != bucket else None
                 if more is not None:
                     self.keys -= 1
-                    stamp, uses = max(stamp, more >> _SHIFT), uses + (more & _MASK)
+                    packed = max(packed >> _SHIFT, more >> _SHIFT) << _SHIFT | (packed & _MASK) + (more & _MASK)
                     history.append((other, more & _MASK))
-        self.uses -= uses
-        counted = _count(feature, user, stamp, uses, self._metadata.pop((feature, user), None))
-        return counted._replace(history=tuple((start, number) for start, number in history if start is not None))
+        self.uses -= packed & _MASK
+        count = _count(feature, user, packed, self._metadata.pop((feature, user), None))
+        return count._replace(history=tuple((start, number) for start, number in history if start is not None))
 
     def absorb(self, newer: Aggregates, metadata_max_bytes: int) -> None:
-        """Fold newer counts into these; metadata that is too large together is the newer alone."""
+        """Add newer aggregates to these."""
         for bucket, features in newer._buckets.items():
             for feature, users in features.items():
                 mine = self._buckets.setdefault(bucket, {}).setdefault(feature, {})
@@ -155,37 +153,25 @@ class Aggregates:
                 self.keys += len(mine) - before
         self.uses += newer.uses
         for key, metadata in newer._metadata.items():
-            merged = self.annotate(key, metadata)
-            if len(merged) > len(metadata) and size_of(merged) > metadata_max_bytes:
-                self.replace_metadata(key, metadata)
+            self.merge_metadata(key, metadata, metadata_max_bytes)
 
 
-def _count(feature: str, user: UserId, stamp: int, uses: int, metadata: dict[str, Any] | None) -> Count:
-    return Count(
-        feature,
-        user,
-        uses,
-        _EPOCH + dt.timedelta(microseconds=stamp),
-        None if metadata is None else json.dumps(metadata, separators=(",", ":")),
-    )
-
-
-def size_of(metadata: dict[str, Any]) -> int:
-    """Bytes of metadata as JSON, in ASCII."""
-    return len(json.dumps(metadata, separators=(",", ":")))
+def _count(feature: str, user: UserId, packed: int, metadata: str | None) -> Count:
+    return Count(feature, user, packed & _MASK, _EPOCH + dt.timedelta(microseconds=packed >> _SHIFT), metadata)
 
 
 class TakenCounts(NamedTuple):
-    """What the writer takes over at once."""
+    """Everything that the writer takes over at once."""
 
     counts: Aggregates
     losses: Counter[tuple[dt.date, str]]
     accesses: list[Use]
-    positions: tuple[Any, ...]
+    positions: tuple[ReadPosition, ...]
+    """How far the journal was read for this."""
 
 
 class PendingCounts:
-    """What the aggregator has folded and the writer has not yet taken. Only these two threads meet at its lock."""
+    """Counts that the aggregator has made and the writer has not yet taken. Only these two share its lock."""
 
     def __init__(self, max_keys: int) -> None:
         self.lock = allocate_lock()
@@ -193,9 +179,9 @@ class PendingCounts:
         self.counts = Aggregates()
         self.losses: Counter[tuple[dt.date, str]] = Counter()
         self.accesses: list[Use] = []
-        """For the audit trail, in their order; each takes the room of a key."""
-        self.positions: tuple[Any, ...] = ()
-        """How far the journal is read: what is here, or was taken, is all that stood before."""
+        """For the audit trail, in order; each takes the room of a key."""
+        self.positions: tuple[ReadPosition, ...] = ()
+        """How far the journal is read: everything before is here, or was taken."""
         self.with_writer_keys = 0
         """Keys and accesses that the writer took and has not written; they count against the bound."""
         self.with_writer_uses = 0
@@ -203,24 +189,24 @@ class PendingCounts:
 
     @property
     def room(self) -> int:
-        """How many further keys may wait."""
+        """The number of further keys that fit."""
         return self.max_keys - self.counts.keys - len(self.accesses) - self.with_writer_keys
 
     @property
     def uses(self) -> int:
-        """How many uses wait here or with the writer."""
+        """Uses here and with the writer."""
         return self.counts.uses + self.with_writer_uses
 
     @property
     def audits(self) -> int:
-        """How many accesses wait here or with the writer."""
+        """Accesses here and with the writer."""
         return len(self.accesses) + self.with_writer_accesses
 
     def take(self) -> TakenCounts:
-        """Everything that waits, for the writer, and how far the journal is read by it."""
+        """Hand everything to the writer."""
         with self.lock:
             counts, losses, accesses = self.counts, self.losses, self.accesses
-            # Before they leave: whoever looks meanwhile may see uses twice, but never misses them.
+            # Counted as the writer's before they leave: a concurrent reader may see uses twice, but misses none.
             self.with_writer_keys += counts.keys + len(accesses)
             self.with_writer_uses += counts.uses
             self.with_writer_accesses += len(accesses)

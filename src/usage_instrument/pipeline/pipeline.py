@@ -1,16 +1,16 @@
-"""Buffer, aggregator and writer as one: started by the first use, flushed, ended, started again."""
+"""Wires buffer, journal, aggregator and writer, and runs them: started by a use, flushed, ended, started again."""
 
 from __future__ import annotations
 
-import logging
+import random
 import time
 from collections.abc import Callable
 
 from usage_instrument.capture.registry import Catalog
+from usage_instrument.errors import describe
 from usage_instrument.events import Use, in_words
-from usage_instrument.runtime.flush_request import FlushRequest
-from usage_instrument.runtime.threads import allocate_lock
-from usage_instrument.runtime.threads import start as start_thread
+from usage_instrument.runtime import log
+from usage_instrument.runtime.threads import END, BackgroundThread, Pause, allocate_lock
 from usage_instrument.runtime.waiting import in_event_loop
 from usage_instrument.settings import Settings
 from usage_instrument.stats import Stats
@@ -20,19 +20,19 @@ from .aggregator import Aggregator
 from .backend import Backend
 from .batcher import Unwritten
 from .buffer import Buffer
+from .flush_request import FlushRequest
 from .journal import Journal
+from .maintenance import Maintenance
 from .pending_counts import PendingCounts
 from .recovery import Recovery
 from .writer import Writer
 
-logger = logging.getLogger("usage_instrument")
-
 STALE = 30.0
-"""Seconds without a look of the aggregator after which a request's end does the threads' work."""
+"""Seconds without a cycle of the aggregator after which the end of a request does the threads' work."""
 
 
 class Pipeline:
-    """What a tracker replaces as a whole in a forked child. Its construction takes no lock and does no I/O."""
+    """Everything that a forked child replaces at once. Its construction takes no lock and does no I/O."""
 
     def __init__(
         self,
@@ -40,15 +40,15 @@ class Pipeline:
         backend: Backend,
         catalog: Catalog,
         canonical: Callable[[UserId], UserId],
-        armed_changed: Callable[[], None],
+        sinks_changed: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._armed_changed = armed_changed
-        self._arming = allocate_lock()
-        self._closing = False
-        self._relieved = 0.0
-        self.armed = False
-        """Whether the threads run, so that a capture needs to do no more than append."""
+        self._sinks_changed = sinks_changed
+        self._starting = allocate_lock()
+        self._started = self._relieved = 0.0
+        self._is_closing = False
+        self.is_armed = False
+        """Whether the threads were started, so that a capture only has to append."""
         self.buffer = Buffer()
         self._pending = PendingCounts(settings.max_pending)
         self.journal: Journal | None = None
@@ -57,208 +57,228 @@ class Pipeline:
             self.journal = Journal(
                 settings.journal, backend.name, settings.journal_max_bytes, settings.max_pending, self._spill
             )
-            recover = Recovery(settings.journal, backend.name, settings, canonical, backend.new_ledger).run
+            recover = Recovery(settings.journal, backend.name, settings, canonical).run
+        self._aggregator = Aggregator(self.buffer, self._pending, settings, canonical, self.journal, sinks_changed)
+        self.maintenance = Maintenance(catalog, settings, recover)
         self.writer = Writer(
             self._pending,
             settings,
-            catalog,
-            backend.open_store,
-            backend.new_ledger,
+            backend,
+            self._aggregator,
+            self.maintenance,
             self.journal,
-            recover,
-            self._refill,
-            self._ended,
+            lambda: self._writing.is_asked,
         )
-        self._aggregator = Aggregator(
-            self.buffer, self._pending, settings, canonical, self._forward, self.journal, armed_changed
+        self._aggregating = BackgroundThread[FlushRequest]("aggregator", self._aggregate, wanted=lambda: self.is_armed)
+        self._writing = BackgroundThread[FlushRequest](
+            "writer",
+            self._write,
+            wanted=lambda: self.is_armed,
+            # At random: a deploy starts all processes of a fleet at once.
+            first_pause=lambda: random.random() * settings.flush_interval,
         )
 
+    # ---- captures
+
     def sink(self, feature: str) -> Callable[[UserId], object] | None:
-        """What takes plain uses with no further ado; None as long as a use has to start something first."""
+        """The function that takes plain uses of a feature; None if the next use has to start something first."""
         if self.journal is not None and self.journal.is_open:
             return self.journal.sink(feature)
-        if self.armed and (self.journal is None or self.journal.is_refused):
+        if self.is_armed and (self.journal is None or self.journal.is_refused):
             return self.buffer.plain(feature).append
         return None
 
     def take(self, feature: str, user: UserId) -> None:
-        """A plain use, and what it has to start."""
-        if self._journal_open():
+        """Take a plain use, and start what it needs."""
+        if self._open_journal():
             self.journal.sink(feature)(user)  # type: ignore[union-attr]
         else:
             self.buffer.plain(feature).append(user)
         self.arm()
 
     def record(self, use: Use) -> None:
-        """A use that is more than its user."""
-        if not self._journal_open() or not self.journal.put(use):  # type: ignore[union-attr]
+        """Take a use that is more than its user."""
+        if not self._open_journal() or not self.journal.put(use):  # type: ignore[union-attr]
             self.buffer.rich.append(use)
         self.arm()
 
-    def _journal_open(self) -> bool:
+    def _open_journal(self) -> bool:
         journal = self.journal
         if journal is None or journal.is_open:
             return journal is not None
-        if self._closing or not journal.try_open():
+        if self._is_closing or not journal.try_open():
             return False
-        if self.armed:
-            self._armed_changed()
+        if self.is_armed:
+            self._sinks_changed()
         return True
 
     def _spill(self, feature: str, user: UserId) -> None:
-        """From a journal that takes no more."""
+        """Take a use that the journal has no room for."""
         self.buffer.plain(feature).append(user)
         self.arm()
 
-    def arm(self) -> None:
-        """Start the threads. Never waits: whoever finds another thread at it has already appended, and goes on."""
-        if self.armed or self._closing or not self._arming.acquire(False):
-            return
+    # ---- threads
+
+    def _aggregate(self, request: FlushRequest | None) -> Pause:
+        """A cycle of the aggregator's thread."""
+        done = False
         try:
-            if not self.armed:
-                self.armed = True  # first: a thread that is about to end looks at it last
-                self._start_threads()
-                self._armed_changed()
-        except RuntimeError:  # no thread starts while the interpreter exits: the exit itself writes
-            self.armed = False
-            logger.debug("no thread could be started", exc_info=True)
+            self._aggregator.aggregate(final=request is not None and request.final)
+            done = True
         finally:
-            self._arming.release()
-
-    def _start_threads(self) -> None:
-        """Those that do not run. Raises RuntimeError."""
-        if self._aggregator.beat is None:
-            self._aggregator.beat = time.monotonic()
-            try:
-                start_thread(lambda: self._aggregator.run(self._wanted))
-            except BaseException:
-                self._aggregator.beat = None
-                raise
-        self._start_writer()
-
-    def _start_writer(self) -> None:
-        if not self.writer.running:
-            self.writer.running = True
-            try:
-                start_thread(lambda: self.writer.run(self._wanted))
-            except BaseException:
-                self.writer.running = False
-                raise
+            if request is not None:
+                if not done:
+                    request.give(False)
+                self._forward(request)
+        self._ensure(self._writing)
+        return END if request is not None and request.final else self._aggregator.pause
 
     def _forward(self, request: FlushRequest) -> None:
-        """From the aggregator to the writer, which may just have ended with an earlier request."""
-        self.writer.wake(request)
-        try:
-            self._start_writer()
-        except RuntimeError:
-            self.writer.serve(request)
+        self._writing.put(request)
+        if not self._ensure(self._writing):
+            self._serve_here()
 
-    def _wanted(self) -> bool:
-        return self.armed
+    def _write(self, request: FlushRequest | None) -> Pause:
+        """A cycle of the writer's thread."""
+        if request is None:
+            self.writer.write_all()
+            return self.writer.pause
+        try:
+            self.writer.serve(request)
+        finally:
+            if request.final:
+                self._is_closing = False
+                if self._unread:  # captured meanwhile
+                    self.arm()
+        return END if request.final else self.writer.pause
+
+    def _serve_here(self) -> None:
+        """Serve the requests on this thread: the interpreter exits, and no thread starts any more."""
+        for thread, cycle in ((self._aggregating, self._aggregate), (self._writing, self._write)):
+            while (request := thread.take()) is not None:
+                cycle(request)
+
+    @staticmethod
+    def _ensure(thread: BackgroundThread[FlushRequest]) -> bool:
+        """Start a thread unless it lives; False while the interpreter exits."""
+        try:
+            thread.ensure()
+        except RuntimeError:
+            log.debug("no thread could be started", exc_info=True)
+            return False
+        return True
+
+    def arm(self) -> None:
+        """Start the threads that do not live. Never waits: a capture beside another thread's start has appended."""
+        if self.is_armed and self._aggregating.is_alive:
+            return
+        if self._is_closing or not self._starting.acquire(False):
+            return
+        try:
+            was_armed, self.is_armed = self.is_armed, True  # before: a thread that ends looks at it last
+            if not was_armed:
+                self._started = time.monotonic()
+            if not (self._ensure(self._aggregating) and self._ensure(self._writing)):
+                self.is_armed = False  # the exit itself writes
+            elif not was_armed:
+                self._sinks_changed()
+        finally:
+            self._starting.release()
 
     def relieve(self) -> None:
-        """Start threads that died, and do the work of threads that cannot run (uWSGI without `--enable-threads`)."""
-        beat, now = self._aggregator.beat, time.monotonic()
-        if not self.armed or (beat is not None and now - beat < STALE and self.writer.running):
+        """Revive threads, and do the work of threads that cannot run (uWSGI without `--enable-threads`)."""
+        if not self.is_armed:
             return
-        if now - self._relieved < self._settings.flush_interval or not self._arming.acquire(False):
+        now, last_cycle = time.monotonic(), self._aggregating.last_cycle
+        is_stale = now - (self._started if last_cycle is None else last_cycle) >= STALE
+        if not is_stale and self._aggregating.is_alive and self._writing.is_alive:
+            return
+        if now - self._relieved < self._settings.flush_interval or not self._starting.acquire(False):
             return
         try:
             self._relieved = now
-            self._start_threads()
-            # A aggregator that has its turn is alive, and waits for something else than a turn of ours.
-            if beat is not None and now - beat >= STALE and not self._aggregator.at_work:
+            self._ensure(self._aggregating)
+            self._ensure(self._writing)
+            # An aggregator at work is alive, and waits for something that this thread cannot give it.
+            if is_stale and not self._aggregator.is_at_work:
                 self._aggregator.aggregate(wait=False)
                 if not in_event_loop():
-                    self.writer.cycle(asked=True, wait=False)
-        except RuntimeError:
-            logger.debug("no thread could be started", exc_info=True)
+                    self.writer.write(asked=True, wait=False)
         finally:
-            self._arming.release()
+            self._starting.release()
 
-    def ask(self, timeout: float, *, final: bool = False) -> FlushRequest:
-        """A request on its way through the threads, or answered already when there is nothing to do."""
+    # ---- flush and shutdown
+
+    def request_flush(self, timeout: float, *, final: bool = False) -> FlushRequest:
+        """Send a request through the threads; it is answered at once if there is nothing to do."""
         request = FlushRequest(timeout, final=final)
-        if not self.armed:
-            # In the order of the way that a use takes: none can slip past.
-            if not (self._unread or self._aggregator.at_work or self._pending.uses or self._pending.audits):
+        if not self.is_armed:
+            # In the order in which a use travels: none slips past.
+            if not (self._unread or self._aggregator.is_at_work or self._pending.uses or self._pending.audits):
                 request.give(True)
                 return request
             self.arm()
         if final:
-            self._closing, self.armed = True, False
-            self._armed_changed()
-        self._aggregator.wake(request)  # first: a thread that is about to end looks at its requests last
-        try:
-            self._start_threads()
-        except RuntimeError:
-            # The interpreter exits; what is left runs on the caller's thread.
-            self._aggregator.aggregate(final=final)
-            self.writer.serve(request)
+            self._is_closing, self.is_armed = True, False
+            self._sinks_changed()
+        self._aggregating.put(request)
+        if not self._ensure(self._aggregating):
+            self._serve_here()
         return request
+
+    def closed(self, request: FlushRequest) -> bool:
+        """The answer to a final request; logs what is left."""
+        pending = 0 if request.answer else self.stats().pending
+        if pending:
+            kept = self.journal is not None and self.journal.directory is not None
+            where = "left in the journal" if kept else "unwritten"
+            log.warning("unwritten", "shut down with %s %s: %s", in_words(pending), where, self.writer.retry.last_error)
+        return bool(request.answer)
+
+    def abandon(self) -> None:
+        """In a forked child: leave everything here to the parent."""
+        if self.journal is not None:
+            self.journal.abandon()
+
+    # ---- figures
 
     @property
     def _unread(self) -> int:
         return self.buffer.uses + (self.journal.unread if self.journal is not None else 0)
 
-    def _refill(self) -> bool:
-        """Fold what there was no room for before; False if that was nothing."""
-        if not self._aggregator.held_up:
-            return False
-        self._aggregator.aggregate()
-        return True
-
-    def _ended(self) -> None:
-        """A final request is served, whether or not anybody still waits for it: the next capture starts the threads
-        again, and one that came while the last batch was on its way does so now."""
-        self._closing = False
-        if self._unread:
-            self.arm()
-
     def unwritten(self, user: UserId) -> Unwritten:
-        """What one user has used by now, as far as this process has not written it."""
+        """One user's captured uses that this process has not written."""
         self._aggregator.aggregate()
         return self.writer.unwritten(user)
 
-    def closed(self, request: FlushRequest) -> bool:
-        """The answer of a final request."""
-        pending = 0 if request.answer else self.stats().pending
-        if pending:
-            where = (
-                "left in the journal"
-                if self.journal is not None and self.journal.directory is not None
-                else "unwritten"
-            )
-            logger.warning("shut down with %s %s: %s", in_words(pending), where, self.writer.retry.last_error)
-        return bool(request.answer)
-
-    def abandon(self) -> None:
-        """In a forked child: leave what is here to the parent."""
-        if self.journal is not None:
-            self.journal.abandon()
-
     def stats(self) -> Stats:
         """The figures of this process."""
-        aggregator, writer, waiting, recovered = (
-            self._aggregator,
-            self.writer,
-            self._unread,
-            self.writer.maintenance.recovered,
-        )
-        beat, ledger = aggregator.beat, writer.ledger
+        aggregator, writer, rejection = self._aggregator, self.writer, self.writer.rejection
+        waiting, recovered = self._unread, self.maintenance.recovered
+        last_cycle, ledger = self._aggregating.last_cycle, writer.ledger
+        heartbeat = None
+        if self.is_armed:
+            heartbeat = max(time.monotonic() - (self._started if last_cycle is None else last_cycle), 0.0)
         return Stats(
             captured=aggregator.drained + waiting,
             recovered=recovered.uses,
             written=writer.written + recovered.written,
             pending=waiting + self._pending.uses,
             dropped=aggregator.dropped + writer.dropped + recovered.dropped,
-            rejected=aggregator.rejected + writer.rejection.rejected + recovered.rejected,
-            metadata_lost=aggregator.metadata_lost + writer.rejection.metadata_lost + recovered.metadata_lost,
+            rejected=aggregator.rejected + rejection.rejected + recovered.rejected,
+            metadata_lost=aggregator.metadata_lost + rejection.metadata_lost + recovered.metadata_lost,
             audited=writer.audited + recovered.audited,
             audit_pending=self._pending.audits,
-            audit_lost=aggregator.audit_lost + writer.rejection.audit_lost + recovered.audit_lost,
+            audit_lost=aggregator.audit_lost + rejection.audit_lost + recovered.audit_lost,
             retries=writer.retry.retries + recovered.retries,
-            last_error=writer.retry.last_error or writer.retry.standing,
-            heartbeat=None if beat is None else max(time.monotonic() - beat, 0.0),
+            last_error=self._last_error,
+            heartbeat=heartbeat,
             writer_id=None if ledger is None else str(ledger.writer_id),
         )
+
+    @property
+    def _last_error(self) -> str | None:
+        for thread in (self._aggregating, self._writing):
+            if thread.last_error is not None:
+                return f"the {thread.name} failed: {describe(thread.last_error)}"
+        return self.writer.retry.last_error or self.writer.retry.audit_problem

@@ -1,4 +1,4 @@
-"""What a user has used up to this moment: what is written, and what this process has not written yet."""
+"""A user's uses up to this moment: the written ones, and those that this process has not written yet."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LOOKS = 5
-"""How often to look again when a batch has begun or ended meanwhile, until the writer has to wait for it."""
+_ATTEMPTS = 5
+"""Reads that may be disturbed by a batch that begins or ends; after that, the writer waits for the read."""
 _CONNECTIONS = 5
 
 
@@ -46,7 +46,7 @@ class FeatureUse(NamedTuple):
 
 
 class UsageReader:
-    """Reads a user's rows on connections of its own, and adds what is on its way to them."""
+    """Reads a user's rows on connections of its own, and adds the uses that are on their way to them."""
 
     def __init__(self, database: Database, tables: Callable[[], Tables]) -> None:
         self._database = database
@@ -54,30 +54,30 @@ class UsageReader:
         self._connector: Connector | None = None
 
     def features(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse]:
-        """All that this user has used, the latest first; `pipeline` tells what it has not written.
+        """The features that a user has used, the latest first, with the unwritten uses of `pipeline`.
 
         Raises what SQLAlchemy raises, and UsageInstrumentError in an event loop that an async driver would block.
         """
-        for _ in range(_LOOKS):
-            found = self._look(user, pipeline)
+        for _ in range(_ATTEMPTS):
+            found = self._read(user, pipeline)
             if found is not None:
                 return found
-        with pipeline.writer.still():
-            return self._look(user, pipeline) or []
+        with pipeline.writer.batcher.hold():
+            return self._read(user, pipeline) or []
 
-    def _look(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse] | None:
-        """None when a batch has begun or ended meanwhile: its uses may be in both places, or in none."""
+    def _read(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse] | None:
+        """None if a batch began or ended during the read: its uses may be in both places, or in none."""
         mine = pipeline.unwritten(user)
-        applied, written = self._run(partial(self._read, user, mine))
-        if pipeline.writer.turn != mine.turn:
+        applied, written = self._run(partial(self._query, user, mine))
+        if pipeline.writer.batcher.version != mine.version:
             return None
-        # Read in one statement with the rows: whether the batch that is on its way is in them.
+        # Read in one statement with the rows, `applied` shows whether they include the batch that is on its way.
         batch = mine.batch if mine.batch is not None and mine.batch.number > applied else None
         counts = [*(batch.counts if batch is not None else ()), *mine.counts]
         return sorted(_added(written, counts), key=lambda use: (-use.last_used.timestamp(), use.feature_name or ""))
 
     def dispose(self) -> None:
-        """Close the connections; the next look opens new ones. Errors on the way are of no consequence."""
+        """Close the connections; the next read opens new ones. Errors do not matter."""
         connector, self._connector = self._connector, None
         if connector is None:
             return
@@ -95,11 +95,11 @@ class UsageReader:
             raise UsageInstrumentError("in an event loop, await usage.acount() or usage.auser_features()")
         return connector.run(work)
 
-    def _read(self, user: UserId, mine: Unwritten, connection: Connection) -> tuple[int, list[FeatureUse]]:
+    def _query(self, user: UserId, mine: Unwritten, connection: Connection) -> tuple[int, list[FeatureUse]]:
         usage, writers = self._tables().usage, self._tables().writers
         last_batch = select(writers.c.last_batch).where(writers.c.writer_id == mine.writer_id).scalar_subquery()
         whose = usage.c.user_id.is_(None) if user is None else usage.c.user_id == user
-        # One row without a feature's tells of the ledger where the user has none.
+        # An outer join: a user without rows still gets one row with the ledger's position.
         ledger = select(last_batch.label("last_batch")).subquery()
         found = connection.execute(
             select(
@@ -136,7 +136,7 @@ def _added(written: Iterable[FeatureUse], counts: Iterable[Count]) -> Iterable[F
 
 
 def _merged(old: FeatureUse, count: Count, metadata: dict[str, Any] | None) -> dict[str, Any] | None:
-    """As the flush merges: newer keys win, ties are newer, and what is no object is replaced."""
+    """Merge as the flush does: newer keys win, ties are newer, and a value that is no object is replaced."""
     if metadata is None or not isinstance(old.metadata, dict):
         return metadata if metadata is not None else old.metadata
     return {**old.metadata, **metadata} if count.last_used >= old.last_used else {**metadata, **old.metadata}

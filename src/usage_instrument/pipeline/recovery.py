@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
+from typing import NamedTuple
 
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.database.dialects import Fault
@@ -19,9 +19,17 @@ from usage_instrument.typing import UserId, _Unset
 from .aggregator import Aggregator
 from .buffer import Buffer
 from .journal import CorruptJournalError, Directory, Journal, SavedSnapshot, directories, parked_reason
+from .maintenance import Maintenance
 from .pending_counts import PendingCounts
 from .store import Store, WriteError
 from .writer import Writer
+
+
+class _OpenStore(NamedTuple):
+    store: Store
+
+    def open_store(self) -> Store:
+        return self.store
 
 
 class Recovery:
@@ -33,13 +41,11 @@ class Recovery:
         database: str,
         settings: Settings,
         canonical: Callable[[UserId], UserId],
-        new_ledger: Callable[[UUID | None], Ledger],
     ) -> None:
         self._root = root
         self._database = database
         self._settings = settings
         self._canonical = canonical
-        self._new_ledger = new_ledger
 
     def run(self, store: Store, stop: Callable[[], bool] = lambda: False) -> Recovered:
         """Recover every journal that can be recovered now; `stop` is asked between two batches. Never raises."""
@@ -87,7 +93,7 @@ class Recovery:
 
     def _ledger(self, directory: Directory, saved: SavedSnapshot | None, store: Store) -> Ledger:
         """The dead writer's own row, with its last applied batch. Raises CorruptJournalError, OSError, WriteError."""
-        ledger = self._new_ledger(saved.writer_id if saved is not None else directory.writer_id)
+        ledger = store.new_ledger(saved.writer_id if saved is not None else directory.writer_id)
         store.open()
         position = store.position(ledger)
         if not isinstance(position, _Unset):
@@ -112,15 +118,16 @@ class Recovery:
     ) -> Recovered:
         """Write all its uses as its own writer, then delete it."""
         pending = PendingCounts(self._settings.max_pending)
-        aggregator = Aggregator(Buffer(), pending, self._settings, self._canonical, lambda request: None, journal)
-        writer = Writer(pending, self._settings, Catalog(), lambda: store, self._new_ledger, journal)
+        aggregator = Aggregator(Buffer(), pending, self._settings, self._canonical, journal)
+        maintenance = Maintenance(Catalog(), self._settings)
+        writer = Writer(pending, self._settings, _OpenStore(store), aggregator, maintenance, journal)
         writer.resume(ledger, saved)
         done = False
         while not done and not stop():
             aggregator.aggregate()
-            if not writer.cycle(final=True):
+            if not writer.write(final=True):
                 break
-            done = not journal.unread and writer.idle
+            done = not journal.unread and writer.batcher.is_idle
         figures = Recovered(
             written=writer.written,
             dropped=aggregator.dropped + writer.dropped,

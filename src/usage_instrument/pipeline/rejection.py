@@ -1,85 +1,82 @@
-"""What becomes of a batch that the database refused: what it refuses is taken out, deferred or given up, and said."""
+"""Handles a batch that the database refused: takes out, defers or rejects the rows that it does not accept."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 
-from usage_instrument.database.dialects import Fault
+from usage_instrument.database.driver_errors import Fault
 from usage_instrument.events import Batch, Count, in_words
+from usage_instrument.runtime import log
 
 from . import losses
 from .batcher import Batcher
 from .retry import RetryPolicy
 from .store import Store, WriteError
 
-_APPEARANCES = 5  # batches in a row that are refused for users who are there when one looks
+_APPEARED = 5
+"""Batches in a row that are refused for users who exist when one looks."""
 
 
 class Rejection:
-    """Works on what the batcher holds, after a definite rollback; every batch that it leaves is framed anew."""
+    """Changes the batch after a confirmed rollback, and counts what is rejected."""
 
     def __init__(self, batcher: Batcher, retry: RetryPolicy) -> None:
         self._batcher = batcher
         self._retry = retry
-        self._appeared = 0  # in a row
+        self._appeared = 0
         self.rejected = 0
         self.metadata_lost = 0
         self.audit_lost = 0
 
-    def needless(self) -> None:
+    def applied(self) -> None:
         """A batch was applied."""
         self._appeared = 0
 
-    def mend(self, error: WriteError, batch: Batch, store: Store) -> None:
-        """Take out what the database refused. Raises WriteError."""
+    def handle(self, error: WriteError, batch: Batch, store: Store) -> None:
+        """Change the batch so that the refused row is out of the way of the others. Raises WriteError."""
         if error.fault is Fault.UNKNOWN_USER:
             unknown = store.unknown_users({count.user for count in batch.counts})
             if unknown:
-                self._batcher.defer(batch.number, unknown, time.monotonic())
+                self._batcher.defer(unknown)
                 return
-            # They have appeared since: the host committed between the two looks.
+            # They have appeared since: the host committed in between.
             self._appeared += 1
-            if self._appeared <= _APPEARANCES:
-                self._batcher.change(batch.number, batch.counts)
+            if self._appeared <= _APPEARED:
                 return
         self._retry.retries += 1
-        if batch.accesses:
-            self._mend_accesses(error, batch)
-        elif len(batch.counts) > 1:
-            self._batcher.split(batch.number)
+        if max(len(batch.counts), len(batch.accesses)) > 1:
+            self._batcher.halve()
         elif batch.counts and batch.counts[0].metadata is not None:
             self.metadata_lost += 1
-            self._retry.say(f"metadata lost, as the database refused it: {error}")
-            self._batcher.change(batch.number, [batch.counts[0]._replace(metadata=None)])
+            log.warning("metadata refused", "metadata lost, as the database refused it: %s", error)
+            self._batcher.replace((batch.counts[0]._replace(metadata=None),))
         else:
-            self._batcher.change(batch.number, (), losses=bool(batch.counts))
+            self._batcher.give_up()
             self.reject(batch.counts, losses.REFUSED, str(error))
-
-    def _mend_accesses(self, error: WriteError, batch: Batch) -> None:
-        if len(batch.accesses) > 1:
-            self._batcher.narrow(batch.number)
-        else:
-            self._batcher.drop(batch.number)
-            self.lose_accesses(1)
-            self._retry.say(f"1 access is not in the audit trail, which the database refused: {error}")
+            if batch.accesses:
+                log.warning(
+                    "access refused", "1 access is not in the audit trail, as the database refused it: %s", error
+                )
+                self.lose_accesses(1)
 
     def reject(self, counts: Collection[Count], reason: str, detail: str) -> None:
-        """Give up counts that cannot be written."""
+        """Count these as rejected, and log it."""
         uses = sum(count.uses for count in counts)
+        if uses:
+            log.warning(("rejected", reason), "%s rejected, %s: %s", in_words(uses), reason, detail)
+        self._reject(uses, reason)
+
+    def suppress(self, uses: int) -> None:
+        """Count the uses of suppressed users as rejected, without a log line."""
+        self._reject(uses, losses.SUPPRESSED)
+
+    def _reject(self, uses: int, reason: str) -> None:
         if uses:
             self.rejected += uses
             self._batcher.lose(reason, uses)
-            self._retry.say(f"{in_words(uses)} rejected, {reason}: {detail}")
-
-    def silence(self, uses: int) -> None:
-        """Give up uses of who is suppressed, which is nothing to warn of."""
-        if uses:
-            self.rejected += uses
-            self._batcher.lose(losses.SUPPRESSED, uses)
 
     def lose_accesses(self, number: int) -> None:
-        """Give up accesses that cannot be written."""
+        """Count accesses that are not in the audit trail."""
         if number:
             self.audit_lost += number
             self._batcher.lose(losses.ACCESS, number)

@@ -1,4 +1,4 @@
-"""What need not be kept for ever: old history, hours that days would tell, the rows of dead writers."""
+"""Prunes old history, turns hours into days, and deletes the rows of dead writers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ROWS = 5_000
-"""About how many rows of the history a transaction looks at."""
+"""Rows of the history per transaction, approximately."""
 _WRITERS = 500
 DEAD = dt.timedelta(days=400)
-"""A writer that is silent for so long is dead, and nothing of it is on its way any more."""
+"""Without a heartbeat for so long, a writer is dead, and none of its batches is on its way."""
 _LONGEST = dt.timedelta(days=36_500)
 
 
@@ -35,48 +35,48 @@ class Run(Protocol):
     """Runs work on a connection."""
 
     def __call__(self, work: Callable[[Connection], T], /) -> T:
-        """What `work` returns."""
+        """Return what `work` returns."""
 
 
 class Retention:
-    """Old rows: counted, deleted, summed up; a few thousand to a transaction, so that nobody waits for long.
+    """Counts, deletes and sums up old rows, a few thousand per transaction: other writers wait only briefly.
 
-    The clock is the database's: that of a process may be years ahead. Every method raises what `transact` and `look`
-    raise, and then everything that was done before stands.
+    The clock is the database's: that of a process may be years ahead. Methods raise what `transact` and `read` raise;
+    earlier transactions stand.
     """
 
-    def __init__(self, tables: Tables, settings: Settings, flush: Flush, transact: Run, look: Run) -> None:
+    def __init__(self, tables: Tables, settings: Settings, flush: Flush, transact: Run, read: Run) -> None:
         self._tables = tables
         self._settings = settings
         self._flush = flush
         self._transact = transact
-        self._look = look
+        self._run_reading = read
         self._bucket: ColumnElement[Any] = tables.history.c.bucket_start
 
     def first_day(self, keep: dt.timedelta) -> dt.datetime:
-        """The start of the day (UTC) that history goes back to, when it is kept for so long."""
+        """The first day (UTC) of the history that is kept for so long."""
         first: dt.datetime = self._read(select(StartOf("day", Ago(min(keep, _LONGEST)))))[0][0]
         return first
 
     # ---- the history
 
     def count(self, before: dt.datetime, *, since: dt.datetime | None = None, hours: bool = False) -> int:
-        """The rows of the history from before then (and since then); with `hours`, those that are no whole days."""
+        """The number of history rows before a moment (since another); with `hours`, of those that are no whole days."""
         which = self._hours(before) if hours else self._bucket < before
         if since is not None:
             which = and_(which, self._bucket >= since)
         return int(self._read(select(func.count()).select_from(self._tables.history).where(which))[0][0])
 
     def prune(self, before: dt.datetime) -> Iterator[int]:
-        """Delete the history from before then; how many rows went with each transaction."""
+        """Delete the history before a moment; yield the number of rows of each transaction."""
         old = self._bucket < before
-        # Where there is nothing to do, which is so most of the time, one look is less than a walk through the table.
+        # Most of the time there is nothing to do: one query costs less than a walk through the table.
         if self._read(select(select(self._bucket).where(old).exists()))[0][0]:
             for part in self._parts(old):
                 yield self._transact(partial(self._delete, part))
 
     def roll_up(self, before: dt.datetime) -> Iterator[int]:
-        """Turn hours from before then into days, which have the same sums; how many rows went with each transaction."""
+        """Sum up hours before a moment into days; yield the number of rows of each transaction."""
         for part in self._parts(self._hours(before)):
             yield self._transact(partial(self._sum_up, part))
 
@@ -84,7 +84,7 @@ class Retention:
         return and_(self._bucket < before, self._bucket != StartOf("day", self._bucket))
 
     def _parts(self, which: ColumnElement[bool]) -> Iterator[ColumnElement[bool]]:
-        """Conditions that divide the rows: ranges of users, along the index on them, and features of nobody known."""
+        """Conditions that divide the rows: ranges of users, along their index, and features of the anonymous user."""
         history = self._tables.history
         user, feature, last = history.c.user_id, history.c.feature_name, None
         while True:
@@ -109,7 +109,7 @@ class Retention:
         columns = (history.c.user_id, history.c.feature_name, history.c.bucket_start, history.c.usage_count)
         rows = self._execute(connection, select(*columns).where(which).with_for_update()).all()
         if self._delete(which, connection) != len(rows):
-            raise ConcurrentInsertError  # by a use from back then, which has just come out of a journal
+            raise ConcurrentInsertError  # an old use has just come out of a journal
         days: dict[tuple[UserId, str], dict[dt.datetime, int]] = defaultdict(lambda: defaultdict(int))
         for user, feature, start, uses in rows:
             days[user, feature][bucket_start(start, "day")] += uses or 0
@@ -124,14 +124,14 @@ class Retention:
     # ---- the ledger
 
     def dead_writers(self, known: Callable[[], Collection[UUID]]) -> list[UUID]:
-        """The writers that are silent for 400 days; none of those in `known`, asked where there are any, whose journal
-        may still be replayed."""
+        """The writers without a heartbeat for 400 days. Those in `known` are left out: their journals may still be
+        replayed."""
         writers = self._tables.writers
         silent = {row[0] for row in self._read(select(writers.c.writer_id).where(self._silent()))}
         return sorted(silent - set(known())) if silent else []
 
     def forget(self, dead: Collection[UUID]) -> int:
-        """Delete the rows of these writers, unless they live after all; how many went."""
+        """Delete the rows of these writers, unless they live after all; return the number of rows."""
         rows = list(dead)
         return sum(
             self._transact(partial(self._forget, rows[start : start + _WRITERS]))
@@ -150,7 +150,7 @@ class Retention:
     # ---- statements
 
     def _read(self, statement: Any) -> Any:
-        return self._look(lambda connection: self._execute(connection, statement).all())
+        return self._run_reading(lambda connection: self._execute(connection, statement).all())
 
     def _execute(self, connection: Connection, statement: Any) -> Any:
         dialect = dialects.get(connection.dialect.name)
@@ -158,7 +158,7 @@ class Retention:
 
 
 def _grouped(sizes: list[tuple[str | None, int]]) -> Iterator[list[str | None]]:
-    """The names, so many together as make up a transaction."""
+    """Groups of names; each group is one transaction."""
     names: list[str | None] = []
     rows = 0
     for name, size in sizes:

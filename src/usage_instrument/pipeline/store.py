@@ -1,19 +1,18 @@
-"""One batch, one transaction: the border to the database, where driver errors become faults that the writer knows."""
+"""One batch, one transaction: driver errors become faults that the writer can handle."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import random
-import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
 
 from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, insert, select, table
 
 from usage_instrument.audit.chain import Chain
 from usage_instrument.database import dialects, inspection
-from usage_instrument.database.driver_errors import describe
+from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.database.upsert import upsert
@@ -32,19 +31,18 @@ if TYPE_CHECKING:
     from usage_instrument.settings import Settings
 
 T = TypeVar("T")
-Fault = dialects.Fault
-_PAUSE = 0.25  # seconds between two attempts, at most
+_USERS_A_QUERY = 500
 
 
 class Outcome(enum.Enum):
-    """What became of a batch that no error stopped."""
+    """The outcome of an attempt without an error."""
 
     APPLIED = "applied"
-    """It is in the tables, by this attempt or an earlier one."""
+    """The batch is in the tables, by this attempt or an earlier one."""
     OUTDATED = "outdated"
-    """Nothing was done: somebody has been suppressed meanwhile, or this process did not know who is."""
+    """Nothing was done: users were suppressed since, or this process has not read the suppressions yet."""
     GONE = "gone"
-    """The writer's row is missing, so nothing was done."""
+    """Nothing was done: the writer's row is missing."""
 
 
 class WriteError(UsageInstrumentError):
@@ -54,7 +52,7 @@ class WriteError(UsageInstrumentError):
         super().__init__(message)
         self.fault = fault
         self.in_doubt = in_doubt
-        """Whether the transaction may have been committed all the same."""
+        """Whether the transaction may have been committed nevertheless."""
 
 
 class Store:
@@ -69,19 +67,19 @@ class Store:
         self._users: ColumnElement[Any] | None = None
         self._chain = Chain(settings.audit_key)
         self.suppressions = Suppressions(tables, settings.privacy_key)
-        """Who is suppressed, as far as was looked."""
+        """The suppressed users, as last read."""
         self.audit_problem: str | None = None
-        """Why the audit trail cannot be written, if it cannot; open() ran."""
+        """Why the audit trail takes no rows, if so; known after open()."""
 
     def __str__(self) -> str:
         return str(self._connector)
 
     def open(self) -> None:
-        """Compare the live tables with the ones this release writes, once. Raises WriteError."""
+        """Check once that the live tables are those of this release. Raises WriteError."""
         if self._flush is not None:
             return
 
-        def look(connection: Connection) -> None:
+        def check(connection: Connection) -> None:
             fatal = [problem for problem in inspection.check(connection, self._tables) if problem.blocks_writing]
             if fatal:
                 more = f" (and {len(fatal) - 1} more problems)" if len(fatal) > 1 else ""
@@ -93,25 +91,45 @@ class Store:
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
             self.audit_problem = inspection.audit_problem(connection, self._tables)
 
-        self.transact(look)
+        self.transact(check)
 
-    def look_again(self) -> None:
-        """Whether what was in the way of the audit trail is there no more. Raises WriteError."""
+    def check_audit(self) -> None:
+        """Check again whether the audit trail takes rows. Raises WriteError."""
+        self.audit_problem = self.transact(lambda connection: inspection.audit_problem(connection, self._tables))
 
-        def look(connection: Connection) -> None:
-            self.audit_problem = inspection.audit_problem(connection, self._tables)
+    # ---- the writer's row
 
-        self.transact(look)
+    def new_ledger(self, writer_id: UUID | None = None) -> Ledger:
+        """A writer's row, not yet registered; without an id, of a new writer."""
+        return Ledger(self._tables, self._settings.service, writer_id)
 
     def register(self, ledger: Ledger) -> None:
-        """Give the writer its row, in a transaction of its own. Raises WriteError."""
+        """Insert the writer's row. Raises WriteError."""
         self.transact(ledger.register)
         ledger.registered = True
 
+    def position(self, ledger: Ledger) -> int | Unset:
+        """The last batch of a writer that is in the tables; UNSET if its row is gone. Raises WriteError."""
+        return self.transact(ledger.position)
+
+    def beat(self, ledger: Ledger) -> None:
+        """Update the heartbeat. Raises WriteError."""
+        self.transact(ledger.beat)
+
+    def retire(self, ledger: Ledger) -> None:
+        """Delete the writer's row. Raises WriteError."""
+        self.transact(ledger.retire)
+        ledger.registered = False
+
+    # ---- batches
+
     def write(self, ledger: Ledger, batch: Batch) -> Outcome:
-        """Apply a batch unless it is applied already. Raises WriteError; a definite one left no trace."""
+        """Apply a batch unless it is applied already. Raises WriteError; unless in doubt, nothing was applied then."""
         flush = cast("Flush", self._flush)  # open() ran
-        rows = self._chain.rows(batch.accesses, self._settings.service)
+        try:
+            rows = self._chain.rows(batch.accesses, self._settings.service)
+        except Exception as error:
+            raise WriteError(Fault.REFUSED, describe(error)) from error
         moved = False
 
         def apply(connection: Connection) -> Outcome:
@@ -119,11 +137,11 @@ class Store:
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
             if self.suppressions and batch.meets(self.suppressions.suppresses, self.suppressions.erases):
-                return Outcome.OUTDATED  # if it is applied already, so is what takes its number
+                return Outcome.OUTDATED  # if it is applied already, so is the batch that takes its number
             moved = flush.apply(connection, ledger, batch)
             if moved:
                 for loss in batch.losses:
-                    self._book(connection, loss)
+                    self._add_loss(connection, loss)
                 if rows:
                     connection.execute(insert(self._tables.access), rows)
                 return Outcome.APPLIED
@@ -138,12 +156,17 @@ class Store:
         outcome = self.transact(apply)
         if moved:
             self._chain.appended(rows)
-        elif rows:  # by an earlier attempt, of whose rows nobody knows whose chain they continue
+        elif rows:  # an earlier attempt applied them, in an unknown chain
             self._chain = Chain(self._settings.audit_key)
         return outcome
 
+    def _add_loss(self, connection: Connection, loss: Loss) -> None:
+        losses = self._tables.losses
+        key = {"day": loss.day, "service": self._settings.service, "reason": loss.reason}
+        upsert(connection, losses, key, {"uses": losses.c.uses + loss.uses}, {"uses": loss.uses})
+
     def is_outdated(self, ledger: Ledger) -> bool:
-        """Look whether somebody has been suppressed, and who. Raises WriteError."""
+        """Whether users were suppressed since the last look; reads them. Raises WriteError."""
 
         def look(connection: Connection) -> bool:
             asked = ledger.live_suppression(connection)
@@ -152,14 +175,14 @@ class Store:
         return self.transact(look)
 
     def _read_suppressions(self, connection: Connection, ledger: Ledger) -> bool:
-        # In this order: what is committed in between is read twice, and missed in no case.
+        # In this order: a change in between is read twice rather than missed.
         asked = ledger.live_suppression(connection)
         changed = self.suppressions.read(connection)
         ledger.suppression = asked
         return changed
 
     def unknown_users(self, users: Collection[UserId]) -> set[UserId]:
-        """Those of the users that the users table does not hold. Raises WriteError."""
+        """The users that are not in the users table. Raises WriteError."""
         id_ = self._users
         if id_ is None:
             return set()
@@ -167,71 +190,58 @@ class Store:
 
         def look(connection: Connection) -> set[UserId]:
             found: set[UserId] = set()
-            for start in range(0, len(asked), 500):
-                found.update(connection.scalars(select(id_).where(id_.in_(asked[start : start + 500]))))
+            for start in range(0, len(asked), _USERS_A_QUERY):
+                some = asked[start : start + _USERS_A_QUERY]
+                found.update(connection.scalars(select(id_).where(id_.in_(some))))
             return set(asked) - found
 
         return self.transact(look)
 
     def has_user(self, user: UserId) -> bool:
-        """Whether the users table, if there is one, holds this user. Raises WriteError."""
+        """Whether there is a users table that holds this user. Raises WriteError."""
         return self._users is not None and not self.unknown_users([user])
 
-    def position(self, ledger: Ledger) -> int | Unset:
-        """The last batch of a writer that is in the tables; UNSET when its row is gone. Raises WriteError."""
-        return self.transact(ledger.position)
-
-    def beat(self, ledger: Ledger) -> None:
-        """Move the heartbeat. Raises WriteError."""
-        self.transact(ledger.beat)
-
-    def retire(self, ledger: Ledger) -> None:
-        """Delete the writer's row. Raises WriteError."""
-        self.transact(ledger.retire)
-        ledger.registered = False
+    # ---- the rest
 
     def declare(self, features: Collection[Feature], service: str) -> None:
-        """Bring the catalogue up to date, in a transaction of its own. Raises WriteError."""
-        self.transact(lambda connection: self._declare(connection, features, service))
+        """Update the catalogue. Raises WriteError."""
+
+        def work(connection: Connection) -> None:
+            now = utcnow()
+            for feature in sorted(features, key=lambda feature: feature.name):
+                key = {"service": service, "feature_name": feature.name}
+                values = {"description": feature.description, "source": feature.source, "last_declared_at": now}
+                upsert(connection, self._tables.catalog, key, values, {**values, "declared_at": now})
+
+        self.transact(work)
 
     @property
     def retention(self) -> Retention:
-        """What prunes the tables; open() ran. Its methods raise WriteError."""
-        return Retention(self._tables, self._settings, cast("Flush", self._flush), self.transact, self._look)
+        """Prunes the tables; open() ran. Its methods raise WriteError."""
+        return Retention(self._tables, self._settings, cast("Flush", self._flush), self.transact, self._read)
 
     def dispose(self) -> None:
-        """Close the connections; errors on the way are of no consequence."""
+        """Close the connections; errors do not matter."""
         with contextlib.suppress(Exception):
             self._connector.dispose()
-
-    def _declare(self, connection: Connection, features: Collection[Feature], service: str) -> None:
-        now = utcnow()
-        for feature in sorted(features, key=lambda feature: feature.name):
-            key = {"service": service, "feature_name": feature.name}
-            said = {"description": feature.description, "source": feature.source, "last_declared_at": now}
-            upsert(connection, self._tables.catalog, key, said, {**said, "declared_at": now})
-
-    def _book(self, connection: Connection, loss: Loss) -> None:
-        losses = self._tables.losses
-        key = {"day": loss.day, "service": self._settings.service, "reason": loss.reason}
-        upsert(connection, losses, key, {"uses": losses.c.uses + loss.uses}, {"uses": loss.uses})
 
     def _run(self, work: Callable[[Connection], T]) -> T:
         with _faults(self._dialect):
             return self._connector.run(work)
 
-    def _look(self, work: Callable[[Connection], T]) -> T:
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        """As transact; where a transaction would lock out other writers, without one."""
         return self._run(work) if self._dialect.excludes_writers else self.transact(work)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, in one transaction. Raises WriteError."""
+        """Run `work` in one transaction and return its result. Raises WriteError."""
 
         def transaction(connection: Connection) -> T:
             connection = self._dialect.begin(connection, self._settings)
             try:
                 result = work(connection)
             except BaseException:
-                with contextlib.suppress(Exception):  # the first error is the one to tell
+                with contextlib.suppress(Exception):  # the first error matters
                     self._dialect.rollback(connection)
                 raise
             with _faults(self._dialect, committing=True):
@@ -241,22 +251,9 @@ class Store:
         return self._run(transaction)
 
 
-def persistently(attempt: Callable[[], T], seconds: float) -> T:
-    """What an attempt returns, made again for so many seconds while a lock or the network is in the way. Raises
-    WriteError."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return attempt()
-        except WriteError as error:
-            if not error.fault.is_transient or time.monotonic() >= deadline:
-                raise
-            time.sleep(random.random() * _PAUSE)
-
-
 @contextlib.contextmanager
 def _faults(dialect: dialects.Dialect, *, committing: bool = False) -> Iterator[None]:
-    """Raises WriteError for whatever the driver, SQLAlchemy or the network raises."""
+    """Turn errors of the driver, SQLAlchemy and the network into WriteError."""
     try:
         yield
     except WriteError:

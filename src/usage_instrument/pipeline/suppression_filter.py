@@ -1,4 +1,4 @@
-"""What the writer holds of users who are not to be counted: found, given up, and deleted from the disk."""
+"""Removes suppressed users from everything the writer holds, in memory and in the journal."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from .store import Store
 
 
 class SuppressionFilter:
-    """Between the store, which knows who is suppressed, and the batcher and the journal, which name them."""
+    """The store knows the suppressed users; the batcher and the journal hold their names."""
 
     def __init__(self, batcher: Batcher, rejection: Rejection, settings: Settings, journal: Journal | None) -> None:
         self._batcher = batcher
         self._rejection = rejection
         self._journal = journal
-        self._looks = settings.privacy_key is not None
-        self._untidy = False
+        self._is_enabled = settings.privacy_key is not None
+        self._is_untidy = False
 
-    def screen(self, store: Store, ledger: Ledger) -> None:
-        """Before anything is sent, give up what is held of who is suppressed. Raises WriteError."""
-        if store.suppressions and self._batcher.meets(store.suppressions):
+    def before_sending(self, store: Store, ledger: Ledger) -> None:
+        """Remove known suppressed users. Raises WriteError."""
+        if store.suppressions and self._batcher.names(store.suppressions):
             store.is_outdated(ledger)  # they may have opted in since
-            self._give_up(store)
+            self._discard(store)
 
-    def rolled_back(self, store: Store, number: int) -> None:
-        """The same, and of the batch of this number, after a definite rollback because somebody is suppressed."""
-        self._give_up(store, number)
+    def rolled_back(self, store: Store) -> None:
+        """Remove suppressed users from the batch too, after the database refused it because of them."""
+        self._discard(store, batch=True)
 
-    def look(self, store: Store, ledger: Ledger) -> bool:
-        """Where nothing was sent, which would tell: what waits, or the journal, may name who is suppressed by now. True
-        if somebody is. Raises WriteError."""
-        names = self._journal is not None or len(self._batcher.waiting)
-        if not (self._looks and names and store.is_outdated(ledger)):
+    def without_sending(self, store: Store, ledger: Ledger) -> bool:
+        """Look for users who were suppressed since, in a cycle that sent nothing. Raises WriteError."""
+        names = self._journal is not None or self._batcher.deferred
+        if not (self._is_enabled and names and store.is_outdated(ledger)):
             return False
-        self._give_up(store, renew=True)
+        self._discard(store, rotate=True)
         return True
 
-    def _give_up(self, store: Store, number: int | None = None, *, renew: bool = False) -> None:
-        found = self._batcher.screen(store.suppressions, number)
-        self._rejection.silence(found.uses)
-        if self._journal is not None and (found.met or number is not None or renew):
+    def _discard(self, store: Store, *, batch: bool = False, rotate: bool = False) -> None:
+        found = self._batcher.discard(store.suppressions, batch=batch)
+        self._rejection.suppress(found.uses)
+        if self._journal is not None and (found.has_erased or batch or rotate):
             self._journal.is_erased = store.suppressions.erases
             self._journal.rotate_soon()
-            self._untidy = True
+            self._is_untidy = True
 
-    def tidy(self) -> None:
-        """Leave nothing on the disk of what is not held any more, as soon as nothing is on its way. Raises OSError."""
-        if self._untidy and self._journal is not None and self._batcher.tidy():
-            self._untidy = not self._journal.is_rotated
+    def tidy(self, ledger: Ledger) -> None:
+        """Delete their names from the disk as soon as no batch is on its way. Raises OSError."""
+        if self._is_untidy and self._journal is not None and self._batcher.tidy(ledger):
+            self._is_untidy = not self._journal.is_rotated

@@ -16,7 +16,8 @@ from usage_instrument.database.ledger import utcnow
 from usage_instrument.database.suppressions import FORGOTTEN, OPTED_IN, OPTED_OUT, Key, State
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError, UserIdError
 from usage_instrument.pipeline.backend import Backend
-from usage_instrument.pipeline.store import Store, persistently
+from usage_instrument.pipeline.retry import persistently
+from usage_instrument.pipeline.store import Store
 from usage_instrument.runtime.waiting import in_event_loop, in_worker_thread
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UserId

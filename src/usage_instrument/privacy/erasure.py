@@ -22,7 +22,8 @@ from usage_instrument.errors import UnknownUserError, UsageInstrumentError, User
 from usage_instrument.pipeline.backend import Backend
 from usage_instrument.pipeline.journal import directories_naming, parked_reason
 from usage_instrument.pipeline.recovery import Recovery
-from usage_instrument.pipeline.store import Store, WriteError, persistently
+from usage_instrument.pipeline.retry import persistently
+from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
@@ -161,7 +162,7 @@ class Erasure:
         root = self._settings.journal
         if root is None:
             return ()
-        recovery = Recovery(root, self._backend.name, self._settings, self._canonical, self._backend.new_ledger)
+        recovery = Recovery(root, self._backend.name, self._settings, self._canonical)
         deadline = time.monotonic() + 2 * self._settings.flush_interval + PATIENCE
         while True:
             recovery.run(self._store)

@@ -66,8 +66,9 @@ class BackgroundThread(Generic[T]):
     it raises goes to `failed` and to the log; the thread pauses and goes on. An item whose cycle raised is not put
     again: a cycle answers its item in a `finally`.
 
-    Whether the thread lives is asked, never remembered: it holds a lock for as long as it lives. So any capture, flush
-    or request end may call `ensure`, which revives a thread that is gone.
+    After END, the thread goes on if `wanted` is true by then. Whether it lives is asked, never remembered: it holds a
+    lock for as long as it lives. So any capture, flush or request end may call `ensure`, which revives a thread that
+    is gone.
     """
 
     def __init__(
@@ -77,14 +78,19 @@ class BackgroundThread(Generic[T]):
         *,
         failed: Callable[[Exception], object] = lambda error: None,
         first_pause: Callable[[], float] = lambda: 0.0,
+        wanted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name = name
         self._cycle = cycle
         self._failed = failed
         self._first_pause = first_pause
+        self._wanted = wanted
         self._items: SimpleQueue[T] = SimpleQueue()
         self._alive = allocate_lock()
+        self._is_starting = False
         self._failures = 0
+        self.last_error: Exception | None = None
+        """What the latest cycle raised; None if it succeeded."""
         self.last_cycle: float | None = None
         """When its latest cycle began, in monotonic seconds; None while there is no thread."""
 
@@ -111,20 +117,28 @@ class BackgroundThread(Generic[T]):
 
     def ensure(self) -> None:
         """Start the thread if it does not live. Raises RuntimeError while the interpreter exits."""
-        if not self._alive.locked():
+        if self._is_starting or self._alive.locked():
+            return
+        self._is_starting = True  # until it runs: where no thread ever does (uWSGI), starts would pile up
+        try:
             start(self._run)
+        except BaseException:
+            self._is_starting = False
+            raise
 
     def _run(self) -> None:
         # Two threads may have been started at once: the second leaves the work to the first.
         while self._alive.acquire(False):
+            self._is_starting = False
             try:
                 self._live()
             finally:
                 self.last_cycle = None
                 self._alive.release()
-            # An item put before the release has started no other thread.
-            if self._items.empty():
+            # Whoever put an item, or wanted the thread, before the release has started no other one.
+            if self._items.empty() and not self._wanted():
                 return
+        self._is_starting = False
 
     def _live(self) -> None:
         pause: Pause = self._first_pause()
@@ -141,10 +155,11 @@ class BackgroundThread(Generic[T]):
             pause = self._cycle(item)
         except Exception as error:
             self._failures += 1
+            self.last_error = error
             log.warning(("cycle", self.name), "the %s failed and goes on: %r", self.name, error, exc_info=True)
             self._report(error)
             return min(_RECOVERY * 2.0 ** min(self._failures - 1, 8), _RECOVERY_MAX)
-        self._failures = 0
+        self._failures, self.last_error = 0, None
         return pause
 
     def _report(self, error: Exception) -> None:

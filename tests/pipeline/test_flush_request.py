@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from usage_instrument.runtime.flush_request import FlushRequest
+from usage_instrument.pipeline.flush_request import FlushRequest
 
 
 @pytest.mark.parametrize("answer", [True, False])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from .waiting import Answer
+from usage_instrument.runtime.waiting import Answer
 
 
 class FlushRequest:
-    """Asks that all that was captured before it be written; `final` asks both threads to end as well."""
+    """Asks that everything captured before it is written. A final one also ends both threads."""
 
     __slots__ = ("_answer", "deadline", "final")
 
@@ -24,15 +24,15 @@ class FlushRequest:
 
     @property
     def answer(self) -> bool | None:
-        """Whether all was written; None as long as nobody knows."""
+        """Whether everything was written; None before the answer."""
         return self._answer.value
 
     def give(self, answer: bool) -> None:
-        """Answer it; a second answer changes nothing."""
+        """Answer the request; later answers change nothing."""
         self._answer.give(answer)
 
     def wait(self) -> bool:
-        """The answer; False once the deadline has passed without one."""
+        """Wait for the answer; False after the deadline."""
         self._answer.wait(self.left)
         return bool(self.answer)
 

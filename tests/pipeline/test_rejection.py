@@ -1,0 +1,115 @@
+"""What the database refuses is found, and rejected alone."""
+
+from __future__ import annotations
+
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from usage_instrument.database.driver_errors import Fault
+from usage_instrument.events import Access, Batch, Use
+from usage_instrument.pipeline import losses
+from usage_instrument.pipeline.batcher import Batcher
+from usage_instrument.pipeline.pending_counts import PendingCounts
+from usage_instrument.pipeline.rejection import Rejection
+from usage_instrument.pipeline.retry import RetryPolicy
+from usage_instrument.pipeline.store import WriteError
+from usage_instrument.settings import Settings
+
+REFUSED = WriteError(Fault.REFUSED, "a check failed")
+UNKNOWN = WriteError(Fault.UNKNOWN_USER, "no such user")
+
+
+class Bench:
+    """A rejection, and a database that refuses what `is_refused` says."""
+
+    def __init__(self, *users: int, metadata: str | None = None) -> None:
+        self.pending = PendingCounts(100)
+        for user in users:
+            self.pending.counts.add(None, "f", [(user, 1)], 0, 100)
+            if metadata is not None:
+                self.pending.counts.merge_metadata(("f", user), metadata, 100)
+        self.batcher = Batcher(self.pending, Settings(user_id_type="integer"))
+        self.retry = RetryPolicy()
+        self.rejection = Rejection(self.batcher, self.retry)
+        self.ledger: Any = SimpleNamespace(number=0)
+        self.unknown: set[Any] = set()
+        self.written: list[Any] = []
+
+    def unknown_users(self, users: set[Any]) -> set[Any]:
+        return users & self.unknown
+
+    def run(self, error_of: Any) -> None:
+        """Send everything; `error_of(batch)` is the database's answer, None for a commit."""
+        self.batcher.take()
+        while (batch := self.batcher.next(self.ledger)) is not None:
+            error = error_of(batch)
+            if error is not None:
+                self.rejection.handle(error, batch, self)  # type: ignore[arg-type]
+                continue
+            self.batcher.applied()
+            self.rejection.applied()
+            self.ledger.number = batch.number
+            self.written += [count.user for count in batch.counts]
+
+
+def test_one_refused_row_among_many_is_rejected_alone(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(*range(20))
+    bench.run(lambda batch: REFUSED if any(count.user == 7 for count in batch.counts) else None)
+    assert sorted(bench.written) == [user for user in range(20) if user != 7]
+    assert bench.rejection.rejected == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 use rejected, refused by the database: a check failed"
+    ]
+
+
+def test_metadata_is_lost_before_the_use_is() -> None:
+    bench = Bench(1, metadata='{"a":1}')
+    bench.run(lambda batch: REFUSED if batch.counts[0].metadata is not None else None)
+    assert bench.written == [1]
+    assert (bench.rejection.rejected, bench.rejection.metadata_lost) == (0, 1)
+
+
+def test_unknown_users_wait_and_are_not_rejected() -> None:
+    bench = Bench(1, 2, 3)
+    bench.unknown = {2}
+    bench.run(lambda batch: UNKNOWN if any(count.user == 2 for count in batch.counts) else None)
+    assert bench.written == [1, 3]
+    assert bench.batcher.deferred.uses == 1
+    assert bench.rejection.rejected == 0
+
+
+def test_a_user_who_has_appeared_is_tried_again_but_not_for_ever() -> None:
+    bench = Bench(1)
+    bench.run(lambda batch: UNKNOWN if batch.counts else None)  # the users table has the user, and the key still fails
+    assert bench.rejection.rejected == 1
+
+
+def test_refused_losses_hold_up_nothing() -> None:
+    bench = Bench(1)
+    bench.batcher.lose("why", 5)
+    bench.run(lambda batch: REFUSED if batch.losses else None)
+    assert bench.batcher.is_idle
+
+
+def test_one_refused_access_among_many_is_lost_alone() -> None:
+    bench = Bench()
+    for number in range(8):
+        access = Access(uuid.UUID(int=number + 1), "success", 0)
+        bench.pending.accesses.append(Use("vault", number, None, 0, access))
+    bench.run(lambda batch: REFUSED if any(use.user == 5 for use in batch.accesses) else None)
+    assert bench.rejection.audit_lost == 1
+    assert bench.batcher.is_idle
+
+
+def test_suppressed_uses_are_counted_without_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.rejection.suppress(3)
+    bench.rejection.suppress(0)
+    sent: list[Batch] = []
+    bench.run(lambda batch: sent.append(batch))
+    assert bench.rejection.rejected == 3
+    assert [(loss.reason, loss.uses) for loss in sent[0].losses] == [(losses.SUPPRESSED, 3)]
+    assert caplog.records == []
