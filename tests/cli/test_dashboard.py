@@ -76,7 +76,7 @@ def test_serves_it_on_this_machine_with_a_token_of_its_own(postgresql: Database)
         assert (status, headers["location"]) == (303, "./")
         status, _, text = get(port, "/", Cookie=headers["set-cookie"].partition(";")[0])
         assert status == 200
-        assert "Nothing was counted yet" in text
+        assert "Nothing was counted so far" in text
         threads = Path(f"/proc/{process.pid}/task")
         if threads.exists():
             names = {(task / "comm").read_text().strip() for task in threads.iterdir()}
@@ -103,7 +103,7 @@ def test_takes_the_token_from_a_file_and_does_not_print_it(sqlite: Database, tmp
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org"])
 def test_refuses_other_machines_without_a_token_of_ones_own(sqlite: Database, host: str) -> None:
     line = failed("--url", sqlite.url, "--host", host)
-    assert f"{host} is not this machine alone" in line
+    assert f"{host} is open to other machines" in line
     assert "--token-file" in line
 
 
@@ -116,7 +116,7 @@ def test_says_in_one_line_what_is_wrong(sqlite: Database, tmp_path: Path) -> Non
     short = tmp_path / "short"
     short.write_text("short")
     assert "at least 16 printable ASCII characters" in failed("--url", sqlite.url, "--token-file", str(short))
-    assert "names somebody" in failed("--url", sqlite.url, "--audit-as", "anonymous")
+    assert "not 'anonymous'" in failed("--url", sqlite.url, "--audit-as", "anonymous")
     assert "'anonymous'" in failed("--url", sqlite.url, "--audit-as", "ada")  # no UUID
     with running("--url", sqlite.url) as (_, lines):
         port = next(line for line in lines if line.startswith("http")).split(":")[2].partition("/")[0]

@@ -104,16 +104,16 @@ def test_silent_writers_and_losses_are_told(database: Database) -> None:
         connection.execute(tables.losses.insert().values(day=old, reason="in doubt", uses=1))
     found = diagnosed(database)
     assert [finding["state"] for finding in found["writers"]] == ["ok", "warning"]
-    assert "1 process writes" in found["writers"][0]["finding"]
-    assert "1 fell silent" in found["writers"][1]["finding"]
-    assert [finding["finding"] for finding in found["losses"]] == ["1,500 uses lost in 7 days: memory full"]
+    assert "1 active writer" in found["writers"][0]["finding"]
+    assert "1 silent without a clean exit" in found["writers"][1]["finding"]
+    assert [finding["finding"] for finding in found["losses"]] == ["1,500 uses lost in the last 7 days: memory full"]
     assert states(found)["catalogue"] == {"warning"}
 
 
 def test_a_dead_journal_is_told(sqlite: Database, tmp_path: Path) -> None:
     made(sqlite.engine())
     place = tmp_path / "journal"
-    assert "no process has kept one" in diagnosed(sqlite, "--journal", str(place))["journal"][0]["finding"]
+    assert "no process kept a journal" in diagnosed(sqlite, "--journal", str(place))["journal"][0]["finding"]
     program = (
         "import os, signal, sys, usage_instrument as usage\n"
         "usage.configure(sys.argv[1], journal=sys.argv[2], flush_interval=3600)\n"
@@ -139,7 +139,7 @@ def test_people_read_it_too(sqlite: Database, form: str) -> None:
     made(sqlite.engine())
     done = CliRunner().invoke(app, ["doctor", "--url", sqlite.url, "--format", form])
     assert done.exit_code == 0
-    assert "this role can write (tried, and taken back)" in done.output
+    assert "this role can write (tried, and rolled back)" in done.output
 
 
 APP = """
@@ -200,7 +200,7 @@ def test_an_app_that_configures_nothing_is_told(host: Path) -> None:
     done = planned(host, "calendar_app:app")
     assert done.returncode == 0
     assert "list_events" in done.stdout
-    assert "nothing is counted yet: the app has called no usage_instrument.configure()" in done.stderr
+    assert "nothing is counted yet: the app has not called usage_instrument.configure()" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_an_app_that_configures_nothing_is_told(host: Path) -> None:
     [
         ("calendar_app", "--app is module:app, or module:create_app() for a factory, not 'calendar_app'"),
         ("calendar_app:ap", "calendar_app has no 'ap'; did you mean 'app'?"),
-        ("calendar_app:create_app", "for what the function returns, say 'calendar_app:create_app()'"),
+        ("calendar_app:create_app", "for a factory, pass 'calendar_app:create_app()'"),
         ("calendar_app:broken()", "calendar_app:broken() cannot be made: LookupError: no configuration"),
         ("calendar_app.views:app", "there is no module 'calendar_app.views' here"),
         ("nowhere:app", "there is no module 'nowhere' here: run this where your server starts"),

@@ -10,7 +10,7 @@ import pytest
 
 from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard import wsgi as by_wsgi
-from usage_instrument.dashboard.tables import EVERY
+from usage_instrument.dashboard.results import BY_PAGE
 from usage_instrument.errors import ConfigurationError
 
 from .conftest import Past
@@ -23,8 +23,8 @@ PATHS = [
     "/search",
     "/nothing",
     "",
-    *(f"/{name}" for name in EVERY),
-    *(f"/{n}.csv" for n in EVERY),
+    *(f"/{name}" for name in BY_PAGE),
+    *(f"/{n}.csv" for n in BY_PAGE),
 ]
 
 
@@ -102,7 +102,7 @@ def test_only_true_lets_in_by_wsgi(small_past: Past, authorize: Callable[[Any], 
 
 @pytest.mark.parametrize("authorize", [later_no, Later()])
 def test_nobody_awaits_in_a_wsgi_app(small_past: Past, authorize: Any) -> None:
-    with pytest.raises(ConfigurationError, match="authorize is an ordinary function here"):
+    with pytest.raises(ConfigurationError, match="make authorize an ordinary function"):
         by_wsgi.Dashboard(small_past.url, authorize=authorize)
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import Database, with_users
 from usage_instrument.dashboard import cache
 from usage_instrument.dashboard.asgi import Dashboard
-from usage_instrument.dashboard.cache import LONGEST, PATIENCE, ROOM, SLOW, Memory
+from usage_instrument.dashboard.cache import FACTOR, LONGEST, SIZE, SLOW, Cache
 
 from .conftest import filled
 from .visitor import asgi
@@ -43,52 +43,52 @@ class Question:
 
 def test_a_quick_answer_is_asked_for_each_time() -> None:
     clock = Clock()
-    question, found = Question(clock, SLOW / 2), Memory(clock)
-    assert found.recall("top", THEN, question) == (1, THEN)
-    assert found.recall("top", NOW, question) == (2, NOW)
+    question, found = Question(clock, SLOW / 2), Cache(clock)
+    assert found.get("top", THEN, question) == (1, THEN)
+    assert found.get("top", NOW, question) == (2, NOW)
 
 
 def test_a_slow_one_is_kept_in_proportion() -> None:
     clock = Clock()
-    question, found = Question(clock, 2.0), Memory(clock)
-    assert found.recall("top", THEN, question) == (1, THEN)
-    clock.time += 2.0 * PATIENCE - 1
-    assert found.recall("top", NOW, question) == (1, THEN)
-    assert found.recall("other", NOW, question) == (2, NOW)
+    question, found = Question(clock, 2.0), Cache(clock)
+    assert found.get("top", THEN, question) == (1, THEN)
+    clock.time += 2.0 * FACTOR - 1
+    assert found.get("top", NOW, question) == (1, THEN)
+    assert found.get("other", NOW, question) == (2, NOW)
     clock.time += 1
-    assert found.recall("top", NOW, question) == (3, NOW)
+    assert found.get("top", NOW, question) == (3, NOW)
 
 
 def test_none_is_kept_for_long() -> None:
     clock = Clock()
-    question, found = Question(clock, 60.0), Memory(clock)
-    found.recall("top", THEN, question)
+    question, found = Question(clock, 60.0), Cache(clock)
+    found.get("top", THEN, question)
     clock.time += LONGEST
-    assert found.recall("top", NOW, question) == (2, NOW)
+    assert found.get("top", NOW, question) == (2, NOW)
 
 
 def test_not_more_than_there_is_room_for() -> None:
     clock = Clock()
-    question, found = Question(clock, 1.0), Memory(clock)
-    for number in range(ROOM + 1):
+    question, found = Question(clock, 1.0), Cache(clock)
+    for number in range(SIZE + 1):
         clock.time -= 1.0  # all at the same time
-        found.recall(number, THEN, question)
-    assert found.recall(1, NOW, question)[1] == THEN
-    assert found.recall(0, NOW, question)[1] == NOW
+        found.get(number, THEN, question)
+    assert found.get(1, NOW, question)[1] == THEN
+    assert found.get(0, NOW, question)[1] == NOW
 
 
 def test_a_page_says_how_old_it_is(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     own_past = filled(with_users(sqlite))
     monkeypatch.setattr(cache, "SLOW", 0)
-    monkeypatch.setattr(cache, "PATIENCE", 1_000_000)
+    monkeypatch.setattr(cache, "FACTOR", 1_000_000)
     app: Any = Dashboard(own_past.url, authorize=lambda _: True)
     first = asgi(app, "/").page.said
     with own_past.engine.begin() as connection:
         connection.execute(own_past.tables.history.delete())
     again = asgi(app, "/").page.said
-    assert "because it takes long to find out" in again
+    assert "from the cache" in again
     assert "Top features" in again
     assert first.partition("Uses")[2] == again.partition("Uses")[2]
     assert "because" not in first
     other = asgi(app, "/", period="7d").page.said
-    assert "No history is kept here" in other
+    assert "There is no history here" in other

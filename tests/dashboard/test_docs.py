@@ -10,8 +10,8 @@ import pytest
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.testclient import TestClient
 
+from usage_instrument.dashboard.results import BY_PAGE
 from usage_instrument.dashboard.site import _PAGES
-from usage_instrument.dashboard.tables import EVERY
 
 from .test_mounted import Backend
 
@@ -35,4 +35,4 @@ def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_pages_are_those_that_there_are() -> None:
     named = re.findall(r"^\| [^|]+ \| `([^`?]+)", TEXT, re.MULTILINE)
     pages = {path.removeprefix("/") for path in _PAGES} | {"audit"}
-    assert {name.removeprefix("./") for name in named} - set(EVERY) == pages
+    assert {name.removeprefix("./") for name in named} - set(BY_PAGE) == pages

@@ -14,7 +14,7 @@ import servers
 from conftest import Database
 from usage_instrument.dashboard import reader
 from usage_instrument.dashboard.asgi import Dashboard
-from usage_instrument.dashboard.errors import Problem
+from usage_instrument.dashboard.errors import PageError
 from usage_instrument.dashboard.reader import Reader
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.schema import create_all
@@ -77,9 +77,9 @@ def test_an_address_that_is_too_long_or_broken(small_past: Past) -> None:
 def test_empty_tables(database: Database) -> None:
     create_all(database.engine())
     app = Dashboard(database.url, authorize=yes)
-    told(asgi(app, "/"), 200, "Nothing was counted yet", "usage.configure(")
+    told(asgi(app, "/"), 200, "Nothing was counted so far", "usage.configure(")
     told(asgi(app, "/top-features"), 200, "Nothing was used in the last 28 days.")
-    told(asgi(app, "/search", q="x"), 200, "No feature’s name contains that")
+    told(asgi(app, "/search", q="x"), 200, "No feature’s name contains this text")
     assert asgi(app, "/trend.csv").status == 200
 
 
@@ -92,7 +92,7 @@ def test_declared_and_never_used(sqlite: Database) -> None:
             tables.catalog.insert(), {"feature_name": "fax", "declared_at": now, "last_declared_at": now}
         )
     app = Dashboard(sqlite.url, authorize=yes)
-    told(asgi(app, "/"), 200, "Code has declared 1 feature already; none of them was used")
+    told(asgi(app, "/"), 200, "Code has declared 1 feature; none was used")
     told(asgi(app, "/feature", feature="fax"), 200, "Last used never")
 
 
@@ -100,7 +100,7 @@ def test_a_past_without_history(own_past: Past) -> None:
     with own_past.engine.begin() as connection:
         connection.execute(own_past.tables.history.delete())
     app = Dashboard(own_past.url, authorize=yes)
-    told(asgi(app, "/"), 200, "No history is kept here", "history")
+    told(asgi(app, "/"), 200, "There is no history here", "history")
     assert asgi(app, "/feature", feature="export").status == 200
 
 
@@ -142,10 +142,10 @@ def test_a_question_that_takes_too_long(
 ) -> None:
     database: Database = request.getfixturevalue(kind)
     create_all(database.engine())
-    monkeypatch.setattr(reader, "PATIENCE", 1)
+    monkeypatch.setattr(reader, "STATEMENT_TIMEOUT", 1)
     hard = "SELECT count(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b WHERE a.seq * b.seq = -1"
     sleep = "SELECT pg_sleep(20)" if kind == "postgresql" else hard
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(PageError) as caught:
         Reader(database.url, None, None).read(lambda connection, _: connection.exec_driver_sql(sleep))
     assert caught.value.title == "This takes too long"
     assert "within 1 seconds" in caught.value.advice[0]
@@ -190,5 +190,5 @@ def test_a_schema_of_its_own(postgresql: Database) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE SCHEMA analytics")
     create_all(engine, schema="analytics")
-    told(asgi(Dashboard(engine, authorize=yes, schema="analytics"), "/"), 200, "Nothing was counted yet")
+    told(asgi(Dashboard(engine, authorize=yes, schema="analytics"), "/"), 200, "Nothing was counted so far")
     told(asgi(Dashboard(engine, authorize=yes), "/"), 503, "There is no table feature_usage here")

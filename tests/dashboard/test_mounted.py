@@ -120,7 +120,7 @@ def test_who_looks_adds_nothing_to_the_numbers(sqlite: Database, caplog: pytest.
         assert client.get("/admin/usage/").status_code == 200
         assert client.get("/").status_code == 200
         text = client.get("/admin/usage/").text
-        assert "1 use of this process waits to be written." in " ".join(text.split())
+        assert "1 use of this process is pending." in " ".join(text.split())
     app = flask_app(past)
     app.wsgi_app = WSGIUsageMiddleware(app.wsgi_app)  # type: ignore[method-assign]
     assert app.test_client().get("/admin/usage/", headers={"x-user": "root"}).status_code == 200

@@ -9,7 +9,7 @@ import pytest
 from usage_instrument.dashboard import page_jobs
 from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.dashboard.http import Response, page
-from usage_instrument.dashboard.page_jobs import Making
+from usage_instrument.dashboard.page_jobs import PageJobs
 
 from .conftest import Past
 from .visitor import asgi
@@ -38,7 +38,7 @@ class Slow:
 def test_whoever_waits_hears_how_long_and_gets_the_page_that_was_made(
     hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pages, slow = Making(), Slow()
+    pages, slow = PageJobs(), Slow()
     first, second = pages.page("/", slow), pages.page("/", slow)
     assert isinstance(first, float)
     assert isinstance(second, float)
@@ -57,7 +57,7 @@ def test_whoever_waits_hears_how_long_and_gets_the_page_that_was_made(
 
 def test_pages_wait_for_their_turn(hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_jobs, "AT_ONCE", 2)
-    pages, slow = Making(), Slow()
+    pages, slow = PageJobs(), Slow()
     for number in range(3):
         assert isinstance(pages.page(number, slow), float)
     assert slow.times == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from usage_instrument.dashboard.asgi import Dashboard
-from usage_instrument.dashboard.token_auth import Token
+from usage_instrument.dashboard.token_auth import TokenAuth
 from usage_instrument.errors import ConfigurationError
 
 from .conftest import Past
@@ -15,8 +15,8 @@ SECRET = "correct horse battery"
 
 
 def app(past: Past) -> object:
-    token = Token(SECRET)
-    return token.admit(Dashboard(past.url, authorize=token.authorize))
+    token = TokenAuth(SECRET)
+    return token.protect(Dashboard(past.url, authorize=token.authorize))
 
 
 def test_without_it_there_is_nothing(small_past: Past) -> None:
@@ -62,4 +62,4 @@ def test_the_refusal_is_styled(small_past: Past) -> None:
 @pytest.mark.parametrize("secret", ["", "short", " " * 40, "ünguessable" * 3, "two\nlines of a token"])
 def test_a_token_that_can_be_guessed_or_sent_by_nobody(secret: str) -> None:
     with pytest.raises(ConfigurationError, match="at least 16 printable ASCII characters"):
-        Token(secret)
+        TokenAuth(secret)

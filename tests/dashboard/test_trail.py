@@ -116,7 +116,7 @@ def test_the_page_shows_who_accessed_what_the_newest_first(trail: Trail) -> None
     assert page.said.index("read_report") < page.said.index("open_vault")
     assert f"{BOB} by {ADA} open_vault success bank" in page.said
     assert '{"drawer": 4}' in page.said
-    assert "nobody known" in page.said
+    assert "unknown user" in page.said
     assert "This look is recorded" in page.said
 
 
@@ -161,7 +161,7 @@ def test_today_counts_from_its_first_to_its_last_moment(small: Trail) -> None:
 @pytest.mark.parametrize(
     ("asked", "status", "words"),
     [
-        ({"user": "ada"}, 404, "This is nobody's id"),
+        ({"user": "ada"}, 404, "This is no user id"),
         ({"outcome": "maybe"}, 400, "attempted, success, denied, failed"),
         ({"from": "yesterday"}, 400, "2026-01-31"),
         ({"feature": "x" * 101}, 400, "at most 100"),

@@ -1,32 +1,72 @@
-"""What the command can do: one line a command."""
+"""All commands, and an example of each."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from usage_instrument import __version__
+from usage_instrument.errors import UsageInstrumentError
 
-from . import answers
+from . import questions
 from .audit import audit
 from .dashboard import dashboard
 from .db import db
 from .demo.command import demo
 from .doctor import doctor
+from .errors import fail
 from .journal import journal
 from .privacy import export, forget, opt_in, opt_out
 from .prune import prune
 
+_USER = "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55"
+_EXAMPLES = {
+    "audit checkpoint": "--output trail.checkpoint",
+    "audit cut": "--older-than 400d --dry-run",
+    "audit export": "--since 30d --format csv --output trail.csv",
+    "audit show": "--feature open_vault --since 7d",
+    "audit verify": "",
+    "dashboard": "--url postgresql+psycopg://reader@db/app",
+    "db check": "",
+    "db create": "--users users.id --user-id-type integer",
+    "db upgrade": "--dry-run",
+    "db views": "",
+    "demo": "--rows 20000 --yes",
+    "doctor": "--app shop.main:app",
+    "export": f"{_USER} --output ada.json",
+    "forget": _USER,
+    "journal recover": "--journal /var/lib/app/usage",
+    "journal status": "--journal /var/lib/app/usage",
+    "opt-in": _USER,
+    "opt-out": _USER,
+    "prune": "--older-than 400d --dry-run",
+}
+"""The options of an example by command; the questions bring their own."""
+
+
+class _Group(TyperGroup):
+    """The commands, none of which ends in a traceback over a configuration error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageInstrumentError as error:
+            raise fail(str(error)) from None
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Which features of your app people really use.",
+    epilog="Try it: usage-instrument demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
         typer.echo(f"usage-instrument {__version__}")
         raise typer.Exit
 
@@ -34,21 +74,19 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _usage_instrument(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
-answers.add_to(app)
-app.add_typer(audit, name="audit")
-app.add_typer(db, name="db")
-app.add_typer(journal, name="journal")
-app.command()(dashboard)
-app.command()(demo)
-app.command()(doctor)
-app.command()(export)
-app.command()(forget)
-app.command()(opt_in)
-app.command()(opt_out)
-app.command()(prune)
+questions.add_to(app)
+for command in (dashboard, demo, doctor, export, forget, opt_in, opt_out, prune):
+    app.command()(command)
+for group_name, group in (("audit", audit), ("db", db), ("journal", journal)):
+    app.add_typer(group, name=group_name)
+for prefix, commands in (("", app), ("audit ", audit), ("db ", db), ("journal ", journal)):
+    for info in commands.registered_commands:
+        name = prefix + (info.name or str(getattr(info.callback, "__name__", "")).replace("_", "-"))
+        if name in _EXAMPLES:
+            info.epilog = f"Example: usage-instrument {name} {_EXAMPLES[name]}"

@@ -1,4 +1,4 @@
-"""The host's app, for a command: imported by the name that a server would be given."""
+"""Imports the host's app by the name that a server takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from .errors import fail
 
 
 def load(name: str) -> Any:
-    """What `module:app`, `module:package.app` or, for a factory, `module:create_app()` names, seen from the current
-    directory. The command ends if there is no such thing, or if importing or making it fails."""
+    """The app that `module:app`, `module:package.app` or, for a factory, `module:create_app()` names.
+
+    Modules are looked up in the current directory too. Ends the command if the app cannot be found, imported or made.
+    """
     module_name, _, attributes = name.partition(":")
-    is_factory = attributes.endswith("()")
     path = attributes.removesuffix("()")
     if not all(map(str.isidentifier, [*module_name.split("."), *path.split(".")])):
         raise fail(f"--app is module:app, or module:create_app() for a factory, not {name!r}")
@@ -26,7 +27,7 @@ def load(name: str) -> Any:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise fail(f"there is no module {error.name!r} here: run this where your server starts") from None
         raise fail(f"{module_name} cannot be imported: {error}") from error
-    except Exception as error:  # the host's
+    except Exception as error:  # any code of the host
         raise fail(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
     try:
         app = reduce(getattr, path.split("."), module)
@@ -34,7 +35,7 @@ def load(name: str) -> Any:
         near = difflib.get_close_matches(path, vars(module), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise fail(f"{module_name} has no {path!r}{hint}") from None
-    if not is_factory:
+    if path == attributes:
         return app
     try:
         return app()

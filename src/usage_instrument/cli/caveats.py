@@ -1,4 +1,4 @@
-"""What an answer does not say by itself: why it may be wrong, or empty."""
+"""What the rows of an answer do not show: why they may be wrong, or empty."""
 
 from __future__ import annotations
 
@@ -11,28 +11,38 @@ from usage_instrument.database import dialects
 from usage_instrument.database.expressions import StartOf
 from usage_instrument.database.schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from usage_instrument.database.tables import Tables
+from usage_instrument.queries.questions import TREND, UNUSED, VARIANTS, Question
 
-NOTHING_DECLARED = "no code has declared a feature here, so that nobody can tell what is unused"
+NOTHING_DECLARED = "no code has declared a feature here, so no feature can be reported as unused"
 
 
-def notes(
-    connection: Connection, tables: Tables, name: str, said: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+def caveats(
+    connection: Connection,
+    tables: Tables,
+    question: Question,
+    given: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[str]:
-    """What is to be known of the answer to the question of that name, asked with these options."""
+    """The caveats of an answer to a question with these options."""
     for table in old_tables(connection, tables):
-        yield f"{table} may count somebody twice, as it has no unique index: run `usage-instrument db upgrade`"
-    if name == "unused" and not _has(connection, tables.catalog.c.feature_name.is_not(None)):
+        yield f"{table} has no unique index and may count a user twice: run `usage-instrument db upgrade`"
+    if question is UNUSED and not _has(connection, tables.catalog.c.feature_name.is_not(None)):
         yield NOTHING_DECLARED
-    if name == "trend" and said["by"] == "hour":
+    if question is TREND and given["by"].value == "hour":
         start = tables.history.c.bucket_start
         if not _has(connection, start != StartOf("day", start)):
-            yield "the history here is kept by day, and each day's uses stand at its first hour"
-    if name == "variants" and rows and all(row["variant"] is None for row in rows):
-        yield f"no use of it says anything of {said['key']!r}"
+            yield "this history is kept by day: each day's uses are shown at its first hour"
+    if question is VARIANTS and rows and all(row["variant"] is None for row in rows):
+        yield f"no use of this feature has the key {given['key']!r} in its metadata"
+
+
+def is_empty(connection: Connection, tables: Tables) -> bool:
+    """Whether nothing was counted so far."""
+    return not _has(connection, tables.usage.c.id.is_not(None))
 
 
 def old_tables(connection: Connection, tables: Tables) -> list[str]:
-    """Those that have no unique index yet."""
+    """The tables that have no unique index yet."""
     has_unique = dialects.get(connection.dialect.name).has_unique
     both = ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY))
     return [

@@ -1,4 +1,4 @@
-"""`usage-instrument dashboard`: the pages, served to whoever has the token."""
+"""`usage-instrument dashboard`: serves the pages to visitors that have the token."""
 
 from __future__ import annotations
 
@@ -31,64 +31,60 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = PORT,
     token_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Read the token from this file, instead of making one up.", dir_okay=False),
+        typer.Option(metavar="FILE", help="Read the token from this file. Default: a random token.", dir_okay=False),
     ] = None,
     audit_as: Annotated[
         str | None,
         typer.Option(metavar="USER", help="Open the audit trail too, and record each look at it as this user's."),
     ] = None,
 ) -> None:
-    """Look at it: what is used, by whom, how it develops, in the browser."""
-    # Here, because the other commands need not wait for a web server to be imported.
+    """Serve the dashboard: features, users, trends and spikes in the browser."""
+    # Imported here: the other commands do not wait for a web server.
     import uvicorn
 
     from usage_instrument.dashboard.asgi import Dashboard
-    from usage_instrument.dashboard.token_auth import PARAMETER, Token
+    from usage_instrument.dashboard.token_auth import PARAMETER, TokenAuth
 
-    place = parsed(required(url))
+    database = parsed(required(url))
     if token_file is None and not _is_loopback(host):
         raise fail(
-            f"{host} is not this machine alone, and whoever has the token sees who used what: keep a token of your own "
-            "in a file and pass --token-file, and put TLS in front"
+            f"{host} is open to other machines, and the dashboard shows who used what: keep a token of your own in a "
+            "file, pass --token-file, and put TLS in front"
         )
-    with explained(place):
-        token = Token(_read(token_file) if token_file is not None else secrets.token_urlsafe(24))
-    tables = read(url, schema, lambda connection, tables: tables)  # what is wrong now is said here already
+    with explained(database):
+        auth = TokenAuth(_read(token_file) if token_file is not None else secrets.token_urlsafe(24))
+    tables = read(url, schema, lambda connection, tables: tables)  # reports a wrong database before it serves
     user = None if audit_as is None else user_id(audit_as, tables)
     if audit_as is not None and user is None:
-        raise fail("--audit-as says who looks at the audit trail, so it names somebody")
-    with explained(place):
-        auditing = {} if user is None else _auditing(token, user, Tracker(place, _settings(), tables))
-        app = token.admit(Dashboard(place, authorize=token.authorize, schema=schema, **auditing))
+        raise fail("--audit-as takes the id of the user who looks at the audit trail, not 'anonymous'")
+    with explained(database):
+        audit = {} if user is None else _audit_options(auth, user, Tracker(database, _settings(), tables))
+        app = auth.protect(Dashboard(database, authorize=auth.authorize, schema=schema, **audit))
     listening = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
-    typer.echo(f"The dashboard of {engines.masked(place)} is at")
-    if token_file is None:
-        typer.echo(f"\n  {address}?{PARAMETER}={token.secret}\n")
-    else:
-        typer.echo(f"\n  {address}?{PARAMETER}=(what is in {token_file})\n")
-    typer.echo("Ctrl-C ends it.")
-    # Not an access log: it would have the token in it.
+    shown = auth.secret if token_file is None else f"(the content of {token_file})"
+    typer.echo(f"The dashboard of {engines.masked(database)}:\n\n  {address}?{PARAMETER}={shown}\n\nCtrl-C ends it.")
+    # No access log: it would contain the token.
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
-        if auditing:
-            auditing["tracker"].shutdown()
+        if audit:
+            audit["tracker"].shutdown()
 
 
-def _auditing(token: Any, user: UserId, tracker: Tracker) -> dict[str, Any]:
-    """What opens the audit trail to whoever has the token, as to this user."""
+def _audit_options(auth: Any, user: UserId, tracker: Tracker) -> dict[str, Any]:
+    """The options that open the audit trail to visitors with the token, and record them as this user."""
 
     def authorize(scope: Scope) -> bool:
         tracker.identify(user)
-        return bool(token.authorize(scope))
+        return bool(auth.authorize(scope))
 
     return {"authorize_audit": authorize, "tracker": tracker}
 
 
 def _settings() -> Settings:
-    # No journal: it belongs to the app, and each look is committed before it is shown.
+    # Without a journal: it belongs to the app, and each look is committed before its page is sent.
     return replace(Settings.from_environment(), journal=None, service="usage-instrument dashboard")
 
 

@@ -1,4 +1,4 @@
-"""The database that a command's options name, and what is done on it."""
+"""Connects a command to the database that its options name."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def run(
     *,
     needs_file: bool = False,
 ) -> T:
-    """What `work` returns, on a connection by a sync or an async driver; every error ends the command in one line."""
-    place = parsed(required(url))
-    with explained(place):
-        said = settings(schema, users, user_id_type)
-        if needs_file and _is_missing_file(place):
-            raise fail(f"there is no file {place.database}: run `usage-instrument db create`, or mend --url")
-        connector = engines.connect(_patient(place))
+    """The result of `work` on a connection by a sync or an async driver. An error ends the command with one line."""
+    database = parsed(required(url))
+    with explained(database):
+        configured = settings(schema, users, user_id_type)
+        if needs_file and _is_missing_file(database):
+            raise fail(f"there is no file {database.database}: run `usage-instrument db create`, or correct --url")
+        connector = engines.connect(_patient(database))
         try:
-            return connector.run(lambda connection: work(connection, said))
+            return connector.run(lambda connection: work(connection, configured))
         finally:
             connector.dispose()
 
 
 def read(url: str | None, schema: str | None, work: Callable[[Connection, Tables], T]) -> T:
-    """As run, for who only reads the tables, whatever they are like."""
+    """The result of `work` on a connection and the tables that are there, whatever the type of their user ids."""
 
-    def found(connection: Connection, said: Settings) -> T:
-        return work(connection, find_tables(connection, said.schema))
+    def found(connection: Connection, configured: Settings) -> T:
+        return work(connection, find_tables(connection, configured.schema))
 
     return run(url, schema, "none", UserIdKind.UUID, found, needs_file=True)
 
 
 def parsed(url: str) -> URL:
-    """The URL, if an engine can be made of it."""
+    """The URL. Ends the command if no engine can be made of it."""
     with explained(URL.create("unknown")):
         engines.parse(url)
     return engines.url_of(url)
@@ -64,7 +64,7 @@ def _is_missing_file(url: URL) -> bool:
 
 
 def _patient(url: URL) -> URL:
-    """Somebody waits for this, so that a long ALTER TABLE is no sign of a lost network."""
+    """The URL with time for a long ALTER TABLE, which these drivers would take for a lost network."""
     if url.drivername.endswith(("pymysql", "mysqldb")):
         return url.update_query_dict({"read_timeout": "86400", "write_timeout": "86400"})
     return url

@@ -1,4 +1,4 @@
-"""How a command fails: one line that names the fix, without the password, and exit code 2."""
+"""Errors of the command line: one line that names the fix, without the password, and exit code 2."""
 
 from __future__ import annotations
 
@@ -19,30 +19,38 @@ _SERVER_HINT = "; is the server running, and is the URL right?"
 
 
 def fail(message: str) -> typer.Exit:
-    """Say why, on stderr; raise what this returns."""
-    typer.echo(f"usage-instrument: {' '.join(message.split())}", err=True)
+    """Print an error on stderr, and return the exception that ends the command."""
+    warn(message)
     return typer.Exit(ERROR)
+
+
+def warn(message: str) -> None:
+    """Print one line on stderr."""
+    typer.echo(f"usage-instrument: {printable(' '.join(message.split()))}", err=True)
+
+
+def printable(text: str) -> str:
+    """The text without control characters: names come from the app's users, and must not steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 @contextlib.contextmanager
 def explained(url: URL) -> Iterator[None]:
-    """Turns what a database, its driver or the network raises into one line."""
+    """Turn an error of the database, its driver or the network into one line."""
     try:
         yield
     except UsageInstrumentError as error:
         raise fail(_masked(str(error), url)) from None
-    except exc.DBAPIError as error:
-        raise fail(_masked(f"{_shown(url)}: {_first_line(error.orig)}{_hint(error, url)}", url)) from None
     except (exc.SQLAlchemyError, OSError, TimeoutError) as error:
-        hint = _SERVER_HINT if isinstance(error, OSError | TimeoutError) else ""
-        raise fail(_masked(f"{_shown(url)}: {_first_line(error)}{hint}", url)) from None
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        raise fail(_masked(f"{_shown(url)}: {_first_line(cause)}{_hint(error, url)}", url)) from None
 
 
-def _hint(error: exc.DBAPIError, url: URL) -> str:
-    if error.statement:
-        return ""
-    # Refused, unreachable, unknown host, wrong password, no such database: no statement was on its way yet.
-    return "; does the directory exist?" if url.get_backend_name() == "sqlite" else _SERVER_HINT
+def _hint(error: Exception, url: URL) -> str:
+    # An error without a statement is one of the connection: refused, unreachable, wrong password, no such database.
+    if isinstance(error, exc.DBAPIError) and not error.statement:
+        return "; does the directory exist?" if url.get_backend_name() == "sqlite" else _SERVER_HINT
+    return _SERVER_HINT if isinstance(error, OSError | TimeoutError) else ""
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -1,4 +1,4 @@
-"""The options that commands share; each is read from the environment too, under its setting's name."""
+"""The options that commands share. The environment sets them too, by the names of the settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UserIdKind(str, enum.Enum):
 
 
 class Format(str, enum.Enum):
-    """How an answer is printed."""
+    """The format of printed rows."""
 
     TABLE = "table"
     JSON = "json"
@@ -36,44 +36,39 @@ Url: TypeAlias = Annotated[
 ]
 Schema: TypeAlias = Annotated[
     str | None,
-    typer.Option(envvar=f"{ENVIRONMENT_PREFIX}SCHEMA", help="The schema of the tables; the connection's own if unset."),
+    typer.Option(envvar=f"{ENVIRONMENT_PREFIX}SCHEMA", help="The schema of the tables. Default: the connection's own."),
 ]
 Users: TypeAlias = Annotated[
     str,
     typer.Option(
         envvar=f"{ENVIRONMENT_PREFIX}USERS",
-        help="What user_id refers to: 'auto', 'table.column', 'schema.table.column' or 'none'.",
+        help="The column that user_id refers to: 'auto', 'table.column', 'schema.table.column' or 'none'.",
     ),
 ]
 UserIds: TypeAlias = Annotated[
     UserIdKind,
-    typer.Option(
-        "--user-id-type",
-        envvar=f"{ENVIRONMENT_PREFIX}USER_ID_TYPE",
-        help="The type of a user's id.",
-    ),
+    typer.Option("--user-id-type", envvar=f"{ENVIRONMENT_PREFIX}USER_ID_TYPE", help="The type of user ids."),
 ]
-Output: TypeAlias = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
-
+Output: TypeAlias = Annotated[Format, typer.Option("--format", help="The output format.")]
 
 _UNITS = {"h": dt.timedelta(hours=1), "d": dt.timedelta(days=1), "w": dt.timedelta(weeks=1)}
 
 
 def required(url: str | None) -> str:
-    """The URL; without one, the command ends."""
+    """The URL. Ends the command without one."""
     if not url:
-        raise fail(f"which database? Pass --url, or set {DATABASE_VARIABLE}; it looks like sqlite:///usage.db")
+        raise fail(f"which database? Pass --url, or set {DATABASE_VARIABLE}, for example to sqlite:///usage.db")
     return url
 
 
 def settings(schema: str | None, users: str, user_id_type: UserIdKind) -> Settings:
-    """The settings that the options make, as the environment's would be."""
-    said = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type.value}
-    return Settings.from_environment({f"{ENVIRONMENT_PREFIX}{name}": value for name, value in said.items()})
+    """The settings that these options make."""
+    given = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type.value}
+    return Settings.from_environment({f"{ENVIRONMENT_PREFIX}{name}": value for name, value in given.items()})
 
 
 def period(text: str | None) -> dt.timedelta | dt.datetime | None:
-    """What `--since` says: so many hours, days or weeks back, or a date. The command ends if it is neither."""
+    """The period of `--since`: a number of hours, days or weeks, or a date. Ends the command for anything else."""
     if text is None:
         return None
     back = _span(text)
@@ -86,7 +81,7 @@ def period(text: str | None) -> dt.timedelta | dt.datetime | None:
 
 
 def span(text: str, option: str) -> dt.timedelta:
-    """So many hours, days or weeks. The command ends if it is none."""
+    """A number of hours, days or weeks. Ends the command for anything else."""
     found = _span(text)
     if found is None:
         raise fail(f"{option} is 12h, 30d or 4w, not {text!r}")

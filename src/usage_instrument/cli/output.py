@@ -1,10 +1,8 @@
-"""How answers are printed: a table for people; a list of objects, CSV or Markdown for others."""
+"""Prints rows: as a table for people; as JSON, CSV or Markdown for programs."""
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,21 +14,30 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from usage_instrument.dashboard import csv
+
+from .errors import printable
 from .options import Format
 
 _UNBOUNDED = 10_000
-"""Columns where no terminal bounds them, so that nothing is folded in a file."""
+"""The width of output that no terminal bounds: nothing is folded in a file."""
+_PADDING = 3
+"""Characters between two columns of a table."""
 
 
 def show(rows: Sequence[Mapping[str, Any]], output: Format, *, empty: str, names: Sequence[str] = ()) -> None:
-    """Print rows that all have the same keys, `names` if there are none; `empty` is what people read then."""
+    """Print rows that all have the same keys.
+
+    `names` are the keys if there are no rows; tables and Markdown print `empty` then.
+    """
     names = list(rows[0]) if rows else list(names)
     if output is Format.JSON:
-        typer.echo(json.dumps([dict(row) for row in rows], indent=2, default=str, ensure_ascii=False))
+        typer.echo(as_json([dict(row) for row in rows]))
     elif output is Format.CSV:
-        text = _csv(names, rows)
-        # As it is, for whoever reads it; typer would take escape sequences out of a file.
-        sys.stdout.write("\n".join(map(printable, text.split("\n"))) if sys.stdout.isatty() else text)
+        text = csv.written(names, ([row[name] for name in names] for row in rows), "\n").decode()
+        is_terminal = sys.stdout.isatty()
+        # Not by typer, which takes escape sequences out of what goes to a file.
+        sys.stdout.write("\n".join(map(printable, text.split("\n"))) if is_terminal else text)
     elif not rows:
         typer.echo(empty)
     elif output is Format.MARKDOWN:
@@ -39,54 +46,61 @@ def show(rows: Sequence[Mapping[str, Any]], output: Format, *, empty: str, names
         console().print(table(names, rows))
 
 
+def as_json(value: object) -> str:
+    """JSON for a terminal or a file, whatever its encoding: characters that do not print are escaped."""
+    text = json.dumps(value, indent=2, default=str, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower())
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
 def console() -> Console:
-    """Of the width of the terminal, if there is one."""
+    """A console as wide as the terminal, if there is one."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED, soft_wrap=False)
 
 
 def table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows in columns, numbers to the right."""
+    """Rows in columns, numbers at the right. Names, ids and times are not broken where the width allows it."""
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    columns = {name: [printable(text) for text in _cells([row[name] for row in rows])] for name in names}
+    widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
+    solid = {name for name, cells in columns.items() if not any(" " in cell for cell in cells) or _is_time(rows, name)}
+    # The other columns keep a minimum for their words.
+    needed = sum(widths[name] if name in solid else min(widths[name], 12) for name in names)
+    fits = needed + _PADDING * (len(names) - 1) <= console().width
     for name in names:
-        drawn.add_column(Text(name), justify="right" if _is_numeric(rows, name) else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(printable(cell(row[name]))) for name in names))
+        justify: Any = "right" if _is_numeric(rows, name) else "left"
+        drawn.add_column(Text(name), justify=justify, overflow="fold", no_wrap=fits and name in solid)
+    for number in range(len(rows)):
+        drawn.add_row(*(Text(columns[name][number]) for name in names))
     return drawn
 
 
 def cell(value: Any) -> str:
-    """A value as people read it."""
+    """A value for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, dt.datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
+        return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
     return "" if value is None else str(value)
 
 
-def printable(text: str) -> str:
-    """Without what would move a terminal's cursor or colour what follows: names come from the app's users too."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+def _cells(values: Sequence[Any]) -> list[str]:
+    times = [value for value in values if isinstance(value, dt.datetime)]
+    if times and all(value.time() == dt.time() for value in times):
+        values = [value.date() if isinstance(value, dt.datetime) else value for value in values]
+    return [cell(value) for value in values]
+
+
+def _is_time(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(isinstance(row[name], dt.datetime) for row in rows)
 
 
 def _is_numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     values = [row[name] for row in rows if row[name] is not None]
     return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-
-
-def _csv(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow(
-            json.dumps(row[name], ensure_ascii=False) if isinstance(row[name], dict | list) else row[name]
-            for name in names
-        )
-    return text.getvalue()
 
 
 def _markdown(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

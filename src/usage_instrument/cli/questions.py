@@ -1,42 +1,41 @@
-"""The analysts' questions as commands: what each takes, and which Select answers it."""
+"""The analyst questions as commands, and as SQL by `usage-instrument sql`."""
 
 from __future__ import annotations
 
+import datetime as dt
+import difflib
 import enum
-from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import typer
-from sqlalchemy import Select
+from rich.bar import Bar
+from sqlalchemy import URL, Connection, MetaData, exc, select, union
 
-from usage_instrument import queries
+from usage_instrument.database.reflection import missing_tables
+from usage_instrument.database.schema import define_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import UserIdError
 from usage_instrument.events import canonical_user
-from usage_instrument.typing import UserId
+from usage_instrument.queries.periods import Since
+from usage_instrument.queries.printed import printed
+from usage_instrument.queries.questions import QUESTIONS, TREND, UNUSED, Argument, Query, Question, in_words
+from usage_instrument.settings import DATABASE_VARIABLE
+from usage_instrument.typing import Unit, UserId
 
-from .errors import fail
-from .options import period
+from .caveats import NOTHING_DECLARED, caveats, is_empty, old_tables
+from .database import read
+from .errors import ERROR, PROBLEMS, explained, fail, warn
+from .options import Format, Output, Schema, Url, UserIdKind, UserIds, period
+from .output import console, show, table
 
-Asked: TypeAlias = "Select[*tuple[Any, ...]]"
-"""What asks a question of a database."""
-Question: TypeAlias = Callable[..., Asked]
-"""Takes the tables, and the options that its signature names."""
-
-Limit: TypeAlias = Annotated[int, typer.Option(min=1, help="How many rows at most.")]
-Since: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PERIOD",
-        help="Since when: 12h, 30d, 4w, or a date such as 2026-01-31; whole days (UTC).",
-    ),
-]
-Feature: TypeAlias = Annotated[str, typer.Argument(help="The feature, as the code names it.")]
-AFeature: TypeAlias = Annotated[str | None, typer.Option("--feature", help="Of this feature alone.")]
-User: TypeAlias = Annotated[str, typer.Argument(help="The user's id, or 'anonymous'.")]
+_BAR = 40
+"""The width of a bar, in characters."""
 
 
-class By(str, enum.Enum):
+class Step(str, enum.Enum):
     """The steps of a trend."""
 
     HOUR = "hour"
@@ -45,89 +44,204 @@ class By(str, enum.Enum):
     MONTH = "month"
 
 
-def top(tables: Tables, limit: Limit = 5, since: Since = None) -> Asked:
-    """The most used features."""
-    return queries.top_features(limit, since=period(since), tables=tables)
+class Backend(str, enum.Enum):
+    """The databases, by their names in SQLAlchemy."""
+
+    POSTGRESQL = "postgresql"
+    MARIADB = "mariadb"
+    MYSQL = "mysql"
+    SQLITE = "sqlite"
 
 
-def user(tables: Tables, user: User, since: Since = "7d") -> Asked:
-    """What one user used lately, with the counts of all time."""
-    return queries.user_features(user_id(user, tables), period(since), tables=tables)
+class Answer(NamedTuple):
+    """The answer of a database to a question."""
+
+    names: list[str]
+    rows: Sequence[Mapping[str, Any]]
+    caveats: list[str]
+    is_empty: bool
+    """Whether the database has counted nothing at all."""
 
 
-def adoption(tables: Tables, since: Since = None) -> Asked:
-    """How many people use each feature, and which share of all that is."""
-    return queries.adoption(since=period(since), tables=tables)
+sql = typer.Typer(help="Print a question as SQL, for example for Metabase or Grafana.", no_args_is_help=True)
 
-
-def unused(tables: Tables, since: Since = None) -> Asked:
-    """Features that nobody uses: never at all, or not since then."""
-    return queries.unused_features(period(since), tables=tables)
-
-
-def power_users(tables: Tables, feature: AFeature = None, limit: Limit = 10, since: Since = None) -> Asked:
-    """Who uses the app, or one feature, most."""
-    return queries.power_users(feature, limit, since=period(since), tables=tables)
-
-
-def trend(tables: Tables, feature: AFeature = None, by: By = By.DAY, since: Since = "28d") -> Asked:
-    """Uses and users over time."""
-    return queries.trend(feature, by.value, since=period(since), tables=tables)
-
-
-def active(tables: Tables, feature: AFeature = None) -> Asked:
-    """How many people are active: today, in 7 and in 28 days."""
-    return queries.active_users(feature, tables=tables)
-
-
-def spikes(
-    tables: Tables,
-    since: Since = "7d",
-    feature: AFeature = None,
-    threshold: Annotated[float, typer.Option(min=0, help="The score from which a day is a spike.")] = 5.0,
-) -> Asked:
-    """Days on which a feature was used far more than usual."""
-    return queries.spikes(period(since), feature=feature, threshold=threshold, tables=tables)
-
-
-def variants(
-    tables: Tables, feature: Feature, key: Annotated[str, typer.Argument(help="The key in the metadata.")]
-) -> Asked:
-    """Users and uses by a key of the metadata, as an A/B test needs them."""
-    return queries.variants(feature, key, tables=tables)
-
-
-def related(tables: Tables, feature: Feature, limit: Limit = 10) -> Asked:
-    """What the users of a feature use as well."""
-    return queries.related_features(feature, limit, tables=tables)
-
-
-def recommend(tables: Tables, user: User, limit: Limit = 5) -> Asked:
-    """What similar users use and this one does not."""
-    return queries.recommend(user_id(user, tables), limit, tables=tables)
-
-
-QUESTIONS: dict[str, tuple[Question, str]] = {
-    "top": (top, "No feature has been used {when}."),
-    "user": (user, "This user has used nothing {when}."),
-    "adoption": (adoption, "No feature has been used {when}."),
-    "unused": (unused, "No declared feature is unused."),
-    "power-users": (power_users, "Nobody has used it {when}."),
-    "trend": (trend, "There is no history yet."),
-    "active": (active, "Nobody is active."),
-    "spikes": (spikes, "No day stands out."),
-    "variants": (variants, "Nobody has used it yet."),
-    "related": (related, "Its users use nothing else."),
-    "recommend": (recommend, "There is nothing to recommend: this user has used nothing yet, or everything."),
+_SHARED: dict[str, tuple[Any, Any]] = {"url": (Url, None), "schema": (Schema, None), "output": (Output, Format.TABLE)}
+_FAIL_OVER = Annotated[int | None, typer.Option(min=0, help="Exit with 1 if there are more rows than this.")]
+_SQL_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "url": (
+        Annotated[str | None, typer.Option(help=f"The database. Default: ${DATABASE_VARIABLE}, or --dialect.")],
+        None,
+    ),
+    "dialect": (Annotated[Backend | None, typer.Option(help="Print SQL for any database of this kind.")], None),
+    "schema": (Schema, None),
+    "user_id_type": (UserIds, UserIdKind.UUID),
 }
-"""The commands by name, each with what people read when the answer has no rows; {when} is `yet`, or `since then`."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add a command for each question, and the commands that print their SQL."""
+    for question in QUESTIONS:
+        options = {**_SHARED, "fail_over": (_FAIL_OVER, None)} if question is UNUSED else _SHARED
+        about = question.about.format(period="in the period", by="step", key="KEY")
+        help_ = f"{question.summary}\n\n{about}"
+        example = f"Example: usage-instrument {question.name} {question.example}"
+        app.command(question.name, help=help_, epilog=example)(_command(question, _answer, options))
+        example = f"Example: usage-instrument sql {question.name} {question.example.partition(' --fail-over')[0]}"
+        sql.command(question.name, help=help_, epilog=example)(_command(question, _print_sql, _SQL_OPTIONS))
+    app.add_typer(sql, name="sql")
 
 
 def user_id(text: str, tables: Tables) -> UserId:
-    """The id that a text is, in these tables; the command ends if it is none."""
+    """The user id that a text stands for in these tables. Ends the command if it is none."""
     if text == "anonymous":
         return None
     try:
         return canonical_user(tables.user_id_type)(text)
     except UserIdError as error:
-        raise fail(f"{error}; nobody in particular is 'anonymous'") from None
+        raise fail(f"{error}; the anonymous user is 'anonymous'") from None
+
+
+def _command(
+    question: Question, work: Callable[..., None], options: Mapping[str, tuple[Any, Any]]
+) -> Callable[..., None]:
+    """A function with the signature that typer reads: the question's arguments, then the options."""
+
+    def command(**given: Any) -> None:
+        work(question, **given)
+
+    parameters = [
+        *map(_parameter, question.arguments),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, (kind, default) in options.items()
+        ),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _parameter(argument: Argument) -> inspect.Parameter:
+    if argument.is_required:
+        metavar = argument.name.removesuffix("_id").upper()
+        kind: Any = Annotated[str, typer.Argument(help=argument.help, metavar=metavar)]
+        return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+    of_type = {Since: str | None, Unit: Step, str: str | None}.get(argument.type, argument.type)
+    option: Any = typer.Option(
+        help=argument.help,
+        min={int: 1, float: 0}.get(argument.type),
+        metavar="PERIOD" if argument.type is Since else None,
+    )
+    default = argument.default
+    if isinstance(default, dt.timedelta):
+        default = f"{default.days}d"
+    elif argument.type is Unit:
+        default = Step(default)
+    return inspect.Parameter(
+        argument.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[of_type, option]
+    )
+
+
+def _select(question: Question, tables: Tables, given: Mapping[str, Any]) -> Query:
+    converters: dict[str, Callable[[Any], Any]] = {
+        "since": period,
+        "user_id": lambda text: user_id(text, tables),
+        "by": lambda step: step.value,
+    }
+    arguments = {each.name: converters.get(each.name, lambda it: it)(given[each.name]) for each in question.arguments}
+    return question.select(**arguments, tables=tables)
+
+
+def _answer(
+    question: Question, url: str | None, schema: str | None, output: Format, fail_over: int | None = None, **given: Any
+) -> None:
+    answer = read(
+        url,
+        schema,
+        lambda connection, tables: _ask(connection, tables, question, _select(question, tables, given), given),
+    )
+    for caveat in answer.caveats:
+        warn(caveat)
+    if question is TREND and output is Format.TABLE and answer.rows and not answer.is_empty:
+        _draw(answer)
+    else:
+        words = {"period": in_words(period(given.get("since"))), "key": given.get("key"), "by": ""}
+        is_for_people = output in (Format.TABLE, Format.MARKDOWN)
+        empty = "Nothing was counted so far. Is the app running, and does it call `usage.configure`?"
+        show(
+            [] if answer.is_empty and is_for_people else answer.rows,
+            output,
+            empty=empty if answer.is_empty else question.empty.format(**words),
+            names=answer.names,
+        )
+    if fail_over is not None and NOTHING_DECLARED in answer.caveats:
+        raise typer.Exit(ERROR)
+    if fail_over is not None and len(answer.rows) > fail_over:
+        warn(f"{len(answer.rows)} features are unused, more than {fail_over}")
+        raise typer.Exit(PROBLEMS)
+
+
+def _print_sql(
+    question: Question,
+    url: str | None,
+    dialect: Backend | None,
+    schema: str | None,
+    user_id_type: UserIdKind,
+    **given: Any,
+) -> None:
+    if url and dialect is not None:
+        raise fail("SQL for which database? Pass --url or --dialect, not both")
+    url = url or (os.environ.get(DATABASE_VARIABLE) if dialect is None else None)
+    if url:
+        text = read(url, schema, lambda on, tables: printed(_select(question, tables, given), on.dialect))
+    elif dialect is None:
+        raise fail("SQL for which database? Pass --url or --dialect")
+    else:
+        database = URL.create(dialect.value)
+        with explained(database):
+            tables = define_tables(MetaData(), schema=schema, users=None, user_id_type=user_id_type.value)
+            text = printed(_select(question, tables, given), database.get_dialect()())
+    typer.echo(f"{text};")
+
+
+def _ask(connection: Connection, tables: Tables, question: Question, query: Query, given: Mapping[str, Any]) -> Answer:
+    feature = given.get("feature")
+    try:
+        result = connection.execute(query)
+        names, rows = list(result.keys()), [dict(row) for row in result.mappings()]
+        found = list(caveats(connection, tables, question, given, rows))
+        nothing = is_empty(connection, tables) and (question is not UNUSED or NOTHING_DECLARED in found)
+        answer = Answer(names, rows, found, nothing)
+        is_known = feature is None or (rows and feature in _features(connection, tables))
+    except exc.DBAPIError:
+        connection.rollback()
+        missing = missing_tables(connection, tables)
+        if not missing:
+            raise
+        fix = "upgrade" if old_tables(connection, tables) else "create"
+        raise fail(f"there is no table {missing[0]}: run `usage-instrument db {fix}`") from None
+    if not is_known:
+        raise _unknown(str(feature), _features(connection, tables))
+    return answer
+
+
+def _features(connection: Connection, tables: Tables) -> list[str]:
+    """Every feature that was used or declared."""
+    names = union(*(select(each.c.feature_name) for each in (tables.usage, tables.catalog)))
+    return [name for name in connection.scalars(names) if name is not None]
+
+
+def _unknown(feature: str, features: Sequence[str]) -> typer.Exit:
+    close = difflib.get_close_matches(feature, features, 3, 0.5)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return fail(f"no feature {feature!r} was used or declared here{hint}")
+
+
+def _draw(answer: Answer) -> None:
+    """Print the rows with a bar each."""
+    drawn = table(answer.names, answer.rows)
+    most = max(row["uses"] for row in answer.rows)
+    drawn.add_column("")
+    cells = drawn.columns[-1]._cells
+    cells.extend(Bar(most or 1, 0, row["uses"], width=_BAR, color="cyan") for row in answer.rows)
+    console().print(drawn)

@@ -1,56 +1,73 @@
-"""Who may look: what the host's `authorize` says, and nothing else, opens the dashboard."""
+"""Decides who may look: only the host's `authorize` opens the dashboard."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from usage_instrument.errors import ConfigurationError
+from usage_instrument.runtime import log
 
-logger = logging.getLogger("usage_instrument")
-
-Authorize: TypeAlias = "Callable[[Any], Any]"
 F = TypeVar("F")
 
 
-def checked(authorize: F, given: str) -> F:
-    """The callable itself. Raises ConfigurationError when there is none: a dashboard is closed by default.
-
-    `given` is what it is called with: the scope or the environ.
-    """
+def checked(authorize: F, can_await: bool) -> F:
+    """The callable itself. Raises ConfigurationError for anything else, and for a coroutine function in a WSGI app."""
     if not callable(authorize):
         raise ConfigurationError(
-            "the dashboard shows who used what, so it needs to know who may look: "
-            f"pass authorize=…, a callable from the {given} to True or False, not {authorize!r}"
+            "the dashboard shows who used what, so it needs to know who may look: pass authorize=…, a callable from "
+            f"the ASGI scope or the WSGI environ to True or False, not {authorize!r}"
+        )
+    if not can_await and is_async(authorize):
+        raise ConfigurationError(
+            "a WSGI app cannot await: make authorize an ordinary function, or mount the Dashboard of "
+            "usage_instrument.dashboard.asgi"
         )
     return authorize
 
 
 def nobody(_: object) -> bool:
-    """What lets nobody in."""
+    """An `authorize` that lets nobody in."""
     return False
 
 
 def is_async(authorize: object) -> bool:
-    """Whether its answer has to be awaited, as far as that can be seen."""
+    """Whether it is known to return an awaitable."""
     call = getattr(authorize, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function
     return inspect.iscoroutinefunction(authorize) or inspect.iscoroutinefunction(call)
 
 
-def granted(answer: object) -> bool:
-    """Whether that is a yes: only True is. A redirect to a login page, say, is as truthy as anything."""
-    if inspect.iscoroutine(answer):
-        answer.close()
-    if answer is not None and not isinstance(answer, bool):
-        logger.error(
+def is_granted(verdict: object) -> bool:
+    """Whether `authorize` returned True. Any other value lets nobody in: a redirect to a login page is truthy too."""
+    if inspect.iscoroutine(verdict):
+        verdict.close()
+    if verdict is not None and not isinstance(verdict, bool):
+        kind = type(verdict).__name__
+        log.limited(
+            logging.ERROR,
+            ("authorize", kind),
             "the dashboard's authorize returned a value of type %s and only True lets anybody in; return bool(…)",
-            type(answer).__name__,
+            kind,
         )
-    return answer is True
+    return verdict is True
 
 
-def failed(error: Exception) -> None:
-    """Say that `authorize` raised, which lets nobody in."""
-    logger.error("the dashboard's authorize failed, so nobody gets to see it", exc_info=error)
+def granted_by(authorize: Callable[[Any], Any], given: Any) -> bool:
+    """Whether `authorize` lets this visitor in; an exception lets nobody in."""
+    try:
+        return is_granted(authorize(given))
+    except Exception as error:
+        log_failure(error)
+        return False
+
+
+def log_failure(error: Exception) -> None:
+    """Log that `authorize` raised, once a minute for each type of exception."""
+    log.limited(
+        logging.ERROR,
+        ("authorize", type(error).__name__),
+        "the dashboard's authorize failed, so nobody gets to see it",
+        exc_info=True,
+    )

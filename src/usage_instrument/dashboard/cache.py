@@ -1,4 +1,4 @@
-"""What was slow to answer is not asked again at once, so that many millions of rows can be looked at freely."""
+"""Caches slow answers, so that a page over many millions of rows does not load the database again and again."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 SLOW = 0.5
-"""Seconds; an answer that took less is always asked for."""
-PATIENCE = 30
-"""For so many times as long as it took, an answer is kept: looking takes a thirtieth of the database at most."""
+"""Seconds. A faster answer is never cached."""
+FACTOR = 30
+"""An answer is kept for this many times as long as it took: pages use a thirtieth of the database at most."""
 LONGEST = 300
 """Seconds that an answer is kept at most."""
-ROOM = 256
-"""How many answers are kept; the oldest go."""
+SIZE = 256
+"""Answers that are kept. The oldest goes first."""
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Entry:
     answer: Any
     as_of: dt.datetime
     until: float
 
 
-class Memory:
-    """The slow answers of one dashboard, for all of its visitors: they all may see the same."""
+class Cache:
+    """The slow answers of one dashboard, for all visitors: they all may see the same."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._lock = Lock()
 
-    def recall(self, key: Hashable, now: dt.datetime, ask: Callable[[], T]) -> tuple[T, dt.datetime]:
-        """The answer of that name, kept or asked for now, and as of when it is."""
+    def get(self, key: Hashable, now: dt.datetime, ask: Callable[[], T]) -> tuple[T, dt.datetime]:
+        """The answer for a key, cached or asked for now, and its time."""
         begun = self._clock()
         with self._lock:
-            kept = self._kept.get(key)
-        if kept is not None and begun < kept.until:
-            return kept.answer, kept.as_of
+            entry = self._entries.get(key)
+        if entry is not None and begun < entry.until:
+            return entry.answer, entry.as_of
         answer = ask()
         ended = self._clock()
         if ended - begun >= SLOW:
-            until = ended + min((ended - begun) * PATIENCE, LONGEST)
+            until = ended + min((ended - begun) * FACTOR, LONGEST)
             with self._lock:
-                self._kept.pop(key, None)
-                self._kept[key] = _Kept(answer, now, until)
-                while len(self._kept) > ROOM:
-                    self._kept.popitem(last=False)
+                self._entries.pop(key, None)
+                self._entries[key] = _Entry(answer, now, until)
+                while len(self._entries) > SIZE:
+                    self._entries.popitem(last=False)
         return answer, now

@@ -1,4 +1,4 @@
-"""Charts as geometry: bars whose places are shares of the width, so that they fit any screen without a script."""
+"""Charts as geometry: the bars are shares of the width, so that a chart fits any screen without a script."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from dataclasses import dataclass
 from . import formatting
 
 HEIGHT = 168
-"""Of the plot, in pixels."""
+"""Pixels of the plot."""
 _LABELS = 5
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a chart shows of one day or week."""
+    """The values of one day or week."""
 
     start: dt.date
     value: int
     part: int = 0
-    """How much of the value is of the paler kind."""
+    """The part of the value that is drawn paler."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar; x and width in percent, y and heights in pixels."""
+    """One bar: x and width in percent, y and heights in pixels."""
 
     x: float
     width: float
     y: float
     height: float
     part: float
-    """The height of its paler top."""
+    """The height of the paler part."""
     slot: float
-    """Where its share of the width begins, in percent: all of that answers to the pointer."""
+    """The start of the area that reacts to the pointer, in percent."""
     title: str
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A label, and where it stands."""
+    """A label and its position."""
 
     at: float
     label: str
     anchor: str = "middle"
     spare: bool = False
-    """Whether it goes first where there is little room."""
+    """Whether a narrow screen hides it."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Chart:
     """A bar chart."""
 
     name: str
-    """What its ids begin with."""
+    """The prefix of its ids."""
     title: str
     about: str
-    """What it shows, in words, for whoever does not see it."""
+    """The content in words, for screen readers."""
     has_axis: bool
-    """Whether its days are written below it."""
+    """Whether its days are printed below."""
     height: int
     step: float
     """The width of one slot, in percent."""
@@ -79,13 +79,13 @@ def chart(
     height: int = HEIGHT,
     has_axis: bool = True,
 ) -> Chart:
-    """The bars of these points; `unit` is what is counted, `part` what the paler kind of it is called."""
+    """A chart of these points. `unit` names the values, `part` their paler part."""
     top = _round_up(max((point.value for point in points), default=0))
     step = 100 / max(len(points), 1)
     bars = []
     for number, point in enumerate(points):
         tall, pale = height * point.value / top, height * point.part / top
-        said = f"{formatting.day(point.start)}: {point.value:,} {unit}"
+        title_ = f"{formatting.day(point.start)}: {point.value:,} {unit}"
         bars.append(
             Bar(
                 x=round(number * step + step * 0.16, 3),
@@ -94,13 +94,13 @@ def chart(
                 height=round(max(tall, 1.5 if point.value else 0), 1),
                 part=round(pale, 1),
                 slot=round(number * step, 3),
-                title=f"{said}, {point.part:,} of them {part}" if part and point.part else said,
+                title=f"{title_}, {point.part:,} of them {part}" if part and point.part else title_,
             )
         )
     return Chart(
         name,
         title,
-        _in_words(unit, points),
+        _description(unit, points),
         has_axis,
         height,
         round(step, 3),
@@ -110,7 +110,7 @@ def chart(
     )
 
 
-def _in_words(unit: str, points: Sequence[Point]) -> str:
+def _description(unit: str, points: Sequence[Point]) -> str:
     if not points or not any(point.value for point in points):
         return f"No {unit} in this period."
     most = max(points, key=lambda point: point.value)
@@ -121,7 +121,7 @@ def _in_words(unit: str, points: Sequence[Point]) -> str:
 
 
 def _round_up(value: int) -> int:
-    """The next number that a scale may end with: it halves well."""
+    """The next number at which a scale may end: an even one."""
     if value <= 4:
         return 4
     size = 10 ** int(math.log10(value))
@@ -138,7 +138,7 @@ def _grid(top: int, height: int) -> tuple[Tick, ...]:
 
 
 def _axis(points: Sequence[Point]) -> tuple[Tick, ...]:
-    """Some of the days, evenly spread, under the middle of their bars."""
+    """Some of the days, evenly spread, below the middle of their bars."""
     if not points:
         return ()
     last = len(points) - 1

@@ -1,4 +1,4 @@
-"""An answer as a file for spreadsheets, in which no cell is a formula."""
+"""Rows as a CSV file in which no cell is a formula."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CONTENT_TYPE = "text/csv; charset=utf-8; header=present"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def written(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """The rows below their names, in UTF-8. All text is quoted, and what a spreadsheet would compute gets a `'`."""
+def written(names: Sequence[str], rows: Iterable[Sequence[Any]], line_end: str = "\r\n") -> bytes:
+    """The rows below their names, in UTF-8. A text that a spreadsheet would compute begins with `'`."""
     text = io.StringIO(newline="")
-    # Quoted, because where the list separator is a semicolon, the part behind one is a cell of its own.
-    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
+    # All text is quoted: where the list separator is a semicolon, the rest after one would be a cell of its own.
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator=line_end)
     writer.writerow(names)
     writer.writerows([_cell(value) for value in row] for row in rows)
     return text.getvalue().encode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Values as people read them: counts, shares, times."""
+"""Formats values for people: counts, shares, times."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import json
 from typing import Any
 
 _STEPS = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"))
-# strftime's depend on the host's locale.
+# Those of strftime depend on the host's locale.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def count(value: float | None) -> str:
-    """1,234; what is no whole number has one decimal."""
+    """1,234; a fraction has one decimal."""
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def short(value: int) -> str:
-    """1.2M; whole below a hundred thousand."""
+    """1.2M; exact below a hundred thousand."""
     if value < 100_000:
         return f"{value:,}"
     for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
@@ -29,7 +29,7 @@ def short(value: int) -> str:
 
 
 def share(value: float | None) -> str:
-    """0.123 as 12.3%."""
+    """12.3% for 0.123."""
     if value is None:
         return "–"
     if 0 < value < 0.001:
@@ -38,14 +38,14 @@ def share(value: float | None) -> str:
 
 
 def change(now: int, before: int) -> str:
-    """How much more that is than before: +12%."""
+    """+12%; a factor from ten times as much."""
     if now >= 10 * before:
         return f"×{now / before:.3g}" if now < 1000 * before else "×999+"
     return f"{(now - before) / before:+.0%}".replace("-", "−")
 
 
 def day(value: dt.date, now: dt.date | None = None) -> str:
-    """12 Mar 2026; without the year, if that is this one."""
+    """12 Mar 2026; without the year, if that is the current one."""
     return short_day(value) if now is not None and now.year == value.year else f"{short_day(value)} {value.year}"
 
 
@@ -65,12 +65,12 @@ def second(value: dt.datetime) -> str:
 
 
 def instant(value: dt.datetime) -> str:
-    """2026-03-12 14:05:07.123456: to the letter."""
+    """2026-03-12 14:05:07.123456."""
     return value.isoformat(" ", "microseconds")
 
 
 def ago(value: dt.datetime | None, now: dt.datetime) -> str:
-    """How long ago that was, in its largest unit: 5 min ago."""
+    """5 min ago: the age in its largest unit."""
     if value is None:
         return "never"
     seconds = max((now - value).total_seconds(), 0)

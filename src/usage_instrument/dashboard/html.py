@@ -1,4 +1,4 @@
-"""Pages as text: the templates, in which whatever is put is escaped."""
+"""Renders the templates. Every value in them is escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from . import formatting
-from .assets import STYLESHEET
+from .http import STYLESHEET
 
 _environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -23,13 +23,13 @@ _environment = Environment(
 
 
 def address(page: str, **parameters: object) -> str:
-    """A relative address, which is right wherever the dashboard is mounted. What is None or empty is left out."""
-    said = {name: value for name, value in parameters.items() if value not in (None, "")}
-    return (page or "./") + (f"?{urlencode(said)}" if said else "")
+    """A relative address, which works under any mount. Parameters that are None or empty are left out."""
+    given = {name: value for name, value in parameters.items() if value not in (None, "")}
+    return (page or "./") + (f"?{urlencode(given)}" if given else "")
 
 
 def with_code(sentence: str) -> Markup:
-    """A sentence whose commands, between backticks, are shown as such."""
+    """A sentence with its commands, between backticks, as code."""
     parts = re.split(r"`([^`]+)`", sentence)
     return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else escape(p) for n, p in enumerate(parts))
 
@@ -39,19 +39,10 @@ def render(template: str, /, **names: Any) -> str:
     return _environment.get_template(template).render(names)
 
 
+_FORMATS = ("ago", "change", "context", "count", "day", "instant", "moment", "plural", "second", "share", "short")
 _environment.globals.update(address=address, stylesheet=STYLESHEET)
 _environment.filters.update(
-    ago=formatting.ago,
-    change=formatting.change,
+    {name: getattr(formatting, name) for name in _FORMATS},
     code=with_code,
-    context=formatting.context,
-    count=formatting.count,
-    day=formatting.day,
-    instant=formatting.instant,
-    moment=formatting.moment,
-    plural=formatting.plural,
-    share=formatting.share,
-    second=formatting.second,
-    short=formatting.short,
     with_value=lambda values, name, value: {**values, name: value},
 )

@@ -1,22 +1,24 @@
-"""What comes in and what goes out, as values that know no server."""
+"""Requests and responses as values that know no server, and the style sheet."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import parse_qsl, quote
 
 MAX_QUERY = 2_000
-"""Characters of a query string; the longest honest one holds a feature name of 100 characters, percent-encoded."""
+"""Characters of a query string. The longest valid one holds a percent-encoded feature name of 100 characters."""
 MAX_PARAMETERS = 20
 
 HTML = "text/html; charset=utf-8"
-NOTHING_ELSE = (
+POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'"
 )
 _HEADERS = (
-    ("Content-Security-Policy", NOTHING_ELSE),
+    ("Content-Security-Policy", POLICY),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Referrer-Policy", "no-referrer"),
@@ -27,18 +29,18 @@ _HEADERS = (
 
 
 @dataclass(frozen=True)
-class Request:
+class HTTPRequest:
     """What a visitor asks for."""
 
     method: str
     mount: str
-    """The path that the dashboard is mounted at, without a slash at its end."""
+    """The path of the mounted dashboard, without a slash at its end."""
     path: str
-    """The path below that: empty, or with a slash in front."""
+    """The path below the mount: empty, or with a slash in front."""
     query: str
 
     def parameters(self) -> dict[str, str] | None:
-        """The query's parameters, the last of each name; None when there is more of them than any link has."""
+        """The query's parameters, the last of each name; None for more than any link of ours has."""
         if len(self.query) > MAX_QUERY:
             return None
         try:
@@ -49,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What they get."""
+    """The answer to a visitor."""
 
     status: int
     body: bytes
@@ -59,7 +61,7 @@ class Response:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """All headers: no answer goes without those that keep it safe."""
+        """All headers: every response carries those that keep it safe."""
         return [
             ("Content-Type", self.content_type),
             ("Content-Length", str(len(self.body))),
@@ -70,7 +72,7 @@ class Response:
 
     @property
     def status_line(self) -> str:
-        """As WSGI wants it: `404 Not Found`."""
+        """The status for WSGI: `404 Not Found`."""
         return f"{self.status} {HTTPStatus(self.status).phrase}"
 
 
@@ -80,11 +82,22 @@ def page(text: str, status: int = 200, *extra: tuple[str, str]) -> Response:
 
 
 def redirect(location: str, *extra: tuple[str, str]) -> Response:
-    """Look there instead, with a GET."""
+    """A redirect to a GET of another address."""
     return Response(303, b"", "text/plain; charset=utf-8", (("Location", location), *extra))
 
 
-def into(request: Request) -> str:
-    """From the bare path that the dashboard is mounted at to the one that its relative links start from."""
+def into(request: HTTPRequest) -> str:
+    """The address with a slash at its end, from which the relative links of all pages start."""
     last = quote(request.mount.rpartition("/")[2])
     return f"./{last}/" + (f"?{request.query}" if request.query else "")
+
+
+_STYLES = (Path(__file__).parent / "static" / "usage.css").read_bytes()
+STYLESHEET = f"usage-{hashlib.sha256(_STYLES).hexdigest()[:12]}.css"
+"""The name of the style sheet. It names the content, so that browsers may keep it for good."""
+_STYLESHEET_RESPONSE = Response(200, _STYLES, "text/css; charset=utf-8", cache="public, max-age=31536000, immutable")
+
+
+def asset(path: str) -> Response | None:
+    """The style sheet, if that is its path. It contains no data, so that anybody may have it."""
+    return _STYLESHEET_RESPONSE if path == f"/{STYLESHEET}" else None

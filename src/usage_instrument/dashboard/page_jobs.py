@@ -1,4 +1,4 @@
-"""Pages in the making: whoever asks for one that takes long soon hears so, and comes back for it."""
+"""Makes pages in the background, so that a visitor gets an answer within a second, however long the page takes."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from threading import BoundedSemaphore, Event, Lock, Thread
 from .http import Response
 
 SOON = 0.7
-"""Seconds after which a visitor gets word instead of the page."""
+"""Seconds after which a visitor gets an intermediate page."""
 KEPT = 10.0
-"""Seconds that a page waits for those who were told to come back."""
+"""Seconds that a finished page waits for the visitors who got an intermediate one."""
 AT_ONCE = 8
-"""So many pages are made at a time; the others wait for their turn."""
+"""Pages made at the same time. The others wait."""
 
 
-class Making:
-    """The pages that are being made, each once for all who ask for it, by threads that no exit waits for."""
+class PageJobs:
+    """The pages being made, each once for all visitors, in threads that no exit waits for."""
 
     def __init__(self) -> None:
-        self._pages: dict[Hashable, _Page] = {}
+        self._jobs: dict[Hashable, _Job] = {}
         self._turns = BoundedSemaphore(AT_ONCE)
         self._lock = Lock()
 
     def page(self, key: Hashable, make: Callable[[], Response]) -> Response | float:
-        """What `make` returns, which raises nothing; or, if that takes longer, the seconds that it has taken so far."""
-        page = self._page((os.getpid(), key), make)  # a forked child has none of its parent's threads
-        if page.is_made.wait(SOON):
-            return page.response
-        page.is_awaited = True
-        return time.monotonic() - page.begun
+        """The page that `make` returns; the seconds so far if it is not ready soon. `make` must not raise."""
+        job = self._job((os.getpid(), key), make)  # a forked child has none of its parent's threads
+        if job.is_done.wait(SOON):
+            return job.response
+        job.is_awaited = True
+        return time.monotonic() - job.begun
 
-    def _page(self, key: Hashable, make: Callable[[], Response]) -> _Page:
+    def _job(self, key: Hashable, make: Callable[[], Response]) -> _Job:
         with self._lock:
             now = time.monotonic()
-            self._pages = {known: page for known, page in self._pages.items() if now < page.until}
-            page = self._pages.get(key)
-            if page is None:
-                page = self._pages[key] = _Page(now)
-                Thread(target=self._make, args=(page, make), name="usage-instrument-page", daemon=True).start()
-            return page
+            self._jobs = {known: job for known, job in self._jobs.items() if now < job.until}
+            job = self._jobs.get(key)
+            if job is None:
+                job = self._jobs[key] = _Job(now)
+                Thread(target=self._run, args=(job, make), name="usage-instrument-page", daemon=True).start()
+            return job
 
-    def _make(self, page: _Page, make: Callable[[], Response]) -> None:
+    def _run(self, job: _Job, make: Callable[[], Response]) -> None:
         with self._turns:
-            page.response = make()
-        page.until = time.monotonic() + KEPT if page.is_awaited else 0.0
-        page.is_made.set()
+            job.response = make()
+        job.until = time.monotonic() + KEPT if job.is_awaited else 0.0
+        job.is_done.set()
 
 
-class _Page:
+class _Job:
     response: Response
 
     def __init__(self, begun: float) -> None:
         self.begun = begun
         self.until = math.inf
-        self.is_made = Event()
+        self.is_done = Event()
         self.is_awaited = False

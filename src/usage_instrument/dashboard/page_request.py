@@ -1,11 +1,11 @@
-"""One visitor's look at one page: what they ask for, and the database it is read from."""
+"""The request for one page: its parameters, its period, and the database that it reads."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -14,11 +14,10 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.events import NAME_LENGTH, STRING_ID_LENGTH
 from usage_instrument.typing import UserId
 
-from .cache import Memory
-from .errors import Problem
-from .freshness import Freshness
+from .cache import Cache
+from .errors import PageError
+from .figures import Freshness
 from .html import address
-from .period import DEFAULT, PERIODS, Period
 
 T = TypeVar("T")
 
@@ -27,8 +26,42 @@ _INTEGER = 2**63
 
 
 @dataclass(frozen=True)
-class Visit:
-    """What a page needs to know."""
+class Period:
+    """A number of days, today included."""
+
+    name: str
+    """Its name in addresses."""
+    days: int
+    by: Literal["day", "week"]
+    """The step of its charts."""
+
+    @property
+    def since(self) -> dt.timedelta:
+        """Its length, as questions take it."""
+        return dt.timedelta(days=self.days)
+
+    @property
+    def words(self) -> str:
+        """Its length, as people read it."""
+        return f"{self.days} days"
+
+
+PERIODS = (Period("7d", 7, "day"), Period("28d", 28, "day"), Period("90d", 90, "day"), Period("400d", 400, "week"))
+DEFAULT = PERIODS[1]
+
+
+def period_of(name: str | None) -> Period:
+    """The period of that name; the default without one. Raises PageError."""
+    for period in PERIODS:
+        if period.name == (name or DEFAULT.name):
+            return period
+    names = ", ".join(period.name for period in PERIODS)
+    raise PageError(400, f"There is no period “{name}”", f"Choose one of {names} above.")
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """Everything that a page needs."""
 
     connection: sa.Connection
     tables: Tables
@@ -37,87 +70,78 @@ class Visit:
     parameters: Mapping[str, str]
     period: Period
     freshness: Freshness
-    memory: Memory
+    cache: Cache
     ages: list[dt.datetime] = field(default_factory=list)
-    """As of when the answers are that were not asked for just now."""
+    """The times of the cached answers on this page."""
     has_trail: bool = False
-    """Whether there is a way to the audit trail."""
+    """Whether the page links to the audit trail."""
 
     periods: ClassVar[tuple[Period, ...]] = PERIODS
 
     def rows(self, statement: sa.Executable) -> list[sa.RowMapping]:
-        """The answer to a question."""
+        """The rows of a statement."""
         return list(self.connection.execute(statement).mappings())
 
-    def remembered(self, key: Hashable, ask: Callable[[], T]) -> T:
-        """What `ask` returns, or returned lately if it takes long. The key says what it depends on, but the period."""
-        answer, as_of = self.memory.recall((key, self.period.name), self.freshness.now, ask)
+    def cached(self, key: Hashable, ask: Callable[[], T]) -> T:
+        """The result of `ask`, or an earlier one if it is slow. The key names everything that it depends on, except
+        the period."""
+        answer, as_of = self.cache.get((key, self.period.name), self.freshness.now, ask)
         if as_of != self.freshness.now:
             self.ages.append(as_of)
         return answer
 
     @property
     def as_of(self) -> dt.datetime | None:
-        """As of when the page is: its oldest answer."""
+        """The time of the oldest answer on the page."""
         return min((moment for moment in (self.freshness.as_of, *self.ages) if moment is not None), default=None)
 
     @property
     def kept(self) -> dict[str, str]:
-        """What links of this page carry on: the period, unless it is the usual one."""
+        """The parameters that links carry on: the period, unless it is the default."""
         return {} if self.period is DEFAULT else {"period": self.period.name}
 
     @property
     def feature(self) -> str:
-        """The feature that the page is about. Raises Problem."""
+        """The feature of the page. Raises PageError."""
         name = self.parameters.get("feature", "")
         if not name:
-            raise Problem(400, "Which feature?", "Choose one from the overview, or search for its name.")
+            raise PageError(400, "Which feature?", "Choose one from the overview, or search for its name.")
         if len(name) > NAME_LENGTH:
-            raise Problem(404, "There is no such feature", f"A feature's name has at most {NAME_LENGTH} characters.")
+            raise PageError(404, "There is no such feature", f"A feature's name has at most {NAME_LENGTH} characters.")
         return name
 
     @property
     def key(self) -> str:
-        """The key of the metadata that the page is about. Raises Problem."""
+        """The metadata key of the page. Raises PageError."""
         key = self.parameters.get("key", "")
         if not key or len(key) > MAX_KEY:
-            raise Problem(400, "Which key?", f"A key of the metadata has 1 to {MAX_KEY} characters here.")
+            raise PageError(400, "Which key?", f"A key of the metadata has 1 to {MAX_KEY} characters here.")
         return key
-
-    def in_period(self, period: Period) -> str:
-        """The address of this page, over another period."""
-        return address(self.page, **{**self.parameters, "period": None if period is DEFAULT else period.name})
-
-    def filled(self, sentence: str) -> str:
-        """A sentence with this visit's words in its gaps."""
-        return sentence.format(
-            period=f"the last {self.period.words}",
-            lately=f"the last {self.period.lately.words}",
-            grain=self.period.by,
-            key=self.parameters.get("key", ""),
-        )
 
     @property
     def user(self) -> UserId:
-        """The user that the page is about. Raises Problem."""
+        """The user of the page. Raises PageError."""
         text = self.parameters.get("user", "")
         if not text:
-            raise Problem(400, "Which user?", "Search for the user's exact id.")
-        return self.person(text)
+            raise PageError(400, "Which user?", "Search for the user's exact id.")
+        return self.user_id(text)
 
-    def person(self, text: str) -> UserId:
-        """The id that a text is. Raises Problem for one that these tables cannot hold."""
+    def user_id(self, text: str) -> UserId:
+        """The user id that a text stands for. Raises PageError for a text that is no id in these tables."""
         user = parsed(text, self.tables)
         if user is None:
-            raise Problem(
-                404,
-                "This is nobody's id",
-                f"In these tables a user's id is {_LOOKS[self.tables.user_id_type]}, and “{text[:60]}” is not.",
+            kind = _ID_TYPES[self.tables.user_id_type]
+            raise PageError(
+                404, "This is no user id", f"In these tables a user's id is {kind}, and “{text[:60]}” is not."
             )
         return user
 
+    def in_period(self, period: Period) -> str:
+        """The address of this page for another period."""
+        return address(self.page, **{**self.parameters, "period": None if period is DEFAULT else period.name})
 
-_LOOKS = {
+
+_ID_TYPES = {
     "uuid": "a UUID, such as 6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55",
     "integer": "a whole number",
     "string": f"a text of at most {STRING_ID_LENGTH} characters",
@@ -125,7 +149,7 @@ _LOOKS = {
 
 
 def parsed(text: str, tables: Tables) -> UserId:
-    """The id that a text is; None for one that these tables cannot hold."""
+    """The user id that a text stands for; None for a text that is no id in these tables."""
     kind = tables.user_id_type
     if kind == "string":
         return text if 0 < len(text) <= STRING_ID_LENGTH else None

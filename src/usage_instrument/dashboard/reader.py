@@ -1,4 +1,4 @@
-"""Reads a database: a page is one connection and one read-only transaction, and nothing stays open between two."""
+"""Reads the database: each page has one connection and one read-only transaction, and closes both."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from usage_instrument.database.inspection import CREATE, check
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
+from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
 
-from .errors import Problem
+from .errors import PageError
 
-logger = logging.getLogger("usage_instrument")
 T = TypeVar("T")
 
-PATIENCE = 30
-"""Seconds that one question may take."""
+STATEMENT_TIMEOUT = 30
+"""Seconds that one statement may take."""
 
 
 class Reader:
@@ -41,13 +41,13 @@ class Reader:
         return engines.masked(self._engine)
 
     def read(self, work: Callable[[Connection, Tables], T]) -> T:
-        """What `work` returns. Raises Problem, also for whatever a database raises."""
-        self._look_for_file()
+        """The result of `work`. Raises PageError, also for an error of the database."""
+        self._check_file()
         connector = engines.connect(self._engine)  # a pool of its own, because some belong to an event loop
         try:
             return connector.run(lambda connection: self._page(connection, work))
         except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
-            raise self._problem(error) from None
+            raise self._page_error(error) from None
         finally:
             connector.dispose()
 
@@ -55,11 +55,11 @@ class Reader:
         try:
             return self._work(connection, work)
         finally:
-            # Closed, not kept: no idle one on the server, none that a fork could inherit, none that stays read-only.
+            # Closed: no connection stays idle on the server, is inherited by a fork, or stays read-only.
             connection.invalidate()
 
     def _work(self, connection: Connection, work: Callable[[Connection, Tables], T]) -> T:
-        connection = dialects.get(connection.dialect.name).begin_read_only(connection, PATIENCE)
+        connection = dialects.get(connection.dialect.name).begin_read_only(connection, STATEMENT_TIMEOUT)
         tables = self._tables or self._found(connection)
         try:
             answer = work(connection, tables)
@@ -69,66 +69,68 @@ class Reader:
             connection.rollback()
             problems = [problem.message for problem in check(connection, tables) if problem.blocks_writing]
             if problems:
-                raise Problem(503, "The tables are not ready", *map(_sentence, problems)) from None
+                raise PageError(503, "The tables are not ready", *map(_sentence, problems)) from None
             raise
         self._tables = tables
         return answer
 
     def _found(self, connection: Connection) -> Tables:
-        """The tables as this database has them: user ids of any type, whatever the environment says."""
+        """The tables with their actual type of user ids."""
         try:
             return find_tables(connection, self._schema)
         except SchemaError:
             place = f"{self._schema}.feature_usage" if self._schema else "feature_usage"
-            raise Problem(
+            raise PageError(
                 503,
                 f"There is no table {place} here",
-                f"{self} is the database that this dashboard reads.",
-                f"To make the tables, {CREATE}; if they are elsewhere, mend the URL or $USAGE_INSTRUMENT_SCHEMA.",
+                f"This dashboard reads {self}.",
+                f"To create the tables, {CREATE}. If they are elsewhere, correct the URL or $USAGE_INSTRUMENT_SCHEMA.",
             ) from None
 
-    def _look_for_file(self) -> None:
+    def _check_file(self) -> None:
         url = self._engine.url
         name = url.database or ""
         if url.get_backend_name() == "sqlite" and not name.startswith("file:") and not Path(name).exists():
             # Connecting would make an empty one.
-            raise Problem(503, "There is no such file", f"{self} is what this dashboard reads. To make it, {CREATE}.")
+            raise PageError(503, "There is no such file", f"This dashboard reads {self}. To create it, {CREATE}.")
 
-    def _problem(self, error: Exception) -> Problem:
+    def _page_error(self, error: Exception) -> PageError:
         cause = getattr(error, "orig", None) or error
-        # Not the whole error: a statement's parameters are people's ids.
-        logger.error("the dashboard cannot read %s: %s: %s", self, type(cause).__name__, str(cause).partition("\n")[0])
+        # Without the statement: its parameters are user ids.
+        kind = type(cause).__name__
+        first_line = str(cause).partition("\n")[0]
+        log.limited(logging.ERROR, ("dashboard", kind), "the dashboard cannot read %s: %s: %s", self, kind, first_line)
         if _is_timeout(cause):
-            return Problem(
+            return PageError(
                 503,
                 "This takes too long",
-                f"{self} did not answer one of the questions of this page within {PATIENCE} seconds.",
+                f"{self} did not answer within {STATEMENT_TIMEOUT} seconds.",
                 "Choose a shorter period.",
             )
         if getattr(error, "statement", None):
-            return Problem(
+            return PageError(
                 500,
-                "The database refused a question",
-                f"{self} answered with {type(cause).__name__}; the log of this process has the rest.",
-                "Try a shorter period, and see what `usage-instrument db check` says.",
+                "The database refused a statement",
+                f"{self} answered with {kind}; the log of this process has the details.",
+                "Try a shorter period, or run `usage-instrument db check`.",
             )
-        return Problem(
+        return PageError(
             503,
             "The database cannot be reached",
-            f"{self}: {type(cause).__name__}; the log of this process has the rest.",
+            f"{self}: {kind}; the log of this process has the details.",
             "Is the server running, and is the URL right?",
         )
 
 
 def _patient(database: engines.Database) -> engines.Database:
-    """With time for a long question, where the driver would think the server lost."""
+    """The URL with time for a long statement, which these drivers would take for a lost network."""
     if isinstance(database, URL) and database.drivername.endswith(("pymysql", "mysqldb")):
-        return database.update_query_dict({"read_timeout": str(PATIENCE + 5)} | dict(database.query))
+        return database.update_query_dict({"read_timeout": str(STATEMENT_TIMEOUT + 5)} | dict(database.query))
     return database
 
 
 def _is_timeout(cause: BaseException | None) -> bool:
-    """Whether the database gave up because it was told to after so many seconds."""
+    """Whether the database ended the statement for its timeout."""
     return getattr(cause, "sqlstate", None) == "57014" or getattr(cause, "args", ())[:1] in ((1969,), (3024,))
 
 

@@ -1,90 +1,174 @@
-"""Answers ready to be laid out: a question's rows, their bars, and where to find more."""
+"""Asks the questions for a page, and lays out their answers as tables and charts."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from usage_instrument.queries.periods import Since
+from usage_instrument.queries.questions import (
+    NUMBERS,
+    QUESTIONS,
+    TREND,
+    USER_FEATURES,
+    Argument,
+    Query,
+    Question,
+    QuestionColumn,
+    in_words,
+)
+
+from .charts import Chart, Point, chart
 from .html import address
-from .page_request import Visit
-from .tables import NUMBERS, Column, Question
+from .page_request import PageRequest
 
 CARD = 8
 """Rows on a card."""
-MOST = 1_000
-"""Rows of a table that a page shows; the file has more."""
+PAGE = 1_000
+"""Rows of a table on its own page; the file has more."""
+_SMALL_CHART = 48
+_ABOUT = {"feature": "feature", "user_id": "user", "key": "key"}
+"""The arguments that come from the address, by the names of its parameters."""
+
+BY_PAGE = {question.page: question for question in QUESTIONS}
+"""All questions by the names of their pages."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row and the length of its bar, in percent."""
+class ResultRow:
+    """A row, and the length of its bar in percent."""
 
     values: Any
     bar: float | None
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a card or a page shows of a question."""
+class Result:
+    """The rows of a question, laid out for a card or a page."""
 
     question: Question
     about: str
     empty: str
-    columns: tuple[Column, ...]
-    rows: Sequence[Row]
-    more: bool
-    """Whether there are more rows than these."""
-    whole: str
+    columns: tuple[QuestionColumn, ...]
+    rows: Sequence[ResultRow]
+    has_more: bool
+    page: str
     """The address of the whole table."""
     file: str
     """The address of the table as a file."""
-
-    @property
-    def numbers(self) -> frozenset[str]:
-        """The kinds that stand at the right."""
-        return NUMBERS
+    numbers = NUMBERS
 
 
-def answer(question: Question, visit: Visit, limit: int = CARD) -> Answer:
+@dataclass(frozen=True)
+class Trend:
+    """The charts of a period, and their numbers."""
+
+    uses: Chart
+    users: Chart
+    result: Result
+
+
+def has_period(question: Question) -> bool:
+    """Whether its page depends on the period. The page of a user is about all time."""
+    return question is not USER_FEATURES and any(argument.name == "since" for argument in question.arguments)
+
+
+def parameters_of(question: Question) -> dict[str, bool]:
+    """The parameters of its address that are arguments of the question, and whether each is required."""
+    return {_ABOUT[each.name]: each.is_required for each in question.arguments if each.name in _ABOUT}
+
+
+def query(question: Question, request: PageRequest, limit: int) -> Query:
+    """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
+    given = {each.name: _argument(question, each, request, limit) for each in question.arguments}
+    asked = question.select(**given, tables=request.tables)
+    return asked if "limit" in given else asked.limit(limit)
+
+
+def _argument(question: Question, argument: Argument, request: PageRequest, limit: int) -> Any:
+    match argument.name:
+        case "limit":
+            return limit
+        case "since":
+            return _since(question, request)
+        case "by":
+            return request.period.by
+        case "feature" | "user_id" | "key":
+            name = _ABOUT[argument.name]
+            return getattr(request, name) if argument.is_required or request.parameters.get(name) else None
+        case _:
+            return argument.default
+
+
+def _since(question: Question, request: PageRequest) -> Since:
+    if not has_period(question):
+        return None
+    return request.period.since if question.longest is None else min(request.period.since, question.longest)
+
+
+def result(question: Question, request: PageRequest, limit: int = CARD) -> Result:
     """Ask it for a card, or for a whole page."""
-    return laid_out(question, visit, rows_of(question, visit, limit + 1), limit)
+    return laid_out(question, request, rows_of(question, request, limit + 1), limit)
 
 
-def rows_of(question: Question, visit: Visit, limit: int) -> Sequence[Any]:
+def rows_of(question: Question, request: PageRequest, limit: int) -> Sequence[Any]:
     """The first rows of its answer, as mappings."""
-    key = (question.name, limit, *_carried(question, visit).items())
-    return visit.remembered(key, lambda: visit.rows(question.ask(visit, limit)))
+    key = (question.name, limit, *_carried(question, request).items())
+    return request.cached(key, lambda: request.rows(query(question, request, limit)))
 
 
-def laid_out(question: Question, visit: Visit, rows: Sequence[Any], limit: int = CARD) -> Answer:
-    """The first of these rows as an answer."""
+def laid_out(question: Question, request: PageRequest, rows: Sequence[Any], limit: int = CARD) -> Result:
+    """The first of these rows as a table."""
     shown = rows[:limit]
-    columns = tuple(column for column in question.columns if limit > CARD or not column.is_extra)
-    carried = _carried(question, visit) | (visit.kept if question.has_period else {})
-    return Answer(
+    carried = _carried(question, request) | (request.kept if has_period(question) else {})
+    words = {
+        "period": in_words(_since(question, request)),
+        "by": request.period.by,
+        "key": request.parameters.get("key", ""),
+    }
+    return Result(
         question,
-        visit.filled(question.about),
-        visit.filled(question.empty),
-        columns,
-        [Row(row, bar) for row, bar in zip(shown, _bars(question, shown), strict=True)],
+        question.about.format(**words),
+        question.empty.format(**words),
+        tuple(column for column in question.columns if limit > CARD or not column.is_extra),
+        [ResultRow(row, bar) for row, bar in zip(shown, _bars(question, shown), strict=True)],
         len(rows) > limit,
-        address(question.name, **carried),
-        address(f"{question.name}.csv", **carried),
+        address(question.page, **carried),
+        address(f"{question.page}.csv", **carried),
     )
 
 
-def _carried(question: Question, visit: Visit) -> dict[str, str]:
-    """The parameters that the question depends on."""
-    names = (*question.needs, *question.takes)
-    return {name: visit.parameters[name] for name in names if visit.parameters.get(name)}
+def _carried(question: Question, request: PageRequest) -> dict[str, str]:
+    """The parameters of this request that the question depends on."""
+    return {name: request.parameters[name] for name in parameters_of(question) if request.parameters.get(name)}
 
 
 def _bars(question: Question, rows: Sequence[Any]) -> list[float | None]:
-    """Shares of one show themselves, other numbers how they compare with the largest."""
+    """A share is a share of the width; another number is compared with the largest."""
     if question.bar is None:
         return [None] * len(rows)
     kind = next(column.kind for column in question.columns if column.name == question.bar)
     values = [float(row[question.bar] or 0) for row in rows]
     top = 1.0 if kind == "share" else max(values, default=0) or 1
     return [round(min(100 * value / top, 100), 2) for value in values]
+
+
+def trend(request: PageRequest) -> Trend:
+    """The trend of the page's feature, or of all features: two charts with one time axis, and their numbers."""
+    found = result(TREND, request, PAGE)
+    rows = [row.values for row in found.rows]
+    starts = [_day(row["bucket_start"]) for row in rows]
+    uses = [Point(start, row["uses"], row["anonymous_uses"]) for start, row in zip(starts, rows, strict=True)]
+    users = [Point(start, row["unique_users"]) for start, row in zip(starts, rows, strict=True)]
+    by = request.period.by
+    return Trend(
+        chart("uses", f"Uses per {by}", "uses", uses, part="anonymous", has_axis=False),
+        chart("users", f"Users per {by}", "users", users, height=_SMALL_CHART),
+        found,
+    )
+
+
+def _day(start: dt.datetime | dt.date) -> dt.date:
+    return start.date() if isinstance(start, dt.datetime) else start

@@ -1,26 +1,29 @@
-"""The site: from a request to a page. Its shells know servers, its pages know the database; errors end here."""
+"""The site: from a request to a page. Errors of pages end here."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import Connection
 
+from usage_instrument.capture.registry import Recorder
 from usage_instrument.database.engines import Database
 from usage_instrument.database.tables import Tables
+from usage_instrument.errors import AuditUnavailable
+from usage_instrument.runtime import log
 
-from .assets import asset
-from .cache import Memory
-from .errors import Problem
+from .access import checked, nobody
+from .cache import Cache
+from .errors import PageError
+from .figures import freshness
 from .formatting import plural
-from .freshness import freshness
 from .html import render
-from .http import Request, Response, into, page, redirect
-from .page_jobs import Making
-from .page_request import Visit
+from .http import HTTPRequest, Response, asset, into, page, redirect
+from .page_jobs import PageJobs
+from .page_request import PERIODS, PageRequest, period_of
 from .pages.feature import feature
 from .pages.overview import overview
 from .pages.search import search
@@ -28,115 +31,146 @@ from .pages.table import file, table
 from .pages.trail import file as trail_file
 from .pages.trail import page as trail_page
 from .pages.user import user
-from .period import PERIODS, period_of
 from .reader import Reader
-from .tables import EVERY
+from .results import BY_PAGE
+from .trail_access import TrailAccess
 
-logger = logging.getLogger("usage_instrument")
+Given = TypeVar("Given")
+Verdict = TypeVar("Verdict")
 
-_PAGES: dict[str, Callable[[Visit], str]] = {
+_PAGES: dict[str, Callable[[PageRequest], str]] = {
     "/": overview,
     "/feature": feature,
     "/search": search,
     "/user": user,
 }
-
-
 _TRAIL = frozenset({"/audit", "/audit.csv"})
 
 
-class Site:
-    """All pages over one database; `has_trail` where somebody may look at its audit trail, by a right of their own."""
+class Site(Generic[Given, Verdict]):
+    """All pages over one database. The ASGI and the WSGI app are this, with a way to call `authorize`."""
 
-    def __init__(self, database: Database, tables: Tables | None, schema: str | None, *, has_trail: bool) -> None:
+    _can_await: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        authorize: Callable[[Given], Verdict],
+        authorize_audit: Callable[[Given], Verdict] | None = None,
+        tracker: Recorder | None = None,
+        tables: Tables | None = None,
+        schema: str | None = None,
+    ) -> None:
+        self._authorize: Callable[[Given], Any] = checked(authorize, self._can_await)
+        self._authorize_audit: Callable[[Given], Any] = nobody
+        if authorize_audit is not None:
+            self._authorize_audit = checked(authorize_audit, self._can_await)
+        self._has_trail = authorize_audit is not None
+        self._tracker = tracker
         self._reader = Reader(database, tables, schema)
-        self._has_trail = has_trail
-        self._memory = Memory()
-        self._making = Making()
+        self._cache = Cache()
+        self._jobs = PageJobs()
 
-    def before(self, request: Request) -> Response | None:
-        """What anybody gets, without a look at who they are or at the database; None for everything else."""
+    def _public(self, request: HTTPRequest) -> Response | None:
+        """The response that needs no permission and no database; None for everything else."""
         if request.method not in ("GET", "HEAD"):
             return message(405, "Only for reading", "This dashboard changes nothing.", extra=(("Allow", "GET, HEAD"),))
         return asset(request.path)
 
-    def answer(self, request: Request) -> Response:
-        """What those get who may look: a page within a second, if only one that says to wait. Raises nothing."""
+    def _page(self, request: HTTPRequest) -> Response:
+        """The page for a visitor with permission, or within a second a page that waits for it. Raises nothing."""
         if request.path == "":
             return redirect(into(request))
-        if request.path.endswith(".csv"):  # no program that fetches a file would come back for it
+        if request.path.endswith(".csv"):  # a program that fetches a file would not come back for it
             return self._answer(request)
-        made = self._making.page((request.path, request.query), lambda: self._answer(request))
+        made = self._jobs.page((request.path, request.query), lambda: self._answer(request))
         return made if isinstance(made, Response) else waiting(made)
 
-    def is_of_trail(self, request: Request) -> bool:
-        """Whether it asks for the audit trail, where that can be looked at: `answer` is for all else."""
+    def _is_of_trail(self, request: HTTPRequest) -> bool:
+        """Whether it asks for the audit trail of a site that shows one."""
         return self._has_trail and request.path in _TRAIL
 
-    def look(self, request: Request) -> tuple[Response, dict[str, Any]]:
-        """The audit trail, for those who may look at it, and what is to be recorded of this look. Raises nothing."""
-        noted: dict[str, Any] = {}
+    def _trail(self, request: HTTPRequest, access: TrailAccess, is_granted: bool) -> Response:
+        """The page of the audit trail. Its access is recorded first. Raises nothing."""
+        if not is_granted:
+            access.record_denied()
+            return refusal(403)
+        details: dict[str, Any] = {}
 
-        def show(visit: Visit) -> Response:
+        def show(request_: PageRequest) -> Response:
             if request.path.endswith(".csv"):
-                response, about = trail_file(visit)
+                response, found = trail_file(request_)
             else:
-                text, about = trail_page(visit)
+                text, found = trail_page(request_)
                 response = page(text)
-            noted.update(about)
+            details.update(found)
             return response
 
-        return self._answer(request, show), noted
+        try:
+            use = access.use("success")
+            response = self._answer(request, show)
+            if response.status != 200:
+                access.record_failed()
+                return response
+            access.recorder.admit(use._replace(metadata=details))
+        except PageError as error:
+            return error_page(error)
+        except AuditUnavailable as error:
+            log.limited(logging.ERROR, "trail access", "%s", error)
+            return message(
+                503,
+                "This look cannot be recorded",
+                "So nothing of the trail is shown. The log of this process has the reason.",
+            )
+        return response
 
-    def _answer(self, request: Request, show: Callable[[Visit], Response] | None = None) -> Response:
+    def _answer(self, request: HTTPRequest, show: Callable[[PageRequest], Response] | None = None) -> Response:
         try:
             return self._read(request, show or _page_of(request.path))
-        except Problem as problem:
-            return told(problem)
+        except PageError as error:
+            return error_page(error)
         except Exception:
-            logger.exception("a page of the dashboard failed")
-            return message(500, "This page failed", "That is a mistake of ours; the log of this process has the rest.")
+            log.limited(logging.ERROR, "page", "a page of the dashboard failed", exc_info=True)
+            return message(500, "This page failed", "This is a bug of ours; the log of this process has the details.")
 
-    def _read(self, request: Request, show: Callable[[Visit], Response]) -> Response:
+    def _read(self, request: HTTPRequest, show: Callable[[PageRequest], Response]) -> Response:
         parameters = request.parameters()
         if parameters is None or any("\0" in value for value in parameters.values()):
-            raise Problem(400, "That address is too long, or broken", "Start again from the overview.")
+            raise PageError(400, "This address is too long, or broken", "Start again from the overview.")
         period = period_of(parameters.get("period"))
 
         def work(connection: Connection, tables: Tables) -> Response:
-            fresh = freshness(connection, tables)
-            place = request.path.removeprefix("/")
+            name, fresh = request.path.removeprefix("/"), freshness(connection, tables)
             return show(
-                Visit(connection, tables, place, parameters, period, fresh, self._memory, has_trail=self._has_trail)
+                PageRequest(connection, tables, name, parameters, period, fresh, self._cache, has_trail=self._has_trail)
             )
 
         return self._reader.read(work)
 
 
-def _page_of(path: str) -> Callable[[Visit], Response]:
+def _page_of(path: str) -> Callable[[PageRequest], Response]:
     if path in _TRAIL:
-        raise Problem(
+        raise PageError(
             403,
             "The audit trail is closed",
-            "It has its own right: the Dashboard's `authorize_audit=`, or `usage-instrument dashboard --audit-as`.",
+            "It needs its own permission: the Dashboard's `authorize_audit=` or the option `--audit-as`.",
         )
     show = _PAGES.get(path)
     if show is not None:
-        return lambda visit: page(show(visit))
+        return lambda request: page(show(request))
     name, dot, ending = path.removeprefix("/").partition(".")
-    question = EVERY.get(name)
+    question = BY_PAGE.get(name)
     if question is None or (dot and ending != "csv"):
-        raise Problem(404, "There is no such page", "Start again from the overview.")
-    if dot:
-        return lambda visit: file(question, visit)
-    return lambda visit: page(table(question, visit))
+        raise PageError(404, "There is no such page", "Start again from the overview.")
+    return (lambda request: file(question, request)) if dot else (lambda request: page(table(question, request)))
 
 
 def waiting(seconds: float) -> Response:
-    """A page that comes back for the one that is not there yet."""
+    """A page that reloads itself until the requested one is ready."""
     so_far = plural(math.ceil(seconds), "second")
-    names = {"title": "Counting …", "advice": (f"There is much to count: {so_far} so far. The page comes by itself.",)}
-    return page(render("waiting.html", **names, links=(), is_open=True, periods=PERIODS), 202)
+    advice = (f"There is much to count: {so_far} so far. The page appears when it is ready.",)
+    return page(render("waiting.html", title="Counting …", advice=advice, links=(), is_open=True, periods=PERIODS), 202)
 
 
 def message(
@@ -147,23 +181,16 @@ def message(
     extra: tuple[tuple[str, str], ...] = (),
     is_open: bool = True,
 ) -> Response:
-    """A page that says what is the matter; `is_open` where the visitor may look at others."""
+    """A page with a message; `is_open` for a visitor who may look at other pages."""
     names = {"title": title, "advice": advice, "links": links, "is_open": is_open, "periods": PERIODS}
     return page(render("message.html", **names), status, *extra)
 
 
-def told(problem: Problem) -> Response:
-    """The page that says what a problem says."""
-    return message(problem.status, problem.title, *problem.advice, links=problem.links)
-
-
-def unrecorded() -> Response:
-    """What is shown instead of the audit trail where the look at it could not be recorded."""
-    return message(
-        503, "This look cannot be recorded", "So nothing of the trail is shown. The log of this process has the reason."
-    )
+def error_page(error: PageError) -> Response:
+    """The page that shows an error."""
+    return message(error.status, error.title, *error.advice, links=error.links)
 
 
 def refusal(status: int, *advice: str, extra: tuple[tuple[str, str], ...] = ()) -> Response:
-    """What those get who may not look."""
+    """The page for a visitor without permission."""
     return message(status, "You may not look at this", *advice, extra=extra, is_open=False)

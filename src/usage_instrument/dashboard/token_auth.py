@@ -1,4 +1,4 @@
-"""A token instead of a login, for a dashboard that one person serves to themselves."""
+"""A token instead of a login, for a dashboard that one person serves."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import ASGIApp, Receive, Scope, Send
 
 from .asgi import request_of, respond
-from .assets import asset
 from .html import address
-from .http import redirect
+from .http import asset, redirect
 from .site import refusal
 
 PARAMETER = "token"
 SHORTEST = 16
-"""Characters; a shorter one can be guessed."""
+"""Characters. A shorter token can be guessed."""
 
 
-class Token:
-    """Knows who has the token: by the address, once, then by a cookie, or by `Authorization: Bearer …`."""
+class TokenAuth:
+    """Accepts a token: in the address once, then as a cookie, or as `Authorization: Bearer …`."""
 
     def __init__(self, secret: str) -> None:
         secret = secret.strip()
@@ -29,9 +28,8 @@ class Token:
                 f"a token has at least {SHORTEST} printable ASCII characters; `openssl rand -hex 16` makes one"
             )
         self.secret = secret
-        """What opens it."""
         digest = hashlib.sha256(b"usage-instrument dashboard " + secret.encode()).hexdigest()
-        # Other servers on this host see the cookie as well, so it neither is the token nor has a name in common.
+        # Other servers on this host see the cookie: it does not contain the token, and its name is its own.
         self._name, self._value = f"usage_instrument_{digest[:8]}", digest[8:]
 
     def authorize(self, scope: Scope) -> bool:
@@ -44,22 +42,22 @@ class Token:
                 return True
         return False
 
-    def _is_secret(self, said: str) -> bool:
-        return hmac.compare_digest(said.encode("utf-8", "replace"), self.secret.encode())
+    def _is_secret(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self.secret.encode())
 
-    def _is_cookie(self, said: str) -> bool:
-        # By hand: the standard library's parser gives up at what other servers of this host may have put there.
+    def _is_cookie(self, header: str) -> bool:
+        # The parser of the standard library gives up on cookies that other servers of this host may have set.
         values = (
             value.strip()
-            for name, _, value in (part.partition("=") for part in said.split(";"))
+            for name, _, value in (part.partition("=") for part in header.split(";"))
             if name.strip() == self._name
         )
         return any(hmac.compare_digest(value.encode("utf-8", "replace"), self._value.encode()) for value in values)
 
-    def admit(self, app: ASGIApp) -> ASGIApp:
-        """The app, behind the exchange of a token in the address for a cookie."""
+    def protect(self, app: ASGIApp) -> ASGIApp:
+        """The app behind the exchange of the token in the address for a cookie."""
 
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def protected(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
@@ -76,4 +74,4 @@ class Token:
                 advice = "Open the address that `usage-instrument dashboard` printed, with its token."
                 await respond(refusal(401, advice, extra=(challenge,)), scope, send)
 
-        return guarded
+        return protected

@@ -1,1 +1,1 @@
-"""The pages, one file each: a visit in, HTML out."""
+"""The pages, one file each: a page request in, HTML out."""

@@ -1,4 +1,4 @@
-"""A feature's page: what it is, its trend, who uses it, in which variants, and what goes with it."""
+"""The page of a feature: its declaration, trend, users, variants and related features."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from .. import tables
-from ..errors import Problem
+from usage_instrument.queries.questions import POWER_USERS, RELATED, SPIKES, VARIANTS
+
+from ..errors import PageError
+from ..figures import totals
 from ..html import address, render
-from ..page_request import MAX_KEY, Visit
-from ..results import answer
-from ..totals import totals
-from ..trends import trend
+from ..page_request import MAX_KEY, PageRequest
+from ..results import result, trend
 from .search import names_of
 
 RETIRED = dt.timedelta(days=30)
 _SAMPLE = 200
-"""Rows whose metadata is looked at for keys."""
+"""Rows whose metadata is read for keys."""
 _KEYS = 12
 
 
-def feature(visit: Visit) -> str:
-    """The page. Raises Problem for a feature that neither code nor table knows."""
-    name = visit.feature
-    declared = visit.rows(
-        sa.select(visit.tables.catalog).where(visit.tables.catalog.c.feature_name == name).order_by("service")
-    )
-    usage = visit.tables.usage
-    (used,) = visit.rows(
+def feature(request: PageRequest) -> str:
+    """The page. Raises PageError for a feature that neither code nor table knows."""
+    name, usage, catalog = request.feature, request.tables.usage, request.tables.catalog
+    declared = request.rows(sa.select(catalog).where(catalog.c.feature_name == name).order_by("service"))
+    (used,) = request.rows(
         sa.select(
             sa.func.count().label("rows"),
             sa.func.sum(usage.c.usage_count).label("uses"),
@@ -40,32 +37,32 @@ def feature(visit: Visit) -> str:
         ).where(usage.c.feature_name == name)
     )
     if not declared and not used["rows"]:
-        raise _unknown(visit, name)
-    keys = _keys(visit, name)
-    key = visit.parameters.get("key") or (keys[0] if keys else None)
-    variants = None
-    if key is not None:
-        variants = answer(tables.VARIANTS, dataclasses.replace(visit, parameters={**visit.parameters, "key": key}))
+        raise _unknown(request, name)
+    keys = _keys(request, name)
+    key = request.parameters.get("key") or (keys[0] if keys else None)
+    with_key = dataclasses.replace(request, parameters={**request.parameters, "key": key or ""})
     return render(
         "feature.html",
-        visit=visit,
+        request=request,
         name=name,
         declared=declared,
-        stale=visit.freshness.now - RETIRED,
+        stale=request.freshness.now - RETIRED,
         used=used,
-        totals=totals(visit, name),
-        trend=trend(visit),
+        totals=request.cached(
+            ("totals", name), lambda: totals(request.connection, request.tables, request.period.since, name)
+        ),
+        trend=trend(request),
         keys=keys,
         key=key,
-        variants=variants,
-        answers=[answer(question, visit) for question in (tables.POWER_USERS, tables.RELATED, tables.SPIKES)],
+        variants=None if key is None else result(VARIANTS, with_key),
+        results=[result(question, request) for question in (POWER_USERS, RELATED, SPIKES)],
     )
 
 
-def _keys(visit: Visit, name: str) -> Sequence[str]:
-    """The keys of the metadata that some of the feature's rows have."""
-    usage = visit.tables.usage
-    sample = visit.connection.scalars(
+def _keys(request: PageRequest, name: str) -> Sequence[str]:
+    """The most frequent keys in the metadata of some of the feature's rows."""
+    usage = request.tables.usage
+    sample = request.connection.scalars(
         sa.select(usage.c.metadata).where(usage.c.feature_name == name, usage.c.metadata.is_not(None)).limit(_SAMPLE)
     )
     found: dict[str, int] = {}
@@ -76,11 +73,11 @@ def _keys(visit: Visit, name: str) -> Sequence[str]:
     return usual[:_KEYS]
 
 
-def _unknown(visit: Visit, name: str) -> Problem:
-    near = difflib.get_close_matches(name, [known for known in names_of(visit) if known], 5)
-    return Problem(
+def _unknown(request: PageRequest, name: str) -> PageError:
+    near = difflib.get_close_matches(name, [known for known in names_of(request) if known], 5)
+    return PageError(
         404,
         f"No feature is called “{name}”",
-        "Neither the code nor the table knows that name. It may be spelt otherwise, or its rows may have been deleted.",
-        links=tuple((known, address("feature", feature=known, **visit.kept)) for known in near),
+        "Neither the code nor the table knows this name. Check its spelling; its rows may have been deleted.",
+        links=tuple((known, address("feature", feature=known, **request.kept)) for known in near),
     )

@@ -1,4 +1,4 @@
-"""The first page: what is used, by how many, and what stands out."""
+"""The overview: which features are used, by how many users, and which days stand out."""
 
 from __future__ import annotations
 
@@ -7,48 +7,45 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .. import tables
+from usage_instrument.queries.questions import ACTIVE, ADOPTION, POWER_USERS, SPIKES, TOP, UNUSED
+
+from ..figures import totals
 from ..html import render
-from ..page_request import Visit
-from ..results import answer, laid_out, rows_of
-from ..totals import totals
-from ..trends import trend
+from ..page_request import PageRequest
+from ..results import laid_out, result, rows_of, trend
 
-_CARDS = (
-    tables.POWER_USERS,
-    tables.UNUSED,
-    tables.SPIKES,
-)
 _MANY = 10_000
-"""More features than anybody has."""
+"""More features than any app has."""
 
 
-def overview(visit: Visit) -> str:
+def overview(request: PageRequest) -> str:
     """The page."""
-    catalog = visit.tables.catalog
-    declared = visit.connection.scalar(sa.select(sa.func.count(sa.distinct(catalog.c.feature_name))))
-    if visit.freshness.as_of is None:
-        return render("empty.html", visit=visit, declared=declared)
-    active = answer(tables.ACTIVE, visit)
-    adopted = rows_of(tables.ADOPTION, visit, _MANY)
+    catalog = request.tables.catalog
+    declared = request.connection.scalar(sa.select(sa.func.count(sa.distinct(catalog.c.feature_name))))
+    if request.freshness.as_of is None:
+        return render("empty.html", request=request, declared=declared)
+    active = result(ACTIVE, request)
+    adopted = rows_of(ADOPTION, request, _MANY)
     return render(
         "overview.html",
-        visit=visit,
-        totals=totals(visit),
+        request=request,
+        totals=request.cached(
+            ("totals", None), lambda: totals(request.connection, request.tables, request.period.since, None)
+        ),
         active=active.rows[0].values,
-        trend=trend(visit),
+        trend=trend(request),
         declared=declared,
         used=len(adopted),
-        answers=[
-            laid_out(tables.TOP, visit, _by_use(adopted)),
-            laid_out(tables.ADOPTION, visit, adopted),
-            *(answer(question, visit) for question in _CARDS),
+        results=[
+            laid_out(TOP, request, _by_use(adopted)),
+            laid_out(ADOPTION, request, adopted),
+            *(result(question, request) for question in (POWER_USERS, UNUSED, SPIKES)),
             active,
         ],
     )
 
 
 def _by_use(adopted: Sequence[Any]) -> list[dict[str, Any]]:
-    """The top features, which the answer on adoption has too: on many millions of rows each question counts."""
+    """The top features, from the answer on adoption: on many millions of rows each statement counts."""
     found = sorted(adopted, key=lambda row: (-row["uses"], row["feature_name"] or ""))
     return [{"feature_name": row["feature_name"], "total_usage": row["uses"]} for row in found]

@@ -7,43 +7,43 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from ..html import render
-from ..page_request import Visit, parsed
+from ..page_request import PageRequest, parsed
 
 _FOUND = 100
 _KNOWN = 5_000
 
 
-def search(visit: Visit) -> str:
+def search(request: PageRequest) -> str:
     """The page."""
-    asked = visit.parameters.get("q", "").strip()
-    features = [name for name in names_of(visit, asked, _FOUND + 1) if name] if asked else []
+    asked = request.parameters.get("q", "").strip()
+    features = [name for name in names_of(request, asked, _FOUND + 1) if name] if asked else []
     return render(
         "search.html",
-        visit=visit,
+        request=request,
         asked=asked,
         features=features[:_FOUND],
-        more=len(features) > _FOUND,
-        user=_user(visit, asked),
+        has_more=len(features) > _FOUND,
+        user=_user(request, asked),
     )
 
 
-def names_of(visit: Visit, part: str = "", limit: int = _KNOWN) -> Sequence[str | None]:
-    """Features that code or table knows and whose name contains that part, in whatever case."""
-    tables = visit.tables
+def names_of(request: PageRequest, part: str = "", limit: int = _KNOWN) -> Sequence[str | None]:
+    """Features that code or table knows and whose name contains this part, in any case."""
+    tables = request.tables
     either = sa.union(
         *(
             sa.select(column.label("name")).where(sa.func.lower(column).contains(part.lower(), autoescape=True))
             for column in (tables.usage.c.feature_name, tables.catalog.c.feature_name)
         )
     ).subquery()
-    return visit.connection.scalars(sa.select(either.c.name).order_by(either.c.name).limit(limit)).all()
+    return request.connection.scalars(sa.select(either.c.name).order_by(either.c.name).limit(limit)).all()
 
 
-def _user(visit: Visit, asked: str) -> str | None:
-    """The id, if somebody who used something has it."""
-    user = parsed(asked, visit.tables) if asked else None
+def _user(request: PageRequest, asked: str) -> str | None:
+    """The text as a user id, if that user used something."""
+    user = parsed(asked, request.tables) if asked else None
     if user is None:
         return None
-    column = visit.tables.usage.c.user_id
-    known = visit.connection.scalar(sa.select(sa.literal(1)).where(column == user).limit(1))
+    column = request.tables.usage.c.user_id
+    known = request.connection.scalar(sa.select(sa.literal(1)).where(column == user).limit(1))
     return str(user) if known else None

@@ -1,39 +1,40 @@
-"""A whole table: as a page, which also shows the question in SQL, and as a file."""
+"""A whole table: as a page with the SQL of its question, and as a CSV file."""
 
 from __future__ import annotations
 
 from usage_instrument.queries.printed import printed
+from usage_instrument.queries.questions import Question
 
 from .. import csv
 from ..html import render
 from ..http import Response
-from ..page_request import Visit
-from ..results import MOST, answer
-from ..tables import Question
+from ..page_request import PageRequest
+from ..results import PAGE, has_period, parameters_of, query, result
 
-MOST_IN_FILE = 100_000
+MAX_FILE = 100_000
 """Rows of a file: what a spreadsheet still opens."""
 
 
-def table(question: Question, visit: Visit) -> str:
+def table(question: Question, request: PageRequest) -> str:
     """The page."""
     return render(
         "table.html",
-        visit=visit,
-        answer=answer(question, visit, MOST),
-        most=MOST,
-        about={name: visit.parameters[name] for name in question.needs + question.takes if visit.parameters.get(name)},
-        sql=printed(question.ask(visit, MOST), visit.connection.dialect),
+        request=request,
+        result=result(question, request, PAGE),
+        has_period=has_period(question),
+        limit=PAGE,
+        about={name: request.parameters[name] for name in parameters_of(question) if request.parameters.get(name)},
+        sql=printed(query(question, request, PAGE), request.connection.dialect),
     )
 
 
-def file(question: Question, visit: Visit) -> Response:
-    """The file: all columns of the answer, by their labels there."""
-    result = visit.connection.execute(question.ask(visit, MOST_IN_FILE))
-    about = f"-{visit.period.name}" if question.has_period else ""
-    return Response(
-        200,
-        csv.written(list(result.keys()), result),
-        csv.CONTENT_TYPE,
-        (("Content-Disposition", f'attachment; filename="{question.name}{about}.csv"'),),
-    )
+def file(question: Question, request: PageRequest) -> Response:
+    """The file, with all columns of the answer."""
+    result = request.connection.execute(query(question, request, MAX_FILE))
+    period = f"-{request.period.name}" if has_period(question) else ""
+    return csv_response(f"{question.page}{period}.csv", csv.written(list(result.keys()), result))
+
+
+def csv_response(name: str, content: bytes) -> Response:
+    """A CSV file to download."""
+    return Response(200, content, csv.CONTENT_TYPE, (("Content-Disposition", f'attachment; filename="{name}"'),))

@@ -1,40 +1,40 @@
-"""A user's page: what they used, how lately, and what they might like."""
+"""The page of a user: the features that this user used, and recommendations."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from .. import tables
-from ..errors import Problem
+from usage_instrument.queries.questions import RECOMMEND, USER_FEATURES
+
+from ..errors import PageError
 from ..html import render
-from ..page_request import Visit
-from ..results import answer
+from ..page_request import PageRequest
+from ..results import result
 
 _ROWS = 50
 
 
-def user(visit: Visit) -> str:
-    """The page. Raises Problem for a user who was never seen."""
-    who = visit.user
-    usage = visit.tables.usage
-    (used,) = visit.rows(
+def user(request: PageRequest) -> str:
+    """The page. Raises PageError for a user without uses."""
+    user_id, usage = request.user, request.tables.usage
+    (used,) = request.rows(
         sa.select(
             sa.func.count().label("features"),
             sa.func.sum(usage.c.usage_count).label("uses"),
             sa.func.max(usage.c.last_used).label("last_used"),
-        ).where(usage.c.user_id == who)
+        ).where(usage.c.user_id == user_id)
     )
     if not used["features"]:
-        raise Problem(
+        raise PageError(
             404,
             "This user used nothing",
-            f"No row of {usage.name} has the id “{who}”. Uses that were not written yet, or were rejected, have none.",
+            f"No row of {usage.name} has the id “{user_id}”. Uses that are pending or were rejected have no row.",
         )
     return render(
         "user.html",
-        visit=visit,
-        who=who,
+        request=request,
+        user_id=user_id,
         used=used,
-        features=answer(tables.USER_FEATURES, visit, _ROWS),
-        recommended=answer(tables.RECOMMEND, visit),
+        features=result(USER_FEATURES, request, _ROWS),
+        recommended=result(RECOMMEND, request),
     )

@@ -1,0 +1,104 @@
+"""How fresh the numbers are. Totals of a period, compared with the period before."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+import usage_instrument
+from usage_instrument.database.expressions import Ago, Day
+from usage_instrument.database.tables import Tables
+from usage_instrument.queries.periods import first_start
+from usage_instrument.views import SILENT
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How far the numbers can be trusted."""
+
+    now: dt.datetime
+    as_of: dt.datetime | None
+    """The newest heartbeat of a writer, else the newest use; None for empty tables."""
+    active: int
+    """Writers with a recent heartbeat."""
+    silent: int
+    lost: int
+    """Uses dropped or rejected in the last 7 days."""
+    pending: int | None
+    """Uses that this process has not written yet; None for a process that records none."""
+
+
+def freshness(connection: sa.Connection, tables: Tables) -> Freshness:
+    """Read the ledger and the losses, in one statement."""
+    writers, losses, usage = tables.writers, tables.losses, tables.usage
+    is_silent = writers.c.heartbeat_at < Ago(SILENT)
+    is_recent = losses.c.day > Day(Ago(dt.timedelta(days=7)))
+    row = connection.execute(
+        sa.select(
+            Ago().label("now"),
+            sa.func.max(writers.c.heartbeat_at).label("heartbeat"),
+            sa.func.count(writers.c.writer_id).label("writers"),
+            sa.func.count(sa.case((is_silent, writers.c.writer_id))).label("silent"),
+            sa.select(sa.func.sum(losses.c.uses)).where(is_recent).scalar_subquery().label("lost"),
+            sa.select(sa.func.max(usage.c.last_used)).scalar_subquery().label("last_used"),
+        )
+    ).one()
+    stats = usage_instrument.stats()
+    return Freshness(
+        row.now,
+        max((moment for moment in (row.heartbeat, row.last_used) if moment is not None), default=None),
+        row.writers - row.silent,
+        row.silent,
+        int(row.lost or 0),
+        stats.pending if stats.captured or stats.heartbeat is not None else None,
+    )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of the period."""
+
+    value: int
+    before: int | None
+    """The same number of the days before; None when the history does not reach that far."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The totals of a period."""
+
+    uses: Figure
+    users: Figure
+    has_history: bool
+    """Whether there is any history. Without it, no period has numbers."""
+
+
+def totals(connection: sa.Connection, tables: Tables, since: dt.timedelta, feature: str | None) -> Totals:
+    """Add up the history of one feature or of all."""
+    history = tables.history
+    start, before = first_start(since), first_start(2 * since)
+    is_now = sa.case((history.c.bucket_start >= start, 1), else_=0).label("is_now")
+    found = sa.select(is_now, history.c.user_id, sa.func.sum(history.c.usage_count).label("uses"))
+    found = found.where(history.c.bucket_start >= before).group_by(is_now, history.c.user_id)
+    if feature is not None:
+        found = found.where(history.c.feature_name == feature)
+    # Grouped by user first: a database would sort all rows to count the distinct users.
+    by_user = found.subquery()
+    columns = []
+    for name, side in (("now", 1), ("before", 0)):
+        is_side = by_user.c.is_now == side
+        columns += [
+            sa.func.sum(sa.case((is_side, by_user.c.uses), else_=0)).label(f"uses_{name}"),
+            sa.func.count(sa.case((is_side, by_user.c.user_id))).label(f"users_{name}"),
+        ]
+    reaches = sa.exists().where(history.c.bucket_start <= before).label("reaches")
+    has_history = sa.exists(history.c.bucket_start).label("has_history")
+    row = connection.execute(sa.select(*columns, reaches, has_history).select_from(by_user)).one()
+
+    def figure(name: str) -> Figure:
+        earlier = int(getattr(row, f"{name}_before") or 0)
+        return Figure(int(getattr(row, f"{name}_now") or 0), earlier if row.reaches and earlier else None)
+
+    return Totals(figure("uses"), figure("users"), bool(row.has_history))
