@@ -21,7 +21,7 @@ from usage_instrument.errors import UserIdError
 from usage_instrument.events import canonical_user
 from usage_instrument.queries.periods import Since
 from usage_instrument.queries.printed import printed
-from usage_instrument.queries.questions import QUESTIONS, TREND, UNUSED, Argument, Query, Question, in_words
+from usage_instrument.queries.questions import QUESTIONS, TREND, UNUSED, Argument, Query, Question, period_words
 from usage_instrument.settings import DATABASE_VARIABLE
 from usage_instrument.typing import Unit, UserId
 
@@ -165,7 +165,7 @@ def _answer(
     if question is TREND and output is Format.TABLE and answer.rows and not answer.is_empty:
         _draw(answer)
     else:
-        words = {"period": in_words(period(given.get("since"))), "key": given.get("key"), "by": ""}
+        words = {"period": period_words(period(given.get("since"))), "key": given.get("key"), "by": ""}
         is_for_people = output in (Format.TABLE, Format.MARKDOWN)
         empty = "Nothing was counted so far. Is the app running, and does it call `usage.configure`?"
         show(

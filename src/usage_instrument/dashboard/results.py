@@ -17,7 +17,7 @@ from usage_instrument.queries.questions import (
     Query,
     Question,
     QuestionColumn,
-    in_words,
+    period_words,
 )
 
 from .charts import Chart, Point, chart
@@ -124,7 +124,7 @@ def laid_out(question: Question, request: PageRequest, rows: Sequence[Any], limi
     shown = rows[:limit]
     carried = _carried(question, request) | (request.kept if has_period(question) else {})
     words = {
-        "period": in_words(_since(question, request)),
+        "period": period_words(_since(question, request)),
         "by": request.period.by,
         "key": request.parameters.get("key", ""),
     }

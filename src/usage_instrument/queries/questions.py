@@ -290,7 +290,7 @@ QUESTIONS = (
 """Every question of `queries`, in the order of the help page."""
 
 
-def in_words(since: Since) -> str:
+def period_words(since: Since) -> str:
     """A period as the gap `{period}` takes it."""
     if since is None:
         return "so far"
