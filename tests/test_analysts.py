@@ -1,7 +1,8 @@
-"""docs/analysts.md, tried on a past: its SQL runs as it stands, its commands exist, its snippet works."""
+"""Each question is described once. docs/analysts.md names them all, and its SQL, commands and snippet run."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -12,13 +13,47 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from conftest import Database
+from usage_instrument import queries
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
+from usage_instrument.dashboard.results import BY_PAGE
+from usage_instrument.queries.questions import QUESTIONS, Question
 from usage_instrument.schema import create_all
 from usage_instrument.views import create_views
 
 PAGE = (Path(__file__).parents[1] / "docs" / "analysts.md").read_text(encoding="utf-8")
+
+
+def test_every_question_has_one_description_a_command_and_a_page() -> None:
+    assert sorted(question.select.__name__ for question in QUESTIONS) == queries.__all__
+    commands = {info.name for info in app.registered_commands}
+    assert {question.name for question in QUESTIONS} <= commands
+    assert list(BY_PAGE.values()) == list(QUESTIONS)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
+def test_a_description_names_the_arguments_and_columns_of_the_function(question: Question) -> None:
+    given = {each.name: "anything" for each in question.arguments if each.is_required and each.name != "user_id"}
+    if "user_id" in inspect.signature(question.select).parameters:
+        given["user_id"] = "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55"
+    assert {column.name for column in question.columns} == set(question.select(**given).selected_columns.keys())
+    assert question.bar is None or question.bar in {column.name for column in question.columns}
+
+
+def test_the_page_lists_every_question_with_its_arguments() -> None:
+    listed = dict(re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", PAGE, re.MULTILINE))
+    described = {}
+    for question in QUESTIONS:
+        required = [each.name.removesuffix("_id").upper() for each in question.arguments if each.is_required]
+        parameters = [each for name, each in inspect.signature(question.select).parameters.items() if name != "tables"]
+        texts = []
+        for each in parameters:
+            default = re.sub(r"datetime\.timedelta\(days=(\d+)\)", r"timedelta(days=\1)", repr(each.default))
+            default = default.replace("'", '"')
+            texts.append(each.name if each.default is inspect.Parameter.empty else f"{each.name}={default}")
+        described[" ".join([question.name, *required])] = f"{question.select.__name__}({', '.join(texts)})"
+    assert listed == described
 
 
 def snippets(language: str) -> list[str]:

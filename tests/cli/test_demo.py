@@ -131,7 +131,7 @@ def test_an_earlier_demo_is_replaced_only_when_agreed(shown: tuple[Path, str]) -
 def test_a_file_of_somebody_else_is_never_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.db").write_bytes(content)
     done = run(tmp_path, "--yes", "--database", "mine.db")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "stays as it is" in done.stderr
     assert (tmp_path / "mine.db").read_bytes() == content
 

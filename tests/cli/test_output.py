@@ -35,7 +35,7 @@ def printed(capsys: pytest.CaptureFixture[str], output: Format, rows: list[dict[
 def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, Format.TABLE).splitlines()
     assert lines[0].split() == list(ROWS[0])
-    assert "1234567    0.25   00000000-0000-0000-0000-000000000007   2026-01-02 03:04" in lines[2]
+    assert "1234567   0.25  00000000-0000-0000-0000-000000000007  2026-01-02 03:04" in lines[2]
     assert '{"größe": [1, null]}' in lines[2]
     assert "\x1b" not in "".join(lines)
     assert lines[3].split() == ["0", "1"]

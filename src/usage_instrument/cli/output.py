@@ -21,7 +21,7 @@ from .options import Format
 
 _UNBOUNDED = 10_000
 """The width of output that no terminal bounds: nothing is folded in a file."""
-_PADDING = 3
+_PADDING = 2
 """Characters between two columns of a table."""
 
 
@@ -59,7 +59,7 @@ def console() -> Console:
 
 def table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows in columns, numbers at the right. Names, ids and times are not broken where the width allows it."""
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     columns = {name: [printable(text) for text in _cells([row[name] for row in rows])] for name in names}
     widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
     solid = {name for name, cells in columns.items() if not any(" " in cell for cell in cells) or _is_time(rows, name)}

@@ -1,1 +1,1 @@
-"""`usage-instrument demo`: a small app under a real server, real traffic, and the table that fills."""
+"""`usage-instrument demo`: a small app behind a real server, real traffic, and the table that fills."""

@@ -1,4 +1,4 @@
-"""The demo's app: a shared calendar, with usage tracked the way an app of one's own would."""
+"""The app of the demo: a shared calendar that tracks its usage."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FEATURES = {
     "GET /events/{event_id:int}": "calendar_open_event",
     "GET /search": "calendar_search",
 }
-"""What the middleware counts; the other features are decorated."""
+"""The features that the middleware counts; the others are decorated."""
 
 
 class Session:
-    """Who the request's cookie says it is: `request.state.user` for the app, `identify` for the usage."""
+    """Finds the user of the cookie: `request.state.user` for the app, `identify` for the usage."""
 
     def __init__(self, app: ASGIApp, known: dict[str, UUID]) -> None:
         self.app = app
@@ -47,7 +47,7 @@ class Session:
 
 
 def create_app(url: str) -> Starlette:
-    """The app on the database that `url` names."""
+    """The app on a database."""
     usage.configure(url, service="calendar", flush_interval=1)
     sessions: dict[str, UUID] = {}
     app = Starlette(
@@ -70,7 +70,7 @@ def create_app(url: str) -> Starlette:
 
 
 def health(request: Request) -> Response:
-    """A probe, which never is a use."""
+    """A probe, which is never a use."""
     return PlainTextResponse("ok")
 
 
@@ -79,7 +79,7 @@ def sign_in(request: Request) -> Response:
     with request.app.state.engine.connect() as connection:
         user = connection.scalar(sa.select(users.c.id).where(users.c.name == request.path_params["name"]))
     if user is None:
-        raise HTTPException(403, "nobody of that name")
+        raise HTTPException(403, "unknown name")
     usage.identify(user)
     token = secrets.token_urlsafe()
     request.app.state.sessions[token] = user
@@ -97,7 +97,7 @@ def search(request: Request) -> Response:
     """Find events by their title."""
     words = request.query_params.get("q", "")
     if not words:
-        raise HTTPException(400, "what for?")
+        raise HTTPException(400, "a search needs words")
     return _rows(request, sa.select(events).where(events.c.title.icontains(words, autoescape=True)))
 
 
@@ -112,7 +112,7 @@ def _the_event(request: Request) -> dict[str, int]:
 
 @usage.tracks("calendar_follow_event", metadata=_the_event)
 def follow(request: Request) -> Response:
-    """Follow an event, to be told when it changes."""
+    """Follow the changes of an event."""
     row = {"user_id": _signed_in(request), "event_id": _event(request)["id"]}
     with request.app.state.engine.begin() as connection:
         connection.execute(follows.insert().prefix_with("OR IGNORE"), row)
@@ -121,14 +121,14 @@ def follow(request: Request) -> Response:
 
 @usage.tracks("calendar_share_event", metadata=_the_event)
 def share(request: Request) -> Response:
-    """Make a link that shows an event to whoever has it."""
+    """Make a link to an event."""
     _signed_in(request)
     return JSONResponse({"link": f"/events/{_event(request)['id']}?by={secrets.token_hex(4)}"}, status_code=201)
 
 
 @usage.tracks("calendar_export", metadata=lambda request: {"format": request.query_params.get("format", "ics")})
 def export(request: Request) -> Response:
-    """Take the calendar along as a file, ics or csv."""
+    """Export the calendar as a file, ics or csv."""
     _signed_in(request)
     if request.query_params.get("format", "ics") not in {"ics", "csv"}:
         return PlainTextResponse("ics or csv", status_code=400)
@@ -139,7 +139,7 @@ def export(request: Request) -> Response:
 
 @usage.tracks("calendar_print")
 def print_month(request: Request) -> Response:
-    """A month on one sheet of paper."""
+    """Print a month on one page."""
     return browse(request)
 
 

@@ -1,4 +1,4 @@
-"""The demo app's own database: users, events, and who follows what."""
+"""The database of the demo's app: users, events and follows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from usage_instrument.database.schema import create_all
 
 EVENTS = 40
-"""How many events the calendar holds, with the ids 1 to this."""
+"""The number of events; their ids begin with 1."""
 _TOPICS = ("Standup", "Planning", "Choir", "Book club", "Chess night", "Yoga", "Retro", "Pub quiz")
 _PLACES = ("Lisbon room", "Library", "Old gym", "Roof", "Room 12")
 
@@ -37,7 +37,7 @@ follows = sa.Table(
 
 
 def create_database(engine: sa.Engine, people: list[dict[str, object]]) -> None:
-    """Make the app's own tables with their rows, then those that the usage goes to."""
+    """Create the tables of the app with their rows, then those of usage-instrument."""
     metadata.create_all(engine)
     day = dt.datetime.fromisoformat("2030-01-01T18:00")
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""A believable past of any size, with known truths in it for the questions to find."""
+"""Generates a realistic past of any size, with known facts for the questions to find."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from usage_instrument.database.tables import Tables
 from .traffic import Person, people
 
 DAYS = 240
-"""How far the past reaches back."""
+"""The length of the past."""
 _SLICE = 5_000  # rows an INSERT
 
 
 class Habit(NamedTuple):
-    """How a feature is used."""
+    """The use of a feature."""
 
     share: float
-    """The share of people who ever use it."""
+    """The share of people that use it."""
     days: float
-    """On how many days each of them does, on average."""
+    """The average number of days on which each of them uses it."""
     uses: float
-    """How often on such a day, on average."""
+    """The average number of uses on such a day."""
     description: str
 
 
@@ -53,7 +53,7 @@ HABITS = {
     "calendar_classic_view": Habit(0.08, 2, 1.5, "The month as it looked before"),
     "calendar_print_month": Habit(0.0, 0, 0.0, "Print the month on one page"),
 }
-# Known in advance, so that whoever asks can tell whether the answer is right.
+# Known in advance, so that an answer can be checked.
 SPIKE, DEAD, RETIRED, NEVER = (
     "calendar_export",
     "calendar_fax_invitation",
@@ -66,12 +66,12 @@ _SPIKE_DAYS_AGO, _DEAD_FOR, _RETIRED_FOR = 2, 150, 60
 
 @dataclass(frozen=True)
 class Truths:
-    """What is in a past, to be found."""
+    """The known facts of a past."""
 
     spike: tuple[str, dt.date]
-    """A feature, and the day on which it was used far more than usual."""
+    """A feature, and the day with far more uses than usual."""
     power_user: UUID
-    """Who uses the app most."""
+    """The user with the most uses."""
     dead: str = DEAD
     """Declared, and unused for months."""
     retired: str = RETIRED
@@ -79,9 +79,9 @@ class Truths:
     never: str = NEVER
     """Declared and never used."""
     variant: tuple[str, str, str] = (VARIED, "variant", "B")
-    """A feature, the key in its metadata, and the value of those who use it twice as often."""
+    """A feature, the key in its metadata, and the value of the users who use it twice as often."""
     related: tuple[str, str] = RELATED
-    """Who uses the second uses the first."""
+    """The users of the second feature use the first."""
 
 
 def fill(
@@ -92,17 +92,14 @@ def fill(
     users: sa.Table | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Truths:
-    """Write `rows` rows of `feature_usage`, their history and the catalogue into empty tables.
-
-    The people go into `users`, if given, whose columns are `id`, `name` and `plan`.
-    """
+    """Write rows of `feature_usage`, their history and the catalogue into empty tables, and the people into `users`."""
     dice = random.Random(seed)
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-    persons = people(rows // 4 + 5, dice)  # some of whom do nothing
+    persons = people(rows // 4 + 5, dice)  # some of them without uses
     with engine.begin() as connection:
         connection.execute(tables.catalog.insert(), list(_catalog(now)))
         if users is not None:
-            for part in _parts(({"id": p.id, "name": p.name, "plan": p.plan} for p in persons), _SLICE):
+            for part in _parts((person.row for person in persons), _SLICE):
                 connection.execute(users.insert(), part)
         written = 0
         for part in _parts(_uses(persons, rows, now, dice), _SLICE):
@@ -134,7 +131,7 @@ def _catalog(now: dt.datetime) -> Iterator[dict[str, Any]]:
 def _uses(
     persons: list[Person], rows: int, now: dt.datetime, dice: random.Random
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """A row of `feature_usage` with its days, as many as are asked for, beginning with who does most."""
+    """Rows of `feature_usage` with their days, those of the most active user first."""
     made = 0
     for number, person in enumerate([persons[0], None, *persons[1:]]):
         heavy = number < 2
@@ -156,7 +153,7 @@ def _uses(
 
 
 def _days(feature: str, habit: Habit, since: int, dice: random.Random, *, heavy: bool) -> dict[int, int]:
-    """Uses by how many days ago they were."""
+    """Uses by their age in days."""
     last = {DEAD: _DEAD_FOR, RETIRED: _RETIRED_FOR + 5}.get(feature, 0)
     first = max(since, last + 20)
     number = min(1 + int(dice.expovariate(1 / habit.days)), first - last)

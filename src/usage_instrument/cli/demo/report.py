@@ -1,9 +1,7 @@
-"""What the demo shows once the table is full: its rows, three answers, and what to try next."""
+"""Prints the result of the demo: rows, three answers, and commands to try next."""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import shlex
 import shutil
 import sys
@@ -13,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from usage_instrument.cli.output import table
 from usage_instrument.database.schema import define_tables
 from usage_instrument.queries import adoption, top_features, user_features
 
@@ -23,94 +21,93 @@ from .past import Truths
 from .traffic import Person
 
 ROWS = 10
-"""How many rows of `feature_usage` are shown."""
+"""Printed rows of `feature_usage`."""
 NEVER_USED = (
     "SELECT feature_name FROM feature_usage_catalog WHERE feature_name NOT IN (SELECT feature_name FROM feature_usage)"
+)
+_TOP = (
+    "SELECT feature_name, sum(usage_count) AS total_usage\n"
+    "FROM feature_usage GROUP BY feature_name ORDER BY total_usage DESC LIMIT 5"
+)
+_USER = (
+    "SELECT feature_name, usage_count, last_used, metadata\nFROM feature_usage WHERE user_id = '{}'\n"
+    "AND last_used >= datetime('now', '-7 days') ORDER BY last_used DESC"
+)
+_ADOPTION = (
+    "SELECT feature_name, count(user_id) AS users, sum(usage_count) AS uses\n"
+    "FROM feature_usage GROUP BY feature_name ORDER BY users DESC"
 )
 
 
 def rows(console: Console, engine: sa.Engine) -> None:
-    """The busiest rows of the table, in the width of a small terminal."""
+    """Print the rows of the table with the most uses, in the width of a small terminal."""
     usage = define_tables(sa.MetaData(), users=None).usage
     with engine.connect() as connection:
-        found = connection.execute(sa.select(usage).order_by(usage.c.usage_count.desc(), usage.c.id).limit(ROWS)).all()
-    _heading(console, f"feature_usage, its {len(found)} busiest rows (ids and times cut short)")
-    shown = [
-        (
-            row.id,
-            None if row.user_id is None else row.user_id.hex[:8],
-            row.feature_name,
-            None if row._mapping["metadata"] is None else json.dumps(row._mapping["metadata"]),
-            row.usage_count,
-            f"{row.last_used:%H:%M:%S}",
-        )
-        for row in found
-    ]
-    _table(console, [column.name for column in usage.columns], shown)
+        found = connection.execute(sa.select(usage).order_by(usage.c.usage_count.desc(), usage.c.id).limit(ROWS))
+        shown = [dict(row) for row in found.mappings()]
+    for row in shown:
+        row.update(user_id=row["user_id"] and row["user_id"].hex[:8], last_used=f"{row['last_used']:%H:%M:%S}")
+    _heading(console, f"The {len(shown)} rows of feature_usage with the most uses (ids and times are cut)")
+    _print(console, shown)
 
 
 def answers(console: Console, engine: sa.Engine, person: Person) -> None:
-    """The three questions, each with its answer and with what it takes to ask it."""
-    questions: list[tuple[str, str, sa.Select[*tuple[Any, ...]]]] = [
-        ("Which features are used most?", "top_features(limit=5)", top_features(limit=5)),
+    """Print three questions with their answers, each in Python and in SQL."""
+    questions: list[tuple[str, str, sa.Select[*tuple[Any, ...]], str]] = [
+        ("Which features are used most?", "top_features(limit=5)", top_features(limit=5), _TOP),
         (
             f"What did {person.name} do in the last 7 days?",
             f'user_features(UUID("{person.id}"))',
             user_features(person.id),
+            _USER.format(person.id.hex),
         ),
-        ("How many people use each feature?", "adoption()", adoption()),
+        ("How many users use each feature?", "adoption()", adoption(), _ADOPTION),
     ]
-    for number, (question, python, select) in enumerate(questions, 1):
+    for number, (question, python, select, sql) in enumerate(questions, 1):
         _heading(console, f"{number}. {question}")
         with engine.connect() as connection:
-            result = connection.execute(select)
-            _table(console, list(result.keys()), [tuple(row) for row in result])
-        sql = str(select.compile(engine, compile_kwargs={"literal_binds": True}))
-        _aside(console, f"Python: queries.{python}")
-        _aside(console, f"SQL: {sql}")
+            _print(console, [dict(row) for row in connection.execute(select).mappings()])
+        for line in (f"Python: queries.{python}", f"SQL: {sql}"):
+            console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2), expand=False))
 
 
 def truths(console: Console, rows: int, found: Truths) -> None:
-    """What was put into a past, and the commands that find it."""
+    """Print the facts in a generated past, and the commands that find them."""
     feature, day = found.spike
     varied, key, winner = found.variant
     first, second = found.related
-    _heading(console, f"{rows:,} rows, with some truths in them; each command finds one")
-    shown = [
-        ("spikes", f"{feature} was used far more than usual on {day}"),
-        ("unused --since 60d", f"{found.dead} is dead, {found.retired} is retired, {found.never} was never used"),
-        ("power-users", f"{str(found.power_user)[:8]}… uses the app most"),
-        (f"variants {varied} {key}", f"who has variant {winner} uses it twice as often"),
-        (f"related {second}", f"who uses it uses {first}"),
-        ("trend", "how it all went"),
-    ]
-    _table(console, ["usage-instrument", "what it finds"], shown)
+    facts = {
+        "spikes": f"{feature} was used far more than usual on {day}",
+        "unused --since 60d": f"{found.dead} is dead, {found.retired} is retired, {found.never} was never used",
+        "power-users": f"{str(found.power_user)[:8]}… has the most uses",
+        f"variants {varied} {key}": f"users with variant {winner} use it twice as often",
+        f"related {second}": f"its users use {first} too",
+        "trend": "uses and users by day",
+    }
+    _heading(console, f"{rows:,} rows with known facts; each command finds one")
+    _print(console, [{"usage-instrument": command, "finds": fact} for command, fact in facts.items()])
 
 
 def next_steps(console: Console, database: Path) -> None:
-    """Where the data is, and three things to do with it. Lines to copy are never wrapped."""
-    _heading(console, "Now you")
-    console.print(Text(f"Everything is in {database.resolve()}", overflow="fold"))
+    """Print where the data is, and three commands. These lines are never wrapped."""
+    _heading(console, "Next steps")
+    console.print(Text(f"The data is in {database.resolve()}", overflow="fold"))
     url = sa.URL.create("sqlite", database=str(database)).render_as_string()
-    steps = (
-        ("Ask it yourself, for example what nobody ever used:", f'{_shell()} {_quoted(database)} "{NEVER_USED}"'),
-        ("See what nobody uses:", f"{_quoted(_command())} unused --url {_quoted(url)}"),
-        ("See whether the tables are as they should be:", f"{_quoted(_command())} db check --url {_quoted(url)}"),
-    )
-    for what, command in steps:
-        console.print(f"\n{what}")
+    has_shell = shutil.which("sqlite3") is not None or sys.version_info < (3, 12)
+    shell = "sqlite3" if has_shell else "python3 -m sqlite3"
+    steps = {
+        "Ask in SQL, for example which features were never used:": f'{shell} {_quoted(database)} "{NEVER_USED}"',
+        "Ask by a command:": f"{_quoted(_command())} unused --url {_quoted(url)}",
+        "Check the tables:": f"{_quoted(_command())} db check --url {_quoted(url)}",
+    }
+    for title, command in steps.items():
+        console.print(f"\n{title}")
         console.print(Text(f"  {command}", style="bold"), soft_wrap=True)
-    console.print("\nTo track an app of your own, follow the README: its first page takes a minute.")
-
-
-def _shell() -> str:
-    if shutil.which("sqlite3") is None and sys.version_info >= (3, 12):
-        return "python3 -m sqlite3"
-    return "sqlite3"
+    console.print("\nTo track your own app, follow the first page of the README.")
 
 
 def _command() -> str:
-    """Ours, as this shell finds it: an environment that `scripts/demo` made is not on its path."""
+    """The command, as this shell finds it: the environment of `scripts/demo` is not on its path."""
     command = Path(sys.executable).with_name("usage-instrument")
     found = shutil.which(command.name)
     if not command.exists() or (found is not None and Path(found) == command):
@@ -127,25 +124,5 @@ def _heading(console: Console, text: str) -> None:
     console.print(Text(text, style="bold"))
 
 
-def _aside(console: Console, text: str) -> None:
-    console.print(Padding(Text(text, style="dim"), (0, 0, 0, 2), expand=False))
-
-
-def _table(console: Console, names: list[str], found: list[tuple[Any, ...]]) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
-    for position, name in enumerate(names):
-        numeric = bool(found) and all(isinstance(row[position], int | float) for row in found)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in found:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    console.print(Padding(table, (0, 0, 0, 2), expand=False))
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, dt.datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return str(value)
+def _print(console: Console, found: list[dict[str, Any]]) -> None:
+    console.print(Padding(table(list(found[0]), found), (0, 0, 0, 2), expand=False) if found else "  (no rows)")

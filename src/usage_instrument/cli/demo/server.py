@@ -1,4 +1,4 @@
-"""The demo's server: a real uvicorn in a process of its own, which does not outlive the demo."""
+"""The server of the demo: a real uvicorn in its own process, which ends with the demo."""
 
 from __future__ import annotations
 
@@ -13,28 +13,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 START_TIMEOUT = 60
-"""Seconds the server may take until it answers."""
+"""Seconds until the server must answer."""
 STOP_TIMEOUT = 15
-"""Seconds the server may take to write what is pending and to end."""
+"""Seconds for the server to write what is pending and to exit."""
 
 
 class ServerError(Exception):
-    """The server of the demo did not start, or did not end as it should."""
+    """The server did not start, or did not exit cleanly."""
 
 
 @contextlib.contextmanager
 def running(url: str, log: Path) -> Iterator[int]:
-    """The calendar on the database at `url`, on a free port of the loopback, which is what is yielded.
-
-    Ends with SIGTERM, at which the app writes what is pending. Raises ServerError.
-    """
+    """Run the calendar on a free port of the loopback, and yield the port. SIGTERM ends it. Raises ServerError."""
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", __name__, url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,
-            # Ctrl-C is for the demo, which then ends its server in order.
+            # Ctrl-C reaches the demo alone, which then ends its server.
             start_new_session=True,
         )
     try:
@@ -50,7 +47,7 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
     if not line.strip().isdigit():
         raise ServerError(f"the server did not start:\n{_tail(log)}")
     port = int(line)
-    # Connections queue at the socket from the start; the first answer comes when the app is ready.
+    # The socket accepts connections before the app is ready.
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT)
     try:
         connection.request("GET", "/health")
@@ -77,7 +74,7 @@ def _stop(process: subprocess.Popen[bytes], log: Path, *, orderly: bool) -> None
         if process.poll() is None:
             process.kill()
             process.wait()
-    # uvicorn ends by the signal that asked it to, once its lifespan is over.
+    # uvicorn raises the signal again after its lifespan.
     if orderly and process.returncode not in {0, -signal.SIGTERM}:
         raise ServerError(f"the server ended with {process.returncode}:\n{_tail(log)}")
 
@@ -87,12 +84,12 @@ def _tail(log: Path) -> str:
 
 
 def main(url: str) -> None:
-    """Serve until SIGTERM, or until whoever started this is gone."""
+    """Serve until SIGTERM, or until the parent process ends."""
     import uvicorn
 
     from .calendar import create_app
 
-    # asyncio sends small packets at once only where it is told the protocol; otherwise each answer takes 40 ms.
+    # asyncio disables Nagle's algorithm only for an explicit IPPROTO_TCP; otherwise each response takes 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)

@@ -1,4 +1,4 @@
-"""The demo's traffic: some hundred people of different habits, over real HTTP connections."""
+"""The traffic of the demo: users with different habits, over real HTTP connections."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .database import EVENTS
 
 THREADS = 4
 PAGE_TIMEOUT = 30
-"""Seconds that one answer may take."""
+"""Seconds that one response may take."""
 
 _FIRST = ("Ada", "Ben", "Chloe", "Dan", "Eve", "Finn", "Grace", "Hugo", "Ines", "Jo", "Kim", "Lea", "Max", "Nora")
 _LAST = ("Abbott", "Baker", "Castro", "Diaz", "Evans", "Fox", "Garcia", "Hill", "Ito", "Jones", "Khan", "Lopez")
 
-# What each kind of person does, in hundredths. Nobody prints: an app has features like that.
+# The habits of each kind of person, in percent. Nobody prints: most apps have such a feature.
 _HABITS: dict[str, dict[str, int]] = {
     "visitor": {"browse": 55, "open": 25, "search": 15, "follow": 5},
     "reader": {"browse": 45, "open": 30, "search": 13, "follow": 9, "share": 2, "export": 1},
@@ -33,17 +33,22 @@ _HABITS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who uses the calendar."""
+    """A user of the calendar."""
 
     id: UUID
     name: str
     plan: str
     habit: str
 
+    @property
+    def row(self) -> dict[str, object]:
+        """The person in the table of users."""
+        return {"id": self.id, "name": self.name, "plan": self.plan}
+
 
 @dataclass(frozen=True)
 class Step:
-    """One request, and the feature that it is a use of if it succeeds."""
+    """One request, and the feature that it uses if it succeeds."""
 
     method: str
     path: str
@@ -52,14 +57,21 @@ class Step:
 
 @dataclass
 class Outcome:
-    """What the driver saw: successful uses by (user, feature), and every answer by status."""
+    """The responses that the clients got: successful uses by (user, feature), and all by status."""
 
     uses: collections.Counter[tuple[UUID | None, str]] = field(default_factory=collections.Counter)
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
 
+    def most_active(self, persons: list[Person]) -> Person:
+        """The person with the most uses."""
+        uses = collections.Counter[UUID | None]()
+        for (user, _), count in self.uses.items():
+            uses[user] += count
+        return max(persons, key=lambda person: uses[person.id])
+
 
 def people(count: int, dice: random.Random) -> list[Person]:
-    """This many people, the most active first."""
+    """A number of people, the most active first."""
     made = []
     for number, (last, first) in enumerate(itertools.islice(_names(), count)):
         habit = dice.choices(("reader", "organiser", "archivist"), (75, 20, 5))[0]
@@ -77,7 +89,7 @@ def _names() -> Iterator[tuple[str, str]]:
 
 
 def plan(persons: list[Person], requests: int, dice: random.Random) -> dict[Person | None, list[Step]]:
-    """This many requests by person; None are the visitors who never sign in. A few people make most of them."""
+    """A number of requests by person, most of them by a few; None is the anonymous visitors."""
     crowd: list[Person | None] = [None, *persons]
     weights = [len(persons) / 12, *(1 / rank for rank in range(1, len(persons) + 1))]
     weights[0] = sum(weights[1:]) / 8
@@ -96,7 +108,7 @@ def plan(persons: list[Person], requests: int, dice: random.Random) -> dict[Pers
 
 def _step(habit: str, dice: random.Random) -> Step:
     habits = _HABITS[habit]
-    # Links go stale: one in twelve events is gone.
+    # Some links are stale: one in twelve events does not exist.
     event = dice.randint(1, EVENTS + EVENTS // 12)
     match dice.choices(list(habits), list(habits.values()))[0]:
         case "open":
@@ -113,7 +125,7 @@ def _step(habit: str, dice: random.Random) -> Step:
 
 
 def drive(port: int, steps: dict[Person | None, list[Step]], advance: Callable[[], object]) -> Outcome:
-    """Send every step, each person's in order, and call `advance` after each answer. Raises OSError, HTTPException."""
+    """Send all requests, each person's in order, and call `advance` after each. Raises OSError, HTTPException."""
     outcome = Outcome()
     lock = threading.Lock()
     stop = threading.Event()
