@@ -62,13 +62,17 @@ def table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     columns = {name: [printable(text) for text in _cells([row[name] for row in rows])] for name in names}
     widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
-    solid = {name for name, cells in columns.items() if not any(" " in cell for cell in cells) or _is_time(rows, name)}
-    # The other columns keep a minimum for their words.
-    needed = sum(widths[name] if name in solid else min(widths[name], 12) for name in names)
-    fits = needed + _PADDING * (len(names) - 1) <= console().width
+    words = {name for name, cells in columns.items() if not any(" " in cell for cell in cells)}
+    times = {name for name in names if any(isinstance(row[name], dt.datetime) for row in rows)}
+
+    def fits(solid: set[str]) -> bool:
+        needed = sum(widths[name] if name in solid else min(widths[name], 12) for name in names)
+        return needed + _PADDING * (len(names) - 1) <= console().width
+
+    solid = next(filter(fits, (words | times, words)), set())
     for name in names:
         justify: Any = "right" if _is_numeric(rows, name) else "left"
-        drawn.add_column(Text(name), justify=justify, overflow="fold", no_wrap=fits and name in solid)
+        drawn.add_column(Text(name), justify=justify, overflow="fold", no_wrap=name in solid)
     for number in range(len(rows)):
         drawn.add_row(*(Text(columns[name][number]) for name in names))
     return drawn
@@ -92,10 +96,6 @@ def _cells(values: Sequence[Any]) -> list[str]:
     if times and all(value.time() == dt.time() for value in times):
         values = [value.date() if isinstance(value, dt.datetime) else value for value in values]
     return [cell(value) for value in values]
-
-
-def _is_time(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    return any(isinstance(row[name], dt.datetime) for row in rows)
 
 
 def _is_numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:

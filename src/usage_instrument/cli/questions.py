@@ -212,7 +212,7 @@ def _ask(connection: Connection, tables: Tables, question: Question, query: Quer
         found = list(caveats(connection, tables, question, given, rows))
         nothing = is_empty(connection, tables) and (question is not UNUSED or NOTHING_DECLARED in found)
         answer = Answer(names, rows, found, nothing)
-        is_known = feature is None or (rows and feature in _features(connection, tables))
+        is_known = feature is None or feature in _features(connection, tables)
     except exc.DBAPIError:
         connection.rollback()
         missing = missing_tables(connection, tables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, TypeVar
 from uuid import UUID
 
@@ -135,6 +135,10 @@ class PageRequest:
                 404, "This is no user id", f"In these tables a user's id is {kind}, and “{text[:60]}” is not."
             )
         return user
+
+    def of_a_week(self) -> PageRequest:
+        """This request for a week at most: spikes are found best beside a past that is four times as long."""
+        return replace(self, period=min(self.period, PERIODS[0], key=lambda period: period.days))
 
     def in_period(self, period: Period) -> str:
         """The address of this page for another period."""

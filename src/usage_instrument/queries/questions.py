@@ -166,7 +166,7 @@ UNUSED = Question(
     unused_features,
     "Unused",
     "Features that nobody uses.",
-    "Features that nobody used {period}.",
+    "Features without a use {period}. Retired: no service declares it any more.",
     "Every feature that code declares was used {period}.",
     "--since 90d --fail-over 10",
     (

@@ -55,7 +55,7 @@ def feature(request: PageRequest) -> str:
         keys=keys,
         key=key,
         variants=None if key is None else result(VARIANTS, with_key),
-        results=[result(question, request) for question in (POWER_USERS, RELATED, SPIKES)],
+        results=[result(POWER_USERS, request), result(RELATED, request), result(SPIKES, request.of_a_week())],
     )
 
 

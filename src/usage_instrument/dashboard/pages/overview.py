@@ -39,7 +39,9 @@ def overview(request: PageRequest) -> str:
         results=[
             laid_out(TOP, request, _by_use(adopted)),
             laid_out(ADOPTION, request, adopted),
-            *(result(question, request) for question in (POWER_USERS, UNUSED, SPIKES)),
+            result(POWER_USERS, request),
+            result(UNUSED, request),
+            result(SPIKES, request.of_a_week()),
             active,
         ],
     )
