@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from usage_instrument.audit.self_access import SELF_ACCESS
-from usage_instrument.capture.recording import new_access
 from usage_instrument.capture.context import Request, current_request, holder, known_user
+from usage_instrument.capture.recording import new_access
 from usage_instrument.capture.registry import Recorder, declared
 from usage_instrument.errors import UserIdError
 from usage_instrument.events import Use
