@@ -38,11 +38,11 @@ class Ticker:
             gevent.sleep(0.01)
             self._ticks += 1
 
-    def during(self, seconds: float) -> float:
-        """Ticks a second, while a flush waits for as long as it may."""
+    def during(self, seconds: float, timeout: float) -> float:
+        """Ticks a second, while a flush waits for as long as it may, and for so many seconds at least."""
         before, start = self._ticks, time.monotonic()
         usage.track("during")
-        usage.flush(seconds)
+        usage.flush(timeout)
         gevent.sleep(max(start + seconds - time.monotonic(), 0.0))
         return (self._ticks - before) / (time.monotonic() - start)
 
@@ -50,8 +50,8 @@ class Ticker:
 def main() -> None:
     usage.configure(flush_interval=0.05, shutdown_timeout=30)
     ticker = Ticker()
-    for _ in range(2):
-        tell(ticks=ticker.during(STALL), pending=usage.stats().pending)
+    for timeout in (30, STALL):
+        tell(ticks=ticker.during(STALL, timeout), pending=usage.stats().pending)
         sys.stdin.readline()
 
 

@@ -150,7 +150,7 @@ def test_an_outage_at_full_rate_is_exact_with_a_journal(postgresql: Database, tm
     tables = made(engine, user_id_type="integer")
     found = flooded(postgresql, str(tmp_path))
     stats = found.stats
-    assert stats["written"] == stats["captured"] > flooder.MAX_PENDING
+    assert stats["written"] == stats["captured"] > flooder.MAX_PENDING, stats
     assert stats["pending"] == stats["dropped"] == stats["rejected"] == 0
     assert total(engine, tables) == stats["captured"]
     assert len(all_of(engine, tables.usage)) > flooder.MAX_PENDING
