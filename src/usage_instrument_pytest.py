@@ -1,7 +1,7 @@
 """The pytest plugin: the fixture `captured_usage`.
 
-It is no part of the package, because pytest imports its plugins at every start: only who asks for the fixture is to pay
-for the package, and the package is to be imported when coverage is already being measured.
+It is a module outside of the package. Pytest imports plugins at each start: only tests with the fixture import the
+package, and coverage measures that import.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def captured_usage() -> Iterator[CapturedUsage]:
-    """What the test's app captures, without a database: `.count(feature, user=…)`, `.names`, `.assert_tracked(…)`."""
+    """The captures of the tested app, without a database: `.count(feature, user=…)`, `.names`, `.assert_tracked(…)`."""
     from usage_instrument.testing import capture_usage
 
     with capture_usage() as usage:

@@ -1,6 +1,6 @@
-"""Which features of an app people really use, in the app's own database.
+"""Counts which features of an app people use, in the app's own database.
 
-PYTEST_DONT_REWRITE: there is no assert here, and a host that loads this before pytest is not to be warned of it.
+PYTEST_DONT_REWRITE: there is no assert here, and a host may load this before pytest without a warning.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ else:
     }
 
     def __getattr__(name):  # noqa: ANN001, ANN202 - hidden from type checkers, who would take it for any name
-        """What only who configures needs, once it is asked for."""
+        """Imports names that only configuration needs."""
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

@@ -19,7 +19,7 @@ class SchemaError(UsageInstrumentError):
 
 
 class FeatureNameError(UsageInstrumentError, ValueError):
-    """A feature name is 1 to 100 characters long and holds no NUL."""
+    """A feature name has 1 to 100 characters and no NUL."""
 
 
 class UserIdError(UsageInstrumentError, TypeError):
@@ -35,23 +35,23 @@ class MetadataError(UsageInstrumentError, TypeError):
 
 
 class AuditError(UsageInstrumentError, ValueError):
-    """What is said of the audit trail cannot be."""
+    """The request to the audit trail is wrong."""
 
 
 class AuditUnavailable(UsageInstrumentError):  # noqa: N818 - the state of a service, not a mistake
     """The access cannot be recorded, so it did not happen."""
 
     status_code = 503
-    """What a web app answers then."""
+    """The status of a web app's answer."""
 
     @classmethod
     def of(cls, feature: str, reason: str) -> AuditUnavailable:
-        """That this feature was not called, and why."""
+        """The error of a feature that was not called for this reason."""
         return cls(f"{feature!r} was not called, as the access could not be recorded: {reason}")
 
 
 class UnknownUserError(UsageInstrumentError, LookupError):
-    """There is no trace of this user."""
+    """No data of this user exists."""
 
 
 class DeclarationError(UsageInstrumentError, TypeError):
@@ -59,5 +59,5 @@ class DeclarationError(UsageInstrumentError, TypeError):
 
 
 def describe(error: Exception) -> str:
-    """An error by its own words if it is ours, else by its type: the host's may hold personal data."""
+    """The message of our own error, else only the type: a message of the host may hold personal data."""
     return str(error) if isinstance(error, UsageInstrumentError) else f"{type(error).__name__} raised"

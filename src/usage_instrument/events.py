@@ -1,13 +1,17 @@
-"""The value types on their way to a row: a use, a count, a batch; and the folding of uses into counts."""
+"""The values on their way to a row: use, count, batch. And the checks of names, user ids and metadata."""
 
 from __future__ import annotations
 
 import datetime as dt
 import decimal
 import enum
+import ipaddress
 import json
+import numbers
+import operator
+import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from .errors import ConfigurationError, FeatureNameError, MetadataError, UserIdError
@@ -20,49 +24,49 @@ STRING_ID_LENGTH = 255
 MAX_COUNT = 2**31 - 1
 """Where `usage_count` saturates: the largest INT."""
 NIL: dict[UserIdType, UserId] = {"uuid": UUID(int=0), "integer": -(2**63) + 1, "string": ""}
-"""Stands in for NULL in the unique index, so it is no user's id."""
+"""The values that stand for NULL in the unique index. They are no user ids."""
 
 _KEYS = frozenset({str})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 class Access(NamedTuple):
-    """What the audit trail says of a use, besides its feature, its user and its metadata."""
+    """The columns of the audit trail besides feature, user and metadata."""
 
     id: UUID
-    """The same in all that is recorded of one access."""
+    """The same in all rows of one access."""
     outcome: Outcome
     occurred_at: int
     """Microseconds since 1970."""
     actor: UserId = None
-    """Who really acted, where somebody acts as the user; None is the user."""
+    """The user who acted as the user; None if nobody did."""
     request_id: str | None = None
 
 
 class Use(NamedTuple):
-    """A use that is more than its user: metadata (flat scalars, or JSON text), a number, a name made at run time."""
+    """A use with more than a user. Metadata is a dict of scalars, or JSON text."""
 
     feature: str
     user: UserId
     metadata: dict[str, Any] | str | None = None
     uses: int = 1
-    """0 is an access that is no use, such as a denial."""
+    """0 for an access that is no use, such as a denial."""
     access: Access | None = None
-    """What the audit trail is to hold of it, if the feature is audited."""
+    """For the audit trail, if the feature is audited."""
 
     @property
     def weight(self) -> int:
-        """How many uses wait with it: an access that is no use is to be written as well."""
+        """The uses, at least 1: an access that is no use has to be written as well."""
         return max(self.uses, 1)
 
     @property
     def users(self) -> tuple[UserId, ...]:
-        """Whom it tells of: the user, and who acted as them."""
+        """The user, and the user who acted as them."""
         return (self.user,) if self.access is None else (self.user, self.access.actor)
 
 
 class Count(NamedTuple):
-    """The uses of one feature by one user, folded: what one row of `feature_usage` gains."""
+    """The uses of one feature by one user, to be added to one row of `feature_usage`."""
 
     feature: str
     user: UserId
@@ -72,11 +76,11 @@ class Count(NamedTuple):
     metadata: str | None = None
     """A JSON object as text."""
     history: tuple[tuple[dt.datetime, int], ...] = ()
-    """Uses by the start of their bucket; they add up to `uses`."""
+    """Uses by the start of their bucket. Their sum is `uses`."""
 
 
 class Loss(NamedTuple):
-    """Uses that were dropped or rejected on one day (UTC), and why."""
+    """Uses that were dropped or rejected for one reason on one day (UTC)."""
 
     day: dt.date
     reason: str
@@ -84,50 +88,58 @@ class Loss(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one transaction applies, once: frozen before its first attempt."""
+    """The content of one transaction. It changes only after a confirmed rollback."""
 
     number: int
     counts: tuple[Count, ...]
     losses: tuple[Loss, ...] = ()
     accesses: tuple[Use, ...] = ()
-    """For the audit trail: their users are canonical, their metadata is text. No batch has counts and accesses."""
+    """Rows of the audit trail, with canonical users and JSON text. A batch has either counts or accesses."""
 
     @property
     def uses(self) -> int:
-        """How many uses the batch carries."""
+        """The number of uses in the batch."""
         return sum(count.uses for count in self.counts)
 
     def meets(self, is_silenced: Callable[[UserId], bool], is_forgotten: Callable[[UserId], bool]) -> bool:
-        """Whether it counts somebody who is silenced, or tells of an access of somebody who is forgotten."""
+        """Whether a count has a silenced user, or an access a forgotten one."""
         counted = any(is_silenced(count.user) for count in self.counts)
         return counted or any(is_forgotten(user) for use in self.accesses for user in use.users)
 
 
-def in_words(uses: int) -> str:
+def uses_text(uses: int) -> str:
     """`1 use`, `2,000 uses`."""
     return "1 use" if uses == 1 else f"{uses:,} uses"
 
 
+def text_of(text: str) -> str:
+    """The value of a str. `str()` of a `str` subclass, such as an enum, may return another text."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def check_feature(name: object) -> str:
-    """The name itself, if it can be a feature's; raises FeatureNameError."""
+    """The value of a feature name. Raises FeatureNameError."""
     if not isinstance(name, str):
         raise FeatureNameError(f"a feature name is a str, not {type(name).__name__}")
+    name = text_of(name)
     if not 1 <= len(name) <= NAME_LENGTH:
         raise FeatureNameError(f"a feature name has 1 to {NAME_LENGTH} characters, not {len(name)}: {name[:40]!r}")
     if "\0" in name or not _encodable(name):
         raise FeatureNameError(f"a feature name holds no NUL and no lone surrogate: {name[:40]!r}")
-    return str(name)
+    return name
 
 
 def check_audit(audit: object) -> Audit:
-    """The value itself, if it can be that of `audit=`. Raises ConfigurationError."""
-    if audit is True or audit is False or audit == "required":
+    """The value of `audit=`. Raises ConfigurationError."""
+    if audit is True or audit is False:
         return audit
+    if audit == "required":
+        return "required"
     raise ConfigurationError(f"audit= is True, False or 'required', not {audit!r}")
 
 
 def canonical_user(kind: UserIdType) -> Callable[[UserId], UserId]:
-    """The lossless coercion to a column's type (`"42"` to 42, text to UUID); what it returns raises UserIdError."""
+    """A function that converts a user id to a column's type without loss (`"42"` to 42), or raises UserIdError."""
     return {"uuid": _as_uuid, "integer": _as_integer, "string": _as_string}[kind]
 
 
@@ -139,12 +151,12 @@ def _as_uuid(user: UserId) -> UserId:
         except ValueError:
             user = UUID(int=0)
             text = ""
-        # UUID() reads its digits as int() does, which takes "+1", "1_0" and other scripts' digits as well.
+        # UUID() reads digits as int() does: it accepts "+1", "1_0" and the digits of other scripts.
         if user.hex != text:
             raise UserIdError("a user id of type uuid is a UUID or its text; this str is neither")
     if isinstance(user, UUID):
         if not user.int:
-            raise UserIdError("the nil UUID is no user")
+            raise UserIdError("the nil UUID is no user id")
         return user
     if user is None:
         return None
@@ -154,13 +166,13 @@ def _as_uuid(user: UserId) -> UserId:
 def _as_integer(user: UserId) -> UserId:
     if isinstance(user, str):
         digits = user.removeprefix("-")
-        # str.isdecimal knows other scripts' digits, and int() takes "1_0" and " 7": neither reads back as written.
+        # str.isdecimal accepts the digits of other scripts, int() accepts "1_0" and " 7". None reads back as written.
         if not (digits.isascii() and digits.isdecimal() and str(number := int(user[:20])) == user):
             raise UserIdError("a user id of type integer is an int or its decimal digits; this str is neither")
         user = number
     if isinstance(user, int):
         if not -(2**63) + 1 < user < 2**63:
-            raise UserIdError("the user id is outside of what BIGINT holds")
+            raise UserIdError("the user id is out of the range of BIGINT")
         return user
     if user is None:
         return None
@@ -173,7 +185,7 @@ def _as_string(user: UserId) -> UserId:
     if user is None:
         return None
     try:
-        text = str(user)
+        text = text_of(user) if isinstance(user, str) else str(user)
     except ValueError:  # an int of more digits than Python writes
         text = ""
     if not 1 <= len(text) <= STRING_ID_LENGTH or "\0" in text or not _encodable(text):
@@ -181,34 +193,61 @@ def _as_string(user: UserId) -> UserId:
     return text
 
 
-def keep_metadata(metadata: object) -> dict[str, Any] | str | None:
-    """Metadata as it may wait: a copy when it is flat, JSON text otherwise, None when empty.
+KeyLost: TypeAlias = Callable[[str, MetadataError], object]
+"""Takes the key and the error of a value that is left out of metadata."""
 
-    The host may change a nested value right after the call, so that is encoded at once; a flat one is
-    encoded later, off the host's thread. Raises MetadataError for what is no JSON object.
+
+def _ignore(key: str, error: MetadataError) -> None: ...
+
+
+def keep_metadata(metadata: object, lost: KeyLost = _ignore) -> dict[str, Any] | str | None:
+    """Metadata to keep: a copy of flat metadata, JSON text of nested metadata, None if it is empty.
+
+    The host may change a nested value after the call, so nested metadata is encoded at once. Flat metadata is encoded
+    later, off the host's thread. Raises MetadataError as encode_metadata does, and for other types than mappings.
     """
     if metadata is None:
         return None
-    if type(metadata) is not dict and not isinstance(metadata, Mapping):
+    if not issubclass(type(metadata), Mapping):
         raise MetadataError(f"metadata is a mapping, not {type(metadata).__name__}")
-    kept = dict(metadata)
-    if not _KEYS.issuperset(map(type, kept)):
-        raise MetadataError("the keys of metadata are str")
-    if _SCALARS.issuperset(map(type, kept.values())):
+    kept = dict(cast("Mapping[Any, Any]", metadata))
+    if _SCALARS.issuperset(map(type, kept.values())) and _KEYS.issuperset(map(type, kept)):
         return kept or None
-    return encode_metadata(kept)
+    return encode_metadata(kept, lost)
 
 
-def fitting_metadata(metadata: dict[str, Any] | str, max_bytes: int) -> str:
-    """Kept metadata as JSON text. Raises MetadataError for what JSON cannot carry and for more than `max_bytes`."""
-    text = metadata if isinstance(metadata, str) else encode_metadata(metadata)
+def fitting_metadata(metadata: dict[str, Any] | str, max_bytes: int, lost: KeyLost = _ignore) -> str:
+    """Kept metadata as JSON text. Raises MetadataError as encode_metadata does, and for more than `max_bytes`."""
+    text = metadata if isinstance(metadata, str) else encode_metadata(metadata, lost)
     if len(text.encode()) > max_bytes:
         raise MetadataError(f"metadata is larger than metadata_max_bytes ({max_bytes})")
     return text
 
 
-def encode_metadata(metadata: Mapping[str, Any]) -> str:
-    """JSON text that every database takes; raises MetadataError for NaN, NUL, lone surrogates and the like."""
+def encode_metadata(metadata: Mapping[Any, Any], lost: KeyLost = _ignore) -> str:
+    """JSON text that every database accepts.
+
+    A value that cannot be stored is left out with its key, and goes to `lost`. Raises MetadataError if no key is left.
+    """
+    try:
+        return _encode(metadata)
+    except MetadataError as error:
+        first = error
+    kept = {}
+    for key, value in metadata.items():
+        try:
+            name = _key_text(key)
+            _encode({name: value})
+        except MetadataError as error:
+            lost(repr(key)[:40] if type(key) in _SCALARS else type(key).__name__, error)
+        else:
+            kept[name] = value
+    if not kept:
+        raise first
+    return _encode(kept)
+
+
+def _encode(metadata: Mapping[Any, Any]) -> str:
     try:
         text = json.dumps(metadata, default=_plain, allow_nan=False, separators=(",", ":"))
         deep = text.count("[") + text.count("{") > _MAX_DEPTH and _depth(json.loads(text)) > _MAX_DEPTH
@@ -223,32 +262,60 @@ def encode_metadata(metadata: Mapping[str, Any]) -> str:
     return text
 
 
-_MAX_DEPTH = 30  # MariaDB's limit is 32, and merging wraps a level
+_MAX_DEPTH = 30  # MariaDB's limit is 32, and a merge adds a level
 
 
-def _plain(value: object) -> object:
-    """What JSON lacks but every web app passes around."""
-    if isinstance(value, UUID | decimal.Decimal):
-        return str(value)
-    if isinstance(value, dt.date | dt.time):
+def _plain(value: Any) -> object:
+    """A value of JSON for a value of a common type that JSON lacks."""
+    kind = type(value)  # not isinstance: a lazy proxy would load its object
+    if issubclass(kind, dt.date | dt.time):
         return value.isoformat()
-    if isinstance(value, enum.Enum):
+    if issubclass(kind, enum.Enum):
         return value.value
-    if isinstance(value, set | frozenset):
+    if issubclass(kind, set | frozenset):
         return sorted(value)
+    if issubclass(kind, _TEXTUAL):
+        return str(value)
+    if issubclass(kind, os.PathLike):
+        return os.fspath(value)
+    if issubclass(kind, bytes | bytearray):
+        return value.decode()  # or a UnicodeDecodeError, a ValueError
+    if issubclass(kind, numbers.Integral):  # numpy's
+        return operator.index(value)
+    if issubclass(kind, numbers.Real):
+        return float(value)
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
-def _storable(value: object) -> bool:
-    if isinstance(value, str):
+_TEXTUAL = (
+    *(UUID, decimal.Decimal, dt.timedelta, ipaddress.IPv4Address, ipaddress.IPv6Address),
+    *(ipaddress.IPv4Network, ipaddress.IPv6Network, ipaddress.IPv4Interface, ipaddress.IPv6Interface),
+)
+
+
+def _key_text(key: Any) -> str:
+    kind = type(key)
+    if issubclass(kind, str):
+        return text_of(key)
+    if key is None or issubclass(kind, bool | int | float):
+        return json.dumps(key)
+    plain = _plain(key) if issubclass(kind, enum.Enum | numbers.Integral | UUID | dt.date) else None
+    if plain is None:
+        raise MetadataError(f"a key of metadata is a str, not {type(key).__name__}")
+    return _key_text(plain)
+
+
+def _storable(value: Any) -> bool:
+    kind = type(value)
+    if issubclass(kind, str):
         return "\0" not in value and _encodable(value)
-    if isinstance(value, Mapping):
+    if issubclass(kind, Mapping):
         return all(_storable(key) and _storable(item) for key, item in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
+    if issubclass(kind, list | tuple | set | frozenset):
         return all(map(_storable, value))
-    if isinstance(value, enum.Enum):
+    if issubclass(kind, enum.Enum):
         return _storable(value.value)
-    return True
+    return not issubclass(kind, bytes | os.PathLike) or _storable(_plain(value))
 
 
 def _depth(value: object) -> int:
@@ -268,6 +335,6 @@ def _encodable(text: str) -> bool:
 
 
 def bucket_start(moment: dt.datetime, bucket: Bucket) -> dt.datetime:
-    """The start of the hour or the day that a moment (UTC, naive) lies in."""
+    """The start of the hour or the day of a moment (UTC, naive)."""
     hour = moment.replace(minute=0, second=0, microsecond=0)
     return hour if bucket == "hour" else hour.replace(hour=0)

@@ -1,4 +1,4 @@
-"""Rules for `before_track` that are ready to use: robots, and staff who look at the app as somebody else."""
+"""Rules for `before_track`: leave out bots, and staff who act as another user."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _BOT = re.compile(
     r"facebookexternalhit|whatsapp|^(?:curl|wget|python|go-http-client|java|okhttp|libwww|axios|node|kube-probe)\b",
     re.IGNORECASE,
 )
-"""In a User-Agent: crawlers, previews and monitors say what they are; programs begin with their library's name."""
+"""Matches the User-Agent of crawlers, previews and monitors, and of programs, which begins with a library's name."""
 
 
 def without_bots(use: Use) -> Use | None:
-    """The use, unless the request's `User-Agent` is a robot's, a monitor's or a program's."""
+    """The use, unless the `User-Agent` of the request is that of a bot, a monitor or a program."""
     request = current_request()
     agent = "" if request is None else header(request.info, "user-agent")
     return None if _BOT.search(agent) else use
 
 
 def without_impersonation(use: Use) -> Use | None:
-    """The use, unless somebody else acts as the user: so the session says, or the user that the framework has loaded.
+    """The use, unless the session or the loaded user says that somebody acts as the user.
 
-    Looks only at what is loaded already. Django-hijack, django-impersonate and any app that keeps `impersonator` in its
-    session are understood; others call `usage.discard()`.
+    Recognises Django-hijack, django-impersonate and an `impersonator` in the session. Other apps call
+    `usage.discard()`.
     """
     request = current_request()
     return None if request is not None and is_impersonated(request.info) else use
 
 
 def people_only(use: Use) -> Use | None:
-    """The use, unless a robot made it or somebody who acts as another."""
+    """The use, unless a bot made it, or somebody who acts as another user."""
     return None if without_bots(use) is None else without_impersonation(use)

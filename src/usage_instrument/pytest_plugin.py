@@ -1,4 +1,4 @@
-"""The pytest plugin by its name in the package, for who loads plugins by hand: `-p usage_instrument.pytest_plugin`."""
+"""The pytest plugin under its name in the package, for `-p usage_instrument.pytest_plugin`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen settings of a tracker: defaults, then the environment, then what the caller says."""
+"""The frozen settings of a tracker, from the defaults, the environment and the caller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from .errors import ConfigurationError
-from .events import Use
+from .events import Use, text_of
 from .typing import Bucket, UserIdType
 
 ENVIRONMENT_PREFIX = "USAGE_INSTRUMENT_"
@@ -55,58 +55,56 @@ class SettingOptions(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """How a tracker behaves. Each is also read from `$USAGE_INSTRUMENT_<NAME>`; durations are seconds or a timedelta.
+    """The settings of a tracker. Each is also read from `$USAGE_INSTRUMENT_<NAME>`.
 
-    Raises ConfigurationError for a value that is out of range or of the wrong type.
+    Durations are seconds, a timedelta, or text such as `10m`. Raises ConfigurationError for a value out of range or of
+    a wrong type.
     """
 
     flush_interval: float = 5.0
-    """Seconds between two flushes, the first at a random phase."""
+    """Seconds between two flushes. The first comes at a random phase."""
     flush_rows: int = 5_000
-    """Rows a statement, and keys a batch."""
+    """Keys in one batch."""
     max_pending: int = 100_000
-    """Keys (user and feature) kept in memory while the database is away."""
+    """Keys (pairs of user and feature) kept in memory while the database is away."""
     shutdown_timeout: float = 5.0
-    """Seconds that an exit may take to write what is pending."""
+    """Seconds an exit may take to write the pending uses."""
     lock_timeout: float = 0.5
-    """Seconds a flush waits for a lock of the host's (rounded up to whole seconds on MariaDB); 0 for as short as can
-    be."""
+    """Seconds a flush waits for a lock of the host. MariaDB rounds up to whole seconds; 0 is the shortest wait."""
     statement_timeout: float = 10.0
-    """Seconds one statement of a flush may take; 0 for no limit."""
+    """Seconds one statement of a flush may take; 0 is no limit."""
     users: object = "auto"
     """The host's users table: `"auto"`, a Table, `"schema.table.column"`, or None for no foreign key."""
     user_id_type: UserIdType = "uuid"
     """The type of a user's id: `"uuid"`, `"integer"` or `"string"`."""
     schema: str | None = None
-    """The database schema that holds the tables; None is the connection's default."""
+    """The database schema of the tables; None is the default schema of the connection."""
     history: Bucket | None = "day"
-    """The grain of the history: `"day"`, `"hour"`, or None for none."""
+    """The grain of the history: `"day"` or `"hour"`; None writes no history."""
     history_retention: float = 400 * 86400.0
-    """Seconds that the history is kept."""
+    """Seconds the history is kept."""
     journal: str | None = None
-    """A directory for the journal that survives kill -9; None for none."""
+    """The directory of the journal, which survives kill -9; None is no journal."""
     journal_max_bytes: int = 2**30
-    """Bytes that the journal may take."""
+    """The largest size of the journal, in bytes."""
     metadata_max_bytes: int = 4_096
-    """Bytes of JSON that one row's metadata may take."""
+    """The largest size of the metadata of a row, in bytes of JSON."""
     user_retry: float = 600.0
-    """Seconds that a use waits for its user's row to appear."""
+    """Seconds a use of an unknown user waits for that user's row."""
     strict: bool = False
-    """Whether a mistake in a capture raises, for development."""
+    """Whether a mistake in a capture raises. For development."""
     enabled: bool = True
-    """Whether anything is captured at all."""
+    """Whether uses are captured."""
     before_track: Callable[[Use], Use | None] | None = None
-    """What looks at each use before it is kept: it returns the use, another one in its place, or None for none. A
-    callable, or where it is to be found: `"myapp.privacy:scrub"`."""
+    """A callable from each use to the use to keep, or to None; or its place, such as `"myapp.privacy:scrub"`."""
     service: str = ""
-    """The name of the program that writes, for fleets that share a database."""
+    """The name of this program, for several programs that share a database."""
     audit_timeout: float = 2.0
-    """Seconds that a call which is audited as `"required"` waits for its row."""
+    """Seconds a call audited as `"required"` waits for its row."""
     audit_key: str | None = dataclasses.field(default=None, repr=False)
-    """A secret, without which nobody can make or mend a link of the audit trail; None for a chain of plain hashes."""
-
+    """A secret that signs the links of the audit trail; None is a chain of plain hashes."""
     privacy_key: str | None = dataclasses.field(default=None, repr=False)
-    """A secret, the same in every process, by which `forget` and `opt_out` remember users without naming them."""
+    """A secret, equal in all processes. `forget` and `opt_out` store users as hashes with it."""
 
     if TYPE_CHECKING:
 
@@ -122,9 +120,9 @@ class Settings:
     def from_environment(
         cls, environ: Mapping[str, str] | None = None, /, **explicit: Unpack[SettingOptions]
     ) -> Settings:
-        """Explicit values over `$USAGE_INSTRUMENT_<NAME>` over the defaults.
+        """Settings from explicit values, else `$USAGE_INSTRUMENT_<NAME>`, else the defaults.
 
-        Raises TypeError for a name that is no setting and ConfigurationError for a value that cannot be.
+        Raises TypeError for an unknown name, ConfigurationError for a wrong value.
         """
         environ = os.environ if environ is None else environ
         known = {field.name for field in dataclasses.fields(cls)}
@@ -133,12 +131,14 @@ class Settings:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(sorted(known))}"
                 raise TypeError(f"{name!r} is no setting{hint}")
-        return cls(**{**said(environ, known - explicit.keys()), **explicit})
+        return cls(**{**values_in(environ, known - explicit.keys()), **explicit})
 
 
-def said(environ: Mapping[str, Any], names: Collection[str], *, place: str = "$") -> dict[str, Any]:
-    """The values of these settings in the environment, or in what a framework has like it: `place` is how the log
-    calls a variable there. Raises ConfigurationError."""
+def values_in(environ: Mapping[str, Any], names: Collection[str], *, place: str = "$") -> dict[str, Any]:
+    """The values of the named settings in the environment, or in the configuration of a framework.
+
+    `place` is the prefix of a variable in messages. Raises ConfigurationError.
+    """
     values: dict[str, Any] = {}
     for name in names:
         variable = ENVIRONMENT_PREFIX + name.upper()
@@ -153,7 +153,7 @@ def said(environ: Mapping[str, Any], names: Collection[str], *, place: str = "$"
 
 
 def misspelt(environ: Iterable[str], *, place: str = "$") -> list[str]:
-    """What to say of variables that have our prefix and set nothing; `place` as in `said`."""
+    """One message for each variable with our prefix that is no setting; `place` as in `values_in`."""
     known = [*(field.name.upper() for field in dataclasses.fields(Settings)), "DATABASE_URL"]
     complaints = []
     for variable in sorted(environ):
@@ -166,7 +166,7 @@ def misspelt(environ: Iterable[str], *, place: str = "$") -> list[str]:
 
 
 def _parse(name: str, text: str) -> object:
-    """A setting's value from its text in the environment; empty and `none` mean None where None is a value."""
+    """The value of a setting from its text in the environment. Empty and `none` are None where None is a value."""
     if name in _NULLABLE and text.strip().lower() in {"", "none"}:
         return None
     return text.strip()
@@ -210,15 +210,16 @@ def _choice(*choices: str | None) -> Callable[[str, object], object]:
     def check(name: str, value: object) -> object:
         if value not in choices:
             raise ConfigurationError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
-        return value
+        return choices[choices.index(value)]  # not an enum that equals it
 
     return check
 
 
 def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or len(value) > 100 or "\0" in value:
+    text = text_of(value) if isinstance(value, str) else None
+    if text is None or len(text) > 100 or "\0" in text:
         raise ConfigurationError(f"{name} is a str of at most 100 characters, not {value!r}")
-    return value
+    return text
 
 
 def _optional_text(name: str, value: object) -> str | None:
@@ -228,12 +229,12 @@ def _optional_text(name: str, value: object) -> str | None:
 def _secret(name: str, value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or len(value) < _KEY_LENGTH:  # which is not repeated
+    if not isinstance(value, str) or len(text_of(value)) < _KEY_LENGTH:  # the message leaves the secret out
         raise ConfigurationError(
             f"{name} is a secret of at least {_KEY_LENGTH} characters; "
             "`python -c 'import secrets; print(secrets.token_hex(32))'` makes one"
         )
-    return value
+    return text_of(value)
 
 
 def _path(name: str, value: object) -> str | None:
@@ -241,7 +242,11 @@ def _path(name: str, value: object) -> str | None:
         return None
     if not isinstance(value, str | os.PathLike):
         raise ConfigurationError(f"{name} is a directory, not {value!r}")
-    return os.fsdecode(value)
+    return text_of(os.fsdecode(value))
+
+
+def _users(name: str, value: object) -> object:
+    return text_of(value) if isinstance(value, str) else value
 
 
 def _callable(name: str, value: object) -> object:
@@ -249,7 +254,7 @@ def _callable(name: str, value: object) -> object:
         try:
             value = pkgutil.resolve_name(value)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigurationError(f"{name} is {value!r}, which cannot be imported: {error}") from None
+            raise ConfigurationError(f"cannot import {name} {value!r}: {error}") from None
     if value is not None and not callable(value):
         raise ConfigurationError(f"{name} is a callable, or 'module:name' of one, not {value!r}")
     return value
@@ -274,6 +279,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "user_id_type": _choice("uuid", "integer", "string"),
     "history": _choice("day", "hour", None),
     "schema": _optional_text,
+    "users": _users,
     "service": _text,
     "before_track": _callable,
     "journal": _path,

@@ -1,39 +1,39 @@
-"""The tracker's own figures: captured + recovered = written + pending + dropped + rejected, in uses."""
+"""The figures of a tracker. In uses: captured + recovered = written + pending + dropped + rejected."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stats:
-    """A look at one tracker in this process; exact after `flush()`, a moment's approximation otherwise."""
+    """The figures of one tracker in this process; exact after `flush()`, else approximate."""
 
     captured: int = 0
-    """Uses captured, kept or not."""
+    """Uses captured."""
     recovered: int = 0
-    """Uses taken over from the journals of dead processes."""
+    """Uses recovered from the journals of dead processes."""
     written: int = 0
-    """Uses that a committed transaction has put into the table."""
+    """Uses in committed transactions."""
     pending: int = 0
-    """Uses that wait: to be folded, to be written, for their user's row."""
+    """Uses that wait to be aggregated or written, or for the row of their user."""
     dropped: int = 0
-    """Uses given up: memory was full, or a batch's fate could not be known."""
+    """Uses lost: memory was full, or the fate of a batch is unknown."""
     rejected: int = 0
-    """Uses refused: a bad user id, an unknown user, a value that the database does not take."""
+    """Uses refused: a bad user id, an unknown user, or a value that the database refuses."""
     metadata_lost: int = 0
-    """Uses that were kept without their metadata."""
+    """Uses kept without their metadata."""
     audited: int = 0
-    """Rows that a committed transaction has put into the audit trail."""
+    """Rows of the audit trail in committed transactions."""
     audit_pending: int = 0
-    """Accesses that wait to be written there."""
+    """Accesses that wait to be written."""
     audit_lost: int = 0
-    """Accesses given up: memory was full, or their fate could not be known."""
+    """Accesses lost: memory was full, or their fate is unknown."""
     retries: int = 0
-    """Attempts to write that failed and were, or will be, repeated."""
+    """Failed attempts to write that are retried."""
     last_error: str | None = None
-    """What the last failed attempt died of, without credentials; None after a success."""
+    """The error of the last attempt, without credentials; None after a success."""
     heartbeat: float | None = None
     """Seconds since the folder last looked; None when it is not running."""
     writer_id: str | None = None
@@ -42,10 +42,10 @@ class Stats:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered:
-    """What became of the uses that were found, in uses; they are taken over only once their fate is known."""
+    """The outcome of a recovery, in uses."""
 
     journals: int = 0
-    """Directories that are empty now, and deleted."""
+    """Directories recovered and deleted."""
     written: int = 0
     dropped: int = 0
     rejected: int = 0
@@ -54,28 +54,22 @@ class Recovered:
     audit_lost: int = 0
     retries: int = 0
     parked: tuple[Path, ...] = ()
-    """Directories that need a person's look."""
+    """Directories that need a person."""
     unfinished: tuple[Path, ...] = ()
-    """Directories that have to be tried again."""
+    """Directories to retry."""
     last_error: str | None = None
 
     @property
     def uses(self) -> int:
-        """How many uses were taken over."""
+        """The uses recovered."""
         return self.written + self.dropped + self.rejected
 
     def plus(self, other: Recovered) -> Recovered:
-        """Both together."""
+        """The sum of both."""
+        mine, others = (
+            {field.name: getattr(each, field.name) for field in fields(Recovered) if field.name != "last_error"}
+            for each in (self, other)
+        )
         return Recovered(
-            journals=self.journals + other.journals,
-            written=self.written + other.written,
-            dropped=self.dropped + other.dropped,
-            rejected=self.rejected + other.rejected,
-            metadata_lost=self.metadata_lost + other.metadata_lost,
-            audited=self.audited + other.audited,
-            audit_lost=self.audit_lost + other.audit_lost,
-            retries=self.retries + other.retries,
-            parked=self.parked + other.parked,
-            unfinished=self.unfinished + other.unfinished,
-            last_error=other.last_error or self.last_error,
+            **{name: mine[name] + others[name] for name in mine}, last_error=other.last_error or self.last_error
         )

@@ -245,7 +245,7 @@ class Tracker:
 
         None is the anonymous user. Reads the database. Raises FeatureNameError, UserIdError and errors of SQLAlchemy.
         """
-        check_feature(feature)
+        feature = check_feature(feature)
         return sum(use.usage_count for use in self.user_features(user) if use.feature_name == feature)
 
     def user_features(self, user: object) -> list[FeatureUse]:

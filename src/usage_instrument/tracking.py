@@ -1,4 +1,4 @@
-"""Where `Tracks` was in 0.1, for what is pickled there. Import `usage_instrument.tracks` instead."""
+"""The former place of `Tracks`, for pickles of 0.1. Import `usage_instrument.tracks` instead."""
 
 from __future__ import annotations
 

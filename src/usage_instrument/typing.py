@@ -1,4 +1,4 @@
-"""The seams of the package on one page: what crosses a boundary, and the protocols on either side of it."""
+"""The types of the public interface."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class _Unset(enum.Enum):
 
 
 UNSET = _Unset.UNSET
-"""Nothing was said. Unset is not None: a user of None is the anonymous user."""
+"""No value was passed. Unset is not None: a user of None is the anonymous user."""
 Unset: TypeAlias = Literal[_Unset.UNSET]
 
 UserId: TypeAlias = UUID | int | str | None
-"""Who used a feature, as it travels through the package: exactly one of these types; None is anonymous."""
+"""The id of a user: exactly one of these types. None is anonymous."""
 UserIdType: TypeAlias = Literal["uuid", "integer", "string"]
 """The type of the `user_id` column."""
 Metadata: TypeAlias = Mapping[str, Any]
 """The context of a use: a JSON object."""
 When: TypeAlias = Literal["success", "call", "failure"]
-"""Which calls of a tracked function are uses."""
+"""The calls of a tracked function that are uses."""
 Outcome: TypeAlias = Literal["attempted", "success", "denied", "failed"]
-"""What became of an access; `attempted` is said before a call, when nothing has become of it yet."""
+"""The outcome of an access; `attempted` before the call."""
 Audit: TypeAlias = Literal[False, True, "required"]
-"""Whether each access to a feature is recorded: not, with the next flush, or before it happens."""
+"""Whether accesses to a feature are recorded: never, with the next flush, or before they happen."""
 Bucket: TypeAlias = Literal["hour", "day"]
 """The grain of the history."""
 Unit: TypeAlias = Literal["hour", "day", "week", "month"]
-"""What a trend goes by; a week begins on Monday."""
+"""The grain of a trend. A week begins on Monday."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]

@@ -143,7 +143,7 @@ class Broken(typing.Mapping[str, Any]):
         return 1
 
 
-@pytest.mark.parametrize("metadata", [[1], "text", {1: 2}, {"a": object()}, {"a": ["\0"]}, Broken()], ids=range(6))
+@pytest.mark.parametrize("metadata", [[1], "text", {b"1": 2}, {"a": object()}, {"a": ["\0"]}, Broken()], ids=range(6))
 def test_metadata_that_cannot_be_kept_never_costs_the_use(usage: CapturedUsage, metadata: object) -> None:
     track(usage, metadata=metadata)
     assert usage.uses == [CapturedUse("export")]

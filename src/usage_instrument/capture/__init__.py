@@ -1,1 +1,3 @@
-"""What the application calls: in comes a call of the host's code, out goes a use to the declared feature's recorder."""
+"""The calls of the application. In: tracked calls and statements about the user. Out: uses, to the recorder of each
+feature.
+"""

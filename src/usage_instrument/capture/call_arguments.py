@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from usage_instrument.errors import DeclarationError, UserIdError
+from usage_instrument.errors import DeclarationError, MetadataError, UserIdError
 from usage_instrument.events import keep_metadata
+from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Unset, UserId, _Unset
 
 from .user_ids import user_id_of
@@ -18,6 +19,18 @@ Kept: TypeAlias = "dict[str, Any] | str | None"
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
+
+
+def log_lost_key(key: str, error: MetadataError) -> None:
+    """Log that a key of metadata is left out."""
+    log.warning(("metadata key", key), "the key %s of metadata is left out: %s", key, error)
+
+
+def kept_metadata(metadata: object) -> Kept:
+    """As keep_metadata. Logs the keys that it leaves out."""
+    return keep_metadata(metadata, log_lost_key)
+
+
 UserAndMetadata: TypeAlias = tuple["UserId | Unset | Exception", "Kept | Exception"]
 """The user and the metadata of one call, read when it begins. A bad value or a failed callable is an Exception."""
 NOTHING: UserAndMetadata = (UNSET, None)
@@ -105,14 +118,14 @@ class CallReader:
 
             def from_arguments(args: Args, kwargs: Kwargs) -> Kept:
                 found = {name: argument(args, kwargs) for name, argument in arguments}
-                return keep_metadata({name: value for name, value in found.items() if value is not UNSET})
+                return kept_metadata({name: value for name, value in found.items() if value is not UNSET})
 
             return from_arguments
         if callable(metadata):
-            return lambda args, kwargs: keep_metadata(metadata(*args, **kwargs))
+            return lambda args, kwargs: kept_metadata(metadata(*args, **kwargs))
         if metadata is None:
             return None
-        constant = keep_metadata(metadata)
+        constant = kept_metadata(metadata)
         return lambda args, kwargs: constant
 
 
@@ -167,7 +180,7 @@ def _checked_metadata(metadata: object) -> Mapping[str, Any] | tuple[str, ...] |
     if metadata is None:
         return None
     if isinstance(metadata, Mapping):
-        keep_metadata(metadata)
+        kept_metadata(metadata)
         return dict(metadata)
     if callable(metadata):
         _refuse_async(metadata, "metadata=")

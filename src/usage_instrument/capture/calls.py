@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable
 
 from usage_instrument.errors import AuditUnavailable, CountError, UsageInstrumentError, UserIdError
-from usage_instrument.events import MAX_COUNT, Access, Use, check_audit, check_feature, keep_metadata
+from usage_instrument.events import MAX_COUNT, Access, Use, check_audit, check_feature
 from usage_instrument.typing import UNSET, Audit, Metadata, _Unset
 
 from . import context, user_ids
+from .call_arguments import kept_metadata
 from .recording import new_access
 from .registry import Recorder
 
@@ -43,7 +44,7 @@ def _admittable(feature: str, user: object, metadata: Metadata | None, access: A
     """The access to admit. Raises AuditUnavailable for a value that cannot be recorded."""
     try:
         who = context.known_user() if isinstance(user, _Unset) else user_ids.user_id_of(user)
-        return Use(check_feature(feature), who, keep_metadata(metadata), 0, access)
+        return Use(check_feature(feature), who, kept_metadata(metadata), 0, access)
     except Exception as error:
         raise AuditUnavailable(f"the access cannot be recorded: {error}") from error
 
@@ -71,7 +72,7 @@ def _track(
         raise CountError(f"count is a whole number from 1 to {MAX_COUNT}, not {count!r}")
     kept = None
     try:
-        kept = keep_metadata(metadata)
+        kept = kept_metadata(metadata)
     except Exception as error:
         recorder.lose_metadata(feature, error)
     recorder.record(Use(feature, who, kept, count if is_use else 0, access))
@@ -114,7 +115,7 @@ def _apply(recorder: Recorder, rule: Callable[[Use], Use | None], use: Use) -> U
         if use.uses and not _is_count(left.uses):
             raise CountError(f"uses is a whole number from 1 to {MAX_COUNT}, not {left.uses!r}")
         user = user_ids.user_id_of(left.user)
-        return Use(check_feature(left.feature), user, keep_metadata(left.metadata), left.uses)
+        return Use(check_feature(left.feature), user, kept_metadata(left.metadata), left.uses)
     except Exception as error:
         recorder.reject(use.feature, error, use.uses)
         return None

@@ -6,10 +6,10 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, TypedDict, TypeVar, get_args
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 from usage_instrument.errors import ConfigurationError, DeclarationError
-from usage_instrument.events import check_audit, check_feature
+from usage_instrument.events import check_audit, check_feature, text_of
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Audit, Metadata, Unset, UserId, When
 
@@ -105,12 +105,12 @@ class Tracks:
             name = getattr(feature, "__name__", "feature")
             raise DeclarationError(f'@tracks needs the name of the feature: @tracks("{name}")')
         self.feature = check_feature(feature)
-        if when not in get_args(When):
-            raise ConfigurationError(f"when= is one of {', '.join(map(repr, get_args(When)))}, not {when!r}")
-        self.when = when
+        if when not in tuple(_COUNTS):
+            raise ConfigurationError(f"when= is one of {', '.join(map(repr, _COUNTS))}, not {when!r}")
+        self.when: When = next(name for name in _COUNTS if name == when)
         self.audit = check_audit(audit)
         self.source = CallReader(user, user_arg, metadata)
-        self.description = description
+        self.description = None if description is None else text_of(description)
         self.catalog = catalog
         self._options = (user, user_arg, metadata)
 

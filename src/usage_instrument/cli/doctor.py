@@ -15,7 +15,7 @@ from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import SchemaError, UsageInstrumentError
-from usage_instrument.events import Batch, Count, bucket_start, in_words
+from usage_instrument.events import Batch, Count, bucket_start, uses_text
 from usage_instrument.pipeline.journal import check_root, status
 from usage_instrument.settings import Settings
 from usage_instrument.views import SILENT
@@ -232,7 +232,7 @@ def _check_journal(place: str) -> list[Finding]:
                 Finding(
                     "journal",
                     WARNING,
-                    f"{each.writer} is dead and left {in_words(each.pending + each.in_batches)}",
+                    f"{each.writer} is dead and left {uses_text(each.pending + each.in_batches)}",
                     "the next process recovers them, or run `usage-instrument journal recover`",
                 )
             )

@@ -16,7 +16,7 @@ from usage_instrument.database.ledger import Ledger
 from usage_instrument.database.schema import define_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.events import canonical_user, in_words
+from usage_instrument.events import canonical_user, uses_text
 from usage_instrument.pipeline.journal import check_root, status
 from usage_instrument.pipeline.recovery import Recovery
 from usage_instrument.pipeline.store import Store, WriteError
@@ -90,8 +90,8 @@ def recover(
     lost = recovered.dropped + recovered.rejected
     typer.echo(
         f"{recovered.journals} {'journal' if recovered.journals == 1 else 'journals'} recovered: "
-        f"{in_words(recovered.written)} written"
-        + (f", {in_words(lost)} dropped or rejected (see feature_usage_losses)" if lost else "")
+        f"{uses_text(recovered.written)} written"
+        + (f", {uses_text(lost)} dropped or rejected (see feature_usage_losses)" if lost else "")
         + "."
     )
     for path in recovered.parked:

@@ -14,7 +14,14 @@ from usage_instrument.database import engines
 from usage_instrument.database.users_table import kind_of
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.runtime import log
-from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, SettingOptions, Settings, misspelt, said
+from usage_instrument.settings import (
+    DATABASE_VARIABLE,
+    ENVIRONMENT_PREFIX,
+    SettingOptions,
+    Settings,
+    misspelt,
+    values_in,
+)
 from usage_instrument.web.options import OPTIONS, C, MiddlewareOptions, check_names
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ class Configuration(NamedTuple):
             log.warning(("misspelt", complaint), "%s", complaint)
         if self.has_tracker:
             return self
-        settings = {**said(config, _SETTINGS - self.settings.keys(), place=place), **self.settings}
+        settings = {**values_in(config, _SETTINGS - self.settings.keys(), place=place), **self.settings}
         database = self.database if self.database is not None else config.get(DATABASE_VARIABLE) or None
         return self._replace(settings=settings, database=database)
 
@@ -113,7 +120,7 @@ def _with_id_type(settings: dict[str, Any], metadata: MetaData | None) -> dict[s
     """The settings, with the `user_id_type` of the users table, unless one is set."""
     if "user_id_type" in settings or ENVIRONMENT_PREFIX + "USER_ID_TYPE" in os.environ:
         return settings
-    key = _key_of({"users": "auto", **said(os.environ, ["users"]), **settings}["users"], metadata)
+    key = _key_of({"users": "auto", **values_in(os.environ, ["users"]), **settings}["users"], metadata)
     kind = None if key is None else kind_of(key.type)
     return settings if kind is None else {**settings, "user_id_type": kind}
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from usage_instrument.audit.record import recordable
+from usage_instrument.capture.call_arguments import log_lost_key
 from usage_instrument.errors import MetadataError, UserIdError, describe
-from usage_instrument.events import NAME_LENGTH, Access, Use, bucket_start, fitting_metadata, in_words
+from usage_instrument.events import NAME_LENGTH, Access, Use, bucket_start, fitting_metadata, uses_text
 from usage_instrument.runtime import log
 from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.settings import Settings
@@ -105,7 +106,7 @@ class Aggregator:
                 except (CorruptJournalError, OSError) as error:  # other processes changed the files
                     uses = journal.skip_unreadable()
                     self.drained += uses
-                    self._drop(losses.JOURNAL, uses, f"{in_words(uses)} lost in the journal: {error}")
+                    self._drop(losses.JOURNAL, uses, f"{uses_text(uses)} lost in the journal: {error}")
                 self._pending.positions = journal.positions
 
     def _has_room(self, chunk: Chunk) -> bool:
@@ -192,7 +193,7 @@ class Aggregator:
         if not use.metadata:
             return None
         try:
-            return fitting_metadata(use.metadata, self._settings.metadata_max_bytes)
+            return fitting_metadata(use.metadata, self._settings.metadata_max_bytes, log_lost_key)
         except MetadataError as error:
             self._fail(CaptureFailure(use.feature, "metadata", 0, str(error)))
             return None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.errors import describe
-from usage_instrument.events import Use, in_words
+from usage_instrument.events import Use, uses_text
 from usage_instrument.runtime import log
 from usage_instrument.runtime.threads import END, BackgroundThread, Pause, allocate_lock
 from usage_instrument.runtime.waiting import in_event_loop
@@ -232,7 +232,9 @@ class Pipeline:
         if pending:
             kept = self.journal is not None and self.journal.directory is not None
             where = "left in the journal" if kept else "unwritten"
-            log.warning("unwritten", "shut down with %s %s: %s", in_words(pending), where, self.writer.retry.last_error)
+            log.warning(
+                "unwritten", "shut down with %s %s: %s", uses_text(pending), where, self.writer.retry.last_error
+            )
         return bool(request.answer)
 
     def abandon(self) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import Ledger
-from usage_instrument.events import in_words
+from usage_instrument.events import uses_text
 from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
 from usage_instrument.stats import Recovered
@@ -61,7 +61,7 @@ class Recovery:
                 log.warning(("recovery", path), "the recovery of %s failed: %r", path, error, exc_info=True)
                 total = total.plus(Recovered(unfinished=(path,), last_error=repr(error)))
         if total.uses:
-            log.info("recovered %s from the journals of dead processes", in_words(total.uses))
+            log.info("recovered %s from the journals of dead processes", uses_text(total.uses))
         return total
 
     def _directories(self) -> Iterator[Path]:

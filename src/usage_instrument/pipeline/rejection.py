@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from usage_instrument.database.driver_errors import Fault
-from usage_instrument.events import Batch, Count, in_words
+from usage_instrument.events import Batch, Count, uses_text
 from usage_instrument.runtime import log
 
 from . import losses
@@ -63,7 +63,7 @@ class Rejection:
         """Count these as rejected, and log it."""
         uses = sum(count.uses for count in counts)
         if uses:
-            log.warning(("rejected", reason), "%s rejected, %s: %s", in_words(uses), reason, detail)
+            log.warning(("rejected", reason), "%s rejected, %s: %s", uses_text(uses), reason, detail)
         self._reject(uses, reason)
 
     def suppress(self, uses: int) -> None:

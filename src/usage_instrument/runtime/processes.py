@@ -1,4 +1,4 @@
-"""Fork and exit: tells the living trackers, and knows whether this process is a child that nobody told."""
+"""Notifies trackers of forks and of the exit, and detects a fork that ran no hook."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from . import log
 
 
 class Mortal(Protocol):
-    """What has to hear of forks and of the end."""
+    """An object that has to handle forks and the exit."""
 
     def reset_after_fork(self) -> None:
-        """Start empty in a forked child; only reassigns references."""
+        """Start empty in a forked child. Only reassigns references."""
 
     def begin_exit(self, deadline: float) -> Callable[[], bool]:
-        """Start to write what is pending; what is returned waits for it until the deadline (monotonic seconds)."""
+        """Start to write the pending uses. The returned function waits until the deadline (monotonic seconds)."""
 
     @property
     def exit_timeout(self) -> float:
-        """Seconds that it may take at exit."""
+        """Seconds it may take at exit."""
 
 
 _living: weakref.WeakSet[Mortal] = weakref.WeakSet()
@@ -34,7 +34,7 @@ _MADV_WIPEONFORK = 18  # <asm-generic/mman-common.h>; Python names no such const
 
 
 def _page() -> memoryview | bytearray:
-    """One byte that reads 0 in every child, even of a fork that runs no Python hook (uWSGI's, a C library's)."""
+    """A byte that is 0 in each child process, also after a fork without Python hooks (uWSGI's, a C library's)."""
     if sys.platform == "linux":
         try:
             page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -46,12 +46,12 @@ def _page() -> memoryview | bytearray:
 
 
 ALIVE = _page()
-"""`ALIVE[0]` is 1 in the process that imported or was forked through Python, 0 in a child that nobody told."""
+"""`ALIVE[0]` is 0 only in a child whose fork ran no Python hook."""
 ALIVE[0] = 1
 
 
 def notice_fork() -> None:
-    """Do in a child what the fork hook would have done, if it did not run."""
+    """Run the fork hook in a child in which it did not run."""
     if not ALIVE[0]:
         _reset_in_child()
 
@@ -64,20 +64,20 @@ def _reset_in_child() -> None:
 
 
 def watch(mortal: Mortal) -> None:
-    """Tell it of forks and of the exit from now on; called when it first has something to lose."""
+    """Notify it of forks and of the exit from now on. Called before its first use."""
     _living.add(mortal)
     _join_multiprocessing()
     _hear_celery()
 
 
 def _join_multiprocessing() -> None:
-    """A child of multiprocessing leaves by os._exit, after the finalizers that it registered since it began."""
+    """Register a finalizer: a child of multiprocessing leaves by os._exit, after its finalizers."""
     global _in_registry
     register = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
-    if any(map(_is_child_of, ("multiprocessing", "billiard"))):  # Celery's, which shares the former's registries
+    if any(map(_is_child_of, ("multiprocessing", "billiard"))):  # Celery's, which uses the registries of the former
         _finalize(leave)
     elif not _in_registry and register is not None:
-        # For a child that captures before it begins, while it imports its modules: this one is run as it begins.
+        # A child may capture while it imports its modules, before it begins. This one runs when it begins.
         _in_registry = True
         register(leave, _finalize)
 
@@ -92,9 +92,9 @@ def _finalize(exit_: Callable[[], None]) -> None:
 
 
 def _hear_celery() -> None:
-    """A worker of Celery's prefork pool leaves by os._exit, without its finalizers; it only sends a signal before.
+    """Connect to the signal that a worker of Celery's prefork pool sends before it leaves by os._exit.
 
-    Connecting takes a lock of Celery's, hence once; forked children inherit what is connected.
+    Connecting takes a lock of Celery, so it happens once. Forked children inherit the connection.
     """
     global _hears_celery
     ended = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
@@ -108,7 +108,7 @@ def _worker_ends(**_: object) -> None:
 
 
 def leave() -> None:
-    """Write what is pending in every tracker, within one deadline for all of them: the process is about to end."""
+    """Write the pending uses of all trackers within one deadline, because the process ends."""
     notice_fork()
     mortals = list(_living)
     if not mortals:
@@ -118,7 +118,7 @@ def leave() -> None:
         wait()
 
 
-# At import: what the host registers later runs before it, and its captures still count.
+# At import: atexit handlers that the host registers later run earlier, and may capture.
 atexit.register(leave)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_in_child)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from functools import partial
 from typing import Any, TypeAlias
 
+from usage_instrument.capture.call_arguments import kept_metadata
 from usage_instrument.capture.context import SCOPE_KEY, Holder, Request, holder, judge, request_of
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import is_login_redirect, path_of
 from usage_instrument.capture.user_ids import user_id_of
 from usage_instrument.errors import FeatureNameError, UsageInstrumentError
-from usage_instrument.events import Use, check_feature, keep_metadata
+from usage_instrument.events import Use, check_feature
 from usage_instrument.runtime import log
 from usage_instrument.runtime.call_sites import definition
 from usage_instrument.runtime.processes import ALIVE, notice_fork
@@ -102,7 +103,7 @@ class RequestCounter:
         self.metadata_of: Callable[[Carrier], Metadata | None] | None = None
         self.metadata: Kept = None
         if isinstance(metadata, Mapping):
-            self.metadata = keep_metadata(metadata)
+            self.metadata = kept_metadata(metadata)
         elif metadata is not None:
             self.metadata_of = check_callable("metadata=", metadata)
         policy = None if audit is None else AuditPolicy(audit, self.rules, self.catalog, knows_routes=knows_routes)
@@ -266,7 +267,7 @@ class RequestCounter:
 
     def _metadata_of(self, carrier: Carrier) -> tuple[Kept, Exception | None]:
         try:
-            return keep_metadata(self.metadata_of(carrier)) if self.metadata_of is not None else None, None
+            return kept_metadata(self.metadata_of(carrier)) if self.metadata_of is not None else None, None
         except Exception as error:  # the host's, or its value is no metadata
             return None, error
 
