@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,15 @@ from usage_instrument.typing import UserId, _Unset
 
 from .aggregator import Aggregator
 from .buffer import Buffer
-from .journal import CorruptJournalError, Directory, Journal, SavedSnapshot, directories, parked_reason
+from .journal import (
+    CorruptJournalError,
+    Directory,
+    Journal,
+    NewerJournalError,
+    SavedSnapshot,
+    directories,
+    parked_reason,
+)
 from .maintenance import Maintenance
 from .pending_counts import PendingCounts
 from .store import Store, WriteError
@@ -50,7 +58,13 @@ class Recovery:
     def run(self, store: Store, stop: Callable[[], bool] = lambda: False) -> Recovered:
         """Recover every journal that can be recovered now; `stop` is asked between two batches. Never raises."""
         total = Recovered()
-        for path in self._directories():
+        try:
+            found = list(directories(self._root))
+        except FileNotFoundError:  # no process has kept a journal there
+            return total
+        except OSError as error:
+            return Recovered(unfinished=(Path(self._root),), last_error=str(error))
+        for path in found:
             if stop():
                 break
             try:
@@ -64,15 +78,10 @@ class Recovery:
             log.info("recovered %s from the journals of dead processes", uses_text(total.uses))
         return total
 
-    def _directories(self) -> Iterator[Path]:
-        try:
-            yield from list(directories(self._root))
-        except OSError:  # no process has kept a journal there
-            return
-
     def _recover(self, path: Path, store: Store, stop: Callable[[], bool]) -> Recovered:
         """Raises OSError, WriteError."""
-        if parked_reason(path) is not None:
+        reason = parked_reason(path)
+        if reason is not None and not NewerJournalError.has_reason(reason):
             return Recovered()
         directory = Directory.adopt(path)
         if directory is None:
@@ -84,6 +93,8 @@ class Recovery:
             journal, saved = Journal.load(directory, self._root, self._settings.journal_max_bytes)
             ledger = self._ledger(directory, saved, store)
             return self._write(path, store, stop, journal, saved, ledger)
+        except NewerJournalError as error:
+            return Recovered() if reason is not None else Recovered(unfinished=(path,), last_error=str(error))
         except CorruptJournalError as error:
             log.warning(("parked", path), "the journal %s is parked, as it cannot be recovered: %s", path, error)
             directory.park(str(error))

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +20,8 @@ from conftest import Database
 from pipeline.recovering import ADA, BOB, recover
 from reading import all_of, counts, made
 from usage_instrument.database.engines import named
-from usage_instrument.pipeline.journal import status
+from usage_instrument.pipeline.journal import segment, snapshot, status
+from usage_instrument.pipeline.journal.records import pack, unpack
 from usage_instrument.schema import Tables
 
 
@@ -95,6 +100,62 @@ def test_counts_that_waited_for_their_user(sqlite: Database, root: Path) -> None
     register(engine, tables, unpacked("deferred", root, sqlite.url), 2)
     assert recover(sqlite.url, root).written == 7
     assert counts(engine, tables) == {("f", BOB): 7}
+
+
+# ---- newer formats
+
+
+def newer_slots(path: Path) -> None:
+    """Version 2 in the header of the first segment."""
+    data = bytearray((path / "00000000.slots").read_bytes())
+    head = struct.pack("<8sIIQI", b"usagejnl", 2, *struct.unpack_from("<IQI", data, 12))
+    data[: len(head) + 4] = head + struct.pack("<I", zlib.crc32(head))
+    (path / "00000000.slots").write_bytes(data)
+
+
+def newer_snapshot(path: Path) -> None:
+    """Version 3 in the head of the snapshot, which is followed by what this release does not know."""
+    head, *rest = unpack((path / "frame").read_bytes())
+    (path / "frame").write_bytes(b"".join(map(pack, ({**head, "version": 3}, *rest))))
+
+
+@pytest.mark.parametrize("parked", [False, True], ids=["met", "parked-by-ce94095"])
+@pytest.mark.parametrize(
+    ("name", "change", "module", "version"),
+    [("plain", newer_slots, segment, 2), ("snapshot", newer_snapshot, snapshot, 3)],
+)
+def test_one_release_writes_the_one_before_meets_and_the_first_recovers(
+    sqlite: Database,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    change: Callable[[Path], None],
+    module: ModuleType,
+    version: int,
+    parked: bool,
+) -> None:
+    engine = sqlite.engine()
+    tables = made(engine)
+    path = unpacked(name, root, sqlite.url)
+    if name == "snapshot":
+        register(engine, tables, path, 1)
+    change(path)
+    if parked:
+        (path / "parked").write_text(f"{path}/frame is of version {version}, and this release reads 1\n")
+    files = {file.name: file.read_bytes() for file in path.iterdir()}
+    for _ in range(2):
+        recovered = recover(sqlite.url, root)
+        assert (recovered.uses, recovered.parked) == (0, ())
+        assert recovered.unfinished == (() if parked else (path,))
+        (found,) = status(str(root))
+        assert found.state == ("parked" if parked else "newer")
+        assert f"is of version {version}, and this release reads {version - 1}" in found.note or parked
+        assert {file.name: file.read_bytes() for file in path.iterdir()} == files
+    monkeypatch.setattr(module, "VERSION", version)
+    recovered = recover(sqlite.url, root)
+    assert (recovered.journals, recovered.written) == (1, 10 if name == "plain" else 632)
+    assert sum(counts(engine, tables).values()) == recovered.written
+    assert list(root.iterdir()) == []
 
 
 def test_a_parked_one_stays_parked(sqlite: Database, root: Path) -> None:

@@ -12,6 +12,7 @@ from .directory import directories as directories
 from .directory import parked_reason as parked_reason
 from .journal import Journal as Journal
 from .records import CorruptJournalError as CorruptJournalError
+from .records import NewerJournalError as NewerJournalError
 from .segment import Chunk as Chunk
 from .snapshot import ReadPosition as ReadPosition
 from .snapshot import SavedSnapshot as SavedSnapshot
@@ -28,6 +29,7 @@ __all__ = [
     "Entry",
     "Journal",
     "JournalStatus",
+    "NewerJournalError",
     "ReadPosition",
     "SavedSnapshot",
     "Snapshot",

@@ -1,7 +1,8 @@
 """The directories below the journal's root: one for each writer, which holds its lock as long as its process lives.
 
-The kernel releases the lock with the process, however that ends. Files are opened relative to the directory itself,
-without following a link and without waiting for a pipe.
+The kernel releases the lock with the process, however that ends. The root and the directories belong to this process's
+user, and nobody else can write to them: a snapshot that another user plants would become counts and signed accesses.
+Files are opened relative to the directory itself, without following a link and without waiting for a pipe.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class IrregularFileError(CorruptJournalError, OSError):
     """A link, a pipe, a directory or a device stands where the journal has a file."""
 
 
+class UntrustedDirectoryError(OSError):
+    """A directory belongs to another user, or others can write to it."""
+
+
 class Directory:
     """One writer's directory. It is hidden until its lock and its database are written."""
 
@@ -62,7 +67,8 @@ class Directory:
     @classmethod
     def open(cls, path: Path) -> Directory:
         """One to be read, whoever holds its lock. Raises OSError."""
-        with _opened(path, os.O_NOFOLLOW) as (_, identity):
+        with _opened(path, os.O_NOFOLLOW) as (descriptor, identity):
+            _check_trusted(path, os.fstat(descriptor))
             return cls(path, identity)
 
     @classmethod
@@ -70,8 +76,8 @@ class Directory:
         """A new one, whose lock is held before another process sees it. Raises OSError."""
         hidden = Path(root, f".{writer_id.hex}")
         hidden.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _opened(hidden.parent):
-            hidden.mkdir(0o700)
+        _check_trusted(hidden.parent, hidden.parent.stat())
+        hidden.mkdir(0o700)
         directory = cls.open(hidden)
         try:
             directory._lock = directory._locked(os.O_CREAT)
@@ -126,9 +132,9 @@ class Directory:
             return False
 
     @property
-    def is_locked(self) -> bool:
-        """Whether this process holds the lock."""
-        return self._lock is not None
+    def has_lock(self) -> bool:
+        """Whether there is a lock. Without one, it is unknown whether the writer lives. Raises OSError."""
+        return _LOCK in self.names
 
     # ---- files
 
@@ -239,6 +245,7 @@ def directories(root: str) -> Iterator[Path]:
     """The writers' directories, the oldest first. Raises OSError."""
     found = []
     with _opened(Path(root)) as (descriptor, _), os.scandir(descriptor) as entries:
+        _check_trusted(root, os.fstat(descriptor))
         for entry in entries:
             if _is_name(entry.name.removeprefix(".")):
                 with contextlib.suppress(FileNotFoundError):
@@ -264,12 +271,35 @@ def parked_reason(path: Path) -> str | None:
 
 
 def check_root(root: str) -> None:
-    """Raise ConfigurationError where locks and mapped files cannot be trusted: Windows, the network's file systems."""
+    """Raise ConfigurationError for a root that cannot be trusted: on Windows or a network file system, or open to
+    others. Root may configure for the user that it becomes later; then the first use checks the owner."""
     if fcntl is None or not hasattr(os, "posix_fallocate"):
         raise ConfigurationError("the journal needs flock and posix_fallocate: leave the setting `journal` unset here")
     kind = _file_system(os.path.realpath(root))
     if kind.removeprefix("fuse.").startswith(_REMOTE):
         raise ConfigurationError(f"journal={root!r} is on {kind}, whose locks cannot be trusted: use a local directory")
+    try:
+        status = Path(root).stat()
+        _check_trusted(root, status, status.st_uid if os.geteuid() == 0 else os.geteuid())
+    except UntrustedDirectoryError as error:
+        raise ConfigurationError(f"the journal cannot be kept there: {error}") from None
+    except OSError:  # the first use makes it
+        pass
+
+
+def _check_trusted(path: Path | str, status: os.stat_result, owner: int | None = None) -> None:
+    """Raises UntrustedDirectoryError unless `owner`, by default this process's user, alone can write there."""
+    owner = os.geteuid() if owner is None else owner
+    if status.st_uid != owner:
+        raise UntrustedDirectoryError(
+            f"{path} belongs to the user {status.st_uid}, and this process is {owner}: run it as that user, or use a "
+            "directory of its own"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UntrustedDirectoryError(
+            f"{path} is writable for others (mode {stat.S_IMODE(status.st_mode):o}): run `chmod go-w {path}`, or use a "
+            "directory of its own"
+        )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,18 @@ class CorruptJournalError(UsageInstrumentError):
     """A file of the journal cannot be read."""
 
 
+class NewerJournalError(CorruptJournalError):
+    """A newer release wrote the journal, in a format that this one does not read."""
+
+    def __init__(self, path: object, version: int, readable: int) -> None:
+        super().__init__(f"{path} is of version {version}, and this release reads {readable}")
+
+    @staticmethod
+    def has_reason(reason: str) -> bool:
+        """Whether an older release parked a journal for this reason."""
+        return " is of version " in reason
+
+
 def pack(value: object) -> bytes:
     """A value as a record. Raises TypeError or ValueError for what JSON cannot carry."""
     text = json.dumps(value, separators=(",", ":")).encode("ascii")

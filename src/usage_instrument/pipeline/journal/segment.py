@@ -16,7 +16,7 @@ from usage_instrument.typing import UserId
 
 from .dictionary import Dictionary, Entry
 from .directory import Directory
-from .records import LATEST, CorruptJournalError
+from .records import LATEST, CorruptJournalError, NewerJournalError
 from .snapshot import ReadPosition
 
 VERSION = 1
@@ -314,8 +314,8 @@ def _slots_of(path: str, head: bytes, size: int) -> int:
         magic, version, _, _, slots = _HEAD.unpack_from(head)
         (checksum,) = struct.unpack_from("<I", head, _HEAD.size)
         if magic == _MAGIC and checksum == zlib.crc32(head[: _HEAD.size]):
-            if version != VERSION:
-                raise CorruptJournalError(f"{path} is of version {version}, and this release reads {VERSION}")
+            if version > VERSION:
+                raise NewerJournalError(path, version, VERSION)
             if size < SLOTS_AT + slots * SLOT:
                 raise CorruptJournalError(f"{path} is truncated: {size} bytes of {SLOTS_AT + slots * SLOT}")
             return int(slots)

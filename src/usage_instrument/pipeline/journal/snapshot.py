@@ -13,7 +13,16 @@ from usage_instrument.typing import UserId
 
 from . import records
 from .directory import Directory
-from .records import CorruptJournalError, count_from_json, count_to_json, exactly, natural, use_from_json, use_to_json
+from .records import (
+    CorruptJournalError,
+    NewerJournalError,
+    count_from_json,
+    count_to_json,
+    exactly,
+    natural,
+    use_from_json,
+    use_to_json,
+)
 
 _NAME = "frame"
 VERSION = 2
@@ -96,11 +105,12 @@ def load(directory: Directory) -> SavedSnapshot | None:
     path = directory.path / _NAME
     try:
         with os.fdopen(directory.open_file(_NAME, os.O_RDONLY), "rb") as file:
-            parts = list(records.read(file, os.fstat(file.fileno()).st_size))
-        head = parts[0]
-        if natural(head["version"]) not in (_WITHOUT_ACCESSES, VERSION):
-            raise CorruptJournalError(f"{path} is of version {head['version']}, this release reads {VERSION}")
-        return _from_json(head, parts[1:-1], parts[-1])
+            parts = records.read(file, os.fstat(file.fileno()).st_size)
+            head: dict[str, Any] = next(parts, {})
+            if natural(head["version"]) > VERSION:
+                raise NewerJournalError(path, head["version"], VERSION)
+            *batches, rest = parts
+        return _from_json(head, batches, rest)
     except FileNotFoundError:
         return None
     except (*records.MALFORMED, MemoryError) as error:

@@ -13,6 +13,7 @@ from usage_instrument.errors import UsageInstrumentError
 
 from .directory import Directory, directories, writer_of
 from .journal import Journal
+from .records import NewerJournalError
 from .snapshot import SavedSnapshot
 
 
@@ -21,7 +22,7 @@ class JournalStatus(NamedTuple):
 
     writer: UUID
     state: str
-    """`alive`, `dead` (the next process takes it over) or `parked` (it needs a person)."""
+    """`alive`, `dead` (the next process recovers it), `newer` (another release does), `parked` (it needs a person)."""
     pending: int = 0
     """Uses that are in no batch yet."""
     in_batches: int = 0
@@ -63,10 +64,14 @@ def _status(path: Path, root: str, applied: Callable[[UUID], int]) -> JournalSta
         reason = directory.parked_reason
         state = "parked" if reason is not None else "alive" if adopted is None else "dead"
         found = found._replace(state=state, bytes=directory.size, note=reason or "")
+        if not directory.has_lock:
+            return found._replace(state="parked", note=reason or "its file `lock` is missing")
         journal, saved = Journal.load(directory, root, 0)
         found = found._replace(pending=journal.unread)
     except FileNotFoundError:
         raise
+    except NewerJournalError as error:
+        return found._replace(state="newer" if found.state == "dead" else found.state, note=found.note or str(error))
     except (OSError, UsageInstrumentError) as error:
         return found._replace(note=found.note or str(error))
     finally:

@@ -27,7 +27,7 @@ def directories_naming(root: str, is_meant: Callable[[UserId], bool]) -> Iterato
         except FileNotFoundError:  # its owner has just deleted it, or a part of it, and the rest was not searched
             if path.exists():
                 yield path
-        except CorruptJournalError:
+        except (CorruptJournalError, OSError):
             yield path
 
 
