@@ -86,7 +86,7 @@ def aggregated(path: Path) -> None:
     finally:
         directory.release()
     pending = PendingCounts(1000)
-    aggregator = Aggregator(Buffer(), pending, Settings(), canonical_user("string"), lambda request: None, loaded)
+    aggregator = Aggregator(Buffer(), pending, Settings(), canonical_user("string"), loaded)
     aggregator.aggregate()
     assert loaded.unread == 0
     assert aggregator.drained == pending.counts.uses + aggregator.dropped + aggregator.rejected
