@@ -20,8 +20,8 @@ from rounds import Bar, Case, Result, compare, main, times
 from sqlalchemy.dialects import sqlite
 
 from usage_instrument.database import engines
-from usage_instrument.database.dialects.base import key
-from usage_instrument.database.dialects.rows import rows_text
+from usage_instrument.database.dialects.base import unique_key
+from usage_instrument.database.dialects.batch_json import usage_json
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.events import Batch, Count
 from usage_instrument.pipeline.store import Outcome, Store
@@ -104,7 +104,7 @@ def least(name: str, url: str, tables: Tables) -> Callable[[Sequence[Count]], ob
         )  # fmt: skip
         changes = {"usage_count": usage.c.usage_count + insert.excluded.usage_count}
         upsert = insert.on_conflict_do_update(
-            index_elements=key(usage, "uuid"), set_={**changes, "last_used": insert.excluded.last_used}
+            index_elements=unique_key(usage, "uuid"), set_={**changes, "last_used": insert.excluded.last_used}
         )
 
         def many(rows: Sequence[Count]) -> None:
@@ -119,7 +119,7 @@ def least(name: str, url: str, tables: Tables) -> Callable[[Sequence[Count]], ob
 
     def one(rows: Sequence[Count]) -> None:
         with engine.begin() as connection:
-            connection.exec_driver_sql(statement, (rows_text(rows),))
+            connection.exec_driver_sql(statement, (usage_json(rows),))
 
     return one
 
