@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+import json
 import logging
 import os
 import subprocess
@@ -22,7 +24,7 @@ from reading import balanced, counts, made, total
 from usage_instrument import _default
 from usage_instrument.capture.registry import Unconfigured, declared
 from usage_instrument.errors import ConfigurationError, UserIdError
-from usage_instrument.schema import Tables, define_tables
+from usage_instrument.schema import Tables, create_all, define_tables
 from usage_instrument.stats import Stats
 
 
@@ -302,3 +304,24 @@ def test_ending_and_starting_in_quick_succession_loses_neither_a_use_nor_an_answ
         assert tracker.stats().written == 2 * number
     assert usage.shutdown(120) is True
     assert total(sqlite.engine(), tables) == 60
+
+
+class Plan(str, enum.Enum):
+    PRO = "pro"
+
+
+def test_strings_are_stored_by_value(sqlite: Database) -> None:
+    create_all(sqlite.engine(), user_id_type="string")
+    usage.configure(sqlite.url, user_id_type="string", service=Plan.PRO, users=None)
+    usage.track(Plan.PRO, user=Plan.PRO, metadata={Plan.PRO: Plan.PRO}, audit=True)
+    usage.tracks(Plan.PRO, description=Plan.PRO)(lambda: None)()
+    assert usage.flush()
+    with sqlite.engine().connect() as connection:
+        rows = connection.execute(
+            sa.text("SELECT user_id, feature_name, metadata FROM feature_usage ORDER BY 3 DESC")
+        ).all()
+        services = connection.execute(sa.text("SELECT service FROM feature_usage_catalog")).scalars().all()
+        audited = connection.execute(sa.text("SELECT user_id, feature_name FROM feature_usage_access")).all()
+    assert [(row.user_id, row.feature_name) for row in rows] == [("pro", "pro"), (None, "pro")]
+    assert json.loads(rows[0].metadata) == {"pro": "pro"}
+    assert (set(services), audited) == ({"pro"}, [("pro", "pro")])

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import collections
+import concurrent.futures
 import contextvars
-import dataclasses
-import enum
 import threading
-import types
 import typing
 import uuid
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-import wrapt
-from sqlalchemy import orm
 from werkzeug.local import LocalProxy
 
-from conftest import Database
 from usage_instrument.capture import context
 from usage_instrument.capture.context import Override, Request, holder
-from usage_instrument.capture.user_ids import loaded_user, user_id_of
 from usage_instrument.errors import DeclarationError, UserIdError
 from usage_instrument.typing import UNSET
 
@@ -288,301 +280,7 @@ def test_only_an_open_http_request_judges_an_integer() -> None:
     assert closed.judge(500) is True
 
 
-# ---- the id of what the host passes
-
-
-class Text(str):
-    __slots__ = ()
-
-
-class Ident(uuid.UUID):
-    pass
-
-
-class Role(enum.IntEnum):
-    ADMIN = 3
-
-
-class Plan(str, enum.Enum):
-    PRO = "pro"
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (ANNE, ANNE),
-        (5, 5),
-        (0, 0),
-        ("x", "x"),
-        ("", ""),
-        (None, None),
-        (Text("x"), "x"),
-        (Ident(int=5), uuid.UUID(int=5)),
-        (Role.ADMIN, 3),
-        (Plan.PRO, "pro"),
-    ],
-)
-def test_ids_become_exactly_the_four_types(given: object, expected: object) -> None:
-    found = user_id_of(given)
-    assert found == expected
-    assert type(found) in {uuid.UUID, int, str, type(None)}
-
-
-def test_an_exact_id_is_passed_by_reference() -> None:
-    text = "user-" + str(5)
-    assert user_id_of(text) is text
-    assert user_id_of(ANNE) is ANNE
-
-
-class Plain:
-    def __init__(self, id_: object) -> None:
-        self.id = id_
-
-
-class Slots:
-    __slots__ = ("id",)
-
-    def __init__(self, id_: object) -> None:
-        self.id = id_
-
-
-class InheritedSlots(Slots):
-    __slots__ = ("name",)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Data:
-    id: object
-
-
-class Tuple(typing.NamedTuple):
-    id: Any
-    name: str = ""
-
-
-OldTuple = collections.namedtuple("OldTuple", "name id")
-MAKERS: list[Any] = [
-    Plain,
-    Slots,
-    InheritedSlots,
-    Data,
-    Tuple,
-    lambda id_: OldTuple("x", id_),
-    lambda id_: {"id": id_},
-    lambda id_: types.SimpleNamespace(id=id_),
-]
-
-
-@pytest.mark.parametrize("make", MAKERS)
-def test_a_loaded_id_is_read(make: Any) -> None:
-    for id_ in (ANNE, 5, "x", Text("x")):
-        assert user_id_of(make(id_)) == id_
-
-
-@pytest.mark.parametrize("make", MAKERS)
-def test_an_object_whose_id_is_none_is_not_anonymous(make: Any) -> None:
-    for id_ in (None, True, 1.5, b"x", object(), Plain(5)):
-        with pytest.raises(UserIdError):
-            user_id_of(make(id_))
-
-
-def test_an_id_that_leads_back_is_refused() -> None:
-    plain, mapping = Plain(None), dict[str, object]()
-    plain.id = plain
-    mapping["id"] = mapping
-    for loop in (plain, mapping):
-        with pytest.raises(UserIdError):
-            user_id_of(loop)
-
-
-def test_an_unset_slot_is_no_id() -> None:
-    with pytest.raises(UserIdError):
-        user_id_of(Slots.__new__(Slots))
-
-
-class Trap:
-    """Whatever runs code of the host's, fails the test."""
-
-    @property
-    def id(self) -> int:
-        raise AssertionError("the property ran")
-
-    @property
-    def __class__(self) -> Any:
-        raise AssertionError("__class__ ran")
-
-    @__class__.setter
-    def __class__(self, _: Any) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"__getattr__({name!r}) ran")
-
-    def __getattribute__(self, name: str) -> Any:
-        raise AssertionError(f"__getattribute__({name!r}) ran")
-
-    def __bool__(self) -> bool:
-        raise AssertionError("__bool__ ran")
-
-    def __str__(self) -> str:
-        raise AssertionError("__str__ ran")
-
-    def __repr__(self) -> str:
-        raise AssertionError("__repr__ ran")
-
-    def __eq__(self, other: object) -> bool:
-        raise AssertionError("__eq__ ran")
-
-    def __hash__(self) -> int:
-        raise AssertionError("__hash__ ran")
-
-
-class DictTrap:
-    @property
-    def __dict__(self) -> Any:  # type: ignore[override]
-        raise AssertionError("__dict__ ran")
-
-
-class MetaTrap(type):
-    def __getattr__(cls, name: str) -> Any:
-        raise AssertionError(f"the metaclass' __getattr__({name!r}) ran")
-
-
-class MetaTrapped(metaclass=MetaTrap):
-    pass
-
-
-@pytest.mark.parametrize("make", [Trap, DictTrap, MetaTrapped])
-def test_no_code_of_the_hosts_runs(make: Any) -> None:
-    with pytest.raises(UserIdError):
-        user_id_of(make())
-    with pytest.raises(UserIdError):
-        user_id_of(Plain(make()))
-
-
-def test_a_lazy_proxy_is_never_triggered() -> None:
-    loads: list[object] = []
-
-    def load() -> Plain:
-        loads.append(1)
-        return Plain(5)
-
-    for proxy in (LocalProxy(load), wrapt.LazyObjectProxy(load)):
-        assert loaded_user(proxy) is UNSET
-        with pytest.raises(UserIdError):
-            user_id_of(proxy)
-    assert loads == []
-
-
-# ---- SQLAlchemy instances
-
-
-class Base(orm.DeclarativeBase):
-    pass
-
-
-class User(Base):
-    __tablename__ = "people"
-    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-    name: orm.Mapped[str]
-
-
-class Admin(User):
-    __tablename__ = "admins"
-    id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey(User.id), primary_key=True)
-
-
-class Account(Base):
-    """Its key is not its id."""
-
-    __tablename__ = "accounts"
-    email: orm.Mapped[str] = orm.mapped_column(primary_key=True)
-    id: orm.Mapped[int]
-
-
-class Person(Base):
-    """It has no `id` but a key."""
-
-    __tablename__ = "persons"
-    uid: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-
-
-class Member(Base):
-    __tablename__ = "members"
-    team: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-
-
-@pytest.fixture
-def session(sqlite: Database) -> typing.Iterator[orm.Session]:
-    engine = sqlite.engine()
-    Base.metadata.create_all(engine)
-    with orm.Session(engine) as session:
-        session.add_all(
-            [
-                User(id=5, name="x"),
-                Admin(id=6, name="y"),
-                Account(email="a@b.c", id=8),
-                Person(uid=9),
-                Member(team=1, id=10),
-            ]
-        )
-        session.commit()
-        yield session
-
-
-def _statements(session: orm.Session) -> list[str]:
-    said: list[str] = []
-    engine = session.get_bind()
-    sa.event.listen(engine, "before_cursor_execute", lambda *args: said.append(args[2]))
-    return said
-
-
-@pytest.mark.parametrize(("model", "expected"), [(User, 5), (Admin, 6), (Account, 8), (Member, 10)])
-def test_a_loaded_instance(session: orm.Session, model: Any, expected: object) -> None:
-    instance = session.scalars(sa.select(model).where(model.id == expected)).one()
-    said = _statements(session)
-    assert user_id_of(instance) == expected
-    assert said == []
-
-
-@pytest.mark.parametrize(("model", "expected"), [(User, 5), (Admin, 6), (Person, 9)])
-def test_an_expired_or_detached_instance_still_knows_its_key(
-    session: orm.Session, model: Any, expected: object
-) -> None:
-    instance = session.get(model, expected)
-    session.commit()
-    said = _statements(session)
-    assert "id" not in vars(instance)
-    assert user_id_of(instance) == expected
-    session.expunge(instance)
-    assert user_id_of(instance) == expected
-    assert said == []
-
-
-@pytest.mark.parametrize(("model", "key"), [(Account, "a@b.c"), (Member, (1, 10))])
-def test_an_expired_instance_whose_key_is_not_its_id_is_refused(session: orm.Session, model: Any, key: object) -> None:
-    instance = session.get(model, key)
-    session.commit()
-    said = _statements(session)
-    with pytest.raises(UserIdError):
-        user_id_of(instance)
-    assert said == []
-
-
-def test_a_new_instance_has_no_id_yet(session: orm.Session) -> None:
-    said = _statements(session)
-    with pytest.raises(UserIdError):
-        user_id_of(User(name="z"))
-    assert said == []
-
-
-def test_a_deferred_id_is_not_loaded(session: orm.Session) -> None:
-    account = session.scalars(sa.select(Account).options(orm.defer(Account.id))).one()
-    said = _statements(session)
-    with pytest.raises(UserIdError):
-        user_id_of(account)
-    assert said == []
+# ---- contexts
 
 
 STATEMENTS = pytest.mark.parametrize("statement", [lambda: context.as_user(ANNE), context.paused])
@@ -669,3 +367,39 @@ def test_what_a_request_started_counts_once_the_request_is_over(method: str) -> 
     request.close()
     assert not request.silent
     assert request.capture_user() is None
+
+
+# ---- executors
+
+
+def test_carry_takes_the_user_to_a_thread_even_after_the_request(request_: Request) -> None:
+    request_.identify(ANNE, actor=BOB)
+    carried = context.carry(lambda: (user_here(), context.known_actor()))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(user_here).result() is None, "which is the reason for it"
+        assert pool.submit(carried).result() == (ANNE, BOB)
+        request_.close()
+        assert pool.submit(carried).result() == (ANNE, BOB)
+        assert pool.submit(user_here).result() is None
+
+
+def test_carry_takes_a_pause_a_refusal_and_nothing() -> None:
+    with context.paused():
+        paused = context.carry(user_here)
+    with context.as_user(object()):
+        refused = context.carry(user_here)
+    nobody = context.carry(user_here)
+    with context.as_user(ANNE):
+        assert paused() is UNSET
+        with pytest.raises(UserIdError):
+            refused()
+        assert nobody() is None
+        assert user_here() == ANNE
+
+
+def test_carry_in_an_event_loop() -> None:
+    async def main() -> object:
+        with context.as_user(ANNE):
+            return await asyncio.get_running_loop().run_in_executor(None, context.carry(user_here))
+
+    assert asyncio.run(main()) == ANNE

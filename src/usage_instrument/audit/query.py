@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import Select, select
 
 from usage_instrument.database.expressions import Ago
-from usage_instrument.typing import UNSET, Outcome, Unset, UserId, _Unset
+from usage_instrument.typing import UNSET, Outcome, Unset, UserId
 
 from .chain import Row, pseudonym_of
 
@@ -40,9 +40,9 @@ def accesses(
     query = select(*(access.c[name] for name in _COLUMNS)).order_by(
         access.c.occurred_at.desc(), access.c.chain_id, access.c.number.desc()
     )
-    if not isinstance(user, _Unset):
+    if user is not UNSET:
         query = query.where(access.c.user_id.is_(None) if user is None else access.c.user_id == user)
-    if not isinstance(actor, _Unset):
+    if actor is not UNSET:
         query = query.where(access.c.actor_id.is_(None) if actor is None else access.c.actor_id == actor)
     if feature is not None:
         query = query.where(access.c.feature_name == feature)

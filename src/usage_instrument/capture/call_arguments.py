@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from usage_instrument.errors import DeclarationError, MetadataError, UserIdError
 from usage_instrument.events import keep_metadata
 from usage_instrument.runtime import log
-from usage_instrument.typing import UNSET, Unset, UserId, _Unset
+from usage_instrument.typing import UNSET, Unset, UserId
 
 from .user_ids import user_id_of
 
@@ -55,7 +55,7 @@ class CallReader:
 
     def __init__(self, user: object, user_arg: object, metadata: object) -> None:
         self.user = _checked_user(user)
-        self.user_arg = None if isinstance(user_arg, _Unset) else _checked_name(user_arg, "user_arg")
+        self.user_arg = None if user_arg is UNSET else _checked_name(user_arg, "user_arg")
         if self.user is not UNSET and self.user_arg is not None:
             raise DeclarationError("user= and user_arg= both set the user: pass one of them")
         self.metadata = _checked_metadata(metadata)
@@ -105,7 +105,7 @@ class CallReader:
                 return UNSET if value is UNSET else user_id_of(value)
 
             return from_callable
-        if isinstance(user, _Unset):
+        if user is UNSET:
             return None
         constant = user_id_of(user)
         return lambda args, kwargs: constant
@@ -173,7 +173,7 @@ def _checked_user(user: object) -> object:
     if callable(user):
         _refuse_async(user, "user=")
         return user
-    return UNSET if isinstance(user, _Unset) else user_id_of(user)
+    return UNSET if user is UNSET else user_id_of(user)
 
 
 def _checked_metadata(metadata: object) -> Mapping[str, Any] | tuple[str, ...] | Callable[..., Any] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from usage_instrument.errors import AuditUnavailable, CountError, UsageInstrumentError, UserIdError
 from usage_instrument.events import MAX_COUNT, Access, Use, check_audit, check_feature
-from usage_instrument.typing import UNSET, Audit, Metadata, _Unset
+from usage_instrument.typing import UNSET, Audit, Metadata
 
 from . import context, user_ids
 from .call_arguments import kept_metadata
@@ -43,7 +43,7 @@ async def atrack(
 def _admittable(feature: str, user: object, metadata: Metadata | None, access: Access | None) -> Use:
     """The access to admit. Raises AuditUnavailable for a value that cannot be recorded."""
     try:
-        who = context.known_user() if isinstance(user, _Unset) else user_ids.user_id_of(user)
+        who = context.known_user() if user is UNSET else user_ids.user_id_of(user)
         return Use(check_feature(feature), who, kept_metadata(metadata), 0, access)
     except Exception as error:
         raise AuditUnavailable(f"the access cannot be recorded: {error}") from error
@@ -67,7 +67,7 @@ def _track(
     is_use = held is None or not held.silent
     if not is_use and access is None:
         return
-    who = context.known_user() if isinstance(user, _Unset) else user_ids.user_id_of(user)
+    who = context.known_user() if user is UNSET else user_ids.user_id_of(user)
     if not _is_count(count):
         raise CountError(f"count is a whole number from 1 to {MAX_COUNT}, not {count!r}")
     kept = None

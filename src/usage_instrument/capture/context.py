@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from usage_instrument.errors import DeclarationError, UserIdError
 from usage_instrument.events import Access
-from usage_instrument.typing import UNSET, Unset, UserId, _Unset
+from usage_instrument.typing import UNSET, Unset, UserId
 
 from .user_ids import user_id_of
 
@@ -83,7 +83,7 @@ class Request:
         Raises UserIdError for a bad id. Captures are then rejected until the next call.
         """
         try:
-            self.actor = UNSET if isinstance(actor, _Unset) else user_id_of(actor)
+            self.actor = UNSET if actor is UNSET else user_id_of(actor)
             self.user, self._refused = user_id_of(user), None
         except UserIdError as error:
             self.refuse(error)
@@ -187,11 +187,11 @@ class Override:
         self._refused: UserIdError | None = None
         self.lift()
         self.paused = self.paused or paused
-        if not isinstance(user, _Unset):
+        if user is not UNSET:
             self.user = self.actor = UNSET
             self._refused = None
             try:
-                self.actor = UNSET if isinstance(actor, _Unset) else user_id_of(actor)
+                self.actor = UNSET if actor is UNSET else user_id_of(actor)
                 self.user = user_id_of(user)
             except UserIdError as error:
                 self._refused = error

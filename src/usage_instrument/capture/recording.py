@@ -10,7 +10,7 @@ from usage_instrument.errors import AuditUnavailable, describe
 from usage_instrument.events import Access, Use
 from usage_instrument.runtime import log
 from usage_instrument.runtime.processes import notice_fork
-from usage_instrument.typing import UNSET, Outcome, Unset, UserId, _Unset
+from usage_instrument.typing import UNSET, Outcome, Unset, UserId
 
 from .call_arguments import NOTHING, Args, Kwargs, ReadCall, UserAndMetadata
 from .context import Holder, current_request, holder, known_actor, known_user, request_of
@@ -112,10 +112,10 @@ def new_access(outcome: Outcome) -> Access:
     try:
         if request is not None and request.info is not None:
             id_ = request_id(request.info)
-            actor = impersonator(request.info) if isinstance(actor, _Unset) else actor
+            actor = impersonator(request.info) if actor is UNSET else actor
     except Exception:  # the host's request
         log.debug("cannot read the actor or the id of a request", exc_info=True)
-    return Access(uuid4(), outcome, time.time_ns() // 1000, None if isinstance(actor, _Unset) else actor, id_)
+    return Access(uuid4(), outcome, time.time_ns() // 1000, None if actor is UNSET else actor, id_)
 
 
 def attempted(feature: str, access: Access, user: UserId | Exception, metadata: Kept | Exception) -> Use:
@@ -232,7 +232,7 @@ class AuditedCapture:
 def _audited_user(stated: UserAndMetadata) -> Any:
     """The user, or an Exception. A paused or discarded capture is an access all the same."""
     user = stated[0]
-    if not isinstance(user, _Unset):
+    if user is not UNSET:
         return user
     try:
         return known_user()

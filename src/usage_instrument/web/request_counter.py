@@ -18,7 +18,7 @@ from usage_instrument.events import Use, check_feature
 from usage_instrument.runtime import log
 from usage_instrument.runtime.call_sites import definition
 from usage_instrument.runtime.processes import ALIVE, notice_fork
-from usage_instrument.typing import UNSET, Metadata, Unset, UserId, _Unset
+from usage_instrument.typing import UNSET, Metadata, Unset, UserId
 
 from .audit_policy import AuditPolicy
 from .options import OPTIONS, MiddlewareOptions, Namer, check_callable, check_names
@@ -134,7 +134,7 @@ class RequestCounter:
         except Exception as error:  # a refused statement, or the host's own way to find the user
             return error, None
         metadata, error_ = (self.metadata, None) if self.metadata_of is None else self._metadata_of(carrier)
-        return None if isinstance(user, _Unset) else user, error_ or metadata
+        return None if user is UNSET else user, error_ or metadata
 
     def ended(self, request: Request, shelf: MutableMapping[str, Any]) -> None:
         """The request is over: from now on it identifies nobody."""
