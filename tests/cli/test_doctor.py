@@ -125,6 +125,11 @@ def test_a_dead_journal_is_told(sqlite: Database, tmp_path: Path) -> None:
     found = diagnosed(sqlite, "--journal", str(place))["journal"]
     assert [finding["state"] for finding in found] == ["ok", "warning"]
     assert "is dead and left 3 uses" in found[1]["finding"]
+    (path,) = place.iterdir()
+    path.chmod(0o770)
+    found = diagnosed(sqlite, "--journal", str(place))["journal"]
+    assert [finding["state"] for finding in found] == ["ok", "warning"]
+    assert f"is dead: {path} is writable for others" in found[1]["finding"]
 
 
 def test_a_database_that_is_away_is_one_line() -> None:

@@ -227,7 +227,7 @@ def _check_journal(place: str) -> list[Finding]:
         Finding("journal", OK, f"{alive} {'process keeps' if alive == 1 else 'processes keep'} a journal in {place}")
     ]
     for each in found:
-        if each.state == "dead":
+        if each.state == "dead" and not each.note:
             findings.append(
                 Finding(
                     "journal",
@@ -236,6 +236,7 @@ def _check_journal(place: str) -> list[Finding]:
                     "the next process recovers them, or run `usage-instrument journal recover`",
                 )
             )
-        elif each.state == "parked":
-            findings.append(Finding("journal", BAD, f"{each.writer} is parked: {each.note}", "see docs/reliability.md"))
+        elif each.state != "alive":
+            state, text = BAD if each.state == "parked" else WARNING, f"{each.writer} is {each.state}: {each.note}"
+            findings.append(Finding("journal", state, text, "see docs/reliability.md"))
     return findings
