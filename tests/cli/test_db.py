@@ -38,10 +38,10 @@ def run(*arguments: str, answer: str = "", **variables: str) -> subprocess.Compl
     return done
 
 
-def db(database: Database, *arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+def db(database: Database, *arguments: str, answer: str = "", **changed: str) -> subprocess.CompletedProcess[str]:
     """As `run`, in this process: most of what a process takes is its imports."""
     variables: dict[str, str | None] = {name: None for name in os.environ if name.startswith("USAGE_INSTRUMENT_")}
-    variables["USAGE_INSTRUMENT_DATABASE_URL"] = database.url
+    variables |= {"USAGE_INSTRUMENT_DATABASE_URL": database.url, **changed}
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # as in a process of its own
         done = CliRunner().invoke(app, ["db", *arguments], input=answer, env=variables, prog_name="usage-instrument")
@@ -87,13 +87,13 @@ def test_creates_checks_and_has_nothing_to_upgrade(users_database: UsersDatabase
 def test_works_through_async_drivers(kind: str, request: pytest.FixtureRequest) -> None:
     database: Database = request.getfixturevalue(kind)
     engine = database.engine()
-    assert run("db", "create", "--url", database.async_url).returncode == 0
-    assert run("db", "check", "--url", database.async_url).returncode == 0
+    assert db(database, "create", "--url", database.async_url).returncode == 0
+    assert db(database, "check", "--url", database.async_url).returncode == 0
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE feature_usage_losses")
-    assert run("db", "check", "--url", database.async_url).returncode == 1
-    assert run("db", "upgrade", "--yes", "--url", database.async_url).returncode == 0
-    assert run("db", "check", "--url", database.async_url).returncode == 0
+    assert db(database, "check", "--url", database.async_url).returncode == 1
+    assert db(database, "upgrade", "--yes", "--url", database.async_url).returncode == 0
+    assert db(database, "check", "--url", database.async_url).returncode == 0
 
 
 def test_checks_what_is_wrong(database: Database) -> None:
@@ -162,13 +162,13 @@ def test_takes_its_options_from_the_environment(postgresql: Database) -> None:
         "USAGE_INSTRUMENT_USERS": "people.id",
         "USAGE_INSTRUMENT_USER_ID_TYPE": "integer",
     }
-    done = run("db", "create", **variables)
+    done = db(postgresql, "create", **variables)
     assert done.returncode == 0
     assert "user_id refers to people.id." in done.stdout
     assert len(sa.inspect(engine).get_table_names("analytics")) == 7
-    assert run("db", "check", **variables).returncode == 0
-    assert run("db", "check", "--schema", "public", **variables).returncode == 1
-    done = run("db", "create", "--schema", "none", "--users", "none", **variables)
+    assert db(postgresql, "check", **variables).returncode == 0
+    assert db(postgresql, "check", "--schema", "public", **variables).returncode == 1
+    done = db(postgresql, "create", "--schema", "none", "--users", "none", **variables)
     assert done.returncode == 0
     assert len(sa.inspect(engine).get_table_names("public")) == 8
 
