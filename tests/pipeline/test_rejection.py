@@ -47,7 +47,8 @@ class Bench:
         while (batch := self.batcher.next(self.ledger)) is not None:
             error = error_of(batch)
             if error is not None:
-                self.rejection.handle(error, batch, self)  # type: ignore[arg-type]
+                if not self.rejection.isolate(error, batch) and not error.fault.is_transient:
+                    self.rejection.handle(error, batch, self)  # type: ignore[arg-type]
                 continue
             self.batcher.applied()
             self.rejection.applied()
@@ -102,6 +103,32 @@ def test_one_refused_access_among_many_is_lost_alone() -> None:
     bench.run(lambda batch: REFUSED if any(use.user == 5 for use in batch.accesses) else None)
     assert bench.rejection.audit_lost == 1
     assert bench.batcher.is_idle
+
+
+def test_a_batch_that_times_out_is_halved_and_one_slow_row_is_rejected_after_three_attempts() -> None:
+    bench = Bench(*range(8))
+    slow = WriteError(Fault.TIMEOUT, "statement timeout")
+    attempts = 0
+
+    def answer(batch: Batch) -> WriteError | None:
+        nonlocal attempts
+        if any(count.user == 3 for count in batch.counts):
+            attempts += len(batch.counts) == 1
+            return slow
+        return None
+
+    bench.run(answer)
+    assert sorted(bench.written) == [0, 1, 2, 4, 5, 6, 7]
+    assert (attempts, bench.rejection.rejected) == (3, 1)
+
+
+def test_a_locked_user_waits_alone() -> None:
+    bench = Bench(*range(8))
+    locked = WriteError(Fault.LOCKED, "lock timeout")
+    bench.run(lambda batch: locked if any(count.user == 3 for count in batch.counts) else None)
+    assert sorted(bench.written) == [0, 1, 2, 4, 5, 6, 7]
+    assert bench.rejection.lock_error == "lock timeout"
+    assert (bench.batcher.deferred.uses, bench.rejection.rejected) == (1, 0)
 
 
 def test_suppressed_uses_are_counted_without_a_line(caplog: pytest.LogCaptureFixture) -> None:

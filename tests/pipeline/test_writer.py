@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -66,14 +67,13 @@ def test_an_unknown_users_uses_wait_and_land_when_the_user_appears(make: Make, u
     assert balanced(tracker.stats())
 
 
-def test_an_unknown_users_uses_are_rejected_after_a_while(make: Make, users_database: UsersDatabase) -> None:
+def test_without_patience_an_unknown_users_uses_are_rejected_at_once(make: Make, users_database: UsersDatabase) -> None:
     engine = users_database.engine
     tables = made(engine)
     tracker = make(_enforcing(users_database.database), user_retry=0)
     tracker.track("f", user=uuid.uuid4(), count=3)
     tracker.track("f", user=users_database.user_ids[0])
-    tracker.flush()
-    tracker.flush()
+    assert tracker.flush(), "rejected in the same flush"
     stats = tracker.stats()
     assert (stats.written, stats.rejected, stats.pending) == (1, 3, 0)
     assert [(row.reason, row.uses) for row in all_of(engine, tables.losses)] == [("unknown user", 3)]
@@ -395,6 +395,62 @@ def test_a_lock_of_the_hosts_on_a_user_is_given_way_to_by_inserts_too(make: Make
         host.rollback()
     assert tracker.flush(60)
     assert counts(engine, tables) == {("f", 1): 1, ("f", 2): 1}
+
+
+SLOW = {
+    "postgresql": """
+        CREATE FUNCTION wait_a_bit() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(CASE WHEN NEW.feature_name = 'stuck' THEN 5 ELSE 0.02 END); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON feature_usage FOR EACH ROW EXECUTE FUNCTION wait_a_bit()
+    """,
+    "mariadb": """
+        CREATE TRIGGER slow BEFORE INSERT ON feature_usage FOR EACH ROW
+        SET @slept = SLEEP(IF(NEW.feature_name = 'stuck', 5, 0.02))
+    """,
+}
+
+
+def test_a_batch_that_is_too_slow_is_halved_and_a_row_that_is_too_slow_alone_is_rejected(
+    make: Make, server: Database
+) -> None:
+    engine = server.engine()
+    tables = made(engine, user_id_type="integer")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(SLOW[server.name])
+    tracker = make(server.url, user_id_type="integer", statement_timeout=0.5)
+    for user in range(40):  # 0.8 s together
+        tracker.track("f", user=user)
+    assert tracker.flush(60)
+    assert (total(engine, tables), tracker.stats().rejected) == (40, 0)
+    tracker.track("stuck", user=1, count=3)
+    tracker.track("g", user=1)
+    assert tracker.flush(60)
+    assert (total(engine, tables), tracker.stats().rejected) == (41, 3)
+    assert balanced(tracker.stats())
+
+
+def test_one_user_whom_the_host_has_locked_holds_up_nobody_else(make: Make, server: Database) -> None:
+    engine = server.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE users (id BIGINT PRIMARY KEY)")
+        connection.exec_driver_sql(f"INSERT INTO users VALUES {', '.join(f'({user})' for user in range(1, 11))}")
+    tables = made(engine, user_id_type="integer")
+    tracker = make(engine, user_id_type="integer", lock_timeout=0.1)
+    with engine.connect() as host:
+        host.exec_driver_sql("SELECT id FROM users WHERE id = 7 FOR UPDATE").all()
+        for user in range(1, 11):
+            tracker.track("f", user=user)
+        deadline = time.monotonic() + 60
+        while tracker.stats().written < 9:
+            assert not tracker.flush(0.1)
+            assert time.monotonic() < deadline
+        assert {user for _, user in counts(engine, tables)} == set(range(1, 11)) - {7}
+        assert tracker.stats().pending == 1
+        assert tracker.stats().last_error is not None
+        host.rollback()
+    assert tracker.flush(60)
+    assert total(engine, tables) == 10
+    assert balanced(tracker.stats())
 
 
 def test_no_limit_on_statements(make: Make, database: Database) -> None:

@@ -14,6 +14,10 @@ class Fault(enum.Enum):
 
     TRANSIENT = "transient"
     """A retry on the same connection may succeed: a lock, a deadlock, a timeout."""
+    TIMEOUT = "timeout"
+    """A statement took longer than it may; with fewer rows it may succeed."""
+    LOCKED = "locked"
+    """Another transaction holds a lock on a row; the other rows may succeed."""
     CONNECTION_LOST = "connection lost"
     """A retry may succeed, but only on a new connection: the server restarts, or has become read-only."""
     CONFIGURATION = "configuration"
@@ -26,7 +30,7 @@ class Fault(enum.Enum):
     @property
     def is_transient(self) -> bool:
         """Whether the same statement may succeed a moment later."""
-        return self in (Fault.TRANSIENT, Fault.CONNECTION_LOST)
+        return self in (Fault.TRANSIENT, Fault.TIMEOUT, Fault.LOCKED, Fault.CONNECTION_LOST)
 
 
 def describe(error: BaseException | None) -> str:

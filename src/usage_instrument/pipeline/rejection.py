@@ -15,6 +15,10 @@ from .store import Store, WriteError
 
 _APPEARED = 5
 """Batches in a row that are refused for users who exist when one looks."""
+_ATTEMPTS = 3
+"""Statement timeouts in a row after which a single row is rejected."""
+_LOCKED_ATTEMPTS = 2
+"""Lock timeouts in a row after which a batch is halved: most locks are short."""
 
 
 class Rejection:
@@ -24,13 +28,41 @@ class Rejection:
         self._batcher = batcher
         self._retry = retry
         self._appeared = 0
+        self._locked = self._timeouts = 0
+        self.lock_error: str | None = None
+        """The error because of which users were deferred in this cycle: another transaction holds locks on them."""
         self.rejected = 0
         self.metadata_lost = 0
         self.audit_lost = 0
 
     def applied(self) -> None:
         """A batch was applied."""
-        self._appeared = 0
+        self._appeared = self._locked = self._timeouts = 0
+
+    def isolate(self, error: WriteError, batch: Batch) -> bool:
+        """Send fewer rows at a time after a statement timeout, and after a lock that lasts: in the end, a locked user
+        waits alone, and a row that is too slow alone is rejected. False if the batch is to be repeated as it is."""
+        is_single = max(len(batch.counts), len(batch.accesses)) <= 1
+        if error.fault is Fault.TIMEOUT:
+            self._timeouts += is_single
+            if is_single and self._timeouts < _ATTEMPTS:
+                return False
+        elif error.fault is Fault.LOCKED:
+            self._locked += 1
+            if self._locked < _LOCKED_ATTEMPTS or (is_single and not batch.counts):
+                return False
+        else:
+            return False
+        self._retry.retries += 1
+        if not is_single:
+            self._batcher.halve()
+        elif error.fault is Fault.LOCKED:
+            self._batcher.defer({count.user for count in batch.counts})
+            self.lock_error = str(error)
+        else:
+            self._timeouts = 0
+            self._give_up(error, batch)
+        return True
 
     def handle(self, error: WriteError, batch: Batch, store: Store) -> None:
         """Change the batch so that the refused row is out of the way of the others. Raises WriteError."""
@@ -51,13 +83,14 @@ class Rejection:
             log.warning("metadata refused", "metadata lost, as the database refused it: %s", error)
             self._batcher.replace((batch.counts[0]._replace(metadata=None),))
         else:
-            self._batcher.give_up()
-            self.reject(batch.counts, losses.REFUSED, str(error))
-            if batch.accesses:
-                log.warning(
-                    "access refused", "1 access is not in the audit trail, as the database refused it: %s", error
-                )
-                self.lose_accesses(1)
+            self._give_up(error, batch)
+
+    def _give_up(self, error: WriteError, batch: Batch) -> None:
+        self._batcher.give_up()
+        self.reject(batch.counts, losses.REFUSED, str(error))
+        if batch.accesses:
+            log.warning("access refused", "1 access is not in the audit trail, as the database refused it: %s", error)
+            self.lose_accesses(1)
 
     def reject(self, counts: Collection[Count], reason: str, detail: str) -> None:
         """Count these as rejected, and log it."""

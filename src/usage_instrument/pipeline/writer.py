@@ -93,7 +93,8 @@ class Writer:
                 answer = self.write(final=request.final, asked=True)
                 if answer and request.left > 0 and self._refill():
                     continue
-                if answer or not self.retry.is_failing or self.retry.is_lasting or request.left <= 0:
+                is_worth_it = (self.retry.is_failing and not self.retry.is_lasting) or self.rejection.lock_error
+                if answer or not is_worth_it or request.left <= 0:
                     break
                 time.sleep(min(self.retry.backoff(), max(request.left, 0.0)))
             if request.final:
@@ -115,6 +116,7 @@ class Writer:
             return False
         try:
             number = self.ledger.number if self.ledger is not None else 0
+            self.rejection.lock_error = None
             self.batcher.take()
             if not self.batcher.is_idle:
                 self._send_all(final)
@@ -125,6 +127,7 @@ class Writer:
                 self._suppression_filter.tidy(ledger)
                 self.maintenance.run(store, ledger, final=final, asked=asked, interrupted=self._is_asked)
                 self.retry.succeeded()
+                self.retry.last_error = self.rejection.lock_error
         except (WriteError, OSError) as error:
             if not isinstance(error, WriteError):
                 reason = error.strerror or error
@@ -143,7 +146,7 @@ class Writer:
         self._suppression_filter.before_sending(*self._ready())
         self._release(final)
         self._send_batches()
-        if final and self.batcher.deferred:  # in this cycle: tried once more, then rejected
+        if self.batcher.deferred and (final or not self._settings.user_retry):  # tried once more, then rejected
             self._release(final)
             self._send_batches()
 
@@ -182,6 +185,9 @@ class Writer:
         except WriteError as error:
             if error.in_doubt:
                 self.batcher.doubt()
+            # While an earlier attempt is in doubt, this one may have waited for the locks of that attempt.
+            elif self.batcher.state is BatchState.READY and self.rejection.isolate(error, batch):
+                return
             if error.in_doubt or error.fault.is_transient or error.fault is Fault.CONFIGURATION:
                 raise
             # The ledger had moved before the counts were refused, so no earlier attempt was committed either.

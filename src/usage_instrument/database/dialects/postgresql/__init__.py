@@ -182,6 +182,8 @@ _FAULTS = {
     "28": Fault.CONFIGURATION,  # invalid_authorization_specification
     "3D": Fault.CONFIGURATION,  # invalid_catalog_name
     "3F": Fault.CONFIGURATION,  # invalid_schema_name
+    "55P03": Fault.LOCKED,  # lock_not_available
+    "57014": Fault.TIMEOUT,  # query_canceled
     "42": Fault.CONFIGURATION,  # syntax_error_or_access_rule_violation
 }
 """By SQLSTATE or its class; every other error is transient."""
