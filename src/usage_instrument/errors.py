@@ -35,7 +35,7 @@ class MetadataError(UsageInstrumentError, TypeError):
 
 
 class AuditError(UsageInstrumentError, ValueError):
-    """The request to the audit trail is wrong."""
+    """The audit trail is inconsistent."""
 
 
 class AuditUnavailable(UsageInstrumentError):  # noqa: N818 - the state of a service, not a mistake

@@ -229,7 +229,7 @@ def _optional_text(name: str, value: object) -> str | None:
 def _secret(name: str, value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or len(text_of(value)) < _KEY_LENGTH:  # the message leaves the secret out
+    if not isinstance(value, str) or len(text_of(value).strip()) < _KEY_LENGTH:  # the message leaves the secret out
         raise ConfigurationError(
             f"{name} is a secret of at least {_KEY_LENGTH} characters; "
             "`python -c 'import secrets; print(secrets.token_hex(32))'` makes one"

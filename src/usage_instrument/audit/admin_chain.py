@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, insert, select
 
+from usage_instrument.errors import AuditError
 from usage_instrument.events import Access, Use
 
-from .chain import Row, first_link, link, row_of
+from .chain import MALFORMED, PARTS, Row, first_link, is_linked, link, row_of
 
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
@@ -26,27 +27,71 @@ ERASURE = "usage_instrument.erasure"
 
 
 def append(connection: Connection, tables: Tables, key: str | None, feature: str, record: Mapping[str, Any]) -> None:
-    """Add a record in the caller's transaction. A concurrent one violates the primary key: the caller retries."""
-    access = tables.access
-    last = connection.execute(
-        select(access.c.number, access.c.link)
-        .where(access.c.chain_id == ADMIN_CHAIN)
-        .order_by(access.c.number.desc())
-        .limit(1)
-    ).first()
-    number, before = (last.number + 1, last.link) if last is not None else (1, first_link(key, ADMIN_CHAIN))
+    """Add a record in the caller's transaction. A concurrent one violates the primary key: the caller retries. Raises
+    AuditError."""
+    number, before = end(connection, tables, key)
+    number += 1
     text = json.dumps(record, separators=(",", ":"), sort_keys=True)
     done = Use(feature, None, text, 0, Access(uuid4(), "success", time.time_ns() // 1000))
     row = row_of(done, "", ADMIN_CHAIN, number)
     row["link"] = link(key, before, row)
-    connection.execute(insert(access), row)
+    connection.execute(insert(tables.access), row)
 
 
-def records(rows: Sequence[Row], feature: str) -> Iterator[dict[str, Any]]:
-    """The records of one kind of action, the oldest first."""
-    for row in rows:
-        if row["feature_name"] == feature:
-            yield json.loads(row["metadata"])
+def end(connection: Connection, tables: Tables, key: str | None) -> tuple[int, str]:
+    """The number and link of the last row. Raises AuditError if it is not consistent: nothing must build on it."""
+    access = tables.access
+    query = select(access).where(access.c.chain_id == ADMIN_CHAIN).order_by(access.c.number.desc()).limit(2)
+    rows = [dict(row) for row in connection.execute(query).mappings()]
+    if not rows:
+        return 0, first_link(key, ADMIN_CHAIN)
+    last = rows[0]
+    before = first_link(key, ADMIN_CHAIN) if last["number"] == 1 else rows[-1]["link"]
+    is_next = last["number"] == 1 or rows[-1]["number"] == last["number"] - 1
+    if not (is_next and is_linked(key, before, last)):
+        raise AuditError(
+            f"row {last['number']} of the admin chain {ADMIN_CHAIN} is inconsistent, so nothing was recorded: set "
+            "USAGE_INSTRUMENT_AUDIT_KEY to the key of this trail, or see `usage-instrument audit verify` and delete "
+            "the foreign row"
+        )
+    return last["number"], last["link"]
+
+
+class Records:
+    """The readable records of the admin chain's consistent rows."""
+
+    def __init__(self, rows: Sequence[Row], key: str | None) -> None:
+        self.checkpoints: list[str] = []
+        """Digests of heads."""
+        self.cuts: list[tuple[UUID, int, str]] = []
+        """Chain, number and link of each last deleted row."""
+        self.erasures: list[tuple[str, str, UUID, int, int]] = []
+        """Pseudonym, part, chain, first and last number of each run of rows."""
+        self.malformed: list[int] = []
+        """The numbers of rows with metadata that is no record."""
+        before = first_link(key, ADMIN_CHAIN)
+        for number, row in enumerate(rows, 1):
+            if row["number"] != number or not is_linked(key, before, row):
+                break
+            before = row["link"]
+            try:
+                self._read(row["feature_name"], json.loads(row["metadata"]))
+            except MALFORMED:
+                self.malformed.append(number)
+
+    def _read(self, feature: str, record: Any) -> None:
+        if feature == CHECKPOINT:
+            self.checkpoints.append(record["digest"])
+        elif feature == TRUNCATION:
+            self.cuts += [(UUID(hex=chain), int(number), str(end)) for chain, (number, end) in record["cuts"].items()]
+        elif feature == ERASURE:
+            name = str(record["name"])
+            self.erasures += [
+                (name, part, UUID(hex=chain), int(first), int(last))
+                for part in PARTS
+                for chain, runs in record[part].items()
+                for first, last in runs
+            ]
 
 
 def digest(heads: object) -> str:

@@ -27,6 +27,8 @@ _FIRST = b"usage-instrument audit trail 1"
 
 _encoders: dict[type, Callable[[Any], str]] = {str: encode_basestring_ascii, int: str}
 
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What parsing raises for a text that is none of ours."""
 Row = Mapping[str, Any]
 """The columns of `feature_usage_access` by name."""
 
@@ -99,6 +101,14 @@ def link(key: str | None, before: str, row: Row, number: int | None = None) -> s
     return _hash(key, _encoded(content).encode("ascii"))
 
 
+def is_linked(key: str | None, before: str, row: Row) -> bool:
+    """Whether the row's own link is valid behind the link `before`."""
+    try:
+        return bool(link(key, before, row) == row["link"])
+    except MALFORMED:
+        return False
+
+
 def is_erased(row: Row) -> bool:
     """Whether a part of the row has been erased."""
     return str(row["seal"]).startswith("{")
@@ -147,7 +157,7 @@ def _names_of(row: Row) -> dict[str, str]:
         return {}
     try:
         return {str(part): str(name) for part, name in json.loads(row["seal"])["names"].items()}
-    except _MALFORMED:  # `verify` reports it
+    except MALFORMED:  # `verify` reports it
         return {}
 
 
@@ -158,12 +168,8 @@ def _seal_of(row: Row) -> tuple[dict[str, str], dict[str, str]]:
     try:
         seal = json.loads(row["seal"])
         return dict(seal["salts"]), dict(seal["digests"])
-    except _MALFORMED:  # then no link is valid
+    except MALFORMED:  # then no link is valid
         return {}, {}
-
-
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What a text raises that no writer of ours has written."""
 
 
 def _digests(row: Row) -> dict[str, str]:

@@ -23,16 +23,24 @@ def erase(connection: Connection, tables: Tables, audit_key: str | None, user: U
     """Erase a user from up to ROWS rows, and record which. Returns their number, 0 when none is left; the caller
     commits. Self-accesses that searched for the user lose their metadata."""
     access = tables.access
+    # The database decides who is the user: its equality may differ from Python's.
+    matches = [(access.c[f"{part}_id"] == user).label(f"is_{part}") for part in ("user", "actor")]
     rows: list[dict[str, Any]] = []
     for theirs in (or_(access.c.user_id == user, access.c.actor_id == user), self_access.searched_for(tables, user)):
-        query = select(access).where(theirs).order_by(access.c.chain_id, access.c.number).limit(ROWS).with_for_update()
+        query = (
+            select(access, *matches)
+            .where(theirs)
+            .order_by(access.c.chain_id, access.c.number)
+            .limit(ROWS)
+            .with_for_update()
+        )
         rows = rows or [dict(row) for row in connection.execute(query).mappings()]
     if not rows:
         return 0
     changes: list[dict[str, Any]] = []
     by_part: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for row in rows:
-        parts = [part for part in PARTS if part == "details" or row[f"{part}_id"] == user]
+        parts = [part for part in PARTS if part == "details" or row[f"is_{part}"]]
         for part in parts:
             by_part[part].append(row)
         changes.append({"in_chain": row["chain_id"], "at_number": row["number"], **erased(row, parts, pseudonym)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Select, select
@@ -10,11 +11,13 @@ from sqlalchemy import Select, select
 from usage_instrument.database.expressions import Ago
 from usage_instrument.typing import UNSET, Outcome, Unset, UserId
 
-from .chain import Row, pseudonym_of
+from .chain import MALFORMED, Row, pseudonym_of
 
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
+_NESTED = 100
+"""So many brackets may be nested too deep."""
 _COLUMNS = (
     "occurred_at", "user_id", "actor_id", "feature_name", "outcome", "request_id", "service", "metadata", "access_id",
     "chain_id", "number", "seal",
@@ -54,6 +57,18 @@ def accesses(
     if until is not None:
         query = query.where(access.c.occurred_at < until)
     return query if limit is None else query.limit(limit)
+
+
+def metadata_of(row: Row) -> Any:
+    """The metadata of a row: JSON values, or the raw text where it is no JSON."""
+    text = row["metadata"]
+    try:
+        values = None if text is None else json.loads(text)
+        if text is not None and text.count("[") + text.count("{") > _NESTED:
+            json.dumps(values, indent=1)  # raises where it is nested too deep for a reader
+    except MALFORMED:
+        return text
+    return values
 
 
 def person(row: Row, part: Literal["user", "actor"]) -> object:

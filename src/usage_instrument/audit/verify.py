@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from . import admin_chain
-from .chain import PARTS, Row, first_link, has_seal, is_erased, link
+from .chain import MALFORMED, Row, first_link, has_seal, is_linked, link
 from .checkpoint import Checkpoint, Head
 
 if TYPE_CHECKING:
@@ -46,9 +46,17 @@ def verify(
     While writers run, the transaction needs a snapshot of the database.
     """
     admin_rows = list(_read(connection, tables, admin_chain.ADMIN_CHAIN))
-    truncations, erasures = _truncations(admin_rows), _erasures(admin_rows)
+    records = admin_chain.Records(admin_rows, key)
+    truncations = {chain: Head(number, end) for chain, number, end in records.cuts}
+    erasures = _erasures(records)
     heads = dict(checkpoint.heads) if checkpoint is not None else {}
-    findings = _unrecorded(checkpoint, admin_rows)
+    findings = [
+        Finding("inserted", admin_chain.ADMIN_CHAIN, number, "its metadata is no record of an action")
+        for number in records.malformed[:1]
+    ]
+    if checkpoint is not None and admin_chain.digest(checkpoint.heads_as_json()) not in records.checkpoints:
+        detail = "the trail has no record of this checkpoint: it was removed, or the file belongs to another database"
+        findings.append(Finding("removed", admin_chain.ADMIN_CHAIN, len(admin_rows) + 1, detail))
     inconsistent: list[tuple[_ChainCheck, Finding]] = []
     rows = 0
     seen: set[UUID] = set()
@@ -79,34 +87,13 @@ def _read(connection: Connection, tables: Tables, chain: UUID | None = None, fir
         yield {str(name): value for name, value in row.items()}
 
 
-def _truncations(admin_rows: Sequence[Row]) -> dict[UUID, Head]:
-    """The last deleted row of each truncated chain. The admin chain is checked with all others."""
-    found: dict[UUID, Head] = {}
-    for record in admin_chain.records(admin_rows, admin_chain.TRUNCATION):
-        for chain, (number, end) in record["cuts"].items():
-            found[UUID(hex=chain)] = Head(number, end)
-    return found
-
-
-def _erasures(admin_rows: Sequence[Row]) -> dict[UUID, list[_Erasure]]:
+def _erasures(records: admin_chain.Records) -> dict[UUID, list[_Erasure]]:
     """The recorded erasures of each chain, the first record first."""
     found: dict[UUID, list[_Erasure]] = {}
-    for record in admin_chain.records(admin_rows, admin_chain.ERASURE):
-        for part in PARTS:
-            for chain, spans in record[part].items():
-                erasures = found.setdefault(UUID(hex=chain), [])
-                erasures += (_Erasure(first, len(erasures), last, part, record["name"]) for first, last in spans)
+    for name, part, chain, first, last in records.erasures:
+        erasures = found.setdefault(chain, [])
+        erasures.append(_Erasure(first, len(erasures), last, part, name))
     return found
-
-
-def _unrecorded(checkpoint: Checkpoint | None, admin_rows: Sequence[Row]) -> list[Finding]:
-    if checkpoint is None:
-        return []
-    wanted = admin_chain.digest(checkpoint.heads_as_json())
-    if any(record["digest"] == wanted for record in admin_chain.records(admin_rows, admin_chain.CHECKPOINT)):
-        return []
-    detail = "the trail has no record of this checkpoint: it was removed, or the file belongs to another database"
-    return [Finding("removed", admin_chain.ADMIN_CHAIN, len(admin_rows) + 1, detail)]
 
 
 class _Erasure(NamedTuple):
@@ -155,7 +142,7 @@ class _ChainCheck:
             return self._finding("removed", self._next, f"{missing} missing")
         if not self._is_linked(row):
             return self._finding("changed", number, "its link does not match its content and the row before")
-        if is_erased(row) and not has_seal(row, self._names(number)):
+        if not has_seal(row, self._names(number)):
             return self._finding("changed", number, "its erased parts differ from the recorded erasures")
         if self._head is not None and number == self._head.number and row["link"] != self._head.link:
             return self._finding("changed", number, "the checkpoint has another row here: the chain was rewritten")
@@ -176,11 +163,14 @@ class _ChainCheck:
         if self._is_linked(wrong):  # the checkpoint or the seal contradicts it
             return found
         for row in rows[1:]:
-            link_here = link(self._key, self._before, row, found.number)
+            try:
+                link_here = link(self._key, self._before, row, found.number)
+            except MALFORMED:
+                continue
             if link_here == row["link"]:
                 before = by_number.get(row["number"] - 1)
                 previous = row if before is wrong or before is None else before
-                if link(self._key, previous["link"], wrong, row["number"]) == wrong["link"]:
+                if is_linked(self._key, previous["link"], {**wrong, "number": row["number"]}):
                     return found._replace(kind="reordered", detail=f"it has changed places with row {row['number']}")
                 return found._replace(kind="inserted", detail=f"the row of this place is row {row['number']}")
             if link_here == wrong["link"]:
@@ -188,7 +178,7 @@ class _ChainCheck:
         return found
 
     def _is_linked(self, row: Row) -> bool:
-        return bool(link(self._key, self._before, row) == row["link"])
+        return is_linked(self._key, self._before, row)
 
     def _finding(self, kind: FindingKind, number: int, detail: str) -> Finding:
         return Finding(kind, self._chain, number, detail)

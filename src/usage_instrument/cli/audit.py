@@ -16,13 +16,14 @@ import typer
 from sqlalchemy import Connection, exc, select
 
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
-from usage_instrument.audit.query import accesses, person
+from usage_instrument.audit.query import accesses, metadata_of, person
 from usage_instrument.audit.truncation import count_old, truncate
 from usage_instrument.audit.verify import verify as verify_
 from usage_instrument.database import dialects
 from usage_instrument.database.expressions import Ago
 from usage_instrument.database.inspection import audit_problem
 from usage_instrument.database.tables import Tables
+from usage_instrument.errors import AuditError
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UNSET
 
@@ -152,7 +153,7 @@ def verify(
     number = "1 row" if found.rows == 1 else f"{found.rows:,} rows"
     show(rows, output, empty=f"The trail is consistent: {number} in {chains}.")
     if rows:
-        if len(rows) >= found.chains:
+        if len(rows) == found.chains and all(row["what"] == "changed" for row in rows):
             typer.echo(
                 f"usage-instrument: no chain is consistent; is {ENVIRONMENT_PREFIX}AUDIT_KEY the key that they were "
                 "written with?",
@@ -212,6 +213,8 @@ def _with_trail(url: str | None, schema: str | None, work: Callable[[Connection,
             raise fail(problem)
         try:
             return work(connection, tables)
+        except AuditError as error:
+            raise fail(str(error)) from None
         except exc.IntegrityError:
             raise fail("another process has changed the trail meanwhile: run this again") from None
 
@@ -250,7 +253,7 @@ def _checkpoint(path: Path) -> Checkpoint:
 def _value(name: str, row: Any) -> Any:
     if name in {"user_id", "actor_id"}:
         return person(row, "user" if name == "user_id" else "actor")
-    return json.loads(row[name]) if name == "metadata" and row[name] is not None else row[name]
+    return metadata_of(row) if name == "metadata" else row[name]
 
 
 def _write(file: Any, format_: ExportFormat, names: list[str], rows: Any) -> int:

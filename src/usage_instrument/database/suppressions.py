@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select, update
 
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.events import canonical_user
+from usage_instrument.runtime import log
 from usage_instrument.typing import UserId
 
 from .expressions import Ago
@@ -62,23 +63,39 @@ class Suppressions:
         return bool(self._states)
 
     def read(self, connection: Connection) -> bool:
-        """Read the new rows; whether anything changed. Raises ConfigurationError if their key is another."""
+        """Read new rows; True if there were any. Raises ConfigurationError if this process has another key than the
+        others.
+
+        A row of another key stops this process only if there is no row of its own key: anybody who may insert could
+        otherwise stop everybody.
+        """
         table = self._table
         query = select(table.c.user_hash, table.c.state, table.c.key_id, table.c.changed_at)
         if self._newest is not None:
             query = query.where(table.c.changed_at >= self._newest - _MARGIN)
-        changed = False
+        now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+        changed, foreign = False, 0
         for row in connection.execute(query):
-            if self._key is None or row.key_id != self._key.id:
-                reason = "is not set" if self._key is None else "is not the one of these rows"
-                raise ConfigurationError(
-                    f"{table.fullname} has users who are not counted, and privacy_key {reason}: "
-                    "set the same privacy_key in every process"
-                )
-            user = bytes.fromhex(row.user_hash)
+            user = None if self._key is None or row.key_id != self._key.id else _unhexed(row.user_hash)
+            if user is None:
+                foreign += 1
+                continue
             changed = changed or self._states.get(user) != row.state
             self._states[user] = row.state
-            self._newest = row.changed_at if self._newest is None else max(self._newest, row.changed_at)
+            # A time in the future would hide all later rows.
+            self._newest = (
+                min(row.changed_at, now) if self._newest is None else max(self._newest, min(row.changed_at, now))
+            )
+        if foreign and not self._states:
+            reason = "is not set" if self._key is None else "is not the one of these rows"
+            raise ConfigurationError(
+                f"{table.fullname} has users who are not counted, and privacy_key {reason}: "
+                "set the same privacy_key in every process"
+            )
+        if foreign:
+            log.warning(
+                "foreign suppressions", "%s has %d rows of another privacy_key: ignored", table.fullname, foreign
+            )
         if changed:
             self._cache = {}  # a new dict: a thread in `state` still writes to the old one
         return changed
@@ -114,6 +131,13 @@ class Suppressions:
         if self._key is None or not self.erases(user):
             return None
         return self._key.pseudonym_of(self._canonical(user))
+
+
+def _unhexed(text: str) -> bytes | None:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return None
 
 
 def state_of(connection: Connection, tables: Tables, key: Key, user: UserId) -> State | None:

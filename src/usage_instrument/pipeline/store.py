@@ -17,7 +17,7 @@ from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.database.upsert import upsert
 from usage_instrument.database.users_table import live_users_column
-from usage_instrument.errors import ConfigurationError, SchemaError, UsageInstrumentError
+from usage_instrument.errors import AuditError, ConfigurationError, SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Loss
 from usage_instrument.typing import Unset, UserId, _Unset
 
@@ -258,7 +258,7 @@ def _faults(dialect: dialects.Dialect, *, committing: bool = False) -> Iterator[
         yield
     except WriteError:
         raise
-    except (ConfigurationError, SchemaError) as error:
+    except (AuditError, ConfigurationError, SchemaError) as error:
         raise WriteError(Fault.CONFIGURATION, str(error)) from error
     except exc.DBAPIError as error:
         fault = dialect.classify(error)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, literal, select
 
+from usage_instrument.audit import admin_chain
 from usage_instrument.audit.erasure import erase
 from usage_instrument.audit.gate import SUPPRESSIONS_INTERVAL
 from usage_instrument.database import suppressions
@@ -84,6 +85,8 @@ class Erasure:
             )
         if not (force or in_trail or self._is_known()):
             raise UnknownUserError("there is no trace of this user; to forget them all the same, pass force=True")
+        if in_trail is not None and not keep_audit and self._store.audit_problem is None:
+            self._do(partial(admin_chain.end, tables=tables, key=self._settings.audit_key))  # or nothing is done
         self._do(partial(suppressions.suppress, tables=tables, key=self._key, user=self._user, state=FORGOTTEN))
         # In a transaction of its own: the state must be committed before writers read it.
         self._do(partial(suppressions.announce, tables=tables))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, or_, select
 
+from usage_instrument.audit.query import metadata_of
 from usage_instrument.typing import UserId
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def personal_data(connection: Connection, tables: Tables, user: UserId, *, acces
                 "acted_by": "themselves" if row["actor_id"] in (None, user) else "another user",
                 "request_id": row["request_id"],
                 "service": row["service"],
-                "metadata": None if row["metadata"] is None else json.loads(row["metadata"]),
+                "metadata": metadata_of(row),
             }
             for row in (_rows(connection, tables.access, user, "occurred_at", "number") if accesses else ())
         ],

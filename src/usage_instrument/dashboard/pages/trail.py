@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from typing import Any, get_args
 
 import sqlalchemy as sa
 
 from usage_instrument.audit import self_access
-from usage_instrument.audit.query import accesses, person
+from usage_instrument.audit.query import accesses, metadata_of, person
 from usage_instrument.database.inspection import audit_problem
 from usage_instrument.events import NAME_LENGTH
 from usage_instrument.typing import Outcome
@@ -106,9 +105,4 @@ def _day(request: PageRequest, name: str) -> dt.date | None:
 def _shown(found: sa.RowMapping) -> dict[str, Any]:
     """A row for people: pseudonyms for erased users, metadata as values, or as text if it is no JSON."""
     row = {str(name): value for name, value in found.items()}
-    metadata = row["metadata"]
-    try:
-        metadata = None if metadata is None else json.loads(metadata)
-    except (ValueError, RecursionError):
-        pass
-    return {**row, "user_id": person(row, "user"), "actor_id": person(row, "actor"), "metadata": metadata}
+    return {**row, "user_id": person(row, "user"), "actor_id": person(row, "actor"), "metadata": metadata_of(row)}

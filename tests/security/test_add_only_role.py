@@ -1,0 +1,65 @@
+"""The grants of docs/deployment.md suffice for an app, and let it do nothing to the audit trail but add rows."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import Database
+from reading import all_of, counts, made
+from usage_instrument import Settings, Tracker
+from usage_instrument.errors import UsageInstrumentError
+
+ADA, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)
+GUIDE = Path(__file__).parents[2] / "docs" / "deployment.md"
+
+
+@pytest.fixture
+def role(server: Database) -> Iterator[sa.URL]:
+    """The URL of a role that has what the guide grants, without the users table, which is not there."""
+    name = f"app_{uuid.uuid4().hex[:12]}"
+    engine, postgresql = server.engine(isolation_level="AUTOCOMMIT"), server.name == "postgresql"
+    made(engine)
+    grants = re.findall(r"^GRANT .* TO app;$", GUIDE.read_text(), re.MULTILINE)
+    assert len(grants) == 9
+    with engine.connect() as connection:
+        login = "LOGIN PASSWORD 'secret'" if postgresql else "IDENTIFIED BY 'secret'"
+        connection.exec_driver_sql(f"CREATE {'ROLE' if postgresql else 'USER'} {name} {login}")
+        for grant in grants:
+            if "ON users" not in grant and (postgresql or "SEQUENCE" not in grant):
+                connection.execute(sa.text(grant.replace("TO app;", f"TO {name}")))
+    yield sa.make_url(server.url).set(username=name, password="secret")
+    with engine.connect() as connection:
+        if postgresql:
+            connection.exec_driver_sql(f"DROP OWNED BY {name}")
+        connection.exec_driver_sql(f"DROP {'ROLE' if postgresql else 'USER'} {name}")
+
+
+def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role: sa.URL) -> None:
+    engine = server.engine()
+    tables = made(engine)
+    tracker = Tracker(role, Settings(flush_interval=3600, privacy_key="p" * 32, audit_timeout=10, service="web"))
+    tracker.tracks("search")(lambda: None)
+    for user in (ADA, BOB, BOB):
+        tracker.track("search", user=user)
+    tracker.track("open_vault", user=ADA, audit=True)
+    tracker.track("open_vault", user=ADA, audit="required")
+    assert tracker.flush(30), tracker.stats()
+    with pytest.raises(UsageInstrumentError, match="nothing was done, as this role may not read the audit trail"):
+        tracker.privacy.forget(ADA)
+    assert tracker.privacy.forget(ADA, keep_audit=True).kept is None
+    tracker.privacy.opt_out(BOB)
+    tracker.privacy.opt_in(BOB)
+    assert tracker.shutdown(30), tracker.stats()
+    assert counts(engine, tables) == {("search", BOB): 2}
+    assert len(all_of(engine, tables.access)) == 2
+    theirs = sa.create_engine(role, poolclass=sa.NullPool)
+    access = tables.access
+    for statement in (sa.select(access), sa.delete(access), sa.update(access).values(outcome="failed")):
+        with theirs.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="denied"):
+            connection.execute(statement)
