@@ -205,15 +205,15 @@ async def auser_features(user: object) -> list[FeatureUse]:
     return [] if _tracker is None else await _tracker.auser_features(user)
 
 
-def forget(user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
+def forget(user: object, *, actor: object = None, keep_audit: bool = False, force: bool = False) -> Receipt:
     """Erase a user from every table, buffer and journal, and see to it that nobody brings them back (as
     Privacy.forget). Takes seconds. Raises ConfigurationError when nothing is configured, or no `privacy_key`."""
-    return _privacy().forget(user, keep_audit=keep_audit, force=force)
+    return _privacy().forget(user, actor=actor, keep_audit=keep_audit, force=force)
 
 
-async def aforget(user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
+async def aforget(user: object, *, actor: object = None, keep_audit: bool = False, force: bool = False) -> Receipt:
     """As forget, without blocking the event loop."""
-    return await _privacy().aforget(user, keep_audit=keep_audit, force=force)
+    return await _privacy().aforget(user, actor=actor, keep_audit=keep_audit, force=force)
 
 
 def export(user: object) -> dict[str, Any]:

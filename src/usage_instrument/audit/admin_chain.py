@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select
 
 from usage_instrument.errors import AuditError
 from usage_instrument.events import Access, Use
+from usage_instrument.typing import UserId
 
 from .chain import MALFORMED, PARTS, Row, first_link, is_linked, link, row_of
 
@@ -26,13 +27,20 @@ TRUNCATION = "usage_instrument.cut"
 ERASURE = "usage_instrument.erasure"
 
 
-def append(connection: Connection, tables: Tables, key: str | None, feature: str, record: Mapping[str, Any]) -> None:
-    """Add a record in the caller's transaction. A concurrent one violates the primary key: the caller retries. Raises
-    AuditError."""
+def append(
+    connection: Connection,
+    tables: Tables,
+    key: str | None,
+    feature: str,
+    record: Mapping[str, Any],
+    actor: UserId = None,
+) -> None:
+    """Add a record in the caller's transaction; `actor` ordered the action. A concurrent one violates the primary key:
+    the caller retries. Raises AuditError."""
     number, before = end(connection, tables, key)
     number += 1
     text = json.dumps(record, separators=(",", ":"), sort_keys=True)
-    done = Use(feature, None, text, 0, Access(uuid4(), "success", time.time_ns() // 1000))
+    done = Use(feature, None, text, 0, Access(uuid4(), "success", time.time_ns() // 1000, actor))
     row = row_of(done, "", ADMIN_CHAIN, number)
     row["link"] = link(key, before, row)
     connection.execute(insert(tables.access), row)

@@ -35,6 +35,9 @@ def forget(
     schema: Schema = None,
     journal: JournalRoot = None,
     keep_audit: Annotated[bool, typer.Option("--keep-audit", help="Keep the user in the audit trail.")] = False,
+    actor: Annotated[
+        str | None, typer.Option("--as", metavar="USER", help="Who orders it: your id, for the audit trail.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also a user of whom there is no trace yet.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -44,7 +47,7 @@ def forget(
     secret from USAGE_INSTRUMENT_PRIVACY_KEY.
     """
     receipt: Receipt = _with_privacy(
-        url, schema, journal, lambda privacy: privacy.forget(user, keep_audit=keep_audit, force=force)
+        url, schema, journal, lambda privacy: privacy.forget(user, actor=actor, keep_audit=keep_audit, force=force)
     )
     rows: list[dict[str, Any]] = [
         {"what": table, "rows": number, "status": "deleted"} for table, number in receipt.deleted.items()

@@ -18,8 +18,10 @@ from .expressions import Ago
 from .tables import Tables
 from .upsert import upsert
 
-State: TypeAlias = Literal["forgotten", "opted_out", "opted_in"]
+State: TypeAlias = Literal["forgotten", "forgotten_kept", "opted_out", "opted_in"]
 FORGOTTEN: State = "forgotten"
+FORGOTTEN_KEPT: State = "forgotten_kept"
+"""Forgotten, but the audit trail goes on naming the user."""
 OPTED_OUT: State = "opted_out"
 OPTED_IN: State = "opted_in"
 _MARGIN = dt.timedelta(hours=1)
@@ -120,15 +122,19 @@ class Suppressions:
 
     def suppresses(self, user: UserId) -> bool:
         """Whether the user is not counted."""
-        return self.state(user) in (FORGOTTEN, OPTED_OUT)
+        return self.state(user) in (FORGOTTEN, FORGOTTEN_KEPT, OPTED_OUT)
 
     def erases(self, user: UserId) -> bool:
-        """Whether the user is erased, so that nothing may name them."""
+        """Whether the user is erased: no count may name them, in memory or on the disk."""
+        return self.state(user) in (FORGOTTEN, FORGOTTEN_KEPT)
+
+    def pseudonymises(self, user: UserId) -> bool:
+        """Whether a pseudonym replaces the user in the audit trail."""
         return self.state(user) == FORGOTTEN
 
     def pseudonym(self, user: UserId) -> str | None:
-        """The pseudonym of an erased user; None for every other user."""
-        if self._key is None or not self.erases(user):
+        """The pseudonym of a user whom the audit trail does not name; None for every other user."""
+        if self._key is None or not self.pseudonymises(user):
             return None
         return self._key.pseudonym_of(self._canonical(user))
 
@@ -153,7 +159,11 @@ def suppress(connection: Connection, tables: Tables, key: Key, user: UserId, sta
     Opting out does not undo erasure. Opting in without a row adds none. A concurrent call for the same user violates
     the primary key.
     """
-    if (state, state_of(connection, tables, key, user)) in {(OPTED_OUT, FORGOTTEN), (OPTED_IN, None)}:
+    unchanged = {
+        *((OPTED_OUT, FORGOTTEN), (OPTED_OUT, FORGOTTEN_KEPT), (FORGOTTEN_KEPT, FORGOTTEN)),
+        (OPTED_IN, None),
+    }
+    if (state, state_of(connection, tables, key, user)) in unchanged:
         return
     now = connection.scalar(select(Ago()))  # by the server's clock: that of a process may be years ahead
     if isinstance(now, str):  # SQLite stores times as text

@@ -311,7 +311,7 @@ class Batcher:
         users = {*self._uncut.counts.users, *self.deferred.users, *parts}
         accesses = (*self._accesses, *self._uncut.accesses)
         return any(map(suppressions.suppresses, users)) or any(
-            suppressions.erases(user) for use in accesses for user in use.users
+            suppressions.pseudonymises(user) for use in accesses for user in use.users
         )
 
     @_locked

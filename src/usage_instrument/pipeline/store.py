@@ -136,7 +136,7 @@ class Store:
             nonlocal moved
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
-            if self.suppressions and batch.meets(self.suppressions.suppresses, self.suppressions.erases):
+            if self.suppressions and batch.meets(self.suppressions.suppresses, self.suppressions.pseudonymises):
                 return Outcome.OUTDATED  # if it is applied already, so is the batch that takes its number
             moved = flush.apply(connection, ledger, batch)
             if moved:

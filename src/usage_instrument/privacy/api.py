@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from usage_instrument.capture import user_ids
 from usage_instrument.database import suppressions
 from usage_instrument.database.ledger import utcnow
-from usage_instrument.database.suppressions import FORGOTTEN, OPTED_IN, OPTED_OUT, Key, State
+from usage_instrument.database.suppressions import FORGOTTEN, FORGOTTEN_KEPT, OPTED_IN, OPTED_OUT, Key, State
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError, UserIdError
 from usage_instrument.pipeline.backend import Backend
 from usage_instrument.pipeline.retry import persistently
@@ -61,7 +61,7 @@ class Privacy:
             return {
                 "user_id": user_id if isinstance(user_id, int) else str(user_id),
                 "exported_at": utcnow().isoformat(),
-                "counted": None if secret is None else state not in (FORGOTTEN, OPTED_OUT),
+                "counted": None if secret is None else state not in (FORGOTTEN, FORGOTTEN_KEPT, OPTED_OUT),
                 **personal_data(connection, tables, user_id, accesses=store.audit_problem is None),
             }
 
@@ -97,14 +97,16 @@ class Privacy:
             ):
                 persistently(partial(store.transact, work), PATIENCE)
 
-    def forget(self, user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
+    def forget(self, user: object, *, actor: object = None, keep_audit: bool = False, force: bool = False) -> Receipt:
         """Erase a user from every table, buffer and journal, permanently: only a keyed hash is kept. The audit trail
-        replaces their id by a pseudonym, unless `keep_audit`.
+        replaces their id by a pseudonym and records `actor` as who ordered it; with `keep_audit` it goes on naming
+        the user.
 
         Takes seconds: it waits for the processes that share the `journal`, and for calls under required audit. Raises
         UnknownUserError if there is no trace of the user, unless `force`: another process may hold unwritten uses.
         """
         user_id, key = self._user_id(user), self._key()
+        actor_id = self._canonical(user_ids.user_id_of(actor))
 
         def flush() -> bool:
             return self._flush(self._settings.shutdown_timeout)
@@ -112,11 +114,13 @@ class Privacy:
         flush()
         with self._store() as store:
             erasure = Erasure(self._backend, self._settings, self._canonical, store, user_id, key)
-            return erasure.run(flush, keep_audit=keep_audit, force=force)
+            return erasure.run(flush, actor=actor_id, keep_audit=keep_audit, force=force)
 
-    async def aforget(self, user: object, *, keep_audit: bool = False, force: bool = False) -> Receipt:
+    async def aforget(
+        self, user: object, *, actor: object = None, keep_audit: bool = False, force: bool = False
+    ) -> Receipt:
         """As forget, without blocking the event loop."""
-        return await in_worker_thread(partial(self.forget, user, keep_audit=keep_audit, force=force))
+        return await in_worker_thread(partial(self.forget, user, actor=actor, keep_audit=keep_audit, force=force))
 
     def _user_id(self, user: object) -> UserId:
         user_id = self._canonical(user_ids.user_id_of(user))

@@ -18,7 +18,7 @@ from usage_instrument.audit.gate import SUPPRESSIONS_INTERVAL
 from usage_instrument.database import suppressions
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import utcnow
-from usage_instrument.database.suppressions import FORGOTTEN, Key
+from usage_instrument.database.suppressions import FORGOTTEN, FORGOTTEN_KEPT, Key
 from usage_instrument.errors import UnknownUserError, UsageInstrumentError, UserIdError
 from usage_instrument.pipeline.backend import Backend
 from usage_instrument.pipeline.journal import directories_naming, parked_reason
@@ -73,7 +73,7 @@ class Erasure:
         self._key = key
         self._tables = backend.tables()
 
-    def run(self, flush: Callable[[], object], *, keep_audit: bool, force: bool) -> Receipt:
+    def run(self, flush: Callable[[], object], *, actor: UserId, keep_audit: bool, force: bool) -> Receipt:
         """Erase everywhere; `flush` writes the pending counts of this process. Raises UnknownUserError and
         UsageInstrumentError; running it again is safe."""
         tables = self._tables
@@ -87,7 +87,8 @@ class Erasure:
             raise UnknownUserError("there is no trace of this user; to forget them all the same, pass force=True")
         if in_trail is not None and not keep_audit and self._store.audit_problem is None:
             self._do(partial(admin_chain.end, tables=tables, key=self._settings.audit_key))  # or nothing is done
-        self._do(partial(suppressions.suppress, tables=tables, key=self._key, user=self._user, state=FORGOTTEN))
+        state = FORGOTTEN_KEPT if keep_audit else FORGOTTEN
+        self._do(partial(suppressions.suppress, tables=tables, key=self._key, user=self._user, state=state))
         # In a transaction of its own: the state must be committed before writers read it.
         self._do(partial(suppressions.announce, tables=tables))
         announced = time.monotonic()
@@ -97,13 +98,13 @@ class Erasure:
             table.fullname: self._do(partial(delete_rows, table=table, user=self._user))
             for table in (tables.usage, tables.history)
         }
-        pseudonymised = 0 if keep_audit else self._pseudonymise()
+        pseudonymised = 0 if keep_audit else self._pseudonymise(actor)
         journals = self._empty_journals(flush)
         if not keep_audit and self._has_trail():
             # By then the gates of other processes have committed or given up rows that they made before.
             last = announced + SUPPRESSIONS_INTERVAL + 2 * self._settings.audit_timeout + _MARGIN
             time.sleep(max(last - time.monotonic(), 0.0))
-            pseudonymised += self._pseudonymise()
+            pseudonymised += self._pseudonymise(actor)
         kept = self._count_in_trail() if keep_audit else 0
         return Receipt(deleted, pseudonymised, kept, journals, utcnow())
 
@@ -138,12 +139,14 @@ class Erasure:
         query = select(literal(1)).select_from(self._tables.access).limit(1)
         return self._store.audit_problem is None and self._do(lambda connection: connection.scalar(query)) is not None
 
-    def _pseudonymise(self) -> int:
+    def _pseudonymise(self, actor: UserId) -> int:
         """Replace the user in all rows of the trail, and return their number."""
         if self._store.audit_problem is not None:
             return 0
         audit_key, pseudonym = self._settings.audit_key, self._key.pseudonym_of(self._user)
-        erase_some = partial(erase, tables=self._tables, audit_key=audit_key, user=self._user, pseudonym=pseudonym)
+        erase_some = partial(
+            erase, tables=self._tables, audit_key=audit_key, user=self._user, pseudonym=pseudonym, actor=actor
+        )
         total = 0
         while True:
             try:
