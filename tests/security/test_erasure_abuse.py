@@ -90,20 +90,20 @@ def test_keep_audit_goes_on_naming_the_user(database: Database, audit: Any, tmp_
     tables = made(database.engine())
     tracker = tracker_of(database, journal=str(tmp_path / "journal"))
     tracker.track("open_vault", user=ADA, audit=audit)
-    assert tracker.flush()
+    assert tracker.flush(30)
     receipt = tracker.privacy.forget(ADA, keep_audit=True)
     assert (receipt.kept, receipt.journals) == (1, ())
     tracker.privacy.opt_out(ADA)  # which does not undo it
     tracker.track("open_vault", user=ADA, audit=audit)
     tracker.track("search", user=ADA)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert [row.user_id for row in accesses(database, tables)] == [ADA, ADA]
     assert counts(database.engine(), tables) == {}
     assert tracker.privacy.export(ADA)["counted"] is False
     tracker.privacy.forget(ADA)
     tracker.track("open_vault", user=ADA, audit=audit)
     tracker.privacy.forget(ADA, keep_audit=True)  # nor does this
-    assert tracker.shutdown()
+    assert tracker.shutdown(30)
     assert [row.user_id for row in accesses(database, tables)] == [None] * 3
     assert holds(database, tables)
 

@@ -53,7 +53,7 @@ def filled(database: Database) -> Tables:
     tracker = Tracker(database.url, settings())
     for _ in range(2):
         tracker.track("open_vault", user=ADA, audit=True)
-    assert tracker.shutdown()
+    assert tracker.shutdown(30)
     with database.engine().begin() as connection:
         make_checkpoint(connection, tables, KEY)
     return tables
@@ -123,7 +123,7 @@ def test_nothing_is_built_on_a_planted_row(database: Database, number: int) -> N
     with database.engine().begin() as connection:
         connection.execute(sa.delete(access).where(access.c.chain_id == ADMIN_CHAIN, access.c.number == number))
     assert tracker.privacy.forget(ADA).pseudonymised == 2
-    assert tracker.shutdown()
+    assert tracker.shutdown(30)
 
 
 def test_a_planted_cut_does_not_hide_removed_rows(database: Database) -> None:
@@ -153,7 +153,7 @@ def test_an_erasure_undone_from_a_backup_is_a_finding(database: Database) -> Non
     backup = [dict(row._mapping) for row in all_of(database.engine(), access) if row.user_id == ADA]
     tracker = Tracker(database.url, settings())
     assert tracker.privacy.forget(ADA).pseudonymised == 2
-    assert tracker.shutdown()
+    assert tracker.shutdown(30)
     with database.engine().begin() as connection:
         assert verify(connection, tables, KEY).findings == ()
         for row in backup:
@@ -166,7 +166,7 @@ def test_an_erasure_undone_from_a_backup_is_a_finding(database: Database) -> Non
 
 def test_a_foreign_suppression_stops_nobody_else(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     tables = made(database.engine())
-    tracker = Tracker(database.url, settings())
+    tracker = Tracker(database.url, settings(audit_timeout=30))
     tracker.privacy.opt_out(BOB)
     foreign = {"user_hash": Key("x" * 32).hash_of(ADA), "state": "forgotten", "key_id": "0" * 16}
     own = {"user_hash": "no hexadecimal digits", "state": "forgotten", "key_id": Key(PRIVACY_KEY).id}
@@ -179,12 +179,12 @@ def test_a_foreign_suppression_stops_nobody_else(database: Database, caplog: pyt
         for user in (ADA, BOB):
             tracker.track("search", user=user)
         tracker.track("open_vault", user=ADA, audit="required")
-        assert tracker.flush()
+        assert tracker.flush(30)
     assert counts(database.engine(), tables) == {("search", ADA): 1, ("open_vault", ADA): 1}
     assert "2 rows of another privacy_key: ignored" in caplog.text
     tracker.privacy.opt_out(ADA)  # after a row of the year 9999
     tracker.track("search", user=ADA)
-    assert tracker.shutdown()
+    assert tracker.shutdown(30)
     assert counts(database.engine(), tables)["search", ADA] == 1
 
 
@@ -193,7 +193,7 @@ def test_a_process_with_a_key_of_its_own_writes_nothing(sqlite: Database) -> Non
     Tracker(sqlite.url, settings()).privacy.opt_out(ADA)
     other = Tracker(sqlite.url, settings(privacy_key="z" * 32))
     other.track("search", user=ADA)
-    assert not other.flush()
+    assert not other.flush(1)
     assert counts(sqlite.engine(), tables) == {}
     other.shutdown(0.1)
 
@@ -207,10 +207,10 @@ def test_a_key_of_spaces_is_refused(name: str, key: str) -> None:
 
 def test_rows_deleted_under_the_right_key_are_not_called_a_wrong_key(sqlite: Database) -> None:
     tables = made(sqlite.engine())
-    tracker = Tracker(sqlite.url, settings())
+    tracker = Tracker(sqlite.url, settings(audit_timeout=30))
     for _ in range(2):
         tracker.track("open_vault", user=ADA, audit="required")
-    assert tracker.shutdown()
+    assert tracker.shutdown(30)
     with sqlite.engine().begin() as connection:
         connection.execute(sa.delete(tables.access).where(tables.access.c.outcome == "attempted"))
         connection.execute(sa.delete(tables.access).where(tables.access.c.number == 1))

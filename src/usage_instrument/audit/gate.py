@@ -259,7 +259,7 @@ class Gate:
             problem = inspection.audit_problem(connection, self._tables())
             if problem is not None:
                 raise SchemaError(problem)
-            return AccessInsert(connection.dialect, self._tables())
+            return AccessInsert(connection, self._tables())
 
         if self._insert is None:
             self._insert = self._connected().run(prepare)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, insert, select, table
+from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, select, table
 
 from usage_instrument.audit.chain import Chain
+from usage_instrument.audit.insert import AccessInsert
 from usage_instrument.database import dialects, inspection
 from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.database.ledger import Ledger, utcnow
@@ -66,6 +67,7 @@ class Store:
         self._flush: Flush | None = None
         self._users: ColumnElement[Any] | None = None
         self._chain = Chain(settings.audit_key)
+        self._access_insert: AccessInsert | None = None
         self.suppressions = Suppressions(tables, settings.privacy_key)
         """The suppressed users, as last read."""
         self.audit_problem: str | None = None
@@ -143,7 +145,9 @@ class Store:
                 for loss in batch.losses:
                     self._add_loss(connection, loss)
                 if rows:
-                    connection.execute(insert(self._tables.access), rows)
+                    if self._access_insert is None:
+                        self._access_insert = AccessInsert(connection, self._tables)
+                    self._access_insert.run_in_transaction(connection, rows)
                 return Outcome.APPLIED
             position = ledger.position(connection)
             if isinstance(position, _Unset):
