@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
@@ -144,10 +144,7 @@ class Store:
             if moved:
                 for loss in batch.losses:
                     self._add_loss(connection, loss)
-                if rows:
-                    if self._access_insert is None:
-                        self._access_insert = AccessInsert(connection, self._tables)
-                    self._access_insert.run_in_transaction(connection, rows)
+                self._add_accesses(connection, rows)
                 return Outcome.APPLIED
             position = ledger.position(connection)
             if isinstance(position, _Unset):
@@ -163,6 +160,12 @@ class Store:
         elif rows:  # an earlier attempt applied them, in an unknown chain
             self._chain = Chain(self._settings.audit_key)
         return outcome
+
+    def _add_accesses(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            if self._access_insert is None:
+                self._access_insert = AccessInsert(connection, self._tables)
+            self._access_insert.run_in_transaction(connection, rows)
 
     def _add_loss(self, connection: Connection, loss: Loss) -> None:
         losses = self._tables.losses
