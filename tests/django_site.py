@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import atexit
 import io
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import django
 from django.conf import settings
 
 DATABASE = Path(tempfile.mkdtemp(prefix="usage-instrument-django-")) / "site.db"
+atexit.register(shutil.rmtree, DATABASE.parent, ignore_errors=True)
 
 if not settings.configured:
     settings.configure(

