@@ -1,4 +1,4 @@
-"""A server restored from a backup while its writers live: what the backup lacks is gone, and nothing else."""
+"""A server is restored from a backup while its writers live: only the uses that the backup lacks are gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usage_instrument.schema import Tables
 
 
 class Backup:
-    """The tables as they were, to be put back."""
+    """A copy of the tables."""
 
     def __init__(self, engine: sa.Engine, tables: Tables) -> None:
         self._engine = engine
@@ -63,7 +63,7 @@ def test_a_restored_server_is_written_on(
         for _ in range(3):
             tracker.track("f", count=1000)
             assert tracker.flush(60), tracker.stats()
-        # In doubt, it is sent again where the row tells that the backup lacks it, and dropped where nothing does.
+        # A batch in doubt is sent again if the row shows that the backup lacks it, and dropped if there is no row.
         sent_again, dropped = (100, 0) if known else (0, 100)
         assert total(engine, tables) == known + sent_again * doubt + 3000
         stats = tracker.stats()

@@ -65,6 +65,15 @@ def test_a_directory_that_others_can_write_to_is_refused(sqlite: Database, root:
     assert list(directories_naming(str(root), lambda user: False)) == [path], "it cannot be searched"
 
 
+def test_erasure_reports_a_directory_that_it_may_not_read(sqlite: Database, root: Path) -> None:
+    made(sqlite.engine())
+    tracker = Tracker(sqlite.url, Settings(journal=str(root), flush_interval=3600, privacy_key="k" * 32))
+    path = plant(root)
+    path.chmod(0o770)
+    assert tracker.privacy.forget(ADA, force=True, keep_audit=True).journals == (str(path),)
+    assert tracker.shutdown(60)
+
+
 @needs_root
 def test_a_directory_of_another_user_is_refused(sqlite: Database, root: Path, caplog: pytest.LogCaptureFixture) -> None:
     tables = made(sqlite.engine())

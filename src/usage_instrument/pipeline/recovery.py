@@ -25,7 +25,6 @@ from .journal import (
     NewerJournalError,
     SavedSnapshot,
     directories,
-    parked_reason,
 )
 from .maintenance import Maintenance
 from .pending_counts import PendingCounts
@@ -80,13 +79,13 @@ class Recovery:
 
     def _recover(self, path: Path, store: Store, stop: Callable[[], bool]) -> Recovered:
         """Raises OSError, WriteError."""
-        reason = parked_reason(path)
-        if reason is not None and not NewerJournalError.has_reason(reason):
-            return Recovered()
         directory = Directory.adopt(path)
         if directory is None:
             return Recovered()
         try:
+            reason = directory.parked_reason
+            if reason is not None and not NewerJournalError.has_reason(reason):
+                return Recovered()
             if directory.is_incomplete:
                 directory.remove()
                 return Recovered()

@@ -263,11 +263,13 @@ def writer_of(path: Path) -> UUID:
 
 
 def parked_reason(path: Path) -> str | None:
-    """Why a directory was parked; None if it was not, or is gone. Raises OSError."""
+    """Why no process recovers a directory: it was parked, or cannot be trusted. None otherwise. Raises OSError."""
     try:
         return Directory.open(path).parked_reason
     except FileNotFoundError:
         return None
+    except UntrustedDirectoryError as error:
+        return str(error)
 
 
 def check_root(root: str) -> None:
