@@ -59,7 +59,7 @@ class Recovery:
         total = Recovered()
         try:
             found = list(directories(self._root))
-        except FileNotFoundError:  # no process has kept a journal there
+        except (FileNotFoundError, NotADirectoryError):  # no process has kept a journal there
             return total
         except OSError as error:
             return Recovered(unfinished=(Path(self._root),), last_error=str(error))
