@@ -266,9 +266,7 @@ def test_says_how_to_get_its_libraries() -> None:
     code = "import sys; sys.modules['typer'] = None; from usage_instrument.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        'usage-instrument: the command needs more libraries: pip install "usage-instrument[cli]"'
-    ]
+    assert done.stderr.splitlines() == ['usage-instrument: libraries are missing: pip install "usage-instrument[cli]"']
 
 
 @pytest.mark.parametrize(("made", "said"), [("uuid", "string"), ("string", "uuid"), ("uuid", "integer")])
