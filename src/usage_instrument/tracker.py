@@ -113,6 +113,11 @@ class Tracker:
     def _append_first(self, feature: str, user: UserId) -> None:
         self._watch()
         self._pipeline.take(feature, user)
+        self._write_after_exit()
+
+    def _write_after_exit(self) -> None:
+        if processes.has_exited():  # in an atexit handler of before our import
+            self.shutdown()
 
     def _watch(self) -> None:
         processes.notice_fork()
@@ -130,6 +135,7 @@ class Tracker:
                     fitting_metadata(kept.metadata, self.settings.metadata_max_bytes)
             self._watch()
             self._pipeline.record(kept)
+            self._write_after_exit()
 
     def admit(self, use: Use) -> None:
         """As Recorder.admit."""

@@ -105,6 +105,24 @@ def test_a_capture_inside_atexit_counts(sqlite: Database, tables: Tables, tmp_pa
     assert total(sqlite.engine(), tables) == 7 + (5 if first else 0)
 
 
+@pytest.mark.parametrize("first", ["", "use(5)"], ids=["nothing", "pending"])
+def test_a_capture_of_an_exit_handler_that_runs_last_counts(
+    sqlite: Database, tables: Tables, tmp_path: Path, first: str
+) -> None:
+    """Registered before our import, hence run after our own handler."""
+    script = """
+import atexit
+def late():
+    use(3)
+    usage.track("rich", count=4, metadata={"a": [1]})
+    use(1)
+atexit.register(late)
+"""
+    run(tmp_path, script + START + first, sqlite.url)
+    assert total(sqlite.engine(), tables) == 8 + (5 if first else 0)
+    assert all_of(sqlite.engine(), tables.writers) == []
+
+
 def test_a_tracker_that_was_replaced_is_written_too(sqlite: Database, tables: Tables, tmp_path: Path) -> None:
     script = """
 import logging

@@ -30,6 +30,7 @@ class Mortal(Protocol):
 
 _living: weakref.WeakSet[Mortal] = weakref.WeakSet()
 _in_registry = _hears_celery = False
+_has_exited = False
 _MADV_WIPEONFORK = 18  # <asm-generic/mman-common.h>; Python names no such constant
 
 
@@ -57,7 +58,8 @@ def notice_fork() -> None:
 
 
 def _reset_in_child() -> None:
-    ALIVE[0] = 1
+    global _has_exited
+    ALIVE[0], _has_exited = 1, False
     log.reset()
     for mortal in list(_living):
         mortal.reset_after_fork()
@@ -118,7 +120,18 @@ def leave() -> None:
         wait()
 
 
-# At import: atexit handlers that the host registers later run earlier, and may capture.
-atexit.register(leave)
+def has_exited() -> bool:
+    """Whether the exit has written the pending uses. A later capture has to be written by its own thread."""
+    return _has_exited
+
+
+def _exit() -> None:
+    global _has_exited
+    leave()
+    _has_exited = True
+
+
+# At import: atexit handlers that the host registers later run earlier, and may capture. Those of before run later.
+atexit.register(_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_in_child)
