@@ -16,7 +16,7 @@ from .web.exchange import Exchange
 from .web.framework_users import loaded_user
 from .web.options import MiddlewareOptions
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
-from .web.routes import WEBSOCKET, RouteTree, marker_of, mount_depth, visible_routes
+from .web.routes import WEBSOCKET, RouteTree, marker_of, mount_depth, starlette_login_paths, visible_routes
 from .web.setup_checks import ASGI, check_app, check_protocol
 
 
@@ -34,7 +34,7 @@ class UsageMiddleware:
     def __init__(self, app: ASGIApp, **options: Unpack[MiddlewareOptions[Scope]]) -> None:
         check_protocol(app, ASGI)
         self.app = app
-        self._counter = RequestCounter(options, _user_in)
+        self._counter = RequestCounter(options, _user_in, starlette_login_paths)
         self._counter.check_setup = partial(check_app, app, self._counter, visible_routes)
         self._tree = RouteTree()
 
@@ -65,7 +65,7 @@ class UsageMiddleware:
             except ValueError:  # something has moved the request to another context
                 pass
             if exchange.is_ours:
-                self._counter.ended(exchange.request, scope)
+                exchange.close_request()
 
     async def _audited(self, exchange: ASGIExchange, scope: Scope, receive: Receive) -> None:
         """Record the attempt at what is required, call the app, and record the outcome."""
@@ -126,7 +126,7 @@ class ASGIExchange(Exchange):
 
     def __init__(self, counter: RequestCounter, tree: RouteTree, scope: Scope, send: Send) -> None:
         kind = scope["type"]
-        Exchange.__init__(self, counter, kind, scope["method"] if kind == "http" else "", scope, scope)
+        Exchange.__init__(self, counter, kind, scope["method"].upper() if kind == "http" else "", scope, scope)
         self._send = send
         self._tree = tree
         self._depth = mount_depth(scope) if "app_root_path" in scope else 0

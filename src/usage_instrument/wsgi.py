@@ -77,7 +77,7 @@ class WSGIExchange(BodyExchange):
     __slots__ = ("_script", "has_begun", "start_response")
 
     def __init__(self, counter: RequestCounter, environ: Environ, start_response: StartResponse) -> None:
-        Exchange.__init__(self, counter, "http", environ.get("REQUEST_METHOD", ""), environ, environ)
+        Exchange.__init__(self, counter, "http", environ.get("REQUEST_METHOD", "").upper(), environ, environ)
         self.request.allows_tuples = True
         self.body = ()
         self._iterator = None
@@ -135,11 +135,11 @@ def _is_untouchable(body: object, environ: Environ) -> bool:
 def _connect_flask_login() -> None:
     """Recognise the redirects of Flask-Login by its signals: some keep `next` in the session."""
     signals: Any = sys.modules["flask_login"]
-    signals.user_unauthorized.connect(_discard)
-    signals.user_needs_refresh.connect(_discard)
+    signals.user_unauthorized.connect(_deny)
+    signals.user_needs_refresh.connect(_deny)
 
 
-def _discard(sender: object, **_: object) -> None:
+def _deny(sender: object, **_: object) -> None:
     request = current_request()
     if request is not None:
-        request.discard()
+        request.deny()

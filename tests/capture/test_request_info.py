@@ -89,7 +89,16 @@ def test_the_path_that_was_asked_for() -> None:
     ],
 )
 def test_a_redirect_to_log_in_sends_back_to_where_they_are(location: str, leads: bool) -> None:
-    assert is_login_redirect(location, "/vault/1") is leads
+    assert is_login_redirect(location, {"path": "/vault/1", "query_string": b"page=2"}) is leads
+
+
+@pytest.mark.parametrize("query", ["return_to=/done?next=/vault/1", "return_to=/done%3F%6eext%3D/vault/1", "next=/"])
+def test_a_redirect_that_the_client_may_have_written_is_none(query: str) -> None:
+    for info in (
+        {"path": "/vault/1", "query_string": query.encode()},
+        {"PATH_INFO": "/vault/1", "QUERY_STRING": query},
+    ):
+        assert not is_login_redirect("/done?next=/vault/1", info)
 
 
 @pytest.mark.parametrize(

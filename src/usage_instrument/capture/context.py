@@ -46,10 +46,13 @@ class Request:
         "actor",
         "allows_tuples",
         "counted",
+        "counters",
+        "denied",
         "discarded",
         "info",
         "judged_by",
         "kind",
+        "leads_to_login",
         "method",
         "open",
         "ready",
@@ -71,6 +74,12 @@ class Request:
         """Whether a tuple may be a response, as in WSGI."""
         self.judged_by: object = None
         """The innermost middleware with a `success` rule of its own."""
+        self.counters: tuple[object, ...] = ()
+        """The middlewares that the request has passed."""
+        self.denied = False
+        """Whether the framework has sent the user to a login page."""
+        self.leads_to_login: Callable[[str, object], bool] | None = None
+        """Whether a location is a login page that the app or the framework of the request (`info`) names."""
         self.info: object = None
         """The ASGI scope, the WSGI environ or the framework's request object; None for a task."""
         self._accesses: dict[object, Access | None] | None = None
@@ -113,6 +122,11 @@ class Request:
     def discard(self) -> None:
         """Count nothing more of this request; what has counted stays."""
         self.discarded, self.ready = True, False
+
+    def deny(self) -> None:
+        """Count nothing more: the framework sends the user to a login page."""
+        self.denied = True
+        self.discard()
 
     def open_access(self, key: object, access: Access | None) -> None:
         """Keep an access to a feature (`Feature.key`) whose attempt is recorded and whose outcome is not."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from usage_instrument.typing import Outcome
 
-from .context import SILENT_METHODS, Holder, Request, request_of
+from .context import SAFE_METHODS, SILENT_METHODS, Holder, Request, request_of
 from .loaded_attributes import attributes_of, loaded_attribute
-from .request_info import header, is_login_redirect, path_of
+from .request_info import header, is_login_redirect
 
 STATUSLESS = frozenset({type(None), bool, int, float, str, bytes, list, dict, set})
 """Types of results without an HTTP status. Most results are of one of them."""
@@ -82,11 +82,18 @@ def outcome_of(held: Holder | None, result: Any) -> Outcome:
 
 def outcome_of_response(request: Request, status: int, location: str) -> Outcome:
     """The outcome by the status and the `Location` of a response: a redirect to a login page is a denial."""
-    if 300 <= status < 400:
-        is_discarded = request.discarded and request.method not in SILENT_METHODS  # by Flask-Login
-        if is_discarded or (location and is_login_redirect(location, path_of(request.info))):
-            return "denied"
+    if 300 <= status < 400 and (request.denied or (location and _is_denial(request, location))):
+        return "denied"
     return outcome_of_status(status)
+
+
+def _is_denial(request: Request, location: str) -> bool:
+    """Whether a redirect leads to a login page. For an unsafe method the app or the framework must name the page: the
+    client may have written the location."""
+    if request.leads_to_login is not None and request.leads_to_login(location, request.info):
+        return True
+    is_safe = request.method in SAFE_METHODS or request.method in SILENT_METHODS
+    return is_safe and is_login_redirect(location, request.info)
 
 
 def outcome_of_status(status: int | None) -> Outcome:

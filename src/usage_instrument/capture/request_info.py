@@ -57,15 +57,43 @@ def path_of(info: Any) -> str:
     return f"{info.get('SCRIPT_NAME', '')}{info.get('PATH_INFO', '')}".encode("latin-1").decode("utf-8", "replace")
 
 
-def is_login_redirect(location: str, path: str) -> bool:
-    """Whether a redirect leads to a login page: its `next` is the present path.
+def query_of(info: Any) -> str:
+    """The query of the request, as the client wrote it."""
+    if not isinstance(info, Mapping):
+        info = getattr(info, "META", None) or {}
+    query = info.get("query_string", info.get("QUERY_STRING", ""))
+    return query.decode("latin-1") if isinstance(query, bytes) else str(query)
+
+
+def method_overrides(info: Any) -> set[str]:
+    """The methods that a header or the query of the request names, for frameworks that serve another one than sent."""
+    names = {header(info, name) for name in ("x-http-method-override", "x-http-method", "x-method-override")}
+    query = query_of(info)
+    names |= set(parse_qs(query).get("_method", ())) if "_method" in query else set()
+    return {name.strip().upper() for name in names if name}
+
+
+def path_in(location: str) -> str:
+    """The path of a URL; empty if it cannot be parsed."""
+    try:
+        return unquote(urlsplit(location).path)
+    except ValueError:
+        return ""
+
+
+def is_login_redirect(location: str, info: Any) -> bool:
+    """Whether a redirect seems to lead to a login page: its `next` is the present path, and the client wrote no such
+    parameter.
 
     Flask-Login, Starlette's `requires` and Django's `login_required` redirect so.
     """
-    query = urlsplit(location).query
-    if "next=" not in query:
+    if "next=" not in location or "next" in unquote(unquote(query_of(info))):
         return False
-    return any(unquote(urlsplit(url).path) == path for url in parse_qs(query).get("next", ()))
+    try:
+        targets = parse_qs(urlsplit(location).query).get("next", ())
+    except ValueError:
+        return False
+    return any(path_in(url) == path_of(info) for url in targets)
 
 
 def is_impersonated(info: Any) -> bool:

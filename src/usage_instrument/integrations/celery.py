@@ -135,7 +135,8 @@ def _end(task: Task, **_: object) -> None:
         holder.reset(token)
     except ValueError:  # the pool has moved the task to another context
         pass
-    counter.ended(request, {})
+    request.close()
+    counter.ended()
 
 
 def _request_of(task: Task) -> Request | None:

@@ -12,13 +12,14 @@ from typing import Any
 from usage_instrument.capture.context import SCOPE_KEY, Holder, Override, Request, RequestKind, holder
 from usage_instrument.capture.outcome import outcome_of_error, outcome_of_response
 from usage_instrument.capture.recording import attempted, ended, new_access
-from usage_instrument.capture.request_info import header_of
+from usage_instrument.capture.request_info import header_of, method_overrides
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.events import Access, Use
 from usage_instrument.runtime import log
 from usage_instrument.typing import Outcome
 
 from .request_counter import Carrier, PendingUse, RequestCounter, RouteFeature
+from .routes import WEBSOCKET
 
 
 class Exchange(PendingUse):
@@ -27,7 +28,7 @@ class Exchange(PendingUse):
     The use is pending until the first piece of the body: the app may fail before, or start another response.
     """
 
-    __slots__ = ("audit", "counter", "holder", "is_ours", "shelf")
+    __slots__ = ("audit", "counter", "holder", "is_ours", "outer", "shelf")
 
     def __init__(
         self, counter: RequestCounter, kind: RequestKind, method: str, carrier: Carrier, shelf: MutableMapping[str, Any]
@@ -41,21 +42,30 @@ class Exchange(PendingUse):
         self.is_pending = False
         find_user = partial(counter.find_user, carrier)
         shared: Any = shelf.get(SCOPE_KEY)
-        if type(shared) is Request and shared.open:
+        self.outer: Request | None = None
+        """The request whose app dispatches this one with a copy of its scope or environ, as a batch endpoint does."""
+        if type(shared) is not Request or not shared.open:
+            self.is_ours = True
+            self.request = Request(kind, method, find_user)
+        elif counter in shared.counters:
+            self.is_ours = True
+            self.outer = shared
+            self.request = Request(kind, method, find_user)
+            self.request.add_lookup(shared.known_user)
+        else:
             self.is_ours = False
-            self.request: Request = shared
+            self.request = shared
             look = shared.add_lookup if counter.user is None else shared.set_lookup
             look(find_user)
-        else:
-            self.is_ours = True
-            self.request = shelf[SCOPE_KEY] = Request(kind, method, find_user)
-        request = self.request
+        shelf[SCOPE_KEY] = request = self.request
+        request.counters += (counter,)
         request.info = carrier
+        request.leads_to_login = counter.leads_to_login
         outer = holder.get()
         # Below the `as_user` or `paused` around the middleware. An override of another request is a leftover of the
         # task or thread that started this one.
         self.holder: Holder = request
-        if type(outer) is Override and (outer.request is None or outer.request is request):
+        if type(outer) is Override and outer.request in (None, request, self.outer):
             self.holder = outer.over(request)
         self.audit = None if counter.policy is None else RequestAudit()
 
@@ -116,20 +126,33 @@ class Exchange(PendingUse):
             finally:
                 holder.reset(token)
         if self.is_ours:
-            self.counter.ended(self.request, self.shelf)
+            self.close_request()
+
+    def close_request(self) -> None:
+        """The request is over: from now on it identifies nobody."""
+        self.request.close()
+        # Frameworks leave scope and environ to the garbage collector, so that they must form no cycle with the request.
+        if self.outer is None:
+            self.shelf.pop(SCOPE_KEY, None)
+        else:
+            self.shelf[SCOPE_KEY] = self.outer
+        self.counter.ended()
 
     # ---- its accesses
 
     def _features(self) -> Collection[str]:
         return self.counter.audited_features(
-            self.route_feature(), self.carrier, self.paths(), self.request.method or "WEBSOCKET"
+            self.route_feature(), self.carrier, self.paths(), self.request.method or WEBSOCKET
         )
 
     def foreseen(self) -> Collection[str]:
         """The audited features that the request may lead to, before the app is called. May raise what the host's
         callables raise."""
         policy = self.counter.policy
-        return () if policy is None else policy.at(self.paths(), self.request.method or "WEBSOCKET")
+        if policy is None:
+            return ()
+        methods = {self.request.method or WEBSOCKET, *method_overrides(self.carrier)}
+        return tuple(dict.fromkeys(name for method in methods for name in policy.at(self.paths(), method)))
 
     def admit(self) -> None:
         """Commit the attempts to what is required, before the app is called. Raises AuditUnavailable: then the app

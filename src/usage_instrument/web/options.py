@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
 
 from usage_instrument.capture.registry import Recorder
+from usage_instrument.capture.request_info import path_in
 from usage_instrument.errors import DeclarationError
 from usage_instrument.typing import Audit, Metadata
 
@@ -38,6 +39,11 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     """The metadata of each use, or a callable that returns it."""
     success: Callable[[int, C], object] | None
     """From the status and the request to whether it is a use. Default: 2xx, and 3xx of an unsafe method."""
+    login_url: str | Iterable[str] | None
+    """The login pages of the app, as paths or URLs: a redirect to one is no use, and a denied access. The pages of
+    Flask-Login, of Django's LOGIN_URL and of Starlette's `requires` are known."""
+    not_modified: bool
+    """Whether 304 is a use: a second look at a page that the browser has. Default: False."""
     audit: Audits | None
     """The features whose accesses are recorded; see AuditPolicy."""
 
@@ -52,6 +58,15 @@ def check_names(options: Iterable[str], known: frozenset[str]) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(known))}"
             raise TypeError(f"{name!r} is no option; {hint}")
+
+
+def login_paths(urls: str | Iterable[str] | None) -> frozenset[str]:
+    """The paths of the login pages. Raises DeclarationError."""
+    found = [urls] if isinstance(urls, str) else list(urls or ())
+    for url in found:
+        if not isinstance(url, str) or not path_in(url):
+            raise DeclarationError(f"login_url= has {url!r}, which is no path or URL: write login_url='/login'")
+    return frozenset(map(path_in, found))
 
 
 def check_callable(option: str, value: Any) -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
 from usage_instrument.capture.call_arguments import kept_metadata
-from usage_instrument.capture.context import SCOPE_KEY, Holder, Request, holder, judge, request_of
+from usage_instrument.capture.context import Holder, Request, holder, judge, request_of
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
-from usage_instrument.capture.request_info import is_login_redirect, path_of
+from usage_instrument.capture.request_info import path_in
 from usage_instrument.capture.user_ids import user_id_of
 from usage_instrument.errors import FeatureNameError, UsageInstrumentError
 from usage_instrument.events import Use, check_feature
@@ -21,7 +21,7 @@ from usage_instrument.runtime.processes import ALIVE, notice_fork
 from usage_instrument.typing import UNSET, Metadata, Unset, UserId
 
 from .audit_policy import AuditPolicy
-from .options import OPTIONS, MiddlewareOptions, Namer, check_callable, check_names
+from .options import OPTIONS, MiddlewareOptions, Namer, check_callable, check_names, login_paths
 from .routes import Route, first_line_of, source_of, tracked_features, unreached
 from .rules import Rule, Rules
 
@@ -76,7 +76,8 @@ class PendingUse:
 class RequestCounter:
     """The options of a middleware, applied. It holds nothing of a single request.
 
-    `framework_user` returns the user that the framework has loaded. Raises FeatureNameError, ConfigurationError
+    `framework_user` returns the user that the framework has loaded, `framework_login` the paths of the login pages that
+    the framework names. Raises FeatureNameError, ConfigurationError
     (ValueErrors), DeclarationError, MetadataError and TypeError.
     """
 
@@ -84,6 +85,7 @@ class RequestCounter:
         self,
         options: MiddlewareOptions[Any],
         framework_user: Callable[[Carrier], UserId | Unset],
+        framework_login: Callable[[Carrier], Collection[str]] = lambda carrier: (),
         *,
         knows_routes: bool = False,
     ) -> None:
@@ -100,6 +102,11 @@ class RequestCounter:
         )
         """The user, unless `as_user` or `identify` stated one. Raises UserIdError, and what the host's code raises."""
         self.success = None if success is None else check_callable("success=", success)
+        self.not_modified = options.get("not_modified", False)
+        self._login_paths = login_paths(options.get("login_url"))
+        self._framework_login = framework_login
+        self.leads_to_login: Callable[[str, Carrier], bool] = self._leads_to_login
+        """Whether a location is a login page that the app or the framework names; kept, since each request needs it."""
         self.metadata_of: Callable[[Carrier], Metadata | None] | None = None
         self.metadata: Kept = None
         if isinstance(metadata, Mapping):
@@ -136,10 +143,8 @@ class RequestCounter:
         metadata, error_ = (self.metadata, None) if self.metadata_of is None else self._metadata_of(carrier)
         return None if user is UNSET else user, error_ or metadata
 
-    def ended(self, request: Request, shelf: MutableMapping[str, Any]) -> None:
-        """The request is over: from now on it identifies nobody."""
-        request.close()
-        shelf.pop(SCOPE_KEY, None)  # frameworks leave scope and environ to the garbage collector
+    def ended(self) -> None:
+        """A request is over: a moment to revive a writer that is gone."""
         try:
             self.catalog.recorder.request_ended()
         except Exception:
@@ -218,9 +223,21 @@ class RequestCounter:
         """Whether the head of a response makes its request a use. Raises what `success=` raises."""
         if self.success is not None:
             return self._decides(request) and bool(self.success(status, carrier))
+        if status == 304:
+            return self.not_modified
         if not 200 <= status < 300 and judge(status, request.method) is not True:
             return False
-        return not (location and is_login_redirect(location, path_of(carrier)))
+        return not (location and self._leads_to_login(location, carrier))
+
+    def _leads_to_login(self, location: str, carrier: Carrier) -> bool:
+        path = path_in(location)
+        if path in self._login_paths:
+            return True
+        try:
+            return path in self._framework_login(carrier)
+        except Exception:  # of the host's objects
+            log.debug("cannot find the login page of the framework", exc_info=True)
+            return False
 
     def _decides(self, request: Request) -> bool:
         """Whether this middleware decides on a request, and no middleware further in, which knows better."""

@@ -253,6 +253,26 @@ def _template(spelled: str) -> PathTemplate | None:
         return None
 
 
+def starlette_login_paths(scope: Scope) -> tuple[str, ...]:
+    """The paths of the pages to which `requires(…, redirect=name)` of Starlette redirects from the endpoint."""
+    found: list[str] = []
+    endpoint: Any = scope.get("endpoint")
+    for _ in range(50):
+        code = getattr(endpoint, "__code__", None)
+        if code is None:
+            break
+        if endpoint.__globals__.get("__name__") == "starlette.authentication":
+            variables = dict(zip(code.co_freevars, (cell.cell_contents for cell in endpoint.__closure__), strict=True))
+            router: Any = scope.get("app") or scope.get("router")
+            if isinstance(variables.get("redirect"), str):
+                path = scope.get("app_root_path", scope.get("root_path", "")) + router.url_path_for(
+                    variables["redirect"]
+                )
+                found.append(path)
+        endpoint = getattr(endpoint, "__wrapped__", None)
+    return tuple(found)
+
+
 # ---- Flask
 
 

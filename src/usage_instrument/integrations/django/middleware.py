@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
 from usage_instrument.capture.context import holder
+from usage_instrument.capture.request_info import path_in
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.typing import Unset, UserId
 from usage_instrument.web import unavailable
@@ -43,7 +44,7 @@ class UsageMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
-        self._counter = RequestCounter(settings.middleware_options(), _user_in, knows_routes=True)
+        self._counter = RequestCounter(settings.middleware_options(), _user_in, _login_paths, knows_routes=True)
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
@@ -92,7 +93,7 @@ class DjangoExchange(BodyExchange):
     __slots__ = ()
 
     def __init__(self, counter: RequestCounter, http: HttpRequest) -> None:
-        super().__init__(counter, "http", http.method or "", http, getattr(http, "scope", http.META))
+        super().__init__(counter, "http", (http.method or "").upper(), http, getattr(http, "scope", http.META))
         self.body = ()
         self._iterator = None
         if counter.policy is not None:
@@ -165,3 +166,10 @@ def _user_in(http: HttpRequest) -> UserId | Unset:
     if is_unloaded(user):  # but maybe loaded in another way, such as `await request.auser()`
         user = loaded.get("_acached_user", loaded.get("_cached_user"))
     return loaded_user(user)
+
+
+def _login_paths(http: HttpRequest) -> tuple[str]:
+    from django.conf import settings
+    from django.shortcuts import resolve_url
+
+    return (path_in(resolve_url(settings.LOGIN_URL)),)
