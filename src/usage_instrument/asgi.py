@@ -8,7 +8,7 @@ from typing import Unpack
 from .capture.context import holder
 from .capture.outcome import outcome_of_response
 from .capture.request_info import header_of
-from .errors import AuditUnavailable
+from .errors import AuditUnavailable, UserIdError
 from .runtime import log
 from .typing import ASGIApp, Message, Receive, Scope, Send, Unset, UserId
 from .web import unavailable
@@ -60,6 +60,8 @@ class UsageMiddleware:
             unavailable.report(error)
             await _refuse(kind, send)
         finally:
+            if exchange.is_pending:
+                exchange.count_socket(is_last=True)
             try:
                 holder.reset(token)
             except ValueError:  # something has moved the request to another context
@@ -73,9 +75,9 @@ class UsageMiddleware:
             await exchange.admit_async()
             await self.app(scope, receive, exchange.send)
         except BaseException as error:
-            exchange.fail(error)
+            exchange.end_audit(error)
             raise
-        exchange.complete()
+        exchange.end_audit()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan on, and write what is pending at its end. Answer it for an app without a lifespan."""
@@ -144,15 +146,32 @@ class ASGIExchange(Exchange):
             self.has_begun = True
             self.started(message["status"], message.get("headers", ()))
             self.complete()
-        elif kind != "http.response.body" and kind != "websocket.send":
+        elif kind == "websocket.send":
+            if self.is_pending:
+                self.count_socket()
+        elif kind != "http.response.body":
             self._hear(kind, message)
         await self._send(message)
+
+    def count_socket(self, *, is_last: bool = False) -> None:
+        """Count an accepted WebSocket, as soon as its user is known: many apps identify the user by the first message.
+        At its end, it counts as anonymous."""
+        try:
+            if self.user is None and self.request.open:
+                self.user = self.request.known_user()
+        except UserIdError as error:
+            self.is_pending = False
+            self.counter.failed(error)
+        if self.is_pending and (self.user is not None or is_last):
+            self.record_use()
 
     def _hear(self, kind: str, message: Message) -> None:
         """A WebSocket is accepted, closed or denied."""
         if kind == "websocket.accept":
             self.has_begun = True
             self.started(None)
+            if self.is_pending:
+                self.count_socket()
         elif kind == "websocket.close":  # which changes nothing after an accept; before one, servers answer 403
             self.answered("denied")
         elif kind == "websocket.http.response.start":
@@ -160,7 +179,7 @@ class ASGIExchange(Exchange):
             self.answered(outcome_of_response(self.request, message["status"], location))
         else:
             return
-        self.complete()
+        self.end_audit()
 
     def paths(self) -> list[str]:
         """As Exchange.paths."""

@@ -13,10 +13,10 @@ from .errors import AuditUnavailable
 from .typing import Environ, StartResponse, WSGIApp
 from .web import unavailable
 from .web.exchange import BodyExchange, Exchange
-from .web.framework_users import flask_user
+from .web.framework_users import flask_user, keep_logged_out
 from .web.options import MiddlewareOptions
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
-from .web.routes import flask_route, flask_routes
+from .web.routes import flask_request, flask_route, flask_routes
 from .web.setup_checks import WSGI, check_app, check_protocol
 
 
@@ -110,11 +110,16 @@ class WSGIExchange(BodyExchange):
         """As Exchange.route_feature."""
         counter, environ, method = self.counter, self.carrier, self.request.method
         handled: Any = environ.get("werkzeug.request")
-        if not hasattr(handled, "url_rule"):
-            return counter.feature_of_path(path_of(environ), method)
-        rule = handled.url_rule
+        rule = getattr(handled, "url_rule", None)
         if rule is None:
-            return NO_ROUTE
+            # The environ of the app may be a copy, and any later werkzeug Request replaces the entry.
+            running = flask_request(self.request)
+            if running is None and not hasattr(handled, "url_rule"):
+                return counter.feature_of_path(path_of(environ), method)
+            rule = None if running is None else running.url_rule
+            if rule is None:
+                return NO_ROUTE
+            environ = running.environ
         prefix = environ.get("SCRIPT_NAME", "").removeprefix(self._script)
         key = (id(rule), method, prefix)
         found = counter.routes.get(key)
@@ -133,10 +138,11 @@ def _is_untouchable(body: object, environ: Environ) -> bool:
 
 
 def _connect_flask_login() -> None:
-    """Recognise the redirects of Flask-Login by its signals: some keep `next` in the session."""
+    """Hear of redirects to the login page, some of which keep `next` in the session, and of the user who logs out."""
     signals: Any = sys.modules["flask_login"]
     signals.user_unauthorized.connect(_deny)
     signals.user_needs_refresh.connect(_deny)
+    signals.user_logged_out.connect(keep_logged_out)
 
 
 def _deny(sender: object, **_: object) -> None:

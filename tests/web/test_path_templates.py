@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from usage_instrument.errors import ConfigurationError
@@ -87,6 +87,7 @@ def test_paths_that_a_framework_may_route_to_a_template(template: str, paths: li
 PIECES = st.sampled_from(["/", "a", "b", "-", "//", "{x}", "{x:path}"])
 TEMPLATES = st.lists(PIECES, max_size=7).map("".join)
 TEXTS = st.text("ab-/\n", max_size=12)
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def reference(template: str) -> re.Pattern[str]:
@@ -95,11 +96,13 @@ def reference(template: str) -> re.Pattern[str]:
     return re.compile("".join(wildcards.get(part, re.escape(part)) for part in parts), re.DOTALL)
 
 
+@SLOW
 @given(TEMPLATES, TEXTS)
 def test_a_template_matches_as_a_regular_expression_does(template: str, path: str) -> None:
     assert PathTemplate(template).matches(path) is (reference(template).fullmatch(path) is not None)
 
 
+@SLOW
 @given(TEMPLATES, TEXTS)
 def test_a_lenient_match_does_too(template: str, path: str) -> None:
     template = "/" + template
@@ -108,6 +111,7 @@ def test_a_lenient_match_does_too(template: str, path: str) -> None:
     assert PathTemplate(template).may_match(path) is (pattern.fullmatch(re.sub("/+", "/", "/" + path)) is not None)
 
 
+@SLOW
 @given(st.text("ab*/", max_size=8), TEXTS)
 def test_a_pattern_does_too(pattern: str, text: str) -> None:
     slow = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)

@@ -11,7 +11,7 @@ import pytest
 import usage_instrument as usage
 from usage_instrument.capture.registry import declared
 from usage_instrument.web.routes import WEBSOCKET, Route, tracked_features
-from usage_instrument.web.rules import EXCLUDED, Rules
+from usage_instrument.web.rules import Rules, is_technical
 
 
 @usage.tracks("function")
@@ -52,7 +52,7 @@ def test_what_an_endpoint_is_tracked_for(endpoint: Any, method: str, names: set[
 
 @pytest.mark.parametrize("path", ["/docs/{slug}", "/healthcare", "/projects/{id}/docs", "/users/metrics", "/pingpong"])
 def test_features_that_only_sound_like_probes_count(path: str) -> None:
-    assert EXCLUDED.fullmatch(path) is None
+    assert not is_technical(path)
     assert Rules(None, None, None).decide(Route("name", (path,), path), "GET").feature == "name"
 
 

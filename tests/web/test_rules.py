@@ -8,7 +8,7 @@ import pytest
 
 from usage_instrument.errors import ConfigurationError, DeclarationError, FeatureNameError
 from usage_instrument.web.routes import Route
-from usage_instrument.web.rules import EXCLUDED, Rule, Rules
+from usage_instrument.web.rules import Rule, Rules, is_technical, shortened
 
 
 def route(template: str, name: str | None = "view", **more: Any) -> Route:
@@ -126,6 +126,9 @@ def test_what_overrides_what() -> None:
 @pytest.mark.parametrize(
     "template",
     [
+        "/live", "/ready", "/up", "/_health", "/api/v1/ready", "/api/docs", "/api/openapi.json", "/api/schema/",
+        "/api/v1/utils/health-check/", "/favicon.png", "/actuator/health/liveness", "/__heartbeat__", "/q/health/ready",
+        "/_dash-component-suites/{package}/{path}", "/metrics/",
         "/health", "/Health", "/healthz", "/health/live", "/health-check", "/api/health", "/api/v1/healthz", "/v2/ping",
         "/livez", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/favicon.ico",
         "/robots.txt",
@@ -138,12 +141,14 @@ def test_probes_and_tools_are_excluded(template: str) -> None:
 @pytest.mark.parametrize(
     "template",
     [
+        "/ping/{code}", "/heartbeat/{user}/start", "/docs/cron/", "/livestream", "/users/up", "/my/live",
+        "/guide/schema",
         "/", "/healthy-recipes", "/healthcare", "/my/health", "/pings", "/docs/{id}", "/documents", "/metrics/{name}",
         "/events/{id}/metrics",
     ],
 )  # fmt: skip
 def test_what_only_looks_like_a_probe_counts(template: str) -> None:
-    assert EXCLUDED.fullmatch(template) is None
+    assert not is_technical(template)
     assert Rules(None, None, None).decide(route(template), "GET").feature == "view"
 
 
@@ -202,3 +207,11 @@ class AsyncCallable:
 def test_options_that_cannot_work_are_refused(options: tuple[Any, Any, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Rules(*options)
+
+
+def test_a_long_name_is_shortened_to_a_stable_unique_one() -> None:
+    names = ["calendar." + "admin." * 22 + last for last in ("index", "show")]
+    short = [Rules(None, None, None).decide(route("/x", name), "GET").feature for name in names]
+    assert short == ["calendar." + "admin." * 13 + "ad~d0954c27c2", "calendar." + "admin." * 13 + "ad~19646229b4"]
+    assert [len(str(name)) for name in short] == [100, 100]
+    assert shortened("x" * 100) == "x" * 100

@@ -73,6 +73,33 @@ def method_overrides(info: Any) -> set[str]:
     return {name.strip().upper() for name in names if name}
 
 
+_SPECULATIVE = {b"sec-purpose": b"pre", b"purpose": b"pre", b"x-purpose": b"pre", b"x-moz": b"prefetch"}
+"""The headers of a request that no user has made yet, and how their values begin: prefetch, prerender, preview."""
+_PROBES = (b"kube-probe/", b"GoogleHC/", b"ELB-HealthChecker/")
+"""How the user agents of load balancers and orchestrators begin."""
+
+
+def is_automatic(info: Mapping[str, Any]) -> bool:
+    """Whether a scope or environ is of a speculative request, or of a load balancer's probe."""
+    headers = info.get("headers")
+    if headers is None:
+        get = info.get
+        if get("HTTP_SEC_PURPOSE") or get("HTTP_PURPOSE") or get("HTTP_X_PURPOSE") or get("HTTP_X_MOZ"):
+            headers = [
+                (name, str(get("HTTP_" + name.decode().upper().replace("-", "_"), "")).encode("latin-1", "replace"))
+                for name in _SPECULATIVE
+            ]
+        else:
+            return str(get("HTTP_USER_AGENT", "")).startswith(("kube-probe/", "GoogleHC/", "ELB-HealthChecker/"))
+    for name, value in headers:
+        if name == b"user-agent":
+            if value.startswith(_PROBES):
+                return True
+        elif name in _SPECULATIVE and value.strip().lower().startswith(_SPECULATIVE[name]):
+            return True
+    return False
+
+
 def path_in(location: str) -> str:
     """The path of a URL; empty if it cannot be parsed."""
     try:

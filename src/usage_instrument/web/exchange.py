@@ -12,7 +12,7 @@ from typing import Any
 from usage_instrument.capture.context import SCOPE_KEY, Holder, Override, Request, RequestKind, holder
 from usage_instrument.capture.outcome import outcome_of_error, outcome_of_response
 from usage_instrument.capture.recording import attempted, ended, new_access
-from usage_instrument.capture.request_info import header_of, method_overrides
+from usage_instrument.capture.request_info import header_of, is_automatic, method_overrides
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.events import Access, Use
 from usage_instrument.runtime import log
@@ -59,6 +59,8 @@ class Exchange(PendingUse):
             look(find_user)
         shelf[SCOPE_KEY] = request = self.request
         request.counters += (counter,)
+        if self.is_ours and is_automatic(shelf):
+            request.discard()
         request.info = carrier
         request.leads_to_login = counter.leads_to_login
         outer = holder.get()
@@ -104,18 +106,22 @@ class Exchange(PendingUse):
     def complete(self) -> None:
         """Record what is pending, in the request's context: a rule of the app's may ask for the user."""
         if self.is_pending:
-            try:  # not `guarding`, which costs as much as all the rest
-                self.counter.record(self)
-            except Exception as error:
-                self.counter.failed(error)
+            self.record_use()
         if self.audit is not None:
-            self._end_audit(None)
+            self.end_audit()
+
+    def record_use(self) -> None:
+        """Record the pending use."""
+        try:  # not `guarding`, which costs as much as all the rest
+            self.counter.record(self)
+        except Exception as error:
+            self.counter.failed(error)
 
     def fail(self, error: BaseException) -> None:
         """The app failed before its response, or before the first piece of the body; in the request's context."""
         self.is_pending = False
         if self.audit is not None:
-            self._end_audit(error)
+            self.end_audit(error)
 
     def end(self) -> None:
         """The response is complete."""
@@ -189,8 +195,8 @@ class Exchange(PendingUse):
             with self.counter.guarding():
                 self.audit.answered(outcome, self._features())
 
-    def _end_audit(self, error: BaseException | None) -> None:
-        """Record the outcome, once."""
+    def end_audit(self, error: BaseException | None = None) -> None:
+        """Record the outcome, once: the answer's, or the failure's."""
         audit = self.audit
         if audit is None or audit.state is State.RECORDED:
             return

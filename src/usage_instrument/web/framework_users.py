@@ -1,17 +1,19 @@
-"""Who the framework says the user is: read only from what it has loaded already."""
+"""The user that a framework has loaded, or whose id its session holds: never by a query."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.user_ids import loaded_user as loaded_user
+from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Environ, Unset, UserId
 
 
 def is_unloaded(user: object) -> bool:
-    """Whether it is a lazy user that nothing has loaded yet."""
+    """Whether a user is lazy and not loaded."""
     return type(attributes_of(user).get("_wrapped")) is object
 
 
@@ -19,15 +21,63 @@ _FLASK_USER = "usage_instrument.flask_user"
 
 
 def flask_user(environ: Environ) -> UserId | Unset:
-    """The user that Flask-Login has loaded in a request, if it has. Raises UserIdError.
+    """The user of Flask-Login: loaded in the request, else the id in the session, else the user who has logged out in
+    the request. Raises UserIdError.
 
-    It stays in the environ: most streamed bodies are made when Flask has left the request.
+    It stays in the environ: most streamed bodies run when Flask has left the request.
     """
     if "flask_login" not in sys.modules:
         return UNSET
     flask: Any = sys.modules.get("flask")
+    kept: UserId | Unset = environ.get(_FLASK_USER, UNSET)
     if flask is None or not flask.has_request_context():
-        kept: UserId | Unset = environ.get(_FLASK_USER, UNSET)
         return kept
-    found = environ[_FLASK_USER] = loaded_user(flask.g.get("_login_user"))
+    user = flask.g.get("_login_user")
+    found = _session_user(flask) if user is None else loaded_user(user)
+    if found is UNSET:
+        return kept
+    environ[_FLASK_USER] = found
     return found
+
+
+def keep_logged_out(sender: object, user: object = None, **_: object) -> None:
+    """Keep the user who logs out as the user of the request; a receiver of Flask-Login's signal."""
+    try:
+        found = loaded_user(user)
+        if found is not UNSET:
+            sys.modules["flask"].request.environ[_FLASK_USER] = found
+    except Exception:  # an id that is none, or no request
+        log.debug("cannot read the user who logs out", exc_info=True)
+
+
+def _session_user(flask: Any) -> UserId | Unset:
+    """The id that Flask-Login would load the user by, as it checks it; UNSET where that may not be the user's key."""
+    manager = getattr(flask.current_app, "login_manager", None)
+    context = flask.globals.request_ctx._get_current_object()
+    # Without the session's own methods and property, which change the Vary header.
+    session = vars(context).get("_session", vars(context).get("session"))
+    if manager is None or not isinstance(session, dict) or not _ids_are_keys():
+        return UNSET
+    config = flask.current_app.config
+    mode = config.get("SESSION_PROTECTION", manager.session_protection)
+    is_protected = session and mode == "strong" and not dict.get(session, "_permanent")
+    if is_protected and dict.get(session, "_id") != manager._session_identifier_generator():
+        return UNSET
+    user = dict.get(session, "_user_id")
+    if user is None and dict.get(session, "_remember") != "clear":
+        cookie = flask.request.cookies.get(config.get("REMEMBER_COOKIE_NAME", "remember_token"))
+        user = None if cookie is None else sys.modules["flask_login"].utils.decode_cookie(cookie)
+    return user if isinstance(user, str) else UNSET
+
+
+def _ids_are_keys() -> bool:
+    """Whether each user class of the process has the `get_id` of UserMixin, which returns `id`."""
+    mixin: Any = sys.modules["flask_login"].UserMixin
+    kinds = mixin.__subclasses__()
+    return bool(kinds) and all(kind.get_id is mixin.get_id for kind in _with_subclasses(kinds))
+
+
+def _with_subclasses(kinds: list[Any]) -> Iterator[Any]:
+    for kind in kinds:
+        yield kind
+        yield from _with_subclasses(type.__subclasses__(kind))

@@ -14,7 +14,7 @@ from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import path_in
 from usage_instrument.capture.user_ids import user_id_of
 from usage_instrument.errors import FeatureNameError, UsageInstrumentError
-from usage_instrument.events import Use, check_feature
+from usage_instrument.events import NAME_LENGTH, Use, check_feature
 from usage_instrument.runtime import log
 from usage_instrument.runtime.call_sites import definition
 from usage_instrument.runtime.processes import ALIVE, notice_fork
@@ -178,18 +178,22 @@ class RequestCounter:
         found.audited = rule.names | tracked
         if tracked and not rule.explicit:
             return found
-        return self._fill(found, rule, tracked, route.endpoint)
+        return self._fill(found, rule, tracked, route.endpoint, None if rule.explicit else route.name)
 
     def feature_of_path(self, path: str, method: str) -> RouteFeature:
         """What a path counts as in an app whose framework is unknown."""
-        return self._fill(RouteFeature(), self.rules.decide_path(path, method), frozenset(), None)
+        return self._fill(RouteFeature(), self.rules.decide_path(path, method), frozenset(), None, None)
 
-    def _fill(self, found: RouteFeature, rule: Rule, tracked: frozenset[str], endpoint: object) -> RouteFeature:
+    def _fill(
+        self, found: RouteFeature, rule: Rule, tracked: frozenset[str], endpoint: object, name: str | None
+    ) -> RouteFeature:
         found.tracked = tracked
         if callable(rule.feature):
             found.namer = rule.feature
         elif rule.feature is not None and rule.feature not in tracked:
             found.name = rule.feature
+            if name is not None and len(name) > NAME_LENGTH:
+                log.once(("shortened", name), "the name of the route %s is too long: it counts as %s", name, found.name)
             self._report_unreached(endpoint)
             try:
                 found.feature = self.catalog.declare(

@@ -108,7 +108,9 @@ def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, meth
         return None, "features=" if rule.explicit else counter.rules.exclusion(route, method) or "it has no name"
     if tracked and rule.feature != tracked:
         return f"{rule.feature} and {tracked}", "features= and @tracks"
-    return rule.feature, "features=" if rule.explicit else "the name of the route"
+    if rule.explicit:
+        return rule.feature, "features="
+    return rule.feature, "the name of the route" if rule.feature == route.name else "the name of the route, shortened"
 
 
 def _audit(counter: RequestCounter | None, route: Route, method: str) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from usage_instrument.capture.context import SCOPE_KEY
 from usage_instrument.capture.registry import Catalog, Feature, features_of
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import Scope
@@ -274,6 +275,15 @@ def starlette_login_paths(scope: Scope) -> tuple[str, ...]:
 
 
 # ---- Flask
+
+
+def flask_request(request: object) -> Any:
+    """The Flask request that runs for a Request, whatever copies of its environ were made; None without one."""
+    flask: Any = sys.modules.get("flask")
+    if flask is None or not flask.has_request_context():
+        return None
+    running = flask.request._get_current_object()
+    return running if running.environ.get(SCOPE_KEY) is request else None
 
 
 def flask_route(rule: Any, prefix: str) -> Route:

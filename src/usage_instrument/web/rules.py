@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from usage_instrument.errors import ConfigurationError, DeclarationError
-from usage_instrument.events import check_feature
+from usage_instrument.events import NAME_LENGTH, check_feature
 
 from .options import Features, Namer, check_callable
 from .path_templates import PathTemplate, Pattern, plain_template
 from .routes import Route
 
-_HEALTH = "health|health[-_]?check|healthz|livez|readyz|liveness|readiness|heartbeat|ping"
-_TOOLS = r"metrics|docs|redoc|apidocs|openapi\.(?:json|ya?ml)|swagger(?:\.json)?|favicon\.ico|robots\.txt"
-EXCLUDED = re.compile(rf"(?:/api)?(?:/v\d+)?/(?:{_HEALTH})(?:/.*)?|/(?:{_TOOLS})(?:/[^{{]*)?", re.IGNORECASE)
-"""Templates, within their own app, of the routes that are excluded by default."""
+_ALWAYS = frozenset(
+    {
+        *("healthz", "livez", "readyz", "startupz", "health-check", "health_check", "healthcheck", "_health", "_ping"),
+        *("__heartbeat__", "__lbheartbeat__", "__version__", "favicon.ico", "favicon.png", "favicon.svg", "robots.txt"),
+        *("openapi.json", "openapi.yaml", "openapi.yml", "swagger.json", "swagger.yaml", "swagger-ui", "redoc"),
+        *("apidocs", "oauth2-redirect", "_reload-hash", "_dash-layout", "_dash-dependencies", "_favicon.ico"),
+    }
+)
+"""Last segments of routes that are never a feature."""
+_AFTER_TECHNICAL = frozenset(
+    {
+        *("health", "live", "liveness", "ready", "readiness", "startup", "started", "up", "alive", "ping", "heartbeat"),
+        *("metrics", "docs", "swagger", "schema", "openapi", "prometheus"),
+    }
+)
+"""Last segments that may be a feature (`/my/health`), unless each segment before is technical (`/api/v1/health`)."""
+_TECHNICAL = re.compile(
+    r"api|rest|v\d+|q|utils?|internal|system|_?status|actuator|management|monitoring|probes?|health|healthz|docs|schema"
+)
+_ASSETS = "_dash-component-suites"
+"""A segment before the bundles of a framework's own pages."""
+
+
+def is_technical(template: str) -> bool:
+    """Whether a route without parameters is a probe, metrics or API documentation, by its whole last segments."""
+    *before, last = template.lower().strip("/").split("/")
+    if _ASSETS in before:
+        return True
+    if "{" in template:
+        return False
+    return last in _ALWAYS or (last in _AFTER_TECHNICAL and all(map(_TECHNICAL.fullmatch, before)))
 
 
 class Rule(NamedTuple):
@@ -123,7 +151,9 @@ class Rules:
                     return Rule(key.value, explicit=True)
         if self.exclusion(route, method) is not None:
             return NEVER
-        return Rule(route.name) if self._namer is None else Rule(self._namer, explicit=True)
+        if self._namer is not None:
+            return Rule(self._namer, explicit=True)
+        return Rule(None if route.name is None else shortened(route.name))
 
     def decide_path(self, path: str, method: str) -> Rule:
         """The rule for a path of an app whose routes are unknown."""
@@ -140,9 +170,17 @@ class Rules:
             return "exclude="
         if self._include is not None:
             return None if any(pattern.matches(route, method) for pattern in self._include) else "not in include="
-        if route.documentation or EXCLUDED.fullmatch(route.local):
+        if route.documentation or is_technical(route.local):
             return "probes, metrics and API documentation are not, unless in include="
         return None
+
+
+def shortened(name: str) -> str:
+    """A name that fits: its first characters and a hash of all of it, the same in every process and release."""
+    if len(name) <= NAME_LENGTH:
+        return name
+    digest = hashlib.blake2s(name.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
+    return f"{name[: NAME_LENGTH - len(digest) - 1]}~{digest}"
 
 
 class _RoutePattern(NamedTuple):

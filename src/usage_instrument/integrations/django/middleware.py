@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.contrib.auth.signals import user_logged_out
 
 from usage_instrument.capture.context import holder
+from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.request_info import path_in
-from usage_instrument.errors import AuditUnavailable
-from usage_instrument.typing import Unset, UserId
+from usage_instrument.errors import AuditUnavailable, UserIdError
+from usage_instrument.runtime import log
+from usage_instrument.typing import UNSET, Unset, UserId
 from usage_instrument.web import unavailable
 from usage_instrument.web.exchange import AsyncBody, BodyExchange
 from usage_instrument.web.framework_users import is_unloaded, loaded_user
@@ -30,6 +33,10 @@ _KEY = "_usage_instrument_exchange"
 """The attribute of an HttpRequest that holds its exchange, between the two entrances of the middleware."""
 
 
+_LOGGED_OUT = "_usage_instrument_user"
+"""The attribute of an HttpRequest with the id of the user who has logged out in it."""
+
+
 class UsageMiddleware:
     """`MIDDLEWARE = ["usage_instrument.integrations.django.UsageMiddleware", ...]`, first, to see every response.
 
@@ -45,6 +52,7 @@ class UsageMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
         self._counter = RequestCounter(settings.middleware_options(), _user_in, _login_paths, knows_routes=True)
+        user_logged_out.connect(_keep_logged_out, dispatch_uid="usage_instrument")
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
@@ -160,12 +168,26 @@ def _route(match: Any) -> Route:
 
 
 def _user_in(http: HttpRequest) -> UserId | Unset:
-    """The user, if something in the request has loaded it: reads no session, makes no query."""
+    """The user, if something in the request has loaded it, else the id in a loaded session, else the user who has
+    logged out in the request: reads no session, makes no query."""
     loaded = vars(http)
     user = loaded.get("user")
     if is_unloaded(user):  # but maybe loaded in another way, such as `await request.auser()`
         user = loaded.get("_acached_user", loaded.get("_cached_user"))
-    return loaded_user(user)
+        if user is None:
+            session = attributes_of(loaded.get("session")).get("_session_cache")
+            user = session.get("_auth_user_id") if isinstance(session, dict) else None
+    found = loaded_user(user)
+    return loaded.get(_LOGGED_OUT, UNSET) if found is UNSET else found
+
+
+def _keep_logged_out(sender: object, request: HttpRequest | None = None, user: object = None, **_: object) -> None:
+    try:
+        found = loaded_user(user)
+        if request is not None and found is not UNSET:
+            request.__dict__[_LOGGED_OUT] = found
+    except UserIdError:
+        log.debug("cannot read the user who logs out", exc_info=True)
 
 
 def _login_paths(http: HttpRequest) -> tuple[str]:
