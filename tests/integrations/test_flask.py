@@ -238,7 +238,7 @@ def test_the_user_of_flask_login_and_its_redirect(captured: CapturedUsage) -> No
     client.get("/public")
     assert loads == [str(ADA)] * 2, "to count loads nobody"
     assert [(use.feature, use.user) for use in captured.uses] == [
-        ("login", str(ADA)), ("members", str(ADA)), ("members_tracked", str(ADA)), ("public", None),
+        ("login", str(ADA)), ("members", str(ADA)), ("members_tracked", str(ADA)), ("public", str(ADA)),
     ]  # fmt: skip
 
 

@@ -73,8 +73,8 @@ def test_what_is_no_app_is_refused() -> None:
 
 @pytest.mark.parametrize("app", [Mock(), lambda *args: None, dict, Mock(spec=["__call__"])])
 def test_what_cannot_be_told_apart_is_taken(app: Any) -> None:
-    asgi.UsageMiddleware(app)
-    wsgi.UsageMiddleware(app)
+    for middleware in (asgi.UsageMiddleware(app), wsgi.UsageMiddleware(app)):
+        assert middleware.app is app
 
 
 # ---- twice

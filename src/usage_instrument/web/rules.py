@@ -12,7 +12,7 @@ from usage_instrument.events import NAME_LENGTH, check_feature
 
 from .options import Features, Namer, check_callable
 from .path_templates import PathTemplate, Pattern, plain_template
-from .routes import Route
+from .routes import WEBSOCKET, Route
 
 _ALWAYS = frozenset(
     {
@@ -170,7 +170,7 @@ class Rules:
             return "exclude="
         if self._include is not None:
             return None if any(pattern.matches(route, method) for pattern in self._include) else "not in include="
-        if route.documentation or is_technical(route.local):
+        if route.documentation or (method != WEBSOCKET and is_technical(route.local)):
             return "probes, metrics and API documentation are not, unless in include="
         return None
 
