@@ -214,3 +214,33 @@ def test_a_database_without_roles_says_so(sqlite: Database) -> None:
     done = CliRunner().invoke(app, ["db", "create", "--url", sqlite.url, "--audit-role", "app"])
     assert done.exit_code == 2
     assert "role" in done.stderr
+
+
+# ---- for auditors
+
+
+def test_unresolved_attempts(database: Database) -> None:
+    tables = made(database.engine())
+    ended, cut_short = uuid.uuid4(), uuid.uuid4()
+    moment = 1_700_000_000_000_000
+    uses = [
+        Use("open_vault", ADA, None, 0, Access(ended, "attempted", moment)),
+        Use("open_vault", ADA, None, 0, Access(cut_short, "attempted", moment)),
+        Use("open_vault", ADA, None, 0, Access(ended, "success", moment)),
+    ]
+    with database.engine().begin() as connection:
+        connection.execute(sa.insert(tables.access), Chain(None).rows(uses, "web"))
+    (row,) = shown(database, "--unresolved")
+    assert row["access_id"] == str(cut_short)
+
+
+def test_long_metadata_is_cut_in_a_table_and_formulas_are_text_in_csv(sqlite: Database) -> None:
+    tables = made(sqlite.engine())
+    long = json.dumps({"numbers": list(range(500))})
+    uses = [Use("=1+1", None, long, 0, Access(uuid.uuid4(), "success", 1_700_000_000_000_000))]
+    with sqlite.engine().begin() as connection:
+        connection.execute(sa.insert(tables.access), Chain(None).rows(uses, "web"))
+    assert max(map(len, audit(sqlite, "show").stdout.splitlines())) < 400
+    assert shown(sqlite)[0]["metadata"] == json.loads(long)
+    (row,) = csv.DictReader(io.StringIO(audit(sqlite, "export", "--format", "csv").stdout))
+    assert (row["feature_name"], row["metadata"]) == ("'=1+1", long)

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, exists, select
 
 from usage_instrument.database.expressions import Ago
 from usage_instrument.typing import UNSET, Outcome, Unset, UserId
@@ -33,11 +33,13 @@ def accesses(
     outcome: Outcome | None = None,
     since: dt.timedelta | dt.datetime | None = None,
     until: dt.datetime | None = None,
+    unresolved: bool = False,
     limit: int | None = 100,
 ) -> Select[Any]:
     """The accesses that match, the newest first, with all columns but `link`. `person` reads their users and actors.
 
-    `user=None` matches anonymous accesses. `since` is a time (UTC, naive) or an age. `limit=None` returns all rows.
+    `user=None` matches anonymous accesses. `since` is a time (UTC, naive) or an age. `unresolved` matches attempts
+    without an outcome: cut short, or still running. `limit=None` returns all rows.
     """
     access = tables.access
     query = select(*(access.c[name] for name in _COLUMNS)).order_by(
@@ -56,6 +58,14 @@ def accesses(
         query = query.where(access.c.occurred_at >= start)
     if until is not None:
         query = query.where(access.c.occurred_at < until)
+    if unresolved:
+        ended = access.alias()
+        has_ended = exists().where(
+            ended.c.occurred_at == access.c.occurred_at,  # which has an index
+            ended.c.access_id == access.c.access_id,
+            ended.c.outcome != "attempted",
+        )
+        query = query.where(access.c.outcome == "attempted", ~has_ended)
     return query if limit is None else query.limit(limit)
 
 

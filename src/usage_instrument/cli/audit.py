@@ -19,6 +19,7 @@ from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
 from usage_instrument.audit.query import accesses, metadata_of, person
 from usage_instrument.audit.truncation import count_old, truncate
 from usage_instrument.audit.verify import verify as verify_
+from usage_instrument.dashboard.csv import cell
 from usage_instrument.database import dialects
 from usage_instrument.database.expressions import Ago
 from usage_instrument.database.inspection import audit_problem
@@ -28,12 +29,13 @@ from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UNSET
 
 from .database import read
-from .errors import PROBLEMS, fail
+from .errors import PROBLEMS, fail, printable
 from .options import Format, Output, Schema, Url, period, span
 from .output import show
 from .questions import user_id
 
 T = TypeVar("T")
+_METADATA_WIDTH = 80
 
 audit = typer.Typer(help="The audit trail: show, export, verify, checkpoint, cut.", no_args_is_help=True)
 
@@ -75,6 +77,9 @@ def show_(
     outcome: Outcome = None,
     since: Since = None,
     until: Until = None,
+    unresolved: Annotated[
+        bool, typer.Option("--unresolved", help="Only attempts without an outcome: cut short, or still running.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="The most rows.")] = 100,
     url: Url = None,
     schema: Schema = None,
@@ -83,10 +88,15 @@ def show_(
     """Show who accessed what, the newest first."""
 
     def work(connection: Connection, tables: Tables) -> list[dict[str, Any]]:
-        query = accesses(tables, limit=limit, **_filters(tables, user, actor, feature, outcome, since, until))
+        filters = _filters(tables, user, actor, feature, outcome, since, until)
+        query = accesses(tables, limit=limit, unresolved=unresolved, **filters)
         rows = connection.execute(query).mappings()
         hidden = {"seal"} if output is Format.JSON else {"seal", "access_id", "chain_id", "number"}
-        return [{name: _value(name, row) for name in row if name not in hidden} for row in rows]
+        shown = [{name: _value(name, row) for name in row if name not in hidden} for row in rows]
+        if output in {Format.TABLE, Format.MARKDOWN}:
+            for row in shown:
+                row["metadata"] = _shortened(row["metadata"])
+        return shown
 
     show(_with_trail(url, schema, work), output, empty="No access matches.")
 
@@ -256,8 +266,15 @@ def _value(name: str, row: Any) -> Any:
     return metadata_of(row) if name == "metadata" else row[name]
 
 
+def _shortened(metadata: Any) -> Any:
+    """Metadata in a column for people. The record of an erasure may list thousands of rows."""
+    text = "" if metadata is None else metadata if isinstance(metadata, str) else json.dumps(metadata)
+    return metadata if len(text) <= _METADATA_WIDTH else f"{text[:_METADATA_WIDTH]}… (--format json shows all)"
+
+
 def _write(file: Any, format_: ExportFormat, names: list[str], rows: Any) -> int:
     number = 0
+    is_terminal = file.isatty()
     table = csv.writer(file, lineterminator="\n")
     if format_ is ExportFormat.CSV:
         table.writerow(names)
@@ -265,7 +282,9 @@ def _write(file: Any, format_: ExportFormat, names: list[str], rows: Any) -> int
         values = {name: row[name] for name in names}
         values["occurred_at"] = row["occurred_at"].isoformat()
         if format_ is ExportFormat.CSV:
-            table.writerow(values.values())
+            cells = map(cell, values.values())
+            table.writerow(map(printable, map(str, cells)) if is_terminal else cells)
         else:
-            file.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
+            line = json.dumps(values, ensure_ascii=False, default=str)
+            file.write((printable(line) if is_terminal else line) + "\n")
     return number

@@ -19,11 +19,12 @@ def written(names: Sequence[str], rows: Iterable[Sequence[Any]], line_end: str =
     # All text is quoted: where the list separator is a semicolon, the rest after one would be a cell of its own.
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator=line_end)
     writer.writerow(names)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerows([cell(value) for value in row] for row in rows)
     return text.getvalue().encode("utf-8", "replace")
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
+    """A value as it is written: a text that a spreadsheet would compute begins with `'`."""
     if value is None:
         return ""
     if isinstance(value, int | float):
