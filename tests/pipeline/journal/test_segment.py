@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from usage_instrument.events import Use
-from usage_instrument.pipeline.journal import Directory, ReadPosition
+from usage_instrument.pipeline.journal import Directory, Entry, ReadPosition
 from usage_instrument.pipeline.journal.segment import Chunk, Segment, State, numbers
 
 
@@ -64,6 +65,26 @@ def test_its_states(directory: Directory) -> None:
     assert (state_of(segment), segment.is_done, segment.unread) == (State.SEALED, True, 0)
     segment.remove()
     assert numbers(directory) == []
+
+
+def test_uses_that_are_read_while_another_thread_counts_them(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = Segment.create(directory, 0, 1024)
+    segment.sink("f", spill)(1)
+    segment.seal()
+    look_up = segment.dictionary.look_up
+
+    def meanwhile(codes: Iterable[int]) -> list[tuple[Entry, int]]:
+        monkeypatch.setattr(segment.dictionary, "look_up", look_up)
+        found = look_up(codes)
+        assert read(segment) == [("f", 1)]
+        return found
+
+    monkeypatch.setattr(segment.dictionary, "look_up", meanwhile)
+    assert segment.unread == 1
+    segment.rest()
+    assert segment.unread == 0
 
 
 def test_it_is_loaded_with_its_position_and_times(directory: Directory) -> None:

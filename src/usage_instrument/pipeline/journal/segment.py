@@ -73,7 +73,7 @@ class Segment:
         self._marked = 0
         self.is_sealed = sealed
         self._end_when_sealed: int | None = None
-        self._unread_when_sealed: int | None = None
+        self._unread_at_rest: int | None = None
         self.after: Segment | None = None
         """The segment for captures that find this one full or sealed, if there is one."""
 
@@ -172,7 +172,8 @@ class Segment:
         if self.state is State.OPEN:
             return
         if self.state is State.SEALED:
-            self._unread_when_sealed = self.unread  # once it is read, its files may go
+            # By the thread that reads: another one would keep a number that this one changes meanwhile.
+            self._unread_at_rest = self.unread
             # Not closed: another thread may be counting in it. The last one to do so drops the mapping.
             self._slots = self._clock = None
         self.dictionary.unload()
@@ -224,14 +225,14 @@ class Segment:
         return None
 
     def _taken(self, chunk: Chunk) -> Chunk:
-        if self._unread_when_sealed is not None:
-            self._unread_when_sealed -= _uses(chunk.entries)
+        if self._unread_at_rest is not None:
+            self._unread_at_rest -= _uses(chunk.entries)
         return chunk
 
     def skip(self) -> int:
         """Give up the uses that are not read, and return their number."""
         left = self.unread
-        self._position, self._holes, self._unread_when_sealed = (self._size - SLOTS_AT) // SLOT, [], 0
+        self._position, self._holes, self._unread_at_rest = (self._size - SLOTS_AT) // SLOT, [], 0
         return left
 
     @property
@@ -242,8 +243,8 @@ class Segment:
     @property
     def unread(self) -> int:
         """Uses that were captured here and not read yet."""
-        if self._unread_when_sealed is not None:
-            return self._unread_when_sealed
+        if self._unread_at_rest is not None:
+            return self._unread_at_rest
         start = self._position
         codes = self._read[start : self._end(start)].tolist() + [self._read[index] for index in self._holes]
         was_loaded = self.dictionary.is_loaded
@@ -251,10 +252,8 @@ class Segment:
             unread = _uses(self.dictionary.look_up(codes)) if codes else 0
         except (CorruptJournalError, OSError):  # a use with a count is one use then
             unread = len(codes) - codes.count(0)
-        if self.is_sealed:
-            self._unread_when_sealed = unread
-            if not was_loaded:
-                self.dictionary.unload()
+        if not was_loaded:
+            self.dictionary.unload()
         return unread
 
     @property
