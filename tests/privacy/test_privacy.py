@@ -33,6 +33,8 @@ from usage_instrument.schema import Tables
 
 ADA, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)
 KEY = "a secret of thirty-two characters, or more"
+AUDIT_TIMEOUT = 20.0
+"""Seconds: long enough on a machine with much else to do."""
 FORGOTTEN = "opted out or forgotten"
 
 Make = Callable[..., Tracker]
@@ -40,10 +42,10 @@ Make = Callable[..., Tracker]
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is waited for with no end in sight, and for gates of other processes, which there are none of here."""
+    """Nothing here waits for the gates of other processes: there are none."""
     for module in (erasure, api):
         monkeypatch.setattr(module, "PATIENCE", 5.0)
-    monkeypatch.setattr(erasure, "_MARGIN", 0.0)
+    monkeypatch.setattr(erasure, "_MARGIN", -2 * AUDIT_TIMEOUT)
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def make() -> Iterator[Make]:
     trackers: list[Tracker] = []
 
     def tracker(database: Any, tables: Tables | None = None, **settings: Any) -> Tracker:
-        said: dict[str, Any] = {"flush_interval": 3600, "privacy_key": KEY, "audit_timeout": 1.0, **settings}
+        said: dict[str, Any] = {"flush_interval": 3600, "privacy_key": KEY, "audit_timeout": AUDIT_TIMEOUT, **settings}
         trackers.append(Tracker(database, Settings(**said), tables))
         return trackers[-1]
 
