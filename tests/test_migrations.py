@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from conftest import Database
 from usage_instrument.database.inspection import check
-from usage_instrument.schema import Tables, define_tables
+from usage_instrument.schema import Tables, create_all, define_tables
 
 MODELS = """
 import sqlalchemy as sa
@@ -170,6 +170,34 @@ DROPS = {
         "ALTER TABLE feature_usage DROP COLUMN user_key, DROP COLUMN feature_key",
     ],
 }
+
+
+def test_leaves_tables_alone_that_the_host_does_not_define(database: Database, tmp_path: Path) -> None:
+    project = Project(tmp_path, database.url)
+    models = tmp_path / "models.py"
+    models.write_text(models.read_text().partition("tables = ")[0])
+    project.run(*FIRST)
+    create_all(database.engine())
+    project.run(autogenerate("second"))
+    assert project.is_empty("second")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_gives_an_older_history_its_primary_key(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(kind)
+    engine = database.engine()
+    project = Project(tmp_path, database.url)
+    project.run(*FIRST)
+    history = define_tables(sa.MetaData()).history
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE feature_usage_history DROP COLUMN id")
+        connection.exec_driver_sql("INSERT INTO feature_usage_history (bucket_start) VALUES ('2026-01-01 00:00:00')")
+    project.run(autogenerate("key"), "upgrade head", autogenerate("last"))
+    assert sa.inspect(engine).get_pk_constraint(history.name)["constrained_columns"] == ["id"]
+    assert project.is_empty("last")
+    with engine.connect() as connection:
+        assert connection.scalars(sa.select(history.c.id)).all() == [1]
+    project.run("downgrade -1")
 
 
 def test_leaves_other_tables_alone(mariadb: Database, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.events import Batch, Count
 from usage_instrument.pipeline.store import Outcome, Store
 from usage_instrument.settings import Settings
+from usage_instrument.tracker import Tracker
 from usage_instrument.upgrade import WARNING, merge_duplicates, plan_upgrade, upgrade
 from usage_instrument.views import create_views
 
@@ -126,10 +127,17 @@ def test_shows_first_what_it_will_do(users_database: UsersDatabase) -> None:
     tables = planned(engine)
     with engine.connect() as connection:
         found = plan_upgrade(connection, tables)
-    merge, unique, reference, *index, create = found.sentences
+    sentences = found.sentences
+    if engine.dialect.name == "mariadb":
+        assert "feature_name" in sentences[0]
+        assert sentences.pop(0).endswith("and must be VARCHAR(100) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin.")
+    merge, unique, reference, *index, create = sentences
     assert merge.startswith("Merge 2 rows of feature_usage into others with the same key, the user and the feature")
     assert unique == f"Add the unique index {UNIQUE_USAGE} to feature_usage, NULLs included."
-    assert reference == "Make the foreign key of feature_usage.user_id ON DELETE CASCADE; now it is SET NULL."
+    assert reference == (
+        "Make the foreign key of feature_usage.user_id ON DELETE CASCADE ON UPDATE CASCADE; "
+        "now it is ON DELETE SET NULL ON UPDATE NO ACTION."
+    )
     # MariaDB has an index for every foreign key already
     if engine.dialect.name != "mariadb":
         assert index == ["Add the index ix_feature_usage_user_id to feature_usage."]
@@ -156,7 +164,8 @@ def test_adds_the_foreign_key_that_is_missing(users_database: UsersDatabase) -> 
     table = by_hand(engine)
     fill(engine, table, (ANN, "search", 4, OLD, None))
     tables = planned(engine)
-    assert "Add a foreign key from feature_usage.user_id to users.id, ON DELETE CASCADE." in sentences(engine, tables)
+    wanted = "Add a foreign key from feature_usage.user_id to users.id, ON DELETE CASCADE ON UPDATE CASCADE."
+    assert wanted in sentences(engine, tables)
     upgraded(engine, tables)
     with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
         connection.execute(tables.usage.insert().values(user_id=uuid.uuid4(), feature_name="search"))
@@ -279,7 +288,7 @@ def test_merges_duplicates_of_the_history(users_database: UsersDatabase) -> None
     assert "Merge 2 rows of feature_usage_history" in sentences(engine, tables)[0]
     upgraded(engine, tables)
     with engine.connect() as connection:
-        found = {tuple(row) for row in connection.execute(sa.select(tables.history))}
+        found = {tuple(row[1:]) for row in connection.execute(sa.select(tables.history))}
     assert found == {
         (ANN, "search", OLD, 5),
         (ANN, "search", NEW, 1),
@@ -542,3 +551,80 @@ def test_leaves_columns_that_it_does_not_know_to_their_owner(database: Database)
         assert check(connection, tables)[0].blocks_writing
     with engine.connect() as connection, pytest.raises(SchemaError, match=says):
         upgrade(connection, tables)
+
+
+# ---- from the schema of the release before
+
+
+def test_gives_an_older_history_a_primary_key(database: Database) -> None:
+    engine = database.engine()
+    tables = create_all(engine, users=None).tables
+    row = {"feature_name": "search", "usage_count": 3}
+    with engine.begin() as connection:
+        for start in (OLD, NEW):
+            connection.execute(tables.history.insert().values(bucket_start=start, **row))
+    without_primary_key(engine)
+    with engine.connect() as connection:
+        (problem,) = check(connection, tables)
+    assert not problem.blocks_writing
+    assert "feature_usage_history has no primary key" in problem.message
+    tracker = Tracker(database.url)  # this release runs on that schema
+    tracker.track("search")
+    assert tracker.flush(10)
+    tracker.shutdown(10)
+    assert sentences(engine, tables)[0] == "Add the primary key id to feature_usage_history."
+    upgraded(engine, tables)
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(tables.history).order_by(tables.history.c.bucket_start)).all()
+    assert [(row.bucket_start, row.usage_count) for row in found][:2] == [(OLD, 3), (NEW, 3)]
+    assert len({row.id for row in found}) == 3
+
+
+def without_primary_key(engine: sa.Engine) -> None:
+    """Make the history what the release before made of it."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            rows = "SELECT user_id, feature_name, bucket_start, usage_count FROM feature_usage_history"
+            connection.exec_driver_sql(f"CREATE TABLE old AS {rows}")
+            connection.exec_driver_sql("DROP TABLE feature_usage_history")
+            connection.exec_driver_sql(
+                "CREATE TABLE feature_usage_history (user_id CHAR(32), feature_name VARCHAR(100), "
+                "bucket_start DATETIME NOT NULL, usage_count INTEGER DEFAULT 1)"
+            )
+            connection.exec_driver_sql("INSERT INTO feature_usage_history SELECT * FROM old")
+            connection.exec_driver_sql("DROP TABLE old")
+            tables = define_tables(sa.MetaData(), users=None)
+            for index in tables.history.indexes:
+                index.create(connection)
+        else:
+            connection.exec_driver_sql("ALTER TABLE feature_usage_history DROP COLUMN id")
+
+
+def test_asks_what_became_of_a_renamed_column(database: Database) -> None:
+    engine = database.engine()
+    tables = create_all(engine, users=None).tables
+    with engine.begin() as connection:
+        connection.execute(tables.usage.insert().values(feature_name="search", usage_count=41))
+        connection.exec_driver_sql("ALTER TABLE feature_usage RENAME COLUMN usage_count TO cnt")
+    with engine.connect() as connection, pytest.raises(SchemaError) as raised:
+        upgrade(connection, tables)
+    assert "has no column usage_count, but an unknown column cnt of its type" in str(raised.value)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(str(raised.value).partition("values: ")[2].partition(", or")[0])
+    upgraded(engine, tables)
+    assert rows_of(engine, tables.usage)[0][3] == 41
+
+
+def test_makes_integer_ids_of_postgresql_big(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE users (id INT PRIMARY KEY)")
+        tables = create_all(connection, user_id_type="integer").tables
+        for table, column in (("feature_usage", "user_id"), ("feature_usage_access", "actor_id")):
+            connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE INT")
+    with engine.connect() as connection:
+        assert [(each.message, each.blocks_writing) for each in check(connection, tables)] == [
+            (f"{name} is INTEGER and must be BIGINT: run `usage-instrument db upgrade`", False)
+            for name in ("feature_usage.user_id", "feature_usage_access.actor_id")
+        ]
+    upgraded(engine, tables)

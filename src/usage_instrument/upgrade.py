@@ -12,7 +12,7 @@ from sqlalchemy.schema import CreateIndex
 from .database import dialects
 from .database.deduplication import count_duplicates, merge_duplicates, merge_history
 from .database.foreign_keys import foreign_key_change
-from .database.inspection import check, missing_indexes, unknown_column_problem, user_id_type_problem
+from .database.inspection import check, lacks_primary_key, missing_indexes, unknown_column_problem, user_id_type_problem
 from .database.schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from .database.tables import Tables
 from .errors import ConfigurationError, SchemaError
@@ -109,21 +109,44 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
 
 
 def _column_steps(connection: Connection, table: Table) -> list[Step]:
-    live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
+    columns = inspect(connection).get_columns(table.name, schema=table.schema)
+    live = {column["name"] for column in columns}
     dialect = dialects.get(connection.dialect.name)
     steps = []
+    if lacks_primary_key(connection, table) and (table.autoincrement_column is not None or _has_key(table, live)):
+        add_key = partial(dialect.add_primary_key, table=table)
+        steps.append(
+            Step(f"Add the primary key {', '.join(table.primary_key.columns.keys())} to {table.fullname}.", add_key)
+        )
     for column in table.c:
-        if column.name in live:
+        if column.name in live or column is table.autoincrement_column:
             continue
         if column.primary_key:
             raise SchemaError(
                 f"table {table.fullname} has no column {column.name}, which is its key: "
                 "rename the table, and run `usage-instrument db create`"
             )
+        renamed = [
+            each["name"]
+            for each in columns
+            if each["name"] not in table.c
+            and each["name"] not in dialect.hidden_columns
+            and each["type"]._type_affinity is column.type.dialect_impl(connection.dialect)._type_affinity
+        ]
+        if renamed:
+            raise SchemaError(
+                f"table {table.fullname} has no column {column.name}, but an unknown column {renamed[0]} of its type, "
+                f"which may hold its values: ALTER TABLE {table.fullname} RENAME COLUMN {renamed[0]} TO {column.name}, "
+                f"or add the column {column.name} yourself"
+            )
         add = partial(dialect.add_column, table=table, column=column)
         steps.append(Step(f"Add the column {column.name} to {table.fullname}.", add))
     changes = dialect.column_changes(connection, table)
     return steps + [Step(f"Change a column: {change.what}.", change.make) for change in changes]
+
+
+def _has_key(table: Table, live: set[str]) -> bool:
+    return set(table.primary_key.columns.keys()) <= live
 
 
 def _unique_steps(connection: Connection, tables: Tables, table: Table, name: str) -> list[Step]:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import usage_instrument as usage
 from conftest import Database
-from usage_instrument.database import engines
+from usage_instrument.database import dialects, engines
 from usage_instrument.database.connections import SyncConnector
 from usage_instrument.errors import ConfigurationError
+from usage_instrument.queries import top_features
+from usage_instrument.schema import create_all, define_tables
+from usage_instrument.settings import Settings
 from usage_instrument.tracker import Tracker
 
 
@@ -136,7 +141,9 @@ def test_in_memory_sqlite_is_refused_by_name_with_the_fix(url: str) -> None:
     "url", ["sqlite:///usage.db", "sqlite:////var/lib/memory/usage.db", "sqlite:///file:x.db?uri=true"]
 )
 def test_a_file_is_not_refused(url: str) -> None:
-    assert engines.parse(url) == sa.make_url(url)
+    parsed = engines.parse(url)
+    assert isinstance(parsed, sa.URL)
+    assert parsed.render_as_string().startswith(("sqlite:////", "sqlite:///file:/"))
 
 
 # ---- passwords
@@ -323,3 +330,78 @@ def test_the_flush_is_kept_out_of_traces(sqlite: Database, monkeypatch: pytest.M
     connector.dispose()
     assert seen is True
     assert otel.get_value("suppress_instrumentation") is None
+
+
+# ---- the writer is a writer whatever the host's engine is
+
+
+@pytest.mark.parametrize("kind", ["engine", "async engine", "execution option"])
+def test_an_autocommit_of_the_hosts_makes_no_statement_a_transaction(database: Database, kind: str) -> None:
+    setup = database.engine()
+    create_all(setup)
+    makers: dict[str, Callable[[], Any]] = {
+        "engine": lambda: database.engine(isolation_level="AUTOCOMMIT"),
+        "async engine": lambda: create_async_engine(database.async_url, isolation_level="AUTOCOMMIT"),
+        "execution option": lambda: database.engine().execution_options(isolation_level="AUTOCOMMIT"),
+    }
+    tables = define_tables(sa.MetaData(), users=None)
+    connector = engines.connect(makers[kind](), 10)
+    dialect = dialects.get(connector.dialect_name)
+
+    def roll_back(connection: sa.Connection) -> None:
+        connection = dialect.begin(connection, Settings())
+        connection.execute(tables.usage.insert().values(feature_name="search"))
+        dialect.rollback(connection)
+
+    connector.run(roll_back)
+    connector.dispose()
+    with setup.connect() as connection:
+        assert connection.execute(sa.select(tables.usage)).all() == []
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_schema_translate_map_is_honoured(kind: str, is_async: bool, request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(kind)
+    tenant = "tenant_a" if kind == "postgresql" else f"{sa.make_url(database.url).database}_tenant"
+    admin = database.engine()
+    with admin.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {tenant}")
+    try:
+        create_all(admin, schema=tenant, users=None)
+        made: Any = create_async_engine(database.async_url) if is_async else database.engine()
+        translated = made.execution_options(schema_translate_map={None: tenant})
+        tracker = Tracker(translated)
+        user = uuid.UUID(int=7)
+        for _ in range(2):
+            tracker.track("search", user=user)
+            assert tracker.flush(20), tracker.stats()
+        assert tracker.count(user, "search") == 2
+        tracker.shutdown(10)
+        sync = database.engine().execution_options(schema_translate_map={None: tenant})
+        with sync.connect() as connection:
+            assert connection.execute(top_features()).all() == [("search", 2)]
+    finally:
+        if kind == "mariadb":
+            with admin.begin() as connection:
+                connection.exec_driver_sql(f"DROP SCHEMA {tenant}")
+
+
+def test_sql_safe_updates_stop_nothing(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    create_all(engine)
+    admin = engine.connect()
+    admin.exec_driver_sql("SET GLOBAL sql_safe_updates = ON")
+    try:
+        usage.configure(mariadb.url, enabled=True, privacy_key="a secret of the host's own, long enough")
+        user = uuid.UUID(int=7)
+        for _ in range(2):
+            usage.track("search", user=user)
+            assert usage.flush(10), usage.stats()
+        usage.opt_out(user)
+        usage.opt_in(user)
+        usage.forget(user)
+        usage.shutdown(10)
+    finally:
+        admin.exec_driver_sql("SET GLOBAL sql_safe_updates = OFF")
+        admin.close()

@@ -15,8 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from conftest import Database, UsersDatabase
+from usage_instrument.database.inspection import check
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.schema import Tables, create_all, define_tables
+from usage_instrument.tracker import Tracker
+from usage_instrument.upgrade import upgrade
 
 NAMES = {
     "feature_usage",
@@ -403,3 +406,140 @@ def test_tables_of_something_else() -> None:
 def test_leaves_the_orm_and_the_dialects_drivers_alone() -> None:
     code = "import sys, usage_instrument.schema; sys.exit('sqlalchemy.orm' in sys.modules or 'psycopg' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- what hosts demand of tables
+
+
+def test_every_table_has_a_primary_key(database: Database) -> None:
+    engine = database.engine()
+    tables = create_all(engine).tables
+    inspector = sa.inspect(engine)
+    assert [t.name for t in tables if not inspector.get_pk_constraint(t.name)["constrained_columns"]] == []
+
+
+def test_a_publication_for_all_tables_does_not_stop_the_flush(postgresql: Database) -> None:
+    with postgresql.engine().begin() as connection:
+        create_all(connection)
+        connection.exec_driver_sql("CREATE PUBLICATION everything FOR ALL TABLES")
+    tracker = Tracker(postgresql.url)
+    for _ in range(2):  # an INSERT, then an UPDATE
+        tracker.track("search")
+        assert tracker.flush(10)
+    assert tracker.stats().written == 2
+    tracker.shutdown(10)
+
+
+def test_managed_servers_that_force_primary_keys(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET GLOBAL innodb_force_primary_key = ON")
+        try:
+            assert set(create_all(engine).made) == NAMES
+        finally:
+            connection.exec_driver_sql("SET GLOBAL innodb_force_primary_key = OFF")
+
+
+@pytest.mark.parametrize("charset", ["latin1", "utf8mb3"])
+def test_the_character_set_of_the_database_does_not_matter(mariadb: Database, charset: str) -> None:
+    engine = mariadb.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE CHARACTER SET {charset}")
+    tables = create_all(engine, user_id_type="string").tables
+    with engine.connect() as connection:
+        assert check(connection, tables) == []
+        collations = connection.execute(
+            sa.text(
+                "SELECT DISTINCT collation_name FROM information_schema.columns "
+                "WHERE table_schema = DATABASE() AND collation_name IS NOT NULL"
+            )
+        ).scalars()
+        assert set(collations) == {"utf8mb4_bin"}
+
+
+def test_names_a_character_set_that_differs_and_changes_it(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    tables = create_all(engine, user_id_type="string").tables
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE feature_usage_writers MODIFY service VARCHAR(100) CHARACTER SET latin1")
+        connection.exec_driver_sql(
+            "ALTER TABLE feature_usage MODIFY user_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
+        )
+    with engine.connect() as connection:
+        latin1, caseless, binary = (
+            f"CHARACTER SET {collation.partition('_')[0]} COLLATE {collation}"
+            for collation in ("latin1_swedish_ci", "utf8mb4_general_ci", "utf8mb4_bin")
+        )
+        found = [(each.blocks_writing, each.message.partition(": run")[0]) for each in check(connection, tables)]
+        assert found == [
+            (
+                True,
+                f"feature_usage_writers.service is VARCHAR(100) {latin1} and must be VARCHAR(100) {binary}",
+            ),
+            (
+                False,
+                f"feature_usage.user_id is VARCHAR(255) {caseless} and must be VARCHAR(255) {binary}",
+            ),
+        ]
+    with engine.connect() as connection:
+        upgrade(connection, tables)
+        assert check(connection, tables) == []
+
+
+def test_alike_ids_are_different_people(database: Database) -> None:
+    engine = database.engine()
+    tables = create_all(engine, user_id_type="string").tables
+    people = ["bob", "BOB", "böb"]
+    if database.name != "mariadb":  # where trailing spaces do not count
+        people.append("bob ")
+    with engine.begin() as connection:
+        for person in people:
+            connection.execute(tables.usage.insert().values(user_id=person, feature_name="search"))
+        for table in (tables.usage, tables.access):
+            found = sa.select(sa.func.count()).select_from(table).where(table.c.user_id == "bob")
+            assert connection.scalar(found) == (1 if table is tables.usage else 0)
+        assert connection.execute(tables.usage.delete().where(tables.usage.c.user_id == "bob")).rowcount == 1
+
+
+NO_TARGETS = {
+    "postgresql": {
+        "is a view": ["CREATE VIEW users AS SELECT gen_random_uuid() AS id"],
+        "is a materialized view": ["CREATE MATERIALIZED VIEW users AS SELECT gen_random_uuid() AS id"],
+        "has no unique key on id alone": ["CREATE TABLE users (id uuid, tenant int, PRIMARY KEY (id, tenant))"],
+        "is partitioned": ["CREATE TABLE users (id uuid, n int, PRIMARY KEY (id, n)) PARTITION BY RANGE (n)"],
+    },
+    "mariadb": {
+        "is a view": ["CREATE TABLE u (id UUID)",
+                      "CREATE VIEW users AS SELECT id FROM u"],
+        "is a table of MyISAM": ["CREATE TABLE users (id UUID PRIMARY KEY) ENGINE=MyISAM"],
+        "has no unique key on id alone": ["CREATE TABLE users (id UUID, tenant INT, PRIMARY KEY (id, tenant))"],
+        "is partitioned": ["CREATE TABLE users (id UUID PRIMARY KEY) PARTITION BY KEY (id) PARTITIONS 2"],
+    },
+    "sqlite": {
+        "has no unique key on id alone": ["CREATE TABLE users (id CHAR(32), tenant INT, PRIMARY KEY (id, tenant))"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "why"), [(name, why) for name, found in NO_TARGETS.items() for why in found])
+def test_finds_no_users_where_no_foreign_key_can_refer(name: str, why: str, request: pytest.FixtureRequest) -> None:
+    engine = request.getfixturevalue(name).engine()
+    with engine.begin() as connection:
+        for statement in NO_TARGETS[name][why]:
+            connection.exec_driver_sql(statement)
+    created = create_all(engine)
+    assert (created.users, len(created.made)) == (None, 7)
+    assert f"user_id has no foreign key: users {why}" in created.why
+    assert "--users none" in created.why
+
+
+def test_finds_no_users_without_the_right_to_refer(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE users (id uuid PRIMARY KEY)")
+        connection.exec_driver_sql("DROP ROLE IF EXISTS modest")
+        connection.exec_driver_sql("CREATE ROLE modest")
+        connection.exec_driver_sql("GRANT CREATE ON SCHEMA public TO modest")
+        connection.exec_driver_sql("SET LOCAL ROLE modest")
+        assert "users grants this role no REFERENCES" in create_all(connection).why
+        connection.rollback()

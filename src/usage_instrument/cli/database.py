@@ -35,6 +35,7 @@ def run(
         if needs_file and _is_missing_file(database):
             raise fail(f"there is no file {database.database}: run `usage-instrument db create`, or correct --url")
         connector = engines.connect(_patient(database))
+        connector.may_create_file = not needs_file
         try:
             return connector.run(lambda connection: work(connection, configured))
         finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from urllib.parse import quote_plus
 
 import typer
 from sqlalchemy import URL, exc
 
+from usage_instrument.database.urls import masked, scrubbed
 from usage_instrument.errors import UsageInstrumentError
 
 PROBLEMS = 1
@@ -40,10 +40,10 @@ def explained(url: URL) -> Iterator[None]:
     try:
         yield
     except UsageInstrumentError as error:
-        raise fail(_masked(str(error), url)) from None
+        raise fail(scrubbed(str(error), url)) from None
     except (exc.SQLAlchemyError, OSError, TimeoutError) as error:
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
-        raise fail(_masked(f"{_shown(url)}: {_first_line(cause)}{_hint(error, url)}", url)) from None
+        raise fail(scrubbed(f"{masked(url)}: {_first_line(cause)}{_hint(error, url)}", url)) from None
 
 
 def _hint(error: Exception, url: URL) -> str:
@@ -56,15 +56,3 @@ def _hint(error: Exception, url: URL) -> str:
 def _first_line(error: BaseException | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
-
-
-def _masked(message: str, url: URL) -> str:
-    password = url.password
-    if password:
-        for form in {str(password), quote_plus(str(password))}:
-            message = message.replace(form, "***") if len(form) > 3 else message
-    return message

@@ -34,8 +34,10 @@ class Reader:
             raise ConfigurationError(
                 f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
             )
-        self._tables = tables
-        self._schema = schema if schema is not None else Settings.from_environment().schema
+        schemas = engines.schema_translate_map(database)
+        self._tables = None if tables is None else tables.translated(schemas)
+        schema = schema if schema is not None else Settings.from_environment().schema
+        self._schema = schemas.get(schema, schema)
 
     def __str__(self) -> str:
         return engines.masked(self._engine)

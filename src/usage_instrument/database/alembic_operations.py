@@ -10,11 +10,16 @@ from alembic.operations import ops
 from sqlalchemy import Connection, MetaData, Table, inspect
 
 from . import dialects
-from .schema import UNIQUE_HISTORY, UNIQUE_USAGE
+from .inspection import lacks_primary_key
+from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, define_tables
 from .tables import Tables, defined_tables
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
+
+
+NAMES = {table.name for table in define_tables(MetaData(), users=None)}
+"""The tables, which Alembic leaves alone if the host's MetaData does not define them: `db create` made them."""
 
 
 class _Statements(ops.ExecuteSQLOp):
@@ -56,6 +61,8 @@ def correct(context: AutogenContext, upgrade: ops.UpgradeOps) -> None:
     connection = context.connection
     if connection is None:
         return
+    known = {table.name for tables in _defined(context) for table in tables}
+    upgrade.ops[:] = [op for op in upgrade.ops if getattr(op, "table_name", None) not in NAMES - known]
     for tables in _defined(context):
         for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
             _Correction(connection, tables, table, unique).apply(upgrade)
@@ -92,6 +99,8 @@ class _Correction:
         statements = self._dialect.unique_statements(
             self._connection, self._table, self._unique, self._tables.user_id_type
         )
+        if exists and (key := self._primary_key()):
+            upgrade.ops.append(key)
         if has_unique or self._has_index(upgrade):
             return
         if statements is not None:
@@ -101,11 +110,29 @@ class _Correction:
             add = ops.CreateIndexOp.from_index(index)
             upgrade.ops.append(ops.ModifyTableOps(self._table.name, [add], schema=self._table.schema))
 
+    def _primary_key(self) -> _Statements | None:
+        if not lacks_primary_key(self._connection, self._table):
+            return None
+        add = self._dialect.primary_key_sql(self._connection, self._table)
+        preparer = self._connection.dialect.identifier_preparer
+        column = preparer.quote(self._table.primary_key.columns.keys()[0])
+        return (
+            None
+            if add is None
+            else _Statements(add, f"ALTER TABLE {preparer.format_table(self._table)} DROP COLUMN {column}")
+        )
+
     def _corrected(self, op: ops.ModifyTableOps, created: bool, has_unique: bool) -> list[ops.MigrateOperation]:
         hidden = self._dialect.hidden_columns
         kept = []
         for change in op.ops:
+            if isinstance(change, ops.AddColumnOp) and change.column.primary_key:
+                continue  # see _primary_key: autogenerate would add the column without its key
             name = getattr(change, "index_name", None) or getattr(change, "constraint_name", None)
+            if self._connection.dialect.name == "sqlite" and isinstance(
+                change, ops.DropConstraintOp | ops.CreateForeignKeyOp
+            ):
+                continue  # SQLite cannot alter the foreign key of an older table; `db upgrade` rebuilds it
             is_hidden = isinstance(change, ops.DropColumnOp) and change.column_name in hidden
             if not is_hidden and not (name == self._unique and (has_unique or hidden)):
                 kept.append(change)

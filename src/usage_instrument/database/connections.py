@@ -8,14 +8,18 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, exc
 
+from usage_instrument.errors import SchemaError
 from usage_instrument.runtime.threads import allocate_lock
 
+from . import dialects
+from .driver_errors import Fault
 from .socket_watchdog import SocketWatchdog
-from .urls import masked
+from .urls import masked, missing_file
 
 T = TypeVar("T")
 
@@ -29,6 +33,8 @@ class Connector(ABC):
     def __init__(self, engine: Engine, answer_timeout: float | None) -> None:
         self.url = engine.url
         self.dialect_name = self.url.get_backend_name()
+        self.may_create_file = True
+        """Whether `run` may create a SQLite file that does not exist."""
         self._watchdog = None if answer_timeout is None else SocketWatchdog(engine, answer_timeout)
 
     def __str__(self) -> str:
@@ -47,6 +53,12 @@ class Connector(ABC):
     def dispose(self) -> None:
         """Close the connections."""
 
+    def _check_file(self) -> None:
+        """Raises SchemaError for a missing SQLite file: connecting would create an empty one."""
+        name = None if self.may_create_file else missing_file(self.url)
+        if name is not None:
+            raise SchemaError(f"there is no file {name}: run `usage-instrument db create`, or correct the URL")
+
     def _watching(self, give_up: Callable[[], object] = lambda: None) -> AbstractContextManager[None]:
         return contextlib.nullcontext() if self._watchdog is None else self._watchdog.watching(give_up)
 
@@ -59,8 +71,9 @@ class SyncConnector(Connector):
         self._engine = engine
 
     def run(self, work: Callable[[Connection], T]) -> T:
+        self._check_file()
         with _uninstrumented(), self._watching(), self._engine.connect() as connection:
-            return work(connection)
+            return _run(work, connection)
 
     def dispose(self) -> None:
         self._engine.dispose()
@@ -94,7 +107,7 @@ class HeldConnector(SyncConnector):
             if connection is None:
                 connection = self._engine.connect()
             try:
-                answer = work(connection)
+                answer = _run(work, connection)
             except BaseException:
                 connection.close()
                 raise
@@ -129,6 +142,8 @@ class AsyncConnector(Connector):
     def run(self, work: Callable[[Connection], T]) -> T:
         import asyncio
 
+        self._check_file()
+
         async def main() -> T:
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(None) as limit:
@@ -139,7 +154,7 @@ class AsyncConnector(Connector):
 
                 with self._watching(lambda: loop.call_soon_threadsafe(give_up)):
                     async with self._engine.connect() as connection:
-                        return await connection.run_sync(work)
+                        return await connection.run_sync(partial(_run, work))
 
         with _uninstrumented(), self._turn:
             # The runner keeps the context of its first run, which may precede the instrumentation.
@@ -148,6 +163,22 @@ class AsyncConnector(Connector):
     def dispose(self) -> None:
         self._runner.run(self._engine.dispose())
         self._runner.close()
+
+
+def _run(work: Callable[[Connection], T], connection: Connection) -> T:
+    """The result of `work`. An error that only a new connection can cure discards this one.
+
+    A pool keeps the connections of a former primary that has become read-only: its pings succeed.
+    """
+    try:
+        return work(connection)
+    except Exception as error:
+        cause = error if isinstance(error, exc.DBAPIError) else error.__cause__
+        if isinstance(cause, exc.DBAPIError) and not connection.closed:
+            dialect = dialects.get(connection.dialect.name)
+            if cause.connection_invalidated or dialect.classify(cause) is Fault.CONNECTION_LOST:
+                connection.invalidate()
+        raise
 
 
 @contextlib.contextmanager

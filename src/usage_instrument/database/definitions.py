@@ -14,7 +14,6 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    String,
     Table,
     Text,
     TextClause,
@@ -25,6 +24,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 from usage_instrument.events import NAME_LENGTH
+
+from .text_types import BINARY, text_type
 
 LINK_LENGTH = 64
 """Hexadecimal digits of a SHA-256."""
@@ -84,6 +85,8 @@ def define_history(metadata: MetaData, schema: str | None, user_column: Callable
         metadata,
         schema,
         "Uses by user, feature and hour or day",
+        # No query uses it, but logical replication and MariaDB's innodb_force_primary_key need a primary key.
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
         user_column(),
         _feature(nullable=True),
         Column("bucket_start", _timestamp(), nullable=False, comment="The start of the hour or day, UTC"),
@@ -104,8 +107,8 @@ def define_catalog(metadata: MetaData, schema: str | None) -> Table:
         "Every feature that code declares, used or not",
         _service(primary_key=True),
         _feature(primary_key=True, nullable=False),
-        Column("description", Text, nullable=True, comment="Its description, by its author"),
-        Column("source", Text, nullable=True, comment="The code that declares it"),
+        Column("description", _text(), nullable=True, comment="Its description, by its author"),
+        Column("source", _text(), nullable=True, comment="The code that declares it"),
         Column("declared_at", _timestamp(), nullable=False, comment="When it was first declared, UTC"),
         Column("last_declared_at", _timestamp(), nullable=False, comment="When it was last declared, UTC"),
     )
@@ -120,7 +123,7 @@ def define_losses(metadata: MetaData, schema: str | None) -> Table:
         "Uses that were dropped or rejected",
         Column("day", Date, primary_key=True, comment="UTC"),
         _service(primary_key=True),
-        Column("reason", String(NAME_LENGTH), primary_key=True, comment="Why"),
+        Column("reason", text_type(NAME_LENGTH), primary_key=True, comment="Why"),
         Column("uses", BigInteger, nullable=False, server_default=text("0"), comment="How many uses were lost"),
     )
 
@@ -143,12 +146,12 @@ def define_access(metadata: MetaData, schema: str | None, user_type: TypeEngine[
         Column("user_id", user_type, nullable=True, comment="The user; NULL is unknown"),
         Column("actor_id", user_type, nullable=True, comment="Who acted as the user; NULL is the user"),
         _feature(nullable=False),
-        Column("outcome", String(16), nullable=False, comment="attempted, success, denied or failed"),
-        Column("request_id", String(NAME_LENGTH), nullable=True, comment="The request's own id, if it has one"),
+        Column("outcome", text_type(16), nullable=False, comment="attempted, success, denied or failed"),
+        Column("request_id", text_type(NAME_LENGTH), nullable=True, comment="The request's own id, if it has one"),
         _service(),
         Column("metadata", _long_text(), nullable=True, comment="The context, a JSON object to the letter"),
         Column("seal", _long_text(), nullable=False, comment="The salt of the personal data in the link"),
-        Column("link", String(LINK_LENGTH), nullable=False, comment="A hash of this row and the link before it"),
+        Column("link", text_type(LINK_LENGTH), nullable=False, comment="A hash of this row and the link before it"),
     )
     Index(f"ix_{name}_user_id", access.c.user_id)
     is_other = access.c.actor_id.is_not(None)
@@ -165,9 +168,9 @@ def define_suppressions(metadata: MetaData, schema: str | None) -> Table:
         metadata,
         schema,
         "Users who are not counted, readable only with the key",
-        Column("user_hash", String(64), primary_key=True, comment="The user: an HMAC by the setting privacy_key"),
-        Column("state", String(16), nullable=False, comment="forgotten, opted_out or opted_in"),
-        Column("key_id", String(16), nullable=False, comment="Which key that was, as a hash of it"),
+        Column("user_hash", text_type(64), primary_key=True, comment="The user: an HMAC by the setting privacy_key"),
+        Column("state", text_type(16), nullable=False, comment="forgotten, opted_out or opted_in"),
+        Column("key_id", text_type(16), nullable=False, comment="Which key that was, as a hash of it"),
         Column("changed_at", _timestamp(), nullable=False, comment="Since when, UTC"),
     )
     Index(f"ix_{name}_changed_at", suppressions.c.changed_at)
@@ -195,7 +198,7 @@ def _table(
 def _service(*, primary_key: bool = False) -> Column[Any]:
     return Column(
         "service",
-        String(NAME_LENGTH),
+        text_type(NAME_LENGTH),
         primary_key=primary_key,
         nullable=False,
         server_default=text("''"),
@@ -204,16 +207,7 @@ def _service(*, primary_key: bool = False) -> Column[Any]:
 
 
 def _feature(**options: Any) -> Column[Any]:
-    # The default collation of MariaDB ignores case.
-    from sqlalchemy.dialects.mysql import VARCHAR
-
-    binary = VARCHAR(NAME_LENGTH, charset="utf8mb4", collation="utf8mb4_bin")
-    return Column(
-        "feature_name",
-        String(NAME_LENGTH).with_variant(binary, "mysql", "mariadb"),
-        comment="The feature, as the code names it",
-        **options,
-    )
+    return Column("feature_name", text_type(NAME_LENGTH), comment="The feature, as the code names it", **options)
 
 
 def _json_object() -> TypeEngine[Any]:
@@ -229,10 +223,16 @@ def _timestamp() -> TypeEngine[Any]:
     return DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
 
 
+def _text() -> TypeEngine[Any]:
+    from sqlalchemy.dialects.mysql import TEXT
+
+    return Text().with_variant(TEXT(**BINARY), "mysql", "mariadb")
+
+
 def _long_text() -> TypeEngine[Any]:
     from sqlalchemy.dialects.mysql import LONGTEXT
 
-    return Text().with_variant(LONGTEXT(), "mysql", "mariadb")
+    return Text().with_variant(LONGTEXT(**BINARY), "mysql", "mariadb")
 
 
 class _Now(TextClause):

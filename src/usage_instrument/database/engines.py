@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, exc
@@ -17,6 +18,7 @@ from .urls import is_in_memory as is_in_memory
 from .urls import masked as masked
 from .urls import named as named
 from .urls import parse as parse
+from .urls import scrubbed as scrubbed
 from .urls import url_of as url_of
 
 CONNECT_TIMEOUT = 5
@@ -60,6 +62,8 @@ _RECOMMENDED = {
 }
 """The scheme and extra to recommend for a URL without a driver: SQLAlchemy's default is harder to install."""
 _PACKAGES = {"mysqldb": "mysqlclient"}
+_REPLACED_OPTIONS = {"isolation_level", "schema_translate_map"}
+"""Execution options of the host's engine that ours does not take: see `own_engine` and `schema_translate_map`."""
 
 
 def connect(database: Database, statement_timeout: float | None = None, connections: int = 1) -> Connector:
@@ -71,7 +75,8 @@ def connect(database: Database, statement_timeout: float | None = None, connecti
     answer_timeout = statement_timeout + GRACE if statement_timeout else None
     driver_timeout = _ANSWER_TIMEOUT if statement_timeout is None else answer_timeout
     engine = own_engine(database, connections, driver_timeout)
-    return AsyncConnector(engine, answer_timeout) if engine.dialect.is_async else SyncConnector(engine, answer_timeout)
+    kind = AsyncConnector if engine.dialect.is_async else SyncConnector
+    return _for(database, kind(engine, answer_timeout))
 
 
 def connect_committing(database: Database, answer_timeout: float) -> Connector:
@@ -83,12 +88,17 @@ def connect_committing(database: Database, answer_timeout: float) -> Connector:
     # Once per connection: SQLAlchemy sets and resets the execution option around every use, a round trip each.
     event.listen(engine, "connect", lambda driver, _: engine.dialect.set_isolation_level(driver, "AUTOCOMMIT"))
     if engine.dialect.is_async:
-        return AsyncConnector(engine, answer_timeout)
+        return _for(database, AsyncConnector(engine, answer_timeout))
     if engine.dialect.driver == "psycopg" and isinstance(parse(database), URL):
         event.listen(engine, "connect", _prepare_statements)
     # A NullPool is the host's decision against open connections; SQLite has no connection to save.
     may_hold = engine.dialect.name != "sqlite" and not isinstance(engine.pool, NullPool)
-    return HeldConnector(engine, answer_timeout) if may_hold else SyncConnector(engine, answer_timeout)
+    return _for(database, (HeldConnector if may_hold else SyncConnector)(engine, answer_timeout))
+
+
+def _for(database: Database, connector: Connector) -> Connector:
+    connector.may_create_file = not isinstance(database, str | URL)  # the host's engine may have its own creator
+    return connector
 
 
 def _prepare_statements(driver: Any, _: object) -> None:
@@ -115,7 +125,21 @@ def own_engine(
         return _engine_of_url(database, connections, answer_timeout, probes)
     # The pool of an AsyncEngine binds connections to the host's event loop.
     theirs = database if isinstance(database, Engine) else database.sync_engine  # type: ignore[union-attr]
-    return Engine(theirs.pool.recreate(), theirs.dialect, theirs.url)
+    engine = Engine(theirs.pool.recreate(), theirs.dialect, theirs.url, hide_parameters=theirs.hide_parameters)
+    options = theirs.get_execution_options()
+    engine.update_execution_options(**{name: options[name] for name in options if name not in _REPLACED_OPTIONS})
+    if engine.dialect.name in {"mysql", "mariadb"}:
+        # An AUTOCOMMIT of the host's would commit each statement of a batch. The other dialects set it per transaction.
+        event.listen(engine, "connect", lambda driver, _: engine.dialect.set_isolation_level(driver, "READ COMMITTED"))
+    return engine
+
+
+def schema_translate_map(database: Database | None) -> Mapping[str | None, str | None]:
+    """The option of the host's engine, which `Tables.translated` applies: `{None: "tenant_a"}`."""
+    sync_engine: Any = getattr(database, "sync_engine", database)
+    if not isinstance(sync_engine, Engine):
+        return {}
+    return sync_engine.get_execution_options().get("schema_translate_map") or {}
 
 
 def _engine_of_url(url: URL, connections: int, answer_timeout: float | None, probes: bool) -> Engine:
@@ -149,7 +173,7 @@ def _engine_of_url(url: URL, connections: int, answer_timeout: float | None, pro
             fix = f'write {recommended[0]}://… and pip install "usage-instrument[{recommended[1]}]"'
         raise ConfigurationError(f"the driver of {url.drivername!r} is not installed: {fix}") from None
     except (exc.ArgumentError, ValueError) as error:
-        raise ConfigurationError(f"the database URL is wrong: {error}") from None
+        raise ConfigurationError(scrubbed(f"the database URL is wrong: {error}", url)) from None
 
 
 def _timeouts(driver: str, url: URL, answer: float | None = None) -> dict[str, Any]:

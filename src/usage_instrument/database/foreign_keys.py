@@ -13,6 +13,8 @@ from .dialects.base import UsersColumn
 from .tables import Tables
 from .users_table import live_column
 
+CASCADES = "ON DELETE CASCADE ON UPDATE CASCADE"
+
 
 @dataclass(frozen=True)
 class ForeignKeyChange:
@@ -26,19 +28,19 @@ class ForeignKeyChange:
 
 
 def foreign_key_change(connection: Connection, tables: Tables, of: Table) -> ForeignKeyChange:
-    """How to make `user_id` of a live table refer to the users table, with ON DELETE CASCADE."""
+    """How to make `user_id` of a live table refer to the users table, and follow its changes."""
     live = [
         key
         for key in inspect(connection).get_foreign_keys(of.name, schema=of.schema)
         if key["constrained_columns"] == ["user_id"]
     ]
-    wrong = [key for key in live if _action(key) != "CASCADE"]
+    wrong = [key for key in live if key_actions(key) != CASCADES]
     dialect = dialects.get(connection.dialect.name)
     if wrong:
         key = wrong[0]
         users = UsersColumn(key["referred_schema"], key["referred_table"], key["referred_columns"][0])
         return ForeignKeyChange(
-            f"Make the foreign key of {of.fullname}.user_id ON DELETE CASCADE; now it is {_action(key)}.",
+            f"Make the foreign key of {of.fullname}.user_id {CASCADES}; now it is {key_actions(key)}.",
             lambda connection: dialect.add_foreign_key(connection, of, users, [str(each["name"]) for each in wrong]),
         )
     if live or tables.users is None:
@@ -48,19 +50,23 @@ def foreign_key_change(connection: Connection, tables: Tables, of: Table) -> For
     if obstacle is not None:
         return ForeignKeyChange(note=f"{of.fullname}.user_id gets no foreign key: {obstacle}.")
     return ForeignKeyChange(
-        f"Add a foreign key from {of.fullname}.user_id to {users}, ON DELETE CASCADE.",
+        f"Add a foreign key from {of.fullname}.user_id to {users}, {CASCADES}.",
         lambda connection: dialect.add_foreign_key(connection, of, users, []),
     )
 
 
-def _action(key: Any) -> str:
-    return str(key.get("options", {}).get("ondelete") or "NO ACTION").upper()
+def key_actions(key: Any) -> str:
+    """The actions of a reflected foreign key, as in SQL."""
+    options = key.get("options", {})
+    on_delete, on_update = (str(options.get(name) or "NO ACTION").upper() for name in ("ondelete", "onupdate"))
+    return f"ON DELETE {on_delete} ON UPDATE {on_update}"
 
 
 def _obstacle(connection: Connection, of: Table, users: UsersColumn) -> str | None:
     mine = _type(connection, UsersColumn(of.schema, of.name, "user_id"))
     theirs = _type(connection, users)
-    if mine != theirs:
+    integers = {"INTEGER", "BIGINT"}
+    if mine != theirs and not (connection.dialect.name == "postgresql" and {mine, theirs} <= integers):
         return f"it is {mine}, and {users} is {theirs}"
     rows = table(of.name, column("user_id"), schema=of.schema)
     known_users = table(users.table, column(users.column), schema=users.schema)

@@ -12,6 +12,7 @@ from sqlalchemy.engine.reflection import Inspector
 
 from . import dialects
 from .dialects.base import as_uuid
+from .foreign_keys import CASCADES, key_actions
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from .tables import Tables
 from .users_table import fits, in_sql, kind_of, live_users_column
@@ -56,9 +57,9 @@ def audit_problem(connection: Connection, tables: Tables) -> str | None:
     for table in (tables.access, tables.suppressions):
         if not inspector.has_table(table.name, schema=table.schema):
             return f"table {table.fullname} does not exist: {CREATE}"
-        problems = _check_columns(connection, inspector, table, tables)
-        if problems:
-            return problems[0].message
+        for problem in _check_columns(connection, inspector, table, tables):
+            if problem.blocks_writing:
+                return problem.message
     return None
 
 
@@ -70,13 +71,27 @@ def _check_columns(connection: Connection, inspector: Inspector, table: Table, t
     messages = [
         f"table {table.fullname} has no column {column.name}: {UPGRADE}"
         for column in table.c
-        if column.name not in live
+        if column.name not in live and column is not table.autoincrement_column
     ]
     lasting = (user_id_type_problem(connection, table, tables), unknown_column_problem(connection, table))
     messages += [message for message in lasting if message is not None]
     changes = dialects.get(connection.dialect.name).column_changes(connection, table)
-    messages += [f"{change.what}: {UPGRADE}" for change in changes]
-    return [Problem(message, True) for message in messages]
+    problems = [Problem(message, True) for message in messages]
+    problems += [Problem(f"{change.what}: {UPGRADE}", change.blocks_writing) for change in changes]
+    if lacks_primary_key(connection, table):
+        problems.append(
+            Problem(
+                f"table {table.fullname} has no primary key, which logical replication and some managed services "
+                f"require: {UPGRADE}",
+                False,
+            )
+        )
+    return problems
+
+
+def lacks_primary_key(connection: Connection, table: Table) -> bool:
+    """Whether a live table has no primary key, its own or the owner's."""
+    return not inspect(connection).get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
 
 
 def unknown_column_problem(connection: Connection, table: Table) -> str | None:
@@ -147,12 +162,12 @@ def _check_keys(connection: Connection, inspector: Inspector, table: Table, tabl
             )
         )
     for foreign in inspector.get_foreign_keys(table.name, schema=table.schema):
-        action = str(foreign.get("options", {}).get("ondelete", "NO ACTION")).upper()
-        if foreign["constrained_columns"] == ["user_id"] and action != "CASCADE":
+        actions = key_actions(foreign)
+        if foreign["constrained_columns"] == ["user_id"] and actions != CASCADES:
             problems.append(
                 Problem(
-                    f"the foreign key of {table.fullname}.user_id is ON DELETE {action}; with anything but "
-                    f"CASCADE, deleting a user fails or makes their counts anonymous: {UPGRADE}",
+                    f"the foreign key of {table.fullname}.user_id is {actions}; with anything but CASCADE, deleting a "
+                    f"user or changing an id fails, or makes their counts anonymous: {UPGRADE}",
                     False,
                 )
             )

@@ -53,7 +53,9 @@ def define_tables(
     user_type = user_id_column_type(users_column, user_id_type)
 
     def user_column() -> Column[Any]:
-        references = [ForeignKey(users_column, ondelete="CASCADE")] if users_column is not None else []
+        references = (
+            [ForeignKey(users_column, ondelete="CASCADE", onupdate="CASCADE")] if users_column is not None else []
+        )
         return Column("user_id", user_type, *references, nullable=True, comment="The user; NULL is anonymous")
 
     tables = Tables(

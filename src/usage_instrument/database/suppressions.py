@@ -180,5 +180,8 @@ def announce(connection: Connection, tables: Tables) -> None:
     """
     writers = tables.writers
     # In one order, so that two callers do not deadlock.
-    connection.execute(select(writers.c.writer_id).order_by(writers.c.writer_id).with_for_update()).all()
-    connection.execute(update(writers).values(suppression=writers.c.suppression + 1))
+    locked = connection.scalars(select(writers.c.writer_id).order_by(writers.c.writer_id).with_for_update()).all()
+    # By key, which sql_safe_updates requires. A writer that registers meanwhile reads the suppressions first.
+    connection.execute(
+        update(writers).where(writers.c.writer_id.in_(locked)).values(suppression=writers.c.suppression + 1)
+    )

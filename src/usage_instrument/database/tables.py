@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import MetaData, Table
@@ -44,6 +44,21 @@ class Tables:
     def __iter__(self) -> Iterator[Table]:
         return iter((self.usage, self.writers, self.history, self.catalog, self.losses, self.access, self.suppressions))
 
+    def translated(self, schemas: Mapping[str | None, str | None]) -> Tables:
+        """The same tables in the schemas of a `schema_translate_map`."""
+        if not schemas:
+            return self
+        metadata = MetaData()
+
+        def moved(table: Table) -> Table:
+            to: Any = schemas.get(table.schema, table.schema)
+            return table.to_metadata(
+                metadata, schema=to, referred_schema_fn=lambda *names: schemas.get(names[-1], names[-1])
+            )
+
+        tables: dict[str, Any] = {name: moved(value) for name, value in vars(self).items() if isinstance(value, Table)}
+        return replace(self, users=None if self.users is None else _in_schema(self.users, schemas), **tables)
+
     @classmethod
     def of(cls, model: Any) -> Tables:
         """The tables of a model made by FeatureUsageMixin, or of its table. Raises ConfigurationError."""
@@ -52,6 +67,12 @@ class Tables:
             if tables.usage is table:
                 return tables
         raise ConfigurationError(f"{model!r} is neither a model of FeatureUsageMixin nor a feature_usage table")
+
+
+def _in_schema(column: str, schemas: Mapping[str | None, str | None]) -> str:
+    table, _, name = column.rpartition(".")
+    schema, _, table = table.rpartition(".")
+    return ".".join(part for part in (schemas.get(schema or None, schema), table, name) if part)
 
 
 def defined_tables(metadata: MetaData) -> list[Tables]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, Engine, exc, make_url
 
@@ -15,13 +17,15 @@ if TYPE_CHECKING:
 Database: TypeAlias = "str | URL | Engine | AsyncEngine"
 
 _SECRETS = ("pass", "pwd", "secret", "token")
+_SECRET_LENGTH = 4
+"""Shorter texts are not replaced: they may be parts of words."""
 
 
 def parse(database: Database) -> Database:
     """The same database with its URL parsed. Raises ConfigurationError if no writer can use it."""
     database = _parsed(database)
     url = url_of(database)
-    if "@" in (url.host or ""):
+    if _has_stray_at(url):
         # The part before the @ belongs to the password, so no message repeats the URL.
         raise ConfigurationError("percent-encode the password of the database URL (@ is %40): it has more than one @")
     if url.get_backend_name() == "sqlite" and url.host:
@@ -31,7 +35,22 @@ def parse(database: Database) -> Database:
             "in-memory SQLite exists in one connection, and the writer opens its own: "
             "use a file, such as sqlite:///usage.db"
         )
+    if isinstance(database, URL) and url.get_backend_name() == "sqlite":
+        return url.set(database=_absolute(url.database or ""))
     return database
+
+
+def _absolute(name: str) -> str:
+    """The file of a SQLite URL, independent of a later chdir."""
+    scheme, path = ("file:", name[len("file:") :]) if name.startswith("file:") else ("", name)
+    return name if scheme and path.startswith("//") else f"{scheme}{os.path.abspath(path)}"  # noqa: PTH100 - links stay
+
+
+def missing_file(url: URL) -> str | None:
+    """The SQLite file that connecting would create; None if it exists, or for another database."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith("file:"):
+        return None
+    return None if Path(url.database).exists() else url.database
 
 
 def is_in_memory(database: Database) -> bool:
@@ -51,10 +70,36 @@ def url_of(database: Database) -> URL:
 
 
 def masked(database: Database) -> str:
-    """The URL without passwords, which some drivers also take in the query."""
+    """The URL without its secrets: the password, and those that drivers take in the query."""
     url = url_of(database)
-    secrets = [name for name in url.query if any(word in name.lower() for word in _SECRETS)]
-    return url.difference_update_query(secrets).render_as_string(hide_password=True)
+    return url.difference_update_query(_secret_names(url)).render_as_string(hide_password=True)
+
+
+def scrubbed(text: str, database: Database) -> str:
+    """A message without the secrets of the URL: some drivers quote their connection string."""
+    url = url_of(database)
+    secrets = [str(url.password or "")]
+    for name in _secret_names(url):
+        value = url.query[name]
+        secrets += [value] if isinstance(value, str) else value
+    for secret in sorted(secrets, key=len, reverse=True):
+        for form in (secret, quote(secret, safe=""), quote_plus(secret)):
+            text = text.replace(form, "***") if len(form) >= _SECRET_LENGTH else text
+    return text
+
+
+def _secret_names(url: URL) -> list[str]:
+    """The names in the query whose values may be secret; an @ in a value may be part of an unescaped password."""
+    return [
+        name for name, value in url.query.items() if any(word in name.lower() for word in _SECRETS) or "@" in str(value)
+    ]
+
+
+def _has_stray_at(url: URL) -> bool:
+    """Whether an unescaped password has spilled into another part of the URL."""
+    if "@" in (url.host or ""):
+        return True
+    return url.get_backend_name() != "sqlite" and "@" in (url.database or str(url.query))
 
 
 def named(database: Database, schema: str | None) -> str:

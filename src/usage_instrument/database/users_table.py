@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, Uuid, exc, inspect
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Uuid, exc, inspect
 from sqlalchemy import types as sqltypes
 from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.types import TypeEngine
@@ -17,6 +17,7 @@ from usage_instrument.typing import UserIdType
 
 from . import dialects
 from .dialects.base import UsersColumn
+from .text_types import text_type
 
 # ---- in a MetaData
 
@@ -91,10 +92,13 @@ def user_id_column_type(users_column: Column[Any] | str | None, user_id_type: Us
     if isinstance(users_column, Column):
         if isinstance(users_column.type, sqltypes.Uuid):
             return Uuid(native_uuid=users_column.type.native_uuid)
+        if isinstance(users_column.type, sqltypes.Integer):
+            # PostgreSQL compares INT and BIGINT, so ids may outgrow INT. MariaDB requires the same type on both sides.
+            return BigInteger().with_variant(users_column.type, "mysql", "mariadb")
         return users_column.type
     if user_id_type == "uuid":
         return Uuid()
-    return BigInteger() if user_id_type == "integer" else String(STRING_ID_LENGTH)
+    return BigInteger() if user_id_type == "integer" else text_type(STRING_ID_LENGTH)
 
 
 def in_sql(connection: Connection, type_: TypeEngine[Any]) -> str:
@@ -180,9 +184,19 @@ def find_users(
 def _find_by_name(connection: Connection, metadata: MetaData, schema: str | None, user_id_type: UserIdType) -> Users:
     inspector = inspect(connection)
     skipped = None
-    for place in dialects.get(connection.dialect.name).users_schemas(schema, inspector.default_schema_name):
+    dialect = dialects.get(connection.dialect.name)
+    for place in dialect.users_schemas(schema, inspector.default_schema_name):
         live = live_column(connection, inspector, place, "users", "id")
         if live is not None and fits(live.type, user_id_type):
+            users = UsersColumn(place, "users", "id")
+            obstacle = dialect.foreign_key_obstacle(connection, users)
+            if obstacle is not None:
+                name = str(users).removesuffix(".id")
+                return Users(
+                    None,
+                    f"user_id has no foreign key: {name} {obstacle}; "
+                    "--users TABLE.COLUMN names another table, --users none stops the search",
+                )
             column = _define_users(metadata, place, "users", live)
             return Users(column, f"user_id refers to {column_name(column)}, which this database has")
         skipped = skipped or live

@@ -31,6 +31,9 @@ class Backend:
                 f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
             )
         self.tables_given = self._tables = tables
+        self._schemas = engines.schema_translate_map(self.database)
+        schema = settings.schema if tables is None else tables.usage.schema
+        self._schema = self._schemas.get(schema, schema) if self._schemas else settings.schema
         self.user_id_type = tables.user_id_type if tables is not None else settings.user_id_type
         self._settings = settings
 
@@ -40,7 +43,7 @@ class Backend:
     @property
     def name(self) -> str:
         """The database's name for a journal; empty without a database."""
-        return "" if self.database is None else engines.named(self.database, self._settings.schema)
+        return "" if self.database is None else engines.named(self.database, self._schema)
 
     @property
     def _known(self) -> engines.Database:
@@ -74,4 +77,6 @@ class Backend:
             self._tables = define_tables(
                 MetaData(), schema=self._settings.schema, users=None, user_id_type=self._settings.user_id_type
             )
+        if self._schemas:
+            self._tables, self._schemas = self._tables.translated(self._schemas), {}
         return self._tables

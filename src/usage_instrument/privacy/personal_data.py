@@ -66,7 +66,8 @@ def personal_data(connection: Connection, tables: Tables, user: UserId, *, acces
 
 
 def _rows(connection: Connection, table: Table, user: UserId, *order: str) -> list[dict[str, Any]]:
-    query = select(table).where(_of(table, user)).order_by(*(table.c[name] for name in order))
+    columns = [column for column in table.c if column is not table.autoincrement_column]  # not in the schema before
+    query = select(*columns).where(_of(table, user)).order_by(*(table.c[name] for name in order))
     return [dict(row) for row in connection.execute(query).mappings()]
 
 

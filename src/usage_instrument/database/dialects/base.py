@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,12 +71,13 @@ class UsersColumn:
 
 @dataclass(frozen=True)
 class ColumnChange:
-    """A column of a live table that does not accept all values of the flush."""
+    """A column of a live table that differs from its definition."""
 
     what: str
     """The column, its type, and the type that it must have."""
     make: Callable[[Connection], object]
     """Changes the column."""
+    blocks_writing: bool
 
 
 class Flush(ABC):
@@ -123,14 +125,18 @@ class Dialect(ABC):
         return None
 
     def column_changes(self, connection: Connection, table: Table) -> list[ColumnChange]:
-        """The columns of a live table that the flush cannot write to, and how to change them."""
+        """The columns of a live table that differ from their definition, and how to change them."""
         changes = []
         for live in inspect(connection).get_columns(table.name, schema=table.schema):
             column = table.c.get(live["name"])
-            differences = [] if column is None else self.differences(connection, table, column, live)
-            if column is not None and differences:
+            if column is None:
+                continue
+            blocking = self.differences(connection, table, column, live)
+            found = blocking or self.harmless_differences(connection, table, column, live)
+            if found:
                 make = partial(self.change_column, table=table, column=column, live=live)
-                changes.append(ColumnChange(f"{table.fullname}.{column.name} {' and '.join(differences)}", make))
+                what = f"{table.fullname}.{column.name} {' and '.join(found)}"
+                changes.append(ColumnChange(what, make, bool(blocking)))
         return changes
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
@@ -141,6 +147,10 @@ class Dialect(ABC):
         if column is table.autoincrement_column and not self.is_numbered(connection, table, live):
             found.append("has no default number and must have one")
         return found
+
+    def harmless_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
+        """How a reflected column differs from its definition without keeping the flush from writing."""
+        return []
 
     def is_numbered(self, connection: Connection, table: Table, live: Any) -> bool:
         """Whether an INSERT without this reflected column gives it a number."""
@@ -156,6 +166,22 @@ class Dialect(ABC):
         definition = CreateColumn(column).compile(dialect=connection.dialect)
         connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {definition}")
 
+    def primary_key_sql(self, connection: Connection, table: Table) -> str | None:
+        """The ALTER TABLE that adds the primary key, and its column if missing; None if there is no such statement."""
+        preparer = connection.dialect.identifier_preparer
+        live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
+        added = [
+            f"ADD COLUMN {CreateColumn(column).compile(dialect=connection.dialect)}"
+            for column in table.primary_key.columns
+            if column.name not in live
+        ]
+        key = ", ".join(preparer.quote(column.name) for column in table.primary_key.columns)
+        return f"ALTER TABLE {preparer.format_table(table)} {', '.join([*added, f'ADD PRIMARY KEY ({key})'])}"
+
+    def add_primary_key(self, connection: Connection, table: Table) -> None:
+        """Add the primary key to a live table, and its column if missing."""
+        connection.exec_driver_sql(str(self.primary_key_sql(connection, table)))
+
     def add_foreign_key(
         self, connection: Connection, table: Table, users: UsersColumn, replaced: Sequence[str]
     ) -> None:
@@ -167,7 +193,7 @@ class Dialect(ABC):
         schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
         referred = f"{schema}{preparer.quote(users.table)} ({preparer.quote(users.column)})"
         connection.exec_driver_sql(
-            f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {referred} ON DELETE CASCADE"
+            f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {referred} ON DELETE CASCADE ON UPDATE CASCADE"
         )
 
     views_hold_columns: ClassVar[bool] = True
@@ -187,6 +213,21 @@ class Dialect(ABC):
         `default` is the schema of the connection.
         """
         return tuple(dict.fromkeys((schema, None)))
+
+    def foreign_key_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
+        """Why no foreign key can refer to an existing column, as a predicate: `is a view`; None if one can."""
+        inspector = inspect(connection)
+        if users.table not in inspector.get_table_names(schema=users.schema):
+            return "is no table"
+        unique = [inspector.get_pk_constraint(users.table, schema=users.schema)["constrained_columns"]]
+        unique += [each["column_names"] for each in inspector.get_unique_constraints(users.table, schema=users.schema)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", exc.SAWarning)  # expression indexes cannot be reflected
+            indexes = inspector.get_indexes(users.table, schema=users.schema)
+        unique += [
+            [str(name) for name in each["column_names"]] for each in indexes if each["unique"] and not _is_partial(each)
+        ]
+        return None if [users.column] in unique else f"has no unique key on {users.column} alone"
 
     def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
         """The exact type of a reflected column, where reflection alone does not return it."""
@@ -309,6 +350,12 @@ def grants(connection: Connection, tables: Tables, role: str) -> list[str]:
         users = ".".join(preparer.quote(part) for part in name.split("."))
         statements.append(f"GRANT SELECT ({preparer.quote(column)}) ON {users} TO {role}")
     return statements
+
+
+def _is_partial(index: Any) -> bool:
+    return any(
+        name.endswith("_where") and value is not None for name, value in index.get("dialect_options", {}).items()
+    )
 
 
 def is_shorter(live: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:

@@ -33,7 +33,7 @@ from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
 from ...tables import Tables
-from ..base import NULLABLE, Dialect, Flush, as_uuid, grants, is_shorter
+from ..base import NULLABLE, Dialect, Flush, UsersColumn, as_uuid, grants, is_shorter
 from .flush import BINARY_TEXT, FEATURE_KEY, USER_KEY, MariaDBFlush, anonymous_literal, has_uuid
 from .locks import Prefixed, timeouts
 
@@ -45,6 +45,12 @@ def _binary(value: ColumnElement[Any]) -> ColumnElement[Any]:
 _COLLATION = text(
     "SELECT character_set_name, collation_name FROM information_schema.columns WHERE table_name = :table "
     "AND table_schema = COALESCE(:schema, DATABASE()) AND column_name = :column AND collation_name IS NOT NULL"
+)
+
+
+_RELATION = text(
+    "SELECT table_type, engine, create_options FROM information_schema.tables "
+    "WHERE table_name = :table AND table_schema = COALESCE(:schema, DATABASE())"
 )
 
 
@@ -90,23 +96,39 @@ class MariaDB(Dialect):
         return [_binary(user) if user_id_type == "string" else user, *rest]
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
-        return super().differences(connection, table, column, live) + self._type_differences(
-            connection, table, column, live
-        )
+        found = super().differences(connection, table, column, live)
+        if isinstance(live["type"], TIMESTAMP):
+            found.append("is TIMESTAMP, which is converted between time zones, and must be DATETIME(6), in UTC")
+        wanted = self._own_text_type(connection, table, column, live)
+        if wanted is not None:
+            charset, _ = _live_collation(connection, table, column)
+            if is_shorter(live["type"], wanted) or charset not in {None, wanted.charset}:
+                found.append(_text_difference(connection, table, column, live))
+        return found
 
-    def _type_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
-        type_ = live["type"]
-        if isinstance(type_, TIMESTAMP):
-            return ["is TIMESTAMP, which is converted between time zones, and must be DATETIME(6), in UTC"]
-        if column.name == "user_id" or not isinstance(column.type, sqltypes.String):
+    def harmless_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
+        wanted = self._own_text_type(connection, table, column, live)
+        if wanted is None or _live_collation(connection, table, column)[1] in {None, wanted.collation}:
             return []
-        charset = getattr(self.column_type(connection, table.name, table.schema, live), "charset", None)
-        if is_shorter(type_, column.type) or charset not in {None, "utf8mb4"}:
-            return [f"is {type_.compile(connection.dialect)} and must be {column.type.compile(connection.dialect)}"]
-        return []
+        return [_text_difference(connection, table, column, live)]
+
+    def _own_text_type(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> Any:
+        """The definition of a text column with a collation of ours; None for one that follows the users table."""
+        wanted = column.type.dialect_impl(connection.dialect)
+        if not isinstance(live["type"], sqltypes.String) or not getattr(wanted, "collation", None):
+            return None
+        if column.name in {"user_id", "actor_id"}:
+            usage = inspect(connection).get_foreign_keys("feature_usage", schema=table.schema)
+            if any(key["constrained_columns"] == ["user_id"] for key in usage):
+                return None
+        return wanted
 
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
-        has_other_type = column.name == "metadata" or self._type_differences(connection, table, column, live)
+        has_other_type = (
+            column.name == "metadata"
+            or isinstance(live["type"], TIMESTAMP)
+            or self._own_text_type(connection, table, column, live) is not None
+        )
         ours = column.server_default
         default: Any = ours.arg if isinstance(ours, DefaultClause) else live["default"]
         new: Column[Any] = Column(
@@ -135,6 +157,16 @@ class MariaDB(Dialect):
     def users_schemas(self, schema: str | None, default: str | None) -> tuple[str | None, ...]:
         # An unqualified table in a foreign key is in the database of the referring table, not of the connection.
         return (None,) if schema is None else tuple(dict.fromkeys((schema, default)))
+
+    def foreign_key_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
+        kind, engine, options = connection.execute(_RELATION, {"schema": users.schema, "table": users.table}).one()
+        if kind != "BASE TABLE":
+            return f"is a {kind.lower()}"
+        if engine != "InnoDB":
+            return f"is a table of {engine}, which has no foreign keys"
+        if "partitioned" in (options or ""):
+            return "is partitioned"
+        return super().foreign_key_obstacle(connection, users)
 
     def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
         type_ = as_uuid(column["type"])
@@ -215,6 +247,19 @@ class MariaDB(Dialect):
         return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
 
 
+def _live_collation(connection: Connection, table: Table, column: Column[Any]) -> tuple[str | None, str | None]:
+    names = {"schema": table.schema, "table": table.name, "column": column.name}
+    found = connection.execute(_COLLATION, names).first()
+    return (None, None) if found is None else (found[0], found[1])
+
+
+def _text_difference(connection: Connection, table: Table, column: Column[Any], live: Any) -> str:
+    charset, collation = _live_collation(connection, table, column)
+    type_ = live["type"].compile(connection.dialect).partition(" ")[0]
+    wanted = column.type.compile(connection.dialect)
+    return f"is {type_} CHARACTER SET {charset} COLLATE {collation} and must be {wanted}"
+
+
 def _code(error: exc.DBAPIError) -> int:
     arguments = getattr(error.orig, "args", ())
     return arguments[0] if arguments and isinstance(arguments[0], int) else 0
@@ -258,24 +303,32 @@ def _add_unique(
 _FAULTS = {
     1044: Fault.CONFIGURATION,  # ER_DBACCESS_DENIED_ERROR
     1045: Fault.CONFIGURATION,  # ER_ACCESS_DENIED_ERROR
+    1047: Fault.CONNECTION_LOST,  # ER_UNKNOWN_COM_ERROR: the Galera node has left its cluster
     1048: Fault.REFUSED,  # ER_BAD_NULL_ERROR
     1049: Fault.CONFIGURATION,  # ER_BAD_DB_ERROR
     1054: Fault.CONFIGURATION,  # ER_BAD_FIELD_ERROR
+    1053: Fault.CONNECTION_LOST,  # ER_SERVER_SHUTDOWN
     1142: Fault.CONFIGURATION,  # ER_TABLEACCESS_DENIED_ERROR
     1143: Fault.CONFIGURATION,  # ER_COLUMNACCESS_DENIED_ERROR
     1146: Fault.CONFIGURATION,  # ER_NO_SUCH_TABLE
     1205: Fault.LOCKED,  # ER_LOCK_WAIT_TIMEOUT
     1216: Fault.UNKNOWN_USER,  # ER_NO_REFERENCED_ROW
     1227: Fault.CONFIGURATION,  # ER_SPECIFIC_ACCESS_DENIED_ERROR
+    1243: Fault.CONNECTION_LOST,  # ER_UNKNOWN_STMT_HANDLER: a prepared statement is gone
     1264: Fault.REFUSED,  # ER_WARN_DATA_OUT_OF_RANGE
     1265: Fault.REFUSED,  # WARN_DATA_TRUNCATED
-    1290: Fault.CONFIGURATION,  # ER_OPTION_PREVENTS_STATEMENT
+    1290: Fault.CONNECTION_LOST,  # ER_OPTION_PREVENTS_STATEMENT: --read-only, after a failover
     1292: Fault.REFUSED,  # ER_TRUNCATED_WRONG_VALUE
     1366: Fault.REFUSED,  # ER_TRUNCATED_WRONG_VALUE_FOR_FIELD
     1406: Fault.REFUSED,  # ER_DATA_TOO_LONG
     1452: Fault.UNKNOWN_USER,  # ER_NO_REFERENCED_ROW_2
     1698: Fault.CONFIGURATION,  # ER_ACCESS_DENIED_NO_PASSWORD_ERROR
+    1792: Fault.CONNECTION_LOST,  # ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
+    1836: Fault.CONNECTION_LOST,  # ER_READ_ONLY_MODE
+    1927: Fault.CONNECTION_LOST,  # ER_CONNECTION_KILLED
     1969: Fault.TIMEOUT,  # ER_STATEMENT_TIMEOUT
+    2006: Fault.CONNECTION_LOST,  # CR_SERVER_GONE_ERROR
+    2013: Fault.CONNECTION_LOST,  # CR_SERVER_LOST
     3024: Fault.TIMEOUT,  # ER_QUERY_TIMEOUT, of MySQL
     3140: Fault.REFUSED,  # ER_INVALID_JSON_TEXT
     3141: Fault.REFUSED,  # ER_INVALID_JSON_TEXT_IN_PARAM

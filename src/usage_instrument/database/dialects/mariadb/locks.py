@@ -19,9 +19,12 @@ _PRIVILEGE_ERRORS = {1142, 1143}
 
 
 def timeouts(settings: Settings, lock_timeout: int) -> str:
-    """The prefix that sets timeouts for one statement. Session variables would leak through a connection pooler."""
+    """The prefix that sets timeouts for one statement, and permits an UPDATE by a join.
+
+    Session variables would leak through a connection pooler.
+    """
     return (
-        f"SET STATEMENT innodb_lock_wait_timeout={lock_timeout}, "
+        f"SET STATEMENT sql_safe_updates=0, innodb_lock_wait_timeout={lock_timeout}, "
         f"max_statement_time={settings.statement_timeout:.3f} FOR "
     )
 

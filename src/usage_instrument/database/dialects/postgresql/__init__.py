@@ -10,10 +10,12 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     ColumnElement,
     Connection,
     DateTime,
+    Integer,
     Table,
     exc,
     func,
@@ -30,7 +32,7 @@ from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
 from ...tables import Tables
-from ..base import NULLABLE, Dialect, Flush, grants, is_shorter
+from ..base import NULLABLE, Dialect, Flush, UsersColumn, grants, is_shorter
 from .flush import UTC_NOW, PostgreSQLFlush
 
 
@@ -66,6 +68,9 @@ class PostgreSQL(Dialect):
             )
         return wrong
 
+    def harmless_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
+        return ["is INTEGER and must be BIGINT"] if _is_narrow_id(column, live["type"]) else []
+
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
         name, type_ = connection.dialect.identifier_preparer.format_table(table), live["type"]
         changes = []
@@ -75,6 +80,8 @@ class PostgreSQL(Dialect):
             changes.append(f"TYPE timestamp USING {column.name} AT TIME ZONE 'UTC'")
         elif column.name != "user_id" and is_shorter(type_, column.type):
             changes.append(f"TYPE {column.type.compile(connection.dialect)}")
+        elif _is_narrow_id(column, type_):
+            changes.append("TYPE BIGINT")
         if column.name in NULLABLE and not live["nullable"]:
             changes.append("DROP NOT NULL")
         if column is table.autoincrement_column and not self.is_numbered(connection, table, live):
@@ -92,6 +99,26 @@ class PostgreSQL(Dialect):
                     name = connection.dialect.identifier_preparer.format_table(table)
                     connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
             yield connection
+
+    def foreign_key_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
+        preparer = connection.dialect.identifier_preparer
+        schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
+        kind, may_refer = connection.execute(
+            text(
+                "SELECT relkind, has_any_column_privilege(oid, 'REFERENCES') "
+                "FROM pg_class WHERE oid = CAST(:name AS regclass)"
+            ),
+            {"name": f"{schema}{preparer.quote(users.table)}"},
+        ).one()
+        kind = kind.decode() if isinstance(kind, bytes) else kind  # asyncpg
+        if kind not in _TABLE_KINDS:
+            return f"is {_OTHER_KINDS.get(kind, 'no table')}"
+        if not may_refer:
+            return "grants this role no REFERENCES"
+        if kind == "r":
+            return super().foreign_key_obstacle(connection, users)
+        keys = inspect(connection).get_pk_constraint(users.table, schema=users.schema)["constrained_columns"]
+        return None if keys == [users.column] else f"is partitioned, without a primary key of {users.column} alone"
 
     def begin(self, connection: Connection, settings: Settings) -> Connection:
         connection = connection.execution_options(isolation_level="READ COMMITTED")
@@ -138,6 +165,8 @@ class PostgreSQL(Dialect):
         state = _sqlstate(error)
         if not state and any(part in str(error.orig) for part in ("authentication failed", "does not exist")):
             return Fault.CONFIGURATION  # libpq passes no SQLSTATE on if connecting fails
+        if state == "0A000" and "cached plan" in str(error.orig):
+            return Fault.CONNECTION_LOST
         return _FAULTS.get(state) or _FAULTS.get(state[:2], Fault.TRANSIENT)
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
@@ -172,6 +201,8 @@ class PostgreSQL(Dialect):
 
 
 _FAULTS = {
+    "": Fault.CONNECTION_LOST,  # the server did not answer
+    "08": Fault.CONNECTION_LOST,  # connection_exception
     "0A": Fault.CONFIGURATION,  # feature_not_supported
     "21000": Fault.REFUSED,  # cardinality_violation
     "22": Fault.REFUSED,  # data_exception
@@ -179,14 +210,29 @@ _FAULTS = {
     "23502": Fault.REFUSED,  # not_null_violation
     "23503": Fault.UNKNOWN_USER,  # foreign_key_violation
     "23514": Fault.REFUSED,  # check_violation
+    "25": Fault.CONNECTION_LOST,  # invalid_transaction_state; 25006 is read_only_sql_transaction, after a failover
+    "26000": Fault.CONNECTION_LOST,  # invalid_sql_statement_name: a prepared statement is gone
     "28": Fault.CONFIGURATION,  # invalid_authorization_specification
     "3D": Fault.CONFIGURATION,  # invalid_catalog_name
     "3F": Fault.CONFIGURATION,  # invalid_schema_name
     "55P03": Fault.LOCKED,  # lock_not_available
     "57014": Fault.TIMEOUT,  # query_canceled
     "42": Fault.CONFIGURATION,  # syntax_error_or_access_rule_violation
+    "42P05": Fault.CONNECTION_LOST,  # duplicate_prepared_statement
+    "57P01": Fault.CONNECTION_LOST,  # admin_shutdown
+    "57P02": Fault.CONNECTION_LOST,  # crash_shutdown
+    "57P03": Fault.CONNECTION_LOST,  # cannot_connect_now
+    "57P04": Fault.CONNECTION_LOST,  # database_dropped
+    "57P05": Fault.CONNECTION_LOST,  # idle_session_timeout
 }
 """By SQLSTATE or its class; every other error is transient."""
+
+
+def _is_narrow_id(column: Column[Any], live: Any) -> bool:
+    """Whether a user id is an INT, which the ids of the users table may outgrow."""
+    if column.name not in {"user_id", "actor_id"}:
+        return False
+    return isinstance(column.type, BigInteger) and isinstance(live, Integer) and not isinstance(live, BigInteger)
 
 
 def _sqlstate(error: exc.DBAPIError) -> str:
@@ -197,5 +243,9 @@ def _sqlstate(error: exc.DBAPIError) -> str:
             return str(state)
     return ""
 
+
+_TABLE_KINDS = {"r", "p"}
+_OTHER_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
+"""`pg_class.relkind`."""
 
 DIALECT = PostgreSQL()

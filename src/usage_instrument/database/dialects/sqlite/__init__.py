@@ -31,7 +31,7 @@ from usage_instrument.typing import Unit, UserIdType
 from ...driver_errors import Fault
 from ...tables import Tables
 from ..base import Dialect, Flush, UsersColumn, as_uuid
-from .flush import MERGED_METADATA, SQLiteFlush
+from .flush import SQLiteFlush, merged_metadata
 
 
 def rebuild(connection: Connection, table: Table, change: Callable[[Table], object]) -> None:
@@ -91,6 +91,18 @@ class SQLite(Dialect):
         new: Column[Any] = Column(column.name, column.type, nullable=column.nullable, server_default=default)
         rebuild(connection, table, lambda live: live.append_column(new))
 
+    def primary_key_sql(self, connection: Connection, table: Table) -> str | None:
+        return None
+
+    def add_primary_key(self, connection: Connection, table: Table) -> None:
+        def change(live: Table) -> None:
+            for column in table.primary_key.columns:
+                if column.name not in live.c:
+                    live.append_column(Column(column.name, column.type, nullable=False))
+            live.append_constraint(PrimaryKeyConstraint(*(live.c[column.name] for column in table.primary_key.columns)))
+
+        rebuild(connection, table, change)
+
     def is_numbered(self, connection: Connection, table: Table, live: Any) -> bool:
         # Only INTEGER PRIMARY KEY is numbered, INT PRIMARY KEY is not.
         quote = connection.dialect.identifier_preparer.quote
@@ -116,7 +128,9 @@ class SQLite(Dialect):
                     live.constraints.discard(constraint)
                     live.c.user_id.foreign_keys.difference_update(constraint.elements)
             referred = Table(users.table, live.metadata, schema=table.schema, autoload_with=connection)
-            live.append_constraint(ForeignKeyConstraint(["user_id"], [referred.c[users.column]], ondelete="CASCADE"))
+            live.append_constraint(
+                ForeignKeyConstraint(["user_id"], [referred.c[users.column]], ondelete="CASCADE", onupdate="CASCADE")
+            )
 
         rebuild(connection, table, change)
 
@@ -170,8 +184,7 @@ class SQLite(Dialect):
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
     ) -> Flush:
         table = connection.dialect.identifier_preparer.format_table(tables.usage, use_schema=False)
-        limit = settings.metadata_max_bytes
-        return SQLiteFlush(tables, MERGED_METADATA.format(old=f"{table}.metadata", table=table, limit=limit))
+        return SQLiteFlush(tables, merged_metadata(table, settings.metadata_max_bytes))
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         message = str(error.orig)

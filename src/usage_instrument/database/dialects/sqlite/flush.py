@@ -17,8 +17,14 @@ from ..base import MAX_COUNT_SQL, Flush, unique_key
 from ..batch_json import has_metadata
 
 # Merges key by key: json_patch would delete keys whose new value is null, and merge nested objects.
-# Reals are printed with 17 digits, which is enough to read the same number again.
-MERGED_METADATA = """
+# Reals are printed with 17 digits, which is enough to read the same number again. Integers beyond 64 bits are reals for
+# json_each, so their text is taken from the document: json_extract with two paths returns it as `[…,null]`.
+_NUMBER = """
+CASE WHEN type = 'integer' AND typeof(value) = 'real' AND instr(key, '"') = 0 AND instr(key, char(92)) = 0
+THEN substr(json_extract({document}, fullkey, '$[0]'), 2, length(json_extract({document}, fullkey, '$[0]')) - 7)
+WHEN type = 'real' THEN printf('%!.17g', value) ELSE json_quote(value) END
+"""
+_MERGED = """
 CASE WHEN excluded.metadata IS NULL THEN {old}
 WHEN {old} IS NULL OR NOT json_valid({old}) OR json_type({old}) <> 'object' THEN excluded.metadata
 ELSE (
@@ -26,17 +32,28 @@ ELSE (
     WHEN excluded.last_used >= {table}.last_used THEN excluded.metadata ELSE {old} END
   FROM (SELECT json_group_object(k, json(v)) AS m FROM (
     SELECT key AS k, CASE type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' WHEN 'null' THEN 'null'
-      WHEN 'object' THEN value WHEN 'array' THEN value WHEN 'real' THEN printf('%!.17g', value)
-      ELSE json_quote(value) END AS v,
+      WHEN 'object' THEN value WHEN 'array' THEN value WHEN 'text' THEN json_quote(value)
+      ELSE number END AS v,
       row_number() OVER (PARTITION BY key ORDER BY side DESC) AS rank
     FROM (
-      SELECT key, type, value, excluded.last_used >= {table}.last_used AS side FROM json_each(excluded.metadata)
+      SELECT key, type, value, {new_number} AS number, excluded.last_used >= {table}.last_used AS side
+      FROM json_each(excluded.metadata)
       UNION ALL
-      SELECT key, type, value, 0.5 FROM json_each({old})
+      SELECT key, type, value, {old_number}, 0.5 FROM json_each({old})
     )
   ) WHERE rank = 1)
 ) END
 """
+
+
+def merged_metadata(table: str, limit: int) -> str:
+    """The expression of the merged metadata, for a quoted table."""
+    old = f"{table}.metadata"
+    numbers = {
+        "old_number": _NUMBER.format(document=old),
+        "new_number": _NUMBER.format(document="excluded.metadata"),
+    }
+    return _MERGED.format(old=old, table=table, limit=limit, **numbers)
 
 
 class SQLiteFlush(Flush):

@@ -1,0 +1,91 @@
+"""Connections: which one work runs on, and which errors discard it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import Database
+from usage_instrument.database import engines
+from usage_instrument.database.connections import Connector
+from usage_instrument.errors import SchemaError
+
+PROCESS = {"postgresql": "SELECT pg_backend_pid()", "mariadb": "SELECT connection_id()"}
+
+
+def process(connection: sa.Connection) -> int:
+    return int(connection.scalar(sa.text(PROCESS[connection.engine.dialect.name])) or 0)
+
+
+@pytest.fixture(params=["url", "async url", "engine", "held"])
+def connector(request: pytest.FixtureRequest, server: Database) -> Iterator[Connector]:
+    make: dict[str, Callable[[], Connector]] = {
+        "url": lambda: engines.connect(server.url, 10),
+        "async url": lambda: engines.connect(server.async_url, 10),
+        "engine": lambda: engines.connect(server.engine(pool_pre_ping=True), 10),
+        "held": lambda: engines.connect_committing(server.url, 10),
+    }
+    found = make[request.param]()
+    yield found
+    found.dispose()
+
+
+def test_a_read_only_answer_discards_the_connection(connector: Connector, server: Database) -> None:
+    with server.engine().begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE written (n INT)")
+    before = connector.run(process)
+    assert connector.run(process) == before
+
+    def write_on_a_former_primary(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY") if (
+            server.name == "postgresql"
+        ) else connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+        connection.commit()
+        connection.exec_driver_sql("INSERT INTO written VALUES (1)")
+
+    with pytest.raises(sa.exc.DBAPIError):
+        connector.run(write_on_a_former_primary)
+    assert connector.run(process) != before
+    connector.run(lambda connection: connection.exec_driver_sql("INSERT INTO written VALUES (1)"))
+
+
+def test_an_ordinary_error_keeps_the_connection(server: Database) -> None:
+    connector = engines.connect(server.url, 10)
+    before = connector.run(process)
+    with pytest.raises(sa.exc.DBAPIError):
+        connector.run(lambda connection: connection.exec_driver_sql("SELECT nonsense FROM nowhere"))
+    with pytest.raises(ZeroDivisionError):
+        connector.run(lambda connection: 1 // 0)
+    assert connector.run(process) == before
+    connector.dispose()
+
+
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
+def test_a_missing_file_is_not_created(tmp_path: Path, driver: str) -> None:
+    path = tmp_path / "missing.db"
+    connector = engines.connect(f"{driver}:///{path}")
+    with pytest.raises(SchemaError, match=r"there is no file .*missing\.db: run `usage-instrument db create`"):
+        connector.run(lambda connection: None)
+    assert not path.exists()
+    connector.may_create_file = True
+    connector.run(lambda connection: connection.exec_driver_sql("SELECT 1"))
+    connector.dispose()
+
+
+def test_a_relative_path_is_that_of_configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    monkeypatch.chdir(first)
+    sa.create_engine("sqlite:///usage.db").connect().close()
+    database = engines.parse("sqlite:///usage.db")
+    monkeypatch.chdir(second)
+    connector = engines.connect(database)
+    connector.run(lambda connection: connection.exec_driver_sql("CREATE TABLE here (n INT)"))
+    connector.dispose()
+    assert os.listdir(second) == []
+    assert (first / "usage.db").stat().st_size > 0

@@ -1,0 +1,69 @@
+"""Driver errors: one class for each code, and one line that names no user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from usage_instrument.database import dialects
+from usage_instrument.database.driver_errors import Fault, describe
+from usage_instrument.errors import ConfigurationError
+
+
+class DriverError(Exception):
+    """As a driver raises it."""
+
+    def __init__(self, *arguments: Any, sqlstate: str | None = None) -> None:
+        super().__init__(*arguments)
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "fault"),
+    [
+        ("40001", Fault.TRANSIENT),
+        ("40P01", Fault.TRANSIENT),
+        ("55P03", Fault.TRANSIENT),
+        ("57014", Fault.TRANSIENT),
+        ("53300", Fault.TRANSIENT),
+        ("23505", Fault.TRANSIENT),
+        ("23503", Fault.UNKNOWN_USER),
+        ("22001", Fault.REFUSED),
+        ("2200H", Fault.CONFIGURATION),
+        ("42501", Fault.CONFIGURATION),
+        ("42P01", Fault.CONFIGURATION),
+        ("3D000", Fault.CONFIGURATION),
+        *((state, Fault.CONNECTION_LOST) for state in ("25006", "08006", "57P01", "57P02", "57P03", "26000", "42P05")),
+        (None, Fault.CONNECTION_LOST),
+    ],
+)
+def test_postgresql(sqlstate: str | None, fault: Fault) -> None:
+    error = sa.exc.OperationalError("SELECT 1", {}, DriverError("message", sqlstate=sqlstate))
+    assert dialects.get("postgresql").classify(error) is fault
+    assert fault.is_transient == (fault in {Fault.TRANSIENT, Fault.CONNECTION_LOST})
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        (1205, Fault.TRANSIENT),
+        (1213, Fault.TRANSIENT),
+        (1452, Fault.UNKNOWN_USER),
+        (1406, Fault.REFUSED),
+        (1146, Fault.CONFIGURATION),
+        *((code, Fault.CONNECTION_LOST) for code in (1290, 1792, 1836, 1047, 1927, 2006, 2013)),
+    ],
+)
+def test_mariadb(code: int, fault: Fault) -> None:
+    error = sa.exc.OperationalError("SELECT 1", {}, DriverError(code, "message"))
+    assert dialects.get("mariadb").classify(error) is fault
+
+
+def test_a_description_is_one_line_without_parameters() -> None:
+    error = sa.exc.DataError("INSERT", {"user": "ada@example.org"}, DriverError("too long\nDETAIL: ada@example.org"))
+    assert describe(error) == "DriverError: too long"
+    assert describe(ValueError()) == "ValueError"
+    assert describe(ConfigurationError("set privacy_key")) == "set privacy_key"
+    assert len(describe(ValueError("x" * 1000))) < 400
