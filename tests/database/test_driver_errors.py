@@ -25,8 +25,8 @@ class DriverError(Exception):
     [
         ("40001", Fault.TRANSIENT),
         ("40P01", Fault.TRANSIENT),
-        ("55P03", Fault.TRANSIENT),
-        ("57014", Fault.TRANSIENT),
+        ("55P03", Fault.LOCKED),
+        ("57014", Fault.TIMEOUT),
         ("53300", Fault.TRANSIENT),
         ("23505", Fault.TRANSIENT),
         ("23503", Fault.UNKNOWN_USER),
@@ -42,13 +42,13 @@ class DriverError(Exception):
 def test_postgresql(sqlstate: str | None, fault: Fault) -> None:
     error = sa.exc.OperationalError("SELECT 1", {}, DriverError("message", sqlstate=sqlstate))
     assert dialects.get("postgresql").classify(error) is fault
-    assert fault.is_transient == (fault in {Fault.TRANSIENT, Fault.CONNECTION_LOST})
+    assert fault.is_transient == (fault not in {Fault.UNKNOWN_USER, Fault.REFUSED, Fault.CONFIGURATION})
 
 
 @pytest.mark.parametrize(
     ("code", "fault"),
     [
-        (1205, Fault.TRANSIENT),
+        (1205, Fault.LOCKED),
         (1213, Fault.TRANSIENT),
         (1452, Fault.UNKNOWN_USER),
         (1406, Fault.REFUSED),
