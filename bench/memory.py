@@ -18,7 +18,11 @@ from rounds import Bar, Result, main
 
 import usage_instrument as usage
 from usage_instrument.database.ledger import utcnow
-from usage_instrument.pipeline.pending_counts import Aggregates
+from usage_instrument.events import Use, canonical_user
+from usage_instrument.pipeline.aggregator import Aggregator
+from usage_instrument.pipeline.buffer import Buffer
+from usage_instrument.pipeline.pending_counts import Aggregates, PendingCounts
+from usage_instrument.settings import Settings
 
 KEYS, FEATURES = 1_000_000, 10
 STAMP = 1_767_225_600_000_000
@@ -50,6 +54,24 @@ def fill(kind: str) -> float:
     return (resident() - before) / KEYS
 
 
+def metadata() -> float:
+    """MiB that as many keys as may wait take, each with 4 KiB of metadata, by the default settings."""
+    settings = Settings(user_id_type="integer")
+    buffer, pending = Buffer(), PendingCounts(settings.max_pending, settings.max_pending_bytes)
+    aggregator = Aggregator(buffer, pending, settings, canonical_user("integer"))
+    logging.disable()
+    ctypes.CDLL(None).malloc_trim(0)
+    gc.collect()
+    before = resident()
+    for user in range(settings.max_pending):
+        buffer.rich.append(Use("export", user, {"note": f"{user:04000}"}))
+        if user % 1_000 == 999:
+            aggregator.aggregate()
+    if pending.counts.keys != settings.max_pending:
+        raise RuntimeError(f"{pending.counts.keys} keys")
+    return (resident() - before) / 2**20
+
+
 def outage() -> float:
     """The memory of a process at the end of an outage, to that of its first minute.
 
@@ -78,6 +100,7 @@ def outage() -> float:
 def measure(scale: float) -> Iterator[Result]:
     for kind, most in (("integer", 200), ("UUID", 270)):
         yield Bar(f"a pending key, {kind} users, {KEYS:,} keys", alone(kind), most, unit="bytes")
+    yield Bar("100,000 pending keys with 4 KiB of metadata each", alone("metadata"), 110, unit="MiB")
     yield Bar("a process through an hour's outage, memory at its end / after a minute", alone("outage"), 1.1)
 
 
@@ -90,6 +113,8 @@ def alone(what: str) -> float:
 if __name__ == "__main__":
     if sys.argv[1:2] in (["integer"], ["UUID"]):
         print(fill(sys.argv[1]))
+    elif sys.argv[1:2] == ["metadata"]:
+        print(metadata())
     elif sys.argv[1:2] == ["outage"]:
         print(outage())
     else:

@@ -17,6 +17,7 @@ DEFAULTS: dict[str, object] = {
     "flush_interval": 5.0,
     "flush_rows": 5_000,
     "max_pending": 100_000,
+    "max_pending_bytes": 64 * 2**20,
     "shutdown_timeout": 5.0,
     "lock_timeout": 0.5,
     "statement_timeout": 10.0,
@@ -41,6 +42,7 @@ SAID: dict[str, tuple[str, object]] = {
     "flush_interval": ("2.5", 2.5),
     "flush_rows": ("10", 10),
     "max_pending": ("7", 7),
+    "max_pending_bytes": ("7", 7),
     "shutdown_timeout": ("10m", 600.0),
     "lock_timeout": ("0", 0.0),
     "statement_timeout": ("1h", 3600.0),
@@ -70,7 +72,7 @@ DURATIONS = [
     "user_retry",
     "audit_timeout",
 ]
-INTEGERS = ["flush_rows", "max_pending", "journal_max_bytes", "metadata_max_bytes"]
+INTEGERS = ["flush_rows", "max_pending", "max_pending_bytes", "journal_max_bytes", "metadata_max_bytes"]
 
 
 def test_the_tables_above_name_every_setting() -> None:

@@ -32,6 +32,7 @@ class SettingOptions(TypedDict, total=False):
     flush_interval: Duration
     flush_rows: int
     max_pending: int
+    max_pending_bytes: int
     shutdown_timeout: Duration
     lock_timeout: Duration
     statement_timeout: Duration
@@ -67,6 +68,8 @@ class Settings:
     """Keys in one batch."""
     max_pending: int = 100_000
     """Keys (pairs of user and feature) kept in memory while the database is away."""
+    max_pending_bytes: int = 64 * 2**20
+    """Bytes of metadata and accesses kept in memory; beyond it, uses are kept without their metadata."""
     shutdown_timeout: float = 5.0
     """Seconds an exit may take to write the pending uses."""
     lock_timeout: float = 0.5
@@ -274,7 +277,9 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
         ),
         _duration,
     ),
-    **dict.fromkeys(("flush_rows", "max_pending", "journal_max_bytes", "metadata_max_bytes"), _integer),
+    **dict.fromkeys(
+        ("flush_rows", "max_pending", "max_pending_bytes", "journal_max_bytes", "metadata_max_bytes"), _integer
+    ),
     **dict.fromkeys(("strict", "enabled"), _flag),
     "user_id_type": _choice("uuid", "integer", "string"),
     "history": _choice("day", "hour", None),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from usage_instrument.events import Count, Use, canonical_user
+from usage_instrument.events import Access, Count, Use, canonical_user
 from usage_instrument.pipeline import aggregator as aggregator_module
 from usage_instrument.pipeline import losses
 from usage_instrument.pipeline.aggregator import Aggregator
@@ -49,7 +49,7 @@ class Bench:
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**{"user_id_type": "integer", **settings})
         self.buffer = Buffer()
-        self.pending = PendingCounts(self.settings.max_pending)
+        self.pending = PendingCounts(self.settings.max_pending, self.settings.max_pending_bytes)
         self.aggregator = Aggregator(
             self.buffer, self.pending, self.settings, canonical_user(self.settings.user_id_type)
         )
@@ -171,6 +171,35 @@ def test_metadata_of_dropped_uses_takes_no_memory() -> None:
     bench.plain("a", 2)
     bench.aggregate()
     assert bench.taken()[0].metadata is None
+
+
+def test_beyond_the_bytes_metadata_is_lost_and_the_uses_count(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(max_pending_bytes=3_000)
+    for user in range(10):
+        bench.buffer.rich.append(Use("a", user, {"k": "x" * 800}))
+    bench.aggregate()
+    assert (bench.aggregator.metadata_lost, bench.aggregator.dropped) == (8, 0)
+    assert bench.pending.bytes <= 3_000
+    assert bench.balanced()
+    assert "3000 bytes wait for the database (max_pending_bytes)" in caplog.text
+    bench.pending.take()
+    assert 2_000 < bench.pending.bytes <= 3_000, "the writer has them"
+    bench.pending.with_writer_bytes = 0
+    bench.buffer.rich.append(Use("a", 99, {"k": "x" * 800}))
+    bench.aggregate()
+    assert bench.aggregator.metadata_lost == 8
+
+
+def test_beyond_the_bytes_an_access_is_lost_and_counted() -> None:
+    bench = Bench(max_pending_bytes=3_000)
+    for user in range(5):
+        access = Access(uuid.UUID(int=user + 1), "success", 0)
+        bench.buffer.rich.append(Use("a", user, {"k": "x" * 800}, 1, access))
+    bench.aggregate()
+    assert len(bench.pending.accesses) + bench.aggregator.audit_lost == 5
+    assert bench.aggregator.audit_lost > 0
+    assert bench.pending.losses[losses.today(), losses.ACCESS] == bench.aggregator.audit_lost
+    assert bench.pending.uses == 5
 
 
 # ---- metadata

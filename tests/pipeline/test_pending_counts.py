@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage_instrument.events import MAX_COUNT, Count
-from usage_instrument.pipeline.pending_counts import Aggregates, PendingCounts
+from usage_instrument.pipeline.pending_counts import Aggregates, PendingCounts, size_of
 
 STAMP = 1_700_000_000_000_000
 EPOCH = dt.datetime(1970, 1, 1)
@@ -172,6 +172,23 @@ def test_newer_metadata_lies_over_older() -> None:
     [count] = counts.take(1)
     assert count.metadata is not None
     assert json.loads(count.metadata) == {"x": 1, "y": 2, "z": [3]}
+
+
+def test_the_bytes_of_metadata_are_known() -> None:
+    counts = Aggregates()
+    counts.add(None, "a", [(user, 1) for user in range(4)], STAMP, ROOM)
+    for user in range(4):
+        counts.merge_metadata(("a", user), '{"x":1}', 4096)
+        counts.merge_metadata(("a", user), '{"y":22}', 4096)
+    assert counts.metadata_bytes == 4 * size_of('{"x":1,"y":22}')
+    counts.discard(lambda user: user == 3)
+    newer = Aggregates()
+    newer.absorb(counts, 4096)
+    assert newer.metadata_bytes == 3 * size_of('{"x":1,"y":22}')
+    newer.take(2)
+    assert newer.metadata_bytes == size_of('{"x":1,"y":22}')
+    newer.take(2)
+    assert newer.metadata_bytes == 0
 
 
 def test_metadata_goes_once_and_with_its_key() -> None:

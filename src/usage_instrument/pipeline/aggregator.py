@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from usage_instrument.typing import UserId
 from . import losses
 from .buffer import Buffer, CaptureFailure, Drained
 from .journal import Chunk, CorruptJournalError, Journal
-from .pending_counts import PendingCounts
+from .pending_counts import ACCESS_OVERHEAD, PendingCounts, size_of, size_of_access
 
 _CHUNK = 2**16
 """Slots of the journal that are aggregated at a time."""
@@ -111,8 +112,13 @@ class Aggregator:
 
     def _has_room(self, chunk: Chunk) -> bool:
         room = self._pending.room
-        self.held_up = len(chunk.entries) > room and self._new_keys(chunk) > room
+        self.held_up = (len(chunk.entries) > room and self._new_keys(chunk) > room) or not self._has_bytes(chunk)
         return not self.held_up
+
+    def _has_bytes(self, chunk: Chunk) -> bool:
+        pending = self._pending.bytes  # 0: the chunk is as large as it is, and must be read at some time
+        size = sum(_size_of(entry) for entry, _ in chunk.entries if isinstance(entry, Use))
+        return not pending or not size or pending + size <= self._pending.max_bytes
 
     def _new_keys(self, chunk: Chunk) -> int:
         bucket, counts = self._bucket(self._stamp_of(chunk)), self._pending.counts
@@ -177,16 +183,24 @@ class Aggregator:
         if not use.uses:
             return
         metadata = self._metadata(use)
-        if self._add(bucket, use.feature, [(use.user, use.uses)], stamp) and metadata:
+        if not self._add(bucket, use.feature, [(use.user, use.uses)], stamp) or not metadata:
+            return
+        if self._pending.bytes + size_of(metadata) > self._pending.max_bytes:
+            self._fail(CaptureFailure(use.feature, "metadata bytes", 0, f"metadata lost: {self._too_large}"))
+        else:
             key = (use.feature, self._canonical(use.user))
             self._pending.counts.merge_metadata(key, metadata, self._settings.metadata_max_bytes)
 
     def _add_access(self, use: Use, access: Access) -> None:
-        if self._pending.room <= 0:
+        recorded = recordable(use, access, self._canonical, self._settings.metadata_max_bytes)
+        size = size_of_access(recorded)
+        has_bytes = self._pending.bytes + size <= self._pending.max_bytes
+        if self._pending.room <= 0 or not has_bytes:
             self.audit_lost += 1
-            self._lose(losses.ACCESS, 1, self._full)
+            self._lose(losses.ACCESS, 1, self._full if has_bytes else self._too_large)
             return
-        self._pending.accesses.append(recordable(use, access, self._canonical, self._settings.metadata_max_bytes))
+        self._pending.accesses.append(recorded)
+        self._pending.access_bytes += size
 
     def _metadata(self, use: Use) -> str | None:
         """A use's metadata as JSON text, unless it is no JSON or too large."""
@@ -201,6 +215,10 @@ class Aggregator:
     @property
     def _full(self) -> str:
         return f"{self._pending.max_keys} keys wait for the database (max_pending)"
+
+    @property
+    def _too_large(self) -> str:
+        return f"{self._pending.max_bytes} bytes wait for the database (max_pending_bytes)"
 
     def _fail(self, failure: CaptureFailure) -> None:
         detail = f"{failure.feature[:NAME_LENGTH]!r}: {failure.detail}"
@@ -218,3 +236,9 @@ class Aggregator:
     def _lose(self, reason: str, uses: int, detail: str) -> None:
         self._pending.losses[losses.today(), reason] += uses
         self._warnings.setdefault(reason, detail)
+
+
+def _size_of(use: Use) -> int:
+    """About the bytes that a use of the journal takes in memory."""
+    metadata = use.metadata if isinstance(use.metadata, str) or use.metadata is None else json.dumps(use.metadata)
+    return size_of(metadata) if use.access is None else size_of(metadata) + ACCESS_OVERHEAD

@@ -23,7 +23,7 @@ from usage_instrument.typing import UserId
 from .deferred import DeferredCounts, unique_parts
 from .journal import Journal, ReadPosition, SavedSnapshot, Snapshot
 from .losses import today
-from .pending_counts import Aggregates, PendingCounts, TakenCounts
+from .pending_counts import Aggregates, PendingCounts, TakenCounts, size_of, size_of_access
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -372,8 +372,10 @@ class Batcher:
         """Tell the aggregator how much of the bound on memory is in use here."""
         batch = self.batch if self.batch is not None else Batch(0, ())
         held = [count for part in (batch.counts, *self._parts, self.deferred.counts) for count in part]
-        accesses = len(self._accesses) + len(self._uncut.accesses) + len(batch.accesses)
+        accesses = (*self._accesses, *self._uncut.accesses, *batch.accesses)
+        size = sum(size_of(count.metadata) for count in held) + sum(map(size_of_access, accesses))
         with self._pending.lock:
-            self._pending.with_writer_accesses = accesses
-            self._pending.with_writer_keys = self._uncut.counts.keys + len(held) + accesses
+            self._pending.with_writer_accesses = len(accesses)
+            self._pending.with_writer_bytes = self._uncut.counts.metadata_bytes + size
+            self._pending.with_writer_keys = self._uncut.counts.keys + len(held) + len(accesses)
             self._pending.with_writer_uses = self._uncut.counts.uses + sum(count.uses for count in held)

@@ -22,6 +22,11 @@ _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
 
 Key = tuple[str, UserId]
 
+METADATA_OVERHEAD = 200
+"""Bytes in memory per metadata, beside its text: the string's own, its key, and a place in a dict."""
+ACCESS_OVERHEAD = 800
+"""Bytes in memory per access, beside its metadata."""
+
 
 class Aggregates:
     """Uses by bucket, feature and user. Nested dicts, because a tuple per key would cost 60 bytes each."""
@@ -31,6 +36,7 @@ class Aggregates:
         self._metadata: dict[Key, str] = {}
         self.keys = 0
         self.uses = 0
+        self.metadata_bytes = 0
 
     def __bool__(self) -> bool:
         return self.keys > 0
@@ -92,7 +98,14 @@ class Aggregates:
         if older is not None and older != newer:
             merged = json.dumps({**json.loads(older), **json.loads(newer)}, separators=(",", ":"))
             newer = merged if len(merged) <= max_bytes else newer
+        self._take_metadata(key)
         self._metadata[key] = newer
+        self.metadata_bytes += size_of(newer)
+
+    def _take_metadata(self, key: Key) -> str | None:
+        metadata = self._metadata.pop(key, None)
+        self.metadata_bytes -= size_of(metadata)
+        return metadata
 
     def discard(self, is_suppressed: Callable[[UserId], bool]) -> int:
         """Remove the counts of suppressed users; return the sum of their uses."""
@@ -102,7 +115,7 @@ class Aggregates:
                 for user in [user for user in users if is_suppressed(user)]:
                     gone += users.pop(user) & _MASK
                     self.keys -= 1
-                    self._metadata.pop((feature, user), None)
+                    self._take_metadata((feature, user))
         self.uses -= gone
         return gone
 
@@ -133,7 +146,7 @@ class Aggregates:
                     packed = max(packed >> _SHIFT, more >> _SHIFT) << _SHIFT | (packed & _MASK) + (more & _MASK)
                     history.append((other, more & _MASK))
         self.uses -= packed & _MASK
-        count = _count(feature, user, packed, self._metadata.pop((feature, user), None))
+        count = _count(feature, user, packed, self._take_metadata((feature, user)))
         return count._replace(history=tuple((start, number) for start, number in history if start is not None))
 
     def absorb(self, newer: Aggregates, metadata_max_bytes: int) -> None:
@@ -156,6 +169,16 @@ class Aggregates:
             self.merge_metadata(key, metadata, metadata_max_bytes)
 
 
+def size_of(metadata: str | None) -> int:
+    """Bytes in memory of metadata (JSON text in ASCII)."""
+    return 0 if metadata is None else len(metadata) + METADATA_OVERHEAD
+
+
+def size_of_access(access: Use) -> int:
+    """Bytes in memory of a recordable access."""
+    return size_of(access.metadata if isinstance(access.metadata, str) else None) + ACCESS_OVERHEAD
+
+
 def _count(feature: str, user: UserId, packed: int, metadata: str | None) -> Count:
     return Count(feature, user, packed & _MASK, _EPOCH + dt.timedelta(microseconds=packed >> _SHIFT), metadata)
 
@@ -173,17 +196,20 @@ class TakenCounts(NamedTuple):
 class PendingCounts:
     """Counts that the aggregator has made and the writer has not yet taken. Only these two share its lock."""
 
-    def __init__(self, max_keys: int) -> None:
+    def __init__(self, max_keys: int, max_bytes: int = 2**26) -> None:
         self.lock = allocate_lock()
         self.max_keys = max_keys
+        self.max_bytes = max_bytes
         self.counts = Aggregates()
         self.losses: Counter[tuple[dt.date, str]] = Counter()
         self.accesses: list[Use] = []
         """For the audit trail, in order; each takes the room of a key."""
+        self.access_bytes = 0
         self.positions: tuple[ReadPosition, ...] = ()
         """How far the journal is read: everything before is here, or was taken."""
         self.with_writer_keys = 0
         """Keys and accesses that the writer took and has not written; they count against the bound."""
+        self.with_writer_bytes = 0
         self.with_writer_uses = 0
         self.with_writer_accesses = 0
 
@@ -191,6 +217,11 @@ class PendingCounts:
     def room(self) -> int:
         """The number of further keys that fit."""
         return self.max_keys - self.counts.keys - len(self.accesses) - self.with_writer_keys
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of metadata and accesses, here and with the writer."""
+        return self.counts.metadata_bytes + self.access_bytes + self.with_writer_bytes
 
     @property
     def uses(self) -> int:
@@ -208,7 +239,8 @@ class PendingCounts:
             counts, losses, accesses = self.counts, self.losses, self.accesses
             # Counted as the writer's before they leave: a concurrent reader may see uses twice, but misses none.
             self.with_writer_keys += counts.keys + len(accesses)
+            self.with_writer_bytes += counts.metadata_bytes + self.access_bytes
             self.with_writer_uses += counts.uses
             self.with_writer_accesses += len(accesses)
-            self.counts, self.losses, self.accesses = Aggregates(), Counter(), []
+            self.counts, self.losses, self.accesses, self.access_bytes = Aggregates(), Counter(), [], 0
             return TakenCounts(counts, losses, accesses, self.positions)

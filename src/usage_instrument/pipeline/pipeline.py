@@ -50,7 +50,7 @@ class Pipeline:
         self.is_armed = False
         """Whether the threads were started, so that a capture only has to append."""
         self.buffer = Buffer()
-        self._pending = PendingCounts(settings.max_pending)
+        self._pending = PendingCounts(settings.max_pending, settings.max_pending_bytes)
         self.journal: Journal | None = None
         recover = None
         if settings.journal is not None:

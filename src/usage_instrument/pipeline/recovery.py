@@ -127,7 +127,7 @@ class Recovery:
         ledger: Ledger,
     ) -> Recovered:
         """Write all its uses as its own writer, then delete it."""
-        pending = PendingCounts(self._settings.max_pending)
+        pending = PendingCounts(self._settings.max_pending, self._settings.max_pending_bytes)
         aggregator = Aggregator(Buffer(), pending, self._settings, self._canonical, journal)
         maintenance = Maintenance(Catalog(), self._settings)
         writer = Writer(pending, self._settings, _OpenStore(store), aggregator, maintenance, journal)
