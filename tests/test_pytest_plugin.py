@@ -153,7 +153,7 @@ def test_it(captured_usage):
 """)
     done = run(host)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
-    assert "'follow' was to be used at least once by 8, and was 0 times; captured: 'follow' by 7 1 times" in done.stdout
+    assert "'follow' was not used at least once by 8, but 0 times; captured: 'follow' by 7 1 times" in done.stdout
 
 
 def test_the_page_about_testing_runs(captured_usage: CapturedUsage) -> None:

@@ -1,6 +1,6 @@
 """The configured tracker, for the module-level functions.
 
-What only a tracker needs is imported with it: to import what is decorated, as a command line or a test does, is quick.
+The modules of a tracker are imported when one is configured. Importing decorated code stays quick without one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .capture import calls, context, registry
 from .errors import ConfigurationError
+from .runtime import log
 from .runtime.call_sites import caller
-from .stats import Stats  # now: imported any later, the module would take the function's name in the package
+from .stats import Stats  # here: a later import would replace the function of this name in the package by the module
 from .typing import UNSET, Audit, Metadata
 
 if TYPE_CHECKING:
@@ -30,23 +31,21 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-logger = logging.getLogger("usage_instrument")
-
 _tracker: Tracker | None = None
-_line = "nowhere"  # that configured it
-_former: list[Tracker] = []  # replaced, but maybe still writing: the exit waits for them
+_line = "nowhere"  # the line of that configure()
+_former: list[Tracker] = []  # replaced, and maybe still writing: the exit waits for them
 
 
 def configure(
     database: engines.Database | None = None, *, tables: Tables | None = None, **settings: Unpack[SettingOptions]
 ) -> Tracker:
-    """Record every `tracks` and `track` in this database from now on, and return the tracker that does.
+    """Record all uses in this database from now on. Returns the tracker.
 
-    `database` is a URL of a sync or an async driver, an Engine, an AsyncEngine, or nothing for
-    `$USAGE_INSTRUMENT_DATABASE_URL`; `tables` are those of `define_tables`; `settings` are the fields of Settings,
-    each also `$USAGE_INSTRUMENT_<NAME>`. Opens no connection yet. Equal values twice give the same tracker; others
-    replace it, with a warning. Under pytest, a tracker that only the environment configures writes nothing unless
-    `enabled` is set. Raises ConfigurationError, and TypeError for a name that is no setting.
+    `database` is a URL of a sync or async driver, an Engine or an AsyncEngine; by default
+    `$USAGE_INSTRUMENT_DATABASE_URL`. `tables` are those of `define_tables`. `settings` are the fields of Settings, each
+    also `$USAGE_INSTRUMENT_<NAME>`. Opens no connection yet. A second call with equal values returns the same tracker;
+    other values replace it, with a warning. Under pytest, a tracker that only the environment configures writes nothing
+    unless `enabled` is set. Raises ConfigurationError, and TypeError for an unknown setting.
     """
     from .database import engines
     from .settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt
@@ -56,12 +55,12 @@ def configure(
     line = caller()
     settled = Settings.from_environment(**settings)
     for complaint in misspelt(os.environ):
-        logger.warning("%s", complaint)
+        log.warning(("setting", complaint), "%s", complaint)
     if database is None:
         database = os.environ.get(DATABASE_VARIABLE) or None
         asked = "enabled" in settings or ENVIRONMENT_PREFIX + "ENABLED" in os.environ
         if under_pytest() and not asked:
-            logger.info("under pytest, nothing is counted without configure(database) or enabled=True")
+            log.info("under pytest, nothing is counted without configure(database) or enabled=True")
             settings["enabled"] = False
             settled = Settings.from_environment(**settings)
     if database is None and settled.enabled:
@@ -71,28 +70,28 @@ def configure(
     if old is not None:
         if (old.database, old.settings, old.tables_given) == (database, settled, tables):
             return old
-        logger.log(
+        log.emit(
             logging.INFO if _is_alike(old, database, settled, tables) else logging.WARNING,
-            "usage-instrument is configured again with other values at %s, after %s; the new ones hold from now on: "
+            "usage-instrument is configured again with other values at %s, after %s; the new values apply from now on: "
             "configure it once",
             line, _line,
         )  # fmt: skip
     _tracker, _line = Tracker(database, settled, tables, catalog=registry.declared), line
     if old is not None:
         _former.append(old)
-        # Its last batch is written behind our back; the exit waits for it.
+        # It writes its last batch in the background; the exit waits for it.
         old.begin_exit(time.monotonic() + old.settings.shutdown_timeout)
     return _tracker
 
 
 def _is_alike(old: Tracker, database: engines.Database | None, settings: Settings, tables: Tables | None) -> bool:
-    """Whether it differs only in objects that were made anew, as by a factory of apps that is called once more."""
+    """Whether only the objects are new, not the values, as in a second call of an app factory."""
     from .database import engines
 
-    def told(database: engines.Database | None, settings: Settings, tables: Tables | None) -> object:
+    def values(database: engines.Database | None, settings: Settings, tables: Tables | None) -> object:
         return None if database is None else engines.url_of(database), settings, repr(tables)
 
-    return told(old.database, old.settings, old.tables_given) == told(database, settings, tables)
+    return values(old.database, old.settings, old.tables_given) == values(database, settings, tables)
 
 
 def tracker() -> Tracker | None:
@@ -101,7 +100,7 @@ def tracker() -> Tracker | None:
 
 
 def reset() -> None:
-    """Shut the configured tracker down and forget it, as if `configure` had never been called."""
+    """Shut down and forget the configured tracker."""
     global _tracker
     old, _tracker = _tracker, None
     registry.declared.attach(registry.Unconfigured(registry.declared))
@@ -114,12 +113,12 @@ def track(
 ) -> None:
     """Record that `user` used `feature` `count` times.
 
-    Without `user`, it is who `as_user` or `identify` said, else anonymous; `user=None` is anonymous. Never raises and
-    never waits for the database; with `strict`, a mistake raises FeatureNameError, UserIdError, MetadataError or
-    ValueError.
+    Without `user`, the user is that of `as_user`, `identify` or the framework, else anonymous; None is anonymous. Never
+    raises and never waits for the database. With `strict`, a mistake raises FeatureNameError, UserIdError,
+    MetadataError or ValueError.
 
-    With `audit=True` the audit trail holds it as well, with the next flush. With `audit="required"` it does so when
-    this returns: that waits for the database, and raises AuditUnavailable if the access cannot be recorded.
+    With `audit=True`, the next flush also writes the audit trail. With `audit="required"`, the call waits until the
+    trail is written, and raises AuditUnavailable if that fails.
     """
     calls.track(registry.declared.recorder, feature, user, metadata, count, audit)
 
@@ -132,24 +131,29 @@ async def atrack(
 
 
 def identify(user: object, *, actor: object = UNSET) -> None:
-    """State who the current request's or task's user is, and for the audit trail who acts as them, if somebody does.
-    Outside of a request or task it is ignored, and said once."""
+    """Set the user of the current request or task. `actor` is the user who acts as them, for the audit trail.
+
+    Outside of a request or task, it has no effect, and the log says so once.
+    """
     calls.identify(registry.declared.recorder, user, actor)
 
 
 def as_user(user: object, *, actor: object = UNSET) -> CaptureScope:
-    """The captures inside are this user's, anywhere; a bad id makes them rejected (with `strict`, it raises). `actor`
-    is who acts as them, for the audit trail."""
+    """The captures inside belong to this user. A context manager, and a decorator.
+
+    `actor` is the user who acts as them, for the audit trail. With a bad id, the captures are rejected; with `strict`,
+    it raises UserIdError.
+    """
     return _tracker.as_user(user, actor=actor) if _tracker is not None else context.as_user(user, actor)
 
 
 def paused() -> CaptureScope:
-    """Nothing inside is captured."""
+    """Nothing inside is captured. A context manager, and a decorator."""
     return context.paused()
 
 
 def carry(function: C) -> C:
-    """The same function, to run in a thread of an executor: its captures keep the user and the request of now.
+    """The same function for an executor's thread: its captures keep the present user and request.
 
         loop.run_in_executor(None, usage.carry(export), report)
 
@@ -159,12 +163,12 @@ def carry(function: C) -> C:
 
 
 def discard() -> None:
-    """The current request is no use: stops the middleware's count and later ones; earlier ones stand."""
+    """Do not count the current request, nor later captures in it. Earlier ones stay counted."""
     calls.discard()
 
 
 def flush(timeout: float = 5.0) -> bool:
-    """Write at once; True when nothing that was captured before the call is pending any more (as Tracker.flush)."""
+    """Write at once; True if no use captured before the call is pending (as Tracker.flush)."""
     return True if _tracker is None else _tracker.flush(timeout)
 
 
@@ -174,7 +178,7 @@ async def aflush(timeout: float = 5.0) -> bool:
 
 
 def shutdown(timeout: float | None = None) -> bool:
-    """Write what is pending and end the threads; the next capture starts anew (as Tracker.shutdown)."""
+    """Write the pending uses and end the threads. The next capture starts them again (as Tracker.shutdown)."""
     return True if _tracker is None else _tracker.shutdown(timeout)
 
 
@@ -184,8 +188,10 @@ async def ashutdown(timeout: float | None = None) -> bool:
 
 
 def count(user: object, feature: str) -> int:
-    """How often `user` has used `feature`, of all time, with what this process has not written yet (as Tracker.count);
-    0 when nothing is configured."""
+    """The number of uses of `feature` by `user`, with the unwritten uses of this process (as Tracker.count).
+
+    0 if nothing is configured.
+    """
     return 0 if _tracker is None else _tracker.count(user, feature)
 
 
@@ -195,8 +201,10 @@ async def acount(user: object, feature: str) -> int:
 
 
 def user_features(user: object) -> list[FeatureUse]:
-    """What `user` has used, of all time and the latest first, with what this process has not written yet (as
-    Tracker.user_features); nothing when nothing is configured."""
+    """The features `user` has used, the latest first, with the unwritten uses of this process.
+
+    As Tracker.user_features; empty if nothing is configured.
+    """
     return [] if _tracker is None else _tracker.user_features(user)
 
 
@@ -206,8 +214,10 @@ async def auser_features(user: object) -> list[FeatureUse]:
 
 
 def forget(user: object, *, actor: object = None, keep_audit: bool = False, force: bool = False) -> Receipt:
-    """Erase a user from every table, buffer and journal, and see to it that nobody brings them back (as
-    Privacy.forget). Takes seconds. Raises ConfigurationError when nothing is configured, or no `privacy_key`."""
+    """Erase a user from all tables, buffers and journals, permanently (as Privacy.forget).
+
+    Takes seconds. Raises ConfigurationError without a configured tracker or a `privacy_key`.
+    """
     return _privacy().forget(user, actor=actor, keep_audit=keep_audit, force=force)
 
 
@@ -217,7 +227,7 @@ async def aforget(user: object, *, actor: object = None, keep_audit: bool = Fals
 
 
 def export(user: object) -> dict[str, Any]:
-    """All that the tables tell of a user, as JSON can carry it (as Privacy.export)."""
+    """All data of a user in the tables, as values of JSON (as Privacy.export)."""
     return _privacy().export(user)
 
 
@@ -227,7 +237,7 @@ async def aexport(user: object) -> dict[str, Any]:
 
 
 def opt_out(user: object) -> None:
-    """Count nothing of this user any more, in any process, from its next flush on (as Privacy.opt_out)."""
+    """Count this user no more, in each process from its next flush on (as Privacy.opt_out)."""
     _privacy().opt_out(user)
 
 
@@ -237,7 +247,7 @@ async def aopt_out(user: object) -> None:
 
 
 def opt_in(user: object) -> None:
-    """Count this user again, also one who was forgotten (as Privacy.opt_in)."""
+    """Count this user again, also after `forget` (as Privacy.opt_in)."""
     _privacy().opt_in(user)
 
 
@@ -253,11 +263,11 @@ def _privacy() -> Privacy:
 
 
 def stats() -> Stats:
-    """The configured tracker's figures in this process; all zero without one."""
+    """The figures of the configured tracker in this process; zeros without one."""
     return Stats() if _tracker is None else _tracker.stats()
 
 
 def under_pytest() -> bool:
-    """Whether this process is a run of pytest."""
-    # The variable alone is inherited by servers that a test starts, the module alone may be imported by an app.
+    """Whether pytest runs in this process."""
+    # Servers that a test starts inherit the variable, and an app may import the module.
     return "pytest" in sys.modules and "PYTEST_VERSION" in os.environ

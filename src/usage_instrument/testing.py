@@ -1,4 +1,4 @@
-"""For the tests of an application: what was captured, without a database or a thread."""
+"""For the tests of an application: keeps its captures in memory, without a database or a thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class CapturedUse(NamedTuple):
-    """One `track`, or one use of what `tracks` decorates."""
+    """A call of `track`, or a use of a tracked callable."""
 
     feature: str
     user: UserId = None
@@ -30,7 +30,7 @@ class CapturedUse(NamedTuple):
 
 
 class CapturedAccess(NamedTuple):
-    """What the audit trail would hold: an access, or the attempt that is committed before it."""
+    """A row of the audit trail: an access, or the attempt that is committed before it."""
 
     feature: str
     user: UserId
@@ -40,7 +40,7 @@ class CapturedAccess(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A use that was not kept, or (in `metadata_lost`) a use whose metadata was not; and why."""
+    """A rejected use, or (in `metadata_lost`) a use without its metadata, with the error."""
 
     feature: str
     error: Exception
@@ -48,7 +48,7 @@ class Rejected(NamedTuple):
 
 
 class CapturedUsage:
-    """The recorder that `capture_usage` puts in place; it keeps all that it is given, in order."""
+    """The recorder of `capture_usage`. It keeps captures in their order."""
 
     def __init__(self, catalog: Catalog, *, user_id_type: UserIdType | None = None, strict: bool = False) -> None:
         self.catalog = catalog
@@ -57,15 +57,15 @@ class CapturedUsage:
         self._max_bytes = Settings().metadata_max_bytes
         self._canonical = canonical_user(user_id_type) if user_id_type is not None else _as_given
         self.uses: list[CapturedUse] = []
-        """What was counted."""
+        """The counted uses."""
         self.accesses: list[CapturedAccess] = []
-        """What was audited; one that is required is there twice, as `attempted` and with its outcome."""
+        """The audited accesses; a required one is there twice, as `attempted` and with its outcome."""
         self.rejected: list[Rejected] = []
-        """What was not, as its user or its name was none."""
+        """Uses with a bad user id or name."""
         self.metadata_lost: list[Rejected] = []
-        """What was counted without its metadata."""
+        """Uses counted without their metadata."""
         self.complaints: list[Exception] = []
-        """What was said of mistakes that cost no use."""
+        """Mistakes that lost no use."""
 
     @property
     def names(self) -> list[str]:
@@ -73,33 +73,33 @@ class CapturedUsage:
         return list(dict.fromkeys(use.feature for use in self.uses))
 
     def count(self, feature: str, user: object = UNSET) -> int:
-        """How often `feature` was used: by `user` (None is anonymous), or by anyone. Raises UserIdError."""
+        """The number of uses of `feature`, by `user` if given; None is anonymous. Raises UserIdError."""
         if user is UNSET:
             return sum(use.uses for use in self.uses if use.feature == feature)
-        who = _in_text(user_id_of(user))  # the database would hold "42" and 42, a UUID and its text as the same
+        who = _in_text(user_id_of(user))  # for a database, "42" is 42, and a UUID is its text
         return sum(use.uses for use in self.uses if use.feature == feature and _in_text(use.user) == who)
 
     def assert_tracked(self, feature: str, user: object = UNSET, times: int | None = None) -> None:
-        """Raise AssertionError unless `feature` was used: by `user`, if given; `times` times, if given."""
+        """Raise AssertionError unless `feature` was used, by `user` and `times` times if given."""
         found = self.count(feature, user)
         if found == times or (times is None and found):
             return
         who = "" if user is UNSET else f" by {user!r}"
         wanted = "at least once" if times is None else f"{times} times"
-        raise AssertionError(f"{feature!r} was to be used {wanted}{who}, and was {found} times; {self._told()}")
+        raise AssertionError(f"{feature!r} was not used {wanted}{who}, but {found} times; {self._summary()}")
 
     def clear(self) -> None:
-        """Forget what was captured so far."""
+        """Forget the captures."""
         for kept in (self.uses, self.accesses, self.rejected, self.metadata_lost, self.complaints):
             kept.clear()
 
-    def _told(self) -> str:
+    def _summary(self) -> str:
         counts: Counter[str] = Counter()
         for use in self.uses:
             counts[f"{use.feature!r} by {use.user!r}"] += use.uses
-        told = [f"{what} {uses} times" for what, uses in counts.items()]
-        told += [f"{rejected.feature!r} rejected: {rejected.error}" for rejected in self.rejected]
-        return "captured: " + ("; ".join(told) or "nothing")
+        parts = [f"{what} {uses} times" for what, uses in counts.items()]
+        parts += [f"{rejected.feature!r} rejected: {rejected.error}" for rejected in self.rejected]
+        return "captured: " + ("; ".join(parts) or "nothing")
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
         """As Recorder.sink."""
@@ -119,7 +119,7 @@ class CapturedUsage:
             self._keep(CapturedUse(use.feature, use.user, metadata, use.uses))
 
     def admit(self, use: Use) -> None:
-        """As Recorder.admit: everybody gets through whose access a database would take."""
+        """As Recorder.admit; accepts each access that a database would accept."""
         try:
             self._canonical(use.user)
         except UserIdError as error:
@@ -133,7 +133,7 @@ class CapturedUsage:
     def _keep_access(self, use: Use, access: Access, metadata: dict[str, Any] | None) -> None:
         try:
             who, actor = self._canonical(use.user), self._canonical(access.actor)
-        except UserIdError as error:  # the trail holds it all the same, with a word about the id
+        except UserIdError as error:  # the trail has such a row too, with a note about the id
             self.reject(use.feature, error, 0)
             who = actor = None
         self.accesses.append(CapturedAccess(use.feature, who, access.outcome, actor, metadata))
@@ -162,7 +162,7 @@ class CapturedUsage:
         kept.extend(entries)
         if self.strict:
             raise error
-        error.__traceback__ = None  # its frames would keep the request, and a body that is to be let go
+        error.__traceback__ = None  # its frames would keep the request and its body alive
 
     def request_ended(self) -> None:
         """As Recorder.request_ended."""
@@ -187,12 +187,11 @@ def _in_text(user: UserId) -> str | None:
 def capture_usage(
     *, catalog: Catalog = declared, user_id_type: UserIdType | None = None, strict: bool = False
 ) -> Iterator[CapturedUsage]:
-    """Take what is captured inside, in place of the configured tracker, which gets nothing of it.
+    """Keep the captures inside, instead of the configured tracker.
 
-    `catalog` is `Tracker.catalog` for a tracker of one's own. A user id that is not of `user_id_type` is rejected, as
-    it would be by the database; unset, it is the tracker's that is in place, and without one all types are taken. With
-    `strict`, a capture's mistake raises where it is made. The recorder of before is back afterwards, or the one that
-    the app configured inside.
+    `catalog` is `Tracker.catalog` for a separate tracker. A user id that is not of `user_id_type` is rejected, as by
+    the database; the default is that of the configured tracker, and without one all types are accepted. With `strict`,
+    a mistake raises where it is made. Afterwards, the former recorder is back, or one that the app configured inside.
 
         with capture_usage() as usage:
             client.post("/events/7/follow")
