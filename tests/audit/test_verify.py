@@ -16,11 +16,9 @@ from hypothesis import strategies as st
 from conftest import Database
 from reading import made
 from usage_instrument.audit.admin_chain import ADMIN_CHAIN
-from usage_instrument.audit.chain import Chain, first_link, link, pseudonym_of
+from usage_instrument.audit.chain import Chain, first_link
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
-from usage_instrument.audit.truncation import count_old, truncate
 from usage_instrument.audit.verify import Verification, verify
-from usage_instrument.errors import AuditError
 from usage_instrument.schema import Tables
 
 from .trails import SECOND, START, accesses, append
@@ -169,7 +167,6 @@ def test_a_chain_that_is_written_anew_is_found_by_a_checkpoint(trail: Trail) -> 
     forged = Chain(None)
     forged.chain_id, fresh = old, Chain(None)
     fresh.chain_id = old
-    from usage_instrument.audit.chain import first_link
 
     fresh.link = first_link(None, old)
     with trail.connection.begin_nested() as savepoint:
@@ -192,14 +189,6 @@ def test_a_checkpoint_survives_its_export(trail: Trail) -> None:
     assert Checkpoint.from_json(trail.checkpoint.to_json()) == trail.checkpoint
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"version": 9}', '{"version": 1, "made_at": "x", "heads": {"y": 1}}']
-)
-def test_what_is_no_checkpoint_is_told(text: str) -> None:
-    with pytest.raises(AuditError):
-        Checkpoint.from_json(text)
-
-
 KEY = "k" * 32
 
 
@@ -218,48 +207,6 @@ def test_with_a_key_nobody_else_makes_a_link(database: Database) -> None:
     assert (found.kind, found.number) == ("changed", 21)
 
 
-def test_a_cut_is_recorded_and_the_rest_holds(database: Database) -> None:
-    engine = database.engine()
-    tables = made(engine)
-    old, living = Chain(None), Chain(None)
-    with engine.begin() as connection:
-        append(connection, tables, old, accesses(30))
-        append(connection, tables, living, accesses(50))
-        checkpoint = make_checkpoint(connection, tables)
-    before = dt.datetime(2023, 11, 14, 22, 13, 20) + dt.timedelta(seconds=40)
-    with engine.connect() as connection:
-        assert count_old(connection, tables, before) == 70
-        connection.rollback()
-        assert sum(truncate(connection, tables, before)) == 70
-        assert sum(truncate(connection, tables, before)) == 0
-        connection.rollback()
-        append(connection, tables, living, accesses(5, START + 100 * SECOND))
-        connection.commit()
-        assert verify(connection, tables, None, checkpoint) == Verification(10 + 5 + 2, 2, ())
-        connection.rollback()
-        assert sum(truncate(connection, tables, before + dt.timedelta(days=9))) == 15
-        assert verify(connection, tables, None, checkpoint).findings == ()
-
-
-def test_more_than_the_cut_is_missed(sqlite: Database) -> None:
-    engine = sqlite.engine()
-    tables = made(engine)
-    chain = Chain(None)
-    access = tables.access
-    with engine.begin() as connection:
-        append(connection, tables, chain, accesses(50))
-    before = dt.datetime(2023, 11, 14, 22, 13, 20) + dt.timedelta(seconds=40)
-    with engine.connect() as connection:
-        assert sum(truncate(connection, tables, before)) == 40
-        with connection.begin():
-            connection.execute(sa.delete(access).where(access.c.number == 41))
-            (found,) = verify(connection, tables).findings
-            assert (found.kind, found.number) == ("removed", 41)
-            connection.execute(sa.delete(access).where(access.c.chain_id == ADMIN_CHAIN))
-            (found,) = verify(connection, tables).findings
-            assert (found.kind, found.number) == ("removed", 1)
-
-
 def _place(trail: Trail, at: int) -> tuple[uuid.UUID, int]:
     """A row of the ten thousand, by its chain and number."""
     for chain in trail.chains:
@@ -276,11 +223,3 @@ def _is(trail: Trail, chain: uuid.UUID, number: int) -> sa.ColumnElement[bool]:
 
 def _change(trail: Trail, chain: uuid.UUID, number: int, values: dict[str, Any]) -> None:
     trail.connection.execute(sa.update(trail.tables.access).where(_is(trail, chain, number)).values(values))
-
-
-@pytest.mark.parametrize("seal", ["{", "{}", '{"names":3}', '{"names":{}}'])
-def test_a_seal_that_nobody_made_is_found_and_stops_no_look(seal: str) -> None:
-    assert pseudonym_of({"seal": seal}, "user") is None
-    chain = Chain(None)
-    (row,) = chain.rows(accesses(1), "web")
-    assert link(None, first_link(None, chain.chain_id), {**row, "seal": seal}) != row["link"]
