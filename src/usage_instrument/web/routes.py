@@ -132,7 +132,8 @@ class RouteTree:
         if depth > 0:
             nearer = "/" + "/".join(route.templates[0].split("/")[depth + 1 :])
             own = (route.name or "").rpartition(":")[2]
-            route = route._replace(templates=(nearer, *route.templates), aliases=(own,) if own else ())
+            aliases = (own, *route.aliases) if own else route.aliases
+            route = route._replace(templates=(nearer, *route.templates), aliases=aliases)
         return route, len(found) == 1
 
     def _routes(self, router: object, marker: object) -> list[Route]:
@@ -142,7 +143,7 @@ class RouteTree:
         if known is None or id(marker) not in known[1]:  # routes may be added while the app runs
             index: dict[int, list[Route]] = {}
             kept: list[object] = [router]  # an id is good for as long as its object lives
-            for markers, route in _walk(getattr(router, "routes", ()), "", "", 0):
+            for markers, route in _told_apart(_walk(getattr(router, "routes", ()), "", "", 0)):
                 kept.append(markers)
                 for marked in {id(one) for one in markers if one is not None}:
                     index.setdefault(marked, []).append(route)
@@ -153,6 +154,25 @@ class RouteTree:
 
 
 _Found = Iterator[tuple[tuple[object, ...], Route]]
+
+
+def _told_apart(found: _Found) -> list[tuple[tuple[object, ...], Route]]:
+    """The routes, with names that several endpoints share qualified by the template, and by the methods if needed."""
+    walked = list(found)
+    by_name: dict[str | None, set[int]] = {}
+    by_template: dict[tuple[str | None, str], set[int]] = {}
+    for _, route in walked:
+        by_name.setdefault(route.name, set()).add(id(route.endpoint))
+        by_template.setdefault((route.name, route.templates[0]), set()).add(id(route.endpoint))
+    for position, (markers, route) in enumerate(walked):
+        if route.name is None or len(by_name[route.name]) == 1:
+            continue
+        template = route.templates[0]
+        methods = "|".join(sorted((route.methods or frozenset()) - {"HEAD", "OPTIONS"}))
+        is_one = len(by_template[route.name, template]) == 1
+        name = f"{route.name} {template}" if is_one or not methods else f"{route.name} {methods} {template}"
+        walked[position] = markers, route._replace(name=name, aliases=(route.name, *route.aliases))
+    return walked
 
 
 def _walk(routes: Any, prefix: str, owner: str, depth: int) -> _Found:
@@ -180,7 +200,7 @@ def _walk_one(markers: tuple[object, ...], route: Any, prefix: str, owner: str, 
 def visible_routes(app: object) -> list[Route] | None:
     """The routes of an ASGI app and of the apps mounted in it; None if it has no list of routes."""
     routes = _routes_below(app)
-    return None if routes is None else [route for _, route in _walk(routes, "", "", 0)]
+    return None if routes is None else [route for _, route in _told_apart(_walk(routes, "", "", 0))]
 
 
 def _route(route: Any, template: str, name: str | None, endpoint: object) -> Route:
