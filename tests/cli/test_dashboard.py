@@ -68,13 +68,13 @@ def test_serves_it_on_this_machine_with_a_token_of_its_own(postgresql: Database)
     with running("--url", postgresql.url) as (process, lines):
         assert "usage:***@" in lines[0]
         (address,) = [line for line in lines if line.startswith("http")]
-        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)(/\?token=[\w-]{32,})", address)
+        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)(/\w{24}/)(\?token=[\w-]{32,})", address)
         assert found is not None, address
         port = int(found[1])
         assert get(port, "/")[0] == 401
-        status, headers, _ = get(port, found[2])
+        status, headers, _ = get(port, found[2] + found[3])
         assert (status, headers["location"]) == (303, "./")
-        status, _, text = get(port, "/", Cookie=headers["set-cookie"].partition(";")[0])
+        status, _, text = get(port, found[2], Cookie=headers["set-cookie"].partition(";")[0])
         assert status == 200
         assert "Nothing was counted so far" in text
         threads = Path(f"/proc/{process.pid}/task")
@@ -92,6 +92,7 @@ def test_takes_the_token_from_a_file_and_does_not_print_it(sqlite: Database, tmp
     create_all(sqlite.engine())
     file = tmp_path / "token"
     file.write_text("a token of the tests\n")
+    file.chmod(0o600)
     with running("--url", sqlite.url, "--token-file", str(file), "--host", "0.0.0.0") as (_, lines):
         assert not any("of the tests" in line for line in lines)
         (address,) = [line for line in lines if line.startswith("http")]
@@ -115,6 +116,7 @@ def test_says_in_one_line_what_is_wrong(sqlite: Database, tmp_path: Path) -> Non
     assert "the token cannot be read" in failed("--url", sqlite.url, "--token-file", str(tmp_path / "none"))
     short = tmp_path / "short"
     short.write_text("short")
+    short.chmod(0o600)
     assert "at least 16 printable ASCII characters" in failed("--url", sqlite.url, "--token-file", str(short))
     assert "not 'anonymous'" in failed("--url", sqlite.url, "--audit-as", "anonymous")
     assert "'anonymous'" in failed("--url", sqlite.url, "--audit-as", "ada")  # no UUID

@@ -16,6 +16,7 @@ from reading import all_of, made
 from servers import Missing
 from traffic import PORT, serving
 from usage_instrument import Settings, Tracker
+from usage_instrument.dashboard.token_auth import TokenAuth
 
 from .browser import Browser, browser
 from .conftest import HOSTILE, Past
@@ -24,6 +25,7 @@ COMMAND = Path(sys.executable).with_name("usage-instrument")
 ADA, BOB = UUID(int=2**64 + 1), UUID(int=2**64 + 2)
 TOKEN = "a token of the tests"
 PROVEN = f"?token={TOKEN.replace(' ', '+')}"
+PREFIX = TokenAuth(TOKEN).prefix
 
 
 @pytest.fixture
@@ -42,9 +44,10 @@ def dashboard(url: str, directory: Path, *options: str) -> Iterator[str]:
     """Its address, without the token."""
     file = directory / "token"
     file.write_text(TOKEN)
+    file.chmod(0o600)
     command = [str(COMMAND), "dashboard", "--url", url, "--port", PORT, "--token-file", str(file), *options]
     with serving(command, {}) as server:
-        yield f"http://127.0.0.1:{server.port}/"
+        yield f"http://127.0.0.1:{server.port}/{PREFIX}/"
 
 
 def test_the_real_page(small_past: Past, tab: Browser, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from usage_instrument.dashboard import page_jobs
 from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.dashboard.http import Response, page
-from usage_instrument.dashboard.page_jobs import PageJobs
+from usage_instrument.dashboard.page_jobs import Job, PageJobs
 
 from .conftest import Past
 from .visitor import asgi
@@ -29,7 +29,7 @@ class Slow:
         self.may_go_on = threading.Event()
         self.times = 0
 
-    def __call__(self) -> Response:
+    def __call__(self, job: Job) -> Response:
         self.times += 1
         assert self.may_go_on.wait(60)
         return PAGE
@@ -53,18 +53,6 @@ def test_whoever_waits_hears_how_long_and_gets_the_page_that_was_made(
     assert pages.page("/else", slow) is PAGE
     assert pages.page("/else", slow) is PAGE
     assert slow.times == 3, "what nobody had to wait for is made anew"
-
-
-def test_pages_wait_for_their_turn(hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_jobs, "AT_ONCE", 2)
-    pages, slow = PageJobs(), Slow()
-    for number in range(3):
-        assert isinstance(pages.page(number, slow), float)
-    assert slow.times == 2
-    monkeypatch.setattr(page_jobs, "SOON", 60)
-    slow.may_go_on.set()
-    assert [pages.page(number, slow) for number in range(3)] == [PAGE] * 3
-    assert slow.times == 3
 
 
 @pytest.mark.parametrize("past", ["postgresql"], indirect=True)

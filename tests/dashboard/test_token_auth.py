@@ -32,18 +32,19 @@ def test_without_it_there_is_nothing(small_past: Past) -> None:
 
 
 def test_once_in_the_address_then_a_cookie(small_past: Past) -> None:
-    answer = asgi(app(small_past), "/feature", token=SECRET, feature="a b", period="7d")
+    inside = f"/{TokenAuth(SECRET).prefix}"
+    answer = asgi(app(small_past), f"{inside}/feature", token=SECRET, feature="a b", period="7d")
     assert answer.status == 303
     assert answer.headers["Location"] == "./feature?feature=a+b&period=7d"
     assert answer.body == b""
     cookie, *attributes = answer.headers["Set-Cookie"].split("; ")
-    assert set(attributes) == {"HttpOnly", "Path=/", "SameSite=Strict"}
+    assert set(attributes) == {"HttpOnly", "SameSite=Strict"}
     assert SECRET not in cookie
-    page = asgi(app(small_past), "/", headers=[("Cookie", f'other={{"a": [1]}}; {cookie}; x')])
+    page = asgi(app(small_past), f"{inside}/", headers=[("Cookie", f'other={{"a": [1]}}; {cookie}; x')])
     assert page.status == 200
     assert SECRET not in page.text
     assert asgi(app(small_past), "/", headers=[("Cookie", f"{cookie}0")]).status == 401
-    assert asgi(app(small_past), "/", token=SECRET).headers["Location"] == "./"
+    assert asgi(app(small_past), f"{inside}/", token=SECRET).headers["Location"] == "./"
 
 
 def test_or_in_a_header_for_programs(small_past: Past) -> None:

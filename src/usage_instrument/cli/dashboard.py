@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 import socket
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,7 +63,7 @@ def dashboard(
         audit = {} if user is None else _audit_options(auth, user, Tracker(database, _settings(), tables))
         app = auth.protect(Dashboard(database, authorize=auth.authorize, schema=schema, **audit))
     listening = _listen(host, port)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/{auth.prefix}/"
     shown = auth.secret if token_file is None else f"(the content of {token_file})"
     typer.echo(f"The dashboard of {engines.masked(database)}:\n\n  {address}?{PARAMETER}={shown}\n\nCtrl-C ends it.")
     # No access log: it would contain the token.
@@ -97,6 +99,8 @@ def _is_loopback(host: str) -> bool:
 
 def _read(file: Path) -> str:
     try:
+        if os.name == "posix" and file.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+            raise fail(f"the token in {file} is open to other users of this machine: run `chmod 600 {file}`")
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise fail(f"the token cannot be read from {file}: {error}") from None

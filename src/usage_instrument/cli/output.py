@@ -34,16 +34,22 @@ def show(rows: Sequence[Mapping[str, Any]], output: Format, *, empty: str, names
     if output is Format.JSON:
         typer.echo(as_json([dict(row) for row in rows]))
     elif output is Format.CSV:
-        text = csv.written(names, ([row[name] for name in names] for row in rows), "\n").decode()
-        is_terminal = sys.stdout.isatty()
-        # Not by typer, which takes escape sequences out of what goes to a file.
-        sys.stdout.write("\n".join(map(printable, text.split("\n"))) if is_terminal else text)
+        Printer().write(csv.written(names, ([row[name] for name in names] for row in rows), "\n").decode())
     elif not rows:
         typer.echo(empty)
     elif output is Format.MARKDOWN:
         typer.echo(_markdown(names, rows))
     else:
         console().print(table(names, rows))
+
+
+class Printer:
+    """Standard output for whole files: to a terminal without control characters, elsewhere unchanged."""
+
+    def write(self, text: str) -> None:
+        """Print a text."""
+        # Not by typer, which removes escape sequences from what goes to a file.
+        sys.stdout.write("\n".join(map(printable, text.split("\n"))) if sys.stdout.isatty() else text)
 
 
 def as_json(value: object) -> str:

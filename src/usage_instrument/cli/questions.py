@@ -19,7 +19,7 @@ from usage_instrument.database.schema import define_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import UserIdError
 from usage_instrument.events import canonical_user
-from usage_instrument.queries.periods import Since
+from usage_instrument.queries.periods import Since, since_text
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import QUESTIONS, TREND, UNUSED, Argument, Query, Question, period_words
 from usage_instrument.settings import DATABASE_VARIABLE
@@ -29,7 +29,7 @@ from .caveats import NOTHING_DECLARED, caveats, is_empty, old_tables
 from .database import read
 from .errors import ERROR, PROBLEMS, explained, fail, warn
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds, period
-from .output import console, show, table
+from .output import Printer, console, show, table
 
 _BAR = 40
 """The width of a bar, in characters."""
@@ -134,7 +134,7 @@ def _parameter(argument: Argument) -> inspect.Parameter:
     )
     default = argument.default
     if isinstance(default, dt.timedelta):
-        default = f"{default.days}d"
+        default = since_text(default)
     elif argument.type is Unit:
         default = Step(default)
     return inspect.Parameter(
@@ -201,7 +201,7 @@ def _print_sql(
         with explained(database):
             tables = define_tables(MetaData(), schema=schema, users=None, user_id_type=user_id_type.value)
             text = printed(_select(question, tables, given), database.get_dialect()())
-    typer.echo(f"{text};")
+    Printer().write(f"{text};\n")
 
 
 def _ask(connection: Connection, tables: Tables, question: Question, query: Query, given: Mapping[str, Any]) -> Answer:

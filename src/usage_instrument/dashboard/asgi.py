@@ -93,4 +93,6 @@ def request_of(scope: Scope) -> HTTPRequest:
     path, mount = scope["path"], scope.get("root_path", "").rstrip("/")
     if mount and (path == mount or path.startswith(f"{mount}/")):
         path = path[len(mount) :]
-    return HTTPRequest(scope["method"], mount, path, scope.get("query_string", b"").decode("latin-1"))
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name.startswith(b"sec-fetch-")}
+    fetch = headers.get(b"sec-fetch-site", ""), headers.get(b"sec-fetch-dest", "")
+    return HTTPRequest(scope["method"], mount, path, scope.get("query_string", b"").decode("latin-1"), *fetch)

@@ -38,6 +38,15 @@ class HTTPRequest:
     path: str
     """The path below the mount: empty, or with a slash in front."""
     query: str
+    fetch_site: str = ""
+    """The header `Sec-Fetch-Site`: which kind of page asks. Empty for a program or an old browser."""
+    fetch_dest: str = ""
+    """The header `Sec-Fetch-Dest`: what the browser makes of the response."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a page of another site, or of another port of this host, asks; or a page embeds the response."""
+        return self.fetch_site not in ("", "same-origin", "none") or self.fetch_dest not in ("", "document", "empty")
 
     def parameters(self) -> dict[str, str] | None:
         """The query's parameters, the last of each name; None for more than any link of ours has."""
@@ -89,7 +98,9 @@ def redirect(location: str, *extra: tuple[str, str]) -> Response:
 def into(request: HTTPRequest) -> str:
     """The address with a slash at its end, from which the relative links of all pages start."""
     last = quote(request.mount.rpartition("/")[2])
-    return f"./{last}/" + (f"?{request.query}" if request.query else "")
+    # Percent-encoded: a header takes neither line ends nor other characters than those of Latin-1.
+    query = quote(request.query, safe="!$%&'()*+,-./:;=?@_~", encoding="latin-1", errors="replace")
+    return f"./{last}/" + (f"?{query}" if query else "")
 
 
 _STYLES = (Path(__file__).parent / "static" / "usage.css").read_bytes()

@@ -22,6 +22,8 @@ from .html import address
 T = TypeVar("T")
 
 MAX_KEY = 100
+PARAMETERS = frozenset({"feature", "key", "period", "q", "user"})
+"""The parameters of the pages, without those of the audit trail."""
 _INTEGER = 2**63
 
 

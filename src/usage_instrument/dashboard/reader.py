@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, exc
+from sqlalchemy import URL, Connection, event, exc
 
 from usage_instrument.database import dialects, engines
 from usage_instrument.database.inspection import CREATE, check
@@ -18,6 +19,7 @@ from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
 
 from .errors import PageError
+from .page_jobs import Job
 
 T = TypeVar("T")
 
@@ -42,23 +44,47 @@ class Reader:
     def __str__(self) -> str:
         return engines.masked(self._engine)
 
-    def read(self, work: Callable[[Connection, Tables], T]) -> T:
-        """The result of `work`. Raises PageError, also for an error of the database."""
+    def read(self, work: Callable[[Connection, Tables], T], job: Job | None = None) -> T:
+        """The result of `work`, which the job can cancel. Raises PageError, also for an error of the database."""
         self._check_file()
         connector = engines.connect(self._engine)  # a pool of its own, because some belong to an event loop
         try:
-            return connector.run(lambda connection: self._page(connection, work))
+            return connector.run(lambda connection: self._page(connection, work, job))
         except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
+            if job is not None:
+                job.check()
             raise self._page_error(error) from None
         finally:
             connector.dispose()
 
-    def _page(self, connection: Connection, work: Callable[[Connection, Tables], T]) -> T:
+    def _page(self, connection: Connection, work: Callable[[Connection, Tables], T], job: Job | None) -> T:
+        if job is not None:
+            event.listen(connection, "before_cursor_execute", lambda *_: job.check())
+            job.cancel_by(self._canceller(connection))
         try:
             return self._work(connection, work)
         finally:
             # Closed: no connection stays idle on the server, is inherited by a fork, or stays read-only.
             connection.invalidate()
+
+    def _canceller(self, connection: Connection) -> Callable[[], object]:
+        """A function that ends the running query from another thread; its timeout ends that of another driver."""
+        driver: Any = connection.connection.driver_connection
+        if hasattr(driver, "thread_id"):  # PyMySQL, mysqlclient
+            query, engine = f"KILL QUERY {driver.thread_id()}", self._engine
+
+            def kill() -> None:
+                connector = engines.connect(engine)
+                try:
+                    connector.run(lambda another: another.exec_driver_sql(query))
+                finally:
+                    connector.dispose()
+
+            return kill
+        cancel = getattr(driver, "cancel", None) or getattr(driver, "interrupt", None)
+        if cancel is None or inspect.iscoroutinefunction(cancel):
+            return lambda: None
+        return lambda: cancel()
 
     def _work(self, connection: Connection, work: Callable[[Connection, Tables], T]) -> T:
         connection = dialects.get(connection.dialect.name).begin_read_only(connection, STATEMENT_TIMEOUT)

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import Connection
 
@@ -22,8 +23,8 @@ from .figures import freshness
 from .formatting import plural
 from .html import render
 from .http import HTTPRequest, Response, asset, into, page, redirect
-from .page_jobs import PageJobs
-from .page_request import PERIODS, PageRequest, period_of
+from .page_jobs import Job, PageJobs, TooManyJobsError
+from .page_request import PARAMETERS, PERIODS, PageRequest, period_of
 from .pages.feature import feature
 from .pages.overview import overview
 from .pages.search import search
@@ -76,7 +77,7 @@ class Site(Generic[Given, Verdict]):
         """The response that needs no permission and no database; None for everything else."""
         if request.method not in ("GET", "HEAD"):
             return message(405, "Only for reading", "This dashboard changes nothing.", extra=(("Allow", "GET, HEAD"),))
-        return asset(request.path)
+        return asset(request.path) or (foreign(request) if request.is_foreign else None)
 
     def _page(self, request: HTTPRequest) -> Response:
         """The page for a visitor with permission, or within a second a page that waits for it. Raises nothing."""
@@ -84,8 +85,17 @@ class Site(Generic[Given, Verdict]):
             return redirect(into(request))
         if request.path.endswith(".csv"):  # a program that fetches a file would not come back for it
             return self._answer(request)
-        made = self._jobs.page((request.path, request.query), lambda: self._answer(request))
-        return made if isinstance(made, Response) else waiting(made)
+        parameters = request.parameters() or {}
+        # Other parameters change nothing: they must not make another page.
+        key = (request.path, tuple(sorted((name, parameters[name]) for name in PARAMETERS & parameters.keys())))
+        try:
+            made = self._jobs.page(key, lambda job: self._answer(request, job=job))
+        except TooManyJobsError:
+            return waiting("This dashboard is busy", "It makes many other pages. This page appears after them.", 503)
+        if isinstance(made, Response):
+            return made
+        so_far = plural(math.ceil(made), "second")
+        return waiting("Counting …", f"There is much to count: {so_far} so far. The page appears by itself.", 202)
 
     def _is_of_trail(self, request: HTTPRequest) -> bool:
         """Whether it asks for the audit trail of a site that shows one."""
@@ -125,16 +135,21 @@ class Site(Generic[Given, Verdict]):
             )
         return response
 
-    def _answer(self, request: HTTPRequest, show: Callable[[PageRequest], Response] | None = None) -> Response:
+    def _answer(
+        self,
+        request: HTTPRequest,
+        show: Callable[[PageRequest], Response] | None = None,
+        job: Job | None = None,
+    ) -> Response:
         try:
-            return self._read(request, show or _page_of(request.path))
+            return self._read(request, show or _page_of(request.path), job)
         except PageError as error:
             return error_page(error)
         except Exception:
             log.limited(logging.ERROR, "page", "a page of the dashboard failed", exc_info=True)
             return message(500, "This page failed", "This is a bug of ours; the log of this process has the details.")
 
-    def _read(self, request: HTTPRequest, show: Callable[[PageRequest], Response]) -> Response:
+    def _read(self, request: HTTPRequest, show: Callable[[PageRequest], Response], job: Job | None) -> Response:
         parameters = request.parameters()
         if parameters is None or any("\0" in value for value in parameters.values()):
             raise PageError(400, "This address is too long, or broken", "Start again from the overview.")
@@ -146,7 +161,7 @@ class Site(Generic[Given, Verdict]):
                 PageRequest(connection, tables, name, parameters, period, fresh, self._cache, has_trail=self._has_trail)
             )
 
-        return self._reader.read(work)
+        return self._reader.read(work, job)
 
 
 def _page_of(path: str) -> Callable[[PageRequest], Response]:
@@ -166,11 +181,10 @@ def _page_of(path: str) -> Callable[[PageRequest], Response]:
     return (lambda request: file(question, request)) if dot else (lambda request: page(table(question, request)))
 
 
-def waiting(seconds: float) -> Response:
+def waiting(title: str, advice: str, status: int) -> Response:
     """A page that reloads itself until the requested one is ready."""
-    so_far = plural(math.ceil(seconds), "second")
-    advice = (f"There is much to count: {so_far} so far. The page appears when it is ready.",)
-    return page(render("waiting.html", title="Counting …", advice=advice, links=(), is_open=True, periods=PERIODS), 202)
+    text = render("waiting.html", title=title, advice=(advice,), links=(), is_open=True, periods=PERIODS)
+    return page(text, status, *([("Retry-After", "2")] if status == 503 else []))
 
 
 def message(
@@ -178,17 +192,40 @@ def message(
     title: str,
     *advice: str,
     links: tuple[tuple[str, str], ...] = (),
+    links_title: str = "Did you mean",
     extra: tuple[tuple[str, str], ...] = (),
     is_open: bool = True,
 ) -> Response:
     """A page with a message; `is_open` for a visitor who may look at other pages."""
-    names = {"title": title, "advice": advice, "links": links, "is_open": is_open, "periods": PERIODS}
-    return page(render("message.html", **names), status, *extra)
+    text = render(
+        "message.html",
+        title=title,
+        advice=advice,
+        links=links,
+        links_title=links_title,
+        is_open=is_open,
+        periods=PERIODS,
+    )
+    return page(text, status, *extra)
 
 
 def error_page(error: PageError) -> Response:
     """The page that shows an error."""
     return message(error.status, error.title, *error.advice, links=error.links)
+
+
+def foreign(request: HTTPRequest) -> Response:
+    """The page for a request that another site made. Its link makes the same request from this page."""
+    name = request.path.rpartition("/")[2] if request.path else request.mount.rpartition("/")[2]
+    here = f"./{quote(name, errors='replace')}" + (f"?{request.query}" if request.query else "")
+    return message(
+        403,
+        "Another site asks for this page",
+        "A link on another site leads here, or a page there embeds this one.",
+        links=(("Open the page", here),),
+        links_title="If you followed a link:",
+        is_open=False,
+    )
 
 
 def refusal(status: int, *advice: str, extra: tuple[tuple[str, str], ...] = ()) -> Response:

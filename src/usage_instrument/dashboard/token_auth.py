@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from urllib.parse import quote
 
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import ASGIApp, Receive, Scope, Send
@@ -16,6 +17,8 @@ from .site import refusal
 PARAMETER = "token"
 SHORTEST = 16
 """Characters. A shorter token can be guessed."""
+DIFFERENT = 8
+"""Different characters: so can a repeated one."""
 
 
 class TokenAuth:
@@ -23,13 +26,17 @@ class TokenAuth:
 
     def __init__(self, secret: str) -> None:
         secret = secret.strip()
-        if len(secret) < SHORTEST or not secret.isprintable() or not secret.isascii():
+        if len(secret) < SHORTEST or not secret.isprintable() or not secret.isascii() or len(set(secret)) < DIFFERENT:
             raise ConfigurationError(
-                f"a token has at least {SHORTEST} printable ASCII characters; `openssl rand -hex 16` makes one"
+                f"a token has at least {SHORTEST} printable ASCII characters, {DIFFERENT} of them different; "
+                "`openssl rand -hex 16` makes one"
             )
         self.secret = secret
         digest = hashlib.sha256(b"usage-instrument dashboard " + secret.encode()).hexdigest()
-        # Other servers on this host see the cookie: it does not contain the token, and its name is its own.
+        # A cookie knows no port: other servers on this host get it for the same path. So the path cannot be guessed,
+        # and the cookie does not contain the token.
+        self.prefix = hashlib.sha256(b"usage-instrument path " + secret.encode()).hexdigest()[:24]
+        """The path below which the pages are, and the cookie is valid."""
         self._name, self._value = f"usage_instrument_{digest[:8]}", digest[8:]
 
     def authorize(self, scope: Scope) -> bool:
@@ -63,11 +70,23 @@ class TokenAuth:
                 return
             request = request_of(scope)
             parameters = request.parameters() or {}
-            if self._is_secret(parameters.pop(PARAMETER, "")):
-                cookie = f"{self._name}={self._value}; HttpOnly; Path=/; SameSite=Strict"
-                here = address(f"./{request.path.rpartition('/')[2]}", **parameters)
-                await respond(redirect(here, ("Set-Cookie", cookie)), scope, send)
-            elif self.authorize(scope) or asset(request.path) is not None:
+            is_inside = request.path.startswith(f"/{self.prefix}/")
+            if self._is_secret(parameters.get(PARAMETER, "")):
+                name = quote(request.path.rpartition("/")[2], errors="replace")
+                if is_inside:
+                    del parameters[PARAMETER]
+                    # Without a path: that of this address, by any mount and proxy.
+                    cookie = ("Set-Cookie", f"{self._name}={self._value}; HttpOnly; SameSite=Strict")
+                    await respond(redirect(address(f"./{name}", **parameters), cookie), scope, send)
+                else:
+                    await respond(redirect(address(f"./{self.prefix}/{name}", **parameters)), scope, send)
+            elif self.authorize(scope) or asset(f"/{request.path.rpartition('/')[2]}") is not None:
+                if is_inside:
+                    scope = {
+                        **scope,
+                        "root_path": f"{request.mount}/{self.prefix}",
+                        "path": request.mount + request.path,
+                    }
                 await app(scope, receive, send)
             else:
                 challenge = ("WWW-Authenticate", 'Bearer realm="usage-instrument"')

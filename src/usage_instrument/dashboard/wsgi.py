@@ -59,4 +59,5 @@ def request_of(environ: Environ) -> HTTPRequest:
     mount, path = (
         environ.get(name, "").encode("latin-1").decode("utf-8", "replace") for name in ("SCRIPT_NAME", "PATH_INFO")
     )
-    return HTTPRequest(environ["REQUEST_METHOD"], mount.rstrip("/"), path, environ.get("QUERY_STRING", ""))
+    fetch = environ.get("HTTP_SEC_FETCH_SITE", ""), environ.get("HTTP_SEC_FETCH_DEST", "")
+    return HTTPRequest(environ["REQUEST_METHOD"], mount.rstrip("/"), path, environ.get("QUERY_STRING", ""), *fetch)

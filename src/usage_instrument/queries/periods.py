@@ -73,11 +73,21 @@ def checked_since(since: object) -> Since:
         return since if since.tzinfo is None else since.astimezone(dt.UTC).replace(tzinfo=None)
     if isinstance(since, dt.timedelta):
         if not dt.timedelta(0) <= since <= _LONGEST:
-            raise ConfigurationError(f"since goes back from 0 to {_LONGEST.days} days, not {since}; None is all time")
+            raise ConfigurationError(
+                f"since goes back from 0 to {_LONGEST.days} days, not {since_text(since)}; None is all time"
+            )
         return since
     if since is None:
         return None
     raise ConfigurationError(f"since is a timedelta, a datetime or None, not {since!r}")
+
+
+def since_text(since: dt.timedelta | dt.datetime) -> str:
+    """A period as the command line takes it: 60d, 36h, 2026-01-31."""
+    if isinstance(since, dt.datetime):
+        return f"{since:%Y-%m-%d}"
+    hours = since.total_seconds() / 3600
+    return f"{hours / 24:g}d" if hours % 24 == 0 else f"{hours:g}h"
 
 
 def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | None = None) -> CTE:

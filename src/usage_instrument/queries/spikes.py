@@ -14,7 +14,7 @@ from usage_instrument.errors import ConfigurationError
 
 from .arguments import default_tables, rows_of
 from .numbers import ONE, ZERO, over, total
-from .periods import DAY, MONTH, WEEK, Since, calendar, first_start
+from .periods import DAY, MONTH, WEEK, Since, calendar, first_start, since_text
 
 PAST = -28
 """Days of the past with which a period is compared."""
@@ -65,7 +65,8 @@ def _start(since: Since) -> ColumnElement[Any]:
         length = dt.datetime.now(dt.UTC) - (since if since.tzinfo else since.replace(tzinfo=dt.UTC)) - DAY
     if start is None or not isinstance(length, dt.timedelta) or length > MONTH:
         raise ConfigurationError(
-            f"since goes {MONTH.days} days back at most, not {since!r}: a spike is compared with the days before"
+            f"since goes {MONTH.days} days back at most, not {since_text(since) if since else 'all time'}: "
+            "a spike is compared with the days before"
         )
     return start
 
