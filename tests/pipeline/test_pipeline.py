@@ -169,7 +169,9 @@ def test_threads_that_cannot_run_leave_their_work_to_the_end_of_a_request(
     pipeline._started -= 31
     pipeline._relieved = 0.0
     tracker.request_ended()
-    assert (len(started), tracker.stats().written) == (2, 3)
+    assert tracker.stats().written == 3
+    own = [run for run in started if getattr(run, "__self__", None) in (pipeline._aggregating, pipeline._writing)]
+    assert len(own) == 2, "starts do not pile up"
     for run in started:
         threading.Thread(target=run, daemon=True).start()
 

@@ -66,6 +66,13 @@ def test_one_refused_row_among_many_is_rejected_alone(caplog: pytest.LogCaptureF
     ]
 
 
+def test_three_hundred_refused_rows_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(*range(300))
+    bench.run(lambda batch: REFUSED if batch.counts else None)
+    assert bench.rejection.rejected == 300
+    assert len(caplog.records) == 1
+
+
 def test_metadata_is_lost_before_the_use_is() -> None:
     bench = Bench(1, metadata='{"a":1}')
     bench.run(lambda batch: REFUSED if batch.counts[0].metadata is not None else None)
