@@ -1,7 +1,7 @@
 """Programs whose captures are interrupted by captures: `interruptions.py WAY…` runs some at once.
 
 What was used stands on stdout at the end: `{"plain": …, "rich": …}`. The database, and the journal where there is one,
-come from the environment. Whoever waits for itself is told by its stacks, after a minute.
+come from the environment. Whoever waits for itself is told by its stacks, after two minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from collections.abc import Callable
 import usage_instrument as usage
 
 USERS = [uuid.UUID(int=number) for number in range(1, 200)]
-SECONDS = 60
+SECONDS = 120
+DEPTH = 5
+"""Signal handlers that interrupt each other at once: without a limit, a busy machine exceeds the recursion limit."""
 
 
 @usage.tracks("plain", user_arg="user")
@@ -33,6 +35,7 @@ class Uses:
     def __init__(self) -> None:
         self._plain, self._rich, self._users = itertools.count(), itertools.count(), itertools.cycle(USERS)
         self.threads: set[int] = set()
+        self.ended = False
 
     def make(self) -> None:
         """One of each kind, by the next user, who may be new."""
@@ -75,14 +78,27 @@ def collect() -> Callable[[], object]:
 
 def interrupt() -> Callable[[], object]:
     turns = itertools.count(1)
+    depth = 0
+
+    def arm() -> None:
+        if not uses.ended:
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
 
     def handle(number: int, frame: object) -> None:
-        uses.make()
-        if not next(turns) % 100:
-            usage.flush(0)
+        nonlocal depth
+        depth += 1
+        try:
+            if depth < DEPTH:
+                arm()
+            uses.make()
+            if not next(turns) % 100:
+                usage.flush(0)
+        finally:
+            depth -= 1
+            arm()
 
     signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    arm()
     return lambda: None
 
 
@@ -109,6 +125,7 @@ def main() -> None:
         usage.flush(SECONDS)
         if turn % 2 == 0:
             usage.shutdown(SECONDS)  # the next use starts threads and journal anew: whoever makes it
+    uses.ended = True
     signal.setitimer(signal.ITIMER_REAL, 0)
     gc.set_threshold(0)
     gc.collect()
