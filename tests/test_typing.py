@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 FILES = sorted((TESTS / "typing").glob("*.py"))
+assert FILES, "no files to check"
 SOURCE = TESTS.parent / "src"
 
 
