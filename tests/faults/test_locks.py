@@ -42,8 +42,9 @@ def test_a_flush_gives_way_to_a_lock_of_the_hosts(server: Database) -> None:
             tracker.track("f", user=user, count=2)
         while "lock" not in str(tracker.stats().last_error).lower():
             assert not tracker.flush(1)
-        assert tracker.stats().written == len(USERS)
-        assert balanced(tracker.stats())
+        stats = tracker.stats()  # after some attempts, only the locked user's uses wait
+        assert len(USERS) <= stats.written <= 3 * len(USERS) - 2
+        assert balanced(stats)
     assert_exact(engine, tables, tracker, 3 * len(USERS))
     assert set(counts(engine, tables).values()) == {3}
     assert_left_nothing(engine, tables, tracker)
