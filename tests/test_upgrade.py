@@ -580,6 +580,29 @@ def test_gives_an_older_history_a_primary_key(database: Database) -> None:
     assert len({row.id for row in found}) == 3
 
 
+def test_an_upgrade_leaves_a_role_able_to_write(postgresql: Database) -> None:
+    """The history's new ids have a sequence, on which a role of the release before has no right yet."""
+    engine = postgresql.engine()
+    tables = create_all(engine, users=None).tables
+    without_primary_key(engine)
+    role = f"writer_{uuid.uuid4().hex[:8]}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+        for table in tables:
+            connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table.name} TO {role}")
+        connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE feature_usage_id_seq TO {role}")
+    try:
+        upgraded(engine, tables)
+        tracker = Tracker(sa.make_url(postgresql.url).set(username=role, password="secret"))
+        tracker.track("search")
+        assert tracker.flush(10), tracker.stats()
+        assert tracker.shutdown(10)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+
+
 def without_primary_key(engine: sa.Engine) -> None:
     """Make the history what the release before made of it."""
     with engine.begin() as connection:

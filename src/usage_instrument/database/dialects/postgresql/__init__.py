@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Integer,
+    MetaData,
     Table,
     exc,
     func,
@@ -147,16 +148,32 @@ class PostgreSQL(Dialect):
     ) -> Flush:
         return PostgreSQLFlush(connection, tables, settings.metadata_max_bytes)
 
+    def add_primary_key(self, connection: Connection, table: Table) -> None:
+        super().add_primary_key(connection, table)
+        # Roles that number the rows of feature_usage number those of this table too.
+        usage = Table("feature_usage", MetaData(), schema=table.schema)
+        known, added = _sequence_of_ids(connection, usage), _sequence_of_ids(connection, table)
+        if known and added:
+            roles = connection.scalars(
+                text(
+                    "SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END "
+                    "FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = CAST(:known AS regclass) "
+                    "AND a.privilege_type = 'USAGE' AND a.grantee <> c.relowner"
+                ),
+                {"known": known},
+            )
+            for role in roles.all():
+                connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE {added} TO {role}")
+
     def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
         preparer = connection.dialect.identifier_preparer
         name, access = preparer.quote(role), preparer.format_table(tables.access)
         schema = tables.usage.schema
-        usage = preparer.format_table(tables.usage)
-        sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:name, 'id')"), {"name": usage})
+        sequences = [_sequence_of_ids(connection, table) for table in (tables.usage, tables.history)]
         return [
             *([f"GRANT USAGE ON SCHEMA {preparer.quote_schema(schema)} TO {name}"] if schema else []),
             *grants(connection, tables, name),
-            *([f"GRANT USAGE ON SEQUENCE {sequence} TO {name}"] if sequence else []),
+            *(f"GRANT USAGE ON SEQUENCE {sequence} TO {name}" for sequence in sequences if sequence),
             f"REVOKE ALL ON {access} FROM PUBLIC, {name}",
             f"GRANT INSERT ON {access} TO {name}",
         ]
@@ -226,6 +243,16 @@ _FAULTS = {
     "57P05": Fault.CONNECTION_LOST,  # idle_session_timeout
 }
 """By SQLSTATE or its class; every other error is transient."""
+
+
+def _sequence_of_ids(connection: Connection, table: Table) -> str | None:
+    """The sequence that numbers a table's ids; None if it has none."""
+    name = connection.dialect.identifier_preparer.format_table(table)
+    has_ids = text("SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attname = 'id'")
+    if connection.scalar(has_ids, {"name": name}) is None:
+        return None
+    found: str | None = connection.scalar(text("SELECT pg_get_serial_sequence(:name, 'id')"), {"name": name})
+    return found
 
 
 def _is_narrow_id(column: Column[Any], live: Any) -> bool:
