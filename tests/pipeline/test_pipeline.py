@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +17,11 @@ from conftest import Database
 from reading import balanced, made, total
 from usage_instrument import Tracker
 from usage_instrument.capture.registry import Catalog
+from usage_instrument.events import canonical_user
 from usage_instrument.pipeline.aggregator import Aggregator
 from usage_instrument.pipeline.backend import Backend
+from usage_instrument.pipeline.flush_request import FlushRequest
+from usage_instrument.pipeline.journal import Chunk
 from usage_instrument.pipeline.pipeline import Pipeline
 from usage_instrument.pipeline.writer import Writer
 from usage_instrument.runtime import threads
@@ -190,3 +194,89 @@ def test_a_use_during_the_last_batch_starts_the_threads_again(
     assert tracker.shutdown(60)
     monkeypatch.undo()
     until(lambda: tracker.stats().written == 2)
+
+
+MAX_PENDING = 10
+
+
+@pytest.fixture
+def held_up(sqlite: Database, tmp_path: Path) -> Callable[[int], Pipeline]:
+    """A pipeline whose journal holds so many uses, each of another user, of which memory has room for ten at a time.
+    Its threads do not run."""
+
+    def make(uses: int) -> Pipeline:
+        settings = Settings(journal=str(tmp_path), max_pending=MAX_PENDING, user_id_type="integer")
+        tables = made(sqlite.engine(), user_id_type="integer")
+        pipeline = Pipeline(
+            settings, Backend(sqlite.url, settings, tables), Catalog(), canonical_user("integer"), lambda: None
+        )
+        assert pipeline.journal is not None
+        assert pipeline.journal.try_open()
+        for user in range(uses):
+            pipeline.journal.sink("search")(user)
+        pipeline._aggregator.aggregate()
+        assert (pipeline._aggregator.held_up, pipeline.stats().pending) == (True, uses)
+        return pipeline
+
+    return make
+
+
+@pytest.mark.parametrize("final", [False, True], ids=["flush", "shutdown"])
+def test_a_flush_writes_what_the_aggregator_reads_from_the_journal_during_a_write(
+    held_up: Callable[[int], Pipeline], final: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses = 100 * MAX_PENDING + MAX_PENDING // 2
+    pipeline = held_up(uses)
+    run = pipeline.maintenance.run
+
+    def run_beside_a_cycle(*args: Any, **options: Any) -> None:
+        run(*args, **options)
+        pipeline._aggregator.aggregate()  # as its thread does, when this cycle of the writer has written its batch
+
+    monkeypatch.setattr(pipeline.maintenance, "run", run_beside_a_cycle)
+    request = FlushRequest(60, final=final)
+    pipeline.writer.serve(request)
+    assert request.answer
+    assert (pipeline.stats().written, pipeline.stats().pending) == (uses, 0)
+
+
+def test_a_flush_during_a_cycle_of_the_aggregator_relies_on_the_cycle_before(
+    held_up: Callable[[int], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = held_up(2 * MAX_PENDING)
+    journal, aggregator = pipeline.journal, pipeline._aggregator
+    assert journal is not None
+    take, seen = journal.take, []
+
+    def seen_from_another_thread(size: int, fits: Callable[[Chunk], bool]) -> Chunk | None:
+        seen.append(aggregator.held_up)
+        try:
+            return take(size, fits)
+        finally:
+            seen.append(aggregator.held_up)
+
+    monkeypatch.setattr(journal, "take", seen_from_another_thread)
+    assert pipeline.writer.write()
+    aggregator.aggregate()
+    assert all(seen)
+    assert not aggregator.held_up
+
+
+@pytest.mark.parametrize("final", [False, True], ids=["flush", "shutdown"])
+def test_a_flush_without_time_for_all_of_the_journal_fails(held_up: Callable[[int], Pipeline], final: bool) -> None:
+    pipeline = held_up(3 * MAX_PENDING)
+    request = FlushRequest(0, final=final)
+    pipeline.writer.serve(request)
+    assert request.answer is False
+    assert (pipeline.stats().written, pipeline.stats().pending) == (MAX_PENDING, 2 * MAX_PENDING)
+
+
+def test_a_flush_fails_with_the_cycle_of_the_aggregator_that_it_needs(
+    held_up: Callable[[int], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = held_up(2 * MAX_PENDING)
+    monkeypatch.setattr(pipeline._aggregator, "aggregate", lambda: 1 / 0)
+    request = FlushRequest(60)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.writer.serve(request)
+    assert request.answer is False

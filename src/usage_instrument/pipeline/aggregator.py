@@ -56,8 +56,9 @@ class Aggregator:
         self.rejected = 0
         self.metadata_lost = 0
         self.audit_lost = 0
+        self._lacks_room = False
         self.held_up = False
-        """Whether the journal holds more than memory has room for."""
+        """Whether the latest complete cycle left uses in the journal, as memory had no room for them."""
 
     @property
     def is_at_work(self) -> bool:
@@ -95,7 +96,7 @@ class Aggregator:
             self._sinks_changed()
         elif journal.tick(self._stamp):
             self._sinks_changed()
-        self.held_up = False
+        self._lacks_room = False
         chunk: Chunk | None = Chunk([], None)
         while chunk is not None:
             # In one step: the writer takes counts together with the positions that they were read at.
@@ -109,11 +110,12 @@ class Aggregator:
                     self.drained += uses
                     self._drop(losses.JOURNAL, uses, f"{uses_text(uses)} lost in the journal: {error}")
                 self._pending.positions = journal.positions
+        self.held_up = self._lacks_room  # not before: the writer would take a cycle at work for a complete one
 
     def _has_room(self, chunk: Chunk) -> bool:
         room = self._pending.room
-        self.held_up = (len(chunk.entries) > room and self._new_keys(chunk) > room) or not self._has_bytes(chunk)
-        return not self.held_up
+        self._lacks_room = (len(chunk.entries) > room and self._new_keys(chunk) > room) or not self._has_bytes(chunk)
+        return not self._lacks_room
 
     def _has_bytes(self, chunk: Chunk) -> bool:
         pending = self._pending.bytes  # 0: the chunk is as large as it is, and must be read at some time

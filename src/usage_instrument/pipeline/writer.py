@@ -79,8 +79,8 @@ class Writer:
 
     def write_all(self) -> None:
         """Run cycles until nothing is left, an attempt fails, or somebody asks for a flush."""
-        while self.write() and not self._is_asked() and self._refill():
-            pass
+        while self.write() and self._aggregator.held_up and not self._is_asked():
+            self._aggregator.aggregate()
 
     def serve(self, request: FlushRequest) -> None:
         """Write until nothing is left, no retry helps, or the request's deadline passes; answer the request."""
@@ -90,24 +90,23 @@ class Writer:
         answer = False
         try:
             while True:
-                answer = self.write(final=request.final, asked=True)
-                if answer and request.left > 0 and self._refill():
-                    continue
-                is_worth_it = (self.retry.is_failing and not self.retry.is_lasting) or self.rejection.lock_error
-                if answer or not is_worth_it or request.left <= 0:
+                # Asked before the write, which takes everything that was read by now: uses that the aggregator reads
+                # from the journal during the write are pending after it.
+                was_held_up = self._aggregator.held_up
+                is_written = self.write(final=request.final, asked=True)
+                answer = is_written and not was_held_up
+                if answer or request.left <= 0:
                     break
-                time.sleep(min(self.retry.backoff(), max(request.left, 0.0)))
+                if is_written:
+                    self._aggregator.aggregate()
+                elif (self.retry.is_failing and not self.retry.is_lasting) or self.rejection.lock_error:
+                    time.sleep(min(self.retry.backoff(), max(request.left, 0.0)))
+                else:
+                    break
             if request.final:
                 self._end(clean=answer, deadline=request.deadline)
         finally:
             request.give(answer)
-
-    def _refill(self) -> bool:
-        """Aggregate what found no room in memory before; False if there is nothing."""
-        if not self._aggregator.held_up:
-            return False
-        self._aggregator.aggregate()
-        return True
 
     def write(self, *, final: bool = False, asked: bool = False, wait: bool = True) -> bool:
         """Run one cycle: write everything pending. True if nothing is left. Without `wait`, return False at once if
