@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Unpack
 
@@ -132,7 +133,7 @@ class ASGIExchange(Exchange):
         self._send = send
         self._tree = tree
         self._depth = mount_depth(scope) if "app_root_path" in scope else 0
-        self._paths: list[str] = []
+        self._paths: Sequence[str] = ()
         if self.audit is not None:  # now, since mounts change the roots
             roots = ("", scope.get("root_path", ""), scope.get("app_root_path", ""))
             self._paths = [scope["path"].removeprefix(root) for root in roots]
@@ -163,7 +164,7 @@ class ASGIExchange(Exchange):
             self.is_pending = False
             self.counter.failed(error)
         if self.is_pending and (self.user is not None or is_last):
-            self.record_use()
+            self.complete()
 
     def _hear(self, kind: str, message: Message) -> None:
         """A WebSocket is accepted, closed or denied."""
@@ -181,7 +182,7 @@ class ASGIExchange(Exchange):
             return
         self.end_audit()
 
-    def paths(self) -> list[str]:
+    def paths(self) -> Sequence[str]:
         """As Exchange.paths."""
         return self._paths
 

@@ -26,6 +26,11 @@ def attributes_of(instance: object) -> Mapping[str, Any]:
     return _NO_ATTRIBUTES if read is None else read(instance)
 
 
+def attributes_reader(kind: Any) -> Callable[[Any], Mapping[str, Any]]:
+    """What `attributes_of` does for the instances of a type."""
+    return _dictionary_reader(kind) or (lambda instance: _NO_ATTRIBUTES)
+
+
 def loaded_attribute(instance: object, name: str, *, run_property: bool = False) -> Any:
     """The value of an attribute; UNSET if there is none in memory.
 

@@ -77,25 +77,32 @@ _SPECULATIVE = {b"sec-purpose": b"pre", b"purpose": b"pre", b"x-purpose": b"pre"
 """The headers of a request that no user has made yet, and how their values begin: prefetch, prerender, preview."""
 _PROBES = (b"kube-probe/", b"GoogleHC/", b"ELB-HealthChecker/")
 """How the user agents of load balancers and orchestrators begin."""
+_AUTOMATIC = frozenset({b"user-agent", *_SPECULATIVE})
+"""The headers that need a look."""
+_ENVIRON_SPECULATIVE = {
+    "HTTP_" + name.decode().upper().replace("-", "_"): start.decode() for name, start in _SPECULATIVE.items()
+}
+_ENVIRON_NAMES = frozenset(_ENVIRON_SPECULATIVE)
+_ENVIRON_PROBES = tuple(start.decode() for start in _PROBES)
 
 
 def is_automatic(info: Mapping[str, Any]) -> bool:
     """Whether a scope or environ is of a speculative request, or of a load balancer's probe."""
     headers = info.get("headers")
     if headers is None:
-        get = info.get
-        if get("HTTP_SEC_PURPOSE") or get("HTTP_PURPOSE") or get("HTTP_X_PURPOSE") or get("HTTP_X_MOZ"):
-            headers = [
-                (name, str(get("HTTP_" + name.decode().upper().replace("-", "_"), "")).encode("latin-1", "replace"))
-                for name in _SPECULATIVE
-            ]
-        else:
-            return str(get("HTTP_USER_AGENT", "")).startswith(("kube-probe/", "GoogleHC/", "ELB-HealthChecker/"))
+        agent: str = info.get("HTTP_USER_AGENT", "")
+        if agent and agent.startswith(_ENVIRON_PROBES):
+            return True
+        return not info.keys().isdisjoint(_ENVIRON_NAMES) and any(
+            str(info.get(name, "")).strip().lower().startswith(start) for name, start in _ENVIRON_SPECULATIVE.items()
+        )
     for name, value in headers:
+        if name not in _AUTOMATIC:
+            continue
         if name == b"user-agent":
             if value.startswith(_PROBES):
                 return True
-        elif name in _SPECULATIVE and value.strip().lower().startswith(_SPECULATIVE[name]):
+        elif value.strip().lower().startswith(_SPECULATIVE[name]):
             return True
     return False
 

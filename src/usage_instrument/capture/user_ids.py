@@ -6,16 +6,17 @@ import functools
 import numbers
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from usage_instrument.errors import UserIdError, describe
 from usage_instrument.typing import UNSET, Unset, UserId
 
-from .loaded_attributes import attributes_of, loaded_attribute
+from .loaded_attributes import attributes_of, attributes_reader, loaded_attribute
 
-_EXACT = frozenset({UUID, int, str, type(None)})
+_IDS = frozenset({UUID, int, str})
+_EXACT = _IDS | {type(None)}
 
 
 def user_id_of(user: object) -> UserId:
@@ -25,7 +26,7 @@ def user_id_of(user: object) -> UserId:
     """
     if type(user) in _EXACT:
         return cast(UserId, user)
-    found = _find_id(user)
+    found = _find_id(user, None)
     if found is UNSET:
         raise UserIdError(
             f"a user id is a UUID, an int, a str or None; {type(user).__name__} is none and has no `id` loaded"
@@ -35,19 +36,28 @@ def user_id_of(user: object) -> UserId:
 
 def loaded_user(user: object) -> UserId | Unset:
     """The id of a framework's user object; UNSET if it is anonymous or not loaded. Raises UserIdError."""
-    found = _find_id(user)
-    return UNSET if found is None else found
+    return UNSET if user is None else _find_id(user, UNSET)
 
 
-def _find_id(user: Any) -> UserId | Unset:
-    """The id; None for an anonymous user object, UNSET if no id is loaded. Raises UserIdError for a wrong type."""
-    user = unwrapped(user)
-    shape = _shape(user)
+def _find_id(user: Any, anonymous: Unset | None) -> UserId | Unset:
+    """The id; `anonymous` for an anonymous user, UNSET if no id is loaded. Raises UserIdError for a wrong type."""
+    # Few calls and look-ups: this runs for each request with a user.
+    kind: Any = type(user)
+    shape = _shape_of(kind)
+    attributes = shape.read_attributes(user)
+    if shape.look_inside is not None or "_wrapped" in attributes:
+        user = unwrapped(user)
+        shape = _shape(user)
+        attributes = shape.read_attributes(user)
     if shape.convert is not None:
-        return shape.convert(user)
-    if _is_anonymous(user, shape):
-        return None
-    found: Any = _loaded_id(user, shape)
+        id_ = shape.convert(user)
+        return anonymous if id_ is None else id_
+    if (shape.has_is_authenticated or "is_authenticated" in attributes) and _is_anonymous(user, attributes):
+        return anonymous
+    key = shape.key
+    found: Any = attributes[key] if key in attributes else _loaded_id(user, shape, attributes)
+    if type(found) in _IDS:
+        return cast(UserId, found)
     if found is UNSET or found is None:
         return UNSET
     convert = _shape(found).convert
@@ -91,13 +101,10 @@ def _inside_current_user(proxy: object) -> object:
     return flask.g.get("_login_user", UNSET) if flask.has_request_context() else None
 
 
-def _is_anonymous(user: Any, shape: _Shape) -> bool:
-    """Whether a user object says that nobody is logged in."""
-    attributes = attributes_of(user)
+def _is_anonymous(user: Any, attributes: Mapping[str, Any]) -> bool:
+    """Whether a user object with `is_authenticated` says that nobody is logged in."""
     if "_sa_instance_state" in attributes:
         return False  # an ORM's row may have to load what its property reads
-    if not shape.has_is_authenticated and "is_authenticated" not in attributes:
-        return False
     try:
         in_memory = attributes.get("is_authenticated", UNSET)
         answer = user.is_authenticated if in_memory is UNSET else in_memory
@@ -106,13 +113,10 @@ def _is_anonymous(user: Any, shape: _Shape) -> bool:
         raise UserIdError(f"`is_authenticated` of the user failed: {describe(error)}") from error
 
 
-def _loaded_id(user: object, shape: _Shape) -> object:
+def _loaded_id(user: object, shape: _Shape, attributes: Mapping[str, Any]) -> object:
     """The `id` that an object holds in memory; UNSET if there is none."""
     if shape.read_row is not None:
         return shape.read_row(user)
-    attributes = attributes_of(user)
-    if shape.key in attributes:
-        return attributes[shape.key]
     state = attributes.get("_sa_instance_state")
     if state is not None and "id" not in attributes:  # an expired SQLAlchemy instance still knows its primary key
         identity: tuple[object, ...] = getattr(state, "identity", None) or ()
@@ -128,6 +132,8 @@ def _shape(value: object) -> _Shape:
 class _Shape(NamedTuple):
     """How the instances of one type tell a user id."""
 
+    read_attributes: Callable[[Any], Mapping[str, Any]]
+    """As attributes_of."""
     convert: Callable[[Any], UserId] | None = None
     """For ids: the same value as exactly one of the id types. Raises UserIdError."""
     look_inside: Callable[[object], object] | None = None
@@ -141,21 +147,22 @@ class _Shape(NamedTuple):
 
 @functools.lru_cache(512)
 def _shape_of(kind: Any) -> _Shape:
+    read = attributes_reader(kind)
     for base, convert in _CONVERT.items():
         if issubclass(kind, base):
-            return _Shape(convert)
+            return _Shape(read, convert)
     if kind is dict:
-        return _Shape(read_row=lambda row: row.get("id", UNSET))
+        return _Shape(read, read_row=lambda row: row.get("id", UNSET))
     wrapt, row = sys.modules.get("wrapt"), sys.modules.get("sqlalchemy.engine.row")
     if wrapt is not None and issubclass(kind, getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)):
-        return _Shape(look_inside=_inside_wrapt)
+        return _Shape(read, look_inside=_inside_wrapt)
     if kind.__name__ == "LocalProxy":
-        return _Shape(look_inside=_inside_current_user)
+        return _Shape(read, look_inside=_inside_current_user)
     if row is not None and issubclass(kind, row.Row | row.RowMapping):
-        return _Shape(read_row=_id_in_row)
+        return _Shape(read, read_row=_id_in_row)
     key = getattr(getattr(vars(kind).get("_meta"), "pk", None), "attname", None)  # of a Django model
     says = any("is_authenticated" in base.__dict__ for base in kind.__mro__)
-    return _Shape(key=key if isinstance(key, str) else "id", has_is_authenticated=says)
+    return _Shape(read, key=key if isinstance(key, str) else "id", has_is_authenticated=says)
 
 
 def _refuse_bool(value: bool) -> UserId:

@@ -190,6 +190,9 @@ class Pipeline:
         if not self.is_armed:
             return
         now, last_cycle = time.monotonic(), self._aggregating.last_cycle
+        # A thread with a latest cycle is alive. This runs at the end of each request.
+        if last_cycle is not None and now - last_cycle < STALE and self._writing.is_alive:
+            return
         is_stale = now - (self._started if last_cycle is None else last_cycle) >= STALE
         if not is_stale and self._aggregating.is_alive and self._writing.is_alive:
             return

@@ -21,6 +21,8 @@ from usage_instrument.typing import Outcome
 from .request_counter import Carrier, PendingUse, RequestCounter, RouteFeature
 from .routes import WEBSOCKET
 
+_ENDS = (StopIteration, StopAsyncIteration)
+
 
 class Exchange(PendingUse):
     """One request and its response. A subclass for each interface finds the route.
@@ -46,19 +48,21 @@ class Exchange(PendingUse):
         """The request whose app dispatches this one with a copy of its scope or environ, as a batch endpoint does."""
         if type(shared) is not Request or not shared.open:
             self.is_ours = True
-            self.request = Request(kind, method, find_user)
+            self.request = request = Request(kind, method, find_user)
+            request.counters = (counter,)
         elif counter in shared.counters:
             self.is_ours = True
             self.outer = shared
-            self.request = Request(kind, method, find_user)
-            self.request.add_lookup(shared.known_user)
+            self.request = request = Request(kind, method, find_user)
+            request.counters = (counter,)
+            request.add_lookup(shared.known_user)
         else:
             self.is_ours = False
-            self.request = shared
+            self.request = request = shared
+            request.counters += (counter,)
             look = shared.add_lookup if counter.user is None else shared.set_lookup
             look(find_user)
-        shelf[SCOPE_KEY] = request = self.request
-        request.counters += (counter,)
+        shelf[SCOPE_KEY] = request
         if self.is_ours and is_automatic(shelf):
             request.discard()
         request.info = carrier
@@ -106,16 +110,12 @@ class Exchange(PendingUse):
     def complete(self) -> None:
         """Record what is pending, in the request's context: a rule of the app's may ask for the user."""
         if self.is_pending:
-            self.record_use()
+            try:  # not `guarding`, which costs as much as all the rest
+                self.counter.record(self)
+            except Exception as error:
+                self.counter.failed(error)
         if self.audit is not None:
             self.end_audit()
-
-    def record_use(self) -> None:
-        """Record the pending use."""
-        try:  # not `guarding`, which costs as much as all the rest
-            self.counter.record(self)
-        except Exception as error:
-            self.counter.failed(error)
 
     def fail(self, error: BaseException) -> None:
         """The app failed before its response, or before the first piece of the body; in the request's context."""
@@ -302,7 +302,7 @@ class BodyExchange(Exchange):
 
     def stopped(self, error: BaseException) -> None:
         """The body raised: StopIteration at its end, or the app's own exception."""
-        if isinstance(error, StopIteration | StopAsyncIteration):
+        if isinstance(error, _ENDS):
             self.complete()
         else:
             self.fail(error)

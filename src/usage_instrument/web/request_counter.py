@@ -269,14 +269,14 @@ class RequestCounter:
             raise route.error
         elif feature is None:
             return
+        if request.discarded or (self.catalog.key(name) if feature is None else feature.key) in request.counted:
+            return
         held = holder.get()
         if held is not request:
             held = self._held(request)
-        if held.silent or (self.catalog.key(name) if feature is None else feature.key) in request.counted:
-            return
-        user = (
-            self.find_user(use.carrier) if self.user is not None else held.user if held.ready else held.capture_user()
-        )
+            if held.silent:
+                return
+        user = self.find_user(use.carrier) if self.user is not None else held.user if held.ready else held.known_user()
         if user is UNSET:
             return
         use.name, use.feature, use.user = name, feature, user
