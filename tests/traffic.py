@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -57,9 +58,23 @@ class Server:
         return self.process.communicate(timeout=60)[0]
 
     def kill(self) -> None:
-        """kill -9 it and its workers, all at once."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        """kill -9 it and its workers, all at once, and wait for each: a dying worker still locks its journal."""
+        with contextlib.ExitStack() as stack:
+            ends = [stack.enter_context(os.fdopen(os.pidfd_open(pid), "rb")) for pid in _members(self.process.pid)]
+            os.killpg(self.process.pid, signal.SIGKILL)
+            for end in ends:
+                assert select.select([end], [], [], 60)[0], "a pidfd is readable once its process has ended"
         self.process.wait()
+
+
+def _members(group: int) -> list[int]:
+    """The processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(int(path.name)) == group:
+                found.append(int(path.name))
+    return found
 
 
 @contextlib.contextmanager
