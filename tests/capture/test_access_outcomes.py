@@ -108,6 +108,8 @@ def test_a_redirect_of_who_was_told_to_log_in_is_a_denial(request_: Request) -> 
     """As Flask-Login tells, which may keep `next` in the session."""
     assert outcome_of_response(request_, 302, "/login") == "success"
     request_.discard()
+    assert outcome_of_response(request_, 302, "/login") == "success"  # it only counts no more
+    request_.deny()
     assert outcome_of_response(request_, 302, "/login") == "denied"
     assert outcome_of_response(request_, 200, "") == "success"
     assert outcome_of_response(Request("http", "HEAD"), 302, "/elsewhere") == "success"  # no use from the start

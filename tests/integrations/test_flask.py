@@ -559,7 +559,7 @@ def test_flask_migrate_finds_the_tables_and_flask_usage_the_database(sqlite: Dat
     found = sa.inspect(sqlite.engine())
     assert {table.name for table in tables} < set(found.get_table_names())
     (foreign,) = found.get_foreign_keys("feature_usage")
-    assert (foreign["referred_table"], foreign["options"]) == ("user", {"ondelete": "CASCADE"})
+    assert (foreign["referred_table"], foreign["options"]) == ("user", {"ondelete": "CASCADE", "onupdate": "CASCADE"})
 
 
 # ---- flask usage
