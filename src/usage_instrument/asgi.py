@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from operator import index
 from typing import Unpack
 
 from .capture.context import holder
@@ -145,7 +146,12 @@ class ASGIExchange(Exchange):
         kind = message["type"]
         if kind == "http.response.start":
             self.has_begun = True
-            self.started(message["status"], message.get("headers", ()))
+            try:
+                status = index(message["status"])
+            except Exception as error:
+                self.malformed(error)
+            else:
+                self.started(status, message.get("headers", ()))
             self.complete()
         elif kind == "websocket.send":
             if self.is_pending:
@@ -176,8 +182,12 @@ class ASGIExchange(Exchange):
         elif kind == "websocket.close":  # which changes nothing after an accept; before one, servers answer 403
             self.answered("denied")
         elif kind == "websocket.http.response.start":
-            location = header_of(message.get("headers", ()), "location")
-            self.answered(outcome_of_response(self.request, message["status"], location))
+            try:
+                location = header_of(message.get("headers", ()), "location")
+                outcome = outcome_of_response(self.request, index(message["status"]), location)
+            except Exception:  # invalid: the server raises its own error
+                outcome = "failed"
+            self.answered(outcome)
         else:
             return
         self.end_audit()

@@ -90,8 +90,8 @@ class WSGIExchange(BodyExchange):
         self.has_begun = True
         try:
             code = int(status[:3])
-        except ValueError as error:
-            self.counter.failed(error)
+        except Exception as error:
+            self.malformed(error)
         else:
             self.started(code, headers)
         if exc_info is None:

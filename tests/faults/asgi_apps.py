@@ -124,6 +124,7 @@ ANSWERS: dict[str, tuple[Message, ...]] = {
     "an unknown message": ({"type": "http.response.nonsense"}, START, body()),
     "no status": ({"type": "http.response.start", "headers": []}, body()),
     "a status in words": ({**START, "status": "200 OK"}, body()),
+    "a redirect with headers of None": ({**START, "status": 302, "headers": None}, body()),
 }
 for name, messages in ANSWERS.items():
     CASES[f"answer: {name}"] = Case(sending(*messages), http())
@@ -309,6 +310,8 @@ SOCKETS: dict[str, tuple[Message, ...]] = {
         {"type": "websocket.http.response.start", "status": 403, "headers": [(b"a", b"1")]},
         {"type": "websocket.http.response.body", "body": b"no"},
     ),
+    "rejected without a status": ({"type": "websocket.http.response.start"},),
+    "rejected with headers of None": ({"type": "websocket.http.response.start", "status": 302, "headers": None},),
     "neither": (),
     "sent before accepted": ({"type": "websocket.send", "text": "x"}, {"type": "websocket.accept"}),
     "accepted twice": ({"type": "websocket.accept"}, {"type": "websocket.accept"}),

@@ -90,13 +90,13 @@ class Exchange(PendingUse):
         exception of ours leaves."""
         self.is_pending = False
         counter, request, location, route = self.counter, self.request, "", None
-        if status is not None and 300 <= status < 400:
-            location = header_of(headers, "location")
-        if self.audit is not None:
-            self.answered("success" if status is None else outcome_of_response(request, status, location))
-        if request.discarded:
-            return
         try:
+            if status is not None and 300 <= status < 400:
+                location = header_of(headers, "location")
+            if self.audit is not None:
+                self.answered("success" if status is None else outcome_of_response(request, status, location))
+            if request.discarded:
+                return
             if (
                 status is None
                 or (counter.success is None and 200 <= status < 300)
@@ -106,6 +106,14 @@ class Exchange(PendingUse):
                 counter.decide(self, route)
         except Exception as error:
             counter.failed(error, route)
+
+    def malformed(self, error: Exception) -> None:
+        """The response starts with an invalid status: reject the use. The server gets the response and raises its own
+        error."""
+        self.is_pending = False
+        self.answered("failed")
+        if not self.request.discarded:
+            self.counter.failed(error)
 
     def complete(self) -> None:
         """Record what is pending, in the request's context: a rule of the app's may ask for the user."""
