@@ -311,12 +311,15 @@ def test_a_statement_that_a_copy_of_its_context_ends(statement: Any) -> None:
 
 
 def test_statements_that_overlap_end_each_for_itself() -> None:
-    anne, bob = pieces(lambda: context.as_user(ANNE)), pieces(lambda: context.as_user(BOB))
-    assert (next(anne), next(bob)) == (ANNE, BOB)
-    anne.close()  # type: ignore[attr-defined]
-    assert user_here() == BOB
-    bob.close()  # type: ignore[attr-defined]
-    assert user_here() is None
+    def overlapping() -> None:
+        anne, bob = pieces(lambda: context.as_user(ANNE)), pieces(lambda: context.as_user(BOB))
+        assert (next(anne), next(bob)) == (ANNE, BOB)
+        anne.close()  # type: ignore[attr-defined]
+        assert user_here() == BOB
+        bob.close()  # type: ignore[attr-defined]
+        assert user_here() is None
+
+    contextvars.copy_context().run(overlapping)  # it leaves the first one there, without effect
 
 
 def test_one_statement_may_be_entered_by_many_threads() -> None:
