@@ -164,7 +164,9 @@ def fresh_mariadb(port: int) -> contextlib.AbstractContextManager[Database]:
 
 def fresh_sqlite(directory: Path) -> contextlib.AbstractContextManager[Database]:
     """An empty file in that directory."""
-    return _lent(Database("sqlite", f"sqlite:///{directory / 'usage.db'}"))
+    path = directory / "usage.db"
+    path.touch()
+    return _lent(Database("sqlite", f"sqlite:///{path}"))
 
 
 @pytest.fixture

@@ -196,8 +196,8 @@ def test_flags(name: str) -> None:
         ("service", None, "is a str"),
         ("journal", 5, "is a directory, not 5"),
         ("before_track", 5, "is a callable, or 'module:name' of one, not 5"),
-        ("before_track", "usage_instrument.nothing:here", "cannot import"),
-        ("before_track", "usage_instrument:nothing", "cannot import"),
+        ("before_track", "usage_instrument.nothing:here", "cannot be imported"),
+        ("before_track", "usage_instrument:nothing", "cannot be imported"),
     ],
 )
 def test_wrong_values_are_named(name: str, value: Any, said: str) -> None:

@@ -257,7 +257,7 @@ def _callable(name: str, value: object) -> object:
         try:
             value = pkgutil.resolve_name(value)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigurationError(f"cannot import {name} {value!r}: {error}") from None
+            raise ConfigurationError(f"{name} is {value!r}, which cannot be imported: {error}") from None
     if value is not None and not callable(value):
         raise ConfigurationError(f"{name} is a callable, or 'module:name' of one, not {value!r}")
     return value

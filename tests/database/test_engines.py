@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def test_in_memory_sqlite_is_refused_by_name_with_the_fix(url: str) -> None:
 def test_a_file_is_not_refused(url: str) -> None:
     parsed = engines.parse(url)
     assert isinstance(parsed, sa.URL)
-    assert parsed.render_as_string().startswith(("sqlite:////", "sqlite:///file:/"))
+    assert os.path.isabs((parsed.database or "").removeprefix("file:"))  # noqa: PTH117 - a name, maybe of a URI
 
 
 # ---- passwords

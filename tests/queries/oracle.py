@@ -167,7 +167,9 @@ def active_users(rows: Rows, feature: str | None) -> Answer:
         return {(row.user_id, floor("day", row.bucket_start)) for row in mine}
 
     dau, wau, mau = (len({user for user, _ in active(days)}) for days in (1, 7, 28))
-    return [(rows.today.date(), dau, wau, mau, share(len(active(28)), 28 * mau))]
+    first = min((floor("day", row.bucket_start) for row in rows.history), default=rows.today)
+    days = min((rows.today - first) // DAY + 1, 28)
+    return [(rows.today.date(), dau, wau, mau, share(len(active(28)), days * mau))]
 
 
 def spikes(rows: Rows, since: Since, feature: str | None, threshold: float) -> Answer:

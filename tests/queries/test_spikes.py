@@ -55,7 +55,7 @@ def test_a_young_feature_is_measured_by_its_own_days(small: Filled) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"since": None}, "since goes 28 days back at most, not None"),
+        ({"since": None}, "since goes 28 days back at most, not all time"),
         ({"since": 29 * DAY}, "since goes 28 days back at most"),
         ({"since": NOW - 40 * DAY}, "since goes 28 days back at most"),
         ({"since": 7}, "since is a timedelta, a datetime or None"),

@@ -58,5 +58,5 @@ def test_not_used_since(years: Filled) -> None:
 
 
 def test_refuses_another_since() -> None:
-    with pytest.raises(ConfigurationError, match="since goes back from 0 to 36500 days, not -1 day"):
+    with pytest.raises(ConfigurationError, match="since goes back from 0 to 36500 days, not -1d"):
         unused_features(-1 * DAY)
