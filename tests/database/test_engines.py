@@ -144,7 +144,7 @@ def test_in_memory_sqlite_is_refused_by_name_with_the_fix(url: str) -> None:
 def test_a_file_is_not_refused(url: str) -> None:
     parsed = engines.parse(url)
     assert isinstance(parsed, sa.URL)
-    assert os.path.isabs((parsed.database or "").removeprefix("file:"))  # noqa: PTH117 - a name, maybe of a URI
+    assert os.path.isabs((parsed.database or "").removeprefix("file:"))
 
 
 # ---- passwords
