@@ -43,7 +43,7 @@ def test_uses_become_rows(ready: tuple[Tracker, sa.Engine, Tables]) -> None:
         decorated(ADA)
     decorated(None)
     tracker.track("by_hand", user=str(ADA), metadata={"format": "csv"}, count=2)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert counts(engine, tables) == {("decorated", ADA): 3, ("decorated", None): 1, ("by_hand", ADA): 2}
     (row,) = [row for row in all_of(engine, tables.usage) if row.feature_name == "by_hand"]
     assert row.metadata == {"format": "csv"}
@@ -56,7 +56,7 @@ def test_shutdown_writes_and_the_next_capture_starts_anew(ready: tuple[Tracker, 
     writers = set()
     for round_ in range(1, 4):
         tracker.track("f")
-        assert tracker.flush()
+        assert tracker.flush(30)
         writers.add(tracker.stats().writer_id)
         tracker.track("f")
         assert tracker.shutdown()
@@ -94,7 +94,7 @@ def test_accesses_committed_during_a_shutdown_are_in_the_figures(
 
 def test_flushing_and_ending_without_a_use_opens_nothing(sqlite: Database) -> None:
     tracker = Tracker(sqlite.url, Settings())
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.shutdown()
     assert sa.inspect(sqlite.engine()).get_table_names() == []
 
@@ -132,7 +132,7 @@ def test_threads_lose_nothing(ready: tuple[Tracker, sa.Engine, Tables]) -> None:
         tracker.flush()
     for thread in threads:
         thread.join()
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert total(engine, tables, "hot") == 20_000
     assert total(engine, tables, "rich") == 200
     assert balanced(tracker.stats())
@@ -167,7 +167,7 @@ def test_the_hosts_engine_is_not_used(database: Database) -> None:
         if database.name != "sqlite":  # where an open transaction would keep the writer out, as it should
             connection.execute(tables.losses.delete())
         tracker.track("f")
-        assert tracker.flush()
+        assert tracker.flush(30)
         assert host.pool.status() == connection.engine.pool.status()
     assert tracker.shutdown()
     assert total(engine, tables) == 1
@@ -183,7 +183,7 @@ def test_memory_is_bounded_and_what_is_dropped_is_told(database: Database) -> No
         tracker.track("f", user=user)
     assert not tracker.flush()
     tables = made(engine, user_id_type="integer")
-    assert tracker.flush()
+    assert tracker.flush(30)
     stats = tracker.stats()
     assert (stats.captured, stats.dropped, stats.pending) == (50, 30, 0)
     assert total(engine, tables) == stats.written == 20
@@ -202,7 +202,7 @@ def test_bad_captures_raise_nothing_and_are_counted(ready: tuple[Tracker, sa.Eng
         tracker.track("f", count=bad)
     for bad in ({"a": float("nan")}, {"a": "\0"}, {"a": "\ud800"}, "text", {"a": object()}, {1: 2}, {"a": "x" * 5000}):
         tracker.track("kept", metadata=bad)
-    assert tracker.flush()
+    assert tracker.flush(30)
     stats = tracker.stats()
     assert (stats.captured, stats.rejected, stats.written, stats.metadata_lost) == (23, 16, 7, 6)
     assert balanced(stats)
@@ -239,7 +239,7 @@ def test_disabled_captures_nothing_and_needs_no_database() -> None:
     assert f() == 1
     tracker.track("g")
     assert tracker.stats() == usage.Stats()
-    assert tracker.flush()
+    assert tracker.flush(30)
 
 
 def test_a_shutdown_that_nobody_waits_for_ends_as_any_other(ready: tuple[Tracker, sa.Engine, Tables]) -> None:
@@ -271,7 +271,7 @@ def test_what_a_hosts_own_code_says_is_not_logged(
     def f(address: str) -> None: ...
 
     f("ada@example.com")
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.stats().rejected == 1
     assert "ValueError raised" in caplog.text
     assert "example.com" not in caplog.text

@@ -236,7 +236,7 @@ def test_an_access_is_a_row_and_its_use_a_count(database: Database, tmp_path: Pa
         open_vault(1)
         with pytest.raises(PermissionError):
             open_vault(4)
-    assert tracker.flush()
+    assert tracker.flush(30)
     first, second = vault.rows()
     assert (first.user_id, first.actor_id, first.feature_name, first.outcome) == (ADA, BOB, "open_vault", "success")
     assert (first.service, first.metadata, second.metadata) == ("web", '{"drawer":1}', '{"drawer":4}')

@@ -198,7 +198,7 @@ def test_such_a_role_forgets_nobody_by_half(server: Database, role: str) -> None
     tables = made(engine)
     tracker = Tracker(url, Settings(flush_interval=0, privacy_key=KEY))
     tracker.track("open_vault", user=ADA, audit=True)
-    assert tracker.flush()
+    assert tracker.flush(30)
     with pytest.raises(UsageInstrumentError, match="nothing was done, as this role may not read the audit trail"):
         tracker.privacy.forget(ADA)
     assert (len(all_of(engine, tables.usage)), len(all_of(engine, tables.suppressions))) == (1, 0)

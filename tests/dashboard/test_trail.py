@@ -76,7 +76,7 @@ def trail_on(database: Database, kind: Any, **options: Any) -> Trail:
         tracker.track("open_vault", audit="required", metadata={"drawer": 4})
     for user in (ADA, BOB, None):
         tracker.track("read_report", user=user, audit=True)
-    assert tracker.flush()
+    assert tracker.flush(30)
     dashboard = kind.Dashboard(
         database.url, **{"authorize": nobody, "authorize_audit": eve, "tracker": tracker, **options}
     )

@@ -100,7 +100,7 @@ def begin(database):
 
 def use(tracker):
     tracker.track("export", user=7, metadata={{"n": 1}})
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.count(7, "export")
 
 {first}

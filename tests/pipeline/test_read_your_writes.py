@@ -39,7 +39,7 @@ def test_what_is_written_and_what_is_not_add_up(tracker: Tracker) -> None:
     assert tracker.count(USER, "export") == 0
     tracker.track("export", user=USER, metadata={"format": "csv", "page": 1}, count=2)
     assert tracker.count(USER, "export") == 2
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.count(USER, "export") == 2
     tracker.track("export", user=USER, metadata={"format": "pdf"})
     tracker.track("search", user=USER)
@@ -52,7 +52,7 @@ def test_what_is_written_and_what_is_not_add_up(tracker: Tracker) -> None:
     assert (export.feature_name, export.usage_count, export.metadata) == ("export", 3, {"format": "pdf", "page": 1})
     assert (search.feature_name, search.usage_count, search.metadata) == ("search", 1, None)
     assert abs(search.last_used - before) < dt.timedelta(seconds=10)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert [use[:2] for use in tracker.user_features(USER)] == [("export", 3), ("search", 1)]
 
 
@@ -89,7 +89,7 @@ def test_a_batch_on_its_way_is_counted_once(tracker: Tracker, monkeypatch: pytes
     tracker.track("export", user=USER, count=4)
     assert tracker.count(USER, "export") == 7
     gate.open()
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.count(USER, "export") == 7
 
 
@@ -101,7 +101,7 @@ def test_a_flush_between_the_looks_is_noticed(tracker: Tracker, monkeypatch: pyt
 
     def interrupted(live: UsageReader, *arguments: Any) -> Any:
         if not looks:
-            assert tracker.flush()
+            assert tracker.flush(30)
         looks.append(1)
         return read(live, *arguments)
 
@@ -152,14 +152,14 @@ def test_uses_that_wait_for_their_user_are_seen(users_database: UsersDatabase) -
     assert tracker.count(USER, "signup") == 2
     with users_database.engine.begin() as connection:
         connection.execute(users_database.users.insert().values(id=USER, name="new"))
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.count(USER, "signup") == total(users_database.engine, tables, "signup") == 2
     assert tracker.shutdown(60)
 
 
 def test_the_count_saturates_as_the_column_does(tracker: Tracker) -> None:
     tracker.track("export", user=USER, count=MAX_COUNT)
-    assert tracker.flush()
+    assert tracker.flush(30)
     tracker.track("export", user=USER, count=2)
     assert tracker.count(USER, "export") == MAX_COUNT
 
@@ -191,7 +191,7 @@ def test_ids_are_taken_as_captures_take_them(tracker: Tracker) -> None:
 
 def test_a_forked_child_sees_what_is_written(tracker: Tracker) -> None:
     tracker.track("export", user=USER)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.count(USER, "export") == 1
     tracker.track("export", user=USER)
     child = os.fork()

@@ -235,7 +235,7 @@ def test_a_living_and_a_dead_process_are_known_by_their_journals(kept: Kept, tmp
     assert journal.writers(str(tmp_path / "none")) == set()
     tracker = Tracker(kept.engine, Settings(journal=str(tmp_path), flush_interval=3600), kept.tables)
     tracker.track("f")
-    assert tracker.flush()
+    assert tracker.flush(30)
     (row,) = all_of(kept.engine, kept.tables.writers)
     assert journal.writers(str(tmp_path)) == {row.writer_id}
     assert tracker.shutdown()
@@ -280,7 +280,7 @@ def test_the_writer_prunes_between_batches(
     home.release()
     tracker = make(kept.engine, kept.tables, history_retention=30 * DAY, journal=str(tmp_path))
     tracker.track("f", user=USERS[1])
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert kept.store.retention.count(kept.today - 30 * DAY) == old, "whoever flushes does not wait for it"
     pause(tracker)
     assert kept.store.retention.count(kept.today - 30 * DAY) == 0
@@ -310,7 +310,7 @@ def test_no_history_is_pruned_by_a_clock_that_is_ahead(kept: Kept, make: Make, m
     kept.add((None, "f", kept.today - 399 * DAY, 1))
     tracker = make(kept.engine, kept.tables)
     tracker.track("f", user=USERS[1])
-    assert tracker.flush()
+    assert tracker.flush(30)
     monkeypatch.setattr("usage_instrument.database.ledger.utcnow", lambda: utcnow() + 3000 * DAY)
     pause(tracker)
     assert kept.store.retention.count(kept.today) == 1
@@ -325,12 +325,12 @@ def test_locks_on_old_rows_delay_no_count(
     kept.add((USERS[1], "f", kept.today - 500 * DAY, 1), (USERS[2], "f", kept.today - 500 * DAY, 1))
     tracker = make(kept.engine, kept.tables, lock_timeout=0)
     tracker.track("g", user=USERS[3])
-    assert tracker.flush()
+    assert tracker.flush(30)
     with kept.engine.execution_options(isolation_level="READ COMMITTED").begin() as host:
         host.execute(kept.tables.history.delete().where(kept.tables.history.c.user_id == USERS[1]))
         pause(tracker)
         tracker.track("g", user=USERS[3])
-        assert tracker.flush()
+        assert tracker.flush(30)
         host.rollback()
     assert total(kept.engine, kept.tables) == 2
     assert balanced(tracker.stats())
@@ -357,7 +357,7 @@ def test_a_role_that_may_not_delete_is_told_once(
         tracker = make(limited, kept.tables)
         for _ in range(3):
             tracker.track("f", user=USERS[1])
-            assert tracker.flush()
+            assert tracker.flush(30)
             tracker._pipeline.maintenance._next_pruning = 0.0
             pause(tracker)
         assert (tracker.stats().written, tracker.stats().retries) == (3, 0)

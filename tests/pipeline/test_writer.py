@@ -62,7 +62,7 @@ def test_an_unknown_users_uses_wait_and_land_when_the_user_appears(make: Make, u
     tracker.track("f", user=stranger)
     with engine.begin() as connection:
         connection.execute(users_database.users.insert().values(id=stranger, name="late"))
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert counts(engine, tables)["f", stranger] == 3
     assert balanced(tracker.stats())
 
@@ -73,7 +73,7 @@ def test_without_patience_an_unknown_users_uses_are_rejected_at_once(make: Make,
     tracker = make(_enforcing(users_database.database), user_retry=0)
     tracker.track("f", user=uuid.uuid4(), count=3)
     tracker.track("f", user=users_database.user_ids[0])
-    assert tracker.flush(), "rejected in the same flush"
+    assert tracker.flush(30), "rejected in the same flush"
     stats = tracker.stats()
     assert (stats.written, stats.rejected, stats.pending) == (1, 3, 0)
     assert [(row.reason, row.uses) for row in all_of(engine, tables.losses)] == [("unknown user", 3)]
@@ -99,13 +99,13 @@ def test_deleting_a_user_takes_the_counts_along(make: Make, users_database: User
     first, second, *_ = users_database.user_ids
     for user in (first, second, None):
         tracker.track("shared", user=user)
-    assert tracker.flush()
+    assert tracker.flush(30)
     for user in (first, second):
         with engine.begin() as connection:
             connection.execute(users_database.users.delete().where(users_database.users.c.id == user))
     assert counts(engine, tables) == {("shared", None): 1}
     tracker.track("shared", user=None)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert counts(engine, tables) == {("shared", None): 2}
 
 
@@ -123,7 +123,7 @@ def test_a_missing_table_loses_nothing(make: Make, database: Database, caplog: p
     assert tracker.stats().pending == 10
     engine = database.engine()
     tables = made(engine)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert total(engine, tables) == 10
     assert balanced(tracker.stats())
 
@@ -133,12 +133,12 @@ def test_a_writer_that_was_forgotten_takes_a_new_id(make: Make, database: Databa
     tables = made(engine)
     tracker = make(database.url)
     tracker.track("f")
-    assert tracker.flush()
+    assert tracker.flush(30)
     before = tracker.stats().writer_id
     with engine.begin() as connection:
         connection.execute(tables.writers.delete())
     tracker.track("f", count=2)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert total(engine, tables) == 3
     assert tracker.stats().writer_id != before
     assert [str(row.writer_id) for row in all_of(engine, tables.writers)] == [tracker.stats().writer_id]
@@ -155,7 +155,7 @@ def test_a_value_that_the_database_refuses_is_taken_out_alone(make: Make, postgr
         tracker.track(f"f{number}")
     tracker.track("poison", count=7)
     tracker.track("f3", metadata={"a": "bad"}, count=2)
-    assert tracker.flush()
+    assert tracker.flush(30)
     stats = tracker.stats()
     assert (stats.written, stats.rejected, stats.metadata_lost, stats.pending) == (22, 7, 1, 0)
     assert total(engine, tables) == 22
@@ -189,7 +189,7 @@ def test_the_catalogue_holds_what_is_declared(make: Make, database: Database) ->
         """
 
     used()
-    assert tracker.flush()
+    assert tracker.flush(30)
     found = {row.feature_name: (row.service, row.description) for row in all_of(engine, tables.catalog)}
     assert found == {"used": ("web", "What it is"), "never_used": ("web", "The first line.")}
 
@@ -206,7 +206,7 @@ def test_a_server_that_is_away_is_waited_for(make: Make, sqlite: Database) -> No
         assert stats.retries > 0
         assert "locked" in (stats.last_error or "")
         connection.exec_driver_sql("ROLLBACK")
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.stats().last_error is None
     assert total(engine, tables) == 4
 
@@ -240,7 +240,7 @@ def test_a_batch_in_doubt_is_counted_once(
     tables = made(engine)
     tracker = make(database.url)
     tracker.track("f")
-    assert tracker.flush()
+    assert tracker.flush(30)
     if database.name == "sqlite" and fate == "after":
         pytest.skip(
             "SQLite's COMMIT has no network to lose its answer in: an error there says that nothing was committed"
@@ -249,7 +249,7 @@ def test_a_batch_in_doubt_is_counted_once(
     for _ in range(5):
         commits.lost = [fate, fate]
         tracker.track("f", metadata={"a": 1})
-        assert tracker.flush()
+        assert tracker.flush(30)
     assert commits.lost == []
     assert total(engine, tables) == 6
     assert tracker.stats().retries == 10
@@ -266,7 +266,7 @@ def test_a_registration_in_doubt_is_one(
     commits = Commits(monkeypatch, database)
     commits.lost = ["arrived", fate, fate]  # the first look is a transaction of its own
     tracker.track("f", count=3)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert total(engine, tables) == 3
     assert len(all_of(engine, tables.writers)) == 1
 
@@ -278,7 +278,7 @@ def test_poison_found_after_a_doubt_is_taken_out(
     tables = made(engine)
     tracker = make(_enforcing(users_database.database))
     tracker.track("f", user=known)
-    assert tracker.flush()
+    assert tracker.flush(30)
     commits = Commits(monkeypatch, users_database.database)
     late = users_database.user_ids[1]
     tracker.track("f", user=known)
@@ -302,7 +302,7 @@ def test_a_batch_in_doubt_under_a_lost_row_is_dropped_and_told(
     tables = made(engine)
     tracker = make(postgresql.url)
     tracker.track("f")
-    assert tracker.flush()
+    assert tracker.flush(30)
     commits = Commits(monkeypatch, postgresql)
 
     def lose_row() -> None:
@@ -311,7 +311,7 @@ def test_a_batch_in_doubt_under_a_lost_row_is_dropped_and_told(
 
     commits.lost, commits.then = ["after"], lose_row
     tracker.track("f", count=4)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert tracker.stats().dropped == 4
     assert [(row.reason, row.uses) for row in all_of(engine, tables.losses)] == [("in doubt", 4)]
     assert balanced(tracker.stats())
@@ -334,7 +334,7 @@ def test_a_user_who_appears_between_two_looks_is_no_stranger(
 
     monkeypatch.setattr(Store, "unknown_users", commit_and_look)
     tracker.track("signed_up", user=new, metadata={"plan": "free"})
-    assert tracker.flush()
+    assert tracker.flush(30)
     (row,) = all_of(engine, tables.usage)
     assert (row.user_id, row.usage_count, row.metadata) == (new, 1, {"plan": "free"})
     assert (tracker.stats().rejected, tracker.stats().metadata_lost) == (0, 0)
@@ -346,7 +346,7 @@ def test_metadata_of_many_flushes_stays_within_its_bound(make: Make, database: D
     tracker = make(database.url, metadata_max_bytes=300)
     for number in range(12):
         tracker.track("f", metadata={f"key_{number}": "x" * 60, "latest": number})
-        assert tracker.flush()
+        assert tracker.flush(30)
     (row,) = all_of(engine, tables.usage)
     assert row.metadata["latest"] == 11
     assert "key_11" in row.metadata
@@ -370,11 +370,11 @@ def test_a_passing_failure_of_the_catalogue_is_made_good_soon(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "declare", away)
         f()
-        assert tracker.flush()
+        assert tracker.flush(30)
     assert all_of(engine, tables.catalog) == []
     tracker._pipeline.maintenance._next_declaration = 0.0  # as a quarter of a minute later
     f()
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert [row.feature_name for row in all_of(engine, tables.catalog)] == ["f"]
 
 
@@ -458,7 +458,7 @@ def test_no_limit_on_statements(make: Make, database: Database) -> None:
     tracker = make(database.url, statement_timeout=0, lock_timeout=0)
     for number in range(2_000):
         tracker.track(f"f{number}")
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert total(database.engine(), tables) == 2_000
 
 

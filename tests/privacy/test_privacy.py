@@ -108,7 +108,7 @@ def test_a_user_is_forgotten_and_nobody_else(database: Database, make: Make, kin
     assert [row.user_hash for row in all_of(engine, tables.suppressions)] == [Key(KEY).hash_of(ada)]
     tracker.track("search", user=ada)
     tracker.track("search", user=bob)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert counts(engine, tables) == {("search", bob): 4}
     assert (tracker.stats().rejected, lost(engine, tables)) == (1, {FORGOTTEN: 1})
     assert balanced(tracker.stats())
@@ -120,14 +120,14 @@ def test_what_another_process_holds_does_not_bring_them_back(database: Database,
     one, other, late = make(database.url), make(database.url), make(database.url)
     for tracker in (one, other):
         tracker.track("search", user=ADA)
-        assert tracker.flush()
+        assert tracker.flush(30)
     for _ in range(2):
         other.track("search", user=ADA, metadata={"page": 2})
         other.track("search", user=BOB)
     one.privacy.forget(ADA)
     late.track("search", user=ADA)
     late.track("search", user=BOB)
-    assert other.flush()
+    assert other.flush(30)
     assert late.flush()
     assert names(engine, tables, ADA) == []
     assert counts(engine, tables) == {("search", BOB): 3}
@@ -145,7 +145,7 @@ def test_a_batch_that_is_in_doubt_is_settled_first(
     tables = made(engine)
     one, other = make(database.url), make(database.url)
     other.track("search", user=BOB)
-    assert other.flush()
+    assert other.flush(30)
     write = Store.write
 
     def cut(self: Store, ledger: Any, batch: Any) -> Any:
@@ -160,7 +160,7 @@ def test_a_batch_that_is_in_doubt_is_settled_first(
             other.track("search", user=BOB)
         assert not other.flush(0.2)
         one.privacy.forget(ADA, force=True)
-    assert other.flush()
+    assert other.flush(30)
     assert names(engine, tables, ADA) == []
     assert counts(engine, tables) == {("search", BOB): 3}
     assert other.stats().rejected == (0 if committed else 2)
@@ -176,7 +176,7 @@ def test_a_batch_on_its_way_is_screened_also_beside_somebody_else_who_is_left_ou
     eve = uuid.UUID(int=2**64 + 3)
     one.privacy.opt_out(eve)
     other.track("search", user=BOB)
-    assert other.flush()
+    assert other.flush(30)
 
     def cut(self: Store, ledger: Any, batch: Any) -> Any:
         raise WriteError(Fault.TRANSIENT, "cut", in_doubt=True)
@@ -188,7 +188,7 @@ def test_a_batch_on_its_way_is_screened_also_beside_somebody_else_who_is_left_ou
         assert not other.flush(0.2)
         one.privacy.forget(ADA, force=True)
         other.track("search", user=eve)
-    assert other.flush()
+    assert other.flush(30)
     assert names(engine, tables, ADA) == []
     assert counts(engine, tables) == {("search", BOB): 2}
     assert lost(engine, tables) == {FORGOTTEN: 2}
@@ -235,7 +235,7 @@ def test_uses_that_wait_for_their_user_go_as_well(users_database: UsersDatabase,
     tracker.track("search", user=stranger)
     assert not tracker.flush()
     tracker.privacy.forget(stranger, force=True)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert (tracker.stats().pending, tracker.stats().rejected) == (0, 1)
     assert lost(engine, tables) == {FORGOTTEN: 1}
 
@@ -261,7 +261,7 @@ def test_an_unknown_user_is_told_and_force_forgets_them(database: Database, make
     tracker.privacy.forget(ADA, force=True)
     tracker.privacy.forget(ADA)  # the hash tells of them
     tracker.track("search", user=ADA)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert counts(engine, tables) == {}
 
 
@@ -276,7 +276,7 @@ def audited(tracker: Tracker) -> None:
     with tracker.as_user(ADA, actor=BOB):
         tracker.track("open_vault", audit=True)
     tracker.track("open_vault", user=BOB, audit=True, metadata={"name": "Bob"})
-    assert tracker.flush()
+    assert tracker.flush(30)
 
 
 @pytest.mark.parametrize("audit_key", [None, "k" * 32])
@@ -311,7 +311,7 @@ def test_later_accesses_are_recorded_under_the_pseudonym(database: Database, mak
     tracker.privacy.forget(ADA)
     for audit in (True, "required"):
         tracker.track("open_vault", user=ADA, audit=audit, metadata={"name": "Ada"})
-    assert tracker.flush()
+    assert tracker.flush(30)
     pseudonym = Key(KEY).pseudonym_of(ADA)
     later = [row.metadata for row in all_of(engine, tables.access) if "forgotten" in (row.metadata or "")]
     assert [json.loads(text) for text in later] == [{"usage_instrument": [f"user: forgotten, {pseudonym}"]}] * 2
@@ -328,7 +328,7 @@ def test_accesses_that_another_process_holds_name_them_no_more(database: Databas
         other.track("open_vault", user=user, audit=True)
         other.track("close_vault", user=user, audit="required")
     one.privacy.forget(ADA)
-    assert other.flush()
+    assert other.flush(30)
     assert names(engine, tables, ADA) == []
     assert holds(engine, tables)
     assert sum(row.user_id == BOB for row in all_of(engine, tables.access)) == 4
@@ -438,8 +438,8 @@ def test_a_living_process_that_has_nothing_to_write_forgets_them_too(
         one.track("search", user=user)
         other.track("search", user=user, metadata={"page": 2})
         other.track("open_vault", user=user, audit=True)
-    assert one.flush()
-    assert other.flush()
+    assert one.flush(30)
+    assert other.flush(30)
     assert list(directories_naming(str(place), lambda user: user == ADA))
     receipt = one.privacy.forget(ADA)
     assert receipt.journals == ()
@@ -449,7 +449,7 @@ def test_a_living_process_that_has_nothing_to_write_forgets_them_too(
     assert names(engine, tables, ADA) == []
     for tracker in (one, other):
         tracker.track("search", user=BOB)
-        assert tracker.flush()
+        assert tracker.flush(30)
     assert counts(engine, tables) == {("search", BOB): 4, ("open_vault", BOB): 1}
 
 
@@ -576,20 +576,20 @@ def test_who_opts_out_is_not_counted_and_what_was_stays(database: Database, make
     one, other = make(database.url), make(database.url)
     for tracker in (one, other):
         tracker.track("search", user=ADA)
-        assert tracker.flush()
+        assert tracker.flush(30)
     other.track("search", user=ADA)
     one.privacy.opt_out(ADA)
     for tracker in (one, other):
         tracker.track("search", user=ADA)
         tracker.track("search", user=BOB)
-        assert tracker.flush()
+        assert tracker.flush(30)
     assert counts(engine, tables) == {("search", ADA): 2, ("search", BOB): 2}
     assert lost(engine, tables) == {FORGOTTEN: 3}
     assert other.privacy.export(ADA)["counted"] is False
     other.privacy.opt_in(ADA)
     for tracker in (one, other):
         tracker.track("search", user=ADA)
-        assert tracker.flush()
+        assert tracker.flush(30)
     assert counts(engine, tables) == {("search", ADA): 4, ("search", BOB): 2}
     assert other.privacy.export(ADA)["counted"] is True
     assert balanced(one.stats())
@@ -603,7 +603,7 @@ def test_accesses_of_who_opted_out_are_recorded_all_the_same(database: Database,
     tracker.privacy.opt_out(ADA)
     tracker.track("open_vault", user=ADA, audit=True)
     tracker.track("open_vault", user=ADA, audit="required")
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert [row.user_id for row in all_of(engine, tables.access)] == [ADA, ADA]
     assert counts(engine, tables) == {}
 
@@ -613,7 +613,7 @@ def test_within_one_flush_interval(database: Database, make: Make) -> None:
     tables = made(engine)
     other = make(database.url, flush_interval=0.05)
     other.track("search", user=ADA)
-    assert other.flush()
+    assert other.flush(30)
     make(database.url).privacy.opt_out(ADA)
     other.track("search", user=ADA)
     looks = threading.Event()
@@ -631,7 +631,7 @@ def test_who_was_forgotten_stays_so_until_they_opt_in(database: Database, make: 
     assert [row.state for row in all_of(engine, tables.suppressions)] == ["forgotten"]
     tracker.privacy.opt_in(ADA)
     tracker.track("search", user=ADA)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert counts(engine, tables) == {("search", ADA): 1}
 
 
@@ -641,7 +641,7 @@ def test_the_anonymous_user_is_counted_whoever_opts_out(database: Database, make
     tracker = make(database.url)
     tracker.privacy.opt_out(ADA)
     tracker.track("search", user=None)
-    assert tracker.flush()
+    assert tracker.flush(30)
     assert counts(engine, tables) == {("search", None): 1}
 
 
@@ -768,7 +768,7 @@ def test_the_moment_when_a_lock_is_held_is_waited_for(
 
     tracker = make(database.url)
     tracker.track("search", user=ADA)
-    assert tracker.flush()
+    assert tracker.flush(30)
     monkeypatch.setattr(Store, "transact", sometimes)
     assert tracker.privacy.forget(ADA).deleted["feature_usage"] == 1
     assert counts(engine, tables) == {}
@@ -843,7 +843,7 @@ def test_in_a_forked_child(server: Database, make: Make) -> None:
         tracker = Tracker({server.url!r}, Settings(flush_interval=3600, privacy_key={KEY!r}))
         tracker.track("search", user=ADA)
         tracker.track("search", user=BOB)
-        assert tracker.flush()
+        assert tracker.flush(30)
         tracker.track("search", user=ADA)
         tracker.track("search", user=BOB)
         if os.fork() == 0:
