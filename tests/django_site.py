@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,7 +14,14 @@ import django
 from django.conf import settings
 
 DATABASE = Path(tempfile.mkdtemp(prefix="usage-instrument-django-")) / "site.db"
-atexit.register(shutil.rmtree, DATABASE.parent, ignore_errors=True)
+
+
+def _remove(maker: int = os.getpid()) -> None:
+    if os.getpid() == maker:  # a forked child that runs its exit handlers leaves it to the parent
+        shutil.rmtree(DATABASE.parent, ignore_errors=True)
+
+
+atexit.register(_remove)
 
 if not settings.configured:
     settings.configure(
