@@ -12,10 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
+from queries import clock
 from queries.filled import Filled
 from usage_instrument.schema import Tables, create_all
 
-NOW = dt.datetime.now(dt.UTC).replace(tzinfo=None, microsecond=0)
+
+@pytest.fixture(autouse=True)
+def _start_the_clock() -> None:
+    clock.start()
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def past(users_database: UsersDatabase) -> Past:
                     user_id=user,
                     feature_name=feature,
                     usage_count=uses,
-                    last_used=NOW - dt.timedelta(days=days),
+                    last_used=clock.now() - dt.timedelta(days=days),
                     metadata=extra,
                 )
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 
 import pandas as pd
 import polars as pl
@@ -13,6 +12,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from queries.clock import now
 from queries.filled import Filled, asked, near, rich
 from queries.oracle import Answer
 
@@ -20,7 +20,7 @@ from queries.oracle import Answer
 @pytest.fixture
 def answers(filled: Filled) -> dict[str, Answer]:
     """Of a Connection, to rows that others see as well."""
-    filled.fill(rich(dt.datetime.now(dt.UTC).replace(tzinfo=None)))
+    filled.fill(rich(now()))
     filled.connection.commit()
     found = {name: filled.ask(question) for name, question in asked(filled).items()}
     filled.connection.rollback()

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from conftest import Database
+from queries.clock import today
 from reading import made
 from usage_instrument.queries import active_users
 
@@ -18,10 +19,9 @@ def test_stickiness_is_of_the_days_since_the_history_began(
 ) -> None:
     engine = database.engine()
     tables = made(engine)
-    today = dt.datetime.now(dt.UTC).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
     user = uuid4()
     rows = [
-        {"user_id": user, "feature_name": "f", "bucket_start": today - dt.timedelta(days=age), "usage_count": 1}
+        {"user_id": user, "feature_name": "f", "bucket_start": today() - dt.timedelta(days=age), "usage_count": 1}
         for age in ages
     ]
     with engine.begin() as connection:

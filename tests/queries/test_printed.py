@@ -7,6 +7,7 @@ import datetime as dt
 import pytest
 import sqlalchemy as sa
 
+from queries.clock import now
 from queries.filled import Filled, asked, plain, rich
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import top_features
@@ -14,7 +15,7 @@ from usage_instrument.queries.printed import printed
 
 
 def test_pasted_text_gets_the_same_answer(filled: Filled) -> None:
-    filled.fill(rich(dt.datetime.now(dt.UTC).replace(tzinfo=None)))
+    filled.fill(rich(now()))
     for name, question in asked(filled).items():
         sql = printed(question, filled.engine.dialect)
         answer = filled.ask(question)

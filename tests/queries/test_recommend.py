@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from uuid import uuid4
 
 import pytest
 
+from queries.clock import now
 from queries.filled import USERS, Filled
 from queries.oracle import Rows, Use
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.queries import recommend
-
-NOW = dt.datetime.now(dt.UTC).replace(tzinfo=None)
 
 
 def test_the_most_similar_users_weigh_most(small: Filled) -> None:
@@ -24,8 +22,8 @@ def test_the_most_similar_users_weigh_most(small: Filled) -> None:
         dot: ["import", "share"],  # none
         eve: [],
     }
-    usage = [Use(user, feature, 1, NOW) for user, features in habits.items() for feature in features]
-    small.fill(Rows(NOW, [*usage, Use(None, "mail", 1, NOW)]))
+    usage = [Use(user, feature, 1, now()) for user, features in habits.items() for feature in features]
+    small.fill(Rows(now(), [*usage, Use(None, "mail", 1, now())]))
     weight = 2 / 3 + 1 / 5
     others = [(name, pytest.approx(1 / 5 / weight), 1) for name in ("mail", "print", "share")]
     assert small.ask(recommend(ann)) == [("import", pytest.approx(2 / 3 / weight), 1), *others]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from uuid import UUID
 
 import pytest
 
+from queries.clock import now
 from queries.filled import Filled
 from queries.oracle import Rows, Use
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import related_features
 
-NOW = dt.datetime.now(dt.UTC).replace(tzinfo=None)
 PEOPLE = [UUID(int=number + 2**64) for number in range(20)]
 
 
@@ -20,8 +19,8 @@ PEOPLE = [UUID(int=number + 2**64) for number in range(20)]
 def habits(small: Filled) -> Filled:
     """All sign in; who imports, exports, nearly always; one of them found a secret."""
     users = {"sign in": PEOPLE, "import": PEOPLE[:6], "export": PEOPLE[1:7], "secret": PEOPLE[:1], "other": PEOPLE[9:]}
-    usage = [Use(user, feature, 1, NOW) for feature, those in users.items() for user in those]
-    small.fill(Rows(NOW, [*usage, Use(None, "import", 1, NOW)]))
+    usage = [Use(user, feature, 1, now()) for feature, those in users.items() for user in those]
+    small.fill(Rows(now(), [*usage, Use(None, "import", 1, now())]))
     return small
 
 

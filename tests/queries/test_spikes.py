@@ -7,48 +7,46 @@ from typing import Any
 
 import pytest
 
+from queries.clock import now, today
 from queries.filled import Filled
-from queries.oracle import DAY, Bucket, Rows, floor
+from queries.oracle import DAY, Bucket, Rows
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import spikes
-
-NOW = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-TODAY = floor("day", NOW)
 
 
 def days(feature: str, uses: dict[int, int], usual: tuple[int, ...] = (), age: int = 60) -> list[Bucket]:
     """The uses of a feature by how many days ago; the usual ones in turns."""
     by_day = {ago: usual[ago % len(usual)] for ago in range(age)} if usual else {}
-    return [Bucket(None, feature, number, TODAY - ago * DAY) for ago, number in {**by_day, **uses}.items()]
+    return [Bucket(None, feature, number, today() - ago * DAY) for ago, number in {**by_day, **uses}.items()]
 
 
 def test_finds_the_day_that_stands_out(small: Filled) -> None:
-    small.fill(Rows(NOW, history=days("search", {2: 200}, (90, 100, 110)) + days("export", {}, (90, 100, 110))))
+    small.fill(Rows(now(), history=days("search", {2: 200}, (90, 100, 110)) + days("export", {}, (90, 100, 110))))
     # The median of the deviations is 10, which is as much as a deviation of 14.826.
-    assert small.ask(spikes()) == [("search", (TODAY - 2 * DAY).date(), 200, 100.0, pytest.approx(100 / 14.826), 5.0)]
+    assert small.ask(spikes()) == [("search", (today() - 2 * DAY).date(), 200, 100.0, pytest.approx(100 / 14.826), 5.0)]
     assert small.ask(spikes(threshold=7)) == []
     assert small.ask(spikes(2 * DAY)) == []
     assert small.ask(spikes(feature="export")) == []
 
 
 def test_an_earlier_spike_hides_none(small: Filled) -> None:
-    small.fill(Rows(NOW, history=days("search", {2: 200, 10: 100_000}, (90, 100, 110))))
+    small.fill(Rows(now(), history=days("search", {2: 200, 10: 100_000}, (90, 100, 110))))
     assert [row[2] for row in small.ask(spikes())] == [200]
 
 
 def test_a_rare_feature_needs_more_than_a_second_use(small: Filled) -> None:
-    small.fill(Rows(NOW, history=days("report", {50: 1, 1: 2}) + days("import", {50: 1, 1: 30})))
-    assert [row[:5] for row in small.ask(spikes())] == [("import", (TODAY - DAY).date(), 30, 0.0, 30.0)]
+    small.fill(Rows(now(), history=days("report", {50: 1, 1: 2}) + days("import", {50: 1, 1: 30})))
+    assert [row[:5] for row in small.ask(spikes())] == [("import", (today() - DAY).date(), 30, 0.0, 30.0)]
 
 
 def test_a_new_feature_has_no_usual(small: Filled) -> None:
     new, young = days("new", {1: 900}, (10,), age=13), days("young", {1: 900}, (10,), age=14)
-    small.fill(Rows(NOW, history=new + young))
+    small.fill(Rows(now(), history=new + young))
     assert [row[0] for row in small.ask(spikes())] == ["young"]
 
 
 def test_a_young_feature_is_measured_by_its_own_days(small: Filled) -> None:
-    small.fill(Rows(NOW, history=days("young", {}, (10,), age=16)))
+    small.fill(Rows(now(), history=days("young", {}, (10,), age=16)))
     assert small.ask(spikes()) == []
 
 
@@ -57,7 +55,7 @@ def test_a_young_feature_is_measured_by_its_own_days(small: Filled) -> None:
     [
         ({"since": None}, "since goes 28 days back at most, not all time"),
         ({"since": 29 * DAY}, "since goes 28 days back at most"),
-        ({"since": NOW - 40 * DAY}, "since goes 28 days back at most"),
+        ({"since": dt.datetime.now(dt.UTC).replace(tzinfo=None) - 40 * DAY}, "since goes 28 days back at most"),
         ({"since": 7}, "since is a timedelta, a datetime or None"),
         ({"threshold": 0}, "threshold is a number above 0"),
         ({"threshold": float("nan")}, "threshold is a number above 0"),

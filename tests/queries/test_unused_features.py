@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 import pytest
 
+from queries.clock import now
 from queries.filled import Filled
 from queries.oracle import DAY, Declaration, Rows, Use
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import unused_features
 
-NOW = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-
 
 def declared(feature: str, days_ago: int = 0, service: str = "web") -> Declaration:
-    return Declaration(service, feature, NOW - 200 * DAY, NOW - days_ago * DAY, "What it is")
+    return Declaration(service, feature, now() - 200 * DAY, now() - days_ago * DAY, "What it is")
 
 
 @pytest.fixture
 def years(small: Filled) -> Filled:
-    usage = [Use(None, name, 3, NOW - ago * DAY) for name, ago in [("search", 1), ("fax", 120), ("old name", 50)]]
+    usage = [Use(None, name, 3, now() - ago * DAY) for name, ago in [("search", 1), ("fax", 120), ("old name", 50)]]
     catalog = [
         declared("search"),
         declared("fax"),
@@ -32,7 +29,7 @@ def years(small: Filled) -> Filled:
         # Nobody runs this service any more, so it has retired nothing.
         declared("asleep", 150, "reports"),
     ]
-    small.fill(Rows(NOW, usage, catalog=catalog))
+    small.fill(Rows(now(), usage, catalog=catalog))
     return small
 
 
@@ -50,11 +47,11 @@ def test_not_used_since(years: Filled) -> None:
     answer = years.ask(unused_features(30 * DAY))
     assert [row[:2] for row in answer[-2:]] == [("fax", "dormant"), ("old name", "undeclared")]
     assert answer[-2:] == [
-        ("fax", "dormant", 3, NOW - 120 * DAY, NOW - 200 * DAY, "What it is"),
-        ("old name", "undeclared", 3, NOW - 50 * DAY, None, None),
+        ("fax", "dormant", 3, now() - 120 * DAY, now() - 200 * DAY, "What it is"),
+        ("old name", "undeclared", 3, now() - 50 * DAY, None, None),
     ]
     assert len(answer) == 7
-    assert len(years.ask(unused_features(NOW - 60 * DAY))) == 6
+    assert len(years.ask(unused_features(now() - 60 * DAY))) == 6
 
 
 def test_refuses_another_since() -> None:

@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 
 from conftest import Database
-from queries.conftest import NOW, Past
+from queries.clock import now
+from queries.conftest import Past
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.queries import user_features
 from usage_instrument.schema import create_all
@@ -21,8 +22,8 @@ def features(past: Past, *arguments: Any) -> list[str]:
 
 def test_tells_a_users_last_seven_days(past: Past) -> None:
     assert past.ask(user_features(past.user_ids[0])) == [
-        ("search", 3, NOW - dt.timedelta(days=1), {"page": 1}),
-        ("export", 2**31 - 1, NOW - dt.timedelta(days=6), {"format": "csv", "nested": [1, None]}),
+        ("search", 3, now() - dt.timedelta(days=1), {"page": 1}),
+        ("export", 2**31 - 1, now() - dt.timedelta(days=6), {"format": "csv", "nested": [1, None]}),
     ]
     assert features(past, past.user_ids[1]) == ["search"]
     assert features(past, past.user_ids[4]) == []
@@ -34,9 +35,9 @@ def test_goes_back_as_far_as_it_is_told(past: Past) -> None:
     assert features(past, ann, dt.timedelta(days=2)) == ["search"]
     assert features(past, ann, dt.timedelta(days=31)) == ["search", "export", "share"]
     assert features(past, ann, None) == ["search", "export", "share"]
-    assert features(past, ann, NOW - dt.timedelta(days=2)) == ["search"]
+    assert features(past, ann, now() - dt.timedelta(days=2)) == ["search"]
     there = dt.timezone(dt.timedelta(hours=14))
-    assert features(past, ann, (NOW - dt.timedelta(days=1)).replace(tzinfo=dt.UTC).astimezone(there)) == ["search"]
+    assert features(past, ann, (now() - dt.timedelta(days=1)).replace(tzinfo=dt.UTC).astimezone(there)) == ["search"]
 
 
 def test_takes_the_anonymous_user_and_the_text_of_a_uuid(past: Past) -> None:
@@ -49,7 +50,7 @@ def test_takes_ids_of_other_types(database: Database, kind: Any, user: Any) -> N
     engine = database.engine()
     tables = create_all(engine, user_id_type=kind).tables
     with engine.begin() as connection:
-        connection.execute(tables.usage.insert().values(user_id=user, feature_name="search", last_used=NOW))
+        connection.execute(tables.usage.insert().values(user_id=user, feature_name="search", last_used=now()))
         for asked in (user_features(user), user_features(user, tables=tables)):
             assert [row.usage_count for row in connection.execute(asked)] == [1]
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import pytest
 
+from queries.clock import now
 from queries.filled import USERS, Filled
 from queries.oracle import Rows, Use
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import variants
 
-NOW = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-
 
 def test_splits_users_and_uses(small: Filled) -> None:
     contexts: list[Any] = [{"color": "green"}, {"color": "green", "page": 2}, {"color": "blue"}, {"page": 1}]
-    usage = [Use(user, "buy", 2, NOW, extra) for user, extra in zip(USERS, contexts, strict=False)]
-    usage += [Use(None, "buy", 7, NOW, {"color": "blue"}), Use(USERS[4], "search", 1, NOW, {"color": "green"})]
-    small.fill(Rows(NOW, usage))
+    usage = [Use(user, "buy", 2, now(), extra) for user, extra in zip(USERS, contexts, strict=False)]
+    usage += [Use(None, "buy", 7, now(), {"color": "blue"}), Use(USERS[4], "search", 1, now(), {"color": "green"})]
+    small.fill(Rows(now(), usage))
     assert small.ask(variants("buy", "color")) == [("green", 2, 4, 0.5), ("blue", 1, 9, 0.25), (None, 1, 2, 0.25)]
     assert small.ask(variants("buy", "no such key")) == [(None, 4, 15, 1.0)]
     assert small.ask(variants("unheard of", "color")) == []
