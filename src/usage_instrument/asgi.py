@@ -12,7 +12,7 @@ from .capture.outcome import outcome_of_response
 from .capture.request_info import header_of
 from .errors import AuditUnavailable, UserIdError
 from .runtime import log
-from .typing import ASGIApp, Message, Receive, Scope, Send, Unset, UserId
+from .typing import UNSET, ASGIApp, Message, Receive, Scope, Send, Unset, UserId
 from .web import unavailable
 from .web.exchange import Exchange
 from .web.framework_users import loaded_user
@@ -49,7 +49,11 @@ class UsageMiddleware:
         if kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        exchange = ASGIExchange(self._counter, self._tree, scope, send)
+        exchange = ASGIExchange(self._counter, kind, scope["method"].upper() if kind == "http" else "", scope, scope)
+        exchange.respond = send
+        exchange.tree = self._tree
+        exchange.has_begun = False
+        exchange.depth = mount_depth(scope) if "app_root_path" in scope else 0
         token = holder.set(exchange.holder)
         try:
             if exchange.audit is None:
@@ -74,6 +78,8 @@ class UsageMiddleware:
     async def _audited(self, exchange: ASGIExchange, scope: Scope, receive: Receive) -> None:
         """Record the attempt at what is required, call the app, and record the outcome."""
         try:
+            roots = ("", scope.get("root_path", ""), scope.get("app_root_path", ""))  # now: mounts change them
+            exchange.path_below = [scope["path"].removeprefix(root) for root in roots]
             await exchange.admit_async()
             await self.app(scope, receive, exchange.send)
         except BaseException as error:
@@ -126,20 +132,19 @@ class UsageMiddleware:
 class ASGIExchange(Exchange):
     """One request or WebSocket, and the messages that answer it."""
 
-    __slots__ = ("_depth", "_paths", "_send", "_tree", "has_begun")
+    __slots__ = ("depth", "has_begun", "path_below", "respond", "tree")
 
-    def __init__(self, counter: RequestCounter, tree: RouteTree, scope: Scope, send: Send) -> None:
-        kind = scope["type"]
-        Exchange.__init__(self, counter, kind, scope["method"].upper() if kind == "http" else "", scope, scope)
-        self._send = send
-        self._tree = tree
-        self._depth = mount_depth(scope) if "app_root_path" in scope else 0
-        self._paths: Sequence[str] = ()
-        if self.audit is not None:  # now, since mounts change the roots
-            roots = ("", scope.get("root_path", ""), scope.get("app_root_path", ""))
-            self._paths = [scope["path"].removeprefix(root) for root in roots]
-        self.has_begun = False
-        """Whether the app has begun its response or accepted the WebSocket."""
+    counts_at_start = True
+
+    # Set by the middleware: one more call would cost each request too much.
+    respond: Send
+    tree: RouteTree
+    depth: int
+    """How many segments of the path the mounts outside of the middleware have consumed."""
+    has_begun: bool
+    """Whether the app has begun its response or accepted the WebSocket."""
+    path_below: Sequence[str]
+    """The path below each root that the app may know; only for audits."""
 
     async def send(self, message: Message) -> None:
         """The `send` that the app gets."""
@@ -152,13 +157,14 @@ class ASGIExchange(Exchange):
                 self.malformed(error)
             else:
                 self.started(status, message.get("headers", ()))
-            self.complete()
+            if self.audit is not None:
+                self.end_audit()
         elif kind == "websocket.send":
             if self.is_pending:
                 self.count_socket()
         elif kind != "http.response.body":
             self._hear(kind, message)
-        await self._send(message)
+        await self.respond(message)
 
     def count_socket(self, *, is_last: bool = False) -> None:
         """Count an accepted WebSocket, as soon as its user is known: many apps identify the user by the first message.
@@ -194,11 +200,11 @@ class ASGIExchange(Exchange):
 
     def paths(self) -> Sequence[str]:
         """As Exchange.paths."""
-        return self._paths
+        return self.path_below
 
     def route_feature(self) -> RouteFeature:
         """As Exchange.route_feature."""
-        counter, scope, depth = self.counter, self.carrier, self._depth
+        counter, scope, depth = self.counter, self.carrier, self.depth
         method = self.request.method or WEBSOCKET
         marker = marker_of(scope)
         if marker is None:
@@ -209,7 +215,7 @@ class ASGIExchange(Exchange):
         if found is None:
             if depth > 0:
                 counter.check_setup = None  # the options may name routes that only the app around this one knows
-            route, is_certain = self._tree.find(scope, marker, depth)
+            route, is_certain = self.tree.find(scope, marker, depth)
             found = counter.feature_of(route, method, marker)
             if is_certain:
                 counter.remember(key, found)
@@ -226,4 +232,5 @@ async def _refuse(kind: str, send: Send) -> None:
 
 
 def _user_in(scope: Scope) -> UserId | Unset:
-    return loaded_user(scope.get("user"))
+    user = scope.get("user")
+    return UNSET if user is None else loaded_user(user)

@@ -12,7 +12,7 @@ from .capture.request_info import path_of
 from .errors import AuditUnavailable
 from .typing import Environ, StartResponse, WSGIApp
 from .web import unavailable
-from .web.exchange import BodyExchange, Exchange
+from .web.exchange import BodyExchange
 from .web.framework_users import flask_user, keep_logged_out
 from .web.options import MiddlewareOptions
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
@@ -45,7 +45,13 @@ class UsageMiddleware:
         if not self._hears_flask_login and "flask_login" in sys.modules:
             self._hears_flask_login = True
             _connect_flask_login()
-        exchange = WSGIExchange(self._counter, environ, start_response)
+        exchange = WSGIExchange(self._counter, "http", environ.get("REQUEST_METHOD", "").upper(), environ, environ)
+        exchange.request.allows_tuples = True
+        exchange.body = ()
+        exchange.iterator = None
+        exchange.has_begun = False
+        exchange.start_response = start_response
+        exchange.script = environ.get("SCRIPT_NAME", "")
         token = holder.set(exchange.holder)
         try:
             if exchange.audit is not None:
@@ -74,16 +80,13 @@ class UsageMiddleware:
 class WSGIExchange(BodyExchange):
     """One request, and the body of its response."""
 
-    __slots__ = ("_script", "has_begun", "start_response")
+    __slots__ = ("has_begun", "script", "start_response")
 
-    def __init__(self, counter: RequestCounter, environ: Environ, start_response: StartResponse) -> None:
-        Exchange.__init__(self, counter, "http", environ.get("REQUEST_METHOD", "").upper(), environ, environ)
-        self.request.allows_tuples = True
-        self.body = ()
-        self._iterator = None
-        self.has_begun = False
-        self.start_response = start_response
-        self._script: str = environ.get("SCRIPT_NAME", "")
+    # Set by the middleware: one more call would cost each request too much.
+    has_begun: bool
+    start_response: StartResponse
+    script: str
+    """The path at which the server has mounted the app."""
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         """The `start_response` that the app gets. Only here does Flask know the route and the user."""
@@ -120,7 +123,7 @@ class WSGIExchange(BodyExchange):
             if rule is None:
                 return NO_ROUTE
             environ = running.environ
-        prefix = environ.get("SCRIPT_NAME", "").removeprefix(self._script)
+        prefix = environ.get("SCRIPT_NAME", "").removeprefix(self.script)
         key = (id(rule), method, prefix)
         found = counter.routes.get(key)
         if found is None:

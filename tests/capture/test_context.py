@@ -104,7 +104,7 @@ def test_the_order_of_users(request_: Request) -> None:
 def test_a_statement_goes_before_the_lookup() -> None:
     asked: list[int] = []
 
-    def lookup() -> int:
+    def lookup(info: object) -> int:
         asked.append(1)
         return 7
 
@@ -118,7 +118,7 @@ def test_a_statement_goes_before_the_lookup() -> None:
 
 
 def test_a_lookup_that_knows_nobody_is_anonymous() -> None:
-    assert Request("http", "GET", lambda: UNSET).capture_user() is None
+    assert Request("http", "GET", lambda info: UNSET).capture_user() is None
 
 
 def test_identify_inside_as_user_is_the_requests(request_: Request) -> None:
@@ -224,7 +224,7 @@ def test_a_closed_request_is_nobodys(request_: Request) -> None:
 
 
 def test_a_closed_request_asks_no_lookup_and_forgets_a_refusal() -> None:
-    request = Request("http", "GET", lambda: ANNE)
+    request = Request("http", "GET", lambda info: ANNE)
     with pytest.raises(UserIdError):
         request.identify(object())
     request.close()

@@ -210,7 +210,7 @@ def test_the_user_is_the_requests(usage):
 
 def test_the_user_that_a_request_looks_up(usage):
     view = tracks("f")(lambda: None)
-    for lookup in (lambda: 7, lambda: None):
+    for lookup in (lambda info: 7, lambda info: None):
         token = holder.set(Request("http", "GET", lookup))
         view()
         holder.reset(token)
@@ -218,7 +218,7 @@ def test_the_user_that_a_request_looks_up(usage):
 
 
 def test_a_lookup_that_raises_is_rejected_and_never_reaches_the_host(usage):
-    def lookup():
+    def lookup(info):
         raise LookupError("session store is away")
 
     view = tracks("f")(lambda: "page")

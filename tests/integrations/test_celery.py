@@ -233,7 +233,7 @@ def test_eager_tasks_are_their_requests(app, captured):
     def outer():
         inner.delay()
 
-    request = Request("http", "POST", lookup=lambda: 5)
+    request = Request("http", "POST", lookup=lambda info: 5)
     token = holder.set(request)
     outer.delay()
     with usage.paused():

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from usage_instrument.errors import DeclarationError, UserIdError
 from usage_instrument.events import Access
@@ -27,7 +27,15 @@ SILENT_METHODS = frozenset({"HEAD", "OPTIONS"})
 
 C = TypeVar("C", bound=Callable[..., Any])
 RequestKind: TypeAlias = Literal["http", "websocket", "task"]
-Lookup: TypeAlias = Callable[[], "UserId | Unset"]
+Lookup: TypeAlias = Callable[[Any], "UserId | Unset"]
+"""From a request's `info` to its user."""
+
+
+class Middleware(Protocol):
+    """A middleware that a request has passed."""
+
+    def leads_to_login(self, location: str, info: Any) -> bool:
+        """Whether a location is a login page that the app or the framework names."""
 
 
 class Request:
@@ -38,51 +46,30 @@ class Request:
     and nothing else needs a look.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_accesses",
-        "_lookup",
-        "_refused",
-        "actor",
-        "allows_tuples",
-        "counted",
-        "counters",
-        "denied",
-        "discarded",
-        "info",
-        "judged_by",
-        "kind",
-        "leads_to_login",
-        "method",
-        "open",
-        "ready",
-        "user",
-    )
+    # Without __slots__: what few requests have is a default of the class.
+    actor: UserId | Unset = UNSET
+    """The user who acts as `user`, if `identify` stated one."""
+    allows_tuples = False
+    """Whether a tuple may be a response, as in WSGI."""
+    denied = False
+    """Whether the framework has sent the user to a login page."""
+    _accesses: dict[object, Access | None] | None = None
 
-    def __init__(self, kind: RequestKind, method: str = "", lookup: Lookup | None = None) -> None:
+    def __init__(self, kind: RequestKind, method: str = "", lookup: Lookup | None = None, info: object = None) -> None:
         self.kind = kind
         self.method = method
         self.user: UserId | Unset = UNSET
-        self.actor: UserId | Unset = UNSET
-        """The user who acts as `user`, if `identify` stated one."""
         self.counted: set[object] = set()
         """The keys of the counted features (`Feature.key`)."""
         self.open = True
         self.discarded = method in SILENT_METHODS
         self.ready = False
-        self.allows_tuples = False
-        """Whether a tuple may be a response, as in WSGI."""
         self.judged_by: object = None
         """The innermost middleware with a `success` rule of its own."""
-        self.counters: tuple[object, ...] = ()
+        self.counters: tuple[Middleware, ...] = ()
         """The middlewares that the request has passed."""
-        self.denied = False
-        """Whether the framework has sent the user to a login page."""
-        self.leads_to_login: Callable[[str, object], bool] | None = None
-        """Whether a location is a login page that the app or the framework of the request (`info`) names."""
-        self.info: object = None
+        self.info: Any = info
         """The ASGI scope, the WSGI environ or the framework's request object; None for a task."""
-        self._accesses: dict[object, Access | None] | None = None
         self._lookup = lookup
         self._refused: UserIdError | None = None
 
@@ -105,16 +92,16 @@ class Request:
         """Reject captures from now on, because the user is not known."""
         self.user, self._refused, self.ready = UNSET, error if self.open else None, False
 
-    def set_lookup(self, lookup: Lookup) -> None:
+    def set_lookup(self, lookup: Callable[[], UserId | Unset]) -> None:
         """Replace the way to find the user that nobody stated: a middleware further in knows better."""
-        self._lookup = lookup
+        self._lookup = lambda _: lookup()
 
-    def add_lookup(self, lookup: Lookup) -> None:
+    def add_lookup(self, lookup: Callable[[], UserId | Unset]) -> None:
         """Add a way to find the user, for when the present one finds none: a middleware further in sees more."""
-        outer = self._lookup
+        outer, info = self._lookup, self.info
 
-        def look() -> UserId | Unset:
-            found = UNSET if outer is None else outer()
+        def look(_: object) -> UserId | Unset:
+            found = UNSET if outer is None else outer(info)
             return lookup() if found is UNSET else found
 
         self._lookup = look
@@ -166,7 +153,7 @@ class Request:
             raise self._refused
         user = self.user
         if user is UNSET and self._lookup is not None:
-            user = self._lookup()
+            user = self._lookup(self.info)
         return None if user is UNSET else user
 
     @property

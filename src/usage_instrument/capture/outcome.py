@@ -90,7 +90,7 @@ def outcome_of_response(request: Request, status: int, location: str) -> Outcome
 def _is_denial(request: Request, location: str) -> bool:
     """Whether a redirect leads to a login page. For an unsafe method the app or the framework must name the page: the
     client may have written the location."""
-    if request.leads_to_login is not None and request.leads_to_login(location, request.info):
+    if request.counters and request.counters[-1].leads_to_login(location, request.info):
         return True
     is_safe = request.method in SAFE_METHODS or request.method in SILENT_METHODS
     return is_safe and is_login_redirect(location, request.info)

@@ -27,8 +27,7 @@ class TrailAccess:
         self.recorder = declared.recorder if tracker is None else tracker  # the configured one may change
         self._request = current_request()
         if self._request is None:  # there is no UsageMiddleware
-            self._request = Request("http", "GET", framework_user)
-            self._request.info = given
+            self._request = Request("http", "GET", lambda _: framework_user(), given)
         else:
             self._request.add_lookup(framework_user)
 

@@ -92,7 +92,7 @@ def _begin(task: Task, **_: object) -> None:
     if counter is None:
         return
     outer = holder.get()  # set only for a task that runs eagerly
-    request: Request = Request("task", lookup=None if outer is None else outer.known_user)
+    request = Request("task", lookup=None if outer is None else lambda _: outer.known_user())
     if outer is not None and outer.silent:
         request.discard()
     sent_for = task.request.get(HEADER) or (task.request.headers or {}).get(HEADER)

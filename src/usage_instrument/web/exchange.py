@@ -32,6 +32,9 @@ class Exchange(PendingUse):
 
     __slots__ = ("audit", "counter", "holder", "is_ours", "outer", "shelf")
 
+    counts_at_start = False
+    """Whether a use is recorded as soon as the response starts, since the app cannot start another one."""
+
     def __init__(
         self, counter: RequestCounter, kind: RequestKind, method: str, carrier: Carrier, shelf: MutableMapping[str, Any]
     ) -> None:
@@ -42,31 +45,18 @@ class Exchange(PendingUse):
         self.carrier = carrier
         self.shelf = shelf
         self.is_pending = False
-        find_user = partial(counter.find_user, carrier)
-        shared: Any = shelf.get(SCOPE_KEY)
         self.outer: Request | None = None
         """The request whose app dispatches this one with a copy of its scope or environ, as a batch endpoint does."""
-        if type(shared) is not Request or not shared.open:
-            self.is_ours = True
-            self.request = request = Request(kind, method, find_user)
-            request.counters = (counter,)
-        elif counter in shared.counters:
-            self.is_ours = True
-            self.outer = shared
-            self.request = request = Request(kind, method, find_user)
-            request.counters = (counter,)
-            request.add_lookup(shared.known_user)
+        self.is_ours = True
+        shared: Any = shelf.get(SCOPE_KEY)
+        if type(shared) is Request and shared.open:
+            request = self._join(shared, kind, method)
         else:
-            self.is_ours = False
-            self.request = request = shared
-            request.counters += (counter,)
-            look = shared.add_lookup if counter.user is None else shared.set_lookup
-            look(find_user)
-        shelf[SCOPE_KEY] = request
+            request = Request(kind, method, counter.find_user, carrier)
+            request.counters = counter.alone
+        shelf[SCOPE_KEY] = self.request = request
         if self.is_ours and is_automatic(shelf):
             request.discard()
-        request.info = carrier
-        request.leads_to_login = counter.leads_to_login
         outer = holder.get()
         # Below the `as_user` or `paused` around the middleware. An override of another request is a leftover of the
         # task or thread that started this one.
@@ -74,6 +64,22 @@ class Exchange(PendingUse):
         if type(outer) is Override and outer.request in (None, request, self.outer):
             self.holder = outer.over(request)
         self.audit = None if counter.policy is None else RequestAudit()
+
+    def _join(self, shared: Request, kind: RequestKind, method: str) -> Request:
+        """The request of the middleware further out, or a new one if this middleware has seen that already."""
+        counter, carrier = self.counter, self.carrier
+        if counter in shared.counters:
+            self.outer = shared
+            request = Request(kind, method, counter.find_user, carrier)
+            request.counters = counter.alone
+            request.add_lookup(shared.known_user)
+            return request
+        self.is_ours = False
+        shared.counters += (counter,)
+        look = shared.add_lookup if counter.user is None else shared.set_lookup
+        look(partial(counter.find_user, carrier))
+        shared.info = carrier
+        return shared
 
     def route_feature(self) -> RouteFeature:
         """What the route counts as, once the framework has found it."""
@@ -104,6 +110,8 @@ class Exchange(PendingUse):
             ):
                 route = self.route_feature()
                 counter.decide(self, route)
+                if self.is_pending and self.counts_at_start and status is not None:
+                    counter.record(self)
         except Exception as error:
             counter.failed(error, route)
 
@@ -150,7 +158,10 @@ class Exchange(PendingUse):
             self.shelf.pop(SCOPE_KEY, None)
         else:
             self.shelf[SCOPE_KEY] = self.outer
-        self.counter.ended()
+        try:  # as `ended` does, without a call
+            self.counter.catalog.recorder.request_ended()
+        except Exception:
+            log.debug("request_ended failed", exc_info=True)
 
     # ---- its accesses
 
@@ -269,10 +280,10 @@ class RequestAudit:
 class BodyExchange(Exchange):
     """An exchange that is the iterable body of its response; with the first piece, the request is a use."""
 
-    __slots__ = ("_iterator", "body")
+    __slots__ = ("body", "iterator")
 
     body: Iterable[bytes]
-    _iterator: Iterator[bytes] | None
+    iterator: Iterator[bytes] | None
 
     def __iter__(self) -> BodyExchange:
         return self
@@ -280,9 +291,9 @@ class BodyExchange(Exchange):
     def __next__(self) -> bytes:
         token = holder.set(self.holder)
         try:
-            if self._iterator is None:
-                self._iterator = iter(self.body)
-            piece = next(self._iterator)
+            if self.iterator is None:
+                self.iterator = iter(self.body)
+            piece = next(self.iterator)
             if self.is_pending or self.audit is not None:
                 self.complete()
             return piece
@@ -298,7 +309,7 @@ class BodyExchange(Exchange):
         token = holder.set(self.holder)
         try:
             # Drop what the server would have dropped by now: the app, the body and this object may form a cycle.
-            self._iterator = None
+            self.iterator = None
             close = getattr(self.body, "close", None)
             if close is None:
                 self.body = ()

@@ -105,8 +105,8 @@ class RequestCounter:
         self.not_modified = options.get("not_modified", False)
         self._login_paths = login_paths(options.get("login_url"))
         self._framework_login = framework_login
-        self.leads_to_login: Callable[[str, Carrier], bool] = self._leads_to_login
-        """Whether a location is a login page that the app or the framework names; kept, since each request needs it."""
+        self.alone = (self,)
+        """The middlewares of most requests."""
         self.metadata_of: Callable[[Carrier], Metadata | None] | None = None
         self.metadata: Kept = None
         if isinstance(metadata, Mapping):
@@ -231,14 +231,15 @@ class RequestCounter:
             return self.not_modified
         if not 200 <= status < 300 and judge(status, request.method) is not True:
             return False
-        return not (location and self._leads_to_login(location, carrier))
+        return not (location and self.leads_to_login(location, carrier))
 
-    def _leads_to_login(self, location: str, carrier: Carrier) -> bool:
+    def leads_to_login(self, location: str, info: Carrier) -> bool:
+        """As Middleware.leads_to_login."""
         path = path_in(location)
         if path in self._login_paths:
             return True
         try:
-            return path in self._framework_login(carrier)
+            return path in self._framework_login(info)
         except Exception:  # of the host's objects
             log.debug("cannot find the login page of the framework", exc_info=True)
             return False

@@ -103,7 +103,7 @@ class DjangoExchange(BodyExchange):
     def __init__(self, counter: RequestCounter, http: HttpRequest) -> None:
         super().__init__(counter, "http", (http.method or "").upper(), http, getattr(http, "scope", http.META))
         self.body = ()
-        self._iterator = None
+        self.iterator = None
         if counter.policy is not None:
             vars(http)[_KEY] = self
 
