@@ -10,15 +10,17 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pytest
 import sqlalchemy as sa
 
 import servers
+
+T = TypeVar("T")
 
 _numbers = itertools.count(1)
 
@@ -82,9 +84,10 @@ class UsersDatabase:
     user_ids: list[uuid.UUID]
 
 
-def _server(start: Any, stack: contextlib.ExitStack) -> int:
+def entered(start: Callable[[], contextlib.AbstractContextManager[T]], stack: contextlib.ExitStack) -> T:
+    """What a server's context yields; without its programs, the test is skipped."""
     try:
-        return int(stack.enter_context(start()))
+        return stack.enter_context(start())
     except servers.Missing as missing:
         if os.environ.get("CI"):
             pytest.fail(f"CI needs every real database: {missing}")
@@ -99,12 +102,12 @@ def _servers() -> Iterator[contextlib.ExitStack]:
 
 @pytest.fixture(scope="session")
 def postgresql_server(_servers: contextlib.ExitStack) -> int:
-    return _server(servers.postgresql, _servers)
+    return entered(servers.postgresql, _servers)
 
 
 @pytest.fixture(scope="session")
 def mariadb_server(_servers: contextlib.ExitStack) -> int:
-    return _server(servers.mariadb, _servers)
+    return entered(servers.mariadb, _servers)
 
 
 def reset_package_state() -> None:
@@ -199,7 +202,7 @@ def pooler(postgresql: Database) -> Iterator[sa.URL]:
     """PostgreSQL by way of a pooler, which hands two connections from one transaction to the next."""
     url = sa.make_url(postgresql.url)
     with contextlib.ExitStack() as stack:
-        yield url.set(port=_server(lambda: servers.pgbouncer(url.port or 0, connections=2), stack))
+        yield url.set(port=entered(lambda: servers.pgbouncer(url.port or 0, connections=2), stack))
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])

@@ -37,32 +37,140 @@ class Missing(Exception):
 def postgresql(*, durable: bool = False) -> Iterator[int]:
     """A PostgreSQL server with a superuser USER, who needs PASSWORD; yields its port. A `durable` one keeps what it
     commits through a power failure, as those of tests need not."""
+    with _postgresql_home() as (home, programs):
+        port = free_port()
+        _initialise(home, programs, home.path / "data")
+        with _serve_postgresql(home, programs, home.path / "data", port, durable=durable):
+            yield port
+
+
+class PostgreSQLPair:
+    """A primary and its standby."""
+
+    def __init__(self, home: _Home, programs: Path) -> None:
+        self._home, self._programs = home, programs
+        self.ports = free_port(), free_port()
+        self._running = contextlib.ExitStack(), contextlib.ExitStack()
+        self._primary = 0
+
+    @property
+    def primary(self) -> int:
+        """The primary's port."""
+        return self.ports[self._primary]
+
+    def start(self) -> None:
+        """Start both."""
+        _initialise(self._home, self._programs, self._data(0))
+        self._serve(0)
+        self.replace_standby()
+
+    def stop(self) -> None:
+        """Stop both."""
+        for running in self._running:
+            running.close()
+
+    def switch_over(self) -> None:
+        """Promote the standby. The former primary stays up, and has become read-only for connections old and new."""
+        former, self._primary = self.primary, 1 - self._primary
+        with _session(former) as session:
+            session.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            session.execute("SELECT pg_reload_conf()")
+        # The parent of all sessions tells them before it makes another one.
+        _until(former, "SELECT current_setting('default_transaction_read_only') = 'on'")
+        with _session(former) as session:
+            (moment,) = session.execute("SELECT clock_timestamp()").fetchone()
+        others = "pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        _until(former, f"SELECT count(*) = 0 FROM {others} AND xact_start <= %s", moment)
+        _until(former, "SELECT bool_and(flush_lsn >= pg_current_wal_insert_lsn()) FROM pg_stat_replication")
+        with _session(self.primary) as session:
+            session.execute("SELECT pg_promote(false)")  # to wait in it may conflict with the recovery
+        _until(self.primary, "SELECT NOT pg_is_in_recovery()")
+
+    def replace_standby(self) -> None:
+        """Make the other server, a former primary, a new standby."""
+        other = 1 - self._primary
+        self._running[other].close()
+        shutil.rmtree(self._data(other), ignore_errors=True)
+        source = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.primary}/"
+        self._home.run(
+            self._programs / "pg_basebackup", "-d", source, "-D", self._data(other), "-R", "-c", "fast", "--no-sync",
+        )  # fmt: skip
+        self._serve(other)
+
+    def _data(self, number: int) -> Path:
+        return self._home.path / f"data-{number}"
+
+    def _serve(self, number: int) -> None:
+        serving = _serve_postgresql(self._home, self._programs, self._data(number), self.ports[number])
+        self._running[number].enter_context(serving)
+
+
+@contextlib.contextmanager
+def postgresql_pair() -> Iterator[PostgreSQLPair]:
+    """A primary and a standby, with the USER of `postgresql`."""
+    with _postgresql_home() as (home, programs):
+        pair = PostgreSQLPair(home, programs)
+        try:
+            pair.start()
+            yield pair
+        finally:
+            pair.stop()
+
+
+@contextlib.contextmanager
+def _session(port: int) -> Iterator[Any]:
+    """A superuser's, in which each statement is a transaction."""
+    import psycopg
+
+    with psycopg.connect(
+        host="127.0.0.1", port=port, user=USER, password=PASSWORD, dbname="postgres", autocommit=True
+    ) as session:
+        yield session
+
+
+def _until(port: int, condition: str, *arguments: object) -> None:
+    """Ask the server, in new sessions, until it says so."""
+    for _ in range(3000):
+        with _session(port) as session:
+            if session.execute(condition, arguments).fetchone() == (True,):
+                return
+        time.sleep(0.01)
+    raise TimeoutError(condition)
+
+
+@contextlib.contextmanager
+def _postgresql_home() -> Iterator[tuple[_Home, Path]]:
     programs = _postgresql_programs()
     with _home("postgres", "nobody") as home:
         if home.account is not None and _carried(programs):
             programs = _copied(programs, home.path / "programs")
-        data, secret = home.path / "data", home.path / "password"
-        secret.write_text(PASSWORD)
-        secret.chmod(0o644)
-        home.run(
-            programs / "initdb", "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8",
-            "--locale=C.UTF-8", "--no-sync",
-        )  # fmt: skip
-        port = free_port()
-        settings = {
-            "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 100,
-            **dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit"), "on" if durable else "off"),
-            "timezone": "America/New_York",  # so that a forgotten UTC shows
-        }  # fmt: skip
-        options: list[str | Path] = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with home.serve(
-            [programs / "postgres", "-D", data, *options], signal.SIGINT, lambda: _postgresql_answers(port)
-        ):
-            yield port
+        yield home, programs
+
+
+def _initialise(home: _Home, programs: Path, data: Path) -> None:
+    secret = home.path / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o644)
+    home.run(
+        programs / "initdb", "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8",
+        "--locale=C.UTF-8", "--no-sync",
+    )  # fmt: skip
+
+
+def _serve_postgresql(
+    home: _Home, programs: Path, data: Path, port: int, *, durable: bool = False
+) -> contextlib.AbstractContextManager[None]:
+    settings = {
+        "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 100,
+        **dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit"), "on" if durable else "off"),
+        "timezone": "America/New_York",  # so that a forgotten UTC shows
+    }  # fmt: skip
+    options: list[str | Path] = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    return home.serve([programs / "postgres", "-D", data, *options], signal.SIGINT, lambda: _postgresql_answers(port))
 
 
 @contextlib.contextmanager
-def mariadb(*, durable: bool = False) -> Iterator[int]:
+def mariadb(*options: str, durable: bool = False) -> Iterator[int]:
     """A MariaDB server with an all-powerful USER, who needs PASSWORD; yields its port. `durable` as for PostgreSQL."""
     server = _program("mariadbd", "/usr/sbin", "/usr/libexec", "/usr/local/sbin")
     install = _program("mariadb-install-db", "/usr/bin", "/usr/local/bin")
@@ -75,7 +183,8 @@ def mariadb(*, durable: bool = False) -> Iterator[int]:
             "--skip-test-db",
         )  # fmt: skip
         grants.write_text(
-            # One statement a line: the server splits this file at newlines.
+            # One statement a line: the server splits this file at newlines. No replica repeats them.
+            "SET sql_log_bin = 0;\n"
             f"CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
             f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
         )
@@ -86,7 +195,7 @@ def mariadb(*, durable: bool = False) -> Iterator[int]:
             f"--socket={home.path / 'socket'}", f"--pid-file={home.path / 'pid'}", f"--init-file={grants}", temporary,
             "--skip-name-resolve", "--character-set-server=utf8mb4", f"--innodb-flush-log-at-trx-commit={int(durable)}",
             "--sync-binlog=0", "--innodb-buffer-pool-size=64M", "--performance-schema=off",
-            "--default-time-zone=-05:00",
+            "--default-time-zone=-05:00", *options,
         ]  # fmt: skip
         with home.serve(command, signal.SIGTERM, lambda: _mariadb_answers(port)):
             yield port

@@ -195,6 +195,7 @@ def test_flags(name: str) -> None:
         ("service", "x" * 101, "at most 100 characters"),
         ("service", None, "is a str"),
         ("journal", 5, "is a directory, not 5"),
+        ("journal", "", "is a directory, not ''"),
         ("before_track", 5, "is a callable, or 'module:name' of one, not 5"),
         ("before_track", "usage_instrument.nothing:here", "cannot be imported"),
         ("before_track", "usage_instrument:nothing", "cannot be imported"),
@@ -227,8 +228,11 @@ def test_what_is_raised_is_ours_and_a_value_error() -> None:
     assert isinstance(raised.value, UsageInstrumentError)
 
 
-def test_a_path_is_a_journal(tmp_path: pathlib.Path) -> None:
+def test_a_path_is_a_journal(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings(journal=tmp_path).journal == str(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for given in (Settings(journal="j"), Settings.from_environment({"USAGE_INSTRUMENT_JOURNAL": "./j"})):
+        assert given.journal == str(tmp_path / "j"), "wherever the process goes later"
 
 
 def test_an_unknown_name_suggests_the_near_one() -> None:

@@ -87,7 +87,7 @@ class Settings:
     history_retention: float = 400 * 86400.0
     """Seconds the history is kept."""
     journal: str | None = None
-    """The directory of the journal, which survives kill -9; None is no journal."""
+    """The directory of the journal, which survives kill -9; None is no journal. A relative one is made absolute."""
     journal_max_bytes: int = 2**30
     """The largest size of the journal, in bytes."""
     metadata_max_bytes: int = 4_096
@@ -243,9 +243,10 @@ def _secret(name: str, value: object) -> str | None:
 def _path(name: str, value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str | os.PathLike):
+    path = text_of(os.fsdecode(value)) if isinstance(value, str | os.PathLike) else ""
+    if not path:
         raise ConfigurationError(f"{name} is a directory, not {value!r}")
-    return text_of(os.fsdecode(value))
+    return os.path.abspath(path)  # noqa: PTH100 - links stay; a relative one would follow a later chdir
 
 
 def _users(name: str, value: object) -> object:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection, Index, Table, inspect
+from sqlalchemy import types as sqltypes
 from sqlalchemy.schema import CreateIndex
+from sqlalchemy.types import TypeEngine
 
 from .database import dialects
 from .database.deduplication import count_duplicates, merge_duplicates, merge_history
@@ -75,7 +78,11 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
     notes: list[str] = []
     for table in tables:
         if table not in missing:
-            problem = user_id_type_problem(connection, table, tables) or unknown_column_problem(connection, table)
+            problem = (
+                user_id_type_problem(connection, table, tables)
+                or _renamed_column_problem(connection, table)
+                or unknown_column_problem(connection, table)
+            )
             if problem is not None:
                 raise SchemaError(problem)
             altering += _column_steps(connection, table)
@@ -126,23 +133,37 @@ def _column_steps(connection: Connection, table: Table) -> list[Step]:
                 f"table {table.fullname} has no column {column.name}, which is its key: "
                 "rename the table, and run `usage-instrument db create`"
             )
-        renamed = [
-            each["name"]
-            for each in columns
-            if each["name"] not in table.c
-            and each["name"] not in dialect.hidden_columns
-            and each["type"]._type_affinity is column.type.dialect_impl(connection.dialect)._type_affinity
-        ]
-        if renamed:
-            raise SchemaError(
-                f"table {table.fullname} has no column {column.name}, but an unknown column {renamed[0]} of its type, "
-                f"which may hold its values: ALTER TABLE {table.fullname} RENAME COLUMN {renamed[0]} TO {column.name}, "
-                f"or add the column {column.name} yourself"
-            )
         add = partial(dialect.add_column, table=table, column=column)
         steps.append(Step(f"Add the column {column.name} to {table.fullname}.", add))
     changes = dialect.column_changes(connection, table)
     return steps + [Step(f"Change a column: {change.what}.", change.make) for change in changes]
+
+
+def _renamed_column_problem(connection: Connection, table: Table) -> str | None:
+    """The unknown column that may hold the values of a missing one, if there is one."""
+    columns = inspect(connection).get_columns(table.name, schema=table.schema)
+    live = {column["name"] for column in columns}
+    hidden = dialects.get(connection.dialect.name).hidden_columns
+    for column in table.c:
+        if column.name in live or column is table.autoincrement_column:
+            continue
+        for each in columns:
+            name = each["name"]
+            if name not in table.c and name not in hidden and _may_hold(each["type"], column.type):
+                return (
+                    f"table {table.fullname} has no column {column.name}, but an unknown column {name} of its type, "
+                    f"which may hold its values: ALTER TABLE {table.fullname} RENAME COLUMN {name} TO {column.name}, "
+                    f"or add the column {column.name} yourself"
+                )
+    return None
+
+
+def _may_hold(live: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:
+    """Whether an unknown column may be one of this type that was renamed."""
+    kinds = {wanted._type_affinity}
+    if kinds & {sqltypes.JSON, sqltypes.Uuid}:  # where the database has no such type
+        kinds |= {sqltypes.String, sqltypes.NullType}
+    return live._type_affinity in kinds
 
 
 def _has_key(table: Table, live: set[str]) -> bool:

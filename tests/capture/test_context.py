@@ -84,7 +84,7 @@ def test_paused_keeps_no_statement_of_its_own() -> None:
     with context.as_user(ANNE), context.paused():
         held = holder.get()
         assert held is not None
-        assert held.user == ANNE
+        assert held.known_user() == ANNE
 
 
 # ---- in a request
@@ -319,7 +319,33 @@ def test_statements_that_overlap_end_each_for_itself() -> None:
         bob.close()  # type: ignore[attr-defined]
         assert user_here() is None
 
-    contextvars.copy_context().run(overlapping)  # it leaves the first one there, without effect
+        assert holder.get() is None, "nothing stays behind, however often"
+
+    contextvars.copy_context().run(overlapping)
+
+
+def test_what_a_statement_copied_ends_with_it() -> None:
+    """The outer statement ends while an inner one, which has ended elsewhere, still lies over it."""
+
+    def overlapping() -> None:
+        with context.as_user(ANNE):
+            bob = pieces(lambda: context.as_user(BOB))
+            next(bob)
+            contextvars.copy_context().run(list, bob)
+            assert user_here() == ANNE
+        assert user_here() is None
+
+    contextvars.copy_context().run(overlapping)
+
+
+def test_a_pause_that_ends_under_a_statement_ends() -> None:
+    def overlapping() -> None:
+        silence, anne = pieces(context.paused), pieces(lambda: context.as_user(ANNE))
+        assert (next(silence), next(anne)) == (UNSET, UNSET)
+        silence.close()  # type: ignore[attr-defined]
+        assert user_here() == ANNE
+
+    contextvars.copy_context().run(overlapping)
 
 
 def test_one_statement_may_be_entered_by_many_threads() -> None:

@@ -10,9 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
+from usage_instrument import Settings, Tracker
 from usage_instrument.database import engines
 from usage_instrument.database.connections import Connector
 from usage_instrument.errors import SchemaError
+from usage_instrument.schema import create_all
 
 PROCESS = {"postgresql": "SELECT pg_backend_pid()", "mariadb": "SELECT connection_id()"}
 
@@ -53,11 +55,39 @@ def test_a_read_only_answer_discards_the_connection(connector: Connector, server
     connector.run(lambda connection: connection.exec_driver_sql("INSERT INTO written VALUES (1)"))
 
 
+def test_a_setting_of_the_role_reaches_the_next_attempt(postgresql: Database) -> None:
+    """A session reads it when it begins: the corrected role would not help a connection that a pool keeps."""
+    url = sa.make_url(postgresql.url)
+    role = f"role_of_{url.database}"
+    with postgresql.engine().begin() as admin:
+        admin.exec_driver_sql("CREATE SCHEMA app")
+        create_all(admin, schema="app")
+        admin.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+        admin.exec_driver_sql(f"GRANT ALL ON SCHEMA app TO {role}")
+        admin.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA app TO {role}")
+        admin.exec_driver_sql(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA app TO {role}")
+    tracker = Tracker(url.set(username=role, password="secret"), Settings(flush_interval=3600))
+    try:
+        tracker.track("f")
+        assert not tracker.flush(30)
+        assert "does not exist" in str(tracker.stats().last_error)
+        with postgresql.engine().begin() as admin:
+            admin.exec_driver_sql(f"ALTER ROLE {role} SET search_path = app")
+        assert tracker.flush(30), tracker.stats()
+        assert tracker.shutdown(30)
+    finally:
+        with postgresql.engine().begin() as admin:
+            admin.exec_driver_sql(f"DROP OWNED BY {role}")
+            admin.exec_driver_sql(f"DROP ROLE {role}")
+
+
 def test_an_ordinary_error_keeps_the_connection(server: Database) -> None:
     connector = engines.connect(server.url, 10)
     before = connector.run(process)
-    with pytest.raises(sa.exc.DBAPIError):
-        connector.run(lambda connection: connection.exec_driver_sql("SELECT nonsense FROM nowhere"))
+    with server.engine().begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE one (n INT PRIMARY KEY)")
+    with pytest.raises(sa.exc.IntegrityError):
+        connector.run(lambda connection: connection.exec_driver_sql("INSERT INTO one VALUES (1), (1)"))
     with pytest.raises(ZeroDivisionError):
         connector.run(lambda connection: 1 // 0)
     assert connector.run(process) == before

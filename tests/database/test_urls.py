@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from usage_instrument.database import engines
-from usage_instrument.database.urls import masked, scrubbed
-from usage_instrument.errors import ConfigurationError
+from usage_instrument.database.urls import masked, missing_file, scrubbed
+from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.tracker import Tracker
 
 SECRET = "s3cr3t"
@@ -49,6 +50,81 @@ def test_an_unescaped_password_shows_nowhere(password: str, rest: str) -> None:
 def test_other_parts_stay_readable() -> None:
     url = "postgresql+psycopg://u:x@h/db?sslmode=require"
     assert masked(url) == "postgresql+psycopg://u:***@h/db?sslmode=require"
+
+
+def test_a_journal_tells_the_servers_of_several_apart() -> None:
+    one = "postgresql+psycopg://user:secret@/db?host=a:5432&host=b:5433&target_session_attrs=read-write"
+    names = {
+        engines.named(url, None)
+        for url in (
+            one,
+            one.replace("psycopg", "asyncpg"),
+            one.replace("host=b", "host=c"),
+            "postgresql+psycopg://user:secret@/db?host=/var/run/one",
+            "postgresql+psycopg://user:secret@/db",
+        )
+    }
+    assert names == {
+        "postgresql://a:5432,b:5433/db",
+        "postgresql://a:5432,c:5433/db",
+        "postgresql:///var/run/one/db",
+        "postgresql://db",
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///usage.db", "usage.db"),
+        ("sqlite:///file:usage.db", "file:usage.db"),  # not a URI: that is the name of the file
+        ("sqlite:///file:usage.db?uri=false", "file:usage.db"),
+        ("sqlite:///file:usage.db?uri=true", "usage.db"),
+        ("sqlite:///file:sub/usage.db?mode=rwc&uri=true", "sub/usage.db"),
+        ("sqlite:///file:one%2520two.db?uri=1", "one two.db"),
+        ("sqlite+aiosqlite:///file:usage.db?uri=true", "usage.db"),
+    ],
+)
+def test_a_relative_file_is_found_from_anywhere_and_not_created(
+    url: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "100%25 of it#1?", tmp_path / "there"
+    (here / "sub").mkdir(parents=True)
+    there.mkdir()
+    monkeypatch.chdir(here)
+    database = engines.parse(url)
+    monkeypatch.chdir(there)
+    connector = engines.connect(database)
+    with pytest.raises(SchemaError, match="there is no file"):
+        connector.run(lambda connection: None)
+    assert engines.named(database, None) == f"sqlite://{here / path}"
+    (here / path).touch()
+    assert list(there.iterdir()) == []
+    connector.run(lambda connection: connection.exec_driver_sql("CREATE TABLE here (n INT)"))
+    connector.dispose()
+    assert list(there.iterdir()) == []
+    assert (here / path).stat().st_size > 0
+
+
+def test_an_absolute_uri_stays_as_it_is(tmp_path: Path) -> None:
+    for form in (f"file:{tmp_path}/x.db", f"file://{tmp_path}/x.db", f"file://localhost{tmp_path}/x.db"):
+        url = sa.URL.create("sqlite", database=form, query={"uri": "true"})
+        assert engines.parse(url) == url
+        assert missing_file(url) == str(tmp_path / "x.db")
+        assert engines.named(url, None) == f"sqlite://{tmp_path}/x.db"
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("postgresql+psycopg://u@h/db?sslrootcert={}", "sslrootcert"), ("mariadb+pymysql://u@h/db?ssl_ca={}", "ssl_ca")],
+)
+def test_files_in_the_query_are_those_of_configure(
+    place: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ca.pem").touch()
+    query = engines.url_of(engines.parse(place.format("ca.pem"))).query
+    assert query[name] == str(tmp_path / "ca.pem")
+    assert engines.url_of(engines.parse(place.format("system"))).query[name] == "system", "a keyword of libpq"
 
 
 def test_a_quoted_connection_string_is_scrubbed() -> None:

@@ -48,7 +48,8 @@ class Proxy:
     """Forwards a loopback port to another, until it is told to do worse."""
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
+        """The port of the server for connections to come."""
         self._lock = threading.Lock()
         self._listener = _listening(0)
         self.port = int(self._listener.getsockname()[1])
@@ -127,7 +128,7 @@ class Proxy:
 
     def _forward(self, link: _Link) -> None:
         try:
-            link.run(self._target)
+            link.run(self.target)
         except OSError:  # either side has gone
             pass
         finally:

@@ -159,6 +159,16 @@ class Machine(RuleBasedStateMachine):
             self.rejected += batch.uses
 
     @rule()
+    def be_slow(self) -> None:
+        batch = self.refused()
+        if batch is not None and len(batch.counts) > 1:
+            self.batcher.shrink()
+
+    @rule(rows=st.integers(0, 3))
+    def be_quick(self, rows: int) -> None:
+        self.batcher.grow(rows)
+
+    @rule()
     def refuse_metadata(self) -> None:
         batch = self.refused()
         if batch is not None:

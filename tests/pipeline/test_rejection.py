@@ -25,18 +25,22 @@ UNKNOWN = WriteError(Fault.UNKNOWN_USER, "no such user")
 class Bench:
     """A rejection, and a database that refuses what `is_refused` says."""
 
-    def __init__(self, *users: int, metadata: str | None = None) -> None:
+    def __init__(self, *users: int, metadata: str | None = None, journal: Any = None, flush_rows: int = 5_000) -> None:
         self.pending = PendingCounts(100)
+        self.capture(*users, metadata=metadata)
+        self.batcher = Batcher(self.pending, Settings(user_id_type="integer", flush_rows=flush_rows), journal)
+        self.retry = RetryPolicy()
+        self.rejection = Rejection(self.batcher, self.retry)
+        self.ledger: Any = SimpleNamespace(number=0, writer_id=uuid.UUID(int=1), registered=True)
+        self.unknown: set[Any] = set()
+        self.written: list[Any] = []
+        self.is_quick = True
+
+    def capture(self, *users: int, metadata: str | None = None) -> None:
         for user in users:
             self.pending.counts.add(None, "f", [(user, 1)], 0, 100)
             if metadata is not None:
                 self.pending.counts.merge_metadata(("f", user), metadata, 100)
-        self.batcher = Batcher(self.pending, Settings(user_id_type="integer"))
-        self.retry = RetryPolicy()
-        self.rejection = Rejection(self.batcher, self.retry)
-        self.ledger: Any = SimpleNamespace(number=0)
-        self.unknown: set[Any] = set()
-        self.written: list[Any] = []
 
     def unknown_users(self, users: set[Any]) -> set[Any]:
         return users & self.unknown
@@ -51,7 +55,7 @@ class Bench:
                     self.rejection.handle(error, batch, self)  # type: ignore[arg-type]
                 continue
             self.batcher.applied()
-            self.rejection.applied()
+            self.rejection.applied(batch, quickly=self.is_quick)
             self.ledger.number = batch.number
             self.written += [count.user for count in batch.counts]
 
@@ -127,6 +131,43 @@ def test_a_batch_that_times_out_is_halved_and_one_slow_row_is_rejected_after_thr
     bench.run(answer)
     assert sorted(bench.written) == [0, 1, 2, 4, 5, 6, 7]
     assert (attempts, bench.rejection.rejected) == (3, 1)
+
+
+def test_a_size_that_is_too_slow_is_not_tried_again_until_the_database_is_quick() -> None:
+    bench = Bench(*range(64))
+    bench.is_quick = False
+    slow, sizes = WriteError(Fault.TIMEOUT, "statement timeout"), list[int]()
+
+    def answer(batch: Batch) -> WriteError | None:
+        sizes.append(len(batch.counts))
+        return slow if len(batch.counts) > 10 else None
+
+    bench.run(answer)
+    assert sorted(bench.written) == list(range(64))
+    assert sizes == [64, 32, 16, *[8] * 8]
+    sizes.clear()
+    bench.capture(*range(64))
+    bench.run(answer)
+    assert sizes == [8] * 8, "the next flush remembers it"
+    sizes.clear()
+    bench.is_quick = True
+    bench.capture(*range(64))
+    bench.run(lambda batch: sizes.append(len(batch.counts)))
+    assert sizes == [8, 16, 32, 8], "which doubles with each batch that is full and quick"
+
+
+def test_batches_that_a_journal_holds_already_shrink_too() -> None:
+    bench = Bench(*range(64), journal=SimpleNamespace(save=lambda saved: None), flush_rows=16)
+    slow, sizes = WriteError(Fault.TIMEOUT, "statement timeout"), list[int]()
+
+    def answer(batch: Batch) -> WriteError | None:
+        sizes.append(len(batch.counts))
+        return slow if len(batch.counts) > 10 else None
+
+    bench.is_quick = False
+    bench.run(answer)
+    assert sorted(bench.written) == list(range(64))
+    assert sizes == [16, *[8] * 8]
 
 
 def test_a_locked_user_waits_alone() -> None:

@@ -171,12 +171,16 @@ class Request:
 class Override:
     """The user or the pause that `as_user` and `paused` lay over the surrounding request."""
 
-    __slots__ = ("_outer", "_refused", "actor", "counted", "paused", "ready", "request", "user")
+    __slots__ = ("_outer", "_pauses", "_refused", "actor", "counted", "is_lifted", "ready", "request", "user")
 
     def __init__(
         self, outer: Holder | None, user: object = UNSET, actor: object = UNSET, *, paused: bool = False
     ) -> None:
         self._outer = outer
+        self._pauses = paused
+        self._refused: UserIdError | None = None
+        self.is_lifted = False
+        """Whether it has ended, and stands for what surrounds it."""
         self.request = request_of(outer)
         self.counted: set[object] = set()
         """As Request.counted, for captures outside of requests. Nothing reads it."""
@@ -184,37 +188,30 @@ class Override:
         """The user stated here, not the request's."""
         self.actor: UserId | Unset = UNSET
         """The user who acts as `user`, for the audit trail."""
-        self.paused = False
-        self._refused: UserIdError | None = None
-        self.lift()
-        self.paused = self.paused or paused
         if user is not UNSET:
-            self.user = self.actor = UNSET
-            self._refused = None
             try:
                 self.actor = UNSET if actor is UNSET else user_id_of(actor)
                 self.user = user_id_of(user)
             except UserIdError as error:
                 self._refused = error
-        self._set_ready()
-
-    def _set_ready(self) -> None:
         self.ready = self.request is None and self.user is not UNSET and not self.paused
 
     def lift(self) -> None:
-        """State nothing more of its own: from now on it is like what surrounds it."""
-        outer = self._outer if isinstance(self._outer, Override) else None
-        if outer is None:
-            self.user, self.actor, self._refused, self.paused = UNSET, UNSET, None, False
-        else:
-            self.user, self.actor, self._refused, self.paused = outer.user, outer.actor, outer._refused, outer.paused
-        self._set_ready()
+        """State nothing more: from now on it is like what surrounds it, which may end as well."""
+        self.is_lifted, self.ready = True, False
 
     def over(self, request: Request) -> Override:
         """A copy laid over a request that began inside."""
-        copy = Override(request, paused=self.paused)
-        copy.user, copy.actor, copy._refused = self.user, self.actor, self._refused
+        copy, stated = Override(request, paused=self.paused), _stated(self)
+        if isinstance(stated, Override):
+            copy.user, copy.actor, copy._refused = stated.user, stated.actor, stated._refused
         return copy
+
+    @property
+    def paused(self) -> bool:
+        """Whether `paused` holds here, inside of the request."""
+        outer = self._outer
+        return (self._pauses and not self.is_lifted) or (isinstance(outer, Override) and outer.paused)
 
     @property
     def silent(self) -> bool:
@@ -227,17 +224,32 @@ class Override:
 
     def known_user(self) -> UserId:
         """As Request.known_user."""
-        if self._refused is not None:
-            raise self._refused
-        if self.user is not UNSET:
-            return self.user
-        return self.request.known_user() if self.request is not None else None
+        stated = _stated(self)
+        if not isinstance(stated, Override):
+            return None if stated is None else stated.known_user()
+        if stated._refused is not None:
+            raise stated._refused
+        return None if stated.user is UNSET else stated.user
 
 
 Holder: TypeAlias = Request | Override
 
 holder: ContextVar[Holder | None] = ContextVar("usage_instrument", default=None)
 """The innermost Request or Override; None outside of any."""
+
+
+def standing(held: Holder | None) -> Holder | None:
+    """The innermost holder that is not lifted."""
+    while isinstance(held, Override) and held.is_lifted:
+        held = held._outer
+    return held
+
+
+def _stated(held: Holder | None) -> Holder | None:
+    """The innermost holder that states a user, or the request."""
+    while isinstance(held, Override) and (held.is_lifted or (held.user is UNSET and held._refused is None)):
+        held = held._outer
+    return held
 
 
 def request_of(held: Holder | None) -> Request | None:
@@ -259,9 +271,7 @@ def known_user() -> UserId:
 
 def known_actor() -> UserId | Unset:
     """The user who acts as the current user, if stated."""
-    held = holder.get()
-    if isinstance(held, Override) and held.user is UNSET:
-        held = held.request
+    held = _stated(holder.get())
     return UNSET if held is None else held.actor
 
 
@@ -285,24 +295,26 @@ class CaptureScope(contextlib.ContextDecorator):
         self._entered: list[tuple[Holder | None, Token[Holder | None]]] = []
 
     def __enter__(self) -> None:
-        inner = self._make(holder.get())
+        inner = self._make(standing(holder.get()))
         self._entered.append((inner, holder.set(inner)))
 
     def __exit__(self, *error: object) -> None:
         # One object may be entered by several threads.
-        held = holder.get()
+        held = standing(holder.get())
         entry = next((entry for entry in reversed(self._entered) if entry[0] is held), self._entered[-1])
         self._entered.remove(entry)
         inner, token = entry
-        if held is inner:
+        is_innermost = held is inner
+        if is_innermost:
             try:
                 holder.reset(token)
             except ValueError:  # a copy of the context in which it began
                 holder.set(token.old_value if token.old_value is not Token.MISSING else None)
-            else:
-                return
+                is_innermost = False
+            if (left := holder.get()) is not standing(left):
+                holder.set(standing(left))
         # A generator that another context closes, or that another one overlaps: it began where it may stay innermost.
-        if isinstance(inner, Override):
+        if not is_innermost and isinstance(inner, Override):
             inner.lift()
 
     def __call__(self, function: C) -> C:

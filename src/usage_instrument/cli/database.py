@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import URL, Connection
@@ -11,6 +10,7 @@ from sqlalchemy import URL, Connection
 from usage_instrument.database import engines
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
+from usage_instrument.database.urls import missing_file
 from usage_instrument.settings import Settings
 
 from .errors import explained, fail
@@ -32,8 +32,9 @@ def run(
     database = parsed(required(url))
     with explained(database):
         configured = settings(schema, users, user_id_type)
-        if needs_file and _is_missing_file(database):
-            raise fail(f"there is no file {database.database}: run `usage-instrument db create`, or correct --url")
+        missing = missing_file(database) if needs_file else None
+        if missing is not None:
+            raise fail(f"there is no file {missing}: run `usage-instrument db create`, or correct --url")
         connector = engines.connect(_patient(database))
         connector.may_create_file = not needs_file
         try:
@@ -56,12 +57,6 @@ def parsed(url: str) -> URL:
     with explained(URL.create("unknown")):
         engines.parse(url)
     return engines.url_of(url)
-
-
-def _is_missing_file(url: URL) -> bool:
-    """Whether connecting would only make an empty file."""
-    name = url.database or ""
-    return url.get_backend_name() == "sqlite" and not name.startswith("file:") and not Path(name).exists()
 
 
 def _patient(url: URL) -> URL:

@@ -166,19 +166,26 @@ class AsyncConnector(Connector):
 
 
 def _run(work: Callable[[Connection], T], connection: Connection) -> T:
-    """The result of `work`. An error that only a new connection can cure discards this one.
+    """The result of `work`. An error that a new connection may cure discards this one.
 
-    A pool keeps the connections of a former primary that has become read-only: its pings succeed.
+    A pool keeps the connections of a former primary that has become read-only: its pings succeed. Tables that are
+    missing, or privileges, may be a matter of the role's settings, which a session reads when it begins.
     """
     try:
         return work(connection)
     except Exception as error:
-        cause = error if isinstance(error, exc.DBAPIError) else error.__cause__
-        if isinstance(cause, exc.DBAPIError) and not connection.closed:
-            dialect = dialects.get(connection.dialect.name)
-            if cause.connection_invalidated or dialect.classify(cause) is Fault.CONNECTION_LOST:
-                connection.invalidate()
+        if not connection.closed and _is_of_session(error, connection.dialect.name):
+            connection.invalidate()
         raise
+
+
+def _is_of_session(error: Exception, dialect_name: str) -> bool:
+    """Whether a new connection may cure the error."""
+    cause = error if isinstance(error, exc.DBAPIError) else error.__cause__
+    if not isinstance(cause, exc.DBAPIError):
+        return isinstance(error, SchemaError)
+    fault = dialects.get(dialect_name).classify(cause)
+    return cause.connection_invalidated or fault in (Fault.CONNECTION_LOST, Fault.CONFIGURATION)
 
 
 @contextlib.contextmanager

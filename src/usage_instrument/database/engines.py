@@ -46,6 +46,8 @@ _DRIVER_TIMEOUTS: dict[str, dict[str, Any]] = {
 }
 _ANSWER_TIMEOUTS = dict.fromkeys(("pymysql", "mysqldb"), ("read_timeout", "write_timeout"))
 """The drivers with an answer timeout of their own, which also holds while connecting."""
+_RECYCLE = 600
+"""Seconds after which a connection is replaced: reads on a former primary go on without an error."""
 _EXTRAS = {
     "psycopg": "postgresql",
     "psycopg2": "postgresql",
@@ -146,7 +148,7 @@ def _engine_of_url(url: URL, connections: int, answer_timeout: float | None, pro
     try:
         driver = url.get_dialect().driver
         timeouts = _timeouts(driver, url, answer_timeout)
-        options: dict[str, Any] = {"pool_pre_ping": probes}
+        options: dict[str, Any] = {"pool_pre_ping": probes, "pool_recycle": _RECYCLE}
         if not probes:
             options["pool_reset_on_return"] = None
         if url.get_dialect().is_async:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
-from sqlalchemy import URL, Engine, exc, make_url
+from sqlalchemy import URL, Engine, exc, make_url, util
 
 from usage_instrument.errors import ConfigurationError
 
@@ -19,6 +19,11 @@ Database: TypeAlias = "str | URL | Engine | AsyncEngine"
 _SECRETS = ("pass", "pwd", "secret", "token")
 _SECRET_LENGTH = 4
 """Shorter texts are not replaced: they may be parts of words."""
+_FILES = {
+    *("sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir", "passfile"),
+    *("ssl_ca", "ssl_cert", "ssl_key", "ssl_capath", "unix_socket", "read_default_file"),
+}
+"""What drivers take in the query and open when they connect."""
 
 
 def parse(database: Database) -> Database:
@@ -35,22 +40,50 @@ def parse(database: Database) -> Database:
             "in-memory SQLite exists in one connection, and the writer opens its own: "
             "use a file, such as sqlite:///usage.db"
         )
-    if isinstance(database, URL) and url.get_backend_name() == "sqlite":
-        return url.set(database=_absolute(url.database or ""))
-    return database
+    return _anchored(database) if isinstance(database, URL) else database
 
 
-def _absolute(name: str) -> str:
-    """The file of a SQLite URL, independent of a later chdir."""
-    scheme, path = ("file:", name[len("file:") :]) if name.startswith("file:") else ("", name)
-    return name if scheme and path.startswith("//") else f"{scheme}{os.path.abspath(path)}"  # noqa: PTH100 - links stay
+def _anchored(url: URL) -> URL:
+    """The URL with absolute paths: a connection is made long after, and maybe in another directory."""
+    if url.get_backend_name() != "sqlite":
+        files = {
+            name: os.path.abspath(value)  # noqa: PTH100 - links stay
+            for name, value in url.query.items()
+            # Only a file: libpq has keywords such as `system`.
+            if name in _FILES and isinstance(value, str) and Path(value).exists()
+        }
+        return url.update_query_dict(files) if files else url
+    name = url.database or ""
+    if not _is_uri(url):
+        return url.set(database=os.path.abspath(name))  # noqa: PTH100 - links stay
+    # In a URI, `file:x.db` is relative, `file:/x.db` and `file://localhost/x.db` are not.
+    path = name.removeprefix("file:")
+    return url if path.startswith("/") else url.set(database=f"file:{quote(os.getcwd())}/{path}")  # noqa: PTH109
+
+
+def _is_uri(url: URL) -> bool:
+    """Whether the name of a SQLite database is a URI; otherwise a name such as `file:x.db` is a path."""
+    is_uri = url.query.get("uri", "")
+    return (url.database or "").startswith("file:") and isinstance(is_uri, str) and bool(util.asbool(is_uri or None))
+
+
+def _file_of(url: URL) -> str:
+    """The path of a SQLite file."""
+    name = url.database or ""
+    if not _is_uri(url):
+        return name
+    path = name.removeprefix("file:").partition("?")[0].partition("#")[0]
+    if path.startswith("//"):
+        path = "/" + path[2:].partition("/")[2]
+    return unquote(path)
 
 
 def missing_file(url: URL) -> str | None:
     """The SQLite file that connecting would create; None if it exists, or for another database."""
-    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith("file:"):
+    if url.get_backend_name() != "sqlite" or not url.database:
         return None
-    return None if Path(url.database).exists() else url.database
+    path = _file_of(url)
+    return None if Path(path).exists() else path
 
 
 def is_in_memory(database: Database) -> bool:
@@ -105,8 +138,11 @@ def _has_stray_at(url: URL) -> bool:
 def named(database: Database, schema: str | None) -> str:
     """The database without driver and role: its name in a journal."""
     url = url_of(database)
-    name = os.path.realpath(url.database or "") if url.get_backend_name() == "sqlite" else url.database
-    place = "" if url.host is None else f"{url.host}{f':{url.port}' if url.port else ''}/"
+    name = os.path.realpath(_file_of(url)) if url.get_backend_name() == "sqlite" else url.database
+    hosts = [] if url.host is None else [f"{url.host}{f':{url.port}' if url.port else ''}"]
+    for parameter in ("host", "port"):  # several servers, of which one is the primary
+        hosts += url.normalized_query.get(parameter, ())
+    place = f"{','.join(hosts)}/" if hosts else ""
     return f"{url.get_backend_name()}://{place}{name}{f' ({schema})' if schema else ''}"
 
 

@@ -83,6 +83,7 @@ class Batcher:
         READY, IN_DOUBT  applied()                       NONE
         READY, IN_DOUBT  give_up()                       NONE
         READY            renumber(), replace(), halve()  READY
+        READY            shrink()                        READY
         READY            defer()                         READY, or NONE if nothing is left
         any              discard()                       unchanged, or NONE if nothing is left
 
@@ -96,7 +97,7 @@ class Batcher:
     def __init__(self, pending: PendingCounts, settings: Settings, journal: Journal | None = None) -> None:
         self._pending = pending
         self._journal = journal
-        self._rows = settings.flush_rows
+        self._rows_max = self._rows = settings.flush_rows
         self._metadata_max_bytes = settings.metadata_max_bytes
         self._lock = RLock()
         self._uncut = TakenCounts(Aggregates(), Counter(), [], ())
@@ -156,6 +157,9 @@ class Batcher:
             if not self._parts:
                 self._cut()
             counts = self._parts.popleft() if self._parts else ()
+            if len(counts) > self._rows:  # cut before a batch was too slow
+                self._parts.appendleft(counts[self._rows :])
+                counts, self._is_snapshot_stale = counts[: self._rows], True
             accesses: list[Use] = []
             if audits and not counts:
                 accesses = [self._accesses.popleft() for _ in range(min(len(self._accesses), self._rows))]
@@ -260,6 +264,17 @@ class Batcher:
             self._parts.appendleft(batch.counts[counts:])
         self._accesses.extendleft(reversed(batch.accesses[accesses:]))
         self._change(batch._replace(counts=batch.counts[:counts], accesses=batch.accesses[:accesses]))
+
+    def shrink(self) -> None:
+        """As halve, and make later batches no larger: the database is too slow for this one."""
+        batch = self._require(BatchState.READY)
+        self._rows = -(-max(len(batch.counts), len(batch.accesses)) // 2)
+        self.halve()
+
+    def grow(self, rows: int) -> None:
+        """Make later batches twice as large, if one of so many rows was as large as they may be."""
+        if rows >= self._rows:
+            self._rows = min(2 * self._rows, self._rows_max)
 
     @_locked
     def defer(self, users: Collection[UserId]) -> None:

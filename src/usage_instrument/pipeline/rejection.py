@@ -35,14 +35,16 @@ class Rejection:
         self.metadata_lost = 0
         self.audit_lost = 0
 
-    def applied(self) -> None:
-        """A batch was applied."""
+    def applied(self, batch: Batch, *, quickly: bool = True) -> None:
+        """A batch was applied, `quickly` if one of twice the size would not be too slow."""
         self._appeared = self._locked = self._timeouts = 0
+        if quickly:
+            self._batcher.grow(_rows(batch))
 
     def isolate(self, error: WriteError, batch: Batch) -> bool:
         """Send fewer rows at a time after a statement timeout, and after a lock that lasts: in the end, a locked user
         waits alone, and a row that is too slow alone is rejected. False if the batch is to be repeated as it is."""
-        is_single = max(len(batch.counts), len(batch.accesses)) <= 1
+        is_single = _rows(batch) <= 1
         if error.fault is Fault.TIMEOUT:
             self._timeouts += is_single
             if is_single and self._timeouts < _ATTEMPTS:
@@ -54,7 +56,9 @@ class Rejection:
         else:
             return False
         self._retry.retries += 1
-        if not is_single:
+        if not is_single and error.fault is Fault.TIMEOUT:
+            self._batcher.shrink()
+        elif not is_single:
             self._batcher.halve()
         elif error.fault is Fault.LOCKED:
             self._batcher.defer({count.user for count in batch.counts})
@@ -76,7 +80,7 @@ class Rejection:
             if self._appeared <= _APPEARED:
                 return
         self._retry.retries += 1
-        if max(len(batch.counts), len(batch.accesses)) > 1:
+        if _rows(batch) > 1:
             self._batcher.halve()
         elif batch.counts and batch.counts[0].metadata is not None:
             self.metadata_lost += 1
@@ -113,3 +117,7 @@ class Rejection:
         if number:
             self.audit_lost += number
             self._batcher.lose(losses.ACCESS, number)
+
+
+def _rows(batch: Batch) -> int:
+    return max(len(batch.counts), len(batch.accesses))

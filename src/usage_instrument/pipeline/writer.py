@@ -30,6 +30,8 @@ from .suppression_filter import SuppressionFilter
 
 _LOOK_AGAIN = 1.0
 """Seconds between two searches for an audit trail that is missing."""
+_QUICK = 1 / 4
+"""The share of `statement_timeout` within which a batch may take all its time and the next one be twice as large."""
 
 
 class OpensStore(Protocol):
@@ -179,6 +181,7 @@ class Writer:
         return store.audit_problem is None
 
     def _send(self, batch: Batch, store: Store, ledger: Ledger) -> None:
+        start = time.monotonic()
         try:
             outcome = store.write(ledger, batch)
         except WriteError as error:
@@ -202,7 +205,8 @@ class Writer:
             self.written += batch.uses
             self.audited += len(batch.accesses)
             self.batcher.applied()
-            self.rejection.applied()
+            timeout = self._settings.statement_timeout
+            self.rejection.applied(batch, quickly=not timeout or time.monotonic() - start < _QUICK * timeout)
             self.retry.succeeded()
 
     def _ready(self) -> tuple[Store, Ledger]:

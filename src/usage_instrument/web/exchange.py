@@ -9,7 +9,7 @@ from functools import partial
 from logging import ERROR
 from typing import Any
 
-from usage_instrument.capture.context import SCOPE_KEY, Holder, Override, Request, RequestKind, holder
+from usage_instrument.capture.context import SCOPE_KEY, Holder, Override, Request, RequestKind, holder, standing
 from usage_instrument.capture.outcome import outcome_of_error, outcome_of_response
 from usage_instrument.capture.recording import attempted, ended, new_access
 from usage_instrument.capture.request_info import header_of, is_automatic, method_overrides
@@ -57,7 +57,7 @@ class Exchange(PendingUse):
         shelf[SCOPE_KEY] = self.request = request
         if self.is_ours and is_automatic(shelf):
             request.discard()
-        outer = holder.get()
+        outer = standing(holder.get())
         # Below the `as_user` or `paused` around the middleware. An override of another request is a leftover of the
         # task or thread that started this one.
         self.holder: Holder = request

@@ -44,6 +44,21 @@ def test_a_slot_that_is_filled_late_is_read_late(directory: Directory) -> None:
     assert segment.position == ReadPosition(0, 3, ())
 
 
+def test_slots_that_were_filled_late_are_read_as_memory_has_room(directory: Directory) -> None:
+    segment = Segment.create(directory, 0, 1024)
+    late = [next(segment._next) for _ in range(10)]
+    segment.sink("f", spill)(99)
+    assert read(segment) == [("f", 99)]
+    for slot in late:
+        segment._store[slot] = segment.dictionary.add_key("f", slot)
+    found: list[Entry] = []
+    while (chunk := segment.take(4, lambda chunk: len(chunk.entries) <= 3)) is not None:
+        found += [entry for entry, _ in chunk.entries]
+    assert found == [("f", slot) for slot in late]
+    assert segment.take(4, lambda chunk: False) is None
+    assert segment.position.holes == ()
+
+
 def state_of(segment: Segment) -> State:
     return segment.state
 

@@ -199,13 +199,15 @@ class Segment:
     def take(self, size: int, fits: Callable[[Chunk], bool]) -> Chunk | None:
         """Read at most `size` further slots, of one mark, as far as `fits` admits them. None when nothing is left, or
         nothing fits. Raises CorruptJournalError, OSError."""
-        filled = [index for index in self._holes if self._read[index]]
-        if filled:
+        filled = [index for index in self._holes if self._read[index]][:size]
+        while filled:
             chunk = Chunk(self.dictionary.look_up(self._read[index] for index in filled), self._stamp_of(filled[-1])[0])
-            if not fits(chunk):
+            if fits(chunk):
+                self._holes = sorted(set(self._holes) - set(filled))
+                return self._taken(chunk)
+            if len(filled) == 1:
                 return None
-            self._holes = [index for index in self._holes if index not in filled]
-            return self._taken(chunk)
+            filled = filled[: len(filled) // 2]
         end = self._end(self._position)
         if self._position >= end:
             if self.is_sealed:

@@ -1,0 +1,192 @@
+"""A failover while a program writes: the former primary stays up, and only a new connection finds the new one.
+
+Every use is counted once, whichever way the program finds the new primary: by a list of hosts, or by the same address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pymysql
+import pytest
+import sqlalchemy as sa
+
+import servers
+from captures import INTERVAL, Captures
+from conftest import entered
+from proxy import Proxy
+from reading import all_of, balanced, made, total
+from usage_instrument import Settings, Tracker
+from usage_instrument.errors import AuditUnavailable
+from usage_instrument.schema import Tables
+
+FAILOVERS = int(os.environ.get("USAGE_TEST_FAILOVERS", "1"))
+_REPLICATION = ("--log-bin", "--log-slave-updates")
+SECRET = f"{servers.USER}:{servers.PASSWORD}"
+
+
+@pytest.fixture
+def pair() -> Iterator[servers.PostgreSQLPair]:
+    with contextlib.ExitStack() as stack:
+        yield entered(servers.postgresql_pair, stack)
+
+
+@contextlib.contextmanager
+def before(port: int) -> Iterator[Proxy]:
+    """An address that leads to the primary."""
+    proxy = Proxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+class Programs:
+    """Several programs that capture and write, each on connections of its own kind."""
+
+    def __init__(self, databases: dict[str, object]) -> None:
+        settings = {"flush_interval": INTERVAL, "audit_timeout": 5.0}
+        self.trackers = [
+            Tracker(database, Settings(service=service, **settings))  # type: ignore[arg-type]
+            for service, database in databases.items()
+        ]
+        self._captures = [Captures(tracker) for tracker in self.trackers]
+        self.admitted = 0
+
+    def __enter__(self) -> Programs:
+        for captures in self._captures:
+            captures.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for captures in self._captures:
+            captures.__exit__(*error)
+
+    def go_on(self) -> None:
+        """Write more, and audit before an access, in every program."""
+        deadline = time.monotonic() + 60
+        written = [tracker.stats().written for tracker in self.trackers]
+        for tracker, so_far in zip(self.trackers, written, strict=True):
+            while tracker.stats().written <= so_far:
+                assert time.monotonic() < deadline, tracker.stats()
+                tracker.flush(INTERVAL)
+            admitted = False
+            while not admitted:
+                assert time.monotonic() < deadline
+                with contextlib.suppress(AuditUnavailable):
+                    tracker.track("open_vault", audit="required")
+                    admitted = True
+            self.admitted += 1
+
+    def assert_exact(self, engine: sa.Engine, tables: Tables) -> None:
+        captured = 0
+        for tracker in self.trackers:
+            assert tracker.shutdown(60), tracker.stats()
+            stats = tracker.stats()
+            assert (stats.written, stats.dropped, stats.rejected) == (stats.captured, 0, 0), stats
+            assert balanced(stats)
+            captured += stats.captured
+        assert total(engine, tables) == captured
+        with engine.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.sum(tables.history.c.usage_count))) == captured
+            access = connection.scalar(sa.select(sa.func.count()).select_from(tables.access))
+        assert (access or 0) >= self.admitted
+        assert all_of(engine, tables.losses) == []
+        assert all_of(engine, tables.writers) == []
+
+
+def test_a_standby_is_promoted(pair: servers.PostgreSQLPair) -> None:
+    def engine_of(port: int, **options: object) -> sa.Engine:
+        return sa.create_engine(f"postgresql+psycopg2://{SECRET}@127.0.0.1:{port}/postgres", **options)
+
+    tables = made(engine_of(pair.primary, poolclass=sa.NullPool))
+    hosts = "&".join(f"host=127.0.0.1:{port}" for port in pair.ports)
+    with before(pair.primary) as address:
+        databases: dict[str, object] = {
+            driver: f"postgresql+{driver}://{SECRET}@/postgres?{hosts}&target_session_attrs=read-write"
+            for driver in ("psycopg", "asyncpg")
+        }
+        databases["engine"] = engine_of(address.port, pool_pre_ping=True)
+        with Programs(databases) as programs:
+            programs.go_on()
+            for number in range(FAILOVERS):
+                if number:
+                    pair.replace_standby()
+                pair.switch_over()
+                address.target = pair.primary
+                programs.go_on()
+        programs.assert_exact(engine_of(pair.primary, poolclass=sa.NullPool), tables)
+
+
+class MariaDBPair:
+    """Two servers, of which the one that is no replica takes writes."""
+
+    def __init__(self, primary: int, replica: int) -> None:
+        self.primary, self._replica = primary, replica
+        self._follow()
+
+    def switch_over(self) -> None:
+        """Make the primary read-only, and the replica the primary. The former stays up, and follows the new one."""
+        position = _ask(self.primary, "SET GLOBAL read_only = 1", "SELECT @@gtid_binlog_pos")
+        assert _ask(self._replica, f"SELECT MASTER_GTID_WAIT('{position}', 60)") == 0
+        _ask(self._replica, "STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL read_only = 0")
+        self.primary, self._replica = self._replica, self.primary
+        _ask(self._replica, f"SET GLOBAL gtid_slave_pos = '{position}'")
+        self._follow()
+
+    def _follow(self) -> None:
+        _ask(
+            self._replica,
+            f"CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {self.primary}, "
+            f"MASTER_USER = '{servers.USER}', MASTER_PASSWORD = '{servers.PASSWORD}', MASTER_USE_GTID = slave_pos",
+            "START SLAVE",
+        )
+
+
+def _ask(port: int, *statements: str) -> object:
+    """The last answer."""
+    with (
+        contextlib.closing(
+            pymysql.connect(host="127.0.0.1", port=port, user=servers.USER, password=servers.PASSWORD)
+        ) as session,
+        session.cursor() as cursor,
+    ):
+        for statement in statements:
+            cursor.execute(statement)
+        row = cursor.fetchone()
+        return None if row is None else row[0]
+
+
+@pytest.fixture
+def mariadb_pair() -> Iterator[MariaDBPair]:
+    with contextlib.ExitStack() as stack:
+        ports = [entered(partial(servers.mariadb, *_REPLICATION, f"--server-id={id_}"), stack) for id_ in (1, 2)]
+        yield MariaDBPair(*ports)
+
+
+def test_a_replica_takes_over(mariadb_pair: MariaDBPair) -> None:
+    pair = mariadb_pair
+
+    def engine() -> sa.Engine:
+        return sa.create_engine(f"mariadb+pymysql://{SECRET}@127.0.0.1:{pair.primary}/app", poolclass=sa.NullPool)
+
+    _ask(
+        pair.primary,
+        "CREATE DATABASE app",
+        "CREATE USER program IDENTIFIED BY 'secret'",  # USER itself may write on a read-only server
+        "GRANT ALL ON app.* TO program",
+    )
+    tables = made(engine())
+    with before(pair.primary) as address:
+        url = f"mariadb+{{}}://program:secret@127.0.0.1:{address.port}/app"
+        with Programs({driver: url.format(driver) for driver in ("pymysql", "aiomysql")}) as programs:
+            programs.go_on()
+            for _ in range(FAILOVERS):
+                pair.switch_over()
+                address.target = pair.primary
+                programs.go_on()
+        programs.assert_exact(engine(), tables)
