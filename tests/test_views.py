@@ -87,7 +87,7 @@ def seen(users_database: UsersDatabase) -> Seen:
 @pytest.fixture
 def filled(database: Database) -> Iterator[Filled]:
     filled = Filled(database)
-    create_views(filled.engine)
+    create_views(filled.engine, tables=filled.tables)
     with filled.connection:
         yield filled
 
@@ -216,7 +216,7 @@ def shown(rows: Rows) -> dict[str, Answer]:
         text = max((each.description or "" for each in declared), default="") or None
         status = "dormant" if last is not None and last < rows.now - 90 * DAY else "used"
         status = unused[name][1] if name in unused else "retired" if name in retired else status
-        people = oracle.users(its)
+        people = rows.members(its)
         share = oracle.share(people, rows.population)
         first = min((each.declared_at for each in declared), default=None)
         overview.append((name, status, people, oracle.uses(its), oracle.uses(recent), last, share, first, text))

@@ -245,7 +245,7 @@ VIEWS = (
         {
             "feature_name": _FEATURE,
             "status": "used; dormant: no use in 90 days; never: declared and never used; retired: no longer declared",
-            "users": "Users of all time",
+            "users": "Users of all time, without those who are gone",
             "uses": "Uses of all time, anonymous ones included",
             "uses_28d": "Uses of 28 days, today included",
             "last_used": "The most recent use, UTC",

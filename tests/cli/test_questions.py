@@ -132,6 +132,8 @@ def test_sql_needs_no_database(question: str, dialect: str) -> None:
 def test_a_trend_is_drawn(filled: Past) -> None:
     lines = filled.ask("trend", "--since", "7d").stdout.splitlines()
     assert sum("█" in line for line in lines) == 7
+    weeks = filled.ask("trend", "--since", "20d", "--by", "week").stdout.splitlines()[2:]
+    assert ["so far" in week for week in weeks] == [False] * (len(weeks) - 1) + [True]
 
 
 def test_ids_of_every_type_are_found_out(sqlite: Database) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -161,3 +162,29 @@ def test_a_websocket_is_closed(small_past: Past) -> None:
 
     asyncio.run(visit())
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("kind", [by_asgi, by_wsgi])
+def test_a_refusal_offers_the_login(small_past: Past, kind: Any) -> None:
+    visit: Any = asgi if kind is by_asgi else wsgi
+    options: dict[str, Any] = {"authorize": no, "authorize_audit": no, "login_url": "/login?next={next}"}
+    app = kind.Dashboard(small_past.url, **options)
+    for path, parameters, leads in (
+        ("/", {}, "/admin/usage/"),
+        ("/feature", {"feature": "a&b"}, "/admin/usage/feature?feature=a%26b"),
+        ("/audit", {}, "/admin/usage/audit"),
+        ("/é%?#", {}, "/admin/usage/%C3%A9%25%3F%23"),
+    ):
+        answer = visit(app, path, mount="/admin/usage", **parameters)
+        refused(answer)
+        (link,) = [a["href"] for a in answer.page.all("a") if (a["href"] or "").startswith("/login")]
+        assert dict(parse_qsl(urlsplit(link or "").query)) == {"next": leads}
+    # A browser takes two slashes at the start for another host.
+    (link,) = [a["href"] for a in visit(app, "//evil.example/").page.all("a") if "login" in (a["href"] or "")]
+    assert link == "/login?next=%2Fevil.example%2F"
+
+
+@pytest.mark.parametrize("login_url", ["javascript:alert(1)", "//evil.example", "/\\evil.example", "", 7, "login"])
+def test_a_login_is_at_an_address(small_past: Past, login_url: Any) -> None:
+    with pytest.raises(ConfigurationError, match="login_url is a path or an http"):
+        by_wsgi.Dashboard(small_past.url, authorize=no, login_url=login_url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime as dt
 import io
 import re
 from collections.abc import Callable
@@ -14,9 +15,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from conftest import Database
+from reading import made
 from usage_instrument import _default
 from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard import wsgi as by_wsgi
+from usage_instrument.dashboard.html import breakable
 from usage_instrument.dashboard.http import POLICY
 from usage_instrument.dashboard.page_request import PERIODS
 from usage_instrument.dashboard.results import BY_PAGE, CARD, parameters_of
@@ -341,3 +345,68 @@ def test_a_card_shows_the_first_rows_and_leads_to_the_others(small_past: Past) -
     page = asgi(app, "/").page
     assert "top-features" in [a["href"] for a in page.all("a")]
     assert asgi(app, "/top-features").text.count('<th scope="row"') > CARD
+
+
+def test_many_power_users_are_pages(sqlite: Database) -> None:
+    tables = made(sqlite.engine(), user_id_type="integer")
+    with sqlite.engine().begin() as connection:
+        rows = [{"user_id": user, "feature_name": "search", "usage_count": 1000 - user} for user in range(1, 121)]
+        connection.execute(tables.usage.insert(), rows)
+        days = [{**row, "bucket_start": dt.datetime.now(dt.UTC).replace(tzinfo=None)} for row in rows]
+        connection.execute(tables.history.insert(), days)
+    app = by_asgi.Dashboard(sqlite.url, authorize=yes)
+
+    def page(**parameters: Any) -> tuple[list[str], dict[str | None, dict[str, Any]]]:
+        found = asgi(app, "/power-users", feature="search", period="7d", **parameters).page
+        users = [_parameters(a["href"])["user"] for a in found.all("a") if (a.get("href") or "").startswith("user?")]
+        return users, {a["rel"]: _parameters(a["href"]) for a in found.all("a") if "rel" in a}
+
+    carried = {"feature": "search", "period": "7d"}
+    users, links = page()
+    assert (users, links) == ([*map(str, range(1, 51))], {"next": {**carried, "page": "2"}})
+    users, links = page(page="2")
+    assert (users, links) == ([*map(str, range(51, 101))], {"prev": carried, "next": {**carried, "page": "3"}})
+    users, links = page(page="3")
+    assert (users, links) == ([*map(str, range(101, 121))], {"prev": {**carried, "page": "2"}})
+    answer = asgi(app, "/power-users", page="3")
+    assert "Rows 101 to 120" in answer.page.said
+    bars = [float((rect["width"] or "").rstrip("%")) for rect in answer.page.all("rect") if rect.get("rx") == "3"]
+    assert bars[0] == pytest.approx(100 * 899 / 999, abs=0.01), "of the first of all, not of the first of this page"
+    assert {_parameters(a["href"]).get("page") for a in answer.page.all("a") if a.get("aria-current")} == {None}
+    for number in ("4", "0", "-1", "201", "x", "1" * 5000):
+        assert asgi(app, "/power-users", page=number).status in (404, 400)
+    assert asgi(app, "/power-users.csv").text.count("\n") == 121
+
+
+@pytest.mark.parametrize(("period", "days"), [("7d", 1), ("90d", 2)])
+def test_spikes_are_those_of_the_period(sqlite: Database, period: str, days: int) -> None:
+    tables = made(sqlite.engine())
+    today = dt.datetime.now(dt.UTC).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+    with sqlite.engine().begin() as connection:
+        rows = [
+            {"feature_name": "search", "bucket_start": today - dt.timedelta(days=day), "usage_count": uses}
+            for day in range(60)
+            for uses in [500 if day in (2, 20) else 10]
+        ]
+        connection.execute(tables.history.insert(), rows)
+        connection.execute(tables.usage.insert().values(feature_name="search", usage_count=1, last_used=today))
+    app = by_asgi.Dashboard(sqlite.url, authorize=yes)
+    answer = asgi(app, "/spikes.csv", period=period)
+    assert len(answer.text.splitlines()) == 1 + days
+    length = "7d" if period == "7d" else "28d"  # the longest that a spike is looked for in
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="spikes-{length}.csv"'
+    page = asgi(app, "/spikes", period=period).page
+    assert len(page.all("tr")) == 1 + days
+    assert f"Days in the last {length[:-1]} days" in page.said
+
+
+def test_the_running_week_is_marked(small_past: Past) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    rows = re.findall(r"<tr>.*?</tr>", asgi(app, "/trend", period="400d", page="2").text, re.DOTALL)
+    assert ["so far" in row for row in rows] == [False] * (len(rows) - 1) + [True]
+    assert "The last week is not over." in asgi(app, "/trend", period="400d").page.said
+
+
+def test_a_name_breaks_between_its_words() -> None:
+    assert breakable("api:v1.getUser_by-id/x__y") == ("api:<wbr>v1.<wbr>get<wbr>User_<wbr>by-<wbr>id/<wbr>x__<wbr>y")
+    assert breakable("a_<b>") == "a_<wbr>&lt;b&gt;"

@@ -358,3 +358,22 @@ def test_a_look_for_somebody_who_is_forgotten_tells_of_them_no_more(
         text = str(connection.execute(sa.select(trail.tables.access)).all())
     assert str(BOB) not in text
     assert repr(BOB) not in text
+
+
+def test_a_long_trail_is_pages(small: Trail) -> None:
+    for number in range(60):
+        small.tracker.track(f"read_{number}", user=ADA, audit=True)
+    assert small.tracker.flush()
+    newest = small.ask(user=str(ADA)).page
+    assert len(newest.all("tr")) == 1 + 50
+    assert "read_59" in newest.said
+    (link,) = [a["href"] for a in newest.all("a") if a.get("rel") == "next"]
+    assert link == f"audit?user={ADA}&page=2"
+    rest = small.ask(user=str(ADA), page="2").page
+    assert len(rest.all("tr")) == 1 + 11
+    assert "read_0 " in rest.said
+    assert "read_59" not in rest.said
+    assert [look.metadata for look in small.looks()] == [
+        f'{{"user":"{ADA}","rows":50}}',
+        f'{{"user":"{ADA}","page":"2","rows":11}}',
+    ]

@@ -38,7 +38,7 @@ class Answer:
 class Page(HTMLParser):
     """What a page says, and the elements it is made of."""
 
-    _VOID = frozenset({"meta", "link", "input", "br", "rect", "line"})
+    _VOID = frozenset({"meta", "link", "input", "br", "rect", "line", "wbr"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] not in ("title", "desc", "style", "script"):
-            self.words += f" {data}"
+            self.words += data if self.tags[-1][0] == "wbr" else f" {data}"  # within a word
 
     @property
     def said(self) -> str:
@@ -113,7 +113,7 @@ def wsgi(
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": mount,
-        "PATH_INFO": path,
+        "PATH_INFO": path.encode().decode("latin-1"),
         "QUERY_STRING": urlencode(parameters),
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "80",

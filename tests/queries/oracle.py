@@ -70,6 +70,10 @@ class Rows:
     def population(self) -> int:
         return self.seen if self.plans is None else len(self.plans)
 
+    def members(self, rows: Iterable[Any]) -> int:
+        """The users of these rows who are still there."""
+        return users(row for row in rows if self.plans is None or row.user_id in self.plans)
+
     def counted(self, since: Since) -> list[Any]:
         """The rows that hold the uses since then."""
         start = first_start(self.now, since)
@@ -95,17 +99,17 @@ def adoption(rows: Rows, since: Since) -> Answer:
     answer = []
     for name in features(counted := rows.counted(since)):
         mine = [row for row in counted if row.feature_name == name]
-        answer.append((name, users(mine), uses(mine), share(users(mine), rows.population)))
+        answer.append((name, rows.members(mine), uses(mine), share(rows.members(mine), rows.population)))
     return sorted(answer, key=lambda row: (-row[1], -row[2], by_name(row[0])))
 
 
-def adoption_by_plan(rows: Rows, plans: dict[UUID, str | None], since: Since) -> Answer:
-    answer = []
+def adoption_by_plan(rows: Rows, since: Since) -> Answer:
+    answer, plans = [], rows.plans or {}
     counted = [(row.feature_name, plans.get(row.user_id), row) for row in rows.counted(since)]
     for name, plan in {key[:2] for key in counted}:
         mine = [row for *key, row in counted if key == [name, plan]]
         size = sum(value == plan for value in plans.values())
-        answer.append((name, plan, users(mine), uses(mine), share(users(mine), size)))
+        answer.append((name, plan, rows.members(mine), uses(mine), share(rows.members(mine), size)))
     return sorted(answer, key=lambda row: (-row[2], -row[3], by_name(row[0]), by_name(row[1])))
 
 
@@ -152,10 +156,10 @@ def trend(rows: Rows, feature: str | None, by: str, since: Since) -> Answer:
         if not counted:
             return []
         start = floor(by, min(row.bucket_start for row in counted))
-    answer = []
+    answer, last = [], floor(by, rows.now)
     while start <= rows.now:
         mine = [row for row in counted if floor(by, row.bucket_start) == start]
-        answer.append((start, uses(mine), users(mine), uses(row for row in mine if row.user_id is None)))
+        answer.append((start, uses(mine), users(mine), uses(row for row in mine if row.user_id is None), start == last))
         start = following(by, start)
     return answer
 

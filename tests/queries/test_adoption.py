@@ -10,11 +10,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
-from conftest import Database
+from conftest import Database, with_users
 from queries.conftest import Past
+from usage_instrument.database.reflection import find_tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import adoption
-from usage_instrument.schema import FeatureUsageMixin, Tables
+from usage_instrument.schema import FeatureUsageMixin, Tables, create_all
 
 BY_NAME = {
     ("search", "user 0", 1, 3, 1.0),
@@ -51,6 +52,23 @@ def test_shares_are_of_the_hosts_users_where_the_tables_know_them(past: Past) ->
     shares = [row.share for row in past.rows(adoption(tables=past.tables))]
     assert shares == [3 / 5, 2 / 5, 1 / 5]
     assert past.rows(adoption(since=dt.timedelta(days=1), tables=past.tables)) == []
+
+
+def test_users_who_are_gone_are_in_no_share(sqlite: Database) -> None:
+    """SQLite enforces no foreign key unless a connection asks for it."""
+    host = with_users(sqlite)
+    create_all(host.engine)
+    engine = sa.create_engine(sqlite.url)
+    with engine.begin() as connection:
+        tables = find_tables(connection)
+        connection.execute(
+            tables.usage.insert(), [{"user_id": user, "feature_name": "search"} for user in host.user_ids]
+        )
+        connection.execute(host.users.delete().where(host.users.c.name != "user 3"))
+        assert connection.execute(adoption(tables=tables)).all() == [("search", 1, 5, 1.0)]
+        by_name = connection.execute(adoption(by=host.users.c.name, tables=tables)).all()
+    assert by_name == [("search", "user 3", 1, 1, 1.0), ("search", None, 0, 4, 0.0)]
+    engine.dispose()
 
 
 def test_says_the_same_as_the_specifications_query(past: Past) -> None:

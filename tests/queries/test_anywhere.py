@@ -63,7 +63,7 @@ def test_pandas(filled: Filled, answers: dict[str, Answer]) -> None:
         rows = frame.astype(object).where(frame.notna(), None)
         assert [*rows.itertuples(index=False, name=None)] == answers[name]
     trend = pd.read_sql(asked(filled)["trend"], filled.connection)
-    assert [str(kind) for kind in trend.dtypes[1:]] == ["int64"] * 3
+    assert [str(kind) for kind in trend.dtypes[1:]] == ["int64"] * 3 + ["bool"]
     assert trend.dtypes["bucket_start"].kind == "M"
 
 

@@ -29,16 +29,19 @@ def week(small: Filled) -> Filled:
 
 def test_days_without_use_are_zeros(week: Filled) -> None:
     assert week.ask(trend(since=4 * DAY)) == [
-        (today() - 3 * DAY, 0, 0, 0),
-        (today() - 2 * DAY, 5, 1, 0),
-        (today() - 1 * DAY, 0, 0, 0),
-        (today(), 19, 2, 10),
+        (today() - 3 * DAY, 0, 0, 0, False),
+        (today() - 2 * DAY, 5, 1, 0, False),
+        (today() - 1 * DAY, 0, 0, 0, False),
+        (today(), 19, 2, 10, True),
     ]
 
 
 def test_one_feature(week: Filled) -> None:
-    assert week.ask(trend("export", since=2 * DAY)) == [(today() - DAY, 0, 0, 0), (today(), 2, 1, 0)]
-    assert week.ask(trend("unheard of", since=DAY)) == [(today(), 0, 0, 0)]
+    assert week.ask(trend("export", since=2 * DAY)) == [
+        (today() - DAY, 0, 0, 0, False),
+        (today(), 2, 1, 0, True),
+    ]
+    assert week.ask(trend("unheard of", since=DAY)) == [(today(), 0, 0, 0, True)]
 
 
 def test_four_weeks_unless_told(week: Filled) -> None:
@@ -48,14 +51,17 @@ def test_four_weeks_unless_told(week: Filled) -> None:
 
 def test_all_time_starts_with_the_first_use(week: Filled) -> None:
     answer = week.ask(trend(since=None))
-    assert (len(answer), answer[0]) == (10, (today() - 9 * DAY, 0, 1, 0))
+    assert (len(answer), answer[0]) == (10, (today() - 9 * DAY, 0, 1, 0, False))
     assert week.ask(trend("unheard of", since=None)) == []
 
 
 def test_weeks_begin_on_monday_and_the_first_is_whole(small: Filled) -> None:
     monday = floor("week", now())
     small.fill(Rows(now(), history=[Bucket(None, "search", 1, monday - ago * DAY) for ago in range(1, 15)]))
-    assert small.ask(trend(by="week", since=monday - 4 * DAY)) == [(monday - 7 * DAY, 7, 0, 7), (monday, 0, 0, 0)]
+    assert small.ask(trend(by="week", since=monday - 4 * DAY)) == [
+        (monday - 7 * DAY, 7, 0, 7, False),
+        (monday, 0, 0, 0, True),
+    ]
 
 
 def test_hours(small: Filled) -> None:

@@ -19,9 +19,9 @@ from usage_instrument.dashboard import csv
 from .errors import printable
 from .options import Format
 
-_UNBOUNDED = 10_000
+UNBOUNDED = 10_000
 """The width of output that no terminal bounds: nothing is folded in a file."""
-_PADDING = 2
+PADDING = 2
 """Characters between two columns of a table."""
 
 
@@ -60,7 +60,7 @@ def as_json(value: object) -> str:
 
 def console() -> Console:
     """A console as wide as the terminal, if there is one."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED, soft_wrap=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else UNBOUNDED, soft_wrap=False)
 
 
 def table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -73,7 +73,7 @@ def table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
 
     def fits(solid: set[str]) -> bool:
         needed = sum(widths[name] if name in solid else min(widths[name], 12) for name in names)
-        return needed + _PADDING * (len(names) - 1) <= console().width
+        return needed + PADDING * (len(names) - 1) <= console().width
 
     solid = next(filter(fits, (words | times, words)), set())
     for name in names:

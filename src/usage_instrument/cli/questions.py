@@ -29,10 +29,12 @@ from .caveats import NOTHING_DECLARED, caveats, is_empty, old_tables
 from .database import read
 from .errors import ERROR, PROBLEMS, explained, fail, warn
 from .options import Format, Output, Schema, Url, UserIdKind, UserIds, period
-from .output import Printer, console, show, table
+from .output import PADDING, UNBOUNDED, Printer, console, show, table
 
 _BAR = 40
-"""The width of a bar, in characters."""
+"""The width of the longest bar, in characters."""
+_LEAST_BAR = 8
+"""Below this width, there are no bars."""
 
 
 class Step(str, enum.Enum):
@@ -238,10 +240,14 @@ def _unknown(feature: str, features: Sequence[str]) -> typer.Exit:
 
 
 def _draw(answer: Answer) -> None:
-    """Print the rows with a bar each."""
-    drawn = table(answer.names, answer.rows)
-    most = max(row["uses"] for row in answer.rows)
-    drawn.add_column("")
-    cells = drawn.columns[-1]._cells
-    cells.extend(Bar(most or 1, 0, row["uses"], width=_BAR, color="cyan") for row in answer.rows)
-    console().print(drawn)
+    """Print the rows with a bar each, as wide as the terminal allows."""
+    rows = [{**row, "": "so far" if row["is_running"] else ""} for row in answer.rows]
+    drawn = table([name for name in rows[0] if name != "is_running"], rows)
+    screen = console()
+    room = screen.width - screen.measure(drawn, options=screen.options.update(max_width=UNBOUNDED)).maximum - PADDING
+    most = max(row["uses"] for row in answer.rows) or 1
+    if room >= _LEAST_BAR:
+        drawn.add_column("")
+        bars = (Bar(most, 0, row["uses"], width=min(room, _BAR), color="cyan") for row in answer.rows)
+        drawn.columns[-1]._cells.extend(bars)
+    screen.print(drawn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +12,8 @@ from usage_instrument.errors import ConfigurationError
 from usage_instrument.runtime import log
 
 F = TypeVar("F")
+
+_ADDRESS = re.compile(r"/(?![/\\])|https?://")
 
 
 def checked(authorize: F, can_await: bool) -> F:
@@ -26,6 +29,15 @@ def checked(authorize: F, can_await: bool) -> F:
             "usage_instrument.dashboard.asgi"
         )
     return authorize
+
+
+def checked_login_url(login_url: str | None) -> str | None:
+    """The address of the app's login. Raises ConfigurationError for one that no browser should follow."""
+    if login_url is None or (isinstance(login_url, str) and _ADDRESS.match(login_url)):
+        return login_url
+    raise ConfigurationError(
+        f"login_url is a path or an http(s) address, such as '/login?next={{next}}', not {login_url!r}"
+    )
 
 
 def nobody(_: object) -> bool:

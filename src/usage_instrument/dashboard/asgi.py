@@ -15,7 +15,7 @@ from usage_instrument.web.framework_users import loaded_user
 
 from .access import is_async, is_granted, log_failure
 from .http import HTTPRequest, Response
-from .site import Site, refusal
+from .site import Site
 from .trail_access import TrailAccess
 
 THREADS = 4
@@ -35,6 +35,7 @@ class Dashboard(Site[Scope, bool | Awaitable[bool]]):
     - `tracker`: records these looks; default: the one of `usage_instrument.configure`.
     - `tables`: the result of `define_tables`; default: the tables in `schema`, or in the schema of
       `$USAGE_INSTRUMENT_SCHEMA`, or in the connection's own.
+    - `login_url`: where a refused visitor may sign in, a path or an address; `{next}` in it becomes the refused path.
 
     Raises ConfigurationError without `authorize` and for a database that cannot be read.
     """
@@ -68,7 +69,7 @@ class Dashboard(Site[Scope, bool | Awaitable[bool]]):
         elif await _granted(self._authorize, scope):
             work = partial(self._page, request)
         else:
-            return refusal(403)
+            return self._refusal(request)
         return await to_thread.run_sync(work, limiter=self._limiter)
 
 

@@ -22,7 +22,10 @@ _environment = Environment(
 )
 
 
-def address(page: str, **parameters: object) -> str:
+_WORDS = re.compile(r"(?<=[_.:/-])(?=[^_.:/-])|(?<=[a-z])(?=[A-Z])")
+
+
+def address(page: str, /, **parameters: object) -> str:
     """A relative address, which works under any mount. Parameters that are None or empty are left out."""
     given = {name: value for name, value in parameters.items() if value not in (None, "")}
     return (page or "./") + (f"?{urlencode(given)}" if given else "")
@@ -34,6 +37,11 @@ def with_code(sentence: str) -> Markup:
     return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else escape(p) for n, p in enumerate(parts))
 
 
+def breakable(name: str) -> Markup:
+    """A name that breaks between its words, where a line is too short for it."""
+    return Markup("<wbr>").join(map(escape, _WORDS.split(name)))
+
+
 def render(template: str, /, **names: Any) -> str:
     """The page that a template makes of these names."""
     return _environment.get_template(template).render(names)
@@ -43,6 +51,7 @@ _FORMATS = ("ago", "change", "context", "count", "day", "instant", "moment", "pl
 _environment.globals.update(address=address, stylesheet=STYLESHEET)
 _environment.filters.update(
     {name: getattr(formatting, name) for name in _FORMATS},
+    breakable=breakable,
     code=with_code,
     with_value=lambda values, name, value: {**values, name: value},
 )

@@ -22,8 +22,12 @@ from .html import address
 T = TypeVar("T")
 
 MAX_KEY = 100
-PARAMETERS = frozenset({"feature", "key", "period", "q", "user"})
+PARAMETERS = frozenset({"feature", "key", "page", "period", "q", "user"})
 """The parameters of the pages, without those of the audit trail."""
+ROWS = 50
+"""Rows on a page of a table."""
+MAX_PAGE = 200
+"""A table's last page; the file has more."""
 _INTEGER = 2**63
 
 
@@ -113,6 +117,15 @@ class PageRequest:
         return name
 
     @property
+    def number(self) -> int:
+        """The number of this page of a table, from 1. Raises PageError."""
+        text = self.parameters.get("page") or "1"
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+        if not 1 <= number <= MAX_PAGE:
+            raise PageError(404, "There is no such page", f"The pages of a table have the numbers 1 to {MAX_PAGE}.")
+        return number
+
+    @property
     def key(self) -> str:
         """The metadata key of the page. Raises PageError."""
         key = self.parameters.get("key", "")
@@ -144,7 +157,47 @@ class PageRequest:
 
     def in_period(self, period: Period) -> str:
         """The address of this page for another period."""
-        return address(self.page, **{**self.parameters, "period": None if period is DEFAULT else period.name})
+        period_name = None if period is DEFAULT else period.name
+        return address(self.page, **{**self.parameters, "period": period_name, "page": None})
+
+    def pages(self, found: int, carried: Mapping[str, object]) -> Pages:
+        """This page of a table, and the links beside it, when so many rows were found.
+
+        The links carry these parameters. Raises PageError for a page behind the last one.
+        """
+        number = self.number
+        first = (number - 1) * ROWS
+        if first and found <= first:
+            start = ("To the first page", address(self.page, **carried))
+            raise PageError(404, f"This table has no page {number}", "It has fewer rows by now.", links=(start,))
+
+        def other(page: int) -> str:
+            return address(self.page, **carried, page=None if page == 1 else page)
+
+        has_more = found > first + ROWS
+        return Pages(
+            first,
+            min(found, first + ROWS),
+            other(number - 1) if number > 1 else None,
+            other(number + 1) if has_more and number < MAX_PAGE else None,
+            has_more and number == MAX_PAGE,
+        )
+
+
+@dataclass(frozen=True)
+class Pages:
+    """One page of a table."""
+
+    first: int
+    """The number of rows on the pages before."""
+    last: int
+    """The number of rows up to the end of this page."""
+    previous: str | None
+    """The address of the page before."""
+    next: str | None
+    """The address of the page after."""
+    is_cut: bool
+    """Whether there are more rows, which only the file has."""
 
 
 _ID_TYPES = {

@@ -22,12 +22,12 @@ from usage_instrument.queries.questions import (
 
 from .charts import Chart, Point, chart
 from .html import address
-from .page_request import PageRequest
+from .page_request import ROWS, PageRequest, Pages
 
 CARD = 8
 """Rows on a card."""
-PAGE = 1_000
-"""Rows of a table on its own page; the file has more."""
+STEPS = 1_000
+"""More steps than the trend of any period has."""
 _SMALL_CHART = 48
 _ABOUT = {"feature": "feature", "user_id": "user", "key": "key"}
 """The arguments that come from the address, by the names of its parameters."""
@@ -42,6 +42,11 @@ class ResultRow:
 
     values: Any
     bar: float | None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is of a time that is not over."""
+        return bool(self.values.get("is_running"))
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def _argument(question: Question, argument: Argument, request: PageRequest, limi
         case "limit":
             return limit
         case "since":
-            return _since(question, request)
+            return since_of(question, request)
         case "by":
             return request.period.by
         case "feature" | "user_id" | "key":
@@ -102,7 +107,8 @@ def _argument(question: Question, argument: Argument, request: PageRequest, limi
             return argument.default
 
 
-def _since(question: Question, request: PageRequest) -> Since:
+def since_of(question: Question, request: PageRequest) -> Since:
+    """The period of the question on this page; None for all time."""
     if not has_period(question):
         return None
     return request.period.since if question.longest is None else min(request.period.since, question.longest)
@@ -119,12 +125,21 @@ def rows_of(question: Question, request: PageRequest, limit: int) -> Sequence[An
     return request.cached(key, lambda: request.rows(query(question, request, limit)))
 
 
-def laid_out(question: Question, request: PageRequest, rows: Sequence[Any], limit: int = CARD) -> Result:
-    """The first of these rows as a table."""
-    shown = rows[:limit]
-    carried = _carried(question, request) | (request.kept if has_period(question) else {})
+def page_of(question: Question, request: PageRequest) -> tuple[Result, Pages]:
+    """One page of its whole answer. Raises PageError."""
+    rows = rows_of(question, request, request.number * ROWS + 1)
+    pages = request.pages(len(rows), links_of(question, request))
+    return laid_out(question, request, rows, ROWS, pages.first), pages
+
+
+def laid_out(
+    question: Question, request: PageRequest, rows: Sequence[Any], limit: int = CARD, first: int = 0
+) -> Result:
+    """Some of these rows, which are those from the answer's start, as a table."""
+    shown = slice(first, first + limit)
+    carried = links_of(question, request)
     words = {
-        "period": period_words(_since(question, request)),
+        "period": period_words(since_of(question, request)),
         "by": request.period.by,
         "key": request.parameters.get("key", ""),
     }
@@ -132,12 +147,17 @@ def laid_out(question: Question, request: PageRequest, rows: Sequence[Any], limi
         question,
         question.about.format(**words),
         question.empty.format(**words),
-        tuple(column for column in question.columns if limit > CARD or not column.is_extra),
-        [ResultRow(row, bar) for row, bar in zip(shown, _bars(question, shown), strict=True)],
+        tuple(one for one in question.columns if one.kind != "running" and (limit > CARD or not one.is_extra)),
+        [ResultRow(row, bar) for row, bar in zip(rows[shown], _bars(question, rows)[shown], strict=True)],
         len(rows) > limit,
         address(question.page, **carried),
         address(f"{question.page}.csv", **carried),
     )
+
+
+def links_of(question: Question, request: PageRequest) -> dict[str, str]:
+    """The parameters of the addresses of this table."""
+    return _carried(question, request) | (request.kept if has_period(question) else {})
 
 
 def _carried(question: Question, request: PageRequest) -> dict[str, str]:
@@ -157,7 +177,7 @@ def _bars(question: Question, rows: Sequence[Any]) -> list[float | None]:
 
 def trend(request: PageRequest) -> Trend:
     """The trend of the page's feature, or of all features: two charts with one time axis, and their numbers."""
-    found = result(TREND, request, PAGE)
+    found = result(TREND, request, STEPS)
     rows = [row.values for row in found.rows]
     starts = [_day(row["bucket_start"]) for row in rows]
     uses = [Point(start, row["uses"], row["anonymous_uses"]) for start, row in zip(starts, rows, strict=True)]

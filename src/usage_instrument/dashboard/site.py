@@ -16,7 +16,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.runtime import log
 
-from .access import checked, nobody
+from .access import checked, checked_login_url, nobody
 from .cache import Cache
 from .errors import PageError
 from .figures import freshness
@@ -62,6 +62,7 @@ class Site(Generic[Given, Verdict]):
         tracker: Recorder | None = None,
         tables: Tables | None = None,
         schema: str | None = None,
+        login_url: str | None = None,
     ) -> None:
         self._authorize: Callable[[Given], Any] = checked(authorize, self._can_await)
         self._authorize_audit: Callable[[Given], Any] = nobody
@@ -69,6 +70,7 @@ class Site(Generic[Given, Verdict]):
             self._authorize_audit = checked(authorize_audit, self._can_await)
         self._has_trail = authorize_audit is not None
         self._tracker = tracker
+        self._login_url = checked_login_url(login_url)
         self._reader = Reader(database, tables, schema)
         self._cache = Cache()
         self._jobs = PageJobs()
@@ -105,7 +107,7 @@ class Site(Generic[Given, Verdict]):
         """The page of the audit trail. Its access is recorded first. Raises nothing."""
         if not is_granted:
             access.record_denied()
-            return refusal(403)
+            return self._refusal(request)
         details: dict[str, Any] = {}
 
         def show(request_: PageRequest) -> Response:
@@ -134,6 +136,15 @@ class Site(Generic[Given, Verdict]):
                 "So nothing of the trail is shown. The log of this process has the reason.",
             )
         return response
+
+    def _refusal(self, request: HTTPRequest) -> Response:
+        """The page for a visitor without permission, who may sign in."""
+        if self._login_url is None:
+            return refusal(403)
+        # One slash: two would be the address of another host.
+        here = "/" + quote((request.mount + request.path).lstrip("/"), errors="replace")
+        here = quote(here + (f"?{request.query}" if request.query else ""), safe="", errors="replace")
+        return refusal(403, login=self._login_url.replace("{next}", here))
 
     def _answer(
         self,
@@ -195,8 +206,9 @@ def message(
     links_title: str = "Did you mean",
     extra: tuple[tuple[str, str], ...] = (),
     is_open: bool = True,
+    login: str | None = None,
 ) -> Response:
-    """A page with a message; `is_open` for a visitor who may look at other pages."""
+    """A page with a message; `is_open` for a visitor who may look at other pages, `login` where others may sign in."""
     text = render(
         "message.html",
         title=title,
@@ -204,6 +216,7 @@ def message(
         links=links,
         links_title=links_title,
         is_open=is_open,
+        login=login,
         periods=PERIODS,
     )
     return page(text, status, *extra)
@@ -228,6 +241,6 @@ def foreign(request: HTTPRequest) -> Response:
     )
 
 
-def refusal(status: int, *advice: str, extra: tuple[tuple[str, str], ...] = ()) -> Response:
-    """The page for a visitor without permission."""
-    return message(status, "You may not look at this", *advice, extra=extra, is_open=False)
+def refusal(status: int, *advice: str, extra: tuple[tuple[str, str], ...] = (), login: str | None = None) -> Response:
+    """The page for a visitor without permission; `login` is the address where one may sign in."""
+    return message(status, "You may not look at this", *advice, extra=extra, is_open=False, login=login)

@@ -10,7 +10,7 @@ from usage_instrument.web.framework_users import flask_user
 
 from .access import granted_by
 from .http import HTTPRequest, Response
-from .site import Site, refusal
+from .site import Site
 from .trail_access import TrailAccess
 
 
@@ -28,6 +28,7 @@ class Dashboard(Site[Environ, bool]):
     - `tracker`: records these looks; default: the one of `usage_instrument.configure`.
     - `tables`: the result of `define_tables`; default: the tables in `schema`, or in the schema of
       `$USAGE_INSTRUMENT_SCHEMA`, or in the connection's own.
+    - `login_url`: where a refused visitor may sign in, a path or an address; `{next}` in it becomes the refused path.
 
     Raises ConfigurationError without `authorize`, for a coroutine function, and for a database that cannot be read.
     """
@@ -51,7 +52,7 @@ class Dashboard(Site[Environ, bool]):
             with access.context():
                 may_look = granted_by(self._authorize_audit, environ)
             return self._trail(request, access, may_look)
-        return self._page(request) if granted_by(self._authorize, environ) else refusal(403)
+        return self._page(request) if granted_by(self._authorize, environ) else self._refusal(request)
 
 
 def request_of(environ: Environ) -> HTTPRequest:

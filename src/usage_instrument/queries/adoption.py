@@ -12,27 +12,31 @@ from usage_instrument.errors import ConfigurationError
 from .arguments import default_tables
 from .numbers import by_name, share, total
 from .periods import Since
-from .sources import counts_since, population
+from .sources import counts_since, of_population, population
 
 
 def adoption(*, by: Any = None, since: Since = None, tables: Tables | None = None) -> Select[Any]:
     """Users and uses by feature, the most widely used first: `feature_name`, `unique_users`, `uses`, `share`.
 
     `share` (0 to 1) is of all users: the rows of the users table if the tables refer to one, else all users that ever
-    used anything. The anonymous user does not count as a user, but the uses count. `by=User.plan`, any column of the
-    host's users table or model, splits each feature by its value, in a column of its name after `feature_name`; `share`
-    is then of the users with that value, and anonymous uses have None there. `since` is a timedelta (7 days: today and
-    the six before, UTC) or a datetime (from its day on), answered from the history. Raises ConfigurationError for
-    another `by` or `since`.
+    used anything. The anonymous user, and a user who is not in the users table any more, does not count as a user, but
+    the uses count. `by=User.plan`, any column of the host's users table or model, splits each feature by its value, in
+    a column of its name after `feature_name`; `share` is then of the users with that value, and uses without a user
+    have None there. `since` is a timedelta (7 days: today and the six before, UTC) or a datetime (from its day on),
+    answered from the history. Raises ConfigurationError for another `by` or `since`.
     """
     tables = tables or default_tables()
     used = counts_since(tables, since)
-    feature, users, uses = used.c.feature_name, func.count(used.c.user_id), total(used.c.usage_count)
+    feature, uses = used.c.feature_name, total(used.c.usage_count)
     if by is None:
-        return _answer(feature, [], users, uses, population(tables)).group_by(feature)
+        source, user = of_population(tables, used)
+        answer = _answer(feature, [], func.count(user), uses, population(tables))
+        return answer.select_from(source).group_by(feature)
     column = _column(by)
-    joined = used.outerjoin(column.table, _id(tables.usage, column.table) == used.c.user_id)
-    counted = select(feature, column.label("value"), users.label("users"), uses.label("uses")).select_from(joined)
+    user = _id(tables.usage, column.table)
+    users = func.count(user).label("users")
+    counted = select(feature, column.label("value"), users, uses.label("uses"))
+    counted = counted.select_from(used.outerjoin(column.table, user == used.c.user_id))
     # Aggregated before the join with the sizes, which then joins a few rows.
     counts = counted.group_by(feature, column).subquery("counts")
     sizes = select(column.label("value"), func.count().label("size")).group_by(column).subquery("sizes")

@@ -26,8 +26,10 @@ from .user_features import user_features
 from .variants import variants
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
-ColumnKind = Literal["feature", "user", "variant", "status", "text", "context", "count", "share", "day", "time"]
-"""How a value is shown."""
+ColumnKind = Literal[
+    "feature", "user", "variant", "status", "text", "context", "count", "share", "day", "time", "running"
+]
+"""How a value is shown; `running` marks the row."""
 NUMBERS = frozenset({"count", "share"})
 
 
@@ -200,7 +202,7 @@ TREND = Question(
     trend,
     "Trend",
     "Uses and users over time.",
-    "Uses and users by {by} {period}, in UTC.",
+    "Uses and users by {by} {period}, in UTC. The last {by} is not over.",
     "Nothing was used {period}.",
     "--feature calendar_search --by week --since 90d",
     (
@@ -208,6 +210,7 @@ TREND = Question(
         _USES,
         _USERS,
         QuestionColumn("anonymous_uses", "Anonymous uses", "count"),
+        QuestionColumn("is_running", "So far", "running"),
     ),
 )
 ACTIVE = Question(

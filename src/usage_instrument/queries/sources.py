@@ -6,16 +6,18 @@ import datetime as dt
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     FromClause,
+    MetaData,
     ScalarSelect,
     Subquery,
+    Table,
     case,
     func,
     literal_column,
     null,
     select,
-    table,
     union_all,
 )
 from sqlalchemy.exc import NoReferencedTableError
@@ -51,8 +53,17 @@ def counts_since(tables: Tables, since: Since, feature: str | None = None) -> Fr
 
 def population(tables: Tables) -> ScalarSelect[int]:
     """The number of users: rows of the users table, or without one all users that ever used anything."""
-    users = users_table(tables)
-    return seen(tables) if users is None else select(func.count()).select_from(users).scalar_subquery()
+    users = users_column(tables)
+    return seen(tables) if users is None else select(func.count()).select_from(users.table).scalar_subquery()
+
+
+def of_population(tables: Tables, counts: FromClause) -> tuple[FromClause, ColumnElement[Any]]:
+    """The rows to select from, and a column that is NULL where their user is anonymous, or no longer in the users
+    table: without a foreign key that the database enforces, the rows of a deleted user stay."""
+    users = users_column(tables)
+    if users is None:
+        return counts, counts.c.user_id
+    return counts.outerjoin(users.table, users == counts.c.user_id), users
 
 
 def seen(tables: Tables) -> ScalarSelect[int]:
@@ -62,14 +73,14 @@ def seen(tables: Tables) -> ScalarSelect[int]:
     return select(func.count()).select_from(users).scalar_subquery()
 
 
-def users_table(tables: Tables) -> FromClause | None:
-    """The table that `user_id` refers to, only by name if the MetaData does not have it."""
+def users_column(tables: Tables) -> Column[Any] | None:
+    """The column that `user_id` refers to, only by name if the MetaData does not have it."""
     for key in tables.usage.c.user_id.foreign_keys:
         try:
-            return key.column.table
+            return key.column
         except NoReferencedTableError:
-            *schema, name, _ = key.target_fullname.split(".")
-            return table(name, schema=".".join(schema) or None)
+            *schema, name, id_ = key.target_fullname.split(".")
+            return Table(name, MetaData(), Column(id_), schema=".".join(schema) or None).c[id_]
     return None
 
 
@@ -83,15 +94,17 @@ def known_features(tables: Tables) -> Subquery:
     `description`, `retired` (1 or 0).
     """
     usage, catalog = tables.usage, tables.catalog
+    source, user = of_population(tables, usage)
     used = select(
         usage.c.feature_name,
-        func.count(usage.c.user_id).label("users"),
+        func.count(user).label("users"),
         func.sum(usage.c.usage_count).label("uses"),
         func.max(usage.c.last_used).label("last_used"),
         null().label("declared_at"),
         null().label("description"),
         null().label("retired"),
-    ).group_by(usage.c.feature_name)
+    )
+    used = used.select_from(source).group_by(usage.c.feature_name)
     services = (
         select(catalog.c.service, func.max(catalog.c.last_declared_at).label("until"))
         .group_by(catalog.c.service)

@@ -6,7 +6,7 @@ import datetime as dt
 
 from sqlalchemy import Select, case, func, select
 
-from usage_instrument.database.expressions import StartOf
+from usage_instrument.database.expressions import Ago, StartOf
 from usage_instrument.database.tables import Tables
 
 from .arguments import checked_unit, default_tables, rows_of
@@ -16,12 +16,14 @@ from .periods import MONTH, Since, calendar, first_start
 
 def trend(
     feature: str | None = None, by: str = "day", *, since: Since = MONTH, tables: Tables | None = None
-) -> Select[dt.datetime, int, int, int]:
-    """Uses and users by day, the first day first: `bucket_start` (UTC), `uses`, `unique_users`, `anonymous_uses`.
+) -> Select[dt.datetime, int, int, int, bool]:
+    """Uses and users by day, the first day first: `bucket_start` (UTC), `uses`, `unique_users`, `anonymous_uses`,
+    `is_running`.
 
     Of one feature or of all, `by` hour (if the history has hours), day, week (from Monday) or month, up to now, with
     zeros for those without use. `since` is a timedelta (28 days: today and the 27 before, UTC), a datetime, or None for
-    the whole history; the first week or month is complete. Raises ConfigurationError for a wrong argument.
+    the whole history; the first week or month is complete. The last one `is_running`: it has not ended, so its numbers
+    still grow. Raises ConfigurationError for a wrong argument.
     """
     history, unit = (tables or default_tables()).history, checked_unit(by)
     rows = rows_of(history.c.feature_name, feature)
@@ -41,6 +43,7 @@ def trend(
             total(by_user.c.uses).label("uses"),
             func.count(by_user.c.user_id).label("unique_users"),
             total(anonymous).label("anonymous_uses"),
+            (units.c.bucket_start == StartOf(unit, Ago())).label("is_running"),
         )
         .select_from(units)
         .outerjoin(by_user, by_user.c.bucket_start == units.c.bucket_start)

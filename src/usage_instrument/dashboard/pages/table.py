@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from usage_instrument.queries.periods import since_text
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import Question
 
 from .. import csv
 from ..html import render
 from ..http import Response
-from ..page_request import PageRequest
-from ..results import PAGE, has_period, parameters_of, query, result
+from ..page_request import ROWS, PageRequest
+from ..results import has_period, page_of, parameters_of, query, since_of
 
 MAX_FILE = 100_000
 """Rows of a file: what a spreadsheet still opens."""
@@ -17,21 +18,23 @@ MAX_FILE = 100_000
 
 def table(question: Question, request: PageRequest) -> str:
     """The page."""
+    result, pages = page_of(question, request)
     return render(
         "table.html",
         request=request,
-        result=result(question, request, PAGE),
+        result=result,
+        pages=pages,
         has_period=has_period(question),
-        limit=PAGE,
         about={name: request.parameters[name] for name in parameters_of(question) if request.parameters.get(name)},
-        sql=printed(query(question, request, PAGE), request.connection.dialect),
+        sql=printed(query(question, request, request.number * ROWS), request.connection.dialect),
     )
 
 
 def file(question: Question, request: PageRequest) -> Response:
     """The file, with all columns of the answer."""
     result = request.connection.execute(query(question, request, MAX_FILE))
-    period = f"-{request.period.name}" if has_period(question) else ""
+    since = since_of(question, request)
+    period = "" if since is None else f"-{since_text(since)}"
     return csv_response(f"{question.page}{period}.csv", csv.written(list(result.keys()), result))
 
 

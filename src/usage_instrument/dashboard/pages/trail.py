@@ -17,8 +17,7 @@ from .. import csv
 from ..errors import PageError
 from ..html import address, render
 from ..http import Response
-from ..page_request import PageRequest
-from ..results import PAGE
+from ..page_request import ROWS, PageRequest
 from .table import MAX_FILE, csv_response
 
 ANONYMOUS = "anonymous"
@@ -33,17 +32,19 @@ _FILE_COLUMNS = (
 
 def page(request: PageRequest) -> tuple[str, dict[str, Any]]:
     """The page, and the details to record of this access to it. Raises PageError for a wrong search."""
-    details, found = _search(request, PAGE + 1)
-    shown = found[:PAGE]
+    details, found = _search(request, request.number * ROWS + 1)
     fields = {name: request.parameters[name] for name in _FIELDS if request.parameters.get(name)}
+    pages = request.pages(len(found), fields)
+    shown = found[pages.first : pages.last]
+    if pages.first:
+        details["page"] = request.number
     text = render(
         "trail.html",
         request=request,
         fields=fields,
         outcomes=OUTCOMES,
         rows=[_shown(row) for row in shown],
-        has_more=len(found) > PAGE,
-        limit=PAGE,
+        pages=pages,
         file=address("audit.csv", **fields),
     )
     return text, self_access.details(details, len(shown))
