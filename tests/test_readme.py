@@ -1,8 +1,16 @@
-"""The README's snippets, run as they stand and in their order."""
+"""What README.md and docs/developers.md print, run as a reader would."""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,6 +18,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+import servers
 import usage_instrument as usage
 from conftest import Database
 from reading import counts, made
@@ -17,25 +26,112 @@ from usage_instrument import Settings
 from usage_instrument.schema import define_tables
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README, DEVELOPERS, SETTINGS = (
+    (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/developers.md", "docs/settings.md")
+)
 ADA = uuid.UUID("6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55")
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+class Reader:
+    """Somebody who copies blocks into files and commands into a shell, in a directory of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.port = directory, servers.free_port()
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        database = f"sqlite:///{directory / 'usage.db'}"
+        self.environment = {**os.environ, "PATH": programs, DATABASE_VARIABLE: database}
+
+    def run(self, command: str) -> str:
+        return subprocess.run(
+            shlex.split(command, comments=True), cwd=self.directory, env=self.environment, check=True, text=True,
+            stdout=subprocess.PIPE,
+        ).stdout  # fmt: skip
+
+    def serve(self, command: str, *requests: tuple[str, str]) -> None:
+        """Start the server, send it these requests, and press Ctrl-C."""
+        server = subprocess.Popen(
+            shlex.split(command), cwd=self.directory, env=self.environment, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            for method, path in requests:
+                self.ask(server, urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method))
+        finally:
+            server.send_signal(signal.SIGINT)
+            _, log = server.communicate(timeout=60)
+        assert "Traceback" not in log, log
+
+    @staticmethod
+    def ask(server: subprocess.Popen[str], request: urllib.request.Request) -> None:
+        for _ in range(600):  # until it listens
+            try:
+                urllib.request.urlopen(request).close()
+                return
+            except urllib.error.HTTPError:
+                raise
+            except urllib.error.URLError:
+                assert server.poll() is None, server.communicate()[1]
+                time.sleep(0.05)
+        raise AssertionError("the server does not answer")
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    return Reader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("framework", "server"), [("Flask", "flask run --port {}"), ("FastAPI", "uvicorn --port {} app:app")]
+)
+def test_an_app_of_the_readme_shows_the_rows_that_it_prints(framework: str, server: str, reader: Reader) -> None:
+    (app,) = [block for block in blocks(README, "python") if f"import {framework}" in block]
+    (reader.directory / "app.py").write_text(app)
+    export, create, serve, *sent, top = next(block for block in blocks(README, "sh") if "curl" in block).splitlines()
+    assert export.startswith(f"export {DATABASE_VARIABLE}=sqlite:///")
+    assert (serve, server.split()[0]) == ("flask run &", server.split()[0])
+    requests = [
+        ("POST" if "-X POST" in line else "GET", path)
+        for line in sent
+        for path in re.findall(r"localhost:5000(\S+)", line)
+    ]
+    reader.run(create)
+    reader.serve(server.format(reader.port), *requests)
+    (expected,) = [block for block in blocks(README, "text") if "total_usage" in block]
+    printed, wanted = (
+        [line.split() for line in text.splitlines() if line and "─" not in line] for text in (reader.run(top), expected)
+    )
+    assert printed == wanted
+
+
+def test_the_lines_of_the_readme_count_a_site_of_django(reader: Reader) -> None:
+    del reader.environment[DATABASE_VARIABLE]
+    reader.run("django-admin startproject site_of_a_reader .")
+    (settings,) = [block for block in blocks(README, "python") if "INSTALLED_APPS" in block]
+    with (reader.directory / "site_of_a_reader" / "settings.py").open("a") as file:
+        file.write(settings)
+    reader.run("python manage.py migrate")
+    create, _, top = next(block for block in blocks(README, "sh") if "manage.py" in block).splitlines()
+    reader.run(create)
+    reader.serve(f"python manage.py runserver --noreload {reader.port}", ("GET", "/admin/login/"))
+    assert re.search(r"admin:login +1", reader.run(top))
 
 
 def test_the_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "readme"}
-    for snippet in snippets("python"):
-        exec(compile(snippet, "README.md", "exec"), names)
+    names: dict[str, Any] = {"__name__": "developers"}
+    for snippet in blocks(DEVELOPERS, "python"):
+        exec(compile(snippet, "developers.md", "exec"), names)
         usage.flush()  # the tracker that a later snippet replaces would write behind its back
     assert {row.feature_name for row in names["recent"]} == {"calendar_follow_event", "open_vault", "search"}
     assert len(names["adopted"]) == 4
 
     client = names["app"].test_client()
-    assert client.get("/events", headers={"X-User-Id": str(ADA)}).status_code == 200
+    assert client.post("/login").status_code == 200
+    assert client.get("/events").status_code == 200
 
     from starlette.testclient import TestClient
 
@@ -57,7 +153,7 @@ def test_the_sql_snippets_run_verbatim(postgresql: Database) -> None:
             sa.text("INSERT INTO feature_usage (user_id, feature_name, usage_count) VALUES (:user, 'export', 3)"),
             {"user": ADA},
         )
-        (snippet,) = snippets("sql")
+        (snippet,) = blocks(README, "sql")
         answers = [connection.exec_driver_sql(statement).all() for statement in snippet.split(";") if statement.strip()]
     assert [len(answer) for answer in answers] == [1, 1, 1]
     assert answers[0][0] == ("export", 3)
@@ -65,16 +161,19 @@ def test_the_sql_snippets_run_verbatim(postgresql: Database) -> None:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    first_cells = re.findall(r"^\| (`[^|]+) \|", README, re.MULTILINE)
+    first_cells = re.findall(r"^\| (`[^|]+) \|", SETTINGS, re.MULTILINE)
     named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
     for field in Settings.__dataclass_fields__:
         assert field in named, field
         if not field.startswith("journal"):
-            assert ENVIRONMENT_PREFIX + field.upper() in README
-    assert DATABASE_VARIABLE in README
+            assert ENVIRONMENT_PREFIX + field.upper() in SETTINGS
+    assert DATABASE_VARIABLE in SETTINGS
 
 
-ROOT = Path(__file__).parents[1]
+def test_the_readme_is_read_in_a_sitting() -> None:
+    assert len(README.splitlines()) <= 130
+
+
 PACKAGE = ROOT / "src" / "usage_instrument"
 MAPS = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "how-it-works.md"]
 

@@ -103,7 +103,7 @@ def next_steps(console: Console, database: Path) -> None:
     for title, command in steps.items():
         console.print(f"\n{title}")
         console.print(Text(f"  {command}", style="bold"), soft_wrap=True)
-    console.print("\nTo track your own app, follow the first page of the README.")
+    console.print("\nTo track your own app, follow the README.")
 
 
 def _command() -> str:
