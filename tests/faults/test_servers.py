@@ -34,6 +34,8 @@ COMMANDS = {
     "gunicorn-max-requests": gunicorn(FLASK, "--preload", "-w", "2", "--max-requests", "50"),
     "gunicorn-uvicorn": gunicorn(STARLETTE, "--preload", "-w", "2", "-k", "uvicorn_worker.UvicornWorker"),
     "uvicorn-workers": uvicorn(STARLETTE, "--workers", "2"),
+    "uvicorn": uvicorn(STARLETTE),
+    "waitress": python_module("waitress", "--listen", f"127.0.0.1:{PORT}", "waitress_app:app"),
     "hypercorn": python_module("hypercorn", "-w", "2", "-b", f"127.0.0.1:{PORT}", f"{EXAMPLES}/{STARLETTE}"),
     # It waits for ever for a worker that is asked to end before it listens to signals; such a one has served nobody.
     "granian-wsgi": python_module(
@@ -44,9 +46,9 @@ COMMANDS = {
     "uwsgi-without-threads": uwsgi(),
 }
 
-KILLED = [*COMMANDS]
+KILLED = [kind for kind in COMMANDS if kind not in {"uvicorn", "waitress"}]  # one process, as Python's own
 if not os.environ.get("CI"):  # their workers are born and served as those of the others
-    KILLED = [kind for kind in COMMANDS if kind not in {"gunicorn-sync", "gunicorn-max-requests", "gunicorn-uvicorn"}]
+    KILLED = [kind for kind in KILLED if kind not in {"gunicorn-sync", "gunicorn-max-requests", "gunicorn-uvicorn"}]
 
 
 def environ_for(database: Database, journal: Path) -> dict[str, str]:
@@ -54,6 +56,7 @@ def environ_for(database: Database, journal: Path) -> dict[str, str]:
         "USAGE_INSTRUMENT_DATABASE_URL": database.url,
         "USAGE_INSTRUMENT_JOURNAL": str(journal),
         "USAGE_INSTRUMENT_FLUSH_INTERVAL": "0.3",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
     }
 
 
