@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -363,7 +365,7 @@ def test_databases_as_sqlalchemy_writes_them(monkeypatch, database, url):
     [
         (
             {"default": {"ENGINE": "django.db.backends.oracle", "NAME": "x"}},
-            r"DATABASES\['default'\] has the engine 'oracle'",
+            r"DATABASES\['default'\] has the engine 'django.db.backends.oracle'",
         ),
         ({"default": {}}, r"DATABASES\['default'\] has the engine ''"),
         ({}, r"DATABASES has no 'default'"),
@@ -373,6 +375,35 @@ def test_a_database_that_is_none_of_ours_is_told(monkeypatch, databases, said):
     monkeypatch.setattr(settings, "DATABASES", databases)
     with pytest.raises(ConfigurationError, match=said):
         database_url()
+
+
+def test_a_third_partys_engine_is_of_its_vendor(monkeypatch):
+    for name, kind in (("tenants", "postgresql"), ("pooled", "sqlite3")):
+        backend = types.ModuleType(f"{name}.base")
+        backend.DatabaseWrapper = import_module(f"django.db.backends.{kind}.base").DatabaseWrapper
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        monkeypatch.setitem(sys.modules, f"{name}.base", backend)
+        monkeypatch.setattr(settings, "DATABASES", {"default": {"ENGINE": name, "NAME": "site"}})
+        assert database_url().get_backend_name() == kind.removesuffix("3")
+
+
+def test_an_assumed_role_is_assumed(postgresql, monkeypatch):
+    url = sa.make_url(postgresql.url)
+    with postgresql.engine().begin() as connection:
+        connection.exec_driver_sql('CREATE ROLE "the app\\s"')
+    given = {"assume_role": "the app\\s", "options": "-c statement_timeout=5s"}
+    database = {
+        "ENGINE": "django.db.backends.postgresql", "NAME": url.database, "USER": url.username,
+        "PASSWORD": url.password, "HOST": url.host, "PORT": url.port, "OPTIONS": given,
+    }  # fmt: skip
+    monkeypatch.setattr(settings, "DATABASES", {"default": database})
+    engine = sa.create_engine(database_url())
+    with engine.connect() as connection:
+        asked = "SELECT current_user, current_setting('statement_timeout')"
+        assert tuple(connection.exec_driver_sql(asked).one()) == ("the app\\s", "5s")
+    engine.dispose()
+    with postgresql.engine().begin() as connection:
+        connection.exec_driver_sql('DROP ROLE "the app\\s"')
 
 
 def configured(**options):
@@ -450,6 +481,43 @@ PROJECT = {
                 self.assertFalse(usage_instrument._default.tracker().settings.enabled)
     """,
 }
+
+
+def test_a_site_without_users_starts(tmp_path):
+    """And counts, anonymously."""
+    script = """
+        import os, sys
+        from django.conf import settings
+
+        settings.configure(
+            ALLOWED_HOSTS=["*"], ROOT_URLCONF="__main__", SECRET_KEY="secret",
+            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "site.db"}},
+            INSTALLED_APPS=["usage_instrument.integrations.django"],
+            MIDDLEWARE=["usage_instrument.integrations.django.UsageMiddleware"],
+        )
+        import django
+
+        django.setup()
+        from django.core.management import call_command
+        from django.http import HttpResponse
+        from django.test import Client
+        from django.urls import path
+
+        import usage_instrument
+
+        urlpatterns = [path("events", lambda request: HttpResponse("ok"), name="events")]
+        call_command("usage", "db", "create")
+        assert Client().get("/events").status_code == 200
+        assert usage_instrument.flush()
+        print(usage_instrument.user_features(None)[0].feature_name)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "events"
 
 
 def test_a_site_from_its_first_migration_to_the_answer(tmp_path):

@@ -7,7 +7,7 @@ import sys
 from logging import WARNING
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import models, router
@@ -63,6 +63,8 @@ def _under_tests() -> bool:
 
 def _of_user_model(alias: str | None) -> dict[str, Any]:
     """The type of user ids, and the column that they refer to if it is in the same database."""
+    if not apps.is_installed("django.contrib.auth") and settings.AUTH_USER_MODEL == "auth.User":
+        return {}  # a site without users
     model = get_user_model()
     key = model._meta.pk
     while key.remote_field is not None:  # a user model that extends another model

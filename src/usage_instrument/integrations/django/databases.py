@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db.utils import load_backend
 from sqlalchemy import URL
 
 from usage_instrument.errors import ConfigurationError
@@ -16,7 +19,7 @@ _KINDS = {
     "postgresql": "postgresql", "postgresql_psycopg2": "postgresql", "postgis": "postgresql",
     "mysql": "mysql", "sqlite3": "sqlite", "spatialite": "sqlite",
 }  # fmt: skip
-"""By the last part of ENGINE, which wrappers such as django_prometheus keep."""
+"""By the last part of ENGINE, which wrappers such as django_prometheus keep; others are loaded to ask."""
 _DRIVERS = {
     "postgresql": {"psycopg": "psycopg", "psycopg2": "psycopg2"},
     "mysql": {"pymysql": "pymysql", "MySQLdb": "mysqldb"},
@@ -48,8 +51,8 @@ def database_url(alias: str = "default") -> URL:
     if alias not in settings.DATABASES:
         raise ConfigurationError(f"DATABASES has no {alias!r}")
     database: Mapping[str, Any] = settings.DATABASES[alias]
-    engine = database.get("ENGINE", "").rpartition(".")[2]
-    kind = _KINDS.get(engine)
+    engine = database.get("ENGINE", "")
+    kind = _KINDS.get(engine.rpartition(".")[2]) or _vendor(engine)
     if kind is None:
         raise ConfigurationError(
             f"DATABASES[{alias!r}] has the engine {engine!r}, which is not supported: set USAGE_INSTRUMENT['database'] "
@@ -61,6 +64,10 @@ def database_url(alias: str = "default") -> URL:
     options = database.get("OPTIONS") or {}
     query = {key: str(value) for key, value in options.items() if key in _SERVER_OPTIONS[kind]}
     host = str(database.get("HOST") or "") or None
+    if kind == "postgresql" and options.get("assume_role"):
+        # As Django's SET ROLE, from the first moment of a connection on. A backslash escapes what divides options.
+        role = re.sub(r"([\\\s])", r"\\\1", str(options["assume_role"]))
+        query["options"] = f"{query.get('options', '')} -c role={role}".strip()
     if kind == "mysql":
         query |= {f"ssl_{key}": str(value) for key, value in (options.get("ssl") or {}).items()}
     if host is not None and host.startswith("/"):  # a socket
@@ -75,6 +82,15 @@ def database_url(alias: str = "default") -> URL:
         name or None,
         query,
     )
+
+
+def _vendor(engine: str) -> str | None:
+    """The kind of a third party's engine; None for one that is not supported, or cannot be loaded."""
+    try:
+        vendor = load_backend(engine).DatabaseWrapper.vendor if engine else None
+    except (ImproperlyConfigured, ImportError):
+        return None
+    return vendor if vendor in _KINDS.values() else None
 
 
 def _driver(kind: str) -> str:
