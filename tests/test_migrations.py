@@ -189,7 +189,11 @@ def test_gives_an_older_history_its_primary_key(kind: str, tmp_path: Path, reque
     project = Project(tmp_path, database.url)
     project.run(*FIRST)
     history = define_tables(sa.MetaData()).history
+    role = f"role_of_{engine.url.database}"
     with engine.begin() as connection:
+        if kind == "postgresql":
+            connection.exec_driver_sql(f"CREATE ROLE {role}")
+            connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE feature_usage_id_seq TO {role}")
         connection.exec_driver_sql("ALTER TABLE feature_usage_history DROP COLUMN id")
         connection.exec_driver_sql("INSERT INTO feature_usage_history (bucket_start) VALUES ('2026-01-01 00:00:00')")
     project.run(autogenerate("key"), "upgrade head", autogenerate("last"))
@@ -197,6 +201,12 @@ def test_gives_an_older_history_its_primary_key(kind: str, tmp_path: Path, reque
     assert project.is_empty("last")
     with engine.connect() as connection:
         assert connection.scalars(sa.select(history.c.id)).all() == [1]
+        if kind == "postgresql":  # a role that numbered rows before does so here too
+            may = f"SELECT has_sequence_privilege('{role}', 'feature_usage_history_id_seq', 'USAGE')"
+            assert connection.exec_driver_sql(may).scalar()
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+            connection.commit()
     project.run("downgrade -1")
 
 

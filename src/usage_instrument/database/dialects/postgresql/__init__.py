@@ -148,22 +148,25 @@ class PostgreSQL(Dialect):
     ) -> Flush:
         return PostgreSQLFlush(connection, tables, settings.metadata_max_bytes)
 
-    def add_primary_key(self, connection: Connection, table: Table) -> None:
-        super().add_primary_key(connection, table)
+    def primary_key_sql(self, connection: Connection, table: Table) -> str | None:
+        alter = super().primary_key_sql(connection, table)
+        if alter is None or table.autoincrement_column is None:
+            return alter
         # Roles that number the rows of feature_usage number those of this table too.
-        usage = Table("feature_usage", MetaData(), schema=table.schema)
-        known, added = _sequence_of_ids(connection, usage), _sequence_of_ids(connection, table)
-        if known and added:
-            roles = connection.scalars(
-                text(
-                    "SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END "
-                    "FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = CAST(:known AS regclass) "
-                    "AND a.privilege_type = 'USAGE' AND a.grantee <> c.relowner"
-                ),
-                {"known": known},
-            )
-            for role in roles.all():
-                connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE {added} TO {role}")
+        format_table = connection.dialect.identifier_preparer.format_table
+        known, added = (
+            _literal(format_table(each)) for each in (Table("feature_usage", MetaData(), schema=table.schema), table)
+        )
+        sequence = f"pg_get_serial_sequence({added}, 'id')"
+        return (
+            f"DO $$ DECLARE role text; BEGIN {alter}; "
+            "FOR role IN SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END "
+            "FROM pg_class c, aclexplode(c.relacl) a "
+            f"WHERE c.oid = to_regclass(CASE WHEN to_regclass({known}) IS NOT NULL "
+            f"THEN pg_get_serial_sequence({known}, 'id') END) "
+            f"AND a.privilege_type = 'USAGE' AND a.grantee <> c.relowner AND {sequence} IS NOT NULL "
+            f"LOOP EXECUTE 'GRANT USAGE ON SEQUENCE ' || {sequence} || ' TO ' || role; END LOOP; END $$"
+        )
 
     def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
         preparer = connection.dialect.identifier_preparer
@@ -253,6 +256,10 @@ def _sequence_of_ids(connection: Connection, table: Table) -> str | None:
         return None
     found: str | None = connection.scalar(text("SELECT pg_get_serial_sequence(:name, 'id')"), {"name": name})
     return found
+
+
+def _literal(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
 
 
 def _is_narrow_id(column: Column[Any], live: Any) -> bool:
