@@ -22,6 +22,7 @@ import pytest
 pytest.importorskip("django")
 
 import httpx
+import pymysql
 import sqlalchemy as sa
 import werkzeug.test
 from django.apps import apps
@@ -30,16 +31,18 @@ from django.core.asgi import get_asgi_application
 from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.db import connections, models
+from django.db.utils import ConnectionHandler
 from django.test.utils import override_settings
 
 import django_site as site
-from reading import counts
+import usage_instrument as usage
+from reading import all_of, counts
 from usage_instrument import _default, asgi, wsgi
 from usage_instrument.capture.context import holder
 from usage_instrument.capture.user_ids import user_id_of
 from usage_instrument.errors import ConfigurationError, DeclarationError, UserIdError
 from usage_instrument.integrations.django import database_url
-from usage_instrument.schema import define_tables
+from usage_instrument.schema import create_all, define_tables
 from usage_instrument.testing import capture_usage
 
 # What Django says of a sync iterator under ASGI, and of an async one under WSGI.
@@ -434,6 +437,58 @@ def test_a_build_without_a_database_goes_on(monkeypatch, caplog):
     monkeypatch.setattr(settings, "DATABASES", {"default": {"ENGINE": "django.db.backends.dummy"}})
     assert configured() is None
     assert "DATABASES names no database" in caplog.text
+
+
+# ---- manage.py flush
+
+
+def _django_database(database, monkeypatch):
+    """An alias of Django's for a database of the tests."""
+    url = sa.make_url(database.url)
+    values = {"ENGINE": f"django.db.backends.{_ENGINES[database.name]}", "NAME": url.database}
+    if database.name != "sqlite":
+        values |= {"USER": url.username, "PASSWORD": url.password, "HOST": url.host, "PORT": str(url.port)}
+    if database.name == "mariadb":
+        monkeypatch.setitem(sys.modules, "MySQLdb", pymysql)
+        pymysql.install_as_MySQLdb()
+    settled = ConnectionHandler({"default": settings.DATABASES["default"], "flushed": values}).settings["flushed"]
+    monkeypatch.setitem(connections.settings, "flushed", settled)
+    return "flushed"
+
+
+_ENGINES = {"sqlite": "sqlite3", "postgresql": "postgresql", "mariadb": "mysql"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"), [("sqlite", None), ("postgresql", None), ("postgresql", "analytics"), ("mariadb", None)]
+)
+def test_flush_empties_the_counts_with_the_users(kind, schema, request, monkeypatch):
+    database = request.getfixturevalue(kind)
+    alias, engine = _django_database(database, monkeypatch), database.engine()
+    try:
+        call_command("migrate", database=alias, verbosity=0)
+        if schema is not None:
+            with engine.begin() as connection:
+                connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+        tables = create_all(engine, schema=schema, users="auth_user.id", user_id_type="integer").tables
+        assert tables.users == "auth_user.id"
+        tracker = usage.configure(database.url, schema=schema, user_id_type="integer", flush_interval=3600)
+        user = site.User.objects.db_manager(alias).create_user("ada")
+        tracker.track("search", user=user.pk, audit=True)
+        assert tracker.flush(30), tracker.stats()
+        call_command("flush", database=alias, interactive=False, verbosity=0)
+        assert not site.User.objects.using(alias).exists()
+        assert [table.name for table in tables if all_of(engine, table)] == [
+            "feature_usage_writers",
+            "feature_usage_access",
+        ]
+        again = site.User.objects.db_manager(alias).create_user("bob")
+        tracker.track("search", user=again.pk, count=2)
+        assert tracker.flush(30), tracker.stats()
+        assert counts(engine, tables) == {("search", again.pk): 2}
+    finally:
+        connections[alias].close()
+        del connections[alias]
 
 
 # ---- a site of its own

@@ -159,7 +159,7 @@ class PostgreSQL(Dialect):
         )
         sequence = f"pg_get_serial_sequence({added}, 'id')"
         return (
-            f"DO $$ DECLARE role text; BEGIN {alter}; "
+            f"DO $$ DECLARE role text; BEGIN {alter}; "  # noqa: S608 - quoted names
             "FOR role IN SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END "
             "FROM pg_class c, aclexplode(c.relacl) a "
             f"WHERE c.oid = to_regclass(CASE WHEN to_regclass({known}) IS NOT NULL "
