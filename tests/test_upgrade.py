@@ -674,3 +674,39 @@ def test_makes_integer_ids_of_postgresql_big(postgresql: Database) -> None:
             for name in ("feature_usage.user_id", "feature_usage_access.actor_id")
         ]
     upgraded(engine, tables)
+
+
+def test_follows_users_of_mariadb_whose_ids_become_wider(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE users (id INT AUTO_INCREMENT PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO users VALUES (7)")
+        tables = create_all(connection, user_id_type="integer").tables
+        connection.execute(tables.usage.insert().values(user_id=7, feature_name="search"))
+        connection.execute(tables.history.insert().values(user_id=7, feature_name="search", bucket_start=OLD))
+    widen = "ALTER TABLE users MODIFY id BIGINT AUTO_INCREMENT"
+    with engine.begin() as connection:
+        assert check(connection, tables) == []
+        with pytest.raises(sa.exc.DBAPIError, match="foreign key constraint"):
+            connection.exec_driver_sql(widen)
+        for table in (tables.usage, tables.history):
+            (key,) = sa.inspect(connection).get_foreign_keys(table.name)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} DROP FOREIGN KEY {key['name']}")
+        connection.exec_driver_sql(widen)
+        connection.exec_driver_sql("INSERT INTO users VALUES (8589934592)")
+        tables, _, _ = reflected_options(connection, schema=None, users="auto", user_id_type="integer")
+        problems = check(connection, tables)
+    wide = "is INTEGER and must be BIGINT: run `usage-instrument db upgrade`"
+    assert f"feature_usage.user_id {wide}" in [problem.message for problem in problems]
+    assert not any(problem.blocks_writing for problem in problems)
+    upgraded(engine, tables)
+    tracker = Tracker(mariadb.url, Settings(user_id_type="integer"))
+    for user in (7, 2**33):
+        tracker.track("search", user=user, audit=True)
+    assert tracker.shutdown(30), tracker.stats()
+    with engine.begin() as connection:
+        found = connection.execute(sa.select(tables.usage.c.user_id, tables.usage.c.usage_count)).all()
+        assert sorted(found) == [(7, 2), (2**33, 1)]
+        connection.exec_driver_sql("DELETE FROM users")
+        assert connection.execute(sa.select(tables.usage.c.id)).all() == []
+        assert connection.execute(sa.select(tables.history.c.id)).all() == []

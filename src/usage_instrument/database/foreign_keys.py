@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +66,7 @@ def key_actions(key: Any) -> str:
 def _obstacle(connection: Connection, of: Table, users: UsersColumn) -> str | None:
     mine = _type(connection, UsersColumn(of.schema, of.name, "user_id"))
     theirs = _type(connection, users)
-    integers = {"INTEGER", "BIGINT"}
-    if mine != theirs and not (connection.dialect.name == "postgresql" and {mine, theirs} <= integers):
+    if mine != theirs and not _will_fit(connection, mine, theirs):
         return f"it is {mine}, and {users} is {theirs}"
     rows = table(of.name, column("user_id"), schema=of.schema)
     known_users = table(users.table, column(users.column), schema=users.schema)
@@ -75,6 +75,14 @@ def _obstacle(connection: Connection, of: Table, users: UsersColumn) -> str | No
     if unknown:
         return f"{unknown:,} of its rows are of users that {users} does not hold; delete them and run this again"
     return None
+
+
+def _will_fit(connection: Connection, mine: str | None, theirs: str | None) -> bool:
+    """Whether a foreign key can join two types, after `db upgrade` has made an INTEGER as wide as the users' ids."""
+    mine, theirs = (re.sub(r"\(\d+\)", "", each or "") for each in (mine, theirs))  # display widths
+    if connection.dialect.name == "postgresql":
+        return {mine, theirs} <= {"INTEGER", "BIGINT"}
+    return mine.replace("INTEGER", "BIGINT") == theirs
 
 
 def _type(connection: Connection, of: UsersColumn) -> str | None:

@@ -107,6 +107,8 @@ class MariaDB(Dialect):
         return found
 
     def harmless_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
+        if self._wide_id_type(connection, table, column, live) is not None:
+            return ["is INTEGER and must be BIGINT"]
         wanted = self._own_text_type(connection, table, column, live)
         if wanted is None or _live_collation(connection, table, column)[1] in {None, wanted.collation}:
             return []
@@ -123,17 +125,32 @@ class MariaDB(Dialect):
                 return None
         return wanted
 
+    def _wide_id_type(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> Any:
+        """The type for a user id that is an INT while those of the users table, or of the definition, are wider."""
+        type_ = live["type"]
+        if column.name not in {"user_id", "actor_id"} or not isinstance(type_, sqltypes.Integer):
+            return None
+        inspector = inspect(connection)
+        wanted: Any = column.type
+        for key in inspector.get_foreign_keys("feature_usage", schema=table.schema):
+            if key["constrained_columns"] == ["user_id"]:
+                theirs = inspector.get_columns(key["referred_table"], schema=key["referred_schema"])
+                wanted = next(each["type"] for each in theirs if [each["name"]] == key["referred_columns"])
+        is_narrow = isinstance(wanted, sqltypes.BigInteger) and not isinstance(type_, sqltypes.BigInteger)
+        return wanted if is_narrow else None
+
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
         has_other_type = (
             column.name == "metadata"
             or isinstance(live["type"], TIMESTAMP)
             or self._own_text_type(connection, table, column, live) is not None
         )
+        wide_id = self._wide_id_type(connection, table, column, live)
         ours = column.server_default
         default: Any = ours.arg if isinstance(ours, DefaultClause) else live["default"]
         new: Column[Any] = Column(
             column.name,
-            column.type if has_other_type else live["type"],
+            wide_id or (column.type if has_other_type else live["type"]),
             primary_key=column is table.autoincrement_column,
             nullable=live["nullable"] or column.name in NULLABLE,
             server_default=text(default) if isinstance(default, str) else default,
