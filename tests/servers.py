@@ -224,6 +224,23 @@ def pgbouncer(server: int, connections: int) -> Iterator[int]:
             yield port
 
 
+@contextlib.contextmanager
+def redis() -> Iterator[int]:
+    """A Redis server that keeps nothing; yields its port."""
+    program = _program("redis-server", "/usr/bin", "/usr/local/bin")
+    with _home("redis", "nobody") as home:
+        port = free_port()
+        options: list[str | Path] = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", home.path]
+        with home.serve([program, *options], signal.SIGTERM, lambda: _listens(port)):
+            yield port
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on now, below those that systems give to clients, who come at any moment."""
     while True:

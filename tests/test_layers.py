@@ -57,7 +57,7 @@ THIRD_PARTY = {
     "dashboard": {"anyio", "jinja2", "markupsafe", "starlette"},
     "integrations": {
         *("asgiref", "celery", "click", "django", "fastapi", "flask", "flask_login", "opentelemetry"),
-        *("prometheus_client", "starlette", "werkzeug"),
+        *("prometheus_client", "rq", "starlette", "werkzeug"),
     },
     "database.alembic_operations": {"alembic"},
     "migrations": {"alembic"},
