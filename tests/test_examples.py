@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -106,6 +107,31 @@ def test_the_vault_tells_who_opened_it(tmp_path: Path) -> None:
             connection.execute("DROP TABLE feature_usage_access")
         assert request("GET", f"{address}/vault/4", "ada")[0] == 503
     connection.close()
+
+
+def test_a_bearer_token_opens_the_dashboard_to_admins(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "bearer_app:app", "--port", "0"]
+    with serving(command, tmp_path / "usage.db") as address, httpx.Client(base_url=address, trust_env=False) as client:
+
+        def log_in(name: str, password: str = "secret", **query: str) -> httpx.Response:
+            return client.post("/login", params=query, data={"name": name, "password": password})
+
+        assert (log_in("ada", "").status_code, log_in("eve", "").status_code) == (401, 401)
+        ada, bob = ({"Authorization": f"Bearer {log_in(name).text}"} for name in ("ada", "bob"))
+        client.cookies.clear()
+        assert client.get("/events", headers=bob).status_code == 200
+        assert client.get("/admin/usage/", headers=bob).status_code == 403
+        assert client.get("/admin/usage/top-features.csv", headers=ada).status_code == 200
+        refused = client.get("/admin/usage/")
+        assert refused.status_code == 403
+        assert 'href="/login?next=%2Fadmin%2Fusage%2F"' in refused.text
+        assert log_in("ada", next="https://evil.example/").status_code == 200
+        assert log_in("ada", next="/admin/usage/").headers["Location"] == "/admin/usage/"
+        assert client.get("/admin/usage/").status_code == 200
+    with contextlib.closing(sqlite3.connect(tmp_path / "usage.db")) as connection:
+        found = connection.execute("SELECT user_id, feature_name, usage_count FROM feature_usage").fetchall()
+    assert found == [("bob", "list_events", 1)]
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,15 +34,18 @@ from django.core.wsgi import get_wsgi_application
 from django.db import connections, models
 from django.db.utils import ConnectionHandler
 from django.test.utils import override_settings
+from django.urls import path
 
 import django_site as site
 import usage_instrument as usage
-from reading import all_of, counts
-from usage_instrument import _default, asgi, wsgi
+from reading import all_of, counts, made
+from usage_instrument import Settings, Tracker, _default, asgi, wsgi
 from usage_instrument.capture.context import holder
 from usage_instrument.capture.user_ids import user_id_of
+from usage_instrument.dashboard import page_jobs
 from usage_instrument.errors import ConfigurationError, DeclarationError, UserIdError
 from usage_instrument.integrations.django import database_url
+from usage_instrument.integrations.django.dashboard import Dashboard
 from usage_instrument.schema import create_all, define_tables
 from usage_instrument.testing import capture_usage
 
@@ -489,6 +493,64 @@ def test_flush_empties_the_counts_with_the_users(kind, schema, request, monkeypa
     finally:
         connections[alias].close()
         del connections[alias]
+
+
+# ---- the dashboard
+
+
+def is_ada(request):
+    return request.user.get_username() == "ada"
+
+
+@pytest.fixture
+def dashboard(sqlite, monkeypatch):
+    """In the site, at /admin/usage/, for Ada."""
+    monkeypatch.setattr(page_jobs, "SOON", 60)  # pages are waited for, however busy this machine is
+    with capture_usage():
+        engine = sqlite.engine()
+        tables = made(engine, user_id_type="integer")
+        with engine.begin() as connection:
+            connection.execute(tables.usage.insert().values(user_id=7, feature_name="export", usage_count=3))
+        tracker = Tracker(sqlite.url, Settings(user_id_type="integer"))
+        options = {"authorize_audit": is_ada, "tracker": tracker, "login_url": "/login?next={next}"}
+        shown = Dashboard(sqlite.url, authorize=is_ada, **options)
+        urls = (path("admin/usage/", shown.urls), *site.urlpatterns)
+        with override_settings(ROOT_URLCONF=urls):
+            yield engine, tables
+        assert tracker.shutdown()
+
+
+def test_the_dashboard_in_the_site(client, dashboard):
+    status, _, body = client("/admin/usage/top-features?period=7d")
+    assert status == 403
+    assert b'href="/login?next=%2Fadmin%2Fusage%2Ftop-features%3Fperiod%3D7d"' in body
+    client("/shop/login?name=ada")
+    status, headers, body = client("/admin/usage/")
+    assert status == 200
+    assert b"There is no history here" in body
+    assert {name.lower(): value for name, value in headers}["content-security-policy"].startswith("default-src 'none'")
+    (sheet,) = re.findall(rb'href="(usage-\w+\.css)"', body)
+    assert client(f"/admin/usage/{sheet.decode()}")[0] == 200
+    assert b"export" in client("/admin/usage/feature?feature=export")[2]
+    assert client("/admin/usage/nothing")[0] == 404
+    assert client("/admin/usage/", "POST")[0] == 405
+    status, headers, body = client("/admin/usage/", "HEAD")
+    assert (status, body) == (200, b"")
+
+
+def test_a_look_at_the_trail_is_the_users_of_the_site(client, dashboard):
+    engine, tables = dashboard
+    assert client("/admin/usage/audit")[0] == 403
+    client("/shop/login?name=ada")
+    assert client("/admin/usage/audit")[0] == 200
+    assert [(row.user_id, row.outcome) for row in all_of(engine, tables.access)] == [(1, "success")]
+
+
+def test_the_dashboards_database_is_the_trackers_or_the_sites(sqlite):
+    _default.reset()
+    assert str(database_url()) in str(Dashboard(authorize=is_ada)._reader)
+    configured(database=sqlite.url)
+    assert sqlite.url in str(Dashboard(authorize=is_ada)._reader)
 
 
 # ---- a site of its own

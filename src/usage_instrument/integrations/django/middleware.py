@@ -51,7 +51,7 @@ class UsageMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
-        self._counter = RequestCounter(settings.middleware_options(), _user_in, _login_paths, knows_routes=True)
+        self._counter = RequestCounter(settings.middleware_options(), user_in, _login_paths, knows_routes=True)
         user_logged_out.connect(_keep_logged_out, dispatch_uid="usage_instrument")
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
@@ -167,7 +167,7 @@ def _route(match: Any) -> Route:
     return Route(match.view_name, (template,), template, view, not is_static)
 
 
-def _user_in(http: HttpRequest) -> UserId | Unset:
+def user_in(http: HttpRequest) -> UserId | Unset:
     """The user, if something in the request has loaded it, else the id in a loaded session, else the user who has
     logged out in the request: reads no session, makes no query."""
     loaded = vars(http)
