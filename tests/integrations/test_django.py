@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import types
+import unittest
 from importlib import import_module
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.db import connections, models
 from django.db.utils import ConnectionHandler
+from django.test import TransactionTestCase
 from django.test.utils import override_settings
 from django.urls import path
 
@@ -490,6 +492,31 @@ def test_flush_empties_the_counts_with_the_users(kind, schema, request, monkeypa
         tracker.track("search", user=again.pk, count=2)
         assert tracker.flush(30), tracker.stats()
         assert counts(engine, tables) == {("search", again.pk): 2}
+    finally:
+        connections[alias].close()
+        del connections[alias]
+
+
+def test_a_transaction_test_case_ends_with_our_tables_in_place(postgresql, monkeypatch):
+    """Django empties its tables by its command after each of them."""
+    alias, engine = _django_database(postgresql, monkeypatch), postgresql.engine()
+    try:
+        call_command("migrate", database=alias, verbosity=0)
+        tables = create_all(engine, users="auth_user.id", user_id_type="integer").tables
+
+        class Case(TransactionTestCase):
+            databases = frozenset({alias})
+
+            def test_a_use(self):
+                user = site.User.objects.db_manager(alias).create_user("ada")
+                with engine.begin() as connection:
+                    connection.execute(tables.usage.insert().values(user_id=user.pk, feature_name="search"))
+
+        result = unittest.TestResult()
+        for _ in range(2):  # of which the second one finds nothing of the first
+            Case("test_a_use")(result)
+        assert (result.testsRun, result.errors, result.failures) == (2, [], [])
+        assert all_of(engine, tables.usage) == []
     finally:
         connections[alias].close()
         del connections[alias]
