@@ -18,6 +18,7 @@ from .demo.command import demo
 from .doctor import doctor
 from .errors import fail
 from .journal import journal
+from .mcp import mcp
 from .privacy import export, forget, opt_in, opt_out
 from .prune import prune
 
@@ -39,6 +40,7 @@ _EXAMPLES = {
     "forget": _USER,
     "journal recover": "--journal /var/lib/app/usage",
     "journal status": "--journal /var/lib/app/usage",
+    "mcp": "--url postgresql+psycopg://reader@db/app",
     "opt-in": _USER,
     "opt-out": _USER,
     "prune": "--older-than 400d --dry-run",
@@ -81,7 +83,7 @@ def _usage_instrument(
 
 
 questions.add_to(app)
-for command in (dashboard, demo, doctor, export, forget, opt_in, opt_out, prune):
+for command in (dashboard, demo, doctor, export, forget, mcp, opt_in, opt_out, prune):
     app.command()(command)
 for group_name, group in (("audit", audit), ("db", db), ("journal", journal)):
     app.add_typer(group, name=group_name)

@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings
 
 from .errors import fail
@@ -68,7 +69,7 @@ def settings(schema: str | None, users: str, user_id_type: UserIdKind) -> Settin
 
 
 def period(text: str | None) -> dt.timedelta | dt.datetime | None:
-    """The period of `--since`: a number of hours, days or weeks, or a date. Ends the command for anything else."""
+    """The period of `--since`: a number of hours, days or weeks, or a date. Raises ConfigurationError."""
     if text is None:
         return None
     back = _span(text)
@@ -77,7 +78,7 @@ def period(text: str | None) -> dt.timedelta | dt.datetime | None:
     try:
         return dt.datetime.fromisoformat(text)
     except ValueError:
-        raise fail(f"--since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not {text!r}") from None
+        raise ConfigurationError(f"--since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not {text!r}") from None
 
 
 def span(text: str, option: str) -> dt.timedelta:

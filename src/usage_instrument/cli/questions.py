@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, MetaData, exc, select, union
 from usage_instrument.database.reflection import missing_tables
 from usage_instrument.database.schema import define_tables
 from usage_instrument.database.tables import Tables
-from usage_instrument.errors import UserIdError
+from usage_instrument.errors import ConfigurationError, SchemaError, UserIdError
 from usage_instrument.events import canonical_user
 from usage_instrument.queries.periods import Since, since_text
 from usage_instrument.queries.printed import printed
@@ -94,13 +94,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def user_id(text: str, tables: Tables) -> UserId:
-    """The user id that a text stands for in these tables. Ends the command if it is none."""
+    """The user id that a text stands for in these tables. Raises UserIdError."""
     if text == "anonymous":
         return None
     try:
         return canonical_user(tables.user_id_type)(text)
     except UserIdError as error:
-        raise fail(f"{error}; the anonymous user is 'anonymous'") from None
+        raise UserIdError(f"{error}; the anonymous user is 'anonymous'") from None
 
 
 def _command(
@@ -144,7 +144,8 @@ def _parameter(argument: Argument) -> inspect.Parameter:
     )
 
 
-def _select(question: Question, tables: Tables, given: Mapping[str, Any]) -> Query:
+def select_of(question: Question, tables: Tables, given: Mapping[str, Any]) -> Query:
+    """The question with these options, as text. Raises ConfigurationError, and UserIdError for a wrong id."""
     converters: dict[str, Callable[[Any], Any]] = {
         "since": period,
         "user_id": lambda text: user_id(text, tables),
@@ -160,7 +161,7 @@ def _answer(
     answer = read(
         url,
         schema,
-        lambda connection, tables: _ask(connection, tables, question, _select(question, tables, given), given),
+        lambda connection, tables: ask(connection, tables, question, select_of(question, tables, given), given),
     )
     for caveat in answer.caveats:
         warn(caveat)
@@ -195,18 +196,19 @@ def _print_sql(
         raise fail("SQL for which database? Pass --url or --dialect, not both")
     url = url or (os.environ.get(DATABASE_VARIABLE) if dialect is None else None)
     if url:
-        text = read(url, schema, lambda on, tables: printed(_select(question, tables, given), on.dialect))
+        text = read(url, schema, lambda on, tables: printed(select_of(question, tables, given), on.dialect))
     elif dialect is None:
         raise fail("SQL for which database? Pass --url or --dialect")
     else:
         database = URL.create(dialect.value)
         with explained(database):
             tables = define_tables(MetaData(), schema=schema, users=None, user_id_type=user_id_type.value)
-            text = printed(_select(question, tables, given), database.get_dialect()())
+            text = printed(select_of(question, tables, given), database.get_dialect()())
     Printer().write(f"{text};\n")
 
 
-def _ask(connection: Connection, tables: Tables, question: Question, query: Query, given: Mapping[str, Any]) -> Answer:
+def ask(connection: Connection, tables: Tables, question: Question, query: Query, given: Mapping[str, Any]) -> Answer:
+    """The answer to a question with these options. Raises UsageInstrumentError."""
     feature = given.get("feature")
     try:
         result = connection.execute(query)
@@ -221,7 +223,7 @@ def _ask(connection: Connection, tables: Tables, question: Question, query: Quer
         if not missing:
             raise
         fix = "upgrade" if old_tables(connection, tables) else "create"
-        raise fail(f"there is no table {missing[0]}: run `usage-instrument db {fix}`") from None
+        raise SchemaError(f"there is no table {missing[0]}: run `usage-instrument db {fix}`") from None
     if not is_known:
         raise _unknown(str(feature), _features(connection, tables))
     return answer
@@ -233,10 +235,10 @@ def _features(connection: Connection, tables: Tables) -> list[str]:
     return [name for name in connection.scalars(names) if name is not None]
 
 
-def _unknown(feature: str, features: Sequence[str]) -> typer.Exit:
+def _unknown(feature: str, features: Sequence[str]) -> ConfigurationError:
     close = difflib.get_close_matches(feature, features, 3, 0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return fail(f"no feature {feature!r} was used or declared here{hint}")
+    return ConfigurationError(f"no feature {feature!r} was used or declared here{hint}")
 
 
 def _draw(answer: Answer) -> None:

@@ -1,0 +1,176 @@
+"""`usage-instrument mcp`: answers the questions to a program that speaks the Model Context Protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+from sqlalchemy import Connection
+
+from usage_instrument import __version__
+from usage_instrument.dashboard.errors import PageError
+from usage_instrument.dashboard.reader import Reader
+from usage_instrument.database.tables import Tables
+from usage_instrument.errors import ConfigurationError, UsageInstrumentError
+from usage_instrument.queries.periods import Since, since_text
+from usage_instrument.queries.questions import QUESTIONS, VARIANTS, Argument, Query, Question
+from usage_instrument.typing import Unit, UserId
+
+from .database import parsed
+from .errors import explained, fail
+from .options import Schema, Url, required
+from .questions import Step, ask, select_of
+
+if TYPE_CHECKING:
+    from mcp.server import Server
+
+ROWS = 200
+"""Rows of an answer, at most."""
+FEWEST = 5
+"""Without identities, a value in the metadata of fewer users is left out: it may tell who they are."""
+_INSTRUCTIONS = (
+    "Answers questions about which features of an application people use. It only reads. `adoption` lists the features "
+    "with their users and uses, `unused` those without. Days are UTC days. Anonymous uses have no user."
+)
+_SCHEMAS: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    UserId: {"type": "string"},
+    Since: {"type": "string"},
+    Unit: {"enum": list(get_args(Unit))},
+    int: {"type": "integer", "minimum": 1, "maximum": ROWS},
+    float: {"type": "number", "exclusiveMinimum": 0},
+}
+
+
+def mcp(
+    url: Url = None,
+    schema: Schema = None,
+    identities: Annotated[
+        bool,
+        typer.Option("--identities", help="Also answer questions about single users, and show user ids."),
+    ] = False,
+) -> None:
+    """Serve the questions as read-only tools over the Model Context Protocol, on stdin and stdout.
+
+    No tool takes SQL. Without --identities, no answer holds a user id.
+    """
+    database = parsed(required(url))
+    try:
+        import anyio
+        from mcp.server.stdio import stdio_server
+    except ModuleNotFoundError:
+        raise fail('a library is missing: pip install "usage-instrument[mcp]"') from None
+    with explained(database):
+        server = server_for(Reader(database, None, schema), identities)
+
+    async def serve() -> None:
+        async with stdio_server() as (incoming, outgoing):
+            await server.run(incoming, outgoing, server.create_initialization_options())
+
+    anyio.run(serve)
+
+
+def server_for(reader: Reader, identities: bool) -> Server[Any]:
+    """The server of these questions over one database."""
+    from anyio import to_thread
+    from mcp.server import Server
+    from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool, ToolAnnotations
+
+    questions = {
+        question.select.__name__: question
+        for question in QUESTIONS
+        if identities or not any(argument.type is UserId for argument in question.arguments)
+    }
+    tools = [
+        Tool(
+            name=name,
+            title=question.title,
+            description=_description(question, identities),
+            input_schema=_schema(question),
+            annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
+        )
+        for name, question in questions.items()
+    ]
+
+    async def list_tools(*_: Any) -> ListToolsResult:
+        return ListToolsResult(tools=tools)
+
+    async def call_tool(_: Any, params: Any) -> CallToolResult:
+        try:
+            question = questions.get(params.name)
+            if question is None:
+                raise ConfigurationError(f"there is no tool {params.name!r}, but {', '.join(questions)}")
+            given = checked(question, params.arguments or {})
+            answer = await to_thread.run_sync(
+                reader.read, lambda connection, tables: _answer(connection, tables, question, given, identities)
+            )
+        except (UsageInstrumentError, PageError) as error:
+            text = " ".join([str(error), *getattr(error, "advice", ())])
+            return CallToolResult(content=[TextContent(text=text)], is_error=True)
+        content = TextContent(text=json.dumps(answer, ensure_ascii=False))
+        return CallToolResult(content=[content], structured_content=answer)
+
+    return Server(
+        "usage-instrument",
+        version=__version__,
+        instructions=_INSTRUCTIONS,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+
+
+def checked(question: Question, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a question, completed by its defaults. Raises ConfigurationError."""
+    from jsonschema import Draft202012Validator
+
+    for error in Draft202012Validator(_schema(question)).iter_errors(dict(given)):
+        raise ConfigurationError(f"{'.'.join(map(str, error.path)) or question.name}: {error.message}")
+    arguments = {argument.name: given.get(argument.name, _default(argument)) for argument in question.arguments}
+    return arguments | ({"by": Step(arguments["by"])} if "by" in arguments else {})
+
+
+def _answer(
+    connection: Connection, tables: Tables, question: Question, given: Mapping[str, Any], identities: bool
+) -> dict[str, Any]:
+    query: Query = select_of(question, tables, given)
+    if "limit" not in given:
+        query = query.limit(ROWS + 1)
+    answer = ask(connection, tables, question, query, given)
+    users = {column.name for column in question.columns if column.kind == "user"}
+    rows = [
+        {name: value for name, value in row.items() if identities or name not in users}
+        for row in answer.rows[:ROWS]
+        if identities or question is not VARIANTS or row["variant"] is None or row["unique_users"] >= FEWEST
+    ]
+    found = {"rows": rows, "has_more": len(answer.rows) > ROWS, "caveats": answer.caveats}
+    values: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return values
+
+
+def _description(question: Question, identities: bool) -> str:
+    about = question.about.format(period="in the period", by="step", key="key")
+    hidden = f" Values of fewer than {FEWEST} users are left out." if question is VARIANTS and not identities else ""
+    return f"{question.summary} {about}{hidden}"
+
+
+def _schema(question: Question) -> dict[str, Any]:
+    properties = {}
+    for argument in question.arguments:
+        default = _default(argument)
+        described = {**_SCHEMAS[argument.type], "description": argument.help}
+        properties[argument.name] = described if default is None else {**described, "default": default}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [argument.name for argument in question.arguments if argument.is_required],
+        "additionalProperties": False,
+    }
+
+
+def _default(argument: Argument) -> Any:
+    """The default as the command line takes it; None for none."""
+    if argument.is_required or argument.default is None:
+        return None
+    return since_text(argument.default) if argument.type is Since else argument.default
