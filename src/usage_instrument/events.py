@@ -64,6 +64,11 @@ class Use(NamedTuple):
         """The user, and the user who acted as them."""
         return (self.user,) if self.access is None else (self.user, self.access.actor)
 
+    def respelled(self, of: Callable[[UserId], UserId]) -> Use:
+        """The same with another spelling of the users."""
+        access = self.access and self.access._replace(actor=of(self.access.actor))
+        return self._replace(user=of(self.user), access=access)
+
 
 class Count(NamedTuple):
     """The uses of one feature by one user, to be added to one row of `feature_usage`."""
@@ -77,6 +82,12 @@ class Count(NamedTuple):
     """A JSON object as text."""
     history: tuple[tuple[dt.datetime, int], ...] = ()
     """Uses by the start of their bucket. Their sum is `uses`."""
+
+
+def row_order(count: Count) -> tuple[Any, ...]:
+    """The sort key of rows: all writers lock their common rows in one order. The anonymous user's rows, which every
+    process writes, come last and are locked for the shortest time."""
+    return count.user is None, count.user or 0, count.feature
 
 
 class Loss(NamedTuple):
@@ -95,6 +106,11 @@ class Batch(NamedTuple):
     losses: tuple[Loss, ...] = ()
     accesses: tuple[Use, ...] = ()
     """Rows of the audit trail, with canonical users and JSON text. A batch has either counts or accesses."""
+
+    @property
+    def users(self) -> set[UserId]:
+        """All users of counts and accesses."""
+        return {count.user for count in self.counts} | {user for use in self.accesses for user in use.users}
 
     @property
     def uses(self) -> int:

@@ -172,7 +172,9 @@ def _has_key(table: Table, live: set[str]) -> bool:
 
 def _unique_steps(connection: Connection, tables: Tables, table: Table, name: str) -> list[Step]:
     dialect = dialects.get(connection.dialect.name)
-    if dialect.has_unique(connection, table, name):
+    has_unique = dialect.has_unique(connection, table, name)
+    difference = dialect.unique_difference(connection, table, tables.user_id_type) if has_unique else None
+    if has_unique and difference is None:
         return []
     steps = []
     live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
@@ -191,7 +193,10 @@ def _unique_steps(connection: Connection, tables: Tables, table: Table, name: st
         merge = partial(merge_duplicates if is_usage else merge_history, tables=tables)
         steps.append(Step(f"Merge {rows} of {table.fullname} into others with the same key, {what}: {how}.", merge))
     add = partial(dialect.add_unique, table=table, name=name, user_id_type=tables.user_id_type)
-    steps.append(Step(f"Add the unique index {name} to {table.fullname}, NULLs included.", add))
+    make = f"Add the unique index {name} to {table.fullname}, NULLs included."
+    if difference is not None:
+        make = f"Make the unique index {name} of {table.fullname} anew: it {difference}."
+    steps.append(Step(make, add))
     return steps
 
 

@@ -6,10 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
-from usage_instrument.database.dialects.base import UsersColumn
+from usage_instrument.database.dialects.base import UsersColumn, live_users_column
 from usage_instrument.database.inspection import Problem, check
 from usage_instrument.database.schema import UNIQUE_USAGE
-from usage_instrument.database.users_table import live_users_column
 from usage_instrument.schema import create_all, define_tables
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from conftest import Database
 from reading import all_of, counts, made
 from usage_instrument import Settings, Tracker
+from usage_instrument.audit.verify import verify
 from usage_instrument.errors import UsageInstrumentError
 
 ADA, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)
@@ -52,12 +53,15 @@ def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role:
     assert tracker.flush(30), tracker.stats()
     with pytest.raises(UsageInstrumentError, match="nothing was done, as this role may not read the audit trail"):
         tracker.privacy.forget(ADA)
-    assert tracker.privacy.forget(ADA, keep_audit=True).kept is None
+    assert tracker.privacy.forget(ADA, keep_audit=True, actor=BOB).kept is None
     tracker.privacy.opt_out(BOB)
     tracker.privacy.opt_in(BOB)
     assert tracker.shutdown(30), tracker.stats()
     assert counts(engine, tables) == {("search", BOB): 2}
-    assert len(all_of(engine, tables.access)) == 2
+    *_, record = rows = sorted(all_of(engine, tables.access), key=lambda row: row.occurred_at)
+    assert (len(rows), record.feature_name, record.actor_id) == (3, "usage_instrument.erasure", BOB)
+    with engine.connect() as connection:
+        assert verify(connection, tables).findings == ()
     theirs = sa.create_engine(role, poolclass=sa.NullPool)
     access = tables.access
     for statement in (sa.select(access), sa.delete(access), sa.update(access).values(outcome="failed")):

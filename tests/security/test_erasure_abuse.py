@@ -129,6 +129,23 @@ def test_the_record_names_who_ordered_the_erasure(database: Database) -> None:
     assert holds(database, tables)
 
 
+def test_an_erasure_that_keeps_the_trail_is_recorded_too(database: Database) -> None:
+    tables = made(database.engine())
+    written(database, tables, Use("open_vault", ADA, None, 0, access("success")))
+    tracker = tracker_of(database, audit_timeout=0.1)
+    tracker.privacy.forget(ADA, actor=EVE, keep_audit=True)
+    (record,) = [row for row in all_of(database.engine(), tables.access) if row.chain_id == ADMIN_CHAIN]
+    assert (record.feature_name, record.user_id, record.actor_id) == ("usage_instrument.erasure", None, EVE)
+    told = json.loads(record.metadata)
+    assert (told["name"], told["kept"]) == (Key(PRIVACY_KEY).pseudonym_of(ADA), True)
+    assert holds(database, tables)
+    tracker.privacy.forget(EVE, actor=BOB)
+    tracker.shutdown()
+    ordered = [row.actor_id for row in all_of(database.engine(), tables.access) if row.chain_id == ADMIN_CHAIN]
+    assert ordered == [None, BOB], "who ordered it can be erased as well"
+    assert holds(database, tables)
+
+
 def test_the_command_records_who_ordered_it(sqlite: Database) -> None:
     tables = made(sqlite.engine())
     written(sqlite, tables, Use("open_vault", ADA, None, 0, access("success")))

@@ -39,7 +39,7 @@ METADATA = {
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erasure, "_MARGIN", 0.0)
+    monkeypatch.setattr(erasure.Erasure, "_await_gates", lambda self, announced: None)  # no other process is there
 
 
 def settings(**more: Any) -> Settings:
@@ -186,6 +186,37 @@ def test_a_foreign_suppression_stops_nobody_else(database: Database, caplog: pyt
     tracker.track("search", user=ADA)
     assert tracker.shutdown(30)
     assert counts(database.engine(), tables)["search", ADA] == 1
+
+
+def test_a_malformed_row_of_the_right_key_stops_nobody(sqlite: Database) -> None:
+    tables = made(sqlite.engine())
+    planted_suppression(sqlite, tables, Key(PRIVACY_KEY).id, user_hash="no hexadecimal digits")
+    tracker = Tracker(sqlite.url, settings())
+    tracker.track("search", user=ADA)
+    assert tracker.shutdown(30), tracker.stats()
+    assert counts(sqlite.engine(), tables) == {("search", ADA): 1}
+
+
+@pytest.mark.parametrize("command", [["create"], ["upgrade", "--yes"]])
+def test_a_foreign_suppression_stops_nobody_in_a_database_that_knows_its_key(
+    sqlite: Database, command: list[str]
+) -> None:
+    tables = made(sqlite.engine())
+    tables.losses.drop(sqlite.engine())  # so that there is something to upgrade
+    assert run(sqlite, "db", *command).exit_code == 0
+    planted_suppression(sqlite, tables, "0" * 16)
+    tracker, other = (Tracker(sqlite.url, settings(privacy_key=key)) for key in (PRIVACY_KEY, "z" * 32))
+    for each in (tracker, other):
+        each.track("search", user=ADA)
+    assert tracker.shutdown(30), tracker.stats()
+    assert not other.shutdown(1), "its key is not the one of the database"
+    assert counts(sqlite.engine(), tables) == {("search", ADA): 1}
+
+
+def planted_suppression(database: Database, tables: Tables, key_id: str, user_hash: str = "00" * 32) -> None:
+    row = {"user_hash": user_hash, "state": "forgotten", "key_id": key_id, "changed_at": dt.datetime(2026, 1, 1)}
+    with database.engine().begin() as connection:
+        connection.execute(sa.insert(tables.suppressions), row)
 
 
 def test_a_process_with_a_key_of_its_own_writes_nothing(sqlite: Database) -> None:

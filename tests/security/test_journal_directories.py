@@ -62,7 +62,7 @@ def test_a_directory_that_others_can_write_to_is_refused(sqlite: Database, root:
     assert (recovered.uses, recovered.unfinished) == (0, (path,))
     (found,) = status(str(root))
     assert (found.state, "is writable for others" in found.note) == ("dead", True)
-    assert list(directories_naming(str(root), lambda user: False)) == [path], "it cannot be searched"
+    assert list(directories_naming(str(root), lambda users: False)) == [path], "it cannot be searched"
 
 
 def test_erasure_reports_a_directory_that_it_may_not_read(sqlite: Database, root: Path) -> None:
@@ -125,7 +125,7 @@ def test_only_regular_files_are_opened(
     assert recover(sqlite.url, root).written == 1, "the one that nobody touched"
     assert len(list(status(str(root)))) <= len(NAMES)
     assert recover(sqlite.url, root).uses == 0
-    list(directories_naming(str(root), lambda user: user == ADA))
+    list(directories_naming(str(root), lambda users: ADA in users))
     assert time.monotonic() < before + 60, "nothing waits for a pipe"
     assert total(sqlite.engine(), tables) == 1
     assert precious.read_text() == "kept"

@@ -39,11 +39,15 @@ def append(
     the caller retries. Raises AuditError."""
     number, before = end(connection, tables, key)
     number += 1
-    text = json.dumps(record, separators=(",", ":"), sort_keys=True)
-    done = Use(feature, None, text, 0, Access(uuid4(), "success", time.time_ns() // 1000, actor))
-    row = row_of(done, "", ADMIN_CHAIN, number)
+    row = row_of(action(feature, record, actor), "", ADMIN_CHAIN, number)
     row["link"] = link(key, before, row)
     connection.execute(insert(tables.access), row)
+
+
+def action(feature: str, record: Mapping[str, Any], actor: UserId) -> Use:
+    """An administrative action as an access."""
+    text = json.dumps(record, separators=(",", ":"), sort_keys=True)
+    return Use(feature, None, text, 0, Access(uuid4(), "success", time.time_ns() // 1000, actor))
 
 
 def end(connection: Connection, tables: Tables, key: str | None) -> tuple[int, str]:

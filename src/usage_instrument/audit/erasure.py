@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Table, bindparam, or_, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, or_, select, update
 
 from usage_instrument.typing import UserId
 
 from . import admin_chain, self_access
-from .chain import PARTS, erased
+from .chain import PARTS, Chain, erased
 
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
@@ -66,6 +66,21 @@ def erase(
         actor = None
     admin_chain.append(connection, tables, audit_key, admin_chain.ERASURE, record, actor)
     return len(rows)
+
+
+def record_kept(
+    connection: Connection, tables: Tables, audit_key: str | None, pseudonym: str, actor: UserId, *, may_read: bool
+) -> None:
+    """Record that `actor` ordered an erasure that leaves the trail as it is; the caller commits.
+
+    A role that may not read the trail cannot extend the admin chain: its record is a chain of one row.
+    """
+    record = {"name": pseudonym, "kept": True, **{part: {} for part in PARTS}}
+    if may_read:
+        admin_chain.append(connection, tables, audit_key, admin_chain.ERASURE, record, actor)
+    else:
+        rows = Chain(audit_key).rows([admin_chain.action(admin_chain.ERASURE, record, actor)], "")
+        connection.execute(insert(tables.access), rows)
 
 
 def _attempts(connection: Connection, access: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -272,4 +272,9 @@ class Gate:
         if now >= self._suppressions_due:
             self._connected().run(self._suppressions.read)
             self._suppressions_due = now + SUPPRESSIONS_INTERVAL
-        return [without_erased_users(caller.use, self._suppressions.pseudonym) for caller in group]
+        spellings = self._suppressions.spellings
+        users = {user for caller in group for user in caller.use.users}
+        if spellings.lacks(users):
+            self._connected().run(partial(spellings.look_up, users=users))
+        uses = (caller.use.respelled(spellings.of) for caller in group)
+        return [without_erased_users(use, self._suppressions.pseudonym) for use in uses]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from usage_instrument import upgrade, views
-from usage_instrument.database import dialects, inspection
+from usage_instrument.database import dialects, inspection, suppressions
 from usage_instrument.database.schema import Created, ReflectedOptions, create_all, reflected_options
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
@@ -41,6 +41,7 @@ def create(
         if message is not None:
             raise ConfigurationError(message)
         created = create_all(connection, **_options(settings))
+        _mark_key(connection, created.tables)
         connection.commit()
         dialect = dialects.get(connection.dialect.name)
         grants = [] if audit_role is None else dialect.audit_role(connection, created.tables, audit_role)
@@ -105,7 +106,10 @@ def upgrade_(
     def change(connection: Connection, settings: Settings) -> upgrade.Upgrade:
         tables = reflected_options(connection, **_options(settings)).tables
         connection.rollback()
-        return upgrade.upgrade(connection, tables)
+        done = upgrade.upgrade(connection, tables)
+        _mark_key(connection, tables)
+        connection.commit()
+        return done
 
     planned = run(url, schema, users, user_id_type, look, needs_file=True)
     is_program = output is not Format.TABLE
@@ -154,3 +158,10 @@ def _type_problem(options: ReflectedOptions) -> str | None:
 
 def _options(settings: Settings) -> dict[str, Any]:
     return {"schema": settings.schema, "users": settings.users, "user_id_type": settings.user_id_type}
+
+
+def _mark_key(connection: Connection, tables: Tables) -> None:
+    """Mark the privacy_key of the environment as the one of the database, unless it has rows of users."""
+    secret = Settings.from_environment(enabled=False).privacy_key
+    if secret is not None and connection.execute(select(tables.suppressions).limit(1)).first() is None:
+        suppressions.mark(connection, tables, suppressions.Key(secret))

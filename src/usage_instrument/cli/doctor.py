@@ -100,7 +100,7 @@ def _check_all(connection: Connection, settings: Settings) -> list[Finding]:
         f"and refer to {tables.users}" if tables.users else "without a foreign key"
     )
     found.append(Finding("tables", OK, f"complete; {users}"))
-    for check in (_privileges, _clock, _time_zone, _writers, _losses, _catalog):
+    for check in (_privileges, _temporary_tables, _clock, _time_zone, _writers, _losses, _catalog):
         connection.rollback()
         found += check(connection, tables, settings)
     return found
@@ -136,6 +136,18 @@ def _privileges(connection: Connection, tables: Tables, settings: Settings) -> I
         yield Finding("privileges", OK, "this role can write (tried, and rolled back)")
     finally:
         dialect.rollback(connection)
+
+
+def _temporary_tables(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:
+    """Behind a transaction pooler, one client's temporary table swallows the rows of others."""
+    hidden = dialects.get(connection.dialect.name).temporary_tables(connection, tables)
+    if hidden:
+        yield Finding(
+            "temporary tables",
+            BAD,
+            f"a session has temporary tables that hide {', '.join(hidden)}",
+            "end the session and run REVOKE TEMPORARY ON DATABASE … FROM PUBLIC, see docs/deployment.md",
+        )
 
 
 def _clock(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:

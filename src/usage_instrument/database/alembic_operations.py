@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alembic.autogenerate import renderers
 from alembic.operations import ops
-from sqlalchemy import Connection, MetaData, Table, inspect
+from sqlalchemy import Column, Connection, Dialect, MetaData, Table, inspect
 
 from . import dialects
 from .inspection import lacks_primary_key
@@ -61,11 +61,28 @@ def correct(context: AutogenContext, upgrade: ops.UpgradeOps) -> None:
     connection = context.connection
     if connection is None:
         return
+    for op in upgrade.ops:
+        if isinstance(op, ops.CreateTableOp) and op.table_name in NAMES:
+            op.columns = [_on_server(column, connection.dialect) for column in op.columns]
     known = {table.name for tables in _defined(context) for table in tables}
     upgrade.ops[:] = [op for op in upgrade.ops if getattr(op, "table_name", None) not in NAMES - known]
     for tables in _defined(context):
         for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
             _Correction(connection, tables, table, unique).apply(upgrade)
+
+
+def _on_server(column: Any, dialect: Dialect) -> Any:
+    """A column with the collation of this server for string user ids, which a revision has to state."""
+    if not isinstance(column, Column) or dialect.name not in {"mysql", "mariadb"}:
+        return column
+    from .user_text import UserText, on_server
+
+    type_ = column.type.dialect_impl(dialect)
+    if not isinstance(type_, UserText):
+        return column
+    found: Column[Any] = column._copy()
+    found.type = on_server(type_, dialect)
+    return found
 
 
 def _defined(context: AutogenContext) -> Iterator[Tables]:

@@ -81,7 +81,7 @@ def merge_history(connection: Connection, tables: Tables) -> int:
 
 
 def _key(connection: Connection, table: Table, user_id_type: UserIdType) -> list[Any]:
-    return dialects.get(connection.dialect.name).unique_key(table, user_id_type)
+    return dialects.get(connection.dialect.name).unique_key(connection, table, user_id_type)
 
 
 def _duplicates(connection: Connection, tables: Tables) -> Sequence[Any]:

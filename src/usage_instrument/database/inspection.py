@@ -11,11 +11,11 @@ from sqlalchemy import types as sqltypes
 from sqlalchemy.engine.reflection import Inspector
 
 from . import dialects
-from .dialects.base import as_uuid
+from .dialects.base import as_uuid, live_users_column
 from .foreign_keys import CASCADES, key_actions
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from .tables import Tables
-from .users_table import fits, in_sql, kind_of, live_users_column
+from .users_table import fits, in_sql, kind_of
 
 CREATE = "run `usage-instrument db create`"
 UPGRADE = "run `usage-instrument db upgrade`"
@@ -149,12 +149,28 @@ def _missing_index(table: Table, index: Index) -> Problem:
     return Problem(f"table {table.fullname} has no index {index.name}: {UPGRADE}", False)
 
 
+def _equality_problem(connection: Connection, table: Table) -> Problem | None:
+    users = live_users_column(connection, table)
+    obstacle = users and dialects.get(connection.dialect.name).equality_obstacle(connection, users)
+    if not obstacle:
+        return None
+    return Problem(
+        f"{table.fullname}.user_id refers to {users}, which {obstacle}: drop the foreign key and say users='none', or "
+        "give the users ids that are compared byte by byte",
+        True,
+    )
+
+
 def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
     name = UNIQUE_USAGE if table is tables.usage else UNIQUE_HISTORY
     problems = []
     if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
         problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
+    elif difference := dialects.get(connection.dialect.name).unique_difference(connection, table, tables.user_id_type):
+        problems.append(Problem(f"the unique index {name} of {table.fullname} {difference}: {UPGRADE}", False))
     problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
+    if tables.user_id_type == "string" and (problem := _equality_problem(connection, table)):
+        problems.append(problem)
     if tables.users is not None and live_users_column(connection, table) is None:
         problems.append(
             Problem(

@@ -6,10 +6,10 @@ from sqlalchemy import Connection, MetaData, inspect
 
 from usage_instrument.errors import SchemaError
 
-from .dialects.base import as_uuid
+from .dialects.base import as_uuid, live_users_column
 from .schema import define_tables
 from .tables import Tables
-from .users_table import kind_of, live_column, live_users_column
+from .users_table import kind_of, live_column
 
 
 def find_tables(connection: Connection, schema: str | None = None) -> Tables:

@@ -22,9 +22,9 @@ from .definitions import (
     define_usage,
     define_writers,
 )
-from .dialects.base import unique_key
+from .dialects.base import live_users_column, unique_key
 from .tables import INFO, Tables
-from .users_table import column_name, defined_users_column, find_users, live_users_column, user_id_column_type
+from .users_table import column_name, defined_users_column, find_users, user_id_column_type
 
 UNIQUE_USAGE = "uq_feature_usage_user_feature"
 UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"

@@ -7,7 +7,7 @@ import hmac
 from typing import Literal, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.events import canonical_user
@@ -15,6 +15,7 @@ from usage_instrument.runtime import log
 from usage_instrument.typing import UserId
 
 from .expressions import Ago
+from .spellings import Spellings
 from .tables import Tables
 from .upsert import upsert
 
@@ -36,6 +37,8 @@ class Key:
         self._secret = secret.encode()
         self.id = self._hash("key")[:16]
         """Identifies the key without revealing it."""
+        self.mark = self._hash("mark")
+        """The hash of nobody, in the row that marks this key as the one of the database."""
 
     def hash_of(self, user: UserId) -> str:
         """64 hexadecimal digits. 7 and "7" are different users."""
@@ -58,8 +61,11 @@ class Suppressions:
         self._canonical = canonical_user(tables.user_id_type)
         self._key = None if secret is None else Key(secret)
         self._states: dict[bytes, State] = {}
+        self._is_confirmed = False
         self._newest: dt.datetime | None = None
         self._cache: dict[UserId, State | None] = {}
+        self.spellings = Spellings(tables)
+        """The users are compared in these spellings, as far as they are looked up."""
 
     def __bool__(self) -> bool:
         return bool(self._states)
@@ -68,8 +74,8 @@ class Suppressions:
         """Read new rows; True if there were any. Raises ConfigurationError if this process has another key than the
         others.
 
-        A row of another key stops this process only if there is no row of its own key: anybody who may insert could
-        otherwise stop everybody.
+        A row of another key stops this process only if there is no row of its own key, such as the mark: anybody who
+        may insert could otherwise stop everybody.
         """
         table = self._table
         query = select(table.c.user_hash, table.c.state, table.c.key_id, table.c.changed_at)
@@ -78,9 +84,13 @@ class Suppressions:
         now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
         changed, foreign = False, 0
         for row in connection.execute(query):
-            user = None if self._key is None or row.key_id != self._key.id else _unhexed(row.user_hash)
+            is_own = self._key is not None and row.key_id == self._key.id
+            self._is_confirmed = self._is_confirmed or is_own
+            user = _unhexed(row.user_hash) if is_own else None
             if user is None:
                 foreign += 1
+                continue
+            if self._key is not None and row.user_hash == self._key.mark:
                 continue
             changed = changed or self._states.get(user) != row.state
             self._states[user] = row.state
@@ -88,7 +98,7 @@ class Suppressions:
             self._newest = (
                 min(row.changed_at, now) if self._newest is None else max(self._newest, min(row.changed_at, now))
             )
-        if foreign and not self._states:
+        if foreign and not self._is_confirmed:
             reason = "is not set" if self._key is None else "is not the one of these rows"
             raise ConfigurationError(
                 f"{table.fullname} has users who are not counted, and privacy_key {reason}: "
@@ -99,6 +109,7 @@ class Suppressions:
                 "foreign suppressions", "%s has %d rows of another privacy_key: ignored", table.fullname, foreign
             )
         if changed:
+            self.spellings.clear()
             self._cache = {}  # a new dict: a thread in `state` still writes to the old one
         return changed
 
@@ -106,6 +117,7 @@ class Suppressions:
         """The state of a user, whose id may have any form; None without a row. Any thread may call it."""
         if not self._states or user is None or self._key is None:
             return None
+        user = self.spellings.of(user)
         cache = self._cache
         try:
             return cache[user]
@@ -114,7 +126,7 @@ class Suppressions:
         if len(cache) >= _CACHED_USERS:
             cache.clear()
         try:
-            found = self._states.get(bytes.fromhex(self._key.hash_of(self._canonical(user))))
+            found = self._states.get(bytes.fromhex(self._key.hash_of(self._spelled(user))))
         except UserIdError:
             found = None
         cache[user] = found
@@ -136,7 +148,10 @@ class Suppressions:
         """The pseudonym of a user whom the audit trail does not name; None for every other user."""
         if self._key is None or not self.pseudonymises(user):
             return None
-        return self._key.pseudonym_of(self._canonical(user))
+        return self._key.pseudonym_of(self._spelled(user))
+
+    def _spelled(self, user: UserId) -> UserId:
+        return self.spellings.of(self._canonical(user))
 
 
 def _unhexed(text: str) -> bytes | None:
@@ -151,6 +166,19 @@ def state_of(connection: Connection, tables: Tables, key: Key, user: UserId) -> 
     table = tables.suppressions
     found: State | None = connection.scalar(select(table.c.state).where(table.c.user_hash == key.hash_of(user)))
     return found
+
+
+def mark(connection: Connection, tables: Tables, key: Key) -> None:
+    """Mark this key as the one of the database, so that rows of other keys stop no process; the caller commits."""
+    table = tables.suppressions
+    if connection.scalar(select(table.c.user_hash).where(table.c.user_hash == key.mark)) is None:
+        values = {
+            "user_hash": key.mark,
+            "state": OPTED_IN,
+            "key_id": key.id,
+            "changed_at": dt.datetime.now(dt.UTC).replace(tzinfo=None),
+        }
+        connection.execute(insert(table).values(values))
 
 
 def suppress(connection: Connection, tables: Tables, key: Key, user: UserId, state: State) -> None:

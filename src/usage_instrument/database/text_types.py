@@ -8,7 +8,8 @@ from sqlalchemy import String
 from sqlalchemy.types import TypeEngine
 
 BINARY: dict[str, Any] = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
-"""Stated for each column of MariaDB: the default of the database may lack characters, and ignores case."""
+"""Stated for each column of MariaDB: the default of the database may lack characters, and ignores case. This one
+ignores trailing spaces."""
 
 
 def text_type(length: int) -> TypeEngine[Any]:
@@ -16,3 +17,10 @@ def text_type(length: int) -> TypeEngine[Any]:
     from sqlalchemy.dialects.mysql import VARCHAR
 
     return String(length).with_variant(VARCHAR(length, **BINARY), "mysql", "mariadb")
+
+
+def user_text_type(length: int) -> TypeEngine[Any]:
+    """A string user id of at most `length` characters, of which every difference counts."""
+    from .user_text import UserText
+
+    return String(length).with_variant(UserText(length), "mysql", "mariadb")

@@ -17,7 +17,7 @@ from usage_instrument.typing import UserIdType
 
 from . import dialects
 from .dialects.base import UsersColumn
-from .text_types import text_type
+from .text_types import text_type, user_text_type
 
 # ---- in a MetaData
 
@@ -98,7 +98,10 @@ def user_id_column_type(users_column: Column[Any] | str | None, user_id_type: Us
         return users_column.type
     if user_id_type == "uuid":
         return Uuid()
-    return BigInteger() if user_id_type == "integer" else text_type(STRING_ID_LENGTH)
+    if user_id_type == "integer":
+        return BigInteger()
+    # A foreign key requires the same collation on both sides, and that of a table which is not here is unknown.
+    return user_text_type(STRING_ID_LENGTH) if users_column is None else text_type(STRING_ID_LENGTH)
 
 
 def in_sql(connection: Connection, type_: TypeEngine[Any]) -> str:
@@ -133,14 +136,6 @@ def live_column(
     return None
 
 
-def live_users_column(connection: Connection, usage: Table) -> UsersColumn | None:
-    """The column that the `user_id` of a live table refers to; None without a foreign key."""
-    for key in inspect(connection).get_foreign_keys(usage.name, schema=usage.schema):
-        if key["constrained_columns"] == ["user_id"]:
-            return UsersColumn(key["referred_schema"], key["referred_table"], key["referred_columns"][0])
-    return None
-
-
 class Users(NamedTuple):
     """The users table that was found in a database."""
 
@@ -170,6 +165,9 @@ def find_users(
             raise ConfigurationError(
                 f"users={users!r}: this database has no such column; say 'table.column' or 'schema.table.column'"
             )
+        obstacle = dialects.get(connection.dialect.name).equality_obstacle(connection, users_column)
+        if user_id_type == "string" and obstacle:
+            raise ConfigurationError(f"users={users!r}: {users_column} {obstacle}; say users=None")
         column = _checked_type(_define_users(metadata, users_column.schema, users_column.table, live), user_id_type)
     else:
         column = defined_users_column(metadata, schema, users, user_id_type)

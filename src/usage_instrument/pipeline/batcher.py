@@ -16,7 +16,7 @@ from uuid import UUID
 from usage_instrument.audit.record import without_erased_users
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.database.suppressions import Suppressions
-from usage_instrument.events import Batch, Count, Loss, Use
+from usage_instrument.events import Batch, Count, Loss, Use, row_order
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
@@ -308,11 +308,10 @@ class Batcher:
         accesses: Collection[Use],
         state: BatchState,
     ) -> None:
-        """Set the batch. Rows are sorted here and nowhere else: all writers lock their common rows in one order. The
-        anonymous user's rows, which every process writes, come last and are locked for the shortest time."""
+        """Set the batch, sorted."""
         self.version += 1
         if counts or losses or accesses:
-            ordered = sorted(counts, key=lambda count: (count.user is None, count.user or 0, count.feature))
+            ordered = sorted(counts, key=row_order)
             self.batch, self.state = Batch(number, tuple(ordered), losses, tuple(accesses)), state
         else:
             self.batch, self.state = None, BatchState.NONE
@@ -367,14 +366,24 @@ class Batcher:
     # ---- readers on other threads
 
     @_locked
-    def unwritten(self, user: UserId, writer_id: UUID | None) -> Unwritten:
-        """One user's counts, here and pending."""
+    def users(self) -> set[UserId]:
+        """The users of all counts, here and pending."""
+        held = (*self._parts, self.deferred.counts, () if self.batch is None else self.batch.counts)
         with self._pending.lock:
-            counts = self._pending.counts.of(user) + self._uncut.counts.of(user)
-        counts += [count for part in (*self._parts, self.deferred.counts) for count in part if count.user == user]
+            users = self._pending.counts.users | self._uncut.counts.users
+        return users | {count.user for part in held for count in part}
+
+    @_locked
+    def unwritten(self, users: Collection[UserId], writer_id: UUID | None) -> Unwritten:
+        """The counts of a user, who may have several spellings, here and pending."""
+        counts: list[Count] = []
+        with self._pending.lock:
+            for user in users:
+                counts += self._pending.counts.of(user) + self._uncut.counts.of(user)
+        counts += [count for part in (*self._parts, self.deferred.counts) for count in part if count.user in users]
         batch = self.batch
         if batch is not None:
-            batch = Batch(batch.number, tuple(count for count in batch.counts if count.user == user))
+            batch = Batch(batch.number, tuple(count for count in batch.counts if count.user in users))
         return Unwritten(self.version, writer_id, batch, tuple(counts))
 
     @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.errors import describe
@@ -251,10 +251,15 @@ class Pipeline:
     def _unread(self) -> int:
         return self.buffer.uses + (self.journal.unread if self.journal is not None else 0)
 
-    def unwritten(self, user: UserId) -> Unwritten:
-        """One user's captured uses that this process has not written."""
+    def unwritten_users(self) -> set[UserId]:
+        """The users of captured uses that this process has not written."""
         self._aggregator.aggregate()
-        return self.writer.unwritten(user)
+        return self.writer.batcher.users()
+
+    def unwritten(self, users: Collection[UserId]) -> Unwritten:
+        """The captured uses of a user, who may have several spellings, that this process has not written."""
+        self._aggregator.aggregate()
+        return self.writer.unwritten(users)
 
     def stats(self) -> Stats:
         """The figures of this process."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, select
 
 from usage_instrument.database.engines import Connector, Database, connect
+from usage_instrument.database.spellings import Spellings
 from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.events import MAX_COUNT, Count
 from usage_instrument.runtime.threads import start as start_thread
@@ -52,6 +53,7 @@ class UsageReader:
         self._database = database
         self._tables = tables
         self._connector: Connector | None = None
+        self._spellings: Spellings | None = None
 
     def features(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse]:
         """The features that a user has used, the latest first, with the unwritten uses of `pipeline`.
@@ -67,7 +69,7 @@ class UsageReader:
 
     def _read(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse] | None:
         """None if a batch began or ended during the read: its uses may be in both places, or in none."""
-        mine = pipeline.unwritten(user)
+        mine = pipeline.unwritten(self._spellings_of(user, pipeline))
         applied, written = self._run(partial(self._query, user, mine))
         if pipeline.writer.batcher.version != mine.version:
             return None
@@ -75,6 +77,17 @@ class UsageReader:
         batch = mine.batch if mine.batch is not None and mine.batch.number > applied else None
         counts = [*(batch.counts if batch is not None else ()), *mine.counts]
         return sorted(_added(written, counts), key=lambda use: (-use.last_used.timestamp(), use.feature_name or ""))
+
+    def _spellings_of(self, user: UserId, pipeline: Pipeline) -> Collection[UserId]:
+        """The ids of unwritten uses that are the same user in the database."""
+        if self._spellings is None:
+            self._spellings = Spellings(self._tables())
+        spellings = self._spellings
+        if user is None or not spellings.may_differ:
+            return (user,)
+        users = {user, *pipeline.unwritten_users()}
+        self._run(partial(spellings.look_up, users=users))
+        return {each for each in users if spellings.of(each) == spellings.of(user)}
 
     def dispose(self) -> None:
         """Close the connections; the next read opens new ones. Errors do not matter."""

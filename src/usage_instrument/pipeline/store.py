@@ -13,15 +13,17 @@ from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, sel
 from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.insert import AccessInsert
 from usage_instrument.database import dialects, inspection
+from usage_instrument.database.dialects.base import live_users_column
 from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.database.ledger import Ledger, utcnow
+from usage_instrument.database.spellings import Spellings
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.database.upsert import upsert
-from usage_instrument.database.users_table import live_users_column
 from usage_instrument.errors import AuditError, ConfigurationError, SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Loss
 from usage_instrument.typing import Unset, UserId, _Unset
 
+from .respelling import respelled
 from .retention import Retention
 
 if TYPE_CHECKING:
@@ -127,22 +129,40 @@ class Store:
 
     def write(self, ledger: Ledger, batch: Batch) -> Outcome:
         """Apply a batch unless it is applied already. Raises WriteError; unless in doubt, nothing was applied then."""
-        flush = cast("Flush", self._flush)  # open() ran
         try:
-            rows = self._chain.rows(batch.accesses, self._settings.service)
-        except Exception as error:
-            raise WriteError(Fault.REFUSED, describe(error)) from error
+            return self._write(ledger, batch)
+        except WriteError as error:
+            cause = error.__cause__
+            if error.in_doubt or not isinstance(cause, exc.DBAPIError) or not self._dialect.is_outdated(cause):
+                raise
+        # `db upgrade` ran since, or a row is to blame: then it is refused again.
+        self._flush = None
+        self.suppressions.spellings = Spellings(self._tables)
+        self.open()
+        return self._write(ledger, batch)
+
+    def _write(self, ledger: Ledger, batch: Batch) -> Outcome:
+        flush = cast("Flush", self._flush)  # open() ran
         moved = False
+        rows: list[dict[str, Any]] = []
 
         def apply(connection: Connection) -> Outcome:
-            nonlocal moved
+            nonlocal moved, rows
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
-            if self.suppressions and batch.meets(self.suppressions.suppresses, self.suppressions.pseudonymises):
-                return Outcome.OUTDATED  # if it is applied already, so is the batch that takes its number
-            moved = flush.apply(connection, ledger, batch)
+            sent = self._respelled(connection, batch)
+            if self._meets(sent):
+                self._read_suppressions(connection, ledger)  # they may have opted in since
+                sent = self._respelled(connection, batch)
+                if self._meets(sent):
+                    return Outcome.OUTDATED  # if it is applied already, so is the batch that takes its number
+            try:
+                rows = self._chain.rows(sent.accesses, self._settings.service)
+            except Exception as error:
+                raise WriteError(Fault.REFUSED, describe(error)) from error
+            moved = flush.apply(connection, ledger, sent)
             if moved:
-                for loss in batch.losses:
+                for loss in sent.losses:
                     self._add_loss(connection, loss)
                 self._add_accesses(connection, rows)
                 return Outcome.APPLIED
@@ -152,6 +172,7 @@ class Store:
             if position >= batch.number:
                 return Outcome.APPLIED
             self._read_suppressions(connection, ledger)
+            self._respelled(connection, batch)  # the batch is compared with the suppressions next
             return Outcome.OUTDATED
 
         outcome = self.transact(apply)
@@ -160,6 +181,24 @@ class Store:
         elif rows:  # an earlier attempt applied them, in an unknown chain
             self._chain = Chain(self._settings.audit_key)
         return outcome
+
+    def _meets(self, batch: Batch) -> bool:
+        suppressions = self.suppressions
+        return bool(suppressions) and batch.meets(suppressions.suppresses, suppressions.pseudonymises)
+
+    def _respelled(self, connection: Connection, batch: Batch) -> Batch:
+        spellings = self.suppressions.spellings
+        if not spellings.may_differ:
+            return batch
+        spellings.look_up(connection, batch.users)
+        return respelled(batch, spellings.of, self._settings.metadata_max_bytes)
+
+    def spellings_of(self, users: Collection[UserId]) -> list[UserId]:
+        """The users as the users table spells them. Raises WriteError."""
+        spellings = self.suppressions.spellings
+        if spellings.lacks(users):
+            self.transact(lambda connection: spellings.look_up(connection, users))
+        return [spellings.of(user) for user in users]
 
     def _add_accesses(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
@@ -196,6 +235,12 @@ class Store:
         asked: list[UserId] = [user for user in users if user is not None]
 
         def look(connection: Connection) -> set[UserId]:
+            spellings = self.suppressions.spellings
+            if spellings.may_differ:
+                spellings.clear()
+                spellings.look_up(connection, asked)
+            if spellings.may_differ:
+                return {user for user in asked if not spellings.has_found(user)}
             found: set[UserId] = set()
             for start in range(0, len(asked), _USERS_A_QUERY):
                 some = asked[start : start + _USERS_A_QUERY]

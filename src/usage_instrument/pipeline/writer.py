@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from usage_instrument.database.driver_errors import Fault
@@ -265,6 +265,6 @@ class Writer:
         if snapshot is not None:
             self.batcher.resume(snapshot.held, ledger.number)
 
-    def unwritten(self, user: UserId) -> Unwritten:
-        """One user's counts that are not confirmed."""
-        return self.batcher.unwritten(user, None if self.ledger is None else self.ledger.writer_id)
+    def unwritten(self, users: Collection[UserId]) -> Unwritten:
+        """The counts of a user, who may have several spellings, that are not confirmed."""
+        return self.batcher.unwritten(users, None if self.ledger is None else self.ledger.writer_id)

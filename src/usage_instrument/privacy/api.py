@@ -52,7 +52,7 @@ class Privacy:
     def export(self, user: object) -> dict[str, Any]:
         """All data of a user as JSON values: `user_id`, `exported_at` (UTC), `usage`, `history`, `accesses` as user or
         actor, and `counted`, which is None without a `privacy_key`. Needs no `privacy_key`."""
-        user_id, secret = self._user_id(user), self._settings.privacy_key
+        given, secret = self._user_id(user), self._settings.privacy_key
         self._flush(self._settings.shutdown_timeout)
 
         def read(connection: Connection) -> dict[str, Any]:
@@ -66,6 +66,7 @@ class Privacy:
             }
 
         with self._store() as store:
+            (user_id,) = persistently(partial(store.spellings_of, [given]), PATIENCE)
             return persistently(partial(store.transact, read), PATIENCE)
 
     async def aexport(self, user: object) -> dict[str, Any]:
@@ -89,8 +90,9 @@ class Privacy:
         await in_worker_thread(partial(self.opt_in, user))
 
     def _suppress(self, user: object, state: State) -> None:
-        user_id, key, tables = self._user_id(user), self._key(), self._backend.tables()
+        given, key, tables = self._user_id(user), self._key(), self._backend.tables()
         with self._store() as store:
+            (user_id,) = persistently(partial(store.spellings_of, [given]), PATIENCE)
             for work in (
                 partial(suppressions.suppress, tables=tables, key=key, user=user_id, state=state),
                 partial(suppressions.announce, tables=tables),  # the state must be committed before writers read it
@@ -105,14 +107,15 @@ class Privacy:
         Takes seconds: it waits for the processes that share the `journal`, and for calls under required audit. Raises
         UnknownUserError if there is no trace of the user, unless `force`: another process may hold unwritten uses.
         """
-        user_id, key = self._user_id(user), self._key()
-        actor_id = self._canonical(user_ids.user_id_of(actor))
+        given, key = self._user_id(user), self._key()
+        ordered_by = self._canonical(user_ids.user_id_of(actor))
 
         def flush() -> bool:
             return self._flush(self._settings.shutdown_timeout)
 
         flush()
         with self._store() as store:
+            user_id, actor_id = persistently(partial(store.spellings_of, [given, ordered_by]), PATIENCE)
             erasure = Erasure(self._backend, self._settings, self._canonical, store, user_id, key)
             return erasure.run(flush, actor=actor_id, keep_audit=keep_audit, force=force)
 

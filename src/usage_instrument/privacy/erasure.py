@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, literal, select
 
 from usage_instrument.audit import admin_chain
-from usage_instrument.audit.erasure import erase
+from usage_instrument.audit.erasure import erase, record_kept
 from usage_instrument.audit.gate import SUPPRESSIONS_INTERVAL
 from usage_instrument.database import suppressions
 from usage_instrument.database.dialects import Fault
@@ -85,13 +86,17 @@ class Erasure:
             )
         if not (force or in_trail or self._is_known()):
             raise UnknownUserError("there is no trace of this user; to forget them all the same, pass force=True")
-        if in_trail is not None and not keep_audit and self._store.audit_problem is None:
+        if in_trail is not None and self._store.audit_problem is None:
             self._do(partial(admin_chain.end, tables=tables, key=self._settings.audit_key))  # or nothing is done
         state = FORGOTTEN_KEPT if keep_audit else FORGOTTEN
         self._do(partial(suppressions.suppress, tables=tables, key=self._key, user=self._user, state=state))
         # In a transaction of its own: the state must be committed before writers read it.
         self._do(partial(suppressions.announce, tables=tables))
         announced = time.monotonic()
+        if keep_audit and self._store.audit_problem is None:
+            name, audit_key = self._key.pseudonym_of(self._user), self._settings.audit_key
+            record = partial(record_kept, tables=tables, audit_key=audit_key, pseudonym=name, actor=actor)
+            self._do(partial(record, may_read=in_trail is not None))
         flush()
         # All batches in flight are committed by now, and no later one can name the user.
         deleted = {
@@ -101,9 +106,7 @@ class Erasure:
         pseudonymised = 0 if keep_audit else self._pseudonymise(actor)
         journals = self._empty_journals(flush)
         if not keep_audit and self._has_trail():
-            # By then the gates of other processes have committed or given up rows that they made before.
-            last = announced + SUPPRESSIONS_INTERVAL + 2 * self._settings.audit_timeout + _MARGIN
-            time.sleep(max(last - time.monotonic(), 0.0))
+            self._await_gates(announced)
             pseudonymised += self._pseudonymise(actor)
         kept = self._count_in_trail() if keep_audit else 0
         return Receipt(deleted, pseudonymised, kept, journals, utcnow())
@@ -138,6 +141,11 @@ class Erasure:
     def _has_trail(self) -> bool:
         query = select(literal(1)).select_from(self._tables.access).limit(1)
         return self._store.audit_problem is None and self._do(lambda connection: connection.scalar(query)) is not None
+
+    def _await_gates(self, announced: float) -> None:
+        """Wait until the gates of other processes have committed or given up the rows that they made before."""
+        last = announced + SUPPRESSIONS_INTERVAL + 2 * self._settings.audit_timeout + _MARGIN
+        time.sleep(max(last - time.monotonic(), 0.0))
 
     def _pseudonymise(self, actor: UserId) -> int:
         """Replace the user in all rows of the trail, and return their number."""
@@ -181,14 +189,15 @@ class Erasure:
     def _naming_journals(self) -> list[Path]:
         """The journals that name the user, in any form that the host gave the id."""
 
-        def is_user(given: UserId) -> bool:
-            try:
-                return self._canonical(given) == self._user
-            except UserIdError:
-                return False
+        def is_among(given: set[UserId]) -> bool:
+            users = set()
+            for each in given:
+                with contextlib.suppress(UserIdError):
+                    users.add(self._canonical(each))
+            return self._user in persistently(partial(self._store.spellings_of, users), PATIENCE)
 
         root = self._settings.journal
         try:
-            return [] if root is None else list(directories_naming(root, is_user))
+            return [] if root is None else list(directories_naming(root, is_among))
         except OSError as error:
             raise UsageInstrumentError(f"the journals cannot be searched: {error}") from error

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
 
+_PERSONS = ("user", "actor")
+
+
 def has_rows(connection: Connection, table: Table, user: UserId) -> bool:
     """Whether the table has a row of the user."""
     return connection.scalar(select(literal(1)).select_from(table).where(_of(table, user)).limit(1)) is not None
@@ -54,8 +57,8 @@ def personal_data(connection: Connection, tables: Tables, user: UserId, *, acces
                 "feature_name": row["feature_name"],
                 "outcome": row["outcome"],
                 # The id of the other person is that person's data.
-                "acted_as": "themselves" if row["user_id"] == user else "another user",
-                "acted_by": "themselves" if row["actor_id"] in (None, user) else "another user",
+                "acted_as": "themselves" if row["is_user"] else "another user",
+                "acted_by": "themselves" if row["actor_id"] is None or row["is_actor"] else "another user",
                 "request_id": row["request_id"],
                 "service": row["service"],
                 "metadata": metadata_of(row),
@@ -67,7 +70,9 @@ def personal_data(connection: Connection, tables: Tables, user: UserId, *, acces
 
 def _rows(connection: Connection, table: Table, user: UserId, *order: str) -> list[dict[str, Any]]:
     columns = [column for column in table.c if column is not table.autoincrement_column]  # not in the schema before
-    query = select(*columns).where(_of(table, user)).order_by(*(table.c[name] for name in order))
+    # The database decides who is the user: its equality may differ from Python's.
+    is_ = [(table.c[f"{part}_id"] == user).label(f"is_{part}") for part in _PERSONS if f"{part}_id" in table.c]
+    query = select(*columns, *is_).where(_of(table, user)).order_by(*(table.c[name] for name in order))
     return [dict(row) for row in connection.execute(query).mappings()]
 
 

@@ -69,6 +69,14 @@ class UsersColumn:
         return ".".join(part for part in (self.schema, self.table, self.column) if part)
 
 
+def live_users_column(connection: Connection, usage: Table) -> UsersColumn | None:
+    """The column that the `user_id` of a live table refers to; None without a foreign key."""
+    for key in inspect(connection).get_foreign_keys(usage.name, schema=usage.schema):
+        if key["constrained_columns"] == ["user_id"]:
+            return UsersColumn(key["referred_schema"], key["referred_table"], key["referred_columns"][0])
+    return None
+
+
 @dataclass(frozen=True)
 class ColumnChange:
     """A column of a live table that differs from its definition."""
@@ -111,12 +119,17 @@ class Dialect(ABC):
     def add_unique(self, connection: Connection, table: Table, name: str, user_id_type: UserIdType) -> None:
         """Add the unique index to a live table without duplicates."""
 
+    def unique_difference(self, connection: Connection, table: Table, user_id_type: UserIdType) -> str | None:
+        """How the unique index of a live table takes other users or features for equal than it must, as a predicate;
+        None if it does not."""
+        return None
+
     hidden_columns: frozenset[str] = frozenset()
     """Columns of the unique index that the table definitions do not contain."""
 
-    def unique_key(self, rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
-        """The expressions of the unique index, for a table that may not have it."""
-        return unique_key(rows, user_id_type)
+    def unique_key(self, connection: Connection, table: Table, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
+        """The expressions of the unique index, for a live table that may not have it."""
+        return unique_key(table, user_id_type)
 
     def unique_statements(
         self, connection: Connection, table: Table, name: str, user_id_type: UserIdType
@@ -214,6 +227,19 @@ class Dialect(ABC):
         """
         return tuple(dict.fromkeys((schema, None)))
 
+    follows_users: ClassVar[bool] = False
+    """Whether the tables take over the equality of a users column of strings; otherwise it must be that of bytes."""
+
+    def spelling_query(self, connection: Connection, users: UsersColumn) -> str | None:
+        """The SQL that looks up an id, `:{0}`, by the equality of the users column, and returns it with its spelling
+        there; None where equal ids have equal bytes."""
+        return None
+
+    def users_equality(self, connection: Connection, users: UsersColumn) -> str | None:
+        """The collation or type by which a users column of strings takes different ids for equal; None if it does
+        not."""
+        return None
+
     def foreign_key_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
         """Why no foreign key can refer to an existing column, as a predicate: `is a view`; None if one can."""
         inspector = inspect(connection)
@@ -227,7 +253,14 @@ class Dialect(ABC):
         unique += [
             [str(name) for name in each["column_names"]] for each in indexes if each["unique"] and not _is_partial(each)
         ]
-        return None if [users.column] in unique else f"has no unique key on {users.column} alone"
+        if [users.column] not in unique:
+            return f"has no unique key on {users.column} alone"
+        return self.equality_obstacle(connection, users)
+
+    def equality_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
+        """Why the equality of a users column does not permit a foreign key, as a predicate; None if it does."""
+        equality = None if self.follows_users else self.users_equality(connection, users)
+        return equality and f"takes different ids for equal ({equality}), and counts are kept for each id"
 
     def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
         """The exact type of a reflected column, where reflection alone does not return it."""
@@ -285,9 +318,17 @@ class Dialect(ABC):
         """Whether an error at COMMIT proves that nothing was committed; otherwise the transaction is in doubt."""
         return isinstance(error, exc.IntegrityError)
 
+    def is_outdated(self, error: exc.DBAPIError) -> bool:
+        """Whether the error may mean that `db upgrade` has changed the tables since the flush was prepared."""
+        return False
+
     @abstractmethod
     def is_duplicate(self, error: exc.DBAPIError) -> bool:
         """Whether the error says that a row with this key exists."""
+
+    def temporary_tables(self, connection: Connection, tables: Tables) -> list[str]:
+        """The names of the tables that a temporary table of any session hides from that session."""
+        return []
 
     def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
         """The SQL that grants a role what an app writes, but only INSERT on the audit trail.

@@ -13,16 +13,16 @@ from .directory import Directory, directories
 from .records import CorruptJournalError
 
 
-def directories_naming(root: str, is_meant: Callable[[UserId], bool]) -> Iterator[Path]:
-    """The directories below `root` whose files name a user who is meant, in a use that is written or not. Those that
-    cannot be read are among them, since they may. Raises OSError."""
+def directories_naming(root: str, is_among: Callable[[set[UserId]], bool]) -> Iterator[Path]:
+    """The directories below `root` whose files name the user, in a use that is written or not. Those that cannot be
+    read are among them, since they may. Raises OSError."""
     try:
         found = list(directories(root))
     except FileNotFoundError:  # no process has kept a journal there
         return
     for path in found:
         try:
-            if any(map(is_meant, _users(path))):
+            if is_among(set(_users(path))):
                 yield path
         except FileNotFoundError:  # its owner has just deleted it, or a part of it, and the rest was not searched
             if path.exists():

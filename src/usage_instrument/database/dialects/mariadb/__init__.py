@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
@@ -12,7 +12,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Executable,
-    FromClause,
     MetaData,
     Table,
     collate,
@@ -33,13 +32,15 @@ from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
 from ...tables import Tables
-from ..base import NULLABLE, Dialect, Flush, UsersColumn, as_uuid, grants, is_shorter
+from ...user_text import UserText, bytewise_collation, on_server
+from ..base import NULLABLE, Dialect, Flush, UsersColumn, as_uuid, grants, is_shorter, live_users_column
 from .flush import BINARY_TEXT, FEATURE_KEY, USER_KEY, MariaDBFlush, anonymous_literal, has_uuid
 from .locks import Prefixed, timeouts
 
 
-def _binary(value: ColumnElement[Any]) -> ColumnElement[Any]:
-    return collate(func.convert(value.op("USING")(literal_column("utf8mb4"))), "utf8mb4_bin")
+def _binary(connection: Connection, value: ColumnElement[Any]) -> ColumnElement[Any]:
+    utf8mb4 = func.convert(value.op("USING")(literal_column("utf8mb4")))
+    return collate(utf8mb4, bytewise_collation(connection.dialect))
 
 
 _COLLATION = text(
@@ -63,10 +64,14 @@ class MariaDB(Dialect):
     local_now = literal_column("current_timestamp(6)", sqltypes.DateTime())
 
     def create_unique_with(self, table: Table, name: str, user_id_type: UserIdType) -> None:
-        make: Any = DDL  # SQLAlchemy leaves both of these untyped
-        for native in (True, False):
-            ddl = make(_add_unique(table, name, user_id_type, "%(fullname)s", native, table.c.user_id.type))
-            event.listen(table, "after_create", ddl.execute_if(dialect=("mysql", "mariadb"), callable_=_knows(native)))
+        make: Any = DDL  # SQLAlchemy leaves it untyped
+
+        def add(target: Table, connection: Connection, **_: object) -> None:
+            if connection.dialect.name in {"mysql", "mariadb"}:
+                ddl = make(_add_unique(table, name, user_id_type, "%(fullname)s", connection, table.c.user_id.type))
+                connection.execute(ddl.against(target))
+
+        event.listen(table, "after_create", add)
 
     def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
         found = connection.execute(
@@ -81,19 +86,45 @@ class MariaDB(Dialect):
     def add_unique(self, connection: Connection, table: Table, name: str, user_id_type: UserIdType) -> None:
         fullname = connection.dialect.identifier_preparer.format_table(table)
         columns = inspect(connection).get_columns(table.name, schema=table.schema)
-        live = {column["name"]: column["type"] for column in columns}
-        native = has_uuid(connection.dialect)
-        connection.exec_driver_sql(
-            _add_unique(table, name, user_id_type, fullname, native, live["user_id"], present=live)
-        )
+        live = {column["name"]: column for column in columns}
+        present = {USER_KEY, FEATURE_KEY} & live.keys()
+        if present:
+            index = [f"DROP INDEX {name}"] if self.has_unique(connection, table, name) else []
+            drops = ", ".join([*index, *(f"DROP COLUMN {key}" for key in sorted(present))])
+            connection.exec_driver_sql(f"ALTER TABLE {fullname} {drops}")
+        type_: Any = live["user_id"]["type"]
+        if user_id_type == "string":
+            type_.collation = self._user_collation(connection, table)
+            users = live_users_column(connection, table)
+            if users is not None:
+                connection.exec_driver_sql(_respell(connection, fullname, users))
+        connection.exec_driver_sql(_add_unique(table, name, user_id_type, fullname, connection, type_))
+
+    def unique_difference(self, connection: Connection, table: Table, user_id_type: UserIdType) -> str | None:
+        wanted: dict[str, str | None] = {FEATURE_KEY: bytewise_collation(connection.dialect)}
+        if user_id_type == "string":
+            wanted[USER_KEY] = _key_collation(connection, self._user_collation(connection, table))
+        for key, collation in wanted.items():
+            live = _live_collation(connection, table, key)[1]
+            if live not in {None, collation}:
+                return f"compares {key} by {live} and must compare it by {collation}"
+        return None
 
     hidden_columns = frozenset({USER_KEY, FEATURE_KEY})
 
-    def unique_key(self, rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
+    def _user_collation(self, connection: Connection, table: Table) -> str | None:
+        """The collation that string ids of a live table must have."""
+        if live_users_column(connection, table) is None:
+            return bytewise_collation(connection.dialect)
+        return _live_collation(connection, table, "user_id")[1]
+
+    def unique_key(self, connection: Connection, table: Table, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
         # A table made by hand may have a collation in which more names are equal.
-        user, *rest = super().unique_key(rows, user_id_type)
-        rest[0] = _binary(rest[0])
-        return [_binary(user) if user_id_type == "string" else user, *rest]
+        user, *rest = super().unique_key(connection, table, user_id_type)
+        rest[0] = _binary(connection, rest[0])
+        if user_id_type == "string" and live_users_column(connection, table) is None:
+            user = _binary(connection, user)
+        return [user, *rest]
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
         found = super().differences(connection, table, column, live)
@@ -101,7 +132,7 @@ class MariaDB(Dialect):
             found.append("is TIMESTAMP, which is converted between time zones, and must be DATETIME(6), in UTC")
         wanted = self._own_text_type(connection, table, column, live)
         if wanted is not None:
-            charset, _ = _live_collation(connection, table, column)
+            charset, _ = _live_collation(connection, table, column.name)
             if is_shorter(live["type"], wanted) or charset not in {None, wanted.charset}:
                 found.append(_text_difference(connection, table, column, live))
         return found
@@ -110,7 +141,7 @@ class MariaDB(Dialect):
         if self._wide_id_type(connection, table, column, live) is not None:
             return ["is INTEGER and must be BIGINT"]
         wanted = self._own_text_type(connection, table, column, live)
-        if wanted is None or _live_collation(connection, table, column)[1] in {None, wanted.collation}:
+        if wanted is None or _live_collation(connection, table, column.name)[1] in {None, wanted.collation}:
             return []
         return [_text_difference(connection, table, column, live)]
 
@@ -123,7 +154,7 @@ class MariaDB(Dialect):
             usage = inspect(connection).get_foreign_keys("feature_usage", schema=table.schema)
             if any(key["constrained_columns"] == ["user_id"] for key in usage):
                 return None
-        return wanted
+        return on_server(wanted, connection.dialect) if isinstance(wanted, UserText) else wanted
 
     def _wide_id_type(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> Any:
         """The type for a user id that is an INT while those of the users table, or of the definition, are wider."""
@@ -168,12 +199,34 @@ class MariaDB(Dialect):
     ) -> tuple[str, str]:
         fullname = connection.dialect.identifier_preparer.format_table(table)
         drop = f"ALTER TABLE {fullname} DROP INDEX {name}, DROP COLUMN {USER_KEY}, DROP COLUMN {FEATURE_KEY}"
-        native = has_uuid(connection.dialect)
-        return _add_unique(table, name, user_id_type, fullname, native, table.c.user_id.type), drop
+        return _add_unique(table, name, user_id_type, fullname, connection, table.c.user_id.type), drop
 
     def users_schemas(self, schema: str | None, default: str | None) -> tuple[str | None, ...]:
         # An unqualified table in a foreign key is in the database of the referring table, not of the connection.
         return (None,) if schema is None else tuple(dict.fromkeys((schema, default)))
+
+    follows_users = True
+
+    def users_equality(self, connection: Connection, users: UsersColumn) -> str | None:
+        collation = _collation_of(connection, users)[1] or ""
+        return (
+            None if not collation or collation.endswith("_nopad_bin") or collation == "utf8mb4_0900_bin" else collation
+        )
+
+    def spelling_query(self, connection: Connection, users: UsersColumn) -> str | None:
+        if self.users_equality(connection, users) is None:
+            return None
+        charset, collation = _collation_of(connection, users)
+        column, text_ = connection.dialect.identifier_preparer.quote(users.column), "CONVERT(:{0} USING utf8mb4)"
+        is_same = f"{column} = {text_} COLLATE {collation}"
+        if charset != "utf8mb4":
+            # A character that this character set lacks becomes a question mark, which another id may have.
+            narrow = f"CONVERT(:{{0}} USING {charset})"
+            is_same = (
+                f"{column} = {narrow} COLLATE {collation} AND "
+                f"CAST(CONVERT({narrow} USING utf8mb4) AS BINARY) = CAST({text_} AS BINARY)"
+            )
+        return f"SELECT :{{0}}, {column} FROM {_table_of(connection, users)} WHERE {is_same}"  # noqa: S608 - quoted
 
     def foreign_key_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
         kind, engine, options = connection.execute(_RELATION, {"schema": users.schema, "table": users.table}).one()
@@ -227,6 +280,9 @@ class MariaDB(Dialect):
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         return isinstance(error, exc.IntegrityError) or _code(error) == 1213  # Galera's failed certification
 
+    def is_outdated(self, error: exc.DBAPIError) -> bool:
+        return _code(error) in _COLLATION_ERRORS
+
     def is_duplicate(self, error: exc.DBAPIError) -> bool:
         return _code(error) == 1062
 
@@ -264,14 +320,25 @@ class MariaDB(Dialect):
         return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
 
 
-def _live_collation(connection: Connection, table: Table, column: Column[Any]) -> tuple[str | None, str | None]:
-    names = {"schema": table.schema, "table": table.name, "column": column.name}
+def _table_of(connection: Connection, users: UsersColumn) -> str:
+    preparer = connection.dialect.identifier_preparer
+    schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
+    return f"{schema}{preparer.quote(users.table)}"
+
+
+def _collation_of(connection: Connection, column: UsersColumn) -> tuple[str | None, str | None]:
+    """Character set and collation of a live column."""
+    names = {"schema": column.schema, "table": column.table, "column": column.column}
     found = connection.execute(_COLLATION, names).first()
     return (None, None) if found is None else (found[0], found[1])
 
 
+def _live_collation(connection: Connection, table: Table, column: str) -> tuple[str | None, str | None]:
+    return _collation_of(connection, UsersColumn(table.schema, table.name, column))
+
+
 def _text_difference(connection: Connection, table: Table, column: Column[Any], live: Any) -> str:
-    charset, collation = _live_collation(connection, table, column)
+    charset, collation = _live_collation(connection, table, column.name)
     type_ = live["type"].compile(connection.dialect).partition(" ")[0]
     wanted = column.type.compile(connection.dialect)
     return f"is {type_} CHARACTER SET {charset} COLLATE {collation} and must be {wanted}"
@@ -282,8 +349,26 @@ def _code(error: exc.DBAPIError) -> int:
     return arguments[0] if arguments and isinstance(arguments[0], int) else 0
 
 
-def _knows(native: bool) -> Any:
-    return lambda *_, dialect, **__: has_uuid(dialect) is native
+def _key_collation(connection: Connection, collation: str | None) -> str | None:
+    """The collation of `user_key` for a `user_id` of this collation; None is the default of the table.
+
+    It is the one of the users table, so that different ids of one of its rows are one key. That of another character
+    set is not: such ids are one key as the writer spells them as the users table does.
+    """
+    if collation is None:
+        return None
+    collation = collation.replace("utf8mb3_", "utf8mb4_")
+    return collation if collation.startswith("utf8mb4_") else bytewise_collation(connection.dialect)
+
+
+def _respell(connection: Connection, fullname: str, users: UsersColumn) -> str:
+    """The UPDATE that gives ids the spelling of the users table."""
+    column = f"u.{connection.dialect.identifier_preparer.quote(users.column)}"
+    unguarded = "SET STATEMENT sql_safe_updates=0 FOR " if getattr(connection.dialect, "is_mariadb", False) else ""
+    return (
+        f"{unguarded}UPDATE {fullname} f JOIN {_table_of(connection, users)} u ON f.user_id = {column} "  # noqa: S608
+        f"SET f.user_id = {column} WHERE CAST(f.user_id AS BINARY) <> CAST({column} AS BINARY)"
+    )
 
 
 def _add_unique(
@@ -291,33 +376,46 @@ def _add_unique(
     name: str,
     user_id_type: UserIdType,
     fullname: str,
-    native: bool,
+    connection: Connection,
     type_: TypeEngine[Any],
-    *,
-    present: Collection[str] = (),
 ) -> str:
     """The ALTER TABLE that adds the key columns and the unique index.
 
     The columns are virtual, because stored ones forbid ON DELETE CASCADE, and invisible to `SELECT *`.
     """
+    native = has_uuid(connection.dialect)
+    type_ = type_.dialect_impl(connection.dialect)
+    if isinstance(type_, UserText):
+        type_ = on_server(type_, connection.dialect)
     # The value of a CHAR depends on the SQL mode, so the server refuses it in a generated column.
     is_char = isinstance(type_, sqltypes.CHAR)
     if isinstance(type_, sqltypes.Uuid):
         is_char = not (native and type_.native_uuid)
     user = "RTRIM(user_id)" if is_char else "user_id"
     uuid = "UUID" if native else f"CHAR(32) {BINARY_TEXT}"
-    kind = {"uuid": uuid, "integer": "BIGINT", "string": f"VARCHAR(255) {BINARY_TEXT}"}[user_id_type]
+    kind = {"uuid": uuid, "integer": "BIGINT", "string": "VARCHAR(255)"}[user_id_type]
+    if user_id_type == "string" and (collation := _key_collation(connection, getattr(type_, "collation", None))):
+        kind += f" CHARACTER SET utf8mb4 COLLATE {collation}"
+    text_ = f"VARCHAR(100) CHARACTER SET utf8mb4 COLLATE {bytewise_collation(connection.dialect)}"
     columns = {
         USER_KEY: f"{kind} GENERATED ALWAYS AS (COALESCE({user}, {anonymous_literal(user_id_type, native)}))",
-        FEATURE_KEY: f"VARCHAR(100) {BINARY_TEXT} GENERATED ALWAYS AS (COALESCE(feature_name, ''))",
+        FEATURE_KEY: f"{text_} GENERATED ALWAYS AS (COALESCE(feature_name, ''))",
     }
-    changes = [f"ADD COLUMN {key} {value} VIRTUAL INVISIBLE" for key, value in columns.items() if key not in present]
+    changes = [f"ADD COLUMN {key} {value} VIRTUAL INVISIBLE" for key, value in columns.items()]
     bucket = ", bucket_start" if "bucket_start" in table.c else ""
     changes.append(f"ADD UNIQUE INDEX {name} ({USER_KEY}, {FEATURE_KEY}{bucket})")
     return f"ALTER TABLE {fullname} {', '.join(changes)}"
 
 
+_COLLATION_ERRORS = {
+    1253,  # ER_COLLATION_CHARSET_MISMATCH
+    1267,  # ER_CANT_AGGREGATE_2COLLATIONS
+    1271,  # ER_CANT_AGGREGATE_NCOLLATIONS
+}
+"""The collation of a column is another one than it was, or a value has characters that the column cannot hold."""
+
 _FAULTS = {
+    **dict.fromkeys(_COLLATION_ERRORS, Fault.REFUSED),
     1044: Fault.CONFIGURATION,  # ER_DBACCESS_DENIED_ERROR
     1045: Fault.CONFIGURATION,  # ER_ACCESS_DENIED_ERROR
     1047: Fault.CONNECTION_LOST,  # ER_UNKNOWN_COM_ERROR: the Galera node has left its cluster

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, TextClause, text
+from sqlalchemy import ColumnElement, Connection, Table, TextClause, text
 from sqlalchemy import Dialect as SQLAlchemyDialect
 from sqlalchemy import types as sqltypes
 
@@ -53,15 +53,14 @@ class MariaDBFlush(Flush):
             "history": quote(tables.history),
             "user": "CAST(d.u AS UUID)" if tables.user_id_type == "uuid" and native else "d.u",
             "anonymous": anonymous_literal(tables.user_id_type, native),
-            "type": _json_type(tables.user_id_type),
             "writers": quote(tables.writers),
             "waiting": timeouts(settings, max(math.ceil(settings.lock_timeout), 1)) if is_mariadb else "",
             "not_waiting": timeouts(settings, 0) if is_mariadb else "",
             "limit": MAX_COUNT,
             "bytes": settings.metadata_max_bytes,
         }
-        names["rows"] = _ROWS.format(**names)
-        names["buckets"] = _BUCKETS.format(**names)
+        names["rows"] = _ROWS.format(**names, **_key_types(connection, tables, tables.usage))
+        names["buckets"] = _BUCKETS.format(**names, **_key_types(connection, tables, tables.history))
         names["same"] = _SAME.format(**names)
         names["merged"] = _MERGED.format(
             bytes=settings.metadata_max_bytes,
@@ -144,13 +143,11 @@ def _check(rows: Sized, updated: int, missing: Sized) -> None:
 _QUEUE = "{waiting}SELECT writer_id FROM {writers} ORDER BY writer_id LIMIT 1 FOR UPDATE"
 _NOW = text("SELECT UTC_TIMESTAMP(6)")
 _ROWS = (
-    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {type} PATH '$.u', "
-    f"f VARCHAR(100) {BINARY_TEXT} PATH '$.f', "
+    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {user_type} PATH '$.u', f {feature_type} PATH '$.f', "
     "n BIGINT PATH '$.n', t DATETIME(6) PATH '$.t', m JSON PATH '$.m')) d"
 )
 _BUCKETS = (
-    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {type} PATH '$.u', "
-    f"f VARCHAR(100) {BINARY_TEXT} PATH '$.f', "
+    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {user_type} PATH '$.u', f {feature_type} PATH '$.f', "
     "n BIGINT PATH '$.n', b DATETIME(6) PATH '$.b')) d"
 )
 _SAME = f"f.{USER_KEY} = COALESCE({{user}}, {{anonymous}}) AND f.{FEATURE_KEY} = d.f"
@@ -202,7 +199,19 @@ def _sql(template: str, names: dict[str, Any]) -> TextClause:
     return text(template.format(**names))
 
 
-def _json_type(user_id_type: UserIdType) -> str:
-    return {"uuid": f"VARCHAR(36) {BINARY_TEXT}", "integer": "BIGINT", "string": f"VARCHAR(255) {BINARY_TEXT}"}[
-        user_id_type
-    ]
+def _key_types(connection: Connection, tables: Tables, table: Table) -> dict[str, str]:
+    """The types of user and feature in JSON_TABLE: their collations are those of the live keys, which may be older."""
+    found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": table.name})
+    collations = {row[0]: f"CHARACTER SET utf8mb4 COLLATE {row[1]}" for row in found}
+    user = {
+        "uuid": f"VARCHAR(36) {BINARY_TEXT}",
+        "integer": "BIGINT",
+        "string": f"VARCHAR(255) {collations.get(USER_KEY)}",
+    }
+    return {"user_type": user[tables.user_id_type], "feature_type": f"VARCHAR(100) {collations.get(FEATURE_KEY)}"}
+
+
+_COLLATIONS = text(
+    "SELECT column_name, collation_name FROM information_schema.columns WHERE table_name = :table AND "
+    "table_schema = COALESCE(:schema, DATABASE()) AND column_name IN ('user_key', 'feature_key')"
+)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
+    bindparam,
     exc,
     func,
     inspect,
@@ -35,6 +36,17 @@ from ...driver_errors import Fault
 from ...tables import Tables
 from ..base import NULLABLE, Dialect, Flush, UsersColumn, grants, is_shorter
 from .flush import UTC_NOW, PostgreSQLFlush
+
+_EQUALITY = text(
+    "SELECT CASE WHEN t.typname = 'citext' THEN 'citext' WHEN NOT c.collisdeterministic THEN CAST(c.collname AS text) "
+    "END FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation c ON c.oid = a.attcollation "
+    "WHERE a.attrelid = CAST(:name AS regclass) AND a.attname = :column"
+)
+
+
+_TEMPORARY = text(
+    "SELECT DISTINCT relname FROM pg_class WHERE relpersistence = 't' AND relname IN :names ORDER BY relname"
+).bindparams(bindparam("names", expanding=True))
 
 
 class PostgreSQL(Dialect):
@@ -101,6 +113,13 @@ class PostgreSQL(Dialect):
                     connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
             yield connection
 
+    def users_equality(self, connection: Connection, users: UsersColumn) -> str | None:
+        preparer = connection.dialect.identifier_preparer
+        schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
+        names = {"name": f"{schema}{preparer.quote(users.table)}", "column": users.column}
+        found: str | None = connection.scalar(_EQUALITY, names)
+        return found
+
     def foreign_key_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
         preparer = connection.dialect.identifier_preparer
         schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
@@ -119,7 +138,9 @@ class PostgreSQL(Dialect):
         if kind == "r":
             return super().foreign_key_obstacle(connection, users)
         keys = inspect(connection).get_pk_constraint(users.table, schema=users.schema)["constrained_columns"]
-        return None if keys == [users.column] else f"is partitioned, without a primary key of {users.column} alone"
+        if keys != [users.column]:
+            return f"is partitioned, without a primary key of {users.column} alone"
+        return self.equality_obstacle(connection, users)
 
     def begin(self, connection: Connection, settings: Settings) -> Connection:
         connection = connection.execution_options(isolation_level="READ COMMITTED")
@@ -180,6 +201,10 @@ class PostgreSQL(Dialect):
             f"REVOKE ALL ON {access} FROM PUBLIC, {name}",
             f"GRANT INSERT ON {access} TO {name}",
         ]
+
+    def temporary_tables(self, connection: Connection, tables: Tables) -> list[str]:
+        names = {"names": [table.name for table in tables]}
+        return list(connection.scalars(_TEMPORARY, names))
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         state = _sqlstate(error)

@@ -152,6 +152,17 @@ class SQLite(Dialect):
             connection.exec_driver_sql(f"PRAGMA foreign_keys = {int(bool(enforced))}")
             connection.rollback()
 
+    def users_equality(self, connection: Connection, users: UsersColumn) -> str | None:
+        # Only an index shows the collation of a column, and a foreign key needs one with that collation.
+        quote = connection.dialect.identifier_preparer.quote
+        schema = f"{quote(users.schema)}." if users.schema else ""
+        found = set()
+        for index in connection.exec_driver_sql(f"PRAGMA {schema}index_list({quote(users.table)})").all():
+            keys = connection.exec_driver_sql(f"PRAGMA {schema}index_xinfo({quote(index.name)})").all()
+            if index.unique and [row.name for row in keys if row.key] == [users.column]:
+                found.add(next(row.coll for row in keys if row.key))
+        return None if not found or "BINARY" in found else min(found)
+
     def users_schemas(self, schema: str | None, default: str | None) -> tuple[str | None, ...]:
         return (schema,)  # a foreign key cannot refer to another file
 
