@@ -29,22 +29,38 @@ if not settings.configured:
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}},
         INSTALLED_APPS=[
             "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions",
-            "usage_instrument.integrations.django",
+            "django.contrib.admin", "django.contrib.messages",
+            "usage_instrument.integrations.django", "usage_instrument.integrations.django.panel",
         ],
         MIDDLEWARE=[
             "usage_instrument.integrations.django.UsageMiddleware",
             "django.contrib.sessions.middleware.SessionMiddleware",
             "django.middleware.common.CommonMiddleware",
             "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
         ],
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         ROOT_URLCONF=__name__,
         SECRET_KEY="secret",
         SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
+                    ]
+                },
+            }
+        ],
         USE_TZ=True,
     )  # fmt: skip
     django.setup()
 
+from django.contrib import admin  # noqa: E402
 from django.contrib.auth import authenticate, login, logout  # noqa: E402
 from django.contrib.auth.decorators import login_required  # noqa: E402
 from django.contrib.auth.models import User as User  # noqa: E402
@@ -173,6 +189,7 @@ shop = [
 urlpatterns = [
     path("shop/", include((shop, "shop"), namespace="store")),
     path("unnamed", plain),
+    path("admin/", admin.site.urls),
     path("healthz", plain, name="healthz"),
     re_path(r"^archive/(?P<year>\d{4})$", plain, name="archive"),
     path("static/<path:path>", static.serve, {"document_root": Path(__file__).parent}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
@@ -29,6 +30,8 @@ MODULES = sorted(modules())
 
 def loaded() -> Iterator[tuple[str, types.ModuleType]]:
     """Every module by name, but those whose extra is not installed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("django_site")  # models of Django want settings
     for name in MODULES:
         try:
             yield name, importlib.import_module(name)

@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, str] = {
     "pytest_plugin": "",
     "dashboard": f"{_VALUES} runtime capture web audit database queries views {FRONT}",
     "cli": f"{_STAGES} web queries views upgrade schema asgi dashboard {FRONT}",
-    "integrations": f"{_STAGES} web tracker _default asgi wsgi schema dashboard cli {FRONT}",
+    "integrations": f"{_STAGES} web tracker _default asgi wsgi schema dashboard queries cli {FRONT}",
 }
 """Each package and top-level module by what it may import; what is named stands further up. The modules of a package
 may import each other, without a cycle."""
@@ -56,7 +56,8 @@ THIRD_PARTY = {
     "cli": {"alembic", "anyio", "jsonschema", "mcp", "mcp_types", "rich", "starlette", "typer", "uvicorn"},
     "dashboard": {"anyio", "jinja2", "markupsafe", "starlette"},
     "integrations": {
-        *("asgiref", "celery", "click", "django", "fastapi", "flask", "flask_login", "opentelemetry"),
+        *("asgiref", "celery", "click", "django", "fastapi", "flask", "flask_admin", "flask_login", "opentelemetry"),
+        *("sqladmin",),
         *("prometheus_client", "rq", "starlette", "werkzeug"),
     },
     "database.alembic_operations": {"alembic"},
