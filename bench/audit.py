@@ -1,4 +1,5 @@
-"""What a call with audit="required" costs, beside the bare commit of such a row. Run it: python bench/audit.py
+"""What audited uses cost: a call with audit="required" beside the bare commit of such a row, and the flush of many
+uses with audit=True beside a bare multi-row INSERT of their rows. Run it: python bench/audit.py
 
 The wall clock is what counts here: a call waits for its commit. The servers keep their promises of durability.
 """
@@ -28,6 +29,9 @@ CALLS = 100
 PROCESSES = 8
 OURS, AWAITED = 'a call with audit="required"', "the same call, awaited"
 BARE, SESSION = "the bare INSERT and COMMIT", "the same by SQLAlchemy"
+BULK, ROWS = 10_000, 1_000
+"""Uses of a flush, and rows of a bare statement."""
+FLUSHED, BARE_BULK = "the flush of audited uses", "a bare multi-row INSERT"
 
 
 def _row(tables: Tables, chain: Chain) -> dict[str, Any]:
@@ -62,6 +66,17 @@ class Bare:
     def write(self, row: dict[str, Any]) -> None:
         with contextlib.closing(self._connection.cursor()) as cursor:
             cursor.execute(self._text, row)
+        self._connection.commit()
+
+    def write_bulk(self, rows: list[dict[str, Any]]) -> None:
+        """Many rows in one transaction, by statements of ROWS rows."""
+        head, _, _ = self._text.rpartition(" VALUES ")
+        one = f"({', '.join(['%s'] * len(self._names))})"
+        with contextlib.closing(self._connection.cursor()) as cursor:
+            for start in range(0, len(rows), ROWS):
+                some = rows[start : start + ROWS]
+                values = [row[name] for row in some for name in self._names]
+                cursor.execute(f"{head} VALUES {', '.join([one] * len(some))}", values)
         self._connection.commit()
 
     def close(self) -> None:
@@ -125,6 +140,33 @@ def cases(url: str, tables: Tables) -> Iterator[dict[str, Case]]:
     engine.dispose()
 
 
+@contextlib.contextmanager
+def bulk_cases(url: str, tables: Tables) -> Iterator[dict[str, Case]]:
+    """Each writes BULK rows of the trail; the flush also captures, hashes and counts what it writes."""
+    engine = sa.create_engine(url)
+    bare, tracker = Bare(engine, tables), Tracker(url, Settings(flush_interval=3600))
+    users = [UUID(int=number) for number in range(1, 101)]
+
+    def flushed() -> float:
+        for user in itertools.islice(itertools.cycle(users), BULK):
+            tracker.track("open_vault", user=user, audit=True)
+        start = time.perf_counter()
+        if not tracker.flush(60):
+            raise RuntimeError(tracker.stats().last_error)
+        return (time.perf_counter() - start) / BULK
+
+    def inserted() -> float:
+        rows = bare.prepared(BULK)
+        start = time.perf_counter()
+        bare.write_bulk(rows)
+        return (time.perf_counter() - start) / BULK
+
+    yield {FLUSHED: flushed, BARE_BULK: inserted}
+    tracker.shutdown(60)
+    bare.close()
+    engine.dispose()
+
+
 # ---- processes side by side
 
 
@@ -171,6 +213,10 @@ def measure(scale: float) -> Iterator[Result]:
             eight = {case: (lambda case=case: _together(url, case, PROCESSES, CALLS * 3)) for case in (OURS, BARE)}
             together = compare(f"{name}: one commit of {PROCESSES} processes", eight, BARE, rounds=times(5, scale))
             yield together
+            with bulk_cases(url, tables) as bulk:
+                many = compare(f"{name}: one audited use of {BULK:,}", bulk, BARE_BULK, rounds=times(5, scale))
+            yield many
+            yield Bar(f"{name}: the flush of audited uses against a bare multi-row INSERT", many[FLUSHED].ratio, 2.0)
             yield Bar(f"{name}: {PROCESSES} processes against bare commits of as many", together[OURS].ratio, 1.5)
 
 
