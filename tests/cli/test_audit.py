@@ -42,7 +42,7 @@ def shown(database: Database, *arguments: str) -> list[dict[str, Any]]:
 def filled(database: Database, **settings: Any) -> Tables:
     engine = database.engine()
     tables = made(engine)
-    tracker = Tracker(database.url, Settings(flush_interval=0, service="web", **settings))
+    tracker = Tracker(database.url, Settings(flush_interval=0, service="web", audit_timeout=60, **settings))
 
     @tracker.tracks("open_vault", audit=True, metadata=["drawer"])
     def open_vault(drawer: int) -> None:
@@ -54,7 +54,7 @@ def filled(database: Database, **settings: Any) -> Tables:
     with tracker.as_user(BOB, actor=ADA), pytest.raises(PermissionError):
         open_vault(4)
     tracker.track("read_report", audit="required")
-    assert tracker.shutdown()
+    assert tracker.shutdown(60)
     return tables
 
 

@@ -35,7 +35,9 @@ class DriverError(Exception):
         ("42501", Fault.CONFIGURATION),
         ("42P01", Fault.CONFIGURATION),
         ("3D000", Fault.CONFIGURATION),
-        *((state, Fault.CONNECTION_LOST) for state in ("25006", "08006", "57P01", "57P02", "57P03", "26000", "42P05")),
+        *((state, Fault.CONNECTION_LOST) for state in ("25006", "25P03", "26000", "42P05")),
+        *((state, Fault.CONNECTION_LOST) for state in ("08000", "08001", "08003", "08004", "08006", "08P01")),
+        *((f"57P0{number}", Fault.CONNECTION_LOST) for number in range(1, 6)),
         (None, Fault.CONNECTION_LOST),
     ],
 )
@@ -53,7 +55,7 @@ def test_postgresql(sqlstate: str | None, fault: Fault) -> None:
         (1452, Fault.UNKNOWN_USER),
         (1406, Fault.REFUSED),
         (1146, Fault.CONFIGURATION),
-        *((code, Fault.CONNECTION_LOST) for code in (1290, 1792, 1836, 1047, 1927, 2006, 2013)),
+        *((code, Fault.CONNECTION_LOST) for code in (1290, 1792, 1836, 1047, 1053, 1243, 1927, 2006, 2013, 3032, 4031)),
     ],
 )
 def test_mariadb(code: int, fault: Fault) -> None:

@@ -362,6 +362,51 @@ def test_an_autocommit_of_the_hosts_makes_no_statement_a_transaction(database: D
         assert connection.execute(sa.select(tables.usage)).all() == []
 
 
+ENGINES: dict[str, dict[str, Callable[[Database], sa.Engine]]] = {
+    "postgresql": {
+        "read-only": lambda database: database.engine().execution_options(postgresql_readonly=True),
+        "cursors of the server": lambda database: database.engine().execution_options(stream_results=True, yield_per=1),
+        "a driver in autocommit": lambda database: database.engine(connect_args={"autocommit": True}),
+        "serializable": lambda database: database.engine(isolation_level="SERIALIZABLE"),
+        "without a reset": lambda database: database.engine(pool_reset_on_return=None),
+    },
+    "mariadb": {
+        "cursors of the server": lambda database: database.engine().execution_options(stream_results=True),
+        "a driver in autocommit": lambda database: database.engine(connect_args={"autocommit": True}),
+        "serializable": lambda database: database.engine(isolation_level="SERIALIZABLE"),
+    },
+    "sqlite": {
+        "a driver in autocommit": lambda database: database.engine(connect_args={"isolation_level": None}),
+        "transactions by the driver": lambda database: database.engine(
+            connect_args={"autocommit": False} if sys.version_info >= (3, 12) else {"isolation_level": "DEFERRED"}
+        ),
+        "immediate transactions": lambda database: database.engine(connect_args={"isolation_level": "IMMEDIATE"}),
+    },
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in ENGINES for name in ENGINES[kind]])
+def test_no_option_of_the_hosts_engine_stops_the_writer(kind: str, name: str, request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(kind)
+    tables = create_all(database.engine()).tables
+    statements: list[str] = []
+    engine = ENGINES[kind][name](database)
+    if kind == "sqlite":
+        sa.event.listen(engine, "connect", lambda driver, _: driver.set_trace_callback(statements.append))
+    tracker = Tracker(engine, Settings(flush_interval=3600, audit_timeout=10))
+    for _ in range(2):
+        tracker.track("search", audit="required")
+        assert tracker.flush(10), tracker.stats()
+    assert tracker.count(None, "search") == 2
+    assert tracker.shutdown(10)
+    with database.engine().connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(tables.access)) == 2
+    first = next((number for number, text in enumerate(statements) if "INTO feature_usage " in text), None)
+    if first is not None:  # SQLite refuses the first write of a transaction that has read
+        begins = [text for text in statements[:first] if text.startswith("BEGIN")]
+        assert begins[-1] == "BEGIN IMMEDIATE"
+
+
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_schema_translate_map_is_honoured(kind: str, is_async: bool, request: pytest.FixtureRequest) -> None:

@@ -169,7 +169,7 @@ def test_other_ends_leave_it_in_the_journal(world: World) -> None:
 
 @contextlib.contextmanager
 def celery(world: World, *options: str, journal: bool) -> Iterator[subprocess.Popen[str]]:
-    """A worker of Celery's prefork pool with two children."""
+    """A worker of Celery with two children, or greenlets."""
     prepare = [sys.executable, "-c", "import jobs; jobs.prepare()"]
     subprocess.run(prepare, cwd=world.place, env=world.environ(journal=journal), check=True, timeout=120)
     process = subprocess.Popen(
@@ -198,10 +198,20 @@ def send(world: World, what: str, *, journal: bool) -> int:
     return int(done.stdout)
 
 
-def test_celerys_children_write_when_it_is_stopped(world: World) -> None:
-    """They leave by os._exit, and nobody in the app has connected a signal."""
-    with celery(world, journal=False) as worker:
-        assert send(world, "20", journal=False) == 2
+POOLS = {"prefork": 2, "eventlet": 1, "gevent": 1}
+"""By the number of processes."""
+if not os.environ.keys() & {"CI", "USAGE_TEST_KILLS"}:  # scripts/faults; tests/runtime/test_eventlet.py is quick
+    POOLS = {"prefork": 2}
+
+
+@pytest.mark.parametrize(("pool", "processes"), POOLS.items())
+def test_a_worker_of_celery_writes_when_it_is_stopped(
+    pool: str, processes: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The children of a prefork pool leave by os._exit, and nobody in the app has connected a signal."""
+    monkeypatch.setenv("EVENTLET_NO_GREENDNS", "yes")  # which imports trio, and that does not bear patched sockets
+    with celery(world, "-P", pool, journal=False) as worker:
+        assert send(world, "20", journal=False) == processes
         worker.send_signal(signal.SIGTERM)
         said = worker.communicate(timeout=60)[0]
         assert worker.returncode == 0, said

@@ -17,6 +17,7 @@ from traffic import EXAMPLES, FLASK, PORT, STARLETTE, Uses, gunicorn, python_mod
 from usage_instrument.cli.app import app
 from usage_instrument.schema import define_tables
 
+EVENTLET = str(Path(__file__).with_name("eventlet_server.py"))
 UWSGI = Path(sys.executable).with_name("uwsgi")
 
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "gunicorn-sync": gunicorn(FLASK, "-w", "3"),
     "gunicorn-gthread": gunicorn(FLASK, "--preload", "-w", "2", "-k", "gthread", "--threads", "4"),
     "gunicorn-gevent": gunicorn(FLASK, "--preload", "-w", "2", "-k", "gevent"),
+    "eventlet": [sys.executable, EVENTLET, str(EXAMPLES), PORT],
     "gunicorn-max-requests": gunicorn(FLASK, "--preload", "-w", "2", "--max-requests", "50"),
     "gunicorn-uvicorn": gunicorn(STARLETTE, "--preload", "-w", "2", "-k", "uvicorn_worker.UvicornWorker"),
     "uvicorn-workers": uvicorn(STARLETTE, "--workers", "2"),
@@ -48,7 +50,11 @@ COMMANDS = {
 
 KILLED = [kind for kind in COMMANDS if kind not in {"uvicorn", "waitress"}]  # one process, as Python's own
 if not os.environ.get("CI"):  # their workers are born and served as those of the others
-    KILLED = [kind for kind in KILLED if kind not in {"gunicorn-sync", "gunicorn-max-requests", "gunicorn-uvicorn"}]
+    KILLED = [
+        kind
+        for kind in KILLED
+        if kind not in {"eventlet", "gunicorn-sync", "gunicorn-max-requests", "gunicorn-uvicorn"}
+    ]
 
 
 def environ_for(database: Database, journal: Path) -> dict[str, str]:

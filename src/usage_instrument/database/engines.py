@@ -64,8 +64,12 @@ _RECOMMENDED = {
 }
 """The scheme and extra to recommend for a URL without a driver: SQLAlchemy's default is harder to install."""
 _PACKAGES = {"mysqldb": "mysqlclient"}
-_REPLACED_OPTIONS = {"isolation_level", "schema_translate_map"}
-"""Execution options of the host's engine that ours does not take: see `own_engine` and `schema_translate_map`."""
+_REPLACED_OPTIONS = {
+    *("isolation_level", "schema_translate_map"),  # see `own_engine` and `schema_translate_map`
+    *("postgresql_readonly", "postgresql_deferrable"),
+    *("stream_results", "yield_per", "max_row_buffer"),  # a cursor of the server needs a transaction
+}
+"""Execution options of the host's engine that ours does not take."""
 
 
 def connect(database: Database, statement_timeout: float | None = None, connections: int = 1) -> Connector:
@@ -133,7 +137,16 @@ def own_engine(
     if engine.dialect.name in {"mysql", "mariadb"}:
         # An AUTOCOMMIT of the host's would commit each statement of a batch. The other dialects set it per transaction.
         event.listen(engine, "connect", lambda driver, _: engine.dialect.set_isolation_level(driver, "READ COMMITTED"))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _leave_transactions_alone)
     return engine
+
+
+def _leave_transactions_alone(driver: Any, _: object) -> None:
+    """Undo `autocommit=False` of sqlite3 (Python 3.12 and later), which begins transactions before any statement."""
+    if getattr(driver, "autocommit", None) is False:
+        driver.rollback()
+        driver.autocommit = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL
 
 
 def schema_translate_map(database: Database | None) -> Mapping[str | None, str | None]:

@@ -36,14 +36,11 @@ class Backend:
         self._schema = self._schemas.get(schema, schema) if self._schemas else settings.schema
         self.user_id_type = tables.user_id_type if tables is not None else settings.user_id_type
         self._settings = settings
+        self.name = "" if self.database is None else engines.named(self.database, self._schema)
+        """The database's name for a journal; empty without a database."""
 
     def __str__(self) -> str:
         return "" if self.database is None else engines.masked(self.database)
-
-    @property
-    def name(self) -> str:
-        """The database's name for a journal; empty without a database."""
-        return "" if self.database is None else engines.named(self.database, self._schema)
 
     @property
     def _known(self) -> engines.Database:

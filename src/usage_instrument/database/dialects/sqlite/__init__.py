@@ -170,12 +170,13 @@ class SQLite(Dialect):
         return as_uuid(column["type"])
 
     def begin(self, connection: Connection, settings: Settings) -> Connection:
-        # The driver begins deferred transactions. The first write of one fails if another process wrote after its
-        # first read, whatever the timeout.
+        # The driver, or a listener of the host's, begins deferred transactions. The first write of one fails if another
+        # process wrote after its first read, whatever the timeout.
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {math.ceil(settings.lock_timeout * 1000)}")
-        if not getattr(connection.connection.dbapi_connection, "in_transaction", False):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if getattr(connection.connection.dbapi_connection, "in_transaction", False):
+            connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
         return connection
 
     def begin_read_only(self, connection: Connection, timeout: int) -> Connection:
