@@ -55,30 +55,40 @@ def test_a_read_only_answer_discards_the_connection(connector: Connector, server
     connector.run(lambda connection: connection.exec_driver_sql("INSERT INTO written VALUES (1)"))
 
 
-def test_a_setting_of_the_role_reaches_the_next_attempt(postgresql: Database) -> None:
+@pytest.mark.parametrize(
+    ("what", "error"), [("search_path = app", "does not exist"), ("role = writers", "permission denied")]
+)
+def test_a_setting_of_the_role_reaches_the_next_attempt(what: str, error: str, postgresql: Database) -> None:
     """A session reads it when it begins: the corrected role would not help a connection that a pool keeps."""
     url = sa.make_url(postgresql.url)
-    role = f"role_of_{url.database}"
+    role, writers = f"role_of_{url.database}", f"writers_of_{url.database}"
+    schema = "app" if "app" in what else "public"
     with postgresql.engine().begin() as admin:
-        admin.exec_driver_sql("CREATE SCHEMA app")
-        create_all(admin, schema="app")
+        if schema == "app":
+            admin.exec_driver_sql("CREATE SCHEMA app")
+        create_all(admin, schema=None if schema == "public" else schema)
         admin.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
-        admin.exec_driver_sql(f"GRANT ALL ON SCHEMA app TO {role}")
-        admin.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA app TO {role}")
-        admin.exec_driver_sql(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA app TO {role}")
+        admin.exec_driver_sql(f"CREATE ROLE {writers} ROLE {role}")
+        admin.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {role}, {writers}")
+        admin.exec_driver_sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}")
+        admin.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {writers}")
+        admin.exec_driver_sql(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {writers}")
+        if schema == "public":
+            admin.exec_driver_sql(f"ALTER ROLE {role} NOINHERIT")
     tracker = Tracker(url.set(username=role, password="secret"), Settings(flush_interval=3600))
     try:
         tracker.track("f")
         assert not tracker.flush(30)
-        assert "does not exist" in str(tracker.stats().last_error)
+        assert error in str(tracker.stats().last_error)
         with postgresql.engine().begin() as admin:
-            admin.exec_driver_sql(f"ALTER ROLE {role} SET search_path = app")
+            admin.exec_driver_sql(f"ALTER ROLE {role} SET {what.replace('writers', writers)}")
         assert tracker.flush(30), tracker.stats()
         assert tracker.shutdown(30)
     finally:
         with postgresql.engine().begin() as admin:
-            admin.exec_driver_sql(f"DROP OWNED BY {role}")
-            admin.exec_driver_sql(f"DROP ROLE {role}")
+            for each in (role, writers):
+                admin.exec_driver_sql(f"DROP OWNED BY {each}")
+                admin.exec_driver_sql(f"DROP ROLE {each}")
 
 
 def test_an_ordinary_error_keeps_the_connection(server: Database) -> None:

@@ -10,6 +10,7 @@ import eventlet
 
 eventlet.monkey_patch()
 
+import importlib
 import signal
 import sys
 
@@ -19,7 +20,7 @@ sys.path.insert(0, sys.argv[1])
 
 
 def main() -> None:
-    from flask_app import app
+    app = importlib.import_module("flask_app").app
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     eventlet.wsgi.server(eventlet.listen(("127.0.0.1", int(sys.argv[2]))), app, log_output=False)
