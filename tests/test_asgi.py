@@ -145,10 +145,10 @@ def tree() -> Starlette:
     ("request_", "name"),
     [
         ("GET /", "home"),
-        ("GET /events", "Events"),
+        ("GET /events", "Events GET"),
         ("POST /events", "events_post"),  # by its decorator
         ("GET /make", None),
-        ("POST /make", "create"),
+        ("POST /make", "create POST"),
         ("GET /users/", "users:list"),
         ("GET /users/3", "users:show"),
         ("GET /users/3/friends/4", "users:friends:friend"),
@@ -262,7 +262,7 @@ def test_probes_do_not_count_unless_asked_for(captured: CapturedUsage, path: str
 def test_include_and_exclude(captured: CapturedUsage) -> None:
     app = UsageMiddleware(tree(), include=["/users*", "POST create", "home"], exclude=["GET users:fr*"])
     requests = ["GET /", "GET /users/", "GET /users/3/friends/4", "POST /make", "GET /sub/y"]
-    assert names_after(captured, app, *requests) == ["home", "users:list", "create"]
+    assert names_after(captured, app, *requests) == ["home", "users:list", "create POST"]
 
 
 def test_features_may_be_callables_and_none(captured: CapturedUsage) -> None:
@@ -281,7 +281,6 @@ def test_features_may_be_callables_and_none(captured: CapturedUsage) -> None:
     [
         ({"features": {"home": ""}}, FeatureNameError),
         ({"features": {"home": "x" * 101}}, ValueError),
-        ({"features": {"/x*": "x"}}, ValueError),
         ({"features": {"home": 7}}, DeclarationError),
         ({"features": "home"}, DeclarationError),
         ({"include": "home"}, DeclarationError),

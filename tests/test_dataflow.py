@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import uuid
 
+from flask import Flask
+
 import usage_instrument as usage
-from conftest import UsersDatabase
+from conftest import Database, UsersDatabase
 from usage_instrument import queries
 from usage_instrument.schema import create_all
+from usage_instrument.wsgi import UsageMiddleware
 
 
 def test_one_call_one_row_one_answer(users_database: UsersDatabase) -> None:
@@ -32,3 +35,19 @@ def test_one_call_one_row_one_answer(users_database: UsersDatabase) -> None:
         assert row.usage_count == 1
         (adopted,) = connection.execute(queries.adoption()).all()
         assert (adopted.feature_name, adopted.unique_users) == ("calendar_follow_event", 1)
+
+
+def test_the_middleware_alone_answers_what_nobody_uses(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    create_all(engine, users=None)
+    usage.configure(sqlite.url)
+    app = Flask("shop", static_folder=None)
+    for name in ("orders", "reports", "healthz"):
+        app.add_url_rule(f"/{name}", name, lambda: "ok")
+    app.wsgi_app = UsageMiddleware(app.wsgi_app)  # type: ignore[method-assign]
+    assert app.test_client().get("/orders").status_code == 200
+    assert usage.shutdown(60)
+    with engine.connect() as connection:
+        assert [(row.feature_name, row.status) for row in connection.execute(queries.unused_features())] == [
+            ("reports", "never")
+        ]

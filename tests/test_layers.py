@@ -57,7 +57,7 @@ THIRD_PARTY = {
     "dashboard": {"anyio", "jinja2", "markupsafe", "starlette"},
     "integrations": {
         *("asgiref", "celery", "click", "django", "fastapi", "flask", "flask_admin", "flask_login", "opentelemetry"),
-        *("sqladmin",),
+        *("ariadne", "graphql", "sqladmin", "strawberry"),
         *("prometheus_client", "rq", "starlette", "werkzeug"),
     },
     "database.alembic_operations": {"alembic"},

@@ -20,7 +20,7 @@ from werkzeug.wsgi import FileWrapper
 import usage_instrument as usage
 from usage_instrument.capture.context import holder
 from usage_instrument.capture.registry import Catalog
-from usage_instrument.errors import ConfigurationError, DeclarationError, FeatureNameError, UserIdError
+from usage_instrument.errors import DeclarationError, FeatureNameError, UserIdError
 from usage_instrument.testing import CapturedUsage, CapturedUse, capture_usage
 from usage_instrument.typing import Environ, StartResponse, WSGIApp
 from usage_instrument.wsgi import UsageMiddleware
@@ -108,7 +108,7 @@ def flask_app() -> Flask:
         ("POST /cal/events/7/follow", "calendar.follow"),
         ("GET /cal/events/7", "event_seen"),
         ("GET /cal/admin/a/b", "calendar.admin.anything"),
-        ("GET /item", "item"),
+        ("GET /item", "item GET"),
         ("POST /item", "item_made"),
         ("GET /page", "page_made"),
         ("GET /stream", "stream"),
@@ -172,7 +172,7 @@ def test_dispatched_apps(captured: CapturedUsage) -> None:
         features={"GET /other/<int:id>": "other_shown", "GET /": "front"},
     )
     requests = ["GET /other/3", "GET /other/", "GET /", "GET /item", "GET /other/nothing"]
-    assert names_after(captured, app, *requests) == ["other_shown", "start", "front", "item"]
+    assert names_after(captured, app, *requests) == ["other_shown", "start", "front", "item GET"]
 
 
 def test_middleware_in_a_dispatched_app_shares_the_request(captured: CapturedUsage) -> None:
@@ -194,7 +194,6 @@ def test_middleware_in_a_dispatched_app_shares_the_request(captured: CapturedUsa
     ("options", "error"),
     [
         ({"features": {"home": ""}}, FeatureNameError),
-        ({"features": {"home.*": "x"}}, ConfigurationError),
         ({"exclude": "home"}, DeclarationError),
     ],
 )
@@ -288,7 +287,7 @@ def test_a_redirect_to_log_in_is_not_a_use(captured: CapturedUsage, with_login: 
     assert captured.uses == []
     for path in ("/save", "/touch", "/login"):
         client.post(path, headers={"X-User": "5"}, buffered=True)
-    assert captured.uses == [CapturedUse("save", 5), CapturedUse("touch", 5), CapturedUse("login")]
+    assert captured.uses == [CapturedUse("save", 5), CapturedUse("touch", 5), CapturedUse("login POST")]
 
 
 def test_the_order_of_who_says_who(captured: CapturedUsage) -> None:
@@ -548,7 +547,7 @@ def test_success_and_metadata(captured: CapturedUsage) -> None:
         success=lambda status, environ: status == 404 or environ["PATH_INFO"] == "/item",
         metadata=lambda environ: {"path": environ["PATH_INFO"]},
     )
-    assert names_after(captured, app, "GET /", "GET /item", "GET /nothing") == ["item"]
+    assert names_after(captured, app, "GET /", "GET /item", "GET /nothing") == ["item GET"]
     assert captured.uses[0].metadata == {"path": "/item"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from operator import index
@@ -15,11 +16,14 @@ from .runtime import log
 from .typing import UNSET, ASGIApp, Message, Receive, Scope, Send, Unset, UserId
 from .web import unavailable
 from .web.exchange import Exchange
-from .web.framework_users import loaded_user
+from .web.flask_routes import RULE_KEY, follow_flask
+from .web.framework_users import FLASK_USER, loaded_user
 from .web.options import MiddlewareOptions
+from .web.other_routes import connexion_route
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
-from .web.routes import WEBSOCKET, RouteTree, marker_of, mount_depth, starlette_login_paths, visible_routes
+from .web.routes import WEBSOCKET, Route
 from .web.setup_checks import ASGI, check_app, check_protocol
+from .web.starlette_routes import RouteTree, marker_of, mount_depth, starlette_login_paths, visible_routes
 
 
 class UsageMiddleware:
@@ -36,6 +40,7 @@ class UsageMiddleware:
     def __init__(self, app: ASGIApp, **options: Unpack[MiddlewareOptions[Scope]]) -> None:
         check_protocol(app, ASGI)
         self.app = app
+        self._has_begun = False
         self._counter = RequestCounter(options, _user_in, starlette_login_paths)
         self._counter.check_setup = partial(check_app, app, self._counter, visible_routes)
         self._tree = RouteTree()
@@ -43,6 +48,10 @@ class UsageMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As the ASGI specification says."""
         kind = scope["type"]
+        if not self._has_begun:
+            self._has_begun = True
+            if "flask" in sys.modules:  # an app of Flask's may be mounted
+                follow_flask()
         if kind == "lifespan":
             await self._lifespan(scope, receive, send)
             return
@@ -208,18 +217,54 @@ class ASGIExchange(Exchange):
         method = self.request.method or WEBSOCKET
         marker = marker_of(scope)
         if marker is None:
-            # A known router that matched nothing leaves nothing to count.
-            return NO_ROUTE if "router" in scope else counter.feature_of_path(scope["path"], method)
-        key = (id(marker), method, depth)
-        found = counter.routes.get(key)
-        if found is None:
-            if depth > 0:
-                counter.check_setup = None  # the options may name routes that only the app around this one knows
-            route, is_certain = self.tree.find(scope, marker, depth)
-            found = counter.feature_of(route, method, marker)
-            if is_certain:
-                counter.remember(key, found)
+            return self._without_route(method)
+        found = counter.routes.get((id(marker), method, depth)) or self._find(marker, method)
+        return found if found.mount is None else self._below(found, found.mount, method)
+
+    def _find(self, marker: object, method: str) -> RouteFeature:
+        counter, depth = self.counter, self.depth
+        if depth > 0:
+            counter.check_setup = None  # the options may name routes that only the app around this one knows
+        route, is_certain = self.tree.find(self.carrier, marker, depth)
+        found = counter.feature_of(route, method, marker)
+        if is_certain:
+            counter.remember((id(marker), method, depth), found)
         return found
+
+    def _below(self, found: RouteFeature, mount: Route, method: str) -> RouteFeature:
+        """What a request to a mount counts as: its app may be of another kind, with routes of its own."""
+        counter, scope = self.counter, self.carrier
+        operation, rule = connexion_route(scope, method), scope.get(RULE_KEY)
+        if rule is not None and operation is None:
+            return counter.routes.get((id(rule), method, self.depth)) or self._find(rule, method)
+        by_path = self._by_path(operation, method, names=operation is not None)
+        if by_path is not NO_ROUTE:
+            return by_path
+        if mount.opaque and mount.name is None and found.namer is None:
+            counter.nameless(scope["path"], method)
+        return found
+
+    def _without_route(self, method: str) -> RouteFeature:
+        """What a request that no router of Starlette's has matched counts as."""
+        counter, scope = self.counter, self.carrier
+        operation = connexion_route(scope, method)
+        is_unmatched = operation is None and "router" in scope
+        found = self._by_path(operation, method, names=not is_unmatched)
+        if found is NO_ROUTE and not is_unmatched:
+            counter.nameless(scope["path"], method)
+        return found
+
+    def _by_path(self, operation: Route | None, method: str, *, names: bool) -> RouteFeature:
+        counter = self.counter
+        found = counter.feature_of_path(self.carrier["path"], method, names=names)
+        if found is not NO_ROUTE or operation is None:
+            return found
+        key = (operation.name, method)
+        known = counter.routes.get(key)
+        if known is None:
+            known = counter.feature_of(operation, method)
+            counter.remember(key, known)
+        return known
 
 
 async def _refuse(kind: str, send: Send) -> None:
@@ -233,4 +278,5 @@ async def _refuse(kind: str, send: Send) -> None:
 
 def _user_in(scope: Scope) -> UserId | Unset:
     user = scope.get("user")
-    return UNSET if user is None else loaded_user(user)
+    found = UNSET if user is None else loaded_user(user)
+    return scope.get(FLASK_USER, UNSET) if found is UNSET else found

@@ -13,11 +13,13 @@ from .errors import AuditUnavailable
 from .typing import Environ, StartResponse, WSGIApp
 from .web import unavailable
 from .web.exchange import BodyExchange
+from .web.flask_routes import FlaskRoutes, flask_request
 from .web.framework_users import flask_user, keep_logged_out
 from .web.options import MiddlewareOptions
+from .web.other_routes import OtherRoutes, follow_pyramid, routed_object
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
-from .web.routes import flask_request, flask_route, flask_routes
-from .web.setup_checks import WSGI, check_app, check_protocol
+from .web.routes import Route
+from .web.setup_checks import WSGI, check_app, check_protocol, layers
 
 
 class UsageMiddleware:
@@ -37,8 +39,15 @@ class UsageMiddleware:
         check_protocol(app, WSGI)
         self.app = app
         self._counter = RequestCounter(options, flask_user)
-        self._counter.check_setup = partial(check_app, app, self._counter, flask_routes)
+        self._routes = FlaskRoutes(app)
+        innermost = list(layers(app))[-1:] or [app]
+        self._others = OtherRoutes(innermost[0])
+        follow_pyramid(innermost[0])
+        self._counter.check_setup = partial(check_app, app, self._counter, self._visible_routes)
         self._hears_flask_login = False
+
+    def _visible_routes(self, app: object) -> list[Route] | None:
+        return self._others.visible() or self._routes.visible()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """As PEP 3333 says."""
@@ -51,6 +60,7 @@ class UsageMiddleware:
         exchange.iterator = None
         exchange.has_begun = False
         exchange.start_response = start_response
+        exchange.routes, exchange.others = self._routes, self._others
         exchange.script = environ.get("SCRIPT_NAME", "")
         token = holder.set(exchange.holder)
         try:
@@ -80,11 +90,13 @@ class UsageMiddleware:
 class WSGIExchange(BodyExchange):
     """One request, and the body of its response."""
 
-    __slots__ = ("has_begun", "script", "start_response")
+    __slots__ = ("has_begun", "others", "routes", "script", "start_response")
 
     # Set by the middleware: one more call would cost each request too much.
     has_begun: bool
     start_response: StartResponse
+    routes: FlaskRoutes
+    others: OtherRoutes
     script: str
     """The path at which the server has mounted the app."""
 
@@ -118,7 +130,7 @@ class WSGIExchange(BodyExchange):
             # The environ of the app may be a copy, and any later werkzeug Request replaces the entry.
             running = flask_request(self.request)
             if running is None and not hasattr(handled, "url_rule"):
-                return counter.feature_of_path(path_of(environ), method)
+                return self._outside_flask(method)
             rule = None if running is None else running.url_rule
             if rule is None:
                 return NO_ROUTE
@@ -127,8 +139,24 @@ class WSGIExchange(BodyExchange):
         key = (id(rule), method, prefix)
         found = counter.routes.get(key)
         if found is None:
-            found = counter.feature_of(flask_route(rule, prefix), method, rule)
+            found = counter.feature_of(self.routes.find(rule, prefix), method, rule)
             counter.remember(key, found)
+        return found
+
+    def _outside_flask(self, method: str) -> RouteFeature:
+        counter, environ = self.counter, self.carrier
+        marker = routed_object(environ)
+        if marker is not None:
+            key = (id(marker), method, "")
+            found = counter.routes.get(key)
+            if found is None:
+                found = counter.feature_of(self.others.find(marker, method), method, marker)
+                counter.remember(key, found)
+            return found
+        path = path_of(environ)
+        found = counter.feature_of_path(path, method)
+        if found is NO_ROUTE:
+            counter.nameless(path, method)
         return found
 
 

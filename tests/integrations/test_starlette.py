@@ -120,11 +120,11 @@ REQUESTS = {
     "GET /": ("home", None),
     "GET /thread": ("in_a_thread", None),
     "GET /moved": None,
-    "POST /moved": ("moved", None),
+    "POST /moved": ("moved POST", None),
     "GET /streamed": ("streamed", None),
     "GET /worked": ("worked_on_later", 5),
     "GET /events/": ("events:list", None),
-    "GET /events/7": ("events:Event", None),
+    "GET /events/7": ("events:Event GET", None),
     "POST /events/7": ("calendar_follow_event", 4),
     "PUT /events/7": None,
     "GET /v1/deep/y": ("v1:deep:y", None),
@@ -229,7 +229,7 @@ def test_the_subject_of_a_token_is_the_user(sqlite: Database, first: str) -> Non
     tables = define_tables(sa.MetaData(), users=None, user_id_type="string")
     subject = "auth0|5f7c8ec7c33c6c004bbafe82"
     assert counts(sqlite.engine(), tables) == {
-        ("home", subject): 1, ("members", subject): 1, ("strangers", subject): 1, ("home", None): 1,
+        ("home", subject): 1, ("members GET", subject): 1, ("strangers", subject): 1, ("home", None): 1,
     }  # fmt: skip
 
 

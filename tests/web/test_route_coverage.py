@@ -87,7 +87,7 @@ def test_flask(captured: CapturedUsage) -> None:
         "GET /healthz": (None, PROBES),
         "GET /tracked": ("view_made", "@tracks"),
         "GET /both": ("both_named and view_made", "features= and @tracks"),
-        "GET /items/{number}": ("item", "the name of the route"),
+        "GET /items/{number}": ("item GET", "the name of the route, by its method"),
         "POST /items/{number}": ("item_made", "@tracks"),
         "GET /admin/users": (None, "exclude="),
     }
@@ -146,12 +146,12 @@ def test_starlette(captured: CapturedUsage, has_started: bool) -> None:
         "GET /plain": ("plain", "the name of the route"),
         "GET /named": ("by_its_template", "features="),
         "GET /never": (None, "features="),
-        "GET /events/{number}": ("Event", "the name of the route"),
+        "GET /events/{number}": ("Event GET", "the name of the route, by its method"),
         "POST /events/{number}": ("event_made", "@tracks"),
         "WEBSOCKET /chat": ("Chat", "the name of the route"),
         "GET /admin/users": (None, "exclude="),
         "GET /users/{name}": ("users:show", "the name of the route"),
-        "/raw": ("raw", "the name of the route"),
+        "/raw": ("raw", "the name of the route, other methods than GET are told apart"),
         "/nameless": (None, "it has no name"),
         "/static": (None, "static files are no use"),
     }

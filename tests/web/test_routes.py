@@ -8,14 +8,20 @@ from unittest.mock import MagicMock
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Host, Mount
+from starlette.routing import Route as StarletteRoute
 from starlette.testclient import TestClient
 
 import usage_instrument as usage
 from usage_instrument import asgi
 from usage_instrument.capture.registry import declared
 from usage_instrument.testing import capture_usage
-from usage_instrument.web.routes import WEBSOCKET, Route, tracked_features, visible_routes
+from usage_instrument.web.routes import WEBSOCKET, Route, tracked_features
 from usage_instrument.web.rules import Rules, is_technical
+from usage_instrument.web.starlette_routes import visible_routes
 
 
 @usage.tracks("function")
@@ -83,7 +89,8 @@ def test_names_that_several_endpoints_share_are_qualified() -> None:
     app.include_router(items)
     app.include_router(orders)
     expected = ["get_all /items", "get_all /orders", "one", "form GET /orders/form", "form POST /orders/form"]
-    assert [route.name for route in visible_routes(app) or ()] == expected
+    routes = visible_routes(app) or ()
+    assert [route.name_for(method) for route in routes for method in route.counted_methods] == expected
     with capture_usage() as captured:
         client = TestClient(asgi.UsageMiddleware(app, exclude=["one"], features={"GET form": "form_seen"}))
         for method, path in (
@@ -95,3 +102,44 @@ def test_names_that_several_endpoints_share_are_qualified() -> None:
         ):
             assert client.request(method, path).status_code == 200
     assert captured.names == ["get_all /items", "get_all /orders", "form_seen", "form POST /orders/form"]
+
+
+def test_an_app_that_is_mounted_in_itself_is_walked_once() -> None:
+    app = Starlette(routes=[StarletteRoute("/", function, name="home")])
+    for number in range(12):
+        app.mount(f"/{number}", app, name=str(number))
+    templates = [route.templates[0] for route in visible_routes(app) or ()]
+    assert len(templates) == 13 + 12 * 13, "the app, and the app once in itself"
+
+
+def test_no_name_depends_on_the_order_of_routes_or_requests() -> None:
+    async def ok(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    def routes() -> list[Any]:
+        # Each endpoint is one of its own.
+        names = [("/a", "same"), ("/b", "same"), ("/c", "other")]
+        mounted = [StarletteRoute(path, functools.partial(ok), name=name) for path, name in names]
+        return [*mounted, Mount("/in", routes=[StarletteRoute("/a", functools.partial(ok), name="same")])]
+
+    requests = ["/a", "/b", "/c", "/in/a"]
+    expected = {"same /a", "same /b", "other", "same /in/a"}
+    for step in (1, -1):
+        with capture_usage() as captured:
+            client = TestClient(asgi.UsageMiddleware(Starlette(routes=routes()[::step])))
+            assert {client.get(path).status_code for path in requests[::step]} == {200}
+        assert set(captured.names) == expected
+
+
+def test_equal_routes_of_several_hosts_are_told_apart_by_the_host() -> None:
+    async def ok(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    def site() -> Starlette:
+        return Starlette(routes=[StarletteRoute("/", functools.partial(ok), name="home")])
+
+    app = Starlette(routes=[Host("a.example", site()), Host("b.example", site())])
+    with capture_usage() as captured:
+        client = TestClient(asgi.UsageMiddleware(app))
+        assert [client.get("/", headers={"host": f"{host}.example"}).status_code for host in "ab"] == [200, 200]
+    assert captured.names == ["home a.example/", "home b.example/"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from usage_instrument.errors import ConfigurationError, DeclarationError, FeatureNameError
+from usage_instrument.errors import DeclarationError, FeatureNameError
 from usage_instrument.web.routes import Route
 from usage_instrument.web.rules import Rule, Rules, is_technical, shortened
 
@@ -15,7 +15,7 @@ def route(template: str, name: str | None = "view", **more: Any) -> Route:
     return Route(name, (template,), more.pop("local", template), **more)
 
 
-FOLLOW = route("/events/{id}/follow", "calendar.follow")
+FOLLOW = route("/events/{id}/follow", "calendar.follow", methods=frozenset({"POST"}))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,34 @@ def test_patterns(patterns: list[str], matches: bool) -> None:
     assert (included == "calendar.follow", excluded is None) == (matches, matches)
 
 
+def test_patterns_name_whole_routers_after_every_other_key() -> None:
+    def namer(scope: object) -> str:
+        return "named"
+
+    features = {
+        "orders.*": "orders",
+        "/admin/*": None,
+        "GET reports.*": namer,
+        "*.pay": "late",
+        "orders.refund": "refund",
+    }
+    rules = Rules(features, None, None)
+
+    def decided(template: str, name: str, method: str = "GET") -> Any:
+        return rules.decide(route(template, name, methods=frozenset({method})), method)
+
+    assert decided("/orders/{id}", "orders.show") == Rule("orders", explicit=True)
+    assert decided("/orders/{id}/pay", "orders.pay") == Rule("orders", explicit=True)
+    assert decided("/orders/{id}/refund", "orders.refund") == Rule("refund", explicit=True)
+    assert decided("/admin/users", "users") == Rule(None, explicit=True)
+    assert decided("/reports", "reports.list") == Rule(namer, explicit=True)
+    assert decided("/reports", "reports.make", "POST") == Rule("reports.make")
+    assert rules.names == ["orders", "late", "refund"]
+    assert Rules({"/shop/*": "shop"}, None, None).decide_path("/shop/3/buy", "POST") == Rule("shop", explicit=True)
+    seen = [route("/orders/{id}", "orders.show"), route("/admin/x", "x"), route("/p", "a.pay")]
+    assert rules.unmatched(seen) == ["GET reports.*", "orders.refund"]
+
+
 def test_what_overrides_what() -> None:
     def namer(scope: object) -> str:
         return "named"
@@ -195,7 +223,6 @@ class AsyncCallable:
         (({"a": "nul\0"}, None, None), FeatureNameError),
         (({"a": 1}, None, None), DeclarationError),
         (({1: "a"}, None, None), DeclarationError),
-        (({"/a/*": "a"}, None, None), ConfigurationError),
         (("a", None, None), DeclarationError),
         (({"a": coroutine_function}, None, None), DeclarationError),
         ((AsyncCallable(), None, None), DeclarationError),

@@ -246,3 +246,65 @@ def test_an_app_that_cannot_be_looked_at_is_served(captured: CapturedUsage, capl
     app.add_route("/", ok, name="home")
     assert TestClient(asgi.UsageMiddleware(app, features={"nothing": "x"})).get("/").text == "ok"
     assert captured.names == ["home"]
+
+
+# ---- nothing to name
+
+
+def plain_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return [b"ok"]
+
+
+class Plain:
+    """An app whose routes nobody sees."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await plain_asgi(scope, receive, send)
+
+
+ASGI_APPS = pytest.mark.parametrize(
+    "make", [Plain, lambda: Starlette(routes=[Mount("/orders", Plain())])], ids=["alone", "mounted"]
+)
+
+
+@ASGI_APPS
+def test_successes_without_any_name_are_reported_once_with_the_line_that_helps(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TestClient(asgi.UsageMiddleware(make()))
+    for count in (0, 0, 1, 1, 1):
+        assert client.get("/orders/77").status_code == 200
+        assert len(caplog.messages) == count
+    assert "UsageMiddleware(app, features={'GET /orders/{id}': 'my_feature'})" in caplog.text
+    caplog.clear()
+    client = TestClient(asgi.UsageMiddleware(make(), features={"/orders/{id}/pay": "paid"}))
+    assert {client.get("/orders/77").status_code for _ in range(5)} == {200}
+    assert caplog.messages == []
+
+
+def test_successes_without_any_name_under_wsgi(caplog: pytest.LogCaptureFixture, captured: CapturedUsage) -> None:
+    client = Client(wsgi.UsageMiddleware(plain_wsgi))
+    for _ in range(5):
+        client.post("/orders/77")
+    assert len(caplog.messages) == 1
+    assert "features={'POST /orders/{id}': 'my_feature'}" in caplog.text
+    client = Client(wsgi.UsageMiddleware(plain_wsgi, features={"/orders/*": "orders"}))
+    client.get("/orders/77")
+    assert captured.names == ["orders"]
+
+
+# ---- the catalogue
+
+
+def test_all_features_of_an_app_are_in_the_catalogue_after_its_first_request(captured: CapturedUsage) -> None:
+    app = flask_app()
+    app.add_url_rule("/form", "form", lambda: "form", methods=["GET", "POST"])
+    app.add_url_rule("/healthz", "healthz", lambda: "ok")
+    catalog = Catalog(captured)
+    tracker = Mock(catalog=catalog)
+    client = Client(wsgi.UsageMiddleware(app, tracker=tracker, features={"event": "event_made"}))
+    assert client.get("/").status_code == 200
+    assert sorted(feature.name for feature in catalog) == ["event_made", "home"]
+    catalog.complete()  # as the writer does
+    assert sorted(feature.name for feature in catalog) == ["event_made", "form GET", "form POST", "home"]

@@ -38,6 +38,10 @@ class Middleware(Protocol):
         """Whether a location is a login page that the app or the framework names."""
 
 
+OPERATIONS = object()
+"""As `Request.judged_by`: the operations of the request count, each by itself, and the route does not."""
+
+
 class Request:
     """One request or task: its user, the features it counted, and whether it still counts.
 

@@ -80,6 +80,7 @@ class Catalog:
         self._features: dict[str, Feature] = {}
         self._described: dict[str, str] = {}  # the line of the description, by name
         self._displaced: list[Recorder] = []
+        self._later: list[Callable[[], object]] = []
         self.recorder: Recorder = recorder if recorder is not None else Unconfigured(self)
 
     def key(self, name: str) -> object:
@@ -123,6 +124,18 @@ class Catalog:
                 feature.description = description
                 self._described.setdefault(name, line)
         return feature
+
+    def later(self, declare: Callable[[], object]) -> None:
+        """Have a thread of the recorder's call this, so that many declarations delay no request."""
+        self._later.append(declare)
+
+    def complete(self) -> None:
+        """Make the declarations that were left for later. Never raises."""
+        while self._later:
+            try:
+                self._later.pop()()
+            except Exception:  # of the host's objects
+                log.debug("cannot declare the features of an app", exc_info=True)
 
     def attach(self, recorder: Recorder) -> None:
         """Record the uses of all features, present and future, with this recorder. It waits for a stand-in to leave."""

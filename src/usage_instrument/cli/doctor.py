@@ -53,8 +53,9 @@ def doctor(
         str | None,
         typer.Option(
             metavar="MODULE:APP",
-            help="List the routes of this Flask, Starlette or FastAPI app instead: which are counted, by which name, "
-            "and why others are not. MODULE:MAKE() for a factory. The app is imported and serves no request.",
+            help="List the routes of this Flask, Starlette, FastAPI, Django, Bottle or Pyramid app instead: which are "
+            "counted, by which name, and why others are not. MODULE:MAKE() for a factory. The app is "
+            "imported and serves no request.",
         ),
     ] = None,
     output: Output = Format.TABLE,

@@ -87,6 +87,7 @@ class Maintenance:
         self._pruning = None
 
     def _declare(self, store: Store, now: float) -> None:
+        self._catalog.complete()
         new = [feature for feature in self._catalog if self._declared.get(feature.name, "") != feature.description]
         if not new:
             return

@@ -10,7 +10,7 @@ from usage_instrument.events import check_audit, check_feature
 from usage_instrument.typing import Audit
 
 from .options import Audits
-from .routes import Route, tracked_features
+from .routes import METHODS, WEBSOCKET, Route, tracked_features
 from .rules import Key, Rules
 
 _PATH_MAX = 8192
@@ -67,10 +67,10 @@ class AuditPolicy:
         """The audited features that are no route's, if all routes and names are known."""
         if rules.has_callables or any(route.opaque for route in routes):
             return []
-        known = {*rules.names, *(route.name for route in routes)}
+        known: set[str | None] = set(rules.names)
         for route in routes:
-            for method in route.methods or ("GET", "POST", "PUT", "PATCH", "DELETE", "WEBSOCKET"):
-                known |= tracked_features(route.endpoint, method, self._catalog)
+            for method in route.methods or (*METHODS, WEBSOCKET):
+                known |= {route.name, route.name_for(method), *tracked_features(route.endpoint, method, self._catalog)}
         return [name for name in self.levels if name not in known]
 
 

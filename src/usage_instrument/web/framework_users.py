@@ -17,7 +17,8 @@ def is_unloaded(user: object) -> bool:
     return type(attributes_of(user).get("_wrapped")) is object
 
 
-_FLASK_USER = "usage_instrument.flask_user"
+FLASK_USER = "usage_instrument.flask_user"
+"""The key of an environ, and of the scope of an app in which Flask is mounted, with the user of Flask-Login."""
 
 
 def flask_user(environ: Environ) -> UserId | Unset:
@@ -29,14 +30,14 @@ def flask_user(environ: Environ) -> UserId | Unset:
     if "flask_login" not in sys.modules:
         return UNSET
     flask: Any = sys.modules.get("flask")
-    kept: UserId | Unset = environ.get(_FLASK_USER, UNSET)
+    kept: UserId | Unset = environ.get(FLASK_USER, UNSET)
     if flask is None or not flask.has_request_context():
         return kept
     user = flask.g.get("_login_user")
     found = _session_user(flask) if user is None else loaded_user(user)
     if found is UNSET:
         return kept
-    environ[_FLASK_USER] = found
+    environ[FLASK_USER] = found
     return found
 
 
@@ -45,7 +46,7 @@ def keep_logged_out(sender: object, user: object = None, **_: object) -> None:
     try:
         found = loaded_user(user)
         if found is not UNSET:
-            sys.modules["flask"].request.environ[_FLASK_USER] = found
+            sys.modules["flask"].request.environ[FLASK_USER] = found
     except Exception:  # an id that is none, or no request
         log.debug("cannot read the user who logs out", exc_info=True)
 

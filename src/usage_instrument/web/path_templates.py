@@ -37,8 +37,8 @@ def plain_template(template: str) -> str:
 class PathTemplate:
     """A route's template in the spelling of any framework, and the paths that it matches.
 
-    A converter that is not known to match one segment may match any characters. Raises ConfigurationError for a
-    template in which a `<` or `{` belongs to no parameter.
+    A converter that is not known to match one segment may match any characters, and so may `*`. Raises
+    ConfigurationError for a template in which a `<` or `{` belongs to no parameter.
     """
 
     __slots__ = ("_lenient", "_pieces", "names")
@@ -68,7 +68,7 @@ class Pattern:
     __slots__ = ("_pieces",)
 
     def __init__(self, pattern: str) -> None:
-        self._pieces = _interleave(plain_template(pattern).split("*"), Wildcard.ANY)
+        self._pieces = tuple(_any_between(plain_template(pattern)))
 
     def matches(self, text: str) -> bool:
         """Whether the pattern matches the whole text: a name, or a template without converters."""
@@ -83,9 +83,9 @@ def _parse(template: str) -> _Pieces:
     last = 0
     for found in _PARAMETER.finditer(template):
         is_segment = (found["converter"] or found["kind"]) in _ONE_SEGMENT
-        pieces += [template[last : found.start()], Wildcard.SEGMENT if is_segment else Wildcard.ANY]
+        pieces += [*_any_between(template[last : found.start()]), Wildcard.SEGMENT if is_segment else Wildcard.ANY]
         last = found.end()
-    pieces.append(template[last:])
+    pieces += _any_between(template[last:])
     for piece in pieces:
         if isinstance(piece, str) and ("<" in piece or "{" in piece):
             raise ConfigurationError(
@@ -95,11 +95,12 @@ def _parse(template: str) -> _Pieces:
     return tuple(piece for piece in pieces if piece != "")
 
 
-def _interleave(literals: list[str], wildcard: Wildcard) -> _Pieces:
+def _any_between(text: str) -> list[str | Wildcard]:
+    """The literal pieces of a text, with a wildcard for each `*`."""
     pieces: list[str | Wildcard] = []
-    for literal in literals:
-        pieces += [wildcard, literal]
-    return tuple(piece for piece in pieces[1:] if piece != "")
+    for literal in text.split("*"):
+        pieces += [Wildcard.ANY, literal]
+    return [piece for piece in pieces[1:] if piece != ""]
 
 
 def _ends(pieces: _Pieces, text: str) -> Sequence[int]:

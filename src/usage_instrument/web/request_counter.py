@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from usage_instrument.capture.call_arguments import kept_metadata
-from usage_instrument.capture.context import Holder, Request, holder, judge, request_of
+from usage_instrument.capture.context import OPERATIONS, Holder, Request, holder, judge, request_of
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import path_in
@@ -22,10 +22,12 @@ from usage_instrument.typing import UNSET, Metadata, Unset, UserId
 
 from .audit_policy import AuditPolicy
 from .options import OPTIONS, MiddlewareOptions, Namer, check_callable, check_names, login_paths
-from .routes import Route, first_line_of, source_of, tracked_features, unreached
+from .routes import Route, first_line_of, is_graphql, source_of, tracked_features, unreached
 from .rules import Rule, Rules
 
 _SOURCE = "middleware"
+_FIRST = 3
+"""Successes without a name, after which that is logged."""
 MOST_ROUTES = 10_000
 """Routes that a middleware remembers. For an app that creates routes while it runs, it then starts over."""
 
@@ -36,12 +38,14 @@ Carrier: TypeAlias = Any
 class RouteFeature:
     """What the successes of one route count as."""
 
-    __slots__ = ("audited", "error", "feature", "marker", "name", "namer", "tracked")
+    __slots__ = ("audited", "error", "feature", "marker", "mount", "name", "namer", "tracked")
 
     def __init__(self, marker: object = None) -> None:
         self.marker = marker
         """The object whose id is the key that this is remembered by; held here, so that the id stays its own."""
         self.name = ""
+        self.mount: Route | None = None
+        """A mount, whose app may have routes of its own."""
         self.feature: Feature | None = None
         self.namer: Namer | None = None
         self.tracked: frozenset[str] = frozenset()
@@ -119,6 +123,7 @@ class RequestCounter:
         self.check_setup: Callable[[], None] | None = None
         """Checks the app, once, when its first route is met."""
         self._reported_above: set[str] = set()
+        self._nameless = 0
         for name in self.rules.names:
             self.catalog.declare(name, source=_SOURCE)
 
@@ -169,6 +174,7 @@ class RequestCounter:
         if check is not None:
             check()
         found = RouteFeature(marker)
+        found.mount = route if route.is_mount else None
         if not route.countable:
             return found
         if method == "HEAD":  # no use, but an access as a GET is
@@ -176,13 +182,45 @@ class RequestCounter:
         rule = self.rules.decide(route, method)
         tracked = tracked_features(route.endpoint, method, self.catalog)
         found.audited = rule.names | tracked
-        if tracked and not rule.explicit:
+        if rule.names and not rule.explicit and route.name is not None:  # `audit` may name all methods of a route
+            found.audited |= {route.name}
+        if not rule.explicit and (tracked or is_graphql(route.endpoint)):
             return found
-        return self._fill(found, rule, tracked, route.endpoint, None if rule.explicit else route.name)
+        return self._fill(found, rule, tracked, route.endpoint, None if rule.explicit else route.name_for(method))
 
-    def feature_of_path(self, path: str, method: str) -> RouteFeature:
-        """What a path counts as in an app whose framework is unknown."""
-        return self._fill(RouteFeature(), self.rules.decide_path(path, method), frozenset(), None, None)
+    def feature_of_path(self, path: str, method: str, *, names: bool = True) -> RouteFeature:
+        """What a path counts as in an app whose framework is unknown; for `names`, see Rules.decide_path."""
+        rule = self.rules.decide_path(path, method, names=names)
+        return self._fill(RouteFeature(), rule, frozenset(), None, None) if rule.explicit else NO_ROUTE
+
+    def nameless(self, path: str, method: str) -> None:
+        """Nothing can name a success: log that once, unless `features` names others."""
+        self._nameless += 1
+        if self._nameless == _FIRST and not self.rules.keys and not self.rules.has_callables:
+            example = "/".join("{id}" if any(map(str.isdigit, part)) else part for part in path.split("/"))
+            log.warning(
+                ("nameless", id(self)),
+                "requests succeed and none is counted, since their framework names no route that can be read here: "
+                "name them by their paths, such as UsageMiddleware(app, features={%r: 'my_feature'})",
+                f"{method} {example}",
+            )
+
+    def declare(self, routes: Iterable[Route]) -> None:
+        """Enter the features of an app's routes in the catalogue, as their first requests would."""
+        for route in routes:
+            for method in route.counted_methods if route.countable else ():
+                rule = self.rules.decide(route, method)
+                is_tracked = tracked_features(route.endpoint, method, self.catalog) and not rule.explicit
+                if (
+                    isinstance(rule.feature, str)
+                    and not is_tracked
+                    and (rule.explicit or not is_graphql(route.endpoint))
+                ):
+                    self.catalog.declare(
+                        rule.feature,
+                        fallback=first_line_of(route.endpoint),
+                        source=source_of(route.endpoint) or _SOURCE,
+                    )
 
     def _fill(
         self, found: RouteFeature, rule: Rule, tracked: frozenset[str], endpoint: object, name: str | None
@@ -248,6 +286,8 @@ class RequestCounter:
         """Whether this middleware decides on a request, and no middleware further in, which knows better."""
         other = request.judged_by
         if other is not self:
+            if other is OPERATIONS:
+                return False
             if isinstance(other, RequestCounter) and other.catalog is self.catalog:
                 return False
             request.judged_by = self

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from usage_instrument.capture.registry import Catalog, Unconfigured, declared
 from usage_instrument.errors import ConfigurationError
 
+from .django_routes import django_routes
+from .flask_routes import FlaskRoutes
+from .other_routes import OtherRoutes
 from .request_counter import RequestCounter
-from .routes import WEBSOCKET, Route, flask_routes, tracked_features, unreached, visible_routes
+from .routes import Route, is_graphql, tracked_features, unreached
 from .setup_checks import layers
-
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_UNCOUNTED = frozenset({"HEAD", "OPTIONS"})
+from .starlette_routes import visible_routes
 
 
 class CoveredRoute(NamedTuple):
@@ -31,26 +31,30 @@ class CoveredRoute(NamedTuple):
 
 
 def route_coverage(app: Any) -> list[CoveredRoute]:
-    """The routes of a Flask, Starlette or FastAPI app in their order, as its UsageMiddleware counts them; then the
-    keys of `features` that are no route, and by name the features that imported modules track elsewhere.
+    """The routes of a Flask, Starlette, FastAPI, Django, Bottle or Pyramid app in their order, as its UsageMiddleware
+    counts them; then the keys of `features` that are no route, and by name the features that imported modules track
+    elsewhere.
 
     Serves no request. Raises ConfigurationError for an app of another framework.
     """
     counter = _counter_of(app)
     routes = _routes_of(app)
     if routes is None:
-        raise ConfigurationError(f"{type(app).__name__} shows no routes: this takes a Flask, Starlette or FastAPI app")
+        raise ConfigurationError(
+            f"{type(app).__name__} shows no routes: "
+            "this takes an app of Flask, Starlette, FastAPI, Django, Bottle or Pyramid"
+        )
     catalog = declared if counter is None else counter.catalog
     by_route = [
         CoveredRoute(
             method, route.templates[0], feature, why + _audit(counter, route, method) + _mistake(route, catalog)
         )
         for route in routes
-        if route.countable or visible_routes(route.endpoint) is None  # else they are listed themselves
-        for method in _methods_of(route)
+        if route.countable or not route.is_mount or route.opaque or visible_routes(route.endpoint) is None
+        for method in route.counted_methods
         for feature, why in [_decide(counter, catalog, route, method)]
     ]
-    return [*by_route, *_unmatched(counter, routes), *_elsewhere(catalog, routes)]
+    return [*dict.fromkeys(by_route), *_unmatched(counter, routes), *_elsewhere(catalog, routes)]
 
 
 def is_configured(app: Any) -> bool:
@@ -63,8 +67,19 @@ def is_configured(app: Any) -> bool:
 def _layers_of(app: Any) -> Iterator[Any]:
     for layer in layers(app):
         yield layer
+        yield from _django_layers(getattr(layer, "_middleware_chain", None))
         if getattr(layer, "middleware_stack", layer) is None:  # Starlette builds it when it is first called
             yield from layers(layer.build_middleware_stack())
+
+
+def _django_layers(layer: Any) -> Iterator[Any]:
+    """The middlewares of a Django handler, which wraps each in functions."""
+    for _ in range(200):
+        if not hasattr(layer, "__dict__"):
+            return
+        yield layer
+        own = vars(layer)
+        layer = next((own[name] for name in ("__wrapped__", "get_response", "func") if name in own), None)
 
 
 def _counter_of(app: Any) -> RequestCounter | None:
@@ -73,23 +88,13 @@ def _counter_of(app: Any) -> RequestCounter | None:
 
 
 def _routes_of(app: Any) -> list[Route] | None:
-    for layer in layers(app):
-        if hasattr(layer, "url_map") and hasattr(layer, "app_context"):
-            with layer.app_context():
-                return flask_routes(layer)
-        routes = visible_routes(layer)
-        if routes is not None:
-            return routes
-    return None
-
-
-def _methods_of(route: Route) -> Iterator[str]:
-    if route.methods is not None:
-        yield from sorted(route.methods - _UNCOUNTED)
-    elif inspect.isclass(route.endpoint) and not hasattr(route.endpoint, "on_receive"):
-        yield from (method for method in _METHODS if hasattr(route.endpoint, method.lower()))
-    else:
-        yield "" if route.opaque or not route.countable else WEBSOCKET
+    below = list(layers(app))
+    if any(type(layer).__module__.startswith("django.core.handlers") for layer in below):
+        return django_routes()
+    seen = (OtherRoutes(layer).visible() for layer in below)
+    return next((routes for routes in seen if routes is not None), None) or (
+        FlaskRoutes(app).visible() or next((found for layer in below if (found := visible_routes(layer))), None)
+    )
 
 
 def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, method: str) -> tuple[str | None, str]:
@@ -102,6 +107,8 @@ def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, meth
     rule = counter.rules.decide(route, method)
     if tracked and not rule.explicit:
         return tracked, "@tracks"
+    if not rule.explicit and is_graphql(route.endpoint):
+        return None, "its operations count, by usage_instrument.integrations.strawberry, .ariadne or .graphene"
     if callable(rule.feature):
         return None, "features= names it by the request"
     if rule.feature is None:
@@ -110,7 +117,17 @@ def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, meth
         return f"{rule.feature} and {tracked}", "features= and @tracks"
     if rule.explicit:
         return rule.feature, "features="
-    return rule.feature, "the name of the route" if rule.feature == route.name else "the name of the route, shortened"
+    return rule.feature, _why_named(route, method, rule.feature)
+
+
+def _why_named(route: Route, method: str, feature: str) -> str:
+    name = route.name_for(method) or ""
+    notes = [
+        "others have the same" if route.qualifier else "",
+        "by its method" if route.tells_methods else "other methods than GET are told apart" if method == "" else "",
+        "shortened" if feature != name else "",
+    ]
+    return ", ".join(["the name of the route", *filter(None, notes)])
 
 
 def _audit(counter: RequestCounter | None, route: Route, method: str) -> str:
@@ -142,7 +159,7 @@ def _elsewhere(catalog: Catalog, routes: list[Route]) -> Iterator[CoveredRoute]:
     """The functions that `tracks` decorates and that are no endpoint."""
     known = {feature.name for route in routes for feature in unreached(route.endpoint, catalog)}
     for route in routes:
-        for method in _methods_of(route):
+        for method in route.counted_methods:
             known |= tracked_features(route.endpoint, method, catalog)
     for feature in sorted(catalog, key=lambda feature: feature.name):
         if feature.decorates is not None and feature.name not in known:

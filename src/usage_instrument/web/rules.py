@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from usage_instrument.errors import ConfigurationError, DeclarationError
+from usage_instrument.errors import DeclarationError
 from usage_instrument.events import NAME_LENGTH, check_feature
 
 from .options import Features, Namer, check_callable
@@ -73,9 +73,16 @@ class Key(NamedTuple):
     template: PathTemplate | None
     """None for a name, and in a framework that decides by its routes alone."""
 
+    pattern: Pattern | None
+    """For a key with `*`."""
+
     def answers(self, method: str) -> bool:
         """Whether the entry is for a method."""
         return self.method in ("", method)
+
+    def covers(self, route: Route, method: str) -> bool:
+        """Whether the entry is a pattern of a route."""
+        return self.pattern is not None and self.answers(method) and any(map(self.pattern.matches, route.keys(method)))
 
 
 class Rules:
@@ -84,13 +91,15 @@ class Rules:
     1. **`features`** is a mapping from routes to feature names. A key is an endpoint's name (`"calendar.follow"`) or
        a route's template (`"/events/{id}"`, in Flask's spelling or in Starlette's, with or without converters), with
        or without a method before it (`"POST /events/{id}/follow"`, `"WEBSOCKET /chat"`); the more exact key wins. A
-       value is a name, None (never count it), or a callable that gets the request and returns either.
+       key may be a pattern, in which `*` matches any characters (`"orders.*"`, `"/orders/*"`): of several patterns
+       the first applies, after all other keys. A value is a name, None (never count it), or a callable that gets the
+       request and returns either.
     2. **`exclude`**: patterns of routes that do not count. A pattern is like a key, and `*` matches any
        characters, `/` too: `"admin.*"`, `"/internal/*"`, `"GET /events*"`.
     3. **`include`**: patterns; no other route counts.
     4. Health, metrics and API-docs routes do not count, unless in `include`.
     5. **`features`** as a callable names all other routes.
-    6. The route's own name.
+    6. The route's own name; see `told_apart` for names that are not unique.
 
     For an app whose framework is unknown, templates match its paths, and there are no names.
     Raises FeatureNameError and ConfigurationError (ValueErrors), DeclarationError (a TypeError).
@@ -138,29 +147,30 @@ class Rules:
         for method, target in self._keys:
             if hidden and (not target.startswith("/") or target.startswith(tuple(hidden))):
                 continue
-            if not any(target in route.keys and _answers(route, method) for route in routes):
+            key = self._keys[method, target]
+            if not any(_leads_to(key, target, route) for route in routes):
                 found.append(f"{method} {target}".lstrip())
         return found
 
     def decide(self, route: Route, method: str) -> Rule:
         """The rule for a route that a framework matched."""
-        for wanted in (method, ""):
-            for name in route.keys:
-                key = self._keys.get((wanted, name))
-                if key is not None:
-                    return Rule(key.value, explicit=True)
+        exact = (self._keys.get((wanted, name)) for wanted in (method, "") for name in route.keys(method))
+        for key in (*exact, *(key for key in self.keys if key.covers(route, method))):
+            if key is not None:
+                return Rule(key.value, explicit=True)
         if self.exclusion(route, method) is not None:
             return NEVER
         if self._namer is not None:
             return Rule(self._namer, explicit=True)
-        return Rule(None if route.name is None else shortened(route.name))
+        name = route.name_for(method)
+        return Rule(None if name is None else shortened(name))
 
-    def decide_path(self, path: str, method: str) -> Rule:
-        """The rule for a path of an app whose routes are unknown."""
-        for key in self._keys.values():
+    def decide_path(self, path: str, method: str, *, names: bool = True) -> Rule:
+        """The rule for a path of an app whose routes are unknown; with `names`, also by a callable that names all."""
+        for key in sorted(self._keys.values(), key=lambda key: key.pattern is not None):
             if key.template is not None and key.answers(method) and key.template.matches(path):
                 return Rule(key.value, explicit=True)
-        if self._namer is not None and self.exclusion(Route(None, (path,), path), method) is None:
+        if names and self._namer is not None and self.exclusion(Route(None, (path,), path), method) is None:
             return Rule(self._namer, explicit=True)
         return NEVER
 
@@ -188,23 +198,24 @@ class _RoutePattern(NamedTuple):
     pattern: Pattern
 
     def matches(self, route: Route, method: str) -> bool:
-        return self.method in ("", method) and any(map(self.pattern.matches, route.keys))
+        return self.method in ("", method) and any(map(self.pattern.matches, route.keys(method)))
 
 
-def _answers(route: Route, method: str) -> bool:
-    return not method or route.methods is None or method in route.methods
+def _leads_to(key: Key, target: str, route: Route) -> bool:
+    """Whether a key of `features` is for some method of a route."""
+    methods = route.methods or ("", "GET", "POST")
+    answered = [method for method in methods if not key.method or route.methods is None or method == key.method]
+    return any(target in route.keys(method) or key._replace(method="").covers(route, method) for method in answered)
 
 
 def _key(text: object, value: object, matches_paths: bool) -> Key:
     if not isinstance(text, str):
         raise DeclarationError(f"a key of features= is a str, not {type(text).__name__}")
-    if "*" in text:
-        raise ConfigurationError(f"a key of features= is one route, without *: {text!r}; patterns are for exclude=")
     if value is not None:
         value = check_feature(value) if isinstance(value, str) else check_callable(f"features[{text!r}]", value)
     method, target = _split(text)
     template = PathTemplate(target) if matches_paths and target.startswith("/") else None
-    return Key(method, target, value, template)
+    return Key(method, target, value, template, Pattern(target) if "*" in target else None)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from usage_instrument.errors import ConfigurationError
@@ -57,16 +57,24 @@ def check_app(app: object, counter: RequestCounter, routes_of: Callable[[object]
             return
         for key in counter.rules.unmatched(known):
             near = difflib.get_close_matches(
-                key.rpartition(" ")[2], {name for route in known for name in route.keys}, 1
+                key.rpartition(" ")[2],
+                {name for route in known for each in route.counted_methods for name in route.keys(each)},
+                1,
             )
             hint = f"; did you mean {near[0]!r}?" if near else ""
             log.emit(logging.WARNING, "features= names %r, which is no route of this app%s", key, hint)
+        declare_later(counter, lambda: known)
         for name in counter.policy.unmatched(known, counter.rules) if counter.policy else ():
             log.emit(
                 logging.ERROR, "audit= names the feature %r, which is no route of this app: none is recorded", name
             )
     except Exception:  # of the host's objects
         log.debug("cannot check the app", exc_info=True)
+
+
+def declare_later(counter: RequestCounter, routes_of: Callable[[], Iterable[Route]]) -> None:
+    """Have the features of an app's routes entered in the catalogue, so that those that nobody uses are there too."""
+    counter.catalog.later(lambda: counter.declare(routes_of()))
 
 
 def layers(app: Any) -> Iterator[Any]:

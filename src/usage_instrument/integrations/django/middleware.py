@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -16,11 +17,11 @@ from usage_instrument.errors import AuditUnavailable, UserIdError
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Unset, UserId
 from usage_instrument.web import unavailable
+from usage_instrument.web.django_routes import DjangoRoutes, django_routes
 from usage_instrument.web.exchange import AsyncBody, BodyExchange
 from usage_instrument.web.framework_users import is_unloaded, loaded_user
-from usage_instrument.web.path_templates import plain_template
 from usage_instrument.web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
-from usage_instrument.web.routes import Route
+from usage_instrument.web.setup_checks import declare_later
 
 from . import settings
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-_STATIC = frozenset({"django.views.static", "django.contrib.staticfiles.views"})
 _KEY = "_usage_instrument_exchange"
 """The attribute of an HttpRequest that holds its exchange, between the two entrances of the middleware."""
 
@@ -52,6 +52,8 @@ class UsageMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
         self._counter = RequestCounter(settings.middleware_options(), user_in, _login_paths, knows_routes=True)
+        self._counter.check_setup = partial(declare_later, self._counter, django_routes)
+        self._routes = DjangoRoutes()
         user_logged_out.connect(_keep_logged_out, dispatch_uid="usage_instrument")
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
@@ -64,11 +66,11 @@ class UsageMiddleware:
         """As Django says."""
         if self._is_async:
             return self._respond(request)
-        with DjangoExchange(self._counter, request).running() as exchange:
+        with DjangoExchange(self._counter, self._routes, request).running() as exchange:
             return exchange.responded(self.get_response(request))
 
     async def _respond(self, request: HttpRequest) -> HttpResponseBase:
-        with DjangoExchange(self._counter, request).running() as exchange:
+        with DjangoExchange(self._counter, self._routes, request).running() as exchange:
             return exchange.responded(await self.get_response(request))
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
@@ -98,10 +100,11 @@ class UsageMiddleware:
 class DjangoExchange(BodyExchange):
     """One HttpRequest and its response."""
 
-    __slots__ = ()
+    __slots__ = ("routes",)
 
-    def __init__(self, counter: RequestCounter, http: HttpRequest) -> None:
+    def __init__(self, counter: RequestCounter, routes: DjangoRoutes, http: HttpRequest) -> None:
         super().__init__(counter, "http", (http.method or "").upper(), http, getattr(http, "scope", http.META))
+        self.routes = routes
         self.body = ()
         self.iterator = None
         if counter.policy is not None:
@@ -155,16 +158,10 @@ class DjangoExchange(BodyExchange):
         key = (id(match.func), match.view_name, match.route, method)
         found = counter.routes.get(key)
         if found is None:
-            found = counter.feature_of(_route(match), method, match.func)
+            urlconf = getattr(self.carrier, "urlconf", None)
+            found = counter.feature_of(self.routes.find(match, urlconf, method), method, match.func)
             counter.remember(key, found)
         return found
-
-
-def _route(match: Any) -> Route:
-    view = match.func
-    template = "/" + plain_template(match.route or "")
-    is_static = getattr(view, "__module__", None) in _STATIC
-    return Route(match.view_name, (template,), template, view, not is_static)
 
 
 def user_in(http: HttpRequest) -> UserId | Unset:
