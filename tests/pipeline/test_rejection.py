@@ -179,6 +179,23 @@ def test_a_locked_user_waits_alone() -> None:
     assert (bench.batcher.deferred.uses, bench.rejection.rejected) == (1, 0)
 
 
+def test_a_locked_table_ends_the_cycle_after_some_attempts() -> None:
+    """Each attempt waits for the lock: a cycle that deferred every user would not end before the lock does."""
+    bench = Bench(*range(64))
+    locked = WriteError(Fault.LOCKED, "lock timeout")
+    bench.batcher.take()
+    for attempts in (1, 11, 11, 11):  # the first lock is waited for once more: it may be a short one
+        bench.rejection.begin()
+        for left in reversed(range(attempts)):
+            batch = bench.batcher.next(bench.ledger)
+            assert batch is not None
+            assert bench.rejection.isolate(locked, batch) == (left > 0)
+    deferred = bench.batcher.deferred.uses
+    assert 0 < deferred < 64
+    bench.run(lambda batch: None)
+    assert len(bench.written) == 64 - deferred
+
+
 def test_suppressed_uses_are_counted_without_a_line(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     bench.rejection.suppress(3)

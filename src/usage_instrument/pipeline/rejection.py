@@ -19,6 +19,8 @@ _ATTEMPTS = 3
 """Statement timeouts in a row after which a single row is rejected."""
 _LOCKED_ATTEMPTS = 2
 """Lock timeouts in a row after which a batch is halved: most locks are short."""
+_LOCKED_CYCLE = 10
+"""Lock timeouts in a row after which a cycle ends: the whole table may be locked."""
 
 
 class Rejection:
@@ -28,16 +30,20 @@ class Rejection:
         self._batcher = batcher
         self._retry = retry
         self._appeared = 0
-        self._locked = self._timeouts = 0
+        self._locked = self._locked_now = self._timeouts = 0
         self.lock_error: str | None = None
         """The error because of which users were deferred in this cycle: another transaction holds locks on them."""
         self.rejected = 0
         self.metadata_lost = 0
         self.audit_lost = 0
 
+    def begin(self) -> None:
+        """A cycle of the writer begins."""
+        self._locked_now, self.lock_error = 0, None
+
     def applied(self, batch: Batch, *, quickly: bool = True) -> None:
         """A batch was applied, `quickly` if one of twice the size would not be too slow."""
-        self._appeared = self._locked = self._timeouts = 0
+        self._appeared = self._locked = self._locked_now = self._timeouts = 0
         if quickly:
             self._batcher.grow(_rows(batch))
 
@@ -51,7 +57,10 @@ class Rejection:
                 return False
         elif error.fault is Fault.LOCKED:
             self._locked += 1
-            if self._locked < _LOCKED_ATTEMPTS or (is_single and not batch.counts):
+            self._locked_now += 1
+            if self._locked < _LOCKED_ATTEMPTS or self._locked_now > _LOCKED_CYCLE:
+                return False
+            if is_single and not batch.counts:
                 return False
         else:
             return False

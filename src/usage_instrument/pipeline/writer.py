@@ -117,7 +117,7 @@ class Writer:
             return False
         try:
             number = self.ledger.number if self.ledger is not None else 0
-            self.rejection.lock_error = None
+            self.rejection.begin()
             self.batcher.take()
             if not self.batcher.is_idle:
                 self._send_all(final)

@@ -138,7 +138,7 @@ class MariaDB(Dialect):
         return found
 
     def harmless_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
-        if self._wide_id_type(connection, table, column, live) is not None:
+        if self._is_narrow_id(connection, table, column, live):
             return ["is INTEGER and must be BIGINT"]
         wanted = self._own_text_type(connection, table, column, live)
         if wanted is None or _live_collation(connection, table, column.name)[1] in {None, wanted.collation}:
@@ -156,32 +156,30 @@ class MariaDB(Dialect):
                 return None
         return on_server(wanted, connection.dialect) if isinstance(wanted, UserText) else wanted
 
-    def _wide_id_type(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> Any:
-        """The type for a user id that is an INT while those of the users table, or of the definition, are wider."""
+    def _is_narrow_id(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> bool:
+        """Whether a user id is an INT and its definition is wider. A foreign key keeps it as narrow as the users table."""
         type_ = live["type"]
-        if column.name not in {"user_id", "actor_id"} or not isinstance(type_, sqltypes.Integer):
-            return None
-        inspector = inspect(connection)
-        wanted: Any = column.type
-        for key in inspector.get_foreign_keys("feature_usage", schema=table.schema):
-            if key["constrained_columns"] == ["user_id"]:
-                theirs = inspector.get_columns(key["referred_table"], schema=key["referred_schema"])
-                wanted = next(each["type"] for each in theirs if [each["name"]] == key["referred_columns"])
-        is_narrow = isinstance(wanted, sqltypes.BigInteger) and not isinstance(type_, sqltypes.BigInteger)
-        return wanted if is_narrow else None
+        if not isinstance(type_, sqltypes.Integer) or isinstance(type_, sqltypes.BigInteger):
+            return False
+        is_id = column.name in {"user_id", "actor_id"} and isinstance(column.type, sqltypes.BigInteger)
+        return is_id and not self._has_foreign_key(connection, table)
+
+    def _has_foreign_key(self, connection: Connection, table: Table) -> bool:
+        keys = inspect(connection).get_foreign_keys("feature_usage", schema=table.schema)
+        return any(key["constrained_columns"] == ["user_id"] for key in keys)
 
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
         has_other_type = (
             column.name == "metadata"
             or isinstance(live["type"], TIMESTAMP)
             or self._own_text_type(connection, table, column, live) is not None
+            or self._is_narrow_id(connection, table, column, live)
         )
-        wide_id = self._wide_id_type(connection, table, column, live)
         ours = column.server_default
         default: Any = ours.arg if isinstance(ours, DefaultClause) else live["default"]
         new: Column[Any] = Column(
             column.name,
-            wide_id or (column.type if has_other_type else live["type"]),
+            column.type if has_other_type else live["type"],
             primary_key=column is table.autoincrement_column,
             nullable=live["nullable"] or column.name in NULLABLE,
             server_default=text(default) if isinstance(default, str) else default,
