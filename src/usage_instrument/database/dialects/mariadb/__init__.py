@@ -157,7 +157,7 @@ class MariaDB(Dialect):
         return on_server(wanted, connection.dialect) if isinstance(wanted, UserText) else wanted
 
     def _is_narrow_id(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> bool:
-        """Whether a user id is an INT and its definition is wider. A foreign key keeps it as narrow as the users table."""
+        """Whether a user id is an INT and its definition wider. A foreign key keeps it as narrow as the users table."""
         type_ = live["type"]
         if not isinstance(type_, sqltypes.Integer) or isinstance(type_, sqltypes.BigInteger):
             return False
