@@ -39,15 +39,15 @@ class UsageMiddleware:
         check_protocol(app, WSGI)
         self.app = app
         self._counter = RequestCounter(options, flask_user)
-        self._routes = FlaskRoutes(app)
+        self.routes = FlaskRoutes(app)
         innermost = list(layers(app))[-1:] or [app]
-        self._others = OtherRoutes(innermost[0])
+        self.others = OtherRoutes(innermost[0])
         follow_pyramid(innermost[0])
         self._counter.check_setup = partial(check_app, app, self._counter, self._visible_routes)
         self._hears_flask_login = False
 
     def _visible_routes(self, app: object) -> list[Route] | None:
-        return self._others.visible() or self._routes.visible()
+        return self.others.visible() or self.routes.visible()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """As PEP 3333 says."""
@@ -60,7 +60,7 @@ class UsageMiddleware:
         exchange.iterator = None
         exchange.has_begun = False
         exchange.start_response = start_response
-        exchange.routes, exchange.others = self._routes, self._others
+        exchange.middleware = self
         exchange.script = environ.get("SCRIPT_NAME", "")
         token = holder.set(exchange.holder)
         try:
@@ -90,13 +90,12 @@ class UsageMiddleware:
 class WSGIExchange(BodyExchange):
     """One request, and the body of its response."""
 
-    __slots__ = ("has_begun", "others", "routes", "script", "start_response")
+    __slots__ = ("has_begun", "middleware", "script", "start_response")
 
     # Set by the middleware: one more call would cost each request too much.
     has_begun: bool
     start_response: StartResponse
-    routes: FlaskRoutes
-    others: OtherRoutes
+    middleware: UsageMiddleware
     script: str
     """The path at which the server has mounted the app."""
 
@@ -139,7 +138,7 @@ class WSGIExchange(BodyExchange):
         key = (id(rule), method, prefix)
         found = counter.routes.get(key)
         if found is None:
-            found = counter.feature_of(self.routes.find(rule, prefix), method, rule)
+            found = counter.feature_of(self.middleware.routes.find(rule, prefix), method, rule)
             counter.remember(key, found)
         return found
 
@@ -150,7 +149,7 @@ class WSGIExchange(BodyExchange):
             key = (id(marker), method, "")
             found = counter.routes.get(key)
             if found is None:
-                found = counter.feature_of(self.others.find(marker, method), method, marker)
+                found = counter.feature_of(self.middleware.others.find(marker, method), method, marker)
                 counter.remember(key, found)
             return found
         path = path_of(environ)

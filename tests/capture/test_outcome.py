@@ -277,3 +277,70 @@ def test_after_its_response_a_request_is_nobodys(usage):
         request.close()
         view()
     assert usage.uses == [CapturedUse("f", None)]
+
+
+# ---- where no middleware is
+
+
+def flask_views(usage):
+    flask = pytest.importorskip("flask")
+    app = flask.Flask("views")
+    answers = {
+        "ok": lambda: "ok",
+        "tuple": lambda: ("no", 404),
+        "forbidden": lambda: flask.Response(status=403),
+        "made": lambda: ("made", 201),
+        "moved": lambda: flask.redirect("/ok"),
+        "login": lambda: flask.redirect(f"/enter?next={flask.request.path}"),
+    }
+    for name, answer in answers.items():
+        app.add_url_rule(f"/{name}", name, tracks(name)(answer), methods=["GET", "POST"])
+    return app.test_client()
+
+
+def test_flask_judges_a_view_without_a_middleware(usage):
+    client = flask_views(usage)
+    for name in ("ok", "tuple", "forbidden", "made", "moved", "login"):
+        client.get(f"/{name}")
+    assert usage.names == ["ok", "made"]
+    usage.clear()
+    assert client.post("/moved").status_code == 302
+    assert client.post("/login").status_code == 302
+    assert client.post("/tuple").status_code == 404
+    assert usage.names == ["moved"]
+
+
+def test_a_response_of_starlette_or_django_is_judged_without_a_middleware(usage):
+    from starlette.responses import PlainTextResponse
+
+    view = tracks("view")(lambda status: PlainTextResponse("page", status))
+    assert [view(status).status_code for status in (200, 403, 500)] == [200, 403, 500]
+    assert usage.count("view") == 1
+
+
+def test_a_tuple_and_what_a_client_got_are_plain_values_outside_of_a_request(usage):
+    httpx = pytest.importorskip("httpx")
+    tracks("rows")(lambda: ([], 404))()
+    tracks("fetched")(lambda: httpx.Response(404))()
+    assert usage.names == ["rows", "fetched"]
+
+
+def test_a_redirect_of_a_decorator_below_to_the_login_page_is_no_success(usage):
+    login = pytest.importorskip("flask_login")
+    from flask import Flask
+
+    from usage_instrument.wsgi import UsageMiddleware
+
+    for wrap in (lambda app: app, UsageMiddleware):
+        app = Flask("views")
+        app.secret_key = "secret"
+        manager = login.LoginManager(app)
+        manager.login_view = "enter"
+        manager.user_loader(lambda user: None)
+        app.config["USE_SESSION_FOR_NEXT"] = True  # no parameter at all
+        app.add_url_rule("/enter", "enter", lambda: "enter")
+        app.add_url_rule("/pay", "pay", tracks("paid")(login.login_required(lambda: "paid")), methods=["GET", "POST"])
+        app.wsgi_app = wrap(app.wsgi_app)
+        client = app.test_client()
+        assert [client.get("/pay").status_code, client.post("/pay").status_code] == [302, 302]
+    assert usage.names == []

@@ -703,3 +703,21 @@ def test_a_site_from_its_first_migration_to_the_answer(tmp_path):
     engine.dispose()
     assert found == {("events", 1): 3}
     manage("shell", "-c", "from django.core.management import call_command; call_command('usage', 'db', 'check')")
+
+
+@pytest.mark.parametrize("has_middleware", [True, False])
+def test_a_decorated_view_that_redirects_to_the_login_page_is_no_use(has_middleware):
+    from django.contrib.auth.decorators import login_required
+    from django.http import HttpResponse
+    from django.test import Client
+
+    middleware = [each for each in settings.MIDDLEWARE if has_middleware or "usage_instrument" not in each]
+    view = usage.tracks("paid")(login_required(site.plain, redirect_field_name=None))
+    forbidden = usage.tracks("opened")(lambda request: HttpResponse(status=403))
+    patterns = [path("pay", view), path("open", forbidden)]
+    with capture_usage() as captured:
+        with override_settings(MIDDLEWARE=middleware, ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns})):
+            client = Client()
+            assert [client.get("/pay").status_code, client.post("/pay").status_code] == [302, 302]
+            assert client.get("/open").status_code == 403
+        assert captured.names == []

@@ -6,9 +6,10 @@ from typing import Any
 
 from usage_instrument.typing import Outcome
 
-from .context import SAFE_METHODS, SILENT_METHODS, Holder, Request, request_of
+from . import responses
+from .context import SAFE_METHODS, SILENT_METHODS, Holder, Request, judge, request_of
 from .loaded_attributes import attributes_of, loaded_attribute
-from .request_info import header, is_login_redirect
+from .request_info import is_login_redirect
 
 STATUSLESS = frozenset({type(None), bool, int, float, str, bytes, list, dict, set})
 """Types of results without an HTTP status. Most results are of one of them."""
@@ -23,13 +24,19 @@ def succeeded(held: Holder | None, result: object) -> bool | None:
 
     It is a success unless its result is the response of an HTTP request and has another status.
     """
-    if held is None or type(result) in STATUSLESS:
+    if type(result) in STATUSLESS:
         return True
     request = request_of(held)
-    if request is None or request.kind != "http":
+    if request is None:
+        return _succeeded_alone(result)
+    if request.kind != "http":
         return True
     status = _status_in(request, result)
-    return True if status is None else request.judge(status)
+    if status is None:
+        return True
+    if 300 <= status < 400 and outcome_of(held, result) == "denied":
+        return False
+    return request.judge(status)
 
 
 def _status_in(request: Request, result: Any) -> int | None:
@@ -68,16 +75,23 @@ def _integer(status: object) -> int | None:
 def outcome_of(held: Holder | None, result: Any) -> Outcome:
     """The outcome of an access that returned: the status of a response in an HTTP request, else a success."""
     request = request_of(held)
-    if request is None or request.kind != "http" or type(result) in STATUSLESS:
+    if type(result) in STATUSLESS or (request is not None and request.kind != "http"):
         return "success"
+    if request is None:
+        status = responses.status_alone(result, status_of)
+        return "denied" if responses.leads_to_login(result, status) else outcome_of_status(status)
     status = _status_in(request, result)
     if status is None or not 300 <= status < 400:
         return outcome_of_status(status)
-    try:
-        location = header(result[0] if type(result) is tuple else result, "location")
-    except Exception:  # the host's response
-        location = ""
-    return outcome_of_response(request, status, location)
+    return outcome_of_response(request, status, responses.location_of(result))
+
+
+def _succeeded_alone(result: object) -> bool | None:
+    """Whether a view's own answer is a success where no middleware has seen its request."""
+    status = responses.status_alone(result, status_of)
+    if status is None:
+        return True
+    return False if responses.leads_to_login(result, status) else judge(status, responses.method_alone())
 
 
 def outcome_of_response(request: Request, status: int, location: str) -> Outcome:

@@ -27,8 +27,8 @@ Kept: TypeAlias = dict[str, Any] | str | None
 # ---- uses
 
 
-def settle(feature: Feature, held: Holder, result: object) -> None:
-    """Count a success without user and metadata, inside a request, a task, `as_user` or `paused`."""
+def settle(feature: Feature, held: Holder | None, result: object) -> None:
+    """Count a success without user and metadata."""
     if succeeded(held, result):
         count(feature, held)
 

@@ -78,9 +78,11 @@ def plain_function(function: Function, feature: Feature) -> Function:
         held = current()
         if not alive[0]:  # a fork that ran no hook
             forked()
-        if held is None:
+        if kind not in statusless:
+            settled(feature, held, result)
+        elif held is None:
             feature.append(None)
-        elif held.ready and kind in statusless:  # what `settle` does, unrolled
+        elif held.ready:  # what `settle` does, unrolled
             held.counted.add(key)
             feature.append(held.user)  # type: ignore[arg-type]  # ready: the user is known
         else:
@@ -100,9 +102,11 @@ def plain_coroutine(function: Function, feature: Feature) -> Function:
         held = current()
         if not alive[0]:
             forked()
-        if held is None:
+        if type_of(result) not in statusless:
+            settled(feature, held, result)
+        elif held is None:
             feature.append(None)
-        elif held.ready and type_of(result) in statusless:
+        elif held.ready:
             held.counted.add(key)
             feature.append(held.user)  # type: ignore[arg-type]
         else:
