@@ -11,10 +11,12 @@ from sqlalchemy.dialects import mysql
 from typer.testing import CliRunner
 
 from conftest import Database
+from dashboard.visitor import asgi as visit
 from reading import all_of, counts, made
 from usage_instrument import Settings, Tracker, queries
 from usage_instrument.audit.admin_chain import ADMIN_CHAIN
 from usage_instrument.cli.app import app
+from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.database.inspection import check
 from usage_instrument.database.schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from usage_instrument.errors import ConfigurationError
@@ -150,6 +152,23 @@ def test_opting_out_holds_for_every_spelling_and_process(alike: tuple[Database, 
         tracker.track("search", user="ada")
         assert tracker.shutdown(30)
     assert counts(database.engine(), tables) == {("search", "Ada"): 4}
+
+
+def test_a_search_for_another_spelling_is_erased_too(alike: tuple[Database, Tables]) -> None:
+    database, tables = alike
+    tracker = tracker_of(database, flush_interval=0)
+    tracker.track("open_vault", user="ADA", audit="required")
+
+    def auditor(_: Any) -> bool:
+        tracker.identify("Bob")
+        return True
+
+    site = Dashboard(database.url, authorize=bool, authorize_audit=auditor, tracker=tracker)
+    answer = visit(site, "/audit.csv", user="aDA")
+    assert (answer.status, answer.text.count("open_vault")) == (200, 1)
+    assert tracker.privacy.forget("ada").pseudonymised == 2, "the access, and the search"
+    assert tracker.shutdown(30)
+    assert not any("ada" in str(row.metadata).lower() for row in of_people(database, tables))
 
 
 def test_an_unknown_user_in_two_spellings_is_rejected(alike: tuple[Database, Tables]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from typing import Any, get_args
 
@@ -10,8 +11,9 @@ import sqlalchemy as sa
 from usage_instrument.audit import self_access
 from usage_instrument.audit.query import accesses, metadata_of, person
 from usage_instrument.database.inspection import audit_problem
+from usage_instrument.database.spellings import Spellings
 from usage_instrument.events import NAME_LENGTH
-from usage_instrument.typing import Outcome
+from usage_instrument.typing import Outcome, UserId
 
 from .. import csv
 from ..errors import PageError
@@ -73,7 +75,7 @@ def _filters(request: PageRequest) -> tuple[dict[str, Any], dict[str, Any]]:
     for name in ("user", "actor"):
         text = request.parameters.get(name, "").strip()
         if text:
-            filters[name] = None if text.lower() == ANONYMOUS else request.user_id(text)
+            filters[name] = None if text.lower() == ANONYMOUS else _spelled(request, request.user_id(text))
             details[name] = ANONYMOUS if filters[name] is None else filters[name]
     feature = request.parameters.get("feature", "").strip()
     if feature:
@@ -93,6 +95,14 @@ def _filters(request: PageRequest) -> tuple[dict[str, Any], dict[str, Any]]:
         if last < dt.date.max:
             filters["until"] = dt.datetime.combine(last + dt.timedelta(days=1), dt.time())
     return details, filters
+
+
+def _spelled(request: PageRequest, user: UserId) -> UserId:
+    """The user as the users table spells them: erasing them finds the searches for them by their id."""
+    spellings = Spellings(request.tables)
+    with contextlib.suppress(sa.exc.DBAPIError):  # this role may not read the users
+        spellings.look_up(request.connection, [user])
+    return spellings.of(user)
 
 
 def _day(request: PageRequest, name: str) -> dt.date | None:
