@@ -72,10 +72,10 @@ def test_creates_checks_and_has_nothing_to_upgrade(users_database: UsersDatabase
     database = users_database.database
     done = db(database, "create")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("created") == 7
+    assert done.stdout.count("created") == 8
     assert "user_id refers to users.id, which this database has." in done.stdout
     again = db(database, "create", "--format", "json")
-    assert [row["status"] for row in json.loads(again.stdout)] == ["exists"] * 7
+    assert [row["status"] for row in json.loads(again.stdout)] == ["exists"] * 8
     for command in (["check"], ["upgrade"]):
         done = db(database, *command)
         assert (done.returncode, done.stderr) == (0, "")
@@ -165,12 +165,12 @@ def test_takes_its_options_from_the_environment(postgresql: Database) -> None:
     done = db(postgresql, "create", **variables)
     assert done.returncode == 0
     assert "user_id refers to people.id." in done.stdout
-    assert len(sa.inspect(engine).get_table_names("analytics")) == 7
+    assert len(sa.inspect(engine).get_table_names("analytics")) == 8
     assert db(postgresql, "check", **variables).returncode == 0
     assert db(postgresql, "check", "--schema", "public", **variables).returncode == 1
     done = db(postgresql, "create", "--schema", "none", "--users", "none", **variables)
     assert done.returncode == 0
-    assert len(sa.inspect(engine).get_table_names("public")) == 8
+    assert len(sa.inspect(engine).get_table_names("public")) == 9
 
 
 def test_says_that_it_needs_a_database() -> None:

@@ -487,6 +487,7 @@ def test_flush_empties_the_counts_with_the_users(kind, schema, request, monkeypa
         assert [table.name for table in tables if all_of(engine, table)] == [
             "feature_usage_writers",
             "feature_usage_access",
+            "feature_usage_trail",
         ]
         again = site.User.objects.db_manager(alias).create_user("bob")
         tracker.track("search", user=again.pk, count=2)

@@ -15,7 +15,8 @@ from usage_instrument.errors import AuditError
 from usage_instrument.events import Access, Use
 from usage_instrument.typing import UserId
 
-from .chain import MALFORMED, PARTS, Row, first_link, is_linked, link, row_of
+from .chain import MALFORMED, PARTS, Row, first_link, first_links, is_linked, link, row_of
+from .trail import trail_id
 
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
@@ -55,12 +56,13 @@ def end(connection: Connection, tables: Tables, key: str | None) -> tuple[int, s
     access = tables.access
     query = select(access).where(access.c.chain_id == ADMIN_CHAIN).order_by(access.c.number.desc()).limit(2)
     rows = [dict(row) for row in connection.execute(query).mappings()]
+    trail = trail_id(connection, tables)
     if not rows:
-        return 0, first_link(key, ADMIN_CHAIN)
+        return 0, first_link(key, ADMIN_CHAIN, trail)
     last = rows[0]
-    before = first_link(key, ADMIN_CHAIN) if last["number"] == 1 else rows[-1]["link"]
+    before = first_links(key, ADMIN_CHAIN, trail) if last["number"] == 1 else (rows[-1]["link"],)
     is_next = last["number"] == 1 or rows[-1]["number"] == last["number"] - 1
-    if not (is_next and is_linked(key, before, last)):
+    if not (is_next and any(is_linked(key, each, last) for each in before)):
         raise AuditError(
             f"row {last['number']} of the admin chain {ADMIN_CHAIN} is inconsistent, so nothing was recorded: set "
             "USAGE_INSTRUMENT_AUDIT_KEY to the key of this trail, or see `usage-instrument audit verify` and delete "
@@ -72,7 +74,7 @@ def end(connection: Connection, tables: Tables, key: str | None) -> tuple[int, s
 class Records:
     """The readable records of the admin chain's consistent rows."""
 
-    def __init__(self, rows: Sequence[Row], key: str | None) -> None:
+    def __init__(self, rows: Sequence[Row], key: str | None, trail: UUID | None) -> None:
         self.checkpoints: list[str] = []
         """Digests of heads."""
         self.cuts: list[tuple[UUID, int, str]] = []
@@ -81,11 +83,11 @@ class Records:
         """Pseudonym, part, chain, first and last number of each run of rows."""
         self.malformed: list[int] = []
         """The numbers of rows with metadata that is no record."""
-        before = first_link(key, ADMIN_CHAIN)
+        before: tuple[str, ...] = first_links(key, ADMIN_CHAIN, trail)
         for number, row in enumerate(rows, 1):
-            if row["number"] != number or not is_linked(key, before, row):
+            if row["number"] != number or not any(is_linked(key, each, row) for each in before):
                 break
-            before = row["link"]
+            before = (row["link"],)
             try:
                 self._read(row["feature_name"], json.loads(row["metadata"]))
             except MALFORMED:

@@ -36,12 +36,12 @@ Row = Mapping[str, Any]
 class Chain:
     """The chain of one writer. No other process appends to it, so that processes do not wait for each other."""
 
-    def __init__(self, key: str | None) -> None:
+    def __init__(self, key: str | None, trail: UUID | None = None) -> None:
         self._key = key
         self.chain_id = uuid4()
         self.number = 0
         """Of the last committed row."""
-        self.link = first_link(key, self.chain_id)
+        self.link = first_link(key, self.chain_id, trail)
 
     def rows(self, uses: Sequence[Use], service: str) -> list[dict[str, Any]]:
         """The rows of these accesses behind the last committed row."""
@@ -80,9 +80,14 @@ def row_of(use: Use, service: str, chain_id: UUID, number: int) -> dict[str, Any
     }
 
 
-def first_link(key: str | None, chain_id: UUID) -> str:
-    """The link before the first row of a chain."""
-    return _hash(key, _FIRST + chain_id.bytes)
+def first_link(key: str | None, chain_id: UUID, trail: UUID | None = None) -> str:
+    """The link before the first row of a chain. The release before knew no trail."""
+    return _hash(key, _FIRST + chain_id.bytes + (b"" if trail is None else trail.bytes))
+
+
+def first_links(key: str | None, chain_id: UUID, trail: UUID | None) -> tuple[str, str]:
+    """The links that may be before the first row of a chain."""
+    return first_link(key, chain_id, trail), first_link(key, chain_id)
 
 
 def link(key: str | None, before: str, row: Row, number: int | None = None) -> str:

@@ -69,17 +69,17 @@ def erase(
 
 
 def record_kept(
-    connection: Connection, tables: Tables, audit_key: str | None, pseudonym: str, actor: UserId, *, may_read: bool
+    connection: Connection, tables: Tables, audit_key: str | None, pseudonym: str, actor: UserId, chain: Chain | None
 ) -> None:
     """Record that `actor` ordered an erasure that leaves the trail as it is; the caller commits.
 
-    A role that may not read the trail cannot extend the admin chain: its record is a chain of one row.
+    A role that may not read the trail cannot extend the admin chain: its record is the only row of `chain`.
     """
     record = {"name": pseudonym, "kept": True, **{part: {} for part in PARTS}}
-    if may_read:
+    if chain is None:
         admin_chain.append(connection, tables, audit_key, admin_chain.ERASURE, record, actor)
     else:
-        rows = Chain(audit_key).rows([admin_chain.action(admin_chain.ERASURE, record, actor)], "")
+        rows = chain.rows([admin_chain.action(admin_chain.ERASURE, record, actor)], "")
         connection.execute(insert(tables.access), rows)
 
 

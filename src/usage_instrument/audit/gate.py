@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from sqlalchemy import Connection, exc
 
@@ -45,6 +46,7 @@ from usage_instrument.typing import UserId
 from .chain import Chain
 from .insert import ROWS_PER_STATEMENT, AccessInsert
 from .record import recordable, without_erased_users
+from .trail import ensure
 
 if TYPE_CHECKING:
     from usage_instrument.database.engines import Connector
@@ -125,6 +127,7 @@ class Gate:
         self._closing: list[Answer[bool]] = []
         self._chain: Chain | None = None
         """Begun by the first row: children that are forked before must not share one."""
+        self._trail: UUID | None = None
         self._connector: Connector | None = None
         self._insert: AccessInsert | None = None
         self._suppressions: Suppressions | None = None
@@ -211,11 +214,12 @@ class Gate:
     def _commit(self, group: Sequence[Caller]) -> None:
         """Commit the rows of all callers, in as many attempts as their time allows, and answer them."""
         state, error = State.NEW, None
-        chain = self._chain or Chain(self._settings.audit_key)
+        chain = self._chain
         rows: list[dict[str, Any]] = []
         while state in {State.NEW, State.IN_DOUBT}:
             try:
                 insert = self._prepared()
+                chain = chain or self._new_chain()
                 rows = rows or chain.rows(self._without_erased_users(group), self._settings.service)
                 self._connected().run(partial(insert.run, rows=rows))
                 event = Event.INSERTED
@@ -228,7 +232,7 @@ class Gate:
                 else:
                     state = TRANSITIONS[state, Event.ABANDONED]
         self._chain = chain if state is State.COMMITTED else None
-        if state is State.COMMITTED:
+        if state is State.COMMITTED and chain is not None:
             chain.appended(rows)
             self.committed += len(rows)
             error = None
@@ -246,6 +250,11 @@ class Gate:
         if is_lasting:
             return Event.FORBIDDEN
         return Event.NO_ANSWER if is_sent else Event.UNREACHED
+
+    def _new_chain(self) -> Chain:
+        if self._trail is None:
+            self._trail = ensure(self._connected().run, self._tables())
+        return Chain(self._settings.audit_key, self._trail)
 
     def _connected(self) -> Connector:
         if self._connector is None:

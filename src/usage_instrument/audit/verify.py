@@ -10,8 +10,9 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from . import admin_chain
-from .chain import MALFORMED, Row, first_link, has_seal, is_linked, link
+from .chain import MALFORMED, Row, first_links, has_seal, is_linked, link
 from .checkpoint import Checkpoint, Head
+from .trail import trail_id
 
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
@@ -45,8 +46,9 @@ def verify(
 
     While writers run, the transaction needs a snapshot of the database.
     """
+    trail = trail_id(connection, tables)
     admin_rows = list(_read(connection, tables, admin_chain.ADMIN_CHAIN))
-    records = admin_chain.Records(admin_rows, key)
+    records = admin_chain.Records(admin_rows, key, trail)
     truncations = {chain: Head(number, end) for chain, number, end in records.cuts}
     erasures = _erasures(records)
     heads = dict(checkpoint.heads) if checkpoint is not None else {}
@@ -62,7 +64,7 @@ def verify(
     seen: set[UUID] = set()
     for chain, members in itertools.groupby(_read(connection, tables), lambda row: UUID(int=row["chain_id"].int)):
         seen.add(chain)
-        check = _ChainCheck(chain, key, truncations.get(chain), heads.get(chain), erasures.get(chain, ()))
+        check = _ChainCheck(chain, key, trail, truncations.get(chain), heads.get(chain), erasures.get(chain, ()))
         found = check.run(members)
         rows += check.rows
         inconsistent += [(check, found)] if found is not None else []
@@ -111,14 +113,22 @@ class _ChainCheck:
     """The check of one chain, from its front."""
 
     def __init__(
-        self, chain: UUID, key: str | None, truncation: Head | None, head: Head | None, erasures: Sequence[_Erasure]
+        self,
+        chain: UUID,
+        key: str | None,
+        trail: UUID | None,
+        truncation: Head | None,
+        head: Head | None,
+        erasures: Sequence[_Erasure],
     ) -> None:
         self._chain = chain
         self._key = key
         self._head = head
         self._coming = sorted(erasures, reverse=True)  # the next one last
         self._current: list[_Erasure] = []
-        self._before = truncation.link if truncation is not None else first_link(key, chain)
+        self._before, self._legacy = first_links(key, chain, trail)
+        if truncation is not None:
+            self._before = self._legacy = truncation.link
         self._next = truncation.number + 1 if truncation is not None else 1
         self.rows = 0
 
@@ -134,6 +144,8 @@ class _ChainCheck:
 
     def _check(self, row: Row) -> Finding | None:
         number = row["number"]
+        if self._before != self._legacy and number == self._next and is_linked(self._key, self._legacy, row):
+            self._before = self._legacy  # of the release before
         if number < self._next:
             return self._finding("inserted", number, "it stands before the recorded start of the truncated chain")
         if number > self._next:
@@ -146,7 +158,8 @@ class _ChainCheck:
             return self._finding("changed", number, "its erased parts differ from the recorded erasures")
         if self._head is not None and number == self._head.number and row["link"] != self._head.link:
             return self._finding("changed", number, "the checkpoint has another row here: the chain was rewritten")
-        self._before, self._next = row["link"], number + 1
+        self._before = self._legacy = row["link"]
+        self._next = number + 1
         return None
 
     def _names(self, number: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The columns of the seven tables, in the types of each database."""
+"""The columns of the tables, in the types of each database."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     TextClause,
@@ -175,6 +176,19 @@ def define_suppressions(metadata: MetaData, schema: str | None) -> Table:
     )
     Index(f"ix_{name}_changed_at", suppressions.c.changed_at)
     return suppressions
+
+
+def define_trail(metadata: MetaData, schema: str | None) -> Table:
+    """One row: the id of the audit trail."""
+    return _table(
+        "feature_usage_trail",
+        metadata,
+        schema,
+        "The id of the audit trail: chains of another database do not verify here",
+        Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="1"),
+        Column("trail_id", Uuid, nullable=False, comment="At random; in the first link of each chain"),
+        Column("created_at", _timestamp(), nullable=False, comment="Since when, UTC"),
+    )
 
 
 def _table(

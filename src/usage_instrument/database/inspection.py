@@ -39,14 +39,16 @@ def check(connection: Connection, tables: Tables) -> list[Problem]:
             missing.append(table)
             continue
         found = _check_columns(connection, inspector, table, tables)
-        problems += found if table is not tables.access else [replace(each, blocks_writing=False) for each in found]
+        is_trail = table in (tables.access, tables.trail)  # counts do not need it
+        problems += found if not is_trail else [replace(each, blocks_writing=False) for each in found]
         if table in (tables.usage, tables.history):
             problems += _check_keys(connection, inspector, table, tables)
         if table is tables.access:
             problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
     problems += [
-        Problem(f"table {table.fullname} does not exist: {fix}", table is not tables.access) for table in missing
+        Problem(f"table {table.fullname} does not exist: {fix}", table not in (tables.access, tables.trail))
+        for table in missing
     ]
     return sorted(problems, key=lambda problem: not problem.blocks_writing)
 

@@ -31,5 +31,5 @@ def find_tables(connection: Connection, schema: str | None = None) -> Tables:
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:
     """The tables that queries read and the database lacks."""
     inspector = inspect(connection)
-    queried = [table for table in tables if table not in (tables.access, tables.suppressions)]
+    queried = [table for table in tables if table not in (tables.access, tables.suppressions, tables.trail)]
     return [table.fullname for table in queried if not inspector.has_table(table.name, schema=table.schema)]

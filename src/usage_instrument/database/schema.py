@@ -19,6 +19,7 @@ from .definitions import (
     define_history,
     define_losses,
     define_suppressions,
+    define_trail,
     define_usage,
     define_writers,
 )
@@ -28,7 +29,7 @@ from .users_table import column_name, defined_users_column, find_users, user_id_
 
 UNIQUE_USAGE = "uq_feature_usage_user_feature"
 UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"
-_TABLES = 7
+_TABLES = 8
 
 
 def define_tables(
@@ -66,6 +67,7 @@ def define_tables(
         losses=define_losses(metadata, schema),
         access=define_access(metadata, schema, user_type),
         suppressions=define_suppressions(metadata, schema),
+        trail=define_trail(metadata, schema),
         user_id_type=user_id_type,
         users=column_name(users_column),
     )

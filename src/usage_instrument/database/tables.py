@@ -33,6 +33,8 @@ class Tables:
     """`feature_usage_access`: the audit trail."""
     suppressions: Table
     """`feature_usage_suppressions`: erased and opted-out users, as keyed hashes."""
+    trail: Table
+    """`feature_usage_trail`: the id of the audit trail."""
     user_id_type: UserIdType
     """The type of a user's id."""
     users: str | None
@@ -42,7 +44,12 @@ class Tables:
         return f"Tables({self.usage.fullname!r}, user_id_type={self.user_id_type!r}, users={self.users!r})"
 
     def __iter__(self) -> Iterator[Table]:
-        return iter((self.usage, self.writers, self.history, self.catalog, self.losses, self.access, self.suppressions))
+        return iter(
+            (
+                *(self.usage, self.writers, self.history, self.catalog, self.losses),
+                *(self.access, self.suppressions, self.trail),
+            )
+        )
 
     def translated(self, schemas: Mapping[str | None, str | None]) -> Tables:
         """The same tables in the schemas of a `schema_translate_map`."""

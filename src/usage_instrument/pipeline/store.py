@@ -12,6 +12,7 @@ from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, sel
 
 from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.insert import AccessInsert
+from usage_instrument.audit.trail import ensure
 from usage_instrument.database import dialects, inspection
 from usage_instrument.database.dialects.base import live_users_column
 from usage_instrument.database.driver_errors import Fault, describe
@@ -68,7 +69,8 @@ class Store:
         self._dialect = dialects.get(connector.dialect_name)
         self._flush: Flush | None = None
         self._users: ColumnElement[Any] | None = None
-        self._chain = Chain(settings.audit_key)
+        self._chain: Chain | None = None
+        self._trail: UUID | None = None
         self._access_insert: AccessInsert | None = None
         self.suppressions = Suppressions(tables, settings.privacy_key)
         """The suppressed users, as last read."""
@@ -143,6 +145,9 @@ class Store:
 
     def _write(self, ledger: Ledger, batch: Batch) -> Outcome:
         flush = cast("Flush", self._flush)  # open() ran
+        chain = self._chain
+        if batch.accesses and chain is None:
+            chain = self._chain = self.new_chain()
         moved = False
         rows: list[dict[str, Any]] = []
 
@@ -150,14 +155,11 @@ class Store:
             nonlocal moved, rows
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
-            sent = self._respelled(connection, batch)
-            if self._meets(sent):
-                self._read_suppressions(connection, ledger)  # they may have opted in since
-                sent = self._respelled(connection, batch)
-                if self._meets(sent):
-                    return Outcome.OUTDATED  # if it is applied already, so is the batch that takes its number
+            sent = self._sent(connection, ledger, batch)
+            if sent is None:
+                return Outcome.OUTDATED  # if it is applied already, so is the batch that takes its number
             try:
-                rows = self._chain.rows(sent.accesses, self._settings.service)
+                rows = chain.rows(sent.accesses, self._settings.service) if chain is not None else []
             except Exception as error:
                 raise WriteError(Fault.REFUSED, describe(error)) from error
             moved = flush.apply(connection, ledger, sent)
@@ -176,11 +178,26 @@ class Store:
             return Outcome.OUTDATED
 
         outcome = self.transact(apply)
-        if moved:
-            self._chain.appended(rows)
+        if moved and chain is not None:
+            chain.appended(rows)
         elif rows:  # an earlier attempt applied them, in an unknown chain
-            self._chain = Chain(self._settings.audit_key)
+            self._chain = None
         return outcome
+
+    def new_chain(self) -> Chain:
+        """A chain of this trail."""
+        if self._trail is None:
+            self._trail = ensure(self.transact, self._tables)
+        return Chain(self._settings.audit_key, self._trail)
+
+    def _sent(self, connection: Connection, ledger: Ledger, batch: Batch) -> Batch | None:
+        """The batch as it is sent; None if it names a suppressed user."""
+        sent = self._respelled(connection, batch)
+        if not self._meets(sent):
+            return sent
+        self._read_suppressions(connection, ledger)  # they may have opted in since
+        sent = self._respelled(connection, batch)
+        return None if self._meets(sent) else sent
 
     def _meets(self, batch: Batch) -> bool:
         suppressions = self.suppressions

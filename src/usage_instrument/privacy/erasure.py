@@ -96,7 +96,7 @@ class Erasure:
         if keep_audit and self._store.audit_problem is None:
             name, audit_key = self._key.pseudonym_of(self._user), self._settings.audit_key
             record = partial(record_kept, tables=tables, audit_key=audit_key, pseudonym=name, actor=actor)
-            self._do(partial(record, may_read=in_trail is not None))
+            self._do(partial(record, chain=self._store.new_chain() if in_trail is None else None))
         flush()
         # All batches in flight are committed by now, and no later one can name the user.
         deleted = {

@@ -384,8 +384,9 @@ def grants(connection: Connection, tables: Tables, role: str) -> list[str]:
     statements = [
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {preparer.format_table(table)} TO {role}"
         for table in tables
-        if table is not tables.access
+        if table not in (tables.access, tables.trail)
     ]
+    statements.append(f"GRANT SELECT, INSERT ON {preparer.format_table(tables.trail)} TO {role}")
     if tables.users is not None:
         name, _, column = tables.users.rpartition(".")
         users = ".".join(preparer.quote(part) for part in name.split("."))

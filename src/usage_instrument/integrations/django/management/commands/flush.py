@@ -17,7 +17,7 @@ class Command(flush.Command):  # type: ignore[misc]
     the counts of a deleted one with the same id."""
 
     help = flush.Command.help + (
-        " Empties the tables of usage-instrument too, except feature_usage_access, the audit trail, and "
+        " Empties the tables of usage-instrument too, except feature_usage_access and _trail, the audit trail, and "
         "feature_usage_writers, by which running processes write exactly once."
     )
 
@@ -42,7 +42,7 @@ def _tables_of(connection: Any) -> list[str]:
     tracker = _default.tracker()
     schema = None if tracker is None or connection.vendor == "sqlite" else tracker.settings.schema
     tables = define_tables(MetaData(), users=None)
-    names = [table.name for table in tables if table not in (tables.access, tables.writers)]
+    names = [table.name for table in tables if table not in (tables.access, tables.trail, tables.writers)]
     with connection.cursor() as cursor:
         if schema is None:
             found = set(connection.introspection.table_names(cursor))
