@@ -162,11 +162,12 @@ def test_the_user_is_whom_the_request_has_loaded_and_no_query_asks_for_more(clie
             connection.force_debug_cursor = True
         with count_queries(queries):
             assert client(path)[0] == 200
-        return captured.uses[0].user, len(queries)
+        user = captured.uses[0].user
+        return None if user is None else int(user), len(queries)  # a session holds text
 
     assert ask("/shop/login?name=ada")[0] == 1
-    assert ask("/shop/plain") == (None, 0)
-    assert ask("/shop/async") == (None, 0)
+    assert ask("/shop/plain") == (1, 0), "the session is the cookie"
+    assert ask("/shop/async") == (1, 0)
     assert ask("/shop/user") == (1, 1)
     assert ask("/shop/auser") == (1, 1)
     assert ask("/shop/private") == (1, 1)
@@ -722,3 +723,43 @@ def test_a_decorated_view_that_redirects_to_the_login_page_is_no_use(has_middlew
             assert [client.get("/pay").status_code, client.post("/pay").status_code] == [302, 302]
             assert client.get("/open").status_code == 403
         assert captured.names == []
+
+
+def test_a_forged_or_damaged_session_is_nobody_and_its_response_stays_as_it_is(client, captured):
+    client("/shop/login?name=ada")
+    (name, cookie), *_ = client.cookies.items()
+    for damaged in (cookie[:-2], "nothing", ""):
+        client.cookies.clear()
+        client.cookies[name] = damaged
+        captured.clear()
+        answer = client("/shop/plain")
+        assert (answer[0], captured.uses[0].user) == (200, None)
+        with override_settings(MIDDLEWARE=settings.MIDDLEWARE[1:]):
+            client.cookies[name] = damaged
+            assert client("/shop/plain") == answer
+
+
+def test_deleting_the_account_counts_anonymously(captured):
+    from django.contrib.auth import logout
+    from django.http import HttpResponse
+    from django.test import Client
+
+    def leave(request):
+        request.user.delete()
+        logout(request)
+        return HttpResponse("gone")
+
+    def leave_identified(request):
+        request.user.get_username()  # loads it
+        usage.identify(request.user)
+        request.user.delete()
+        return HttpResponse("gone")
+
+    patterns = [path("leave", leave, name="leave"), path("identified", leave_identified, name="identified")]
+    for name in ("leave", "identified"):
+        user = site.User.objects.create_user(f"eve {name}", password="secret")
+        with override_settings(ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns})):
+            client = Client()
+            client.force_login(user)
+            assert client.get(f"/{name}").content == b"gone"
+    assert features(captured) == [("leave", None), ("identified", None)]

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Blueprint, Flask, Response, abort, redirect, request, stream_with_context
 from flask.views import MethodView
-from flask_login import LoginManager, UserMixin, login_required, login_user
+from flask_login import LoginManager, UserMixin, current_user, login_required, login_user, logout_user
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
@@ -591,3 +591,52 @@ def test_flask_usage_without_the_extension_reads_the_environment(
     app = small()
     app.cli.add_command(command)
     assert app.test_cli_runner().invoke(args=["usage", "db", "check"]).exit_code == 0
+
+
+@pytest.mark.parametrize("way", ["before", "after", "identified", "touched"])
+def test_deleting_the_account_counts_anonymously_and_leaves_nothing_pending(tmp_path: Path, way: str) -> None:
+    db = SQLAlchemy()
+
+    class User(UserMixin, db.Model):  # type: ignore[misc, name-defined]
+        __tablename__ = "users"
+        id = db.Column(db.Integer, primary_key=True)
+
+    app = small(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'app.db'}", SECRET_KEY="secret")
+    db.init_app(app)
+    UsageInstrument(app, db=db, users=User)
+    LoginManager(app).user_loader(lambda key: db.session.get(User, int(key)))
+
+    @app.post("/login")
+    def login() -> str:
+        return str(login_user(db.session.get(User, 1)))
+
+    @app.post("/leave")
+    def leave() -> str:
+        user = current_user._get_current_object()
+        if way == "identified":
+            usage.identify(user)
+        if way == "touched":
+            usage.track("asked")
+        if way == "after":
+            logout_user()
+        db.session.delete(user)
+        db.session.commit()
+        if way == "before":
+            logout_user()
+        return "gone"
+
+    with app.app_context():
+        db.create_all()
+        db.session.add(User(id=1))
+        db.session.commit()
+    client = app.test_client()
+    assert client.post("/login").text == "True"
+    assert usage.flush(60)
+    assert client.post("/leave").text == "gone"
+    if way != "touched":  # a use of before the deletion is the user's, and goes with them
+        assert usage.flush(60), "nothing waits for a user who is gone"
+        with app.app_context():
+            assert ("leave", None) in counts(db.engine, Tables.of(db.metadata.tables["feature_usage"]))
+    usage.shutdown(60)
+    with app.app_context():
+        db.engine.dispose()

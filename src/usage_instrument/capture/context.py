@@ -16,7 +16,7 @@ from usage_instrument.errors import DeclarationError, UserIdError
 from usage_instrument.events import Access
 from usage_instrument.typing import UNSET, Unset, UserId
 
-from .user_ids import user_id_of
+from .user_ids import is_deleted, may_be_deleted, user_id_of
 
 SCOPE_KEY = "usage_instrument.request"
 """The key of the Request in the ASGI scope and the WSGI environ, for a middleware further in."""
@@ -58,6 +58,8 @@ class Request:
     denied = False
     """Whether the framework has sent the user to a login page."""
     _accesses: dict[object, Access | None] | None = None
+    _stated: object = None
+    """The user object that `identify` stated, if it may be deleted in the request."""
 
     def __init__(self, kind: RequestKind, method: str = "", lookup: Lookup | None = None, info: object = None) -> None:
         self.kind = kind
@@ -85,12 +87,13 @@ class Request:
         try:
             self.actor = UNSET if actor is UNSET else user_id_of(actor)
             self.user, self._refused = user_id_of(user), None
+            self._stated = user if may_be_deleted(user) else None
         except UserIdError as error:
             self.refuse(error)
             raise
         if not self.open:  # a thread that outlived the response
-            self.user, self.actor, self._refused = UNSET, UNSET, None
-        self.ready = self.open and not self.discarded
+            self.user, self.actor, self._refused, self._stated = UNSET, UNSET, None, None
+        self.ready = self.open and not self.discarded and self._stated is None
 
     def refuse(self, error: UserIdError) -> None:
         """Reject captures from now on, because the user is not known."""
@@ -146,6 +149,7 @@ class Request:
         self.open = self.ready = self.discarded = False
         self.user, self._lookup, self._refused, self.info = UNSET, None, None, None
         self.actor = UNSET
+        self._stated = None
 
     def capture_user(self) -> UserId | Unset:
         """The user of a capture, or UNSET if it does not count. Raises UserIdError for a refused statement."""
@@ -156,6 +160,8 @@ class Request:
         if self._refused is not None:
             raise self._refused
         user = self.user
+        if self._stated is not None and is_deleted(self._stated):  # by the request itself
+            return None
         if user is UNSET and self._lookup is not None:
             user = self._lookup(self.info)
         return None if user is UNSET else user

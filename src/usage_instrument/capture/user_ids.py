@@ -54,6 +54,8 @@ def _find_id(user: Any, anonymous: Unset | None) -> UserId | Unset:
         return anonymous if id_ is None else id_
     if (shape.has_is_authenticated or "is_authenticated" in attributes) and _is_anonymous(user, attributes):
         return anonymous
+    if shape.is_mapped and _was_deleted(attributes.get("_sa_instance_state")):
+        return anonymous
     key = shape.key
     found: Any = attributes[key] if key in attributes else _loaded_id(user, shape, attributes)
     if type(found) in _IDS:
@@ -64,6 +66,29 @@ def _find_id(user: Any, anonymous: Unset | None) -> UserId | Unset:
     if convert is None:  # one step: an `id` that is another object with an `id` is no user id
         raise UserIdError(f"the `id` of a user is a UUID, an int or a str, not {type(found).__name__}")
     return convert(found)
+
+
+def is_deleted(user: object) -> bool:
+    """Whether a user object of SQLAlchemy or Django, which had an id, has been deleted since."""
+    user = unwrapped(user)
+    attributes = attributes_of(user)
+    shape = _shape(user)
+    if shape.is_mapped:
+        return _was_deleted(attributes.get("_sa_instance_state"))
+    return "_state" in attributes and shape.key in attributes and attributes[shape.key] is None
+
+
+def may_be_deleted(user: object) -> bool:
+    """Whether `is_deleted` may become true of an object."""
+    attributes = attributes_of(unwrapped(user))
+    return "_sa_instance_state" in attributes or "_state" in attributes
+
+
+def _was_deleted(state: Any) -> bool:
+    try:
+        return bool(state is not None and (state.deleted or state.was_deleted))
+    except Exception:  # another library's state
+        return False
 
 
 def unwrapped(user: Any) -> Any:
@@ -143,6 +168,8 @@ class _Shape(NamedTuple):
     key: str = "id"
     """For objects: the attribute that holds the id."""
     has_is_authenticated: bool = False
+    is_mapped: bool = False
+    """Whether SQLAlchemy maps the type."""
 
 
 @functools.lru_cache(512)
@@ -162,7 +189,8 @@ def _shape_of(kind: Any) -> _Shape:
         return _Shape(read, read_row=_id_in_row)
     key = getattr(getattr(vars(kind).get("_meta"), "pk", None), "attname", None)  # of a Django model
     says = any("is_authenticated" in base.__dict__ for base in kind.__mro__)
-    return _Shape(read, key=key if isinstance(key, str) else "id", has_is_authenticated=says)
+    mapped = any("_sa_class_manager" in base.__dict__ for base in kind.__mro__)
+    return _Shape(read, key=key if isinstance(key, str) else "id", has_is_authenticated=says, is_mapped=mapped)
 
 
 def _refuse_bool(value: bool) -> UserId:

@@ -8,6 +8,7 @@ from typing import Any
 
 from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.user_ids import loaded_user as loaded_user
+from usage_instrument.capture.user_ids import unwrapped
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Environ, Unset, UserId
 
@@ -30,23 +31,22 @@ def flask_user(environ: Environ) -> UserId | Unset:
     if "flask_login" not in sys.modules:
         return UNSET
     flask: Any = sys.modules.get("flask")
-    kept: UserId | Unset = environ.get(FLASK_USER, UNSET)
+    kept = environ.get(FLASK_USER)  # an object, since the request may delete its user
     if flask is None or not flask.has_request_context():
-        return kept
+        return loaded_user(kept)
     user = flask.g.get("_login_user")
     found = _session_user(flask) if user is None else loaded_user(user)
     if found is UNSET:
-        return kept
-    environ[FLASK_USER] = found
+        return loaded_user(kept)
+    environ[FLASK_USER] = found if user is None else unwrapped(user)
     return found
 
 
 def keep_logged_out(sender: object, user: object = None, **_: object) -> None:
     """Keep the user who logs out as the user of the request; a receiver of Flask-Login's signal."""
     try:
-        found = loaded_user(user)
-        if found is not UNSET:
-            sys.modules["flask"].request.environ[FLASK_USER] = found
+        if loaded_user(user) is not UNSET:
+            sys.modules["flask"].request.environ[FLASK_USER] = unwrapped(user)
     except Exception:  # an id that is none, or no request
         log.debug("cannot read the user who logs out", exc_info=True)
 

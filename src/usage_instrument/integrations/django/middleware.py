@@ -13,6 +13,7 @@ from django.contrib.auth.signals import user_logged_out
 from usage_instrument.capture.context import holder
 from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.request_info import path_in
+from usage_instrument.capture.user_ids import unwrapped
 from usage_instrument.errors import AuditUnavailable, UserIdError
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Unset, UserId
@@ -34,7 +35,9 @@ _KEY = "_usage_instrument_exchange"
 
 
 _LOGGED_OUT = "_usage_instrument_user"
-"""The attribute of an HttpRequest with the id of the user who has logged out in it."""
+"""The attribute of an HttpRequest with the user who has logged out in it."""
+_COOKIES = "django.contrib.sessions.backends.signed_cookies"
+"""The session engine whose sessions need no query, and the salt of its cookies."""
 
 
 class UsageMiddleware:
@@ -172,17 +175,31 @@ def user_in(http: HttpRequest) -> UserId | Unset:
     if is_unloaded(user):  # but maybe loaded in another way, such as `await request.auser()`
         user = loaded.get("_acached_user", loaded.get("_cached_user"))
         if user is None:
-            session = attributes_of(loaded.get("session")).get("_session_cache")
+            session = _session_in(loaded.get("session"))
             user = session.get("_auth_user_id") if isinstance(session, dict) else None
     found = loaded_user(user)
-    return loaded.get(_LOGGED_OUT, UNSET) if found is UNSET else found
+    return loaded_user(loaded.get(_LOGGED_OUT)) if found is UNSET else found
+
+
+def _session_in(session: Any) -> object:
+    """What a session holds, if it is loaded or is the cookie itself; reading it here changes no header."""
+    found = attributes_of(session).get("_session_cache")
+    if found is not None or type(session).__module__ != _COOKIES or not session.session_key:
+        return found
+    from django.core import signing
+
+    try:
+        return signing.loads(
+            session.session_key, serializer=session.serializer, max_age=session.get_session_cookie_age(), salt=_COOKIES
+        )
+    except Exception:  # forged, or too old
+        return None
 
 
 def _keep_logged_out(sender: object, request: HttpRequest | None = None, user: object = None, **_: object) -> None:
     try:
-        found = loaded_user(user)
-        if request is not None and found is not UNSET:
-            request.__dict__[_LOGGED_OUT] = found
+        if request is not None and loaded_user(user) is not UNSET:
+            request.__dict__[_LOGGED_OUT] = unwrapped(user)  # the object, since the request may delete its user
     except UserIdError:
         log.debug("cannot read the user who logs out", exc_info=True)
 
