@@ -203,11 +203,20 @@ except ConfigurationError as error:
 """
 
 
+WRITE_POSTGRESQL = 'write postgresql+psycopg://… and pip install "usage-instrument[postgresql]"'
+
+
 @pytest.mark.parametrize(
     ("url", "absent", "said"),
     [
         ("postgresql+psycopg://u:secret@h/db", "psycopg", 'pip install "usage-instrument[postgresql]"'),
-        ("postgresql+psycopg2://u:secret@h/db", "psycopg2", 'pip install "usage-instrument[postgresql]"'),
+        (
+            "postgresql+psycopg2://u:secret@h/db",
+            "psycopg2",
+            f"{WRITE_POSTGRESQL}, or pip install psycopg2-binary",
+        ),
+        ("postgresql+pg8000://u:secret@h/db", "pg8000", f"{WRITE_POSTGRESQL}, or pip install pg8000"),
+        ("postgresql://u:secret@h/db", "psycopg", WRITE_POSTGRESQL),
         ("postgresql+asyncpg://u:secret@h/db", "asyncpg", 'pip install "usage-instrument[asyncpg]"'),
         ("mysql+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
         ("mariadb+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),

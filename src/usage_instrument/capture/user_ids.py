@@ -29,7 +29,7 @@ def user_id_of(user: object) -> UserId:
     found = _find_id(user, None)
     if found is UNSET:
         raise UserIdError(
-            f"a user id is a UUID, an int, a str or None; {type(user).__name__} is none and has no `id` loaded"
+            f"a user id is a UUID, an int, a str or None; {type(user).__name__} is another type, without a loaded `id`"
         )
     return found
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.bar import Bar
+from rich.console import RenderableType
 from sqlalchemy import URL, Connection, MetaData, exc, select, union
 
 from usage_instrument.database.reflection import missing_tables
@@ -250,6 +251,8 @@ def _draw(answer: Answer) -> None:
     most = max(row["uses"] for row in answer.rows) or 1
     if room >= _LEAST_BAR:
         drawn.add_column("")
-        bars = (Bar(most, 0, row["uses"], width=min(room, _BAR), color="cyan") for row in answer.rows)
-        drawn.columns[-1]._cells.extend(bars)
+        width, is_plain = min(room, _BAR), screen.options.ascii_only
+        for uses in (row["uses"] for row in answer.rows):
+            bar: RenderableType = Bar(most, 0, uses, width=width, color="cyan")
+            drawn.columns[-1]._cells.append("#" * round(width * uses / most) if is_plain else bar)
     screen.print(drawn)

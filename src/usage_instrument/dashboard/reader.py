@@ -106,13 +106,13 @@ class Reader:
         """The tables with their actual type of user ids."""
         try:
             return find_tables(connection, self._schema)
-        except SchemaError:
+        except SchemaError as error:
             place = f"{self._schema}.feature_usage" if self._schema else "feature_usage"
             raise PageError(
                 503,
                 f"There is no table {place} here",
                 f"This dashboard reads {self}.",
-                f"To create the tables, {CREATE}. If they are elsewhere, correct the URL or $USAGE_INSTRUMENT_SCHEMA.",
+                _sentence(str(error)),
             ) from None
 
     def _check_file(self) -> None:

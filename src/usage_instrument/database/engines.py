@@ -50,7 +50,6 @@ _RECYCLE = 600
 """Seconds after which a connection is replaced: reads on a former primary go on without an error."""
 _EXTRAS = {
     "psycopg": "postgresql",
-    "psycopg2": "postgresql",
     "asyncpg": "asyncpg",
     "pymysql": "mysql",
     "aiosqlite": "sqlite-async",
@@ -62,8 +61,8 @@ _RECOMMENDED = {
     "mysql": ("mysql+pymysql", "mysql"),
     "mariadb": ("mariadb+pymysql", "mysql"),
 }
-"""The scheme and extra to recommend for a URL without a driver: SQLAlchemy's default is harder to install."""
-_PACKAGES = {"mysqldb": "mysqlclient"}
+"""The scheme and extra to recommend for a URL without a driver, or with one that no extra installs."""
+_PACKAGES = {"mysql": "mysql-connector-python", "mysqldb": "mysqlclient", "psycopg2": "psycopg2-binary"}
 _REPLACED_OPTIONS = {
     *("isolation_level", "schema_translate_map"),  # see `own_engine` and `schema_translate_map`
     *("postgresql_readonly", "postgresql_deferrable"),
@@ -183,12 +182,18 @@ def _engine_of_url(url: URL, connections: int, answer_timeout: float | None, pro
         module = (error.name or url.get_driver_name()).partition(".")[0].lower()
         extra = _EXTRAS.get(module)
         fix = f'pip install "usage-instrument[{extra}]"' if extra else f"pip install {_PACKAGES.get(module, module)}"
-        recommended = _RECOMMENDED.get(url.drivername)
-        if recommended is not None:
-            fix = f'write {recommended[0]}://… and pip install "usage-instrument[{recommended[1]}]"'
+        recommended = _RECOMMENDED.get(url.get_backend_name())
+        if "+" not in url.drivername and recommended is not None:
+            fix = _write(*recommended)
+        elif extra is None and recommended is not None and not url.get_dialect().is_async:
+            fix = f"{_write(*recommended)}, or {fix}"
         raise ConfigurationError(f"the driver of {url.drivername!r} is not installed: {fix}") from None
     except (exc.ArgumentError, ValueError) as error:
         raise ConfigurationError(scrubbed(f"the database URL is wrong: {error}", url)) from None
+
+
+def _write(scheme: str, extra: str) -> str:
+    return f'write {scheme}://… and pip install "usage-instrument[{extra}]"'
 
 
 def _timeouts(driver: str, url: URL, answer: float | None = None) -> dict[str, Any]:

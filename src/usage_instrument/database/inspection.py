@@ -13,6 +13,7 @@ from sqlalchemy.engine.reflection import Inspector
 from . import dialects
 from .dialects.base import as_uuid, live_users_column
 from .foreign_keys import CASCADES, key_actions
+from .reflection import elsewhere
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from .tables import Tables
 from .users_table import fits, in_sql, kind_of
@@ -46,6 +47,8 @@ def check(connection: Connection, tables: Tables) -> list[Problem]:
         if table is tables.access:
             problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
+    if tables.usage in missing:
+        fix = elsewhere(connection) or fix
     problems += [
         Problem(f"table {table.fullname} does not exist: {fix}", table not in (tables.access, tables.trail))
         for table in missing

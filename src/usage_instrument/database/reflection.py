@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, MetaData, inspect
+from sqlalchemy import Connection, MetaData, column, inspect, select, table
 
 from usage_instrument.errors import SchemaError
 
@@ -11,25 +11,42 @@ from .schema import define_tables
 from .tables import Tables
 from .users_table import kind_of, live_column
 
+_NAMED = 3
+"""Schemas that a message names, at most."""
+
 
 def find_tables(connection: Connection, schema: str | None = None) -> Tables:
     """The tables of a schema (default: the connection's), with the live user id type and users table.
 
     Raises SchemaError if there are none.
     """
-    column = live_column(connection, inspect(connection), schema, "feature_usage", "user_id")
-    if column is None:
+    live = live_column(connection, inspect(connection), schema, "feature_usage", "user_id")
+    if live is None:
         where = f"{schema}.feature_usage" if schema else "feature_usage"
-        raise SchemaError(f"there is no table {where}: run `usage-instrument db create`, or correct the URL")
-    user_id_type = kind_of(as_uuid(column.type)) or "uuid"  # SQLite reflects unknown types as NULL
+        fix = elsewhere(connection) or "run `usage-instrument db create`, or correct the URL"
+        raise SchemaError(f"there is no table {where}: {fix}")
+    user_id_type = kind_of(as_uuid(live.type)) or "uuid"  # SQLite reflects unknown types as NULL
     users = live_users_column(connection, define_tables(MetaData(), schema=schema, users=None).usage)
     return define_tables(
         MetaData(), schema=schema, users=None if users is None else str(users), user_id_type=user_id_type
     )
 
 
+def elsewhere(connection: Connection) -> str | None:
+    """The fix if the tables are in other schemas: creating them would make a second set."""
+    if connection.dialect.name != "postgresql":  # elsewhere a schema is a database, which the URL names
+        return None
+    tables = table("tables", column("table_name"), column("table_schema"), schema="information_schema")
+    named = select(tables.c.table_schema).where(tables.c.table_name == "feature_usage")
+    schemas = sorted(connection.scalars(named.order_by(tables.c.table_schema).limit(_NAMED)))
+    if not schemas:
+        return None
+    place = f"the schema {schemas[0]}" if len(schemas) == 1 else f"the schemas {', '.join(schemas)}"
+    return f"it is in {place}: pass --schema {schemas[0]}, schema={schemas[0]!r}, or set $USAGE_INSTRUMENT_SCHEMA"
+
+
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:
     """The tables that queries read and the database lacks."""
     inspector = inspect(connection)
-    queried = [table for table in tables if table not in (tables.access, tables.suppressions, tables.trail)]
-    return [table.fullname for table in queried if not inspector.has_table(table.name, schema=table.schema)]
+    queried = [each for each in tables if each not in (tables.access, tables.suppressions, tables.trail)]
+    return [each.fullname for each in queried if not inspector.has_table(each.name, schema=each.schema)]
