@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -169,6 +170,27 @@ def test_a_search_for_another_spelling_is_erased_too(alike: tuple[Database, Tabl
     assert tracker.privacy.forget("ada").pseudonymised == 2, "the access, and the search"
     assert tracker.shutdown(30)
     assert not any("ada" in str(row.metadata).lower() for row in of_people(database, tables))
+
+
+def test_a_role_that_may_not_read_the_users_says_so(alike: tuple[Database, Tables]) -> None:
+    database, tables = alike
+    engine = database.engine(isolation_level="AUTOCOMMIT")
+    url, name = sa.make_url(database.url), f"app_{uuid.uuid4().hex[:12]}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE USER {name} IDENTIFIED BY 'secret'")
+        for table in tables:
+            connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table.name} TO {name}")
+        try:
+            settings = Settings(user_id_type="string", flush_interval=3600, audit_timeout=30)
+            tracker = Tracker(url.set(username=name, password="secret"), settings)
+            tracker.track("search", user="ADA")
+            assert not tracker.flush(1)
+            assert "GRANT SELECT (id) ON users" in str(tracker.stats().last_error)
+            connection.exec_driver_sql(f"GRANT SELECT (id) ON users TO {name}")
+            assert tracker.shutdown(30), tracker.stats()
+            assert counts(engine, tables) == {("search", "Ada"): 1}
+        finally:
+            connection.exec_driver_sql(f"DROP USER {name}")
 
 
 def test_an_unknown_user_in_two_spellings_is_rejected(alike: tuple[Database, Tables]) -> None:

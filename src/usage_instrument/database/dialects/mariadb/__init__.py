@@ -27,6 +27,7 @@ from sqlalchemy.dialects.mysql import TIMESTAMP, VARCHAR
 from sqlalchemy.schema import CreateColumn, DefaultClause
 from sqlalchemy.types import TypeEngine
 
+from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
 from usage_instrument.typing import Unit, UserIdType
 
@@ -46,6 +47,12 @@ def _binary(connection: Connection, value: ColumnElement[Any]) -> ColumnElement[
 _COLLATION = text(
     "SELECT character_set_name, collation_name FROM information_schema.columns WHERE table_name = :table "
     "AND table_schema = COALESCE(:schema, DATABASE()) AND column_name = :column AND collation_name IS NOT NULL"
+)
+
+
+_IS_VISIBLE = text(
+    "SELECT count(*) FROM information_schema.columns WHERE table_name = :table "
+    "AND table_schema = COALESCE(:schema, DATABASE()) AND column_name = :column"
 )
 
 
@@ -212,6 +219,12 @@ class MariaDB(Dialect):
         )
 
     def spelling_query(self, connection: Connection, users: UsersColumn) -> str | None:
+        names = {"schema": users.schema, "table": users.table, "column": users.column}
+        if not connection.scalar(_IS_VISIBLE, names):
+            raise ConfigurationError(
+                f"this role may not read {users}, whose equality decides which ids are one user: "
+                f"GRANT SELECT ({users.column}) ON {users.table} TO it"
+            )
         if self.users_equality(connection, users) is None:
             return None
         charset, collation = _collation_of(connection, users)
