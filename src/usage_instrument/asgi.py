@@ -41,7 +41,7 @@ class UsageMiddleware:
         check_protocol(app, ASGI)
         self.app = app
         self._has_begun = False
-        self._counter = RequestCounter(options, _user_in, starlette_login_paths)
+        self._counter = RequestCounter(options, _user_in, starlette_login_paths, session_of=_session_in)
         self._counter.check_setup = partial(check_app, app, self._counter, visible_routes)
         self._tree = RouteTree()
 
@@ -274,6 +274,10 @@ async def _refuse(kind: str, send: Send) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in unavailable.HEADERS]
     await send({"type": "http.response.start", "status": unavailable.STATUS, "headers": headers})
     await send({"type": "http.response.body", "body": unavailable.BODY})
+
+
+def _session_in(scope: Scope) -> object:
+    return scope.get("session")
 
 
 def _user_in(scope: Scope) -> UserId | Unset:

@@ -14,7 +14,7 @@ from .typing import Environ, StartResponse, WSGIApp
 from .web import unavailable
 from .web.exchange import BodyExchange
 from .web.flask_routes import FlaskRoutes, flask_request
-from .web.framework_users import flask_user, keep_logged_out
+from .web.framework_users import flask_session, flask_user, keep_logged_out
 from .web.options import MiddlewareOptions
 from .web.other_routes import OtherRoutes, follow_pyramid, routed_object
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
@@ -38,7 +38,7 @@ class UsageMiddleware:
     def __init__(self, app: WSGIApp, **options: Unpack[MiddlewareOptions[Environ]]) -> None:
         check_protocol(app, WSGI)
         self.app = app
-        self._counter = RequestCounter(options, flask_user)
+        self._counter = RequestCounter(options, flask_user, session_of=flask_session)
         self.routes = FlaskRoutes(app)
         innermost = list(layers(app))[-1:] or [app]
         self.others = OtherRoutes(innermost[0])

@@ -363,3 +363,80 @@ def test_patterns_may_be_given_as_an_iterator(captured: CapturedUsage) -> None:
     client.get("/")
     client.get("/thread")
     assert captured.names == ["home"]
+
+
+@pytest.mark.parametrize("kind", ["starlette", "flask"])
+def test_the_id_in_a_session_is_the_user(kind: str) -> None:
+    asgi_options: dict[str, Any] = {"session_user": "user_id"}
+    with capture_usage() as captured:
+        if kind == "starlette":
+            pytest.importorskip("itsdangerous")
+            from starlette.middleware.sessions import SessionMiddleware
+
+            async def enter(request: Request) -> Response:
+                request.session["user_id"] = 7
+                return PlainTextResponse("in")
+
+            async def page(request: Request) -> Response:
+                return PlainTextResponse("page")
+
+            app = Starlette(routes=[Route("/enter", enter), Route("/page", page)])
+            app.add_middleware(SessionMiddleware, secret_key="secret")
+            instrument(app, **asgi_options)
+            get: Any = TestClient(app).get
+        else:
+            from flask import Flask, session
+
+            from usage_instrument.wsgi import UsageMiddleware
+
+            flask = Flask("app")
+            flask.secret_key = "secret"
+            flask.add_url_rule("/enter", "enter", lambda: session.update(user_id=7) or "in")
+            flask.add_url_rule("/page", "page", lambda: "page")
+            flask.wsgi_app = UsageMiddleware(flask.wsgi_app, session_user="user_id")  # type: ignore[method-assign]
+            get = flask.test_client().get
+        vary = get("/page").headers.get("vary")
+        get("/enter")
+        assert get("/page").headers.get("vary") == vary
+    assert [(use.feature, use.user) for use in captured.uses] == [("page", None), ("enter", 7), ("page", 7)]
+
+
+def test_a_session_key_is_text() -> None:
+    with pytest.raises(DeclarationError, match="session_user= is the key of the session"):
+        instrument(Starlette(), session_user=5)  # type: ignore[arg-type]
+
+
+def test_the_thread_pools_of_the_framework_carry_the_user() -> None:
+    from starlette.background import BackgroundTask
+    from starlette.concurrency import run_in_threadpool
+
+    @usage.tracks("exported")
+    def export() -> None: ...
+
+    def view(request: Request) -> Response:  # in the framework's own pool
+        export()
+        return PlainTextResponse("ok")
+
+    async def asynchronous(request: Request) -> Response:
+        usage.identify(8)
+        await run_in_threadpool(export)
+        return PlainTextResponse("ok", background=BackgroundTask(export))
+
+    class Identify:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                usage.identify(7)
+            await self.app(scope, receive, send)
+
+    app = Starlette(routes=[Route("/sync", view), Route("/async", asynchronous)], middleware=[Middleware(Identify)])
+    instrument(app)
+    with capture_usage() as captured:
+        client = TestClient(app)
+        client.get("/sync")
+        client.get("/async")
+    exported = [use.user for use in captured.uses if use.feature == "exported"]
+    assert exported[:2] == [7, 8]
+    assert len(exported) == 3

@@ -10,8 +10,10 @@ from fastapi import APIRouter, FastAPI
 from flask import Blueprint, Flask
 from flask.views import MethodView
 from starlette.applications import Starlette
+from starlette.authentication import AuthenticationBackend
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -23,7 +25,7 @@ import usage_instrument as usage
 from usage_instrument import asgi, wsgi
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.testing import CapturedUsage, capture_usage
-from usage_instrument.web.route_coverage import CoveredRoute, route_coverage
+from usage_instrument.web.route_coverage import CoveredRoute, route_coverage, user_source
 
 
 @pytest.fixture
@@ -218,3 +220,25 @@ def test_what_is_tracked_above_its_route_or_elsewhere_or_named_in_vain_is_told()
 def test_an_app_that_shows_no_routes_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="function shows no routes"):
         route_coverage(lambda environ, start_response: [])
+
+
+def test_where_the_user_comes_from() -> None:
+    async def view(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    def starlette(*outer: Middleware, **options: Any) -> Starlette:
+        middleware = [*outer, Middleware(asgi.UsageMiddleware, **options)]
+        return Starlette(routes=[Route("/", view)], middleware=middleware)
+
+    class Backend(AuthenticationBackend): ...
+
+    authentication = Middleware(AuthenticationMiddleware, backend=Backend())
+    assert user_source(starlette()).startswith("nobody: every use is anonymous, unless the app calls usage.identify")
+    assert user_source(starlette(authentication)) == 'scope["user"] of AuthenticationMiddleware'
+    assert user_source(starlette(session_user="user_id")) == "session['user_id']"
+    assert user_source(starlette(user=lambda scope: 5)) == "user="
+    app = flask_app()
+    assert user_source(app).startswith("nobody")
+    login = pytest.importorskip("flask_login")
+    login.LoginManager(app)
+    assert user_source(app).startswith("Flask-Login's user, once it is loaded")

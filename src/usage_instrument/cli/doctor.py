@@ -19,7 +19,7 @@ from usage_instrument.events import Batch, Count, bucket_start, uses_text
 from usage_instrument.pipeline.journal import check_root, status
 from usage_instrument.settings import Settings
 from usage_instrument.views import SILENT
-from usage_instrument.web.route_coverage import CoveredRoute, is_configured, route_coverage
+from usage_instrument.web.route_coverage import CoveredRoute, is_configured, route_coverage, user_source
 
 from .app_loader import load
 from .database import run
@@ -80,6 +80,8 @@ def _show_routes(name: str, output: Format) -> None:
         hint = f"; for a factory, pass '{name}()'" if inspect.isfunction(app) else ""
         raise fail(f"{error}{hint}") from None
     show([each._asdict() for each in routes], output, empty="This app has no routes.", names=CoveredRoute._fields)
+    if output is Format.TABLE:
+        typer.echo(f"\nThe user of a request is {user_source(app)}.")
     if not is_configured(app):
         warn("nothing is counted yet: the app has not called usage_instrument.configure()")
 

@@ -54,10 +54,8 @@ def keep_logged_out(sender: object, user: object = None, **_: object) -> None:
 def _session_user(flask: Any) -> UserId | Unset:
     """The id that Flask-Login would load the user by, as it checks it; UNSET where that may not be the user's key."""
     manager = getattr(flask.current_app, "login_manager", None)
-    context = flask.globals.request_ctx._get_current_object()
-    # Without the session's own methods and property, which change the Vary header.
-    session = vars(context).get("_session", vars(context).get("session"))
-    if manager is None or not isinstance(session, dict) or not _ids_are_keys():
+    session = _session(flask)
+    if manager is None or not isinstance(session, dict) or not ids_are_keys():
         return UNSET
     config = flask.current_app.config
     mode = config.get("SESSION_PROTECTION", manager.session_protection)
@@ -71,7 +69,19 @@ def _session_user(flask: Any) -> UserId | Unset:
     return user if isinstance(user, str) else UNSET
 
 
-def _ids_are_keys() -> bool:
+def _session(flask: Any) -> Any:
+    """The session, without its own methods and property, which change the Vary header."""
+    context = flask.globals.request_ctx._get_current_object()
+    return vars(context).get("_session", vars(context).get("session"))
+
+
+def flask_session(environ: Environ) -> object:
+    """The session of the Flask request that runs; None without one."""
+    flask: Any = sys.modules.get("flask")
+    return _session(flask) if flask is not None and flask.has_request_context() else None
+
+
+def ids_are_keys() -> bool:
     """Whether each user class of the process has the `get_id` of UserMixin, which returns `id`."""
     mixin: Any = sys.modules["flask_login"].UserMixin
     kinds = mixin.__subclasses__()

@@ -35,6 +35,9 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     """Patterns of routes that do not count; see Rules."""
     user: Callable[[C], object] | None
     """From a request to its user's id; without it, `as_user`, `identify` and the framework decide."""
+    session_user: str | None
+    """The key of the session (Starlette's SessionMiddleware, Flask's, Django's) that holds the user's id, where the
+    framework itself knows no user."""
     metadata: Metadata | Callable[[C], Metadata | None] | None
     """The metadata of each use, or a callable that returns it."""
     success: Callable[[int, C], object] | None
@@ -67,6 +70,13 @@ def login_paths(urls: str | Iterable[str] | None) -> frozenset[str]:
         if not isinstance(url, str) or not path_in(url):
             raise DeclarationError(f"login_url= has {url!r}, which is no path or URL: write login_url='/login'")
     return frozenset(map(path_in, found))
+
+
+def check_key(value: object) -> str:
+    """The key itself. Raises DeclarationError."""
+    if not isinstance(value, str) or not value:
+        raise DeclarationError(f"session_user= is the key of the session with the user's id, not {value!r}")
+    return value
 
 
 def check_callable(option: str, value: Any) -> Any:

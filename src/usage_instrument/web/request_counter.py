@@ -12,7 +12,7 @@ from usage_instrument.capture.context import OPERATIONS, Holder, Request, holder
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import path_in
-from usage_instrument.capture.user_ids import user_id_of
+from usage_instrument.capture.user_ids import loaded_user, user_id_of
 from usage_instrument.errors import FeatureNameError, UsageInstrumentError
 from usage_instrument.events import NAME_LENGTH, Use, check_feature
 from usage_instrument.runtime import log
@@ -21,7 +21,7 @@ from usage_instrument.runtime.processes import ALIVE, notice_fork
 from usage_instrument.typing import UNSET, Metadata, Unset, UserId
 
 from .audit_policy import AuditPolicy
-from .options import OPTIONS, MiddlewareOptions, Namer, check_callable, check_names, login_paths
+from .options import OPTIONS, MiddlewareOptions, Namer, check_callable, check_key, check_names, login_paths
 from .routes import Route, first_line_of, is_graphql, source_of, tracked_features, unreached
 from .rules import Rule, Rules
 
@@ -91,6 +91,7 @@ class RequestCounter:
         framework_user: Callable[[Carrier], UserId | Unset],
         framework_login: Callable[[Carrier], Collection[str]] = lambda carrier: (),
         *,
+        session_of: Callable[[Carrier], object] = lambda carrier: None,
         knows_routes: bool = False,
     ) -> None:
         check_names(options, OPTIONS)
@@ -104,6 +105,9 @@ class RequestCounter:
         self.find_user: Callable[[Carrier], UserId | Unset] = (
             framework_user if user is None else partial(_stated_user, user)
         )
+        self.session_user = options.get("session_user")
+        if self.session_user is not None and user is None:
+            self.find_user = partial(_session_user, framework_user, session_of, check_key(self.session_user))
         """The user, unless `as_user` or `identify` stated one. Raises UserIdError, and what the host's code raises."""
         self.success = None if success is None else check_callable("success=", success)
         self.not_modified = options.get("not_modified", False)
@@ -373,6 +377,20 @@ class RequestCounter:
                 exc_info=True,
             )
         self.recorder.reject((route.name if route is not None else "") or "(middleware)", error)
+
+
+def _session_user(
+    framework_user: Callable[[Carrier], UserId | Unset],
+    session_of: Callable[[Carrier], object],
+    key: str,
+    carrier: Carrier,
+) -> UserId | Unset:
+    found = framework_user(carrier)
+    if found is not UNSET:
+        return found
+    session = session_of(carrier)
+    # Not the session's own `get`, which may note an access and change the Vary header.
+    return loaded_user(dict.get(session, key)) if isinstance(session, dict) else UNSET
 
 
 def _stated_user(user: Callable[[Carrier], object], carrier: Carrier) -> UserId:

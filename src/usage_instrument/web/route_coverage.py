@@ -9,7 +9,8 @@ from usage_instrument.capture.registry import Catalog, Unconfigured, declared
 from usage_instrument.errors import ConfigurationError
 
 from .django_routes import django_routes
-from .flask_routes import FlaskRoutes
+from .flask_routes import FlaskRoutes, flask_apps
+from .framework_users import ids_are_keys
 from .other_routes import OtherRoutes
 from .request_counter import RequestCounter
 from .routes import Route, is_graphql, tracked_features, unreached
@@ -64,7 +65,33 @@ def is_configured(app: Any) -> bool:
     return not isinstance(catalog.recorder, Unconfigured)
 
 
+def user_source(app: Any) -> str:
+    """Where the user of a request comes from, unless `as_user` or `identify` states one."""
+    counter = _counter_of(app)
+    if counter is None:
+        return "as_user, identify or the decorator, since the app has no UsageMiddleware"
+    if counter.user is not None:
+        return "user="
+    found = [source for layer in _layers_of(app) for source in _sources_of(layer)]
+    if counter.session_user is not None:
+        found.append(f"session[{counter.session_user!r}]")
+    return " or ".join(dict.fromkeys(found)) or (
+        "nobody: every use is anonymous, unless the app calls usage.identify(user_id) or has user= or session_user="
+    )
+
+
+def _sources_of(layer: Any) -> Iterator[str]:
+    if getattr(layer, "login_manager", None) is not None:
+        yield "Flask-Login's user, once it is loaded" + (", or the id in its session" if ids_are_keys() else "")
+    kinds = {base.__module__ + "." + base.__name__ for base in type(layer).__mro__}
+    if "django.contrib.auth.middleware.AuthenticationMiddleware" in kinds:
+        yield "Django's request.user, once it is loaded, or the id in a loaded session"
+    if "starlette.middleware.authentication.AuthenticationMiddleware" in kinds:
+        yield 'scope["user"] of AuthenticationMiddleware'
+
+
 def _layers_of(app: Any) -> Iterator[Any]:
+    yield from (mounted.app for mounted in flask_apps(app))
     for layer in layers(app):
         yield layer
         yield from _django_layers(getattr(layer, "_middleware_chain", None))

@@ -54,7 +54,13 @@ class UsageMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
-        self._counter = RequestCounter(settings.middleware_options(), user_in, _login_paths, knows_routes=True)
+        self._counter = RequestCounter(
+            settings.middleware_options(),
+            user_in,
+            _login_paths,
+            session_of=lambda http: _session_in(vars(http).get("session")),
+            knows_routes=True,
+        )
         self._counter.check_setup = partial(declare_later, self._counter, django_routes)
         self._routes = DjangoRoutes()
         user_logged_out.connect(_keep_logged_out, dispatch_uid="usage_instrument")
