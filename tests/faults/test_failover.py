@@ -14,6 +14,7 @@ from functools import partial
 import pymysql
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
 import servers
 from captures import INTERVAL, Captures
@@ -21,6 +22,7 @@ from conftest import entered
 from proxy import Proxy
 from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
+from usage_instrument.cli.app import app
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.schema import Tables
 
@@ -120,6 +122,9 @@ def test_a_standby_is_promoted(pair: servers.PostgreSQLPair) -> None:
                 address.target = pair.primary
                 programs.go_on()
         programs.assert_exact(engine_of(pair.primary, poolclass=sa.NullPool), tables)
+        for driver in ("psycopg", "asyncpg"):
+            done = CliRunner().invoke(app, ["db", "check", "--url", str(databases[driver])])
+            assert done.exit_code == 0, done.output
 
 
 class MariaDBPair:
