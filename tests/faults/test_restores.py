@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -72,3 +74,25 @@ def test_a_restored_server_is_written_on(
         assert sum(row.uses for row in all_of(engine, tables.losses)) == stats.dropped
         assert_left_nothing(engine, tables, tracker)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["url", "async url", "engine"])
+def test_a_file_of_sqlite_is_replaced_by_its_backup(kind: str, sqlite: Database, tmp_path: Path) -> None:
+    """An open connection would go on writing to the former file, which nobody finds any more."""
+    tables = made(sqlite.engine())
+    path, backup = Path(sa.make_url(sqlite.url).database or ""), tmp_path / "backup.db"
+    shutil.copy(path, backup)
+    database: Any = {"url": sqlite.url, "async url": sqlite.async_url, "engine": sqlite.engine()}[kind]
+    tracker = Tracker(database, Settings(flush_interval=3600, audit_timeout=30))
+    tracker.track("f", count=10)
+    tracker.track("g", audit="required")
+    assert tracker.flush(60), tracker.stats()
+    assert tracker.count(None, "f") == 10
+    backup.replace(path)
+    tracker.track("f", count=100)
+    tracker.track("g", audit="required")
+    assert tracker.flush(60), tracker.stats()
+    assert tracker.count(None, "f") == 100
+    engine = sa.create_engine(sqlite.url, poolclass=sa.NullPool)
+    assert (total(engine, tables, "f"), len(all_of(engine, tables.access))) == (100, 1)
+    assert_left_nothing(engine, tables, tracker)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -127,9 +129,18 @@ def own_engine(
     """
     database = parse(database)
     if isinstance(database, URL):
-        return _engine_of_url(database, connections, answer_timeout, probes)
+        engine = _engine_of_url(database, connections, answer_timeout, probes)
+    else:
+        engine = _engine_like(database)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _note_file)
+        event.listen(engine, "checkout", _refuse_former_file)
+    return engine
+
+
+def _engine_like(database: Any) -> Engine:
     # The pool of an AsyncEngine binds connections to the host's event loop.
-    theirs = database if isinstance(database, Engine) else database.sync_engine  # type: ignore[union-attr]
+    theirs = database if isinstance(database, Engine) else database.sync_engine
     engine = Engine(theirs.pool.recreate(), theirs.dialect, theirs.url, hide_parameters=theirs.hide_parameters)
     options = theirs.get_execution_options()
     engine.update_execution_options(**{name: options[name] for name in options if name not in _REPLACED_OPTIONS})
@@ -146,6 +157,28 @@ def _leave_transactions_alone(driver: Any, _: object) -> None:
     if getattr(driver, "autocommit", None) is False:
         driver.rollback()
         driver.autocommit = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL
+
+
+def _note_file(driver: Any, record: Any) -> None:
+    """Keep which file a connection has open: it goes on writing to one that was deleted or replaced by a backup."""
+    with contextlib.closing(driver.cursor()) as cursor:
+        cursor.execute("PRAGMA database_list")
+        record.info["path"] = next(row[2] for row in cursor.fetchall() if row[1] == "main")
+    record.info["file"] = _identity(record.info["path"])
+
+
+def _refuse_former_file(_: object, record: Any, __: object) -> None:
+    """Have the pool open another connection if the path leads to another file by now."""
+    if _identity(record.info["path"]) != record.info["file"]:
+        raise exc.DisconnectionError("the file was replaced")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - one call a flush
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def schema_translate_map(database: Database | None) -> Mapping[str | None, str | None]:
