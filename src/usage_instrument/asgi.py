@@ -25,6 +25,9 @@ from .web.routes import WEBSOCKET, Route
 from .web.setup_checks import ASGI, check_app, check_protocol
 from .web.starlette_routes import RouteTree, marker_of, mount_depth, starlette_login_paths, visible_routes
 
+_FIRST_USER = "usage_instrument.user"
+"""The key of a scope with the user that a middleware further out has put there."""
+
 
 class UsageMiddleware:
     """Counts the successful requests and WebSockets of its app. See MiddlewareOptions for the options.
@@ -63,6 +66,8 @@ class UsageMiddleware:
         exchange.tree = self._tree
         exchange.has_begun = False
         exchange.depth = mount_depth(scope) if "app_root_path" in scope else 0
+        if "user" in scope:  # logging out may replace it
+            scope[_FIRST_USER] = scope["user"]
         token = holder.set(exchange.holder)
         try:
             if exchange.audit is None:
@@ -283,4 +288,4 @@ def _session_in(scope: Scope) -> object:
 def _user_in(scope: Scope) -> UserId | Unset:
     user = scope.get("user")
     found = UNSET if user is None else loaded_user(user)
-    return scope.get(FLASK_USER, UNSET) if found is UNSET else found
+    return loaded_user(scope.get(FLASK_USER, scope.get(_FIRST_USER))) if found is UNSET else found

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.applications import Starlette
-from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, requires
+from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, UnauthenticatedUser, requires
 from starlette.background import BackgroundTask
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.middleware import Middleware
@@ -440,3 +440,33 @@ def test_the_thread_pools_of_the_framework_carry_the_user() -> None:
     exported = [use.user for use in captured.uses if use.feature == "exported"]
     assert exported[:2] == [7, 8]
     assert len(exported) == 3
+
+
+def test_a_user_who_is_replaced_in_the_scope_has_logged_out() -> None:
+    class User(BaseUser):
+        is_authenticated = True
+
+        def __init__(self, number: int) -> None:
+            self.id = number
+
+    class Backend(AuthenticationBackend):
+        async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+            return (AuthCredentials(), User(7)) if "X-User" in conn.headers else None
+
+    async def leave(request: Request) -> Response:
+        request.scope["user"] = UnauthenticatedUser()
+        return PlainTextResponse("out")
+
+    async def become(request: Request) -> Response:
+        request.scope["user"] = User(8)
+        return PlainTextResponse("other")
+
+    app = Starlette(routes=[Route("/leave", leave), Route("/become", become)])
+    instrument(app)
+    app.add_middleware(AuthenticationMiddleware, backend=Backend())
+    with capture_usage() as captured:
+        client = TestClient(app)
+        for path in ("/leave", "/become"):
+            client.get(path, headers={"X-User": "7"})
+        client.get("/leave")
+    assert [(use.feature, use.user) for use in captured.uses] == [("leave", 7), ("become", 8), ("leave", None)]

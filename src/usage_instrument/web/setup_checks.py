@@ -52,6 +52,7 @@ def check_app(app: object, counter: RequestCounter, routes_of: Callable[[object]
         below = list(layers(app))
         if any(getattr(getattr(one, "_counter", None), "catalog", None) is counter.catalog for one in below):
             log.emit(logging.WARNING, "UsageMiddleware stands twice around one app: take one of the two away")
+        declare_later(counter, lambda: routes_of(app) or ())
         known = routes_of(getattr(below[-1], "__self__", below[-1])) if below else None
         if known is None:
             return
@@ -63,7 +64,6 @@ def check_app(app: object, counter: RequestCounter, routes_of: Callable[[object]
             )
             hint = f"; did you mean {near[0]!r}?" if near else ""
             log.emit(logging.WARNING, "features= names %r, which is no route of this app%s", key, hint)
-        declare_later(counter, lambda: known)
         for name in counter.policy.unmatched(known, counter.rules) if counter.policy else ():
             log.emit(
                 logging.ERROR, "audit= names the feature %r, which is no route of this app: none is recorded", name
