@@ -38,7 +38,8 @@ class UsageMiddleware:
     def __init__(self, app: WSGIApp, **options: Unpack[MiddlewareOptions[Environ]]) -> None:
         check_protocol(app, WSGI)
         self.app = app
-        self._counter = RequestCounter(options, flask_user, session_of=flask_session)
+        known_user = partial(flask_user, app=_flask_app(app))
+        self._counter = RequestCounter(options, known_user, session_of=flask_session)
         self.routes = FlaskRoutes(app)
         innermost = list(layers(app))[-1:] or [app]
         self.others = OtherRoutes(innermost[0])
@@ -85,6 +86,13 @@ class UsageMiddleware:
             return body
         exchange.body = body
         return exchange
+
+
+def _flask_app(app: WSGIApp) -> Any:
+    """The Flask app that this one passes all requests on to; None if there is none."""
+    flask: Any = sys.modules.get("flask")
+    owners = [getattr(layer, "__self__", layer) for layer in layers(app)]
+    return next((owner for owner in owners if flask is not None and isinstance(owner, flask.Flask)), None)
 
 
 class WSGIExchange(BodyExchange):

@@ -352,3 +352,25 @@ def test_the_collation_of_mysql(version: Any, collation: str) -> None:
     dialect.server_version_info = version
     user_id = define_tables(sa.MetaData(), users=None, user_id_type="string").usage.c.user_id
     assert user_id.type.compile(dialect) == f"VARCHAR(255) CHARACTER SET utf8mb4 COLLATE {collation}"
+
+
+def test_a_user_who_is_renamed_by_case_alone_stays_one_user(alike: tuple[Database, Tables]) -> None:
+    database, tables = alike
+    here, there = tracker_of(database), tracker_of(database)
+    for tracker in (here, there):
+        tracker.track("search", user="ada")
+        tracker.track("open_vault", user="ada", audit=True)
+        assert tracker.flush(30)
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql("UPDATE users SET id = 'ADA' WHERE id = 'Ada'")
+    there.track("search", user="ada")  # its process has looked the id up before
+    assert there.flush(30)
+    (uses,) = (uses for (feature, _), uses in counts(database.engine(), tables).items() if feature == "search")
+    assert (uses, there.count("aDA", "search")) == (3, 3)
+    assert here.privacy.forget("Ada").pseudonymised == 2
+    there.track("search", user="ada")
+    there.track("open_vault", user="ada", audit="required")
+    for tracker in (here, there):
+        assert tracker.shutdown(30)
+    assert counts(database.engine(), tables) == {}
+    assert {row.user_id for row in of_people(database, tables)} == {None}

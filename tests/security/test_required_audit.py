@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import flask_login
 import pytest
 from flask import Flask
 from flask import request as flask_request
@@ -17,6 +19,7 @@ from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from usage_instrument import asgi, wsgi
 from usage_instrument.errors import ConfigurationError
+from usage_instrument.integrations.flask import UsageInstrument
 from usage_instrument.testing import CapturedUsage, capture_usage
 from usage_instrument.web.audit_policy import AuditPolicy
 from usage_instrument.web.rules import Rules
@@ -46,6 +49,46 @@ def test_a_method_in_lower_case(captured: CapturedUsage) -> None:
     assert run_wsgi_app(app, environ)[1] == "200 OK"
     assert outcomes(captured) == ["attempted", "success"]
     assert captured.names == ["open_vault"]
+
+
+def test_a_method_in_lower_case_over_asgi(captured: CapturedUsage) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # an app that compares as Quart does
+        assert scope["method"].upper() == "POST"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"open"})
+
+    async def send(message: Any) -> None: ...
+
+    async def receive() -> Any: ...
+
+    scope = {"type": "http", "method": "post", "path": "/vault/4", "headers": [], "query_string": b""}
+    asyncio.run(asgi.UsageMiddleware(app, **REQUIRED)(scope, receive, send))
+    assert outcomes(captured)[0] == "attempted"
+
+
+def test_the_attempt_names_the_user_of_the_session(captured: CapturedUsage) -> None:
+    class Account(flask_login.UserMixin):  # type: ignore[misc, unused-ignore]
+        id = 5
+
+    app, loads = vault_app(), []
+    app.secret_key = "secret"
+
+    @flask_login.LoginManager(app).user_loader  # type: ignore[untyped-decorator, unused-ignore]
+    def load(user_id: str) -> Account:
+        loads.append(user_id)
+        return Account()
+
+    @app.post("/login")
+    def login() -> str:
+        flask_login.login_user(Account())
+        return "in"
+
+    UsageInstrument(app, **REQUIRED)
+    client = app.test_client()
+    client.post("/login")
+    client.post("/vault/4")
+    assert [(access.outcome, access.user) for access in captured.accesses] == [("attempted", "5"), ("success", "5")]
+    assert loads == [], "nothing was loaded for it"
 
 
 @pytest.mark.parametrize("how", ["X-HTTP-Method-Override", "X-HTTP-Method", "query"])

@@ -22,18 +22,19 @@ FLASK_USER = "usage_instrument.flask_user"
 """The key of an environ, and of the scope of an app in which Flask is mounted, with the user of Flask-Login."""
 
 
-def flask_user(environ: Environ) -> UserId | Unset:
+def flask_user(environ: Environ, app: Any = None) -> UserId | Unset:
     """The user of Flask-Login: loaded in the request, else the id in the session, else the user who has logged out in
     the request. Raises UserIdError.
 
-    It stays in the environ: most streamed bodies run when Flask has left the request.
+    It stays in the environ: most streamed bodies run when Flask has left the request. Before Flask has entered it, the
+    session is that of the Flask app `app`.
     """
     if "flask_login" not in sys.modules:
         return UNSET
     flask: Any = sys.modules.get("flask")
     kept = environ.get(FLASK_USER)  # an object, since the request may delete its user
     if flask is None or not flask.has_request_context():
-        return loaded_user(kept)
+        return loaded_user(kept) if kept is not None or app is None else _cookie_user(app, environ)
     user = flask.g.get("_login_user")
     found = _session_user(flask) if user is None else loaded_user(user)
     if found is UNSET:
@@ -79,6 +80,20 @@ def flask_session(environ: Environ) -> object:
     """The session of the Flask request that runs; None without one."""
     flask: Any = sys.modules.get("flask")
     return _session(flask) if flask is not None and flask.has_request_context() else None
+
+
+def _cookie_user(app: Any, environ: Environ) -> UserId | Unset:
+    """The id in the session of a request that has not begun: where the session is a cookie, it costs no query."""
+    sessions: Any = sys.modules.get("flask.sessions")
+    manager, interface = getattr(app, "login_manager", None), app.session_interface
+    if manager is None or type(interface) is not sessions.SecureCookieSessionInterface or not ids_are_keys():
+        return UNSET
+    session = interface.open_session(app, app.request_class(environ, populate_request=False))
+    is_strong = app.config.get("SESSION_PROTECTION", manager.session_protection) == "strong"
+    if session is None or (is_strong and not session.get("_permanent")):  # Flask-Login compares the client's address
+        return UNSET
+    user = session.get("_user_id")
+    return user if isinstance(user, str) else UNSET
 
 
 def ids_are_keys() -> bool:
