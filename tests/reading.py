@@ -9,6 +9,10 @@ import sqlalchemy as sa
 from usage_instrument.schema import Tables, create_all
 from usage_instrument.stats import Stats
 
+SQLALCHEMY = tuple(map(int, sa.__version__.split(".")[:2]))
+NATIVE_UUID = SQLALCHEMY >= (2, 1)
+"""Whether SQLAlchemy's Uuid is the type UUID of MariaDB; it is CHAR(32) in 2.0."""
+
 
 def total(engine: sa.Engine, tables: Tables, feature: str | None = None) -> int:
     """The uses in `feature_usage`."""

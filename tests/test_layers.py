@@ -61,6 +61,7 @@ THIRD_PARTY = {
         *("prometheus_client", "rq", "starlette", "werkzeug"),
     },
     "database.alembic_operations": {"alembic"},
+    "database.engines": {"greenlet"},
     "migrations": {"alembic"},
     "upgrade": {"alembic"},
     "pytest_plugin": {"usage_instrument_pytest"},

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from conftest import Database, UsersDatabase
+from reading import NATIVE_UUID
 from usage_instrument.database.engines import connect
 from usage_instrument.database.inspection import check
 from usage_instrument.database.ledger import Ledger
@@ -442,6 +443,7 @@ def test_is_no_hindrance_to_the_next_transaction(kind: str, request: pytest.Fixt
         assert upgrade(connection, tables).steps == ()
 
 
+MARIADB_UUID = "UUID" if NATIVE_UUID else "CHAR(32)"
 # What is wrong with a column, by its definition: the table as somebody wrote it on each database.
 TAKES_TOO_LITTLE: dict[str, dict[str, str]] = {
     "sqlite": {
@@ -457,7 +459,7 @@ TAKES_TOO_LITTLE: dict[str, dict[str, str]] = {
     },
     "mariadb": {
         "id INT PRIMARY KEY": "feature_usage.id has no default number and must have one",
-        "user_id UUID NOT NULL": "feature_usage.user_id is NOT NULL and must allow NULL",
+        f"user_id {MARIADB_UUID} NOT NULL": "feature_usage.user_id is NOT NULL and must allow NULL",
         "metadata JSON NOT NULL": "feature_usage.metadata is NOT NULL and must allow NULL",
         "feature_name VARCHAR(9) CHARACTER SET latin1 NOT NULL": "feature_usage.feature_name is VARCHAR(9)",
         "last_used TIMESTAMP NOT NULL": "feature_usage.last_used is TIMESTAMP, which is converted between time zones",
@@ -482,14 +484,14 @@ def test_mends_columns_that_take_too_little(name: str, wrong: str, request: pyte
     engine = database.engine()
     sound = dict(SOUND)
     if name != "sqlite":
-        uuid_type = {"id": "id INT PRIMARY KEY", "user_id": "user_id UUID"}
+        uuid_type = {"id": "id INT PRIMARY KEY", "user_id": f"user_id {MARIADB_UUID if name == 'mariadb' else 'UUID'}"}
         auto = {"postgresql": "id SERIAL PRIMARY KEY", "mariadb": "id INT AUTO_INCREMENT PRIMARY KEY"}[name]
         sound.update(uuid_type, id=auto, metadata="metadata JSONB" if name == "postgresql" else "metadata JSON")
         sound["last_used"] = (
             "last_used TIMESTAMP NOT NULL" if name == "postgresql" else "last_used DATETIME(6) NOT NULL"
         )
     sound[wrong.partition(" ")[0]] = wrong
-    user = ANN.hex if name == "sqlite" else str(ANN)
+    user = str(ANN) if name == "postgresql" or (name == "mariadb" and NATIVE_UUID) else ANN.hex
     with engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE TABLE feature_usage ({', '.join(sound.values())})")
         for id_ in (3, 7):
@@ -522,7 +524,8 @@ def test_keeps_the_moment_that_a_timestamp_of_mariadb_means(mariadb: Database) -
     engine = mariadb.engine()
     with engine.begin() as connection:
         connection.exec_driver_sql(
-            "CREATE TABLE feature_usage (id INT AUTO_INCREMENT PRIMARY KEY, user_id UUID, feature_name VARCHAR(100), "
+            "CREATE TABLE feature_usage (id INT AUTO_INCREMENT PRIMARY KEY, "
+            f"user_id {MARIADB_UUID}, feature_name VARCHAR(100), "
             "metadata JSON, usage_count INT DEFAULT 1, last_used TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)"
         )
         connection.exec_driver_sql("SET time_zone = '+05:00'")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from reading import NATIVE_UUID
 from usage_instrument.database import engines
 from usage_instrument.database.urls import masked, missing_file, scrubbed
 from usage_instrument.errors import ConfigurationError, SchemaError
@@ -80,7 +81,8 @@ def test_a_journal_tells_the_servers_of_several_apart() -> None:
         ("sqlite:///file:usage.db?uri=false", "file:usage.db"),
         ("sqlite:///file:usage.db?uri=true", "usage.db"),
         ("sqlite:///file:sub/usage.db?mode=rwc&uri=true", "sub/usage.db"),
-        ("sqlite:///file:one%2520two.db?uri=1", "one two.db"),
+        # SQLAlchemy 2.1 decodes the path of a URL, and SQLite that of a URI.
+        ("sqlite:///file:one%2520two.db?uri=1", "one two.db" if NATIVE_UUID else "one%20two.db"),
         ("sqlite+aiosqlite:///file:usage.db?uri=true", "usage.db"),
     ],
 )

@@ -10,6 +10,7 @@ from alembic.operations import ops
 from sqlalchemy import Column, Connection, Dialect, MetaData, Table, inspect
 
 from . import dialects
+from .definitions import ROOM_FOR_UPDATES
 from .inspection import lacks_primary_key
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, define_tables
 from .tables import Tables, defined_tables
@@ -116,6 +117,9 @@ class _Correction:
         statements = self._dialect.unique_statements(
             self._connection, self._table, self._unique, self._tables.user_id_type
         )
+        if created and self._connection.dialect.name == "postgresql":
+            room = ROOM_FOR_UPDATES.against(self._table).compile(dialect=self._connection.dialect)
+            upgrade.ops.append(_Statements(str(room), str(room).replace("SET (fillfactor = 85)", "RESET (fillfactor)")))
         if exists and (key := self._primary_key()):
             upgrade.ops.append(key)
         if has_unique or self._has_index(upgrade):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Column,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Text,
     TextClause,
     Uuid,
+    event,
     text,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -35,7 +37,7 @@ _SERVICE = "The program's name"
 
 def define_usage(metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]]) -> Table:
     """One row per user and feature."""
-    return _table(
+    usage = _table(
         "feature_usage",
         metadata,
         schema,
@@ -52,9 +54,9 @@ def define_usage(metadata: MetaData, schema: str | None, user_column: Callable[[
             server_default=_Now("CURRENT_TIMESTAMP"),
             comment="The most recent use, UTC",
         ),
-        # HOT updates need free space on the page and no index on a changed column, hence none on last_used.
-        postgresql_with={"fillfactor": 85},
     )
+    _leave_room(usage)
+    return usage
 
 
 def define_writers(metadata: MetaData, schema: str | None) -> Table:
@@ -92,8 +94,8 @@ def define_history(metadata: MetaData, schema: str | None, user_column: Callable
         _feature(nullable=True),
         Column("bucket_start", _timestamp(), nullable=False, comment="The start of the hour or day, UTC"),
         Column("usage_count", Integer, nullable=True, server_default=text("1"), comment="Uses in this bucket"),
-        postgresql_with={"fillfactor": 85},  # the rows of today are updated all day
     )
+    _leave_room(history)  # the rows of today are updated all day
     # Questions read the last days, and retention deletes the first.
     Index(f"ix_{history.name}_bucket_start", history.c.bucket_start)
     return history
@@ -204,6 +206,17 @@ def _table(
         mariadb_engine="InnoDB",
         **options,
     )
+
+
+ROOM_FOR_UPDATES: Any = DDL(  # type: ignore[no-untyped-call]
+    "ALTER TABLE %(fullname)s SET (fillfactor = 85)"
+).execute_if(dialect="postgresql")
+"""HOT updates need free space on the page, and no index on a changed column: hence none on `last_used`."""
+
+
+def _leave_room(table: Table) -> None:
+    """SQLAlchemy 2.0 has no `postgresql_with` of a table."""
+    event.listen(table, "after_create", ROOM_FOR_UPDATES)
 
 
 # ---- columns

@@ -55,7 +55,6 @@ _EXTRAS = {
     "asyncpg": "asyncpg",
     "pymysql": "mysql",
     "aiosqlite": "sqlite-async",
-    "greenlet": "asyncpg",
 }
 """The extra of this package that installs a driver."""
 _RECOMMENDED = {
@@ -197,7 +196,7 @@ def _engine_of_url(url: URL, connections: int, answer_timeout: float | None, pro
         if not probes:
             options["pool_reset_on_return"] = None
         if url.get_dialect().is_async:
-            # create_async_engine raises here if greenlet is missing, not at the first flush.
+            import greenlet  # noqa: F401 - SQLAlchemy 2.0 misses it at the first flush only
             from sqlalchemy.ext.asyncio import create_async_engine
 
             return create_async_engine(url, connect_args=timeouts, **options).sync_engine
@@ -213,7 +212,7 @@ def _engine_of_url(url: URL, connections: int, answer_timeout: float | None, pro
         ) from None
     except ImportError as error:
         module = (error.name or url.get_driver_name()).partition(".")[0].lower()
-        extra = _EXTRAS.get(module)
+        extra = _EXTRAS.get(url.get_driver_name() if module == "greenlet" else module)
         fix = f'pip install "usage-instrument[{extra}]"' if extra else f"pip install {_PACKAGES.get(module, module)}"
         recommended = _RECOMMENDED.get(url.get_backend_name())
         if "+" not in url.drivername and recommended is not None:

@@ -247,7 +247,12 @@ class MariaDB(Dialect):
             return f"is a table of {engine}, which has no foreign keys"
         if "partitioned" in (options or ""):
             return "is partitioned"
-        return super().foreign_key_obstacle(connection, users)
+        obstacle = super().foreign_key_obstacle(connection, users)
+        if obstacle is None and not has_uuid(connection.dialect):
+            live = inspect(connection).get_columns(users.table, schema=users.schema)
+            if any(each["name"] == users.column and isinstance(each["type"], sqltypes.Uuid) for each in live):
+                return "has ids of the server's type UUID, which needs SQLAlchemy 2.1"
+        return obstacle
 
     def column_type(self, connection: Connection, table: str, schema: str | None, column: Any) -> TypeEngine[Any]:
         type_ = as_uuid(column["type"])
