@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Date, DateTime, Double, Text, literal, literal_column
+from sqlalchemy import BigInteger, ColumnElement, Date, DateTime, Double, Text, literal, literal_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -128,6 +128,17 @@ class Real(Expression[float]):
 
     def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         return dialect.real(*arguments)
+
+
+class Whole(Expression[int]):
+    """A number as an int."""
+
+    name = "whole"
+    type = BigInteger()
+    inherit_cache = True
+
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        return dialect.whole(*arguments)
 
 
 class JSONText(Expression[str]):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, cast, func, literal_column
+from sqlalchemy import ColumnElement, func, literal_column
 
-from usage_instrument.database.expressions import Real
+from usage_instrument.database.expressions import Real, Whole
 
 ZERO: ColumnElement[int] = literal_column("0")
 ONE: ColumnElement[int] = literal_column("1")
 
 
 def whole(number: ColumnElement[Any]) -> ColumnElement[int]:
-    """The number as an int, 0 for NULL. A sum of integers is a Decimal on MariaDB."""
-    return cast(func.coalesce(number, ZERO), BigInteger)
+    """The number as an int, 0 for NULL. A sum of integers is a Decimal on MariaDB, and one of BIGINTs on PostgreSQL."""
+    return Whole(func.coalesce(number, ZERO))
 
 
 def total(counts: ColumnElement[Any]) -> ColumnElement[int]:

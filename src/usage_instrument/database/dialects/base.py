@@ -370,6 +370,10 @@ class Dialect(ABC):
         """A number as a float."""
 
     @abstractmethod
+    def whole(self, number: str) -> str:
+        """A number as an int."""
+
+    @abstractmethod
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         """The value of a key of a JSON object, as text; NULL for null and for a missing key.
 

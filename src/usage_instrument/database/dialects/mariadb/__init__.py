@@ -329,6 +329,9 @@ class MariaDB(Dialect):
     def real(self, number: str) -> str:
         return f"(({number}) * 1e0)"  # some servers cannot CAST to a float
 
+    def whole(self, number: str) -> str:
+        return f"CAST({number} AS SIGNED)"
+
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         # JSON keys are compared by their escaped spelling, and `ä` has two.
         spellings = (f"JSON_EXTRACT({document}, CONCAT('$.', {each}))" for each in (quoted(), f"JSON_QUOTE({key})"))

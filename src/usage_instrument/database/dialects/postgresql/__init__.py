@@ -241,6 +241,9 @@ class PostgreSQL(Dialect):
     def real(self, number: str) -> str:
         return f"CAST({number} AS DOUBLE PRECISION)"
 
+    def whole(self, number: str) -> str:
+        return f"{number}::bigint"
+
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         return f"({document} ->> {key})"
 

@@ -238,6 +238,9 @@ class SQLite(Dialect):
     def real(self, number: str) -> str:
         return f"CAST({number} AS REAL)"
 
+    def whole(self, number: str) -> str:
+        return number  # a sum of integers is one
+
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         # A path of JSON_EXTRACT cannot express every key.
         object_ = f"CASE WHEN json_valid({document}) THEN {document} END"
