@@ -193,6 +193,18 @@ def test_a_role_that_may_not_read_the_users_says_so(alike: tuple[Database, Table
             connection.exec_driver_sql(f"DROP USER {name}")
 
 
+def test_a_users_table_of_any_name(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE `us:e{r}s` (`i:d` VARCHAR(40) COLLATE utf8mb4_general_ci PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO `us:e{r}s` VALUES ('Ada')")
+    tables = create_all(engine, user_id_type="string", users="us:e{r}s.i:d").tables
+    tracker = tracker_of(mariadb)
+    tracker.track("search", user="aDA")
+    assert tracker.shutdown(30), tracker.stats()
+    assert counts(engine, tables) == {("search", "Ada"): 1}
+
+
 def test_an_unknown_user_in_two_spellings_is_rejected(alike: tuple[Database, Tables]) -> None:
     database, tables = alike
     tracker = tracker_of(database, user_retry=0)

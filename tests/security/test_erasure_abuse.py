@@ -16,6 +16,7 @@ from usage_instrument import Settings, Tracker
 from usage_instrument.audit.admin_chain import ADMIN_CHAIN
 from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.query import person
+from usage_instrument.audit.self_access import SELF_ACCESS
 from usage_instrument.audit.verify import verify
 from usage_instrument.cli.app import app
 from usage_instrument.database.suppressions import Key
@@ -71,6 +72,17 @@ def test_an_actor_who_is_erased_leaves_the_rest_of_the_row(database: Database) -
     (row,) = accesses(database, tables)
     assert (row.user_id, row.actor_id, row.request_id, row.metadata) == (BOB, None, "s11", '{"drawer":1}')
     assert person(row._mapping, "actor") == f"forgotten:{Key(PRIVACY_KEY).pseudonym_of(ADA)}"
+    assert holds(database, tables)
+
+
+def test_a_search_for_oneself_as_another_user_is_erased(database: Database) -> None:
+    tables = made(database.engine())
+    written(database, tables, Use(SELF_ACCESS, BOB, f'{{"user":"{ADA}","rows":1}}', 0, access("success", ADA)))
+    tracker = tracker_of(database, audit_timeout=0.1)
+    assert tracker.privacy.forget(ADA).pseudonymised == 1
+    tracker.shutdown()
+    (row,) = accesses(database, tables)
+    assert (row.user_id, row.actor_id, row.metadata) == (BOB, None, None)
     assert holds(database, tables)
 
 

@@ -37,8 +37,10 @@ def erase(
     access = tables.access
     # The database decides who is the user: its equality may differ from Python's.
     matches = [(access.c[f"{part}_id"] == user).label(f"is_{part}") for part in ("user", "actor")]
+    is_search = self_access.searched_for(tables, user)
+    matches.append(is_search.label("is_search"))
     rows: list[dict[str, Any]] = []
-    for theirs in (or_(access.c.user_id == user, access.c.actor_id == user), self_access.searched_for(tables, user)):
+    for theirs in (or_(access.c.user_id == user, access.c.actor_id == user), is_search):
         query = select(access, *matches).where(theirs).order_by(access.c.chain_id, access.c.number)
         found = connection.execute(query.limit(ROWS).with_for_update()).mappings()
         rows = rows or [dict(row) for row in found]
@@ -48,7 +50,7 @@ def erase(
     changes: list[dict[str, Any]] = []
     by_part: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for row in sorted(rows, key=lambda row: (row["chain_id"].int, row["number"])):
-        is_details = row["is_user"] or not row["is_actor"]
+        is_details = row["is_user"] or row["is_search"] or not row["is_actor"]
         is_erased = {"user": row["is_user"], "actor": row["is_actor"], "details": is_details}
         parts = [part for part in PARTS if is_erased[part]]
         for part in parts:
@@ -96,7 +98,7 @@ def _attempts(connection: Connection, access: Table, rows: list[dict[str, Any]])
             or_(access.c.request_id.is_not(None), access.c.metadata.is_not(None)),
         )
         attempts = connection.execute(query.with_for_update()).mappings()
-        found += [{**row, "is_user": False, "is_actor": False} for row in attempts]
+        found += [{**row, "is_user": False, "is_actor": False, "is_search": False} for row in attempts]
     known = {(row["chain_id"], row["number"]) for row in rows}
     return [row for row in found if (row["chain_id"], row["number"]) not in known]
 

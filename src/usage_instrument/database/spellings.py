@@ -58,7 +58,7 @@ class Spellings:
         for start in range(0, len(missing), _USERS_A_QUERY):
             ids = {f"u{number}": user for number, user in enumerate(missing[start : start + _USERS_A_QUERY])}
             # One comparison a user: by IN, nobody could tell which id found which row.
-            query = text(" UNION ALL ".join(map(self._query.format, ids)))
+            query = text(" UNION ALL ".join(self._query.replace("{id}", name) for name in ids))
             self._found.update((row[0], row[1]) for row in connection.execute(query, ids))
 
     def has_found(self, user: UserId) -> bool:

@@ -231,7 +231,7 @@ class Dialect(ABC):
     """Whether the tables take over the equality of a users column of strings; otherwise it must be that of bytes."""
 
     def spelling_query(self, connection: Connection, users: UsersColumn) -> str | None:
-        """The SQL that looks up an id, `:{0}`, by the equality of the users column, and returns it with its spelling
+        """The SQL that looks up an id, `:{id}`, by the equality of the users column, and returns it with its spelling
         there; None where equal ids have equal bytes."""
         return None
 

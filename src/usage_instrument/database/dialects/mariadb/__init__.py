@@ -228,16 +228,19 @@ class MariaDB(Dialect):
         if self.users_equality(connection, users) is None:
             return None
         charset, collation = _collation_of(connection, users)
-        column, text_ = connection.dialect.identifier_preparer.quote(users.column), "CONVERT(:{0} USING utf8mb4)"
+        # A colon begins a parameter.
+        table = _table_of(connection, users).replace(":", "\\:")
+        column = connection.dialect.identifier_preparer.quote(users.column).replace(":", "\\:")
+        text_ = "CONVERT(:{id} USING utf8mb4)"
         is_same = f"{column} = {text_} COLLATE {collation}"
         if charset != "utf8mb4":
             # A character that this character set lacks becomes a question mark, which another id may have.
-            narrow = f"CONVERT(:{{0}} USING {charset})"
+            narrow = f"CONVERT(:{{id}} USING {charset})"
             is_same = (
                 f"{column} = {narrow} COLLATE {collation} AND "
                 f"CAST(CONVERT({narrow} USING utf8mb4) AS BINARY) = CAST({text_} AS BINARY)"
             )
-        return f"SELECT :{{0}}, {column} FROM {_table_of(connection, users)} WHERE {is_same}"  # noqa: S608 - quoted
+        return f"SELECT :{{id}}, {column} FROM {table} WHERE {is_same}"  # noqa: S608 - quoted
 
     def foreign_key_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
         kind, engine, options = connection.execute(_RELATION, {"schema": users.schema, "table": users.table}).one()
