@@ -97,7 +97,8 @@ def told_apart(routes: Iterable[Route]) -> list[Route]:
             qualifier, tells = place, tells or by_place[route.name, place] > 1
             if any(by_all[route.name, place, method] > 1 for method in served):
                 qualifier = f"{place} {source_of(route.endpoint) or ''}".strip()
-        found[position] = route._replace(qualifier=qualifier, tells_methods=tells)
+        if qualifier or tells:
+            found[position] = route._replace(qualifier=qualifier, tells_methods=tells)
     return found
 
 

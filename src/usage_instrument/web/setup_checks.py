@@ -53,7 +53,8 @@ def check_app(app: object, counter: RequestCounter, routes_of: Callable[[object]
         if any(getattr(getattr(one, "_counter", None), "catalog", None) is counter.catalog for one in below):
             log.emit(logging.WARNING, "UsageMiddleware stands twice around one app: take one of the two away")
         declare_later(counter, lambda: routes_of(app) or ())
-        known = routes_of(getattr(below[-1], "__self__", below[-1])) if below else None
+        is_named = bool(counter.rules.keys or counter.policy)
+        known = routes_of(getattr(below[-1], "__self__", below[-1])) if below and is_named else None
         if known is None:
             return
         for key in counter.rules.unmatched(known):
