@@ -58,8 +58,6 @@ class Request:
     denied = False
     """Whether the framework has sent the user to a login page."""
     _accesses: dict[object, Access | None] | None = None
-    _stated: object = None
-    """The user object that `identify` stated, if it may be deleted in the request."""
 
     def __init__(self, kind: RequestKind, method: str = "", lookup: Lookup | None = None, info: object = None) -> None:
         self.kind = kind
@@ -78,6 +76,8 @@ class Request:
         """The ASGI scope, the WSGI environ or the framework's request object; None for a task."""
         self._lookup = lookup
         self._refused: UserIdError | None = None
+        self._stated: object = None
+        """The user object that `identify` stated, if it may be deleted in the request."""
 
     def identify(self, user: object, actor: object = UNSET) -> None:
         """Set the user, and who acts as them; the last call wins.

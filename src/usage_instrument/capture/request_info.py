@@ -97,12 +97,9 @@ def is_automatic(info: Mapping[str, Any]) -> bool:
             str(info.get(name, "")).strip().lower().startswith(start) for name, start in _ENVIRON_SPECULATIVE.items()
         )
     for name, value in headers:
-        if name not in _AUTOMATIC:
-            continue
-        if name == b"user-agent":
-            if value.startswith(_PROBES):
-                return True
-        elif value.strip().lower().startswith(_SPECULATIVE[name]):
+        if name in _AUTOMATIC and (
+            value.startswith(_PROBES) if name == b"user-agent" else value.strip().lower().startswith(_SPECULATIVE[name])
+        ):
             return True
     return False
 

@@ -22,6 +22,9 @@ from .request_counter import Carrier, PendingUse, RequestCounter, RouteFeature
 from .routes import WEBSOCKET
 
 _ENDS = (StopIteration, StopAsyncIteration)
+_ENDS_APART = 0.05
+"""Seconds between two ends of requests that revive a writer."""
+_now = time.monotonic
 
 
 class Exchange(PendingUse):
@@ -158,10 +161,10 @@ class Exchange(PendingUse):
             self.shelf.pop(SCOPE_KEY, None)
         else:
             self.shelf[SCOPE_KEY] = self.outer
-        try:  # as `ended` does, without a call
-            self.counter.catalog.recorder.request_ended()
-        except Exception:
-            log.debug("request_ended failed", exc_info=True)
+        counter, now = self.counter, _now()
+        if now >= counter.next_end:  # not for each of many requests
+            counter.next_end = now + _ENDS_APART
+            counter.ended()
 
     # ---- its accesses
 

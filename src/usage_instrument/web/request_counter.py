@@ -128,6 +128,8 @@ class RequestCounter:
         """Checks the app, once, when its first route is met."""
         self._reported_above: set[str] = set()
         self._nameless = 0
+        self.next_end = 0.0
+        """The time of the monotonic clock at which the end of a request is to call `ended`."""
         for name in self.rules.names:
             self.catalog.declare(name, source=_SOURCE)
 
