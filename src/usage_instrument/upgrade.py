@@ -79,9 +79,9 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
     for table in tables:
         if table not in missing:
             problem = (
-                user_id_type_problem(connection, table, tables)
+                user_id_type_problem(connection, inspector, table, tables)
                 or _renamed_column_problem(connection, table)
-                or unknown_column_problem(connection, table)
+                or unknown_column_problem(inspector, table)
             )
             if problem is not None:
                 raise SchemaError(problem)
@@ -116,11 +116,12 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
 
 
 def _column_steps(connection: Connection, table: Table) -> list[Step]:
-    columns = inspect(connection).get_columns(table.name, schema=table.schema)
+    inspector = inspect(connection)
+    columns = inspector.get_columns(table.name, schema=table.schema)
     live = {column["name"] for column in columns}
     dialect = dialects.get(connection.dialect.name)
     steps = []
-    if lacks_primary_key(connection, table) and (table.autoincrement_column is not None or _has_key(table, live)):
+    if lacks_primary_key(inspector, table) and (table.autoincrement_column is not None or _has_key(table, live)):
         add_key = partial(dialect.add_primary_key, table=table)
         steps.append(
             Step(f"Add the primary key {', '.join(table.primary_key.columns.keys())} to {table.fullname}.", add_key)
@@ -135,7 +136,7 @@ def _column_steps(connection: Connection, table: Table) -> list[Step]:
             )
         add = partial(dialect.add_column, table=table, column=column)
         steps.append(Step(f"Add the column {column.name} to {table.fullname}.", add))
-    changes = dialect.column_changes(connection, table)
+    changes = dialect.column_changes(connection, inspector, table)
     return steps + [Step(f"Change a column: {change.what}.", change.make) for change in changes]
 
 
@@ -203,7 +204,7 @@ def _unique_steps(connection: Connection, tables: Tables, table: Table, name: st
 def _index_steps(connection: Connection, table: Table) -> list[Step]:
     return [
         Step(f"Add the index {index.name} to {table.fullname}.", partial(_create_index, index))
-        for index in missing_indexes(connection, table)
+        for index in missing_indexes(inspect(connection), table)
     ]
 
 

@@ -132,7 +132,7 @@ class _Correction:
             upgrade.ops.append(ops.ModifyTableOps(self._table.name, [add], schema=self._table.schema))
 
     def _primary_key(self) -> _Statements | None:
-        if not lacks_primary_key(self._connection, self._table):
+        if not lacks_primary_key(inspect(self._connection), self._table):
             return None
         add = self._dialect.primary_key_sql(self._connection, self._table)
         preparer = self._connection.dialect.identifier_preparer

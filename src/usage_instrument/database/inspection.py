@@ -45,7 +45,7 @@ def check(connection: Connection, tables: Tables) -> list[Problem]:
         if table in (tables.usage, tables.history):
             problems += _check_keys(connection, inspector, table, tables)
         if table is tables.access:
-            problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
+            problems += [_missing_index(table, index) for index in missing_indexes(inspector, table)]
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
     if tables.usage in missing:
         fix = elsewhere(connection) or fix
@@ -78,12 +78,12 @@ def _check_columns(connection: Connection, inspector: Inspector, table: Table, t
         for column in table.c
         if column.name not in live and column is not table.autoincrement_column
     ]
-    lasting = (user_id_type_problem(connection, table, tables), unknown_column_problem(connection, table))
+    lasting = (user_id_type_problem(connection, inspector, table, tables), unknown_column_problem(inspector, table))
     messages += [message for message in lasting if message is not None]
-    changes = dialects.get(connection.dialect.name).column_changes(connection, table)
+    changes = dialects.get(connection.dialect.name).column_changes(connection, inspector, table)
     problems = [Problem(message, True) for message in messages]
     problems += [Problem(f"{change.what}: {UPGRADE}", change.blocks_writing) for change in changes]
-    if lacks_primary_key(connection, table):
+    if lacks_primary_key(inspector, table):
         problems.append(
             Problem(
                 f"table {table.fullname} has no primary key, which logical replication and some managed services "
@@ -94,14 +94,14 @@ def _check_columns(connection: Connection, inspector: Inspector, table: Table, t
     return problems
 
 
-def lacks_primary_key(connection: Connection, table: Table) -> bool:
+def lacks_primary_key(inspector: Inspector, table: Table) -> bool:
     """Whether a live table has no primary key, its own or the owner's."""
-    return not inspect(connection).get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+    return not inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
 
 
-def unknown_column_problem(connection: Connection, table: Table) -> str | None:
+def unknown_column_problem(inspector: Inspector, table: Table) -> str | None:
     """The unknown column of a live table that makes every INSERT fail, if there is one."""
-    for live in inspect(connection).get_columns(table.name, schema=table.schema):
+    for live in inspector.get_columns(table.name, schema=table.schema):
         has_value = live["default"] or live.get("computed") or live.get("identity") or live.get("autoincrement") is True
         if live["name"] not in table.c and not live["nullable"] and not has_value:
             return (
@@ -111,11 +111,11 @@ def unknown_column_problem(connection: Connection, table: Table) -> str | None:
     return None
 
 
-def user_id_type_problem(connection: Connection, table: Table, tables: Tables) -> str | None:
+def user_id_type_problem(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> str | None:
     """The difference between the type of a live `user_id` and the setting, if there is one."""
     if "user_id" not in table.c:
         return None
-    for column in inspect(connection).get_columns(table.name, schema=table.schema):
+    for column in inspector.get_columns(table.name, schema=table.schema):
         type_ = as_uuid(column["type"])
         if column["name"] == "user_id" and not _may_hold(connection, type_, tables):
             its = kind_of(type_)
@@ -141,11 +141,11 @@ def _may_hold(connection: Connection, type_: Any, tables: Tables) -> bool:
 # ---- keys
 
 
-def missing_indexes(connection: Connection, table: Table) -> list[Index]:
+def missing_indexes(inspector: Inspector, table: Table) -> list[Index]:
     """The plain indexes that a live table lacks. Without them, deleting a user or reading a day scans the table."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", exc.SAWarning)  # SQLite's expression indexes cannot be reflected
-        live = [index["column_names"] for index in inspect(connection).get_indexes(table.name, schema=table.schema)]
+        live = [index["column_names"] for index in inspector.get_indexes(table.name, schema=table.schema)]
     plain = [index for index in sorted(table.indexes, key=lambda index: str(index.name)) if not index.unique]
     return [index for index in plain if not any(names[: len(index.columns)] == index.columns.keys() for names in live)]
 
@@ -173,7 +173,7 @@ def _check_keys(connection: Connection, inspector: Inspector, table: Table, tabl
         problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
     elif difference := dialects.get(connection.dialect.name).unique_difference(connection, table, tables.user_id_type):
         problems.append(Problem(f"the unique index {name} of {table.fullname} {difference}: {UPGRADE}", False))
-    problems += [_missing_index(table, index) for index in missing_indexes(connection, table)]
+    problems += [_missing_index(table, index) for index in missing_indexes(inspector, table)]
     if tables.user_id_type == "string" and (problem := _equality_problem(connection, table)):
         problems.append(problem)
     if tables.users is not None and live_users_column(connection, table) is None:

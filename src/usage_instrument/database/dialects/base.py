@@ -24,6 +24,7 @@ from sqlalchemy import (
     inspect,
     literal_column,
 )
+from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.types import CHAR, TypeEngine, Uuid
 
@@ -137,10 +138,10 @@ class Dialect(ABC):
         """The SQL that creates and the SQL that drops the unique index; None where an Index expresses it."""
         return None
 
-    def column_changes(self, connection: Connection, table: Table) -> list[ColumnChange]:
+    def column_changes(self, connection: Connection, inspector: Inspector, table: Table) -> list[ColumnChange]:
         """The columns of a live table that differ from their definition, and how to change them."""
         changes = []
-        for live in inspect(connection).get_columns(table.name, schema=table.schema):
+        for live in inspector.get_columns(table.name, schema=table.schema):
             column = table.c.get(live["name"])
             if column is None:
                 continue
