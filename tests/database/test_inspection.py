@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
+from usage_instrument import Settings, Tracker
 from usage_instrument.database.dialects.base import UsersColumn, live_users_column
 from usage_instrument.database.inspection import Problem, check
 from usage_instrument.database.schema import UNIQUE_USAGE
@@ -113,3 +114,18 @@ def test_tells_that_it_refers_to_nothing(database: Database) -> None:
     tables = create_all(engine).tables
     with engine.connect() as connection:
         assert live_users_column(connection, tables.usage) is None
+
+
+def test_ids_as_short_as_those_of_the_users_table_are_fine(database: Database) -> None:
+    """The writer does not know the users table, and expects text of any length."""
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE users (id VARCHAR(36) PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO users VALUES ('ada')")
+        assert create_all(connection, user_id_type="string").users == "users.id"
+        assert check(connection, define_tables(sa.MetaData(), users=None, user_id_type="string")) == []
+    tracker = Tracker(database.url, Settings(user_id_type="string", audit_timeout=30))
+    with tracker.as_user("ada", actor="ada"):
+        tracker.track("search", audit="required")
+        tracker.track("search", audit=True)
+    assert tracker.shutdown(30), tracker.stats()
+    assert tracker.stats().audited == 2

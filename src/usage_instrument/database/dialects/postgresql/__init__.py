@@ -75,7 +75,7 @@ class PostgreSQL(Dialect):
             wrong.append(f"is {type_.compile(connection.dialect)} and must be JSONB")
         elif isinstance(type_, DateTime) and type_.timezone:
             wrong.append("is TIMESTAMP WITH TIME ZONE and must be plain, in UTC")
-        elif column.name != "user_id" and is_shorter(type_, column.type):
+        elif column.name not in {"user_id", "actor_id"} and is_shorter(type_, column.type):
             wrong.append(
                 f"is {type_.compile(connection.dialect)} and must be {column.type.compile(connection.dialect)}"
             )
@@ -91,7 +91,7 @@ class PostgreSQL(Dialect):
             changes.append("TYPE jsonb USING CAST(CAST(metadata AS text) AS jsonb)")
         elif isinstance(type_, DateTime) and type_.timezone:
             changes.append(f"TYPE timestamp USING {column.name} AT TIME ZONE 'UTC'")
-        elif column.name != "user_id" and is_shorter(type_, column.type):
+        elif column.name not in {"user_id", "actor_id"} and is_shorter(type_, column.type):
             changes.append(f"TYPE {column.type.compile(connection.dialect)}")
         elif _is_narrow_id(column, type_):
             changes.append("TYPE BIGINT")
