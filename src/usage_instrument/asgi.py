@@ -246,7 +246,7 @@ class ASGIExchange(Exchange):
         if by_path is not NO_ROUTE:
             return by_path
         if mount.opaque and mount.name is None and found.namer is None:
-            counter.nameless(scope["path"], method)
+            counter.nameless(self.request, scope["path"], method)
         return found
 
     def _without_route(self, method: str) -> RouteFeature:
@@ -256,7 +256,7 @@ class ASGIExchange(Exchange):
         is_unmatched = operation is None and "router" in scope
         found = self._by_path(operation, method, names=not is_unmatched)
         if found is NO_ROUTE and not is_unmatched:
-            counter.nameless(scope["path"], method)
+            counter.nameless(self.request, scope["path"], method)
         return found
 
     def _by_path(self, operation: Route | None, method: str, *, names: bool) -> RouteFeature:

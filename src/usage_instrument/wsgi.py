@@ -163,7 +163,7 @@ class WSGIExchange(BodyExchange):
         path = path_of(environ)
         found = counter.feature_of_path(path, method)
         if found is NO_ROUTE:
-            counter.nameless(path, method)
+            counter.nameless(self.request, path, method)
         return found
 
 

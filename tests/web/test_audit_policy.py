@@ -187,6 +187,15 @@ def test_a_key_with_a_method_is_of_that_method_and_head_asks_for_a_get(
 
 
 @SITES
+def test_a_pattern_of_paths_may_be_required_and_one_of_names_may_not(captured: CapturedUsage, site: Site) -> None:
+    ask = site(features={"/vault/*": "open_vault"}, audit={"open_vault": "required"})
+    assert (ask("/vault/1"), ask("/other")) == (200, 200)
+    assert told(captured) == [("open_vault", "attempted"), ("open_vault", "success")]
+    with pytest.raises(ConfigurationError, match=r"names it by 'vault\*'"):
+        asgi.UsageMiddleware(Starlette(), features={"vault*": "open_vault"}, audit={"open_vault": "required"})
+
+
+@SITES
 def test_who_is_told_as_soon_as_it_is_known(captured: CapturedUsage, site: Site) -> None:
     ask = site(features=FEATURES, audit={"open_vault": "required"})
     ask("/vault/ada", headers={"X-Request-ID": "r1"})

@@ -20,6 +20,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
+import usage_instrument as usage
 from usage_instrument import asgi, wsgi
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.errors import ConfigurationError
@@ -281,6 +282,16 @@ def test_successes_without_any_name_are_reported_once_with_the_line_that_helps(
     client = TestClient(asgi.UsageMiddleware(make(), features={"/orders/{id}/pay": "paid"}))
     assert {client.get("/orders/77").status_code for _ in range(5)} == {200}
     assert caplog.messages == []
+
+
+def test_an_app_that_counts_by_itself_needs_no_name(caplog: pytest.LogCaptureFixture, captured: CapturedUsage) -> None:
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+        usage.track("done")
+        await plain_asgi(scope, receive, send)
+
+    client = TestClient(asgi.UsageMiddleware(counting))
+    assert {client.get("/orders").status_code for _ in range(5)} == {200}
+    assert (captured.count("done"), caplog.messages) == (5, [])
 
 
 def test_successes_without_any_name_under_wsgi(caplog: pytest.LogCaptureFixture, captured: CapturedUsage) -> None:

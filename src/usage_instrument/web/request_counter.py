@@ -102,12 +102,12 @@ class RequestCounter:
             options.get("features"), options.get("include"), options.get("exclude"), matches_paths=not knows_routes
         )
         self.user = None if user is None else check_callable("user=", user)
+        self.session_user = options.get("session_user")
+        if self.session_user is not None:
+            framework_user = partial(_session_user, framework_user, session_of, check_key(self.session_user))
         self.find_user: Callable[[Carrier], UserId | Unset] = (
             framework_user if user is None else partial(_stated_user, user)
         )
-        self.session_user = options.get("session_user")
-        if self.session_user is not None and user is None:
-            self.find_user = partial(_session_user, framework_user, session_of, check_key(self.session_user))
         """The user, unless `as_user` or `identify` stated one. Raises UserIdError, and what the host's code raises."""
         self.success = None if success is None else check_callable("success=", success)
         self.not_modified = options.get("not_modified", False)
@@ -199,10 +199,10 @@ class RequestCounter:
         rule = self.rules.decide_path(path, method, names=names)
         return self._fill(RouteFeature(), rule, frozenset(), None, None) if rule.explicit else NO_ROUTE
 
-    def nameless(self, path: str, method: str) -> None:
-        """Nothing can name a success: log that once, unless `features` names others."""
-        self._nameless += 1
-        if self._nameless == _FIRST and not self.rules.keys and not self.rules.has_callables:
+    def nameless(self, request: Request, path: str, method: str) -> None:
+        """Nothing can name a success: log that once, unless `features` names others, or something within counts."""
+        self._nameless += not request.counted
+        if self._nameless == _FIRST and not request.counted and not self.rules.keys and not self.rules.has_callables:
             example = "/".join("{id}" if any(map(str.isdigit, part)) else part for part in path.split("/"))
             log.warning(
                 ("nameless", id(self)),
