@@ -444,6 +444,20 @@ def test_a_schema_translate_map_is_honoured(kind: str, is_async: bool, request: 
                 connection.exec_driver_sql(f"DROP SCHEMA {tenant}")
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+def test_the_encoding_of_the_client_stops_nothing(driver: str, postgresql: Database) -> None:
+    url = sa.make_url(postgresql.url).set(drivername=f"postgresql+{driver}")
+    with postgresql.engine().begin() as connection:
+        create_all(connection)
+        connection.exec_driver_sql(f"ALTER DATABASE {url.database} SET client_encoding = 'LATIN1'")
+    tracker = Tracker(url, Settings(flush_interval=3600))
+    tracker.track("price in €", metadata={"currency": "€"}, audit=True)
+    assert tracker.flush(10), tracker.stats()
+    assert tracker.count(None, "price in €") == 1
+    assert tracker.shutdown(10)
+    assert tracker.stats().audited == 1
+
+
 def test_sql_safe_updates_stop_nothing(mariadb: Database) -> None:
     engine = mariadb.engine()
     create_all(engine)

@@ -29,12 +29,14 @@ _ANSWER_TIMEOUT = 15.0
 """Seconds to wait for an answer, unless there is a `statement_timeout`."""
 GRACE = 5.0
 """Seconds that an answer may take after the server has ended the statement."""
+_LIBPQ = {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000, "client_encoding": "utf8"}
 _DRIVER_TIMEOUTS: dict[str, dict[str, Any]] = {
     # Without them a network that drops packets blocks the writer until the kernel gives up, which takes minutes.
-    # A prepared statement stays in its session, which a connection pooler gives to other clients.
-    "psycopg": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000, "prepare_threshold": None},
-    "psycopg_async": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000, "prepare_threshold": None},
-    "psycopg2": {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": 15_000},
+    # A prepared statement stays in its session, which a connection pooler gives to other clients. A database or role
+    # with another client_encoding would refuse most characters.
+    "psycopg": {**_LIBPQ, "prepare_threshold": None},
+    "psycopg_async": {**_LIBPQ, "prepare_threshold": None},
+    "psycopg2": _LIBPQ,
     "asyncpg": {
         "timeout": CONNECT_TIMEOUT,
         "statement_cache_size": 0,
