@@ -458,6 +458,18 @@ def test_the_encoding_of_the_client_stops_nothing(driver: str, postgresql: Datab
     assert tracker.stats().audited == 1
 
 
+def test_a_text_that_the_hosts_driver_cannot_encode_is_refused_alone(postgresql: Database) -> None:
+    with postgresql.engine().begin() as connection:
+        create_all(connection)
+        connection.exec_driver_sql(f"ALTER DATABASE {connection.engine.url.database} SET client_encoding = 'LATIN1'")
+    tracker = Tracker(postgresql.engine(), Settings(flush_interval=3600))
+    for feature in ("price in €", "price in $"):
+        tracker.track(feature, audit=True)
+    assert tracker.flush(10), tracker.stats()
+    assert (tracker.stats().audited, tracker.stats().audit_lost) == (1, 1)
+    assert tracker.shutdown(10)
+
+
 def test_sql_safe_updates_stop_nothing(mariadb: Database) -> None:
     engine = mariadb.engine()
     create_all(engine)

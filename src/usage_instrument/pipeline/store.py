@@ -334,7 +334,7 @@ def _faults(dialect: dialects.Dialect, *, committing: bool = False) -> Iterator[
         # At COMMIT, only an error by which the server says that it rolled back is definite.
         in_doubt = committing and fault is not Fault.UNKNOWN_USER and not dialect.is_rolled_back(error)
         raise WriteError(fault, describe(error), in_doubt=in_doubt) from error
-    except (exc.StatementError, OverflowError) as error:
+    except (exc.StatementError, OverflowError, UnicodeError) as error:
         raise WriteError(Fault.REFUSED, describe(error), in_doubt=committing) from error
     except Exception as error:  # OSError from an async driver, a timeout of the pool, a bug
         raise WriteError(Fault.TRANSIENT, describe(error), in_doubt=committing) from error
