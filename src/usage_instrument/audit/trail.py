@@ -21,8 +21,11 @@ Run = Callable[[Callable[[Connection], Any]], Any]
 def trail_id(connection: Connection, tables: Tables) -> UUID | None:
     """The id; None in the schema of the release before, and before the first row."""
     table = tables.trail
-    if not inspect(connection).has_table(table.name, schema=table.schema):
-        return None
+    return _read(connection, tables) if inspect(connection).has_table(table.name, schema=table.schema) else None
+
+
+def _read(connection: Connection, tables: Tables) -> UUID | None:
+    table = tables.trail
     found = connection.scalar(select(table.c.trail_id).where(table.c.id == 1))  # the role of an app may add others
     return None if found is None else UUID(int=found.int)
 
@@ -33,7 +36,7 @@ def ensure(run: Run, tables: Tables) -> UUID | None:
     A chain that begins without it verifies like those of the release before.
     """
 
-    look = partial(trail_id, tables=tables)
+    look = partial(_read, tables=tables)  # one query: a call waits for it
 
     def make(connection: Connection) -> None:
         now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
@@ -43,7 +46,7 @@ def ensure(run: Run, tables: Tables) -> UUID | None:
     with contextlib.suppress(Exception):
         found = run(look)
         if found is None:
-            with contextlib.suppress(Exception):  # another process was faster, or the table is missing
+            with contextlib.suppress(Exception):  # another process was faster
                 run(make)
             found = run(look)
     return found
