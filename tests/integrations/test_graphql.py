@@ -165,11 +165,8 @@ def test_operations_count_by_their_names_and_without_errors(make):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_plan_says_what_counts_the_operations():
-    for row in route_coverage(strawberry_fastapi()):
-        assert row[2:] == (
-            None,
-            "its operations count, by usage_instrument.integrations.strawberry, .ariadne or .graphene",
-        )
+    found = {row[2:] for row in route_coverage(strawberry_fastapi()) if row.route}
+    assert found == {(None, "its operations count, by usage_instrument.integrations.strawberry, .ariadne or .graphene")}
 
 
 def test_names_of_operations_do_not_grow_without_bound(monkeypatch):
