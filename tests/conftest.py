@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import ssl
@@ -35,7 +36,17 @@ def _work_in_memory() -> None:
             os.environ["TMPDIR"] = tempfile.tempdir = memory
 
 
+def _without_deadlines() -> None:
+    """Let no example of Hypothesis fail for a busy machine. Its profile of CI has no deadline as it is."""
+    if "CI" not in os.environ and importlib.util.find_spec("hypothesis"):  # not with the oldest frameworks
+        from hypothesis import settings
+
+        settings.register_profile("default", deadline=None)
+        settings.load_profile("default")
+
+
 _work_in_memory()
+_without_deadlines()
 # The MariaDB driver makes a TLS context for each connection; to load all certificates of the system takes 30 ms.
 ssl.SSLContext.load_default_certs = lambda *_: None  # type: ignore[method-assign]
 
