@@ -252,6 +252,7 @@ def _within_one_hour() -> None:
 
 @pytest.fixture(autouse=True)
 def _reset_package_state() -> Iterator[None]:
-    """No test leaves a configured tracker behind."""
+    """No test leaves a configured tracker behind, nor does a module that configures one as it is imported."""
+    reset_package_state()
     yield
     reset_package_state()
