@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from .capture.context import current_request, holder
 from .capture.request_info import path_of
 from .errors import AuditUnavailable
+from .runtime import log
 from .typing import Environ, StartResponse, WSGIApp
 from .web import unavailable
 from .web.exchange import BodyExchange
@@ -177,10 +178,13 @@ def _is_untouchable(body: object, environ: Environ) -> bool:
 
 def _connect_flask_login() -> None:
     """Hear of redirects to the login page, some of which keep `next` in the session, and of the user who logs out."""
-    signals: Any = sys.modules["flask_login"]
-    signals.user_unauthorized.connect(_deny)
-    signals.user_needs_refresh.connect(_deny)
-    signals.user_logged_out.connect(keep_logged_out)
+    try:
+        signals: Any = sys.modules["flask_login"]
+        signals.user_unauthorized.connect(_deny)
+        signals.user_needs_refresh.connect(_deny)
+        signals.user_logged_out.connect(keep_logged_out)
+    except Exception:  # Flask-Login is blocked, or another thread is importing it
+        log.debug("cannot follow Flask-Login", exc_info=True)
 
 
 def _deny(sender: object, **_: object) -> None:

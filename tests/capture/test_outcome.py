@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import sys
+import types
 from http import HTTPStatus
 from unittest import mock
 
@@ -344,3 +346,10 @@ def test_a_redirect_of_a_decorator_below_to_the_login_page_is_no_success(usage):
         client = app.test_client()
         assert [client.get("/pay").status_code, client.post("/pay").status_code] == [302, 302]
     assert usage.names == []
+
+
+@pytest.mark.parametrize("flask_", [None, types.ModuleType("flask")], ids=["blocked", "being imported"])
+def test_flask_that_is_not_there_yet_disturbs_no_tuple(usage, monkeypatch, flask_):
+    monkeypatch.setitem(sys.modules, "flask", flask_)
+    assert tracks("pair")(lambda: (1, 2))() == (1, 2)
+    usage.assert_tracked("pair", times=1)

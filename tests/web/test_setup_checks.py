@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -19,6 +20,7 @@ from starlette.testclient import TestClient
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
+from werkzeug.wrappers import Response as WSGIResponse
 
 import usage_instrument as usage
 from usage_instrument import asgi, wsgi
@@ -326,3 +328,13 @@ def test_all_features_of_an_app_are_in_the_catalogue_after_its_first_request(cap
     catalog.complete()
     names = ["event /back/events/{id}", "event /events/{id}", "home /", "home /back/"]
     assert sorted(feature.name for feature in catalog) == names
+
+
+# ---- frameworks that are not there
+
+
+@pytest.mark.parametrize("name", ["flask", "flask_login"])
+def test_a_framework_that_cannot_be_imported_stops_no_request(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    assert TestClient(asgi.UsageMiddleware(Starlette(routes=[Route("/", ok)]))).get("/").text == "ok"
+    assert Client(wsgi.UsageMiddleware(WSGIResponse("ok"))).get("/").text == "ok"

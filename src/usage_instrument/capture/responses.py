@@ -60,7 +60,8 @@ def leads_to_login(result: object, status: int | None) -> bool:
 
 def _flask_request() -> Any:
     flask: Any = sys.modules.get("flask")
-    return flask.request if flask is not None and flask.has_request_context() else None
+    has_request = getattr(flask, "has_request_context", None)  # None while another thread imports Flask
+    return flask.request if has_request is not None and has_request() else None
 
 
 def _flask_login(request: Any) -> str | None:

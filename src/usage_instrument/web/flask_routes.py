@@ -116,9 +116,12 @@ def _route(app: Any, rule: Any, prefix: str) -> Route:
 
 
 def follow_flask() -> None:
-    """Note the rule and the user of Flask requests that run within an ASGI request."""
-    signals: Any = sys.modules["flask"]
-    signals.request_finished.connect(_note)
+    """Note the rule and the user of Flask requests that run within an ASGI request. Raises nothing."""
+    try:
+        signals: Any = sys.modules["flask"]
+        signals.request_finished.connect(_note)
+    except Exception:  # Flask is blocked, or another thread is importing it
+        log.debug("cannot follow Flask", exc_info=True)
 
 
 def _note(sender: object, **_: object) -> None:
