@@ -13,6 +13,7 @@ from usage_instrument.database.suppressions import (
     OPTED_OUT,
     Key,
     Suppressions,
+    mark,
     state_of,
     suppress,
 )
@@ -65,6 +66,16 @@ def test_another_key_is_refused(sqlite: Database, secret: str | None, reason: st
         suppress(connection, tables, Key(SECRET), ANN, OPTED_OUT)
         with pytest.raises(ConfigurationError, match=f"privacy_key {reason}"):
             Suppressions(tables, secret).read(connection)
+
+
+def test_the_mark_of_a_key_stops_another_key_but_no_process_without_one(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    tables = create_all(engine).tables
+    with engine.begin() as connection:
+        mark(connection, tables, Key(SECRET))
+        assert not Suppressions(tables, None).read(connection)
+        with pytest.raises(ConfigurationError, match="privacy_key is not the one"):
+            Suppressions(tables, "another secret").read(connection)
 
 
 def test_ids_of_different_types_are_different_users() -> None:

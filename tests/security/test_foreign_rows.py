@@ -202,7 +202,6 @@ def test_a_foreign_suppression_stops_nobody_in_a_database_that_knows_its_key(
     sqlite: Database, command: list[str]
 ) -> None:
     tables = made(sqlite.engine())
-    tables.losses.drop(sqlite.engine())  # so that there is something to upgrade
     assert run(sqlite, "db", *command).exit_code == 0
     planted_suppression(sqlite, tables, "0" * 16)
     tracker, other = (Tracker(sqlite.url, settings(privacy_key=key)) for key in (PRIVACY_KEY, "z" * 32))

@@ -103,13 +103,13 @@ def upgrade_(
     def look(connection: Connection, settings: Settings) -> upgrade.Upgrade:
         return upgrade.plan_upgrade(connection, reflected_options(connection, **_options(settings)).tables)
 
-    def change(connection: Connection, settings: Settings) -> upgrade.Upgrade:
+    def change(connection: Connection, settings: Settings) -> None:
         tables = reflected_options(connection, **_options(settings)).tables
         connection.rollback()
-        done = upgrade.upgrade(connection, tables)
+        if planned.steps:
+            upgrade.upgrade(connection, tables)
         _mark_key(connection, tables)
         connection.commit()
-        return done
 
     planned = run(url, schema, users, user_id_type, look, needs_file=True)
     is_program = output is not Format.TABLE
@@ -120,12 +120,13 @@ def upgrade_(
     )
     for note in planned.notes:
         typer.echo(note, err=is_program)
-    if dry_run or not planned.steps:
+    if dry_run:
         return
-    if not yes:
+    if planned.steps and not yes:
         typer.confirm("Do it?", abort=True, err=is_program)
     run(url, schema, users, user_id_type, change)
-    typer.echo("Done.", err=is_program)
+    if planned.steps:
+        typer.echo("Done.", err=is_program)
 
 
 @db.command("views")

@@ -88,7 +88,8 @@ class Suppressions:
             self._is_confirmed = self._is_confirmed or is_own
             user = _unhexed(row.user_hash) if is_own else None
             if user is None:
-                foreign += 1
+                # Without a key, only users who must not be counted are a reason to stop: the mark is none.
+                foreign += self._key is not None or row.state != OPTED_IN
                 continue
             if self._key is not None and row.user_hash == self._key.mark:
                 continue
@@ -101,7 +102,7 @@ class Suppressions:
         if foreign and not self._is_confirmed:
             reason = "is not set" if self._key is None else "is not the one of these rows"
             raise ConfigurationError(
-                f"{table.fullname} has users who are not counted, and privacy_key {reason}: "
+                f"{table.fullname} was written with a privacy_key, and here privacy_key {reason}: "
                 "set the same privacy_key in every process"
             )
         if foreign:
