@@ -59,6 +59,16 @@ def test_rows_of_unknown_users_are_an_obstacle(users_database: UsersDatabase) ->
     assert "1 of its rows are of users that users.id does not hold" in note
 
 
+def test_a_column_that_is_too_short_for_the_users_ids_gets_no_foreign_key(sqlite: Database) -> None:
+    with sqlite.engine().begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE users (id VARCHAR(64) PRIMARY KEY)")
+        connection.exec_driver_sql("CREATE TABLE feature_usage (id INTEGER PRIMARY KEY, user_id VARCHAR(36))")
+        wanted = reflected_options(connection, schema=None, users="users.id", user_id_type="string").tables
+        note = foreign_key_change(connection, wanted, wanted.usage).note
+    assert note is not None
+    assert "it is VARCHAR(36), and users.id is VARCHAR(64)" in note
+
+
 def test_an_id_that_changes_takes_its_counts_along(users_database: UsersDatabase) -> None:
     engine, users = users_database.engine, users_database.users
     tables = create_all(engine).tables

@@ -79,7 +79,7 @@ def _obstacle(connection: Connection, of: Table, users: UsersColumn) -> str | No
 
 def _will_fit(connection: Connection, mine: str | None, theirs: str | None) -> bool:
     """Whether a foreign key can join two types, after `db upgrade` has made an INTEGER as wide as the users' ids."""
-    mine, theirs = (re.sub(r"\(\d+\)", "", each or "") for each in (mine, theirs))  # display widths
+    mine, theirs = (re.sub(r"(INTEGER|BIGINT)\(\d+\)", r"\1", each or "") for each in (mine, theirs))  # display widths
     if connection.dialect.name == "postgresql":
         return {mine, theirs} <= {"INTEGER", "BIGINT"}
     return mine.replace("INTEGER", "BIGINT") == theirs
