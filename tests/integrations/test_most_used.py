@@ -86,3 +86,11 @@ def test_an_unreachable_database_leaves_the_order(sqlite: Database, caplog: pyte
     assert most_used_first(["b", "a"]) == ["b", "a"]
     assert "the most used features cannot be read: SchemaError" in caplog.text
     assert most_used.PERIOD == 28 * DAY
+
+
+def test_a_page_does_without_a_thread_that_cannot_start(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(run: Callable[[], object]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "start", fail)
+    assert most_used_first(MENU, "feature") == MENU

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Iterable, Mapping
@@ -38,7 +39,8 @@ def most_used_first(items: Iterable[T], attribute: str | None = None) -> list[T]
     now = time.monotonic()
     if now >= _read_at + REFRESH:
         _read_at = now
-        threads.start(read)
+        with contextlib.suppress(RuntimeError):  # no thread can start: the order stays
+            threads.start(read)
     return sorted(items, key=lambda item: -_uses.get(_feature(item, attribute), 0))
 
 

@@ -23,31 +23,34 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[misc]
     list_per_page = 50
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """As Django says."""
+        """As ModelAdmin says."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """As Django says."""
+        """As ModelAdmin says."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """As Django says."""
+        """As ModelAdmin says."""
         return False
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        """As Django says."""
+        """As ModelAdmin says."""
         alias = tracker_options().get("database")
         rows = super().get_queryset(request)
         return rows.using(alias) if alias in settings.DATABASES else rows
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        """As Django says; a missing table or view is explained."""
+        """As ModelAdmin.changelist_view; a missing table or view is explained."""
         try:
             response = super().changelist_view(request, extra_context)
             return response.render() if hasattr(response, "render") else response
-        except DatabaseError:
+        except DatabaseError as error:
             command = "manage.py usage db views" if self.model is Feature else "manage.py usage db create"
-            messages.error(request, f"There is no {self.model._meta.db_table} to read: run `{command}`")
+            name = self.model._meta.db_table
+            messages.error(
+                request, f"{name} cannot be read ({type(error).__name__}); if it does not exist, run `{command}`"
+            )
             return HttpResponseRedirect(reverse("admin:index"))
 
 
