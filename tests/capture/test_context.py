@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
+import sys
 import threading
 import typing
 import uuid
@@ -78,6 +80,17 @@ def test_paused() -> None:
     with context.as_user(ANNE), context.paused():
         assert user_here() is UNSET
     assert user_here() is None
+
+
+def test_statements_nest_deeper_than_python_recurses() -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(context.paused())
+        for user in range(2 * sys.getrecursionlimit()):
+            stack.enter_context(context.as_user(user))
+        held = holder.get()
+        assert held is not None
+        assert held.silent
+    assert holder.get() is None
 
 
 def test_paused_keeps_no_statement_of_its_own() -> None:

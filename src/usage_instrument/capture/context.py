@@ -220,8 +220,12 @@ class Override:
     @property
     def paused(self) -> bool:
         """Whether `paused` holds here, inside of the request."""
-        outer = self._outer
-        return (self._pauses and not self.is_lifted) or (isinstance(outer, Override) and outer.paused)
+        held: Holder | None = self
+        while isinstance(held, Override):  # a loop, since hosts nest deeply
+            if held._pauses and not held.is_lifted:
+                return True
+            held = held._outer
+        return False
 
     @property
     def silent(self) -> bool:
