@@ -96,6 +96,14 @@ def test_a_constraint_of_the_host_is_no_duplicate(
     assert all_of(database.engine(), tables.access) == []
 
 
+def test_the_error_of_the_database_is_named() -> None:
+    pytest.importorskip("psycopg")
+    tracker = Tracker("postgresql+psycopg://app@127.0.0.1:1/app", Settings(audit_timeout=0.3))
+    with pytest.raises(AuditUnavailable, match=r"no attempt succeeded within 0\.3 s \(audit_timeout\): .*refused"):
+        tracker.track("open_vault", audit="required")
+    tracker.shutdown()
+
+
 def test_callers_that_wait_together_are_in_one_chain(database: Database, tables: Tables) -> None:
     tracker = Tracker(database.url, Settings(audit_timeout=30))
     ready = threading.Barrier(8)

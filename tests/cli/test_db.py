@@ -215,7 +215,7 @@ def test_says_what_is_wrong_with_an_option(sqlite: Database) -> None:
     done = db(sqlite, "create", "--user-id-type", "float")
     assert done.returncode == 2
     assert "is not one of 'uuid', 'integer', 'string'" in " ".join(done.stderr.replace("│", " ").split())
-    says = "this database has no such column; say 'table.column' or 'schema.table.column'"
+    says = "this database has no such column; create it by the app's own migrations first, or name another"
     assert says in one_line(db(sqlite, "create", "--users", "nobody.id"))
 
 

@@ -177,6 +177,7 @@ def host(tmp_path: Path) -> Path:
     (tmp_path / "calendar_app.py").write_text(APP)
     (tmp_path / "half_app.py").write_text("import library_that_is_not_installed")
     (tmp_path / "wrong_app.py").write_text("1 / 0")
+    (tmp_path / "silent_app.py").write_text("port = 0\nassert port")
     return tmp_path
 
 
@@ -219,6 +220,7 @@ def test_an_app_that_configures_nothing_is_told(host: Path) -> None:
         ("nowhere:app", "there is no module 'nowhere' here: run this where your server starts"),
         ("half_app:app", "half_app cannot be imported: No module named 'library_that_is_not_installed'"),
         ("wrong_app:app", "wrong_app cannot be imported: ZeroDivisionError: division by zero"),
+        ("silent_app:app", "silent_app.py:2)"),
     ],
 )
 def test_an_app_that_is_not_there_is_one_line(host: Path, name: str, said: str) -> None:

@@ -153,7 +153,7 @@ def test_starlette(captured: CapturedUsage, has_started: bool) -> None:
         "WEBSOCKET /chat": ("Chat", "the name of the route"),
         "GET /admin/users": (None, "exclude="),
         "GET /users/{name}": ("users:show", "the name of the route"),
-        "/raw": ("raw", "the name of the route, other methods than GET are told apart"),
+        "/raw": ("raw", "the name of the route, methods other than GET are added to it"),
         "/nameless": (None, "it has no name"),
         "/static": (None, "static files are no use"),
     }

@@ -122,6 +122,8 @@ class Gate:
         self._thread: BackgroundThread[Caller | Answer[bool]] = BackgroundThread("audit gate", self._cycle)
         self.committed = 0
         """Rows in the trail."""
+        self._failure: Exception | None = None
+        """Of the latest attempt, until one succeeds."""
         # Only the thread uses what follows.
         self._thread_id: int | None = None
         self._closing: list[Answer[bool]] = []
@@ -182,7 +184,8 @@ class Gate:
 
     def _leave(self, caller: Caller) -> None:
         if not caller.answer.is_given:
-            reason = f"the database did not answer within {self._settings.audit_timeout:g} s (audit_timeout)"
+            failure, within = self._failure, f"within {self._settings.audit_timeout:g} s (audit_timeout)"
+            reason = f"no attempt succeeded {within}: {describe(failure)}" if failure else f"no answer {within}"
             raise AuditUnavailable.of(caller.use.feature, reason)
         error = caller.answer.value
         if error is not None:
@@ -225,6 +228,7 @@ class Gate:
                 event = Event.INSERTED
             except Exception as failure:
                 error, event = failure, self._event_of(failure, is_sent=bool(rows))
+                self._failure = failure
             state = TRANSITIONS[state, event]
             if state in {State.NEW, State.IN_DOUBT}:
                 if time.monotonic() < max(caller.deadline for caller in group):
@@ -235,7 +239,7 @@ class Gate:
         if state is State.COMMITTED and chain is not None:
             chain.appended(rows)
             self.committed += len(rows)
-            error = None
+            error = self._failure = None
         for caller in group:
             caller.answer.give(error)
 

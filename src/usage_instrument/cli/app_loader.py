@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+import traceback
 from functools import reduce
 from typing import Any
 
@@ -28,7 +29,7 @@ def load(name: str) -> Any:
             raise fail(f"there is no module {error.name!r} here: run this where your server starts") from None
         raise fail(f"{module_name} cannot be imported: {error}") from error
     except Exception as error:  # any code of the host
-        raise fail(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+        raise fail(f"{module_name} cannot be imported: {_with_place(error)}") from error
     try:
         app = reduce(getattr, path.split("."), module)
     except AttributeError:
@@ -40,4 +41,11 @@ def load(name: str) -> Any:
     try:
         return app()
     except Exception as error:
-        raise fail(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+        raise fail(f"{name} cannot be made: {_with_place(error)}") from error
+
+
+def _with_place(error: Exception) -> str:
+    """The error, and the line that raised it: the message alone may be empty."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = "" if isinstance(error, SyntaxError) else f" ({frame.filename}:{frame.lineno})"  # its message has it
+    return ": ".join(filter(None, (type(error).__name__, str(error)))) + place

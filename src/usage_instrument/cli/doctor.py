@@ -219,7 +219,7 @@ def _catalog(connection: Connection, tables: Tables, settings: Settings) -> Iter
         select(func.count(catalog.c.feature_name.distinct()), func.max(catalog.c.last_declared_at))
     ).one()
     if declared:
-        yield Finding("catalogue", OK, f"{declared} features are declared, the latest on {last:%Y-%m-%d}")
+        yield Finding("catalogue", OK, f"declared features: {declared}, the latest on {last:%Y-%m-%d}")
     else:
         yield Finding(
             "catalogue",

@@ -171,7 +171,10 @@ def _answer(
     else:
         words = {"period": period_words(period(given.get("since"))), "key": given.get("key"), "by": ""}
         is_for_people = output in (Format.TABLE, Format.MARKDOWN)
-        empty = "Nothing was counted so far. Is the app running, and does it call `usage.configure`?"
+        empty = (
+            "Nothing was counted so far. An app writes its uses every five seconds. "
+            "Is it configured with this database? `usage-instrument doctor` checks."
+        )
         show(
             [] if answer.is_empty and is_for_people else answer.rows,
             output,

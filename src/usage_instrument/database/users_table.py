@@ -163,7 +163,8 @@ def find_users(
         )
         if live is None:
             raise ConfigurationError(
-                f"users={users!r}: this database has no such column; say 'table.column' or 'schema.table.column'"
+                f"users={users!r}: this database has no such column; create it by the app's own migrations first, "
+                "or name another as 'table.column' or 'schema.table.column'"
             )
         obstacle = dialects.get(connection.dialect.name).equality_obstacle(connection, users_column)
         if user_id_type == "string" and obstacle:

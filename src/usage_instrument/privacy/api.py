@@ -135,8 +135,8 @@ class Privacy:
         secret = self._settings.privacy_key
         if secret is None:
             raise ConfigurationError(
-                f"the setting privacy_key (${ENVIRONMENT_PREFIX}PRIVACY_KEY) is not set: a secret of at least 32 "
-                "characters, the same in every process"
+                f"the setting privacy_key (${ENVIRONMENT_PREFIX}PRIVACY_KEY) is not set: give every process the same "
+                "text, such as `python -c 'import secrets; print(secrets.token_hex(32))'` prints"
             )
         return Key(secret)
 

@@ -151,7 +151,7 @@ def _why_named(route: Route, method: str, feature: str) -> str:
     name = route.name_for(method) or ""
     notes = [
         "others have the same" if route.qualifier else "",
-        "by its method" if route.tells_methods else "other methods than GET are told apart" if method == "" else "",
+        "by its method" if route.tells_methods else "methods other than GET are added to it" if method == "" else "",
         "shortened" if feature != name else "",
     ]
     return ", ".join(["the name of the route", *filter(None, notes)])
