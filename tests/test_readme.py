@@ -113,8 +113,8 @@ def test_the_lines_of_the_readme_count_a_site_of_django(reader: Reader) -> None:
     (settings,) = [block for block in blocks(README, "python") if "INSTALLED_APPS" in block]
     with (reader.directory / "site_of_a_reader" / "settings.py").open("a") as file:
         file.write(settings)
-    reader.run("python manage.py migrate")
-    create, _, top = next(block for block in blocks(README, "sh") if "manage.py" in block).splitlines()
+    migrate, create, _, top = next(block for block in blocks(README, "sh") if "manage.py" in block).splitlines()
+    reader.run(migrate)
     reader.run(create)
     reader.serve(f"python manage.py runserver --noreload {reader.port}", ("GET", "/admin/login/"))
     assert re.search(r"admin:login +1", reader.run(top))
