@@ -29,7 +29,7 @@ app.wsgi_app = UsageMiddleware(app.wsgi_app, exclude=["/usage"])  # type: ignore
 
 @app.before_request
 def who() -> None:
-    usage.identify(request.headers.get("X-User"))
+    usage.identify(request.headers.get("X-User"))  # for the example only: the user of your verified login
 
 
 @app.get("/events")

@@ -27,7 +27,7 @@ class User(db.Model):  # type: ignore[name-defined,misc]
 app = Flask(__name__)
 app.config["SQLALCHEMY_DATABASE_URI"] = os.environ.get("USAGE_INSTRUMENT_DATABASE_URL", "sqlite:///usage-example.db")
 db.init_app(app)
-# With Flask-Login, its user is found without `user=`.
+# The header is for the example only. With Flask-Login, its user is found without `user=`.
 UsageInstrument(app, db=db, users=User, user=lambda environ: environ.get("HTTP_X_USER"), exclude=["read_usage"])
 with app.app_context():
     db.create_all()  # user, and the tables of usage-instrument

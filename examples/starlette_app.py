@@ -30,13 +30,13 @@ usage.configure(DATABASE, user_id_type="string", service="starlette-example")
 
 
 async def list_events(request: Request) -> Response:  # counted by the middleware, as "list_events"
-    usage.identify(request.headers.get("X-User"))
+    usage.identify(request.headers.get("X-User"))  # for the example only: the user of your verified login
     return JSONResponse({"events": list(EVENTS.values())})
 
 
 @usage.tracks("calendar_follow_event", metadata=lambda request: {"event_id": request.path_params["event_id"]})
 async def follow(request: Request) -> Response:
-    usage.identify(request.headers.get("X-User"))
+    usage.identify(request.headers.get("X-User"))  # for the example only: the user of your verified login
     if request.path_params["event_id"] not in EVENTS:
         raise HTTPException(404)  # a failure is no use
     return Response(status_code=204)

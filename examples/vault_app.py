@@ -24,7 +24,7 @@ engine = sa.create_engine(DATABASE, poolclass=sa.NullPool)
 create_all(engine, user_id_type="string")
 
 
-def user_in(scope: Scope) -> str | None:  # stands for your login: whoever says so, is it
+def user_in(scope: Scope) -> str | None:  # for the example only: the user of your verified login
     return dict(scope["headers"]).get(b"x-user", b"").decode() or None
 
 

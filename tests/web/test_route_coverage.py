@@ -233,12 +233,12 @@ def test_where_the_user_comes_from() -> None:
     class Backend(AuthenticationBackend): ...
 
     authentication = Middleware(AuthenticationMiddleware, backend=Backend())
-    assert user_source(starlette()).startswith("nobody: every use is anonymous, unless the app calls usage.identify")
+    assert user_source(starlette()).startswith("unknown: every use is anonymous, unless the app calls usage.identify")
     assert user_source(starlette(authentication)) == 'scope["user"] of AuthenticationMiddleware'
     assert user_source(starlette(session_user="user_id")) == "session['user_id']"
     assert user_source(starlette(user=lambda scope: 5)) == "user="
     app = flask_app()
-    assert user_source(app).startswith("nobody")
+    assert user_source(app).startswith("unknown")
     login = pytest.importorskip("flask_login")
     login.LoginManager(app)
     assert user_source(app).startswith("Flask-Login's user, once it is loaded")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROWS = 200
 """Rows of an answer, at most."""
 FEWEST = 5
-"""Without identities, a value in the metadata of fewer users is left out: it may tell who they are."""
+"""Without identities, a value in the metadata of fewer users is left out: it may identify them."""
 _INSTRUCTIONS = (
     "Answers questions about which features of an application people use. It only reads. `adoption` lists the features "
     "with their users and uses, `unused` those without. Days are UTC days. Anonymous uses have no user."

@@ -160,8 +160,8 @@ def _equality_problem(connection: Connection, table: Table) -> Problem | None:
     if not obstacle:
         return None
     return Problem(
-        f"{table.fullname}.user_id refers to {users}, which {obstacle}: drop the foreign key and say users='none', or "
-        "give the users ids that are compared byte by byte",
+        f"{table.fullname}.user_id refers to {users}, which {obstacle}: drop the foreign key and set users='none', or "
+        "give the users table ids that are compared byte by byte",
         True,
     )
 
@@ -179,7 +179,7 @@ def _check_keys(connection: Connection, inspector: Inspector, table: Table, tabl
     if tables.users is not None and live_users_column(connection, table) is None:
         problems.append(
             Problem(
-                f"{table.fullname}.user_id has no foreign key to {tables.users}: {UPGRADE}, or say users='none'", False
+                f"{table.fullname}.user_id has no foreign key to {tables.users}: {UPGRADE}, or set users='none'", False
             )
         )
     for foreign in inspector.get_foreign_keys(table.name, schema=table.schema):

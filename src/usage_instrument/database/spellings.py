@@ -57,7 +57,7 @@ class Spellings:
         missing = [user for user in {*users} if user is not None and user not in self._found]
         for start in range(0, len(missing), _USERS_A_QUERY):
             ids = {f"u{number}": user for number, user in enumerate(missing[start : start + _USERS_A_QUERY])}
-            # One comparison a user: by IN, nobody could tell which id found which row.
+            # One comparison a user: the answer of an IN would not show which id found which row.
             query = text(" UNION ALL ".join(self._query.replace("{id}", name) for name in ids))
             self._found.update((row[0], row[1]) for row in connection.execute(query, ids))
 
@@ -66,5 +66,5 @@ class Spellings:
         return user in self._found
 
     def clear(self) -> None:
-        """Look everybody up anew: the host may have changed an id since."""
+        """Look up all users again: the host may have changed an id."""
         self._found = {}

@@ -38,7 +38,7 @@ class Key:
         self.id = self._hash("key")[:16]
         """Identifies the key without revealing it."""
         self.mark = self._hash("mark")
-        """The hash of nobody, in the row that marks this key as the one of the database."""
+        """The `user_hash` of the row that marks this key as the one of the database; no user has it."""
 
     def hash_of(self, user: UserId) -> str:
         """64 hexadecimal digits. 7 and "7" are different users."""
@@ -74,8 +74,8 @@ class Suppressions:
         """Read new rows; True if there were any. Raises ConfigurationError if this process has another key than the
         others.
 
-        A row of another key stops this process only if there is no row of its own key, such as the mark: anybody who
-        may insert could otherwise stop everybody.
+        A row of another key stops this process only if there is no row of its own key, such as the mark: otherwise any
+        role that may insert could stop all processes.
         """
         table = self._table
         query = select(table.c.user_hash, table.c.state, table.c.key_id, table.c.changed_at)

@@ -51,7 +51,7 @@ def defined_users_column(
         log.info("feature_usage.user_id has no foreign key: this MetaData has no users(id) of type %s", user_id_type)
         return None
     if "." not in users:
-        raise ConfigurationError(f"users={users!r} names no column; say 'table.column' or 'schema.table.column'")
+        raise ConfigurationError(f"users={users!r} names no column; pass 'table.column' or 'schema.table.column'")
     name, _, column = users.rpartition(".")
     table = metadata.tables.get(name)
     return users if table is None or column not in table.c else _checked_type(table.c[column], user_id_type)
@@ -168,7 +168,7 @@ def find_users(
             )
         obstacle = dialects.get(connection.dialect.name).equality_obstacle(connection, users_column)
         if user_id_type == "string" and obstacle:
-            raise ConfigurationError(f"users={users!r}: {users_column} {obstacle}; say users=None")
+            raise ConfigurationError(f"users={users!r}: {users_column} {obstacle}; pass users=None")
         column = _checked_type(_define_users(metadata, users_column.schema, users_column.table, live), user_id_type)
     else:
         column = defined_users_column(metadata, schema, users, user_id_type)

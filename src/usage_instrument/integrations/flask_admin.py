@@ -16,7 +16,7 @@ CATEGORY = "Usage"
 
 
 class UsageView(ModelView):  # type: ignore[misc]
-    """One of the tables, which nobody changes here. A subclass decides who may look, by `is_accessible`."""
+    """One of the tables, read-only. A subclass restricts access by `is_accessible`."""
 
     can_create = can_edit = can_delete = can_export = False
     page_size = PAGE

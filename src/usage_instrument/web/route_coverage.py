@@ -76,7 +76,7 @@ def user_source(app: Any) -> str:
     if counter.session_user is not None:
         found.append(f"session[{counter.session_user!r}]")
     return " or ".join(dict.fromkeys(found)) or (
-        "nobody: every use is anonymous, unless the app calls usage.identify(user_id) or has user= or session_user="
+        "unknown: every use is anonymous, unless the app calls usage.identify(user_id) or passes user= or session_user="
     )
 
 

@@ -1,4 +1,4 @@
-"""`manage.py flush`: as Django's, with the tables that count the users whom it deletes."""
+"""`manage.py flush`: Django's command, which also empties the counts of the users that it deletes."""
 
 from __future__ import annotations
 
