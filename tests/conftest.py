@@ -47,6 +47,8 @@ def _without_deadlines() -> None:
 
 _work_in_memory()
 _without_deadlines()
+# Where the mcp package is installed, eventlet's own resolver of names imports trio, which eventlet's sockets break.
+os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")
 # The MariaDB driver makes a TLS context for each connection; to load all certificates of the system takes 30 ms.
 ssl.SSLContext.load_default_certs = lambda *_: None  # type: ignore[method-assign]
 
