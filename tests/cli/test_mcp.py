@@ -66,6 +66,8 @@ def test_every_question_is_a_tool_that_reads_and_names_nobody(filled: tuple[str,
         users = connection.scalars(sa.text("SELECT DISTINCT user_id FROM feature_usage WHERE user_id IS NOT NULL"))
         ids = [form for user in users for form in (str(user), str(UUID(str(user))))]
     assert [tuple(row.values()) for row in found["top_features"]["rows"]] == [tuple(row) for row in top]
+    assert found["top_features"]["has_more"]
+    assert not found["active_users"]["has_more"]
     assert len(found["power_users"]["rows"]) == 10
     assert {row["variant"] for row in found["variants"]["rows"]} >= {"A", "B"}
     assert ids

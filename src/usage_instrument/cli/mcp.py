@@ -134,17 +134,17 @@ def checked(question: Question, given: Mapping[str, Any]) -> dict[str, Any]:
 def _answer(
     connection: Connection, tables: Tables, question: Question, given: Mapping[str, Any], identities: bool
 ) -> dict[str, Any]:
-    query: Query = select_of(question, tables, given)
-    if "limit" not in given:
-        query = query.limit(ROWS + 1)
+    limit = min(given.get("limit", ROWS), ROWS)
+    query: Query = select_of(question, tables, {**given, "limit": limit + 1} if "limit" in given else given)
+    query = query.limit(limit + 1)
     answer = ask(connection, tables, question, query, given)
     users = {column.name for column in question.columns if column.kind == "user"}
     rows = [
         {name: value for name, value in row.items() if identities or name not in users}
-        for row in answer.rows[:ROWS]
+        for row in answer.rows[:limit]
         if identities or question is not VARIANTS or row["variant"] is None or row["unique_users"] >= FEWEST
     ]
-    found = {"rows": rows, "has_more": len(answer.rows) > ROWS, "caveats": answer.caveats}
+    found = {"rows": rows, "has_more": len(answer.rows) > limit, "caveats": answer.caveats}
     values: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return values
 
