@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphql import OperationDefinitionNode, OperationType, get_operation_ast
 
@@ -13,17 +13,12 @@ from usage_instrument.capture.registry import declared
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET
 
-if TYPE_CHECKING:
-    from usage_instrument.capture.registry import Recorder
-
 NAMES = 1000
 """Names of operations that a process counts. Clients choose them, and names must not grow without bound."""
 _names: set[str] = set()
 
 
-def count_operation(
-    operation: OperationDefinitionNode | None, *, failed: bool, recorder: Recorder | None = None
-) -> None:
+def count_operation(operation: OperationDefinitionNode | None, *, failed: bool) -> None:
     """Count an operation that has ended. Its HTTP request counts nothing by its route. Raises nothing unless strict.
 
     Subscriptions and introspection are no uses.
@@ -35,7 +30,7 @@ def count_operation(
         return
     name = _name_of(operation)
     if name is not None:
-        track(declared.recorder if recorder is None else recorder, name, UNSET, None, 1)
+        track(declared.recorder, name, UNSET, None, 1)
 
 
 def operation_in(document: Any, name: str | None) -> OperationDefinitionNode | None:
