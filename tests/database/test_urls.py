@@ -129,6 +129,13 @@ def test_files_in_the_query_are_those_of_configure(
     assert engines.url_of(engines.parse(place.format("system"))).query[name] == "system", "a keyword of libpq"
 
 
+def test_a_path_that_the_system_refuses_raises_nothing_here() -> None:
+    path = "/" + 300 * "a"
+    url = engines.url_of(f"postgresql+psycopg://u@h/db?sslrootcert={path}")
+    assert engines.parse(url) == url
+    assert missing_file(engines.url_of(f"sqlite:///{path}")) == path
+
+
 def test_a_quoted_connection_string_is_scrubbed() -> None:
     url = sa.URL.create("postgresql+psycopg", "user", "p@ss/word", "h", query={"sslpassword": "other secret"})
     message = 'invalid dsn "password=p@ss/word sslpassword=other secret", postgresql://user:p%40ss%2Fword@h'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, quote_plus, unquote
 
@@ -50,7 +49,7 @@ def _anchored(url: URL) -> URL:
             name: os.path.abspath(value)  # noqa: PTH100 - links stay
             for name, value in url.query.items()
             # Only a file: libpq has keywords such as `system`.
-            if name in _FILES and isinstance(value, str) and Path(value).exists()
+            if name in _FILES and isinstance(value, str) and os.path.exists(value)  # noqa: PTH110 - Path raises for some
         }
         return url.update_query_dict(files) if files else url
     name = url.database or ""
@@ -83,7 +82,7 @@ def missing_file(url: URL) -> str | None:
     if url.get_backend_name() != "sqlite" or not url.database:
         return None
     path = _file_of(url)
-    return None if Path(path).exists() else path
+    return None if os.path.exists(path) else path  # noqa: PTH110
 
 
 def is_in_memory(database: Database) -> bool:
