@@ -160,9 +160,11 @@ def test_unconfigured_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
         recorder.lose_metadata("export", ValueError())
         recorder.request_ended()
     assert asyncio.run(recorder.ashutdown()) is True
-    assert [record.message for record in caplog.records] == [
-        "usage-instrument is not configured: call usage_instrument.configure() to count uses"
-    ]
+    (record,) = caplog.records
+    assert record.message == (
+        "usage-instrument is not configured: call usage_instrument.configure(), or, with an integration, set "
+        "$USAGE_INSTRUMENT_DATABASE_URL"
+    )
 
 
 # ---- features_of

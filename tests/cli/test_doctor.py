@@ -64,6 +64,11 @@ def test_no_tables(database: Database) -> None:
     assert "usage-instrument db create" in found["tables"][0]["what_to_do"]
 
 
+def test_the_setting_for_other_user_ids_is_named(sqlite: Database) -> None:
+    made(sqlite.engine(), user_id_type="integer")
+    assert "user_id_type='integer' in the app" in diagnosed(sqlite)["tables"][0]["finding"]
+
+
 def test_what_is_missing_is_named(database: Database) -> None:
     tables, engine = made(database.engine()), database.engine()
     tables.losses.drop(engine)

@@ -16,6 +16,11 @@ from usage_instrument.runtime import log
 from usage_instrument.runtime.call_sites import caller
 from usage_instrument.typing import UserId
 
+_UNCONFIGURED = (
+    "usage-instrument is not configured: call usage_instrument.configure(), or, with an integration, set "
+    "$USAGE_INSTRUMENT_DATABASE_URL"
+)
+
 
 class Feature:
     """A declared feature. `append(user)` records one plain use."""
@@ -187,7 +192,7 @@ class Unconfigured:
         """As Recorder.admit; always raises."""
         raise AuditUnavailable.of(
             use.feature,
-            "usage-instrument is not configured: call usage_instrument.configure(), or in a test use capture_usage()",
+            f"{_UNCONFIGURED}, or in a test use capture_usage()",
         )
 
     async def aadmit(self, use: Use) -> None:
@@ -213,7 +218,7 @@ class Unconfigured:
         return True
 
     def _report(self, user: UserId) -> None:
-        log.once("unconfigured", "usage-instrument is not configured: call usage_instrument.configure() to count uses")
+        log.once("unconfigured", _UNCONFIGURED)
 
 
 declared = Catalog(is_shared=True)

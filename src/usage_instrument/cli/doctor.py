@@ -99,7 +99,8 @@ def _check_all(connection: Connection, settings: Settings) -> list[Finding]:
             *found,
             *(Finding("tables", BAD if each.blocks_writing else WARNING, *_split(each.message)) for each in problems),
         ]
-    users = f"user ids are of type {tables.user_id_type}, " + (
+    setting = "" if tables.user_id_type == "uuid" else f" (user_id_type={tables.user_id_type!r} in the app)"
+    users = f"user ids are of type {tables.user_id_type}{setting}, " + (
         f"and refer to {tables.users}" if tables.users else "without a foreign key"
     )
     found.append(Finding("tables", OK, f"complete; {users}"))

@@ -88,7 +88,7 @@ class Store:
         def check(connection: Connection) -> None:
             fatal = [problem for problem in inspection.check(connection, self._tables) if problem.blocks_writing]
             if fatal:
-                more = f" (and {len(fatal) - 1} more problems)" if len(fatal) > 1 else ""
+                more = f" (further problems: {len(fatal) - 1})" if len(fatal) > 1 else ""
                 raise SchemaError(f"{fatal[0].message}{more}")
             users = live_users_column(connection, self._tables.usage)
             if users is not None:
