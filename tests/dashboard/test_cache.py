@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from conftest import Database, with_users
-from usage_instrument.dashboard import cache
+from usage_instrument.dashboard import cache, results
 from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.dashboard.cache import FACTOR, LONGEST, SIZE, SLOW, Cache
+from usage_instrument.dashboard.page_request import ROWS
 
 from .conftest import filled
 from .visitor import asgi
@@ -92,3 +93,14 @@ def test_a_page_says_how_old_it_is(sqlite: Database, monkeypatch: pytest.MonkeyP
     assert "because" not in first
     other = asgi(app, "/", period="7d").page.said
     assert "There is no history here" in other
+
+
+def test_a_late_page_of_a_table_is_not_kept(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_past = filled(with_users(sqlite))
+    monkeypatch.setattr(cache, "SLOW", 0)
+    monkeypatch.setattr(cache, "FACTOR", 1_000_000)
+    app: Any = Dashboard(own_past.url, authorize=lambda _: True)
+    for most, is_kept in ((results.CACHED, True), (ROWS - 1, False)):
+        monkeypatch.setattr(results, "CACHED", most)
+        asgi(app, "/top-features")
+        assert ("from the cache" in asgi(app, "/top-features").page.said) is is_kept

@@ -28,6 +28,8 @@ CARD = 8
 """Rows on a card."""
 STEPS = 1_000
 """More steps than the trend of any period has."""
+CACHED = 1_000
+"""Rows of a table up to the last page that is cached: each page is another answer from the first row on."""
 _SMALL_CHART = 48
 _ABOUT = {"feature": "feature", "user_id": "user", "key": "key"}
 """The arguments that come from the address, by the names of its parameters."""
@@ -122,12 +124,17 @@ def result(question: Question, request: PageRequest, limit: int = CARD) -> Resul
 def rows_of(question: Question, request: PageRequest, limit: int) -> Sequence[Any]:
     """The first rows of its answer, as mappings."""
     key = (question.name, limit, *_carried(question, request).items())
-    return request.cached(key, lambda: request.rows(query(question, request, limit)))
+    return request.cached(key, lambda: _uncached(question, request, limit))
+
+
+def _uncached(question: Question, request: PageRequest, limit: int) -> Sequence[Any]:
+    return request.rows(query(question, request, limit))
 
 
 def page_of(question: Question, request: PageRequest) -> tuple[Result, Pages]:
     """One page of its whole answer. Raises PageError."""
-    rows = rows_of(question, request, request.number * ROWS + 1)
+    last = request.number * ROWS
+    rows = (rows_of if last <= CACHED else _uncached)(question, request, last + 1)
     pages = request.pages(len(rows), links_of(question, request))
     return laid_out(question, request, rows, ROWS, pages.first), pages
 
