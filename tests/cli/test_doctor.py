@@ -201,7 +201,7 @@ def test_what_an_app_will_count_is_listed_without_a_database(host: Path) -> None
             "method": "",
             "route": "",
             "feature": "report_made",
-            "why": "@tracks on calendar_app:report, whoever calls it",
+            "why": "@tracks on calendar_app:report, from any caller",
         },
     ]
     assert not (host / "usage.db").exists()

@@ -213,7 +213,7 @@ def test_what_is_tracked_above_its_route_or_elsewhere_or_named_in_vain_is_told()
         ("GET", "/above", "above", above_it),
         ("GET", "/below", "named and below", "features= and @tracks"),
         ("POST", "/below", None, "features= names it, and the app has no such route"),
-        ("", "", "job", f"@tracks on {__name__}:{job.__qualname__}, whoever calls it"),
+        ("", "", "job", f"@tracks on {__name__}:{job.__qualname__}, from any caller"),
     ]
 
 

@@ -32,7 +32,7 @@ def erase(
     when none is left; the caller commits.
 
     A row of the user loses the id, the request id and the metadata, and so does its anonymous attempt. A row of
-    another user for whom they acted loses only the actor. A self-access that searched for them loses its metadata.
+    another user that they acted for loses only the actor. A self-access that searched for them loses its metadata.
     """
     access = tables.access
     # The database decides who is the user: its equality may differ from Python's.

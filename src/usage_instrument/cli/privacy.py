@@ -38,7 +38,7 @@ def forget(
     actor: Annotated[
         str | None, typer.Option("--as", metavar="USER", help="Who orders it: your id, for the audit trail.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also a user of whom there is no trace yet.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also erase a user without any stored data.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Erase a user from every table, buffer and journal, and print a receipt that does not identify the user.

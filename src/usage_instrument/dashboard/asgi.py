@@ -47,7 +47,7 @@ class Dashboard(Site[Scope, bool | Awaitable[bool]]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, as the ASGI specification says."""
         if scope["type"] == "http":
-            usage_instrument.discard()  # a look at the numbers is no use of the app
+            usage_instrument.discard()  # looking at the numbers does not count
             await respond(await self._respond(scope), scope, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})

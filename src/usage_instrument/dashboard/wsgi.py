@@ -37,7 +37,7 @@ class Dashboard(Site[Environ, bool]):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, as PEP 3333 says."""
-        usage_instrument.discard()  # a look at the numbers is no use of the app
+        usage_instrument.discard()  # looking at the numbers does not count
         response = self._respond(environ)
         start_response(response.status_line, response.headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]

@@ -146,7 +146,7 @@ class Suppressions:
         return self.state(user) == FORGOTTEN
 
     def pseudonym(self, user: UserId) -> str | None:
-        """The pseudonym of a user whom the audit trail does not name; None for every other user."""
+        """The pseudonym of a user that the audit trail must not name; None for every other user."""
         if self._key is None or not self.pseudonymises(user):
             return None
         return self._key.pseudonym_of(self._spelled(user))

@@ -109,7 +109,7 @@ class BackgroundThread(Generic[T]):
         self._items.put(item)
 
     def take(self) -> T | None:
-        """An item that waits, for whoever does the work of a thread that cannot start."""
+        """A waiting item, for callers that do the work of a thread that cannot start."""
         try:
             return self._items.get_nowait()
         except Empty:

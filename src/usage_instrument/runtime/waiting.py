@@ -55,7 +55,7 @@ class Answer(Generic[T]):
             lock = allocate_lock()
             lock.acquire()
             wake = _release_once(lock.release)
-            self._wakes.append(wake)  # before the look below: whoever gives looks here after setting the value
+            self._wakes.append(wake)  # before the look below: the giver looks here after setting the value
             try:
                 if not self._given:
                     lock.acquire(timeout=min(timeout, _LOCK_TIMEOUT_MAX))

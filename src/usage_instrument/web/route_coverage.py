@@ -190,4 +190,4 @@ def _elsewhere(catalog: Catalog, routes: list[Route]) -> Iterator[CoveredRoute]:
             known |= tracked_features(route.endpoint, method, catalog)
     for feature in sorted(catalog, key=lambda feature: feature.name):
         if feature.decorates is not None and feature.name not in known:
-            yield CoveredRoute("", "", feature.name, f"@tracks on {feature.decorates}, whoever calls it")
+            yield CoveredRoute("", "", feature.name, f"@tracks on {feature.decorates}, from any caller")

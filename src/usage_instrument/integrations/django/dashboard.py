@@ -48,7 +48,7 @@ class Dashboard(Site[HttpRequest, bool]):
 
     def view(self, request: HttpRequest, page: str) -> HttpResponse:
         """Answer a request for one of the pages."""
-        usage_instrument.discard()  # a look at the numbers is no use of the app
+        usage_instrument.discard()  # looking at the numbers does not count
         response = self._respond(request, page)
         body = b"" if request.method == "HEAD" else response.body
         return HttpResponse(body, status=response.status, headers=dict(response.headers))

@@ -145,7 +145,7 @@ class Dictionary:
 
     @property
     def users(self) -> Iterator[UserId]:
-        """Every user whom it names, with repetitions. Raises CorruptJournalError, OSError."""
+        """Every user in it, with repetitions. Raises CorruptJournalError, OSError."""
         for entry in list(self._load().values()):
             yield from entry.users if isinstance(entry, Use) else (entry[1],)
 

@@ -66,7 +66,7 @@ class Directory:
 
     @classmethod
     def open(cls, path: Path) -> Directory:
-        """One to be read, whoever holds its lock. Raises OSError."""
+        """A journal to read, also while another process holds its lock. Raises OSError."""
         with _opened(path, os.O_NOFOLLOW) as (descriptor, identity):
             _check_trusted(path, os.fstat(descriptor))
             return cls(path, identity)

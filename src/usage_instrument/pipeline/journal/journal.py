@@ -54,7 +54,7 @@ class Journal:
         self._next_number = 0
         self._is_rotating = False
         self.is_erased: Callable[[UserId], bool] = lambda user: False
-        """Users whom the journal must not name any more: their uses stay in memory."""
+        """Users that the journal must not name any more: their uses stay in memory."""
         self.directory: Directory | None = None
         self.is_busy = False
         """Whether slots fill so fast that the aggregator must read more often."""

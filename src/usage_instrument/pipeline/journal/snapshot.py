@@ -51,7 +51,7 @@ class Snapshot(NamedTuple):
 
     @property
     def users(self) -> Iterator[UserId]:
-        """Every user whom it names, with repetitions."""
+        """Every user in it, with repetitions."""
         for counts in (self.waiting, *(batch.counts for batch in self.batches)):
             yield from (count.user for count in counts)
         for accesses in (self.accesses, *(batch.accesses for batch in self.batches)):
