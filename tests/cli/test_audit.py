@@ -6,6 +6,9 @@ import csv
 import datetime as dt
 import io
 import json
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +40,21 @@ def shown(database: Database, *arguments: str) -> list[dict[str, Any]]:
     assert done.exit_code == 0, done.output
     rows: list[dict[str, Any]] = json.loads(done.stdout)
     return rows
+
+
+def test_an_output_that_fails_is_no_fault_of_the_database(sqlite: Database, tmp_path: Path) -> None:
+    filled(sqlite)
+    done = audit(sqlite, "export", "--output", str(tmp_path / "nowhere" / "trail.jsonl"))
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
+    assert sqlite.url not in done.stderr
+    command = [str(Path(sys.executable).with_name("usage-instrument")), "audit", "export", "--url", sqlite.url]
+    reader, writer = os.pipe()
+    os.close(reader)
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=unbuffered, check=False, timeout=60)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def filled(database: Database, **settings: Any) -> Tables:

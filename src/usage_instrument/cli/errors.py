@@ -41,7 +41,11 @@ def explained(url: URL) -> Iterator[None]:
         yield
     except UsageInstrumentError as error:
         raise fail(scrubbed(str(error), url)) from None
+    except BrokenPipeError:
+        raise  # the reader of the output has gone, as in `| head`: click ends the command
     except (exc.SQLAlchemyError, OSError, TimeoutError) as error:
+        if getattr(error, "filename", None) is not None:  # such as --output in a directory that does not exist
+            raise fail(scrubbed(str(error), url)) from None
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         raise fail(scrubbed(f"{masked(url)}: {_first_line(cause)}{_hint(error, url)}", url)) from None
 
