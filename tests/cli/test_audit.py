@@ -136,9 +136,9 @@ def test_a_cut_is_recorded_and_the_rest_holds(database: Database) -> None:
     with engine.begin() as connection:
         connection.execute(sa.insert(access), chain.rows([old], "web"))
     would = audit(database, "cut", "--older-than", "400d", "--dry-run", "--format", "json")
-    assert [(row["rows"], row["status"]) for row in json.loads(would.stdout)] == [(1, "would go")]
+    assert [(row["rows"], row["status"]) for row in json.loads(would.stdout)] == [(1, "would be deleted")]
     gone = audit(database, "cut", "--older-than", "400d", "--format", "json")
-    assert [(row["rows"], row["status"]) for row in json.loads(gone.stdout)] == [(1, "gone")]
+    assert [(row["rows"], row["status"]) for row in json.loads(gone.stdout)] == [(1, "deleted")]
     assert len(all_of(engine, access)) == 4  # three, and the record of the cut
     assert audit(database, "verify").exit_code == 0
 

@@ -57,9 +57,13 @@ def test_it_says_what_would_go_then_what_went(users_database: UsersDatabase) -> 
     hours = f"hours from before {today - 30 * DAY:%Y-%m-%d}, summed up to days"
     writers = "writers silent for 400 days"
     would = table(database, "--hours-to-days", "30d", "--dry-run")
-    assert would == [(history, 6, "would go"), (hours, 4, "would go"), (writers, 1, "would go")]
+    assert would == [(history, 6, "would be deleted"), (hours, 4, "would be deleted"), (writers, 1, "would be deleted")]
     assert table(database, "--hours-to-days", "30d", "--dry-run") == would
-    assert table(database, "--hours-to-days", "30d") == [(history, 6, "gone"), (hours, 4, "gone"), (writers, 1, "gone")]
+    assert table(database, "--hours-to-days", "30d") == [
+        (history, 6, "deleted"),
+        (hours, 4, "deleted"),
+        (writers, 1, "deleted"),
+    ]
     rows = {(row.user_id, row.bucket_start): row.usage_count for row in all_of(engine, tables.history)}
     assert len(rows) == 10
     for user in (None, users_database.user_ids[0]):

@@ -212,7 +212,7 @@ def cut(
         return before, sum(truncate(connection, tables, before, key))
 
     before, rows = _with_trail(url, schema, work)
-    status = "would go" if dry_run else "gone"
+    status = "would be deleted" if dry_run else "deleted"
     show([{"what": f"accesses from before {before:%Y-%m-%d %H:%M}", "rows": rows, "status": status}], output, empty="")
 
 

@@ -53,7 +53,7 @@ def prune(
     tables = read(url, schema, lambda connection, tables: tables)
     with _retention(required(url), tables, settings) as retention:
         done = [*_history(retention, keep, hours, dry_run), _writers(retention, journal, dry_run)]
-    status = "would go" if dry_run else "gone"
+    status = "would be deleted" if dry_run else "deleted"
     show([{"what": what, "rows": rows, "status": status} for what, rows in done], output, empty="")
 
 
