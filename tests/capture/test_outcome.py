@@ -165,6 +165,33 @@ def test_a_lazy_result_stays_lazy(usage):
     usage.assert_tracked("f", user=3, times=1)
 
 
+class Unhashable(type):
+    def __eq__(cls, other):
+        raise RuntimeError("the host's comparison")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("options", [{}, {"metadata": ["number"]}], ids=["hot path", "any"])
+def test_a_result_whose_class_has_no_hash_is_a_success(usage, options):
+    class Result(metaclass=Unhashable): ...
+
+    @tracks("show", **options)
+    def show(number=0):
+        return Result()
+
+    @tracks("show", **options)
+    async def show_later(number=0):
+        return Result()
+
+    show()
+    asyncio.run(show_later())
+    with request_of():
+        show()
+        asyncio.run(show_later())
+    assert usage.count("show") == 4
+
+
 @pytest.mark.parametrize("kind", ["websocket", "task"])
 def test_outside_of_http_a_status_says_nothing(usage, kind):
     view = tracks("f")(lambda: Answer(404))

@@ -22,7 +22,10 @@ _PROPERTIES = (property, functools.cached_property)
 def attributes_of(instance: object) -> Mapping[str, Any]:
     """The dictionary of an instance; empty if reading the dictionary could run code, as for most proxies."""
     kind: Any = type(instance)
-    read = _dictionary_reader(kind)
+    try:
+        read = _cached_dictionary_reader(kind)
+    except TypeError:  # its metaclass has no hash
+        read = _dictionary_reader(kind)
     return _NO_ATTRIBUTES if read is None else read(instance)
 
 
@@ -39,10 +42,13 @@ def loaded_attribute(instance: object, name: str, *, run_property: bool = False)
     """
     # type() instead of `__class__` and isinstance: a lazy proxy answers those by loading its object.
     kind: Any = type(instance)
-    return _reader(kind, name, run_property)(instance)
+    try:
+        read = _cached_reader(kind, name, run_property)
+    except TypeError:  # its metaclass has no hash
+        read = _reader(kind, name, run_property)
+    return read(instance)
 
 
-@functools.lru_cache(512)
 def _reader(kind: Any, name: str, run_property: bool) -> Reader:
     read_dictionary, read_class = _dictionary_reader(kind), _class_reader(kind, name, run_property)
     if read_dictionary is None:
@@ -55,7 +61,6 @@ def _reader(kind: Any, name: str, run_property: bool) -> Reader:
     return read
 
 
-@functools.lru_cache(512)
 def _dictionary_reader(kind: Any) -> Reader | None:
     for base in kind.__mro__:
         slot = base.__dict__.get("__dict__")
@@ -65,6 +70,12 @@ def _dictionary_reader(kind: Any) -> Reader | None:
             usual = (types.GetSetDescriptorType, types.MemberDescriptorType)
             return None if is_proxy or type(slot) not in usual else slot.__get__
     return None
+
+
+_cached_reader, _cached_dictionary_reader = (
+    functools.lru_cache(512)(_reader),
+    functools.lru_cache(512)(_dictionary_reader),
+)
 
 
 def _class_reader(kind: Any, name: str, run_property: bool) -> Reader:

@@ -24,7 +24,7 @@ def succeeded(held: Holder | None, result: object) -> bool | None:
 
     It is a success unless its result is the response of an HTTP request and has another status.
     """
-    if type(result) in STATUSLESS:
+    if _has_no_status(result):
         return True
     request = request_of(held)
     if request is None:
@@ -75,7 +75,7 @@ def _integer(status: object) -> int | None:
 def outcome_of(held: Holder | None, result: Any) -> Outcome:
     """The outcome of an access that returned: the status of a response in an HTTP request, else a success."""
     request = request_of(held)
-    if type(result) in STATUSLESS or (request is not None and request.kind != "http"):
+    if _has_no_status(result) or (request is not None and request.kind != "http"):
         return "success"
     if request is None:
         status = responses.status_alone(result, status_of)
@@ -84,6 +84,13 @@ def outcome_of(held: Holder | None, result: Any) -> Outcome:
     if status is None or not 300 <= status < 400:
         return outcome_of_status(status)
     return outcome_of_response(request, status, responses.location_of(result))
+
+
+def _has_no_status(result: object) -> bool:
+    try:
+        return type(result) in STATUSLESS
+    except Exception:  # its metaclass has no hash
+        return False
 
 
 def _succeeded_alone(result: object) -> bool | None:

@@ -25,7 +25,10 @@ def _is_response(kind: Any) -> bool:
 def status_alone(result: object, status_of: Callable[[Any], int | None]) -> int | None:
     """The status of a result that is certain to be a view's answer; a tuple is one while Flask serves a request."""
     kind: Any = type(result)
-    is_answer = _flask_request() is not None if kind is tuple else _is_response(kind)
+    try:
+        is_answer = _flask_request() is not None if kind is tuple else _is_response(kind)
+    except Exception:  # a class without a hash, or with a module that is no text
+        is_answer = False
     return status_of(result) if is_answer else None
 
 

@@ -78,7 +78,11 @@ def plain_function(function: Function, feature: Feature) -> Function:
         held = current()
         if not alive[0]:  # a fork that ran no hook
             forked()
-        if kind not in statusless:
+        try:
+            has_status = kind not in statusless
+        except Exception:  # the result's metaclass has no hash
+            has_status = True
+        if has_status:
             settled(feature, held, result)
         elif held is None:
             feature.append(None)
@@ -102,7 +106,11 @@ def plain_coroutine(function: Function, feature: Feature) -> Function:
         held = current()
         if not alive[0]:
             forked()
-        if type_of(result) not in statusless:
+        try:
+            has_status = type_of(result) not in statusless
+        except Exception:
+            has_status = True
+        if has_status:
             settled(feature, held, result)
         elif held is None:
             feature.append(None)
