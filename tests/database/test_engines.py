@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import usage_instrument as usage
 from conftest import Database
+from reading import SQLALCHEMY
 from usage_instrument.database import dialects, engines
 from usage_instrument.database.connections import SyncConnector
 from usage_instrument.errors import ConfigurationError
@@ -216,7 +217,7 @@ WRITE_POSTGRESQL = 'write postgresql+psycopg://… and pip install "usage-instru
             f"{WRITE_POSTGRESQL}, or pip install psycopg2-binary",
         ),
         ("postgresql+pg8000://u:secret@h/db", "pg8000", f"{WRITE_POSTGRESQL}, or pip install pg8000"),
-        ("postgresql://u:secret@h/db", "psycopg", WRITE_POSTGRESQL),
+        ("postgresql://u:secret@h/db", "psycopg" if SQLALCHEMY >= (2, 1) else "psycopg2", WRITE_POSTGRESQL),
         ("postgresql+asyncpg://u:secret@h/db", "asyncpg", 'pip install "usage-instrument[asyncpg]"'),
         ("mysql+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
         ("mariadb+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
