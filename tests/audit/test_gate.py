@@ -99,7 +99,8 @@ def test_a_constraint_of_the_host_is_no_duplicate(
 def test_the_error_of_the_database_is_named() -> None:
     pytest.importorskip("psycopg")
     tracker = Tracker("postgresql+psycopg://app@127.0.0.1:1/app", Settings(audit_timeout=0.3))
-    with pytest.raises(AuditUnavailable, match=r"no attempt succeeded within 0\.3 s \(audit_timeout\): .*refused"):
+    # The gate may give the call up first, or the caller itself.
+    with pytest.raises(AuditUnavailable, match=r"could not be recorded: .*refused"):
         tracker.track("open_vault", audit="required")
     tracker.shutdown()
 

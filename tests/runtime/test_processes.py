@@ -258,6 +258,8 @@ for thread in threads:
     assert total(sqlite.engine(), tables) == 2 * 20_000 + 5 * 100
 
 
+NO_FLUSH = "1000000"
+"""Seconds. The first flush comes at a random moment of the interval, and must import nothing during a raw fork."""
 RAW_FORK = """
 import _queue, collections, ctypes, os, select, sys, threading, time
 
@@ -324,7 +326,7 @@ assert os.waitpid(pid, 0)[1] == 0
 assert usage.stats().captured == before == 10
 use(5)
 """
-    run(tmp_path, RAW_FORK + START + script, sqlite.url)
+    run(tmp_path, RAW_FORK + START + script, sqlite.url, INTERVAL=NO_FLUSH)
     assert total(sqlite.engine(), tables) == 10 + 5 + 100 + ("plain" in first)
 
 
@@ -341,7 +343,7 @@ if not pid:
     os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 """
-    run(tmp_path, RAW_FORK + START + script, sqlite.url)
+    run(tmp_path, RAW_FORK + START + script, sqlite.url, INTERVAL=NO_FLUSH)
     assert total(sqlite.engine(), tables) == 11
 
 
