@@ -79,17 +79,18 @@ def plain_function(function: Function, feature: Feature) -> Function:
         if not alive[0]:  # a fork that ran no hook
             forked()
         try:
-            has_status = kind not in statusless
-        except Exception:  # the result's metaclass has no hash
-            has_status = True
-        if has_status:
-            settled(feature, held, result)
-        elif held is None:
-            feature.append(None)
-        elif held.ready:  # what `settle` does, unrolled
-            held.counted.add(key)
-            feature.append(held.user)  # type: ignore[arg-type]  # ready: the user is known
-        else:
+            if kind not in statusless:
+                settled(feature, held, result)
+            elif held is None:
+                feature.append(None)
+            elif held.ready:  # what `settle` does, unrolled
+                held.counted.add(key)
+                feature.append(held.user)  # type: ignore[arg-type]  # ready: the user is known
+            else:
+                settled(feature, held, result)
+        except TypeError:
+            if type_of(kind).__hash__ is not None:  # strict=True
+                raise
             settled(feature, held, result)
         return result
 
@@ -107,17 +108,18 @@ def plain_coroutine(function: Function, feature: Feature) -> Function:
         if not alive[0]:
             forked()
         try:
-            has_status = type_of(result) not in statusless
-        except Exception:
-            has_status = True
-        if has_status:
-            settled(feature, held, result)
-        elif held is None:
-            feature.append(None)
-        elif held.ready:
-            held.counted.add(key)
-            feature.append(held.user)  # type: ignore[arg-type]
-        else:
+            if type_of(result) not in statusless:
+                settled(feature, held, result)
+            elif held is None:
+                feature.append(None)
+            elif held.ready:
+                held.counted.add(key)
+                feature.append(held.user)  # type: ignore[arg-type]
+            else:
+                settled(feature, held, result)
+        except TypeError:
+            if type_of(type_of(result)).__hash__ is not None:
+                raise
             settled(feature, held, result)
         return result
 
