@@ -417,6 +417,17 @@ def test_no_option_of_the_hosts_engine_stops_the_writer(kind: str, name: str, re
         assert begins[-1] == "BEGIN IMMEDIATE"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has no autocommit")
+def test_no_autocommit_of_aiosqlite_stops_the_writer(sqlite: Database) -> None:
+    create_all(sqlite.engine())
+    tracker = Tracker(create_async_engine(sqlite.async_url, connect_args={"autocommit": False}))
+    for _ in range(2):
+        tracker.track("search", audit="required")
+        assert tracker.flush(10), tracker.stats()
+    assert tracker.count(None, "search") == 2
+    assert tracker.shutdown(10)
+
+
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_schema_translate_map_is_honoured(kind: str, is_async: bool, request: pytest.FixtureRequest) -> None:

@@ -50,6 +50,7 @@ _DRIVER_TIMEOUTS: dict[str, dict[str, Any]] = {
 }
 _ANSWER_TIMEOUTS = dict.fromkeys(("pymysql", "mysqldb"), ("read_timeout", "write_timeout"))
 """The drivers with an answer timeout of their own, which also holds while connecting."""
+_LEGACY_TRANSACTION_CONTROL = -1  # of sqlite3, in Python 3.12 and later
 _RECYCLE = 600
 """Seconds after which a connection is replaced: reads on a former primary go on without an error."""
 _EXTRAS = {
@@ -155,9 +156,19 @@ def _engine_like(database: Any) -> Engine:
 
 def _leave_transactions_alone(driver: Any, _: object) -> None:
     """Undo `autocommit=False` of sqlite3 (Python 3.12 and later), which begins transactions before any statement."""
-    if getattr(driver, "autocommit", None) is False:
+    if hasattr(driver, "run_async"):
+        driver.run_async(_leave_transactions_of_aiosqlite_alone)
+    elif getattr(driver, "autocommit", None) is False:
         driver.rollback()
-        driver.autocommit = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL
+        driver.autocommit = _LEGACY_TRANSACTION_CONTROL
+
+
+async def _leave_transactions_of_aiosqlite_alone(connection: Any) -> None:
+    # aiosqlite has no public name for it. The attribute may be set on the connection's own thread only.
+    wrapped = getattr(connection, "_conn", None)
+    if getattr(wrapped, "autocommit", None) is False:
+        await connection.rollback()
+        await connection._execute(setattr, wrapped, "autocommit", _LEGACY_TRANSACTION_CONTROL)
 
 
 def _note_file(driver: Any, record: Any) -> None:
