@@ -116,6 +116,10 @@ def test_owns_the_tables(database: Database, tmp_path: Path, configure: str) -> 
         keys = sa.inspect(connection).get_foreign_keys("feature_usage")
     assert [(key["referred_table"], key["options"]["ondelete"]) for key in keys] == [("users", "CASCADE")]
     assert refuses_duplicates(engine, tables)
+    if engine.dialect.name == "postgresql":
+        filled = sa.text("SELECT relname FROM pg_class WHERE reloptions = ARRAY['fillfactor=85'] ORDER BY relname")
+        with engine.connect() as connection:
+            assert connection.scalars(filled).all() == ["feature_usage", "feature_usage_history"]
     project.run("upgrade head", "downgrade base")
     assert [name for name in sa.inspect(engine).get_table_names() if name.startswith("feature_usage")] == []
 

@@ -453,6 +453,21 @@ def test_a_failing_is_authenticated_is_rejected() -> None:
     assert not request.ready
 
 
+def test_a_user_whose_class_has_no_hash_is_refused() -> None:
+    class Unhashable(type):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(cls, other: object) -> bool:
+            return cls is other
+
+    class User(metaclass=Unhashable):
+        id = uuid.UUID(int=7)
+
+    for find in (user_id_of, loaded_user):
+        with pytest.raises(UserIdError, match="pass the user's id"):
+            find(User())
+
+
 # ---- attributes in memory
 
 

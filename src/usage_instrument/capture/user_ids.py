@@ -25,8 +25,11 @@ def user_id_of(user: object) -> UserId:
 
     Raises UserIdError for a wrong type, and for an object whose id is not loaded.
     """
-    if type(user) in _EXACT:
-        return cast(UserId, user)
+    try:
+        if type(user) in _EXACT:
+            return cast(UserId, user)
+    except TypeError as error:
+        raise _no_hash(user) from error
     found = _find_id(user, None)
     if found is UNSET:
         raise UserIdError(
@@ -44,7 +47,10 @@ def _find_id(user: Any, anonymous: Unset | None) -> UserId | Unset:
     """The id; `anonymous` for an anonymous user, UNSET if no id is loaded. Raises UserIdError for a wrong type."""
     # Few calls and look-ups: this runs for each request with a user.
     kind: Any = type(user)
-    shape = _shape_of(kind)
+    try:
+        shape = _shape_of(kind)
+    except TypeError as error:
+        raise _no_hash(user) from error
     attributes = shape.read_attributes(user)
     if shape.look_inside is not None or "_wrapped" in attributes:
         user = unwrapped(user)
@@ -68,6 +74,10 @@ def _find_id(user: Any, anonymous: Unset | None) -> UserId | Unset:
     if convert is None:  # one step: an `id` that is another object with an `id` is no user id
         raise UserIdError(f"the `id` of a user is a UUID, an int or a str, not {type(found).__name__}")
     return convert(found)
+
+
+def _no_hash(user: object) -> UserIdError:
+    return UserIdError(f"the class {type(user).__name__} of the user has no hash; pass the user's id")
 
 
 def is_deleted(user: object) -> bool:

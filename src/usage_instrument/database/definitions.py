@@ -193,9 +193,7 @@ def define_trail(metadata: MetaData, schema: str | None) -> Table:
     )
 
 
-def _table(
-    name: str, metadata: MetaData, schema: str | None, comment: str, *columns: Column[Any], **options: Any
-) -> Table:
+def _table(name: str, metadata: MetaData, schema: str | None, comment: str, *columns: Column[Any]) -> Table:
     return Table(
         name,
         metadata,
@@ -204,7 +202,6 @@ def _table(
         comment=comment,
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
-        **options,
     )
 
 
