@@ -1,4 +1,4 @@
-"""Run every benchmark on every Python that is named, and write docs/performance.md.
+"""Run every benchmark on every Python that is named, and write docs/explanation/performance.md.
 
     scripts/bench [--scale 0.2] [PYTHON ...]
 
@@ -20,8 +20,8 @@ from matplotlib import pyplot as plt
 from rounds import Bar, Row, Table, in_words
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
-IMAGES = PAGE.parent / "images"
+PAGE = HERE.parent / "docs" / "explanation" / "performance.md"
+IMAGES = HERE.parent / "docs" / "images"
 BEGIN, END = "<!-- measured: scripts/bench writes from here -->\n", "<!-- to here -->\n"
 MODULES = ("capture", "fold", "middleware", "serving", "flush", "fleet", "audit", "memory", "startup")
 PLOTS = {
@@ -77,7 +77,7 @@ def section(by_python: dict[str, Table]) -> list[str]:
     lines = [f"### {first.title}", ""]
     if first.title in PLOTS:
         draw(first, IMAGES / PLOTS[first.title])
-        lines += [f"![{first.title}](images/{PLOTS[first.title]})", "", "Its scale is logarithmic.", ""]
+        lines += [f"![{first.title}](../images/{PLOTS[first.title]})", "", "Its scale is logarithmic.", ""]
     lines += [
         f"| | {' | '.join(f'{name} | ratio' for name in by_python)} |",
         f"| --- |{' ---: | ---: |' * len(by_python)}",

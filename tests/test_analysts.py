@@ -1,4 +1,4 @@
-"""Each question is described once. docs/analysts.md names them all, and its SQL, commands and snippet run."""
+"""Each question is described once. docs/guides/analysts.md names them all, and its SQL, commands and snippet run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from usage_instrument.queries.questions import QUESTIONS, Question
 from usage_instrument.schema import create_all
 from usage_instrument.views import create_views
 
-PAGE = (Path(__file__).parents[1] / "docs" / "analysts.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "guides" / "analysts.md").read_text(encoding="utf-8")
 
 
 def test_every_question_has_one_description_a_command_and_a_page() -> None:

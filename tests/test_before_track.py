@@ -21,7 +21,7 @@ from usage_instrument.events import Use
 from usage_instrument.exclusions import people_only, without_bots, without_impersonation
 from usage_instrument.wsgi import UsageMiddleware as WSGIMiddleware
 
-PAGE = Path(__file__).parents[1] / "docs" / "privacy.md"
+PAGE = Path(__file__).parents[1] / "docs" / "guides" / "privacy.md"
 
 
 def tracker_with(database: Database, rule: Any, **settings: Any) -> Tracker:

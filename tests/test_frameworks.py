@@ -1,4 +1,4 @@
-"""The snippets of docs/frameworks.md, run as they stand and in their order, with requests to the apps they make."""
+"""The snippets of docs/guides/frameworks.md, run as they stand, in order, with requests to the apps they make."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reading import counts, made
 from usage_instrument import _default
 from usage_instrument.schema import Tables, define_tables
 
-PAGE = Path(__file__).parents[1] / "docs" / "frameworks.md"
+PAGE = Path(__file__).parents[1] / "docs" / "guides" / "frameworks.md"
 
 
 def run(section: str, names: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def test_it(captured_usage):
 
 
 def test_the_page_about_testing_runs(captured_usage: CapturedUsage) -> None:
-    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "testing.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {"follow": usage_instrument.tracks("calendar_follow_event", user_arg="user")(_follow)}
     for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(snippet, "testing.md", "exec"), names)

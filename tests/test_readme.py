@@ -1,4 +1,4 @@
-"""What README.md and docs/developers.md print, run as a reader would."""
+"""What README.md and docs/guides/developers.md print, run as a reader would."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
 
 ROOT = Path(__file__).parents[1]
 README, DEVELOPERS, SETTINGS = (
-    (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/developers.md", "docs/settings.md")
+    (ROOT / page).read_text(encoding="utf-8")
+    for page in ("README.md", "docs/guides/developers.md", "docs/reference/settings.md")
 )
 ADA = uuid.UUID("6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55")
 
@@ -175,11 +176,11 @@ def test_the_readme_is_read_in_a_sitting() -> None:
 
 
 PACKAGE = ROOT / "src" / "usage_instrument"
-MAPS = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "how-it-works.md"]
+MAPS = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "explanation" / "how-it-works.md"]
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
         text = page.read_text(encoding="utf-8")
         inline = re.findall(r"\]\((?!https?:)([^)#]+)", text)
         for link in [*inline, *re.findall(r"^\[\w+\]: (?!https?:)(\S+)", text, re.MULTILINE)]:

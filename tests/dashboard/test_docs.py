@@ -17,7 +17,7 @@ from usage_instrument.dashboard.site import _PAGES
 from .test_mounted import Backend
 from .visitor import wsgi
 
-TEXT = (Path(__file__).parents[2] / "docs" / "dashboard.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "guides" / "dashboard.md").read_text(encoding="utf-8")
 
 
 def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The Flask example for Waitress, which handles no SIGTERM, with the lines of docs/deployment.md."""
+"""The Flask example for Waitress, which handles no SIGTERM, with the lines of docs/guides/deployment.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_SECTION = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8").partition("## Waitress and plain Python")[2]
+_PAGE = (ROOT / "docs" / "guides" / "deployment.md").read_text(encoding="utf-8")
+_SECTION = _PAGE.partition("## Waitress and plain Python")[2]
 (_LINES,) = re.findall(r"```python\n(.*?)```", _SECTION, re.DOTALL)
 exec(_LINES)
 

@@ -1,4 +1,4 @@
-"""The grants of docs/deployment.md suffice for an app, and let it do nothing to the audit trail but add rows."""
+"""The grants of docs/guides/deployment.md suffice for an app, and let it only add rows to the audit trail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usage_instrument.audit.verify import verify
 from usage_instrument.errors import UsageInstrumentError
 
 ADA, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)
-GUIDE = Path(__file__).parents[2] / "docs" / "deployment.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "deployment.md"
 
 
 @pytest.fixture

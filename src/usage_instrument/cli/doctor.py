@@ -150,7 +150,7 @@ def _temporary_tables(connection: Connection, tables: Tables, settings: Settings
             "temporary tables",
             BAD,
             f"a session has temporary tables that hide {', '.join(hidden)}",
-            "end the session and run REVOKE TEMPORARY ON DATABASE … FROM PUBLIC, see docs/deployment.md",
+            "end the session and run REVOKE TEMPORARY ON DATABASE … FROM PUBLIC, see Deployment in the documentation",
         )
 
 
@@ -208,7 +208,10 @@ def _losses(connection: Connection, tables: Tables, settings: Settings) -> Itera
     ).all()
     for reason, uses in sorted(lost):
         yield Finding(
-            "losses", WARNING, f"{int(uses):,} uses lost in the last 7 days: {reason}", "see docs/reliability.md"
+            "losses",
+            WARNING,
+            f"{int(uses):,} uses lost in the last 7 days: {reason}",
+            "see Reliability in the documentation",
         )
     if not lost:
         yield Finding("losses", OK, "no losses in the last 7 days")
@@ -254,5 +257,5 @@ def _check_journal(place: str) -> list[Finding]:
             )
         elif each.state != "alive":
             state, text = BAD if each.state == "parked" else WARNING, f"{each.writer} is {each.state}: {each.note}"
-            findings.append(Finding("journal", state, text, "see docs/reliability.md"))
+            findings.append(Finding("journal", state, text, "see Reliability in the documentation"))
     return findings
