@@ -45,6 +45,8 @@ def _without_deadlines() -> None:
         settings.load_profile("default")
 
 
+# These tests write for real, which under pytest has to be asked for.
+os.environ.setdefault("USAGE_INSTRUMENT_ENABLED", "1")
 _work_in_memory()
 _without_deadlines()
 # Where the mcp package is installed, eventlet's own resolver of names imports trio, which eventlet's sockets break.

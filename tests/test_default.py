@@ -25,6 +25,7 @@ from usage_instrument import _default
 from usage_instrument.capture.registry import Unconfigured, declared
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.schema import Tables, create_all, define_tables
+from usage_instrument.settings import SettingOptions
 from usage_instrument.stats import Stats
 
 
@@ -41,7 +42,7 @@ def tables(sqlite: Database) -> Tables:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("USAGE_INSTRUMENT_"):
+        if name.startswith("USAGE_INSTRUMENT_") and name != "USAGE_INSTRUMENT_ENABLED":
             monkeypatch.delenv(name)
 
 
@@ -152,8 +153,13 @@ def test_an_async_engine_twice_is_the_same(sqlite: Database) -> None:
 
 @pytest.mark.parametrize("change", [{"service": "other"}, {"history": None}, {"strict": True}])
 def test_other_values_take_over_with_a_warning(
-    sqlite: Database, tables: Tables, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+    sqlite: Database,
+    tables: Tables,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, Any],
 ) -> None:
+    monkeypatch.setattr(_default, "under_pytest", lambda: False)
     first = usage.configure(sqlite.url)
     plain()
     assert caplog.records == []
@@ -170,7 +176,11 @@ def test_other_values_take_over_with_a_warning(
     assert total(sqlite.engine(), tables, "test_current.plain") == 2
 
 
-def test_a_factory_of_apps_may_make_its_engine_anew(sqlite: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_factory_of_apps_may_make_its_engine_anew(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_default, "under_pytest", lambda: False)
+
     def tables() -> Tables:
         return define_tables(sa.MetaData(), users=None)
 
@@ -247,41 +257,66 @@ def test_disabled(sqlite: Database, tables: Tables) -> None:
     assert total(sqlite.engine(), tables) == 0
 
 
-def test_under_pytest_the_environment_alone_writes_nothing(
-    sqlite: Database, tables: Tables, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("by", ["url", "engine", "environment", "memory"])
+def test_under_pytest_nothing_is_written_unless_asked(
+    sqlite: Database, tables: Tables, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, by: str
 ) -> None:
     caplog.set_level(logging.INFO, "usage_instrument")
-    monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", sqlite.url)
-    tracker = usage.configure(service="web")
-    assert "under pytest, nothing is counted" in caplog.text
-    assert not tracker.settings.enabled
-    assert usage.configure(service="web") is tracker
+    monkeypatch.delenv("USAGE_INSTRUMENT_ENABLED")
+    monkeypatch.setattr(_default, "is_silent_under_pytest", False)
+    if by == "environment":
+        monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", sqlite.url)
+    database = {"url": sqlite.url, "engine": sqlite.engine(), "environment": None, "memory": "sqlite://"}[by]
+    tracker = usage.configure(database, service="web", privacy_key="a secret of the host's own, long enough")
+    assert (tracker.settings.enabled, tracker.settings.service, tracker.database) == (False, "web", None)
     plain()
     assert usage.flush() is True
+    assert usage.count(None, "test_current.plain") == 0
+    with pytest.raises(ConfigurationError, match="pass enabled=True"):
+        usage.forget("6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55")
     assert total(sqlite.engine(), tables) == 0
+    usage.configure(database, service="other")  # by the next test's app
+    assert _default.is_silent_under_pytest
+    assert caplog.text.count("pass enabled=True to configure, or set USAGE_INSTRUMENT_ENABLED=1") == 1
+    assert {record.levelname for record in caplog.records} == {"INFO"}
 
 
-@pytest.mark.parametrize("by", ["argument", "environment", "url"])
+def test_under_pytest_an_invalid_url_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("USAGE_INSTRUMENT_ENABLED")
+    with pytest.raises(ConfigurationError, match="percent-encode"):
+        usage.configure("postgresql://app:p@ss@db/app")
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+@pytest.mark.parametrize("in_code", [True, False])
 def test_under_pytest_it_writes_when_asked(
-    sqlite: Database, tables: Tables, monkeypatch: pytest.MonkeyPatch, by: str
+    sqlite: Database, tables: Tables, monkeypatch: pytest.MonkeyPatch, by: str, in_code: bool
 ) -> None:
-    monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", sqlite.url)
-    if by == "argument":
-        usage.configure(enabled=True)
-    elif by == "environment":
+    monkeypatch.delenv("USAGE_INSTRUMENT_ENABLED")
+    if not in_code:
+        monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", sqlite.url)
+    if by == "environment":
         monkeypatch.setenv("USAGE_INSTRUMENT_ENABLED", "1")
-        usage.configure()
-    else:
-        usage.configure(sqlite.url)
+    options: SettingOptions = {"enabled": True} if by == "argument" else {}
+    usage.configure(sqlite.url if in_code else None, **options)
     plain()
     assert usage.flush(60) is True
     assert counts(sqlite.engine(), tables) == {("test_current.plain", None): 1}
+
+
+def test_a_factory_of_apps_that_runs_once_a_test_does_not_warn(
+    sqlite: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    usage.configure(sqlite.url)
+    usage.configure(f"sqlite:///{tmp_path / 'another.db'}")
+    assert caplog.records == []
 
 
 def test_outside_of_pytest_the_environment_is_enough(sqlite: Database, tables: Tables, tmp_path: Path) -> None:
     script = "import usage_instrument as u; u.configure(); u.track('export', count=3)"
     # Also where a test starts a server: the variable of pytest is inherited, the module is not there.
     environ = {**os.environ, "USAGE_INSTRUMENT_DATABASE_URL": sqlite.url, "USAGE_INSTRUMENT_SERVICE": "web"}
+    del environ["USAGE_INSTRUMENT_ENABLED"]
     assert "PYTEST_VERSION" in environ
     done = subprocess.run(
         [sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=60, check=False

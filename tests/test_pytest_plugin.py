@@ -154,6 +154,8 @@ def test_it(captured_usage):
     done = run(host)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "'follow' was not used at least once by 8, but 0 times; captured: 'follow' by 7 1 times" in done.stdout
+    assert re.search(r"^test_app.py:12: AssertionError$", done.stdout, re.MULTILINE), done.stdout
+    assert "testing.py" not in done.stdout, "the traceback ends in the test"
 
 
 def test_the_page_about_testing_runs(captured_usage: CapturedUsage) -> None:
@@ -167,3 +169,21 @@ def test_the_page_about_testing_runs(captured_usage: CapturedUsage) -> None:
 
 
 def _follow(event: int, user: int) -> None: ...
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_a_suite_whose_app_would_write_is_told_once_that_it_does_not(host: Path, processes: str) -> None:
+    (host / "test_app.py").write_text("""
+import logging, pytest
+from app import create_app, follow
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_app(number, caplog):
+    create_app()
+    follow(7)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+""")
+    arguments = ["-v", "-n", processes, "-p", "usage_instrument.pytest_plugin"]
+    done = run(host, *arguments)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.count("usage-instrument: under pytest, nothing is written to the database. To write, ") == 1

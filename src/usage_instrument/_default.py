@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .capture import calls, context, registry
@@ -34,6 +35,12 @@ C = TypeVar("C", bound=Callable[..., Any])
 _tracker: Tracker | None = None
 _line = "nowhere"  # the line of that configure()
 _former: list[Tracker] = []  # replaced, and maybe still writing: the exit waits for them
+SILENT_UNDER_PYTEST = (
+    "under pytest, nothing is written to the database. To write, pass enabled=True to configure, or set "
+    "USAGE_INSTRUMENT_ENABLED=1 (0 hides this line). To assert uses, take the fixture captured_usage"
+)
+is_silent_under_pytest = False
+"""Whether `configure` was called without a database because pytest runs. The pytest plugin reports it."""
 
 
 def configure(
@@ -44,25 +51,27 @@ def configure(
     `database` is a URL of a sync or async driver, an Engine or an AsyncEngine; by default
     `$USAGE_INSTRUMENT_DATABASE_URL`. `tables` are those of `define_tables`. `settings` are the fields of Settings, each
     also `$USAGE_INSTRUMENT_<NAME>`. Opens no connection yet. A second call with equal values returns the same tracker;
-    other values replace it, with a warning. Under pytest, a tracker that only the environment configures writes nothing
-    unless `enabled` is set. Raises ConfigurationError, and TypeError for an unknown setting.
+    other values replace it, with a warning. Under pytest, the tracker has no database and writes nothing, unless
+    `enabled` is set here or in the environment. Raises ConfigurationError, and TypeError for an unknown setting.
     """
     from .database import engines
     from .settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings, misspelt
     from .tracker import Tracker
 
-    global _tracker, _line
+    global _tracker, _line, is_silent_under_pytest
     line = caller()
     settled = Settings.from_environment(**settings)
     for complaint in misspelt(os.environ):
         log.warning(("setting", complaint), "%s", complaint)
-    if database is None:
+    is_test = under_pytest()
+    if is_test and "enabled" not in settings and ENVIRONMENT_PREFIX + "ENABLED" not in os.environ:
+        log.once("under pytest", SILENT_UNDER_PYTEST, level=logging.INFO)
+        is_silent_under_pytest = True
+        if database is not None and not engines.is_in_memory(database):
+            engines.parse(database)  # an invalid URL raises in the tests too
+        database, settled = None, replace(settled, enabled=False)
+    elif database is None:
         database = os.environ.get(DATABASE_VARIABLE) or None
-        asked = "enabled" in settings or ENVIRONMENT_PREFIX + "ENABLED" in os.environ
-        if under_pytest() and not asked:
-            log.info("under pytest, nothing is counted without configure(database) or enabled=True")
-            settings["enabled"] = False
-            settled = Settings.from_environment(**settings)
     if database is None and settled.enabled:
         raise ConfigurationError(f"no database: pass its URL or an Engine to configure(), or set ${DATABASE_VARIABLE}")
     database = None if database is None else engines.parse(database)
@@ -71,7 +80,7 @@ def configure(
         if (old.database, old.settings, old.tables_given) == (database, settled, tables):
             return old
         log.emit(
-            logging.INFO if _is_alike(old, database, settled, tables) else logging.WARNING,
+            logging.INFO if is_test or _is_alike(old, database, settled, tables) else logging.WARNING,
             "usage-instrument is configured again with other values at %s, after %s; the new values apply from now on: "
             "configure it once",
             line, _line,
@@ -259,6 +268,8 @@ async def aopt_in(user: object) -> None:
 def _privacy() -> Privacy:
     if _tracker is None:
         raise ConfigurationError("nothing is configured: call usage_instrument.configure() first")
+    if _tracker.database is None:
+        raise ConfigurationError(SILENT_UNDER_PYTEST if is_silent_under_pytest else "the tracker has no database")
     return _tracker.privacy
 
 
@@ -269,5 +280,6 @@ def stats() -> Stats:
 
 def under_pytest() -> bool:
     """Whether pytest runs in this process."""
-    # Servers that a test starts inherit the variable, and an app may import the module.
-    return "pytest" in sys.modules and "PYTEST_VERSION" in os.environ
+    # A server that a test starts inherits the variables, and an app may import the module: it takes both. Before 8.2,
+    # pytest sets only the second variable, during a test.
+    return "pytest" in sys.modules and not {"PYTEST_VERSION", "PYTEST_CURRENT_TEST"}.isdisjoint(os.environ)

@@ -3,3 +3,6 @@
 from __future__ import annotations
 
 from usage_instrument_pytest import captured_usage as captured_usage
+from usage_instrument_pytest import pytest_sessionfinish as pytest_sessionfinish
+from usage_instrument_pytest import pytest_terminal_summary as pytest_terminal_summary
+from usage_instrument_pytest import pytest_testnodedown as pytest_testnodedown

@@ -81,6 +81,7 @@ class CapturedUsage:
 
     def assert_tracked(self, feature: str, user: object = UNSET, times: int | None = None) -> None:
         """Raise AssertionError unless `feature` was used, by `user` and `times` times if given."""
+        __tracebackhide__ = True  # pytest shows the line of the test
         found = self.count(feature, user)
         if found == times or (times is None and found):
             return

@@ -423,13 +423,14 @@ def configured(**options):
     return _default.tracker()
 
 
-def test_the_app_configures_the_tracker_from_the_settings(sqlite):
+def test_the_app_configures_the_tracker_from_the_settings(sqlite, monkeypatch):
     tracker = configured(service="shop")
     assert tracker.database == database_url()
     assert (tracker.settings.service, tracker.settings.user_id_type, tracker.settings.users) == (
         "shop", "integer", "auth_user.id",
     )  # fmt: skip
-    assert not tracker.settings.enabled, "the tests' own requests are not to be counted in the real database"
+    monkeypatch.delenv("USAGE_INSTRUMENT_ENABLED")
+    assert not configured().settings.enabled, "the tests' own requests are not to be counted in the real database"
     tracker = configured(enabled=True, database=sqlite.url, user_id_type="string")
     assert str(tracker.database) == sqlite.url
     assert (tracker.settings.enabled, tracker.settings.user_id_type, tracker.settings.users) == (True, "string", None)

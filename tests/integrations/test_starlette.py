@@ -288,7 +288,10 @@ def test_an_async_engine_on_postgresql(postgresql: Database) -> None:
     assert counts(postgresql.engine(), tables) == {("home", None): 3}
 
 
-def test_an_engine_in_memory_counts_nothing_under_pytest(captured: CapturedUsage) -> None:
+def test_an_engine_in_memory_counts_nothing_under_pytest(
+    captured: CapturedUsage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("USAGE_INSTRUMENT_ENABLED")
     engine = create_async_engine("sqlite+aiosqlite://")
     app = Starlette(routes=[Route("/", ok, name="home")])
     instrument(app, database=engine)

@@ -91,10 +91,6 @@ class Configuration(NamedTuple):
             if _default.tracker() is None and os.environ.get(DATABASE_VARIABLE):
                 usage_instrument.configure()
             return
-        is_test = _default.under_pytest() and not settings.get("enabled")
-        if is_test and database is not None and engines.is_in_memory(database):
-            log.info("under pytest, nothing is counted in a SQLite database that is in memory")
-            database, settings = None, {**settings, "enabled": False}
         usage_instrument.configure(database, tables=self.tables, **settings)
 
 

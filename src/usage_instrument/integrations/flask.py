@@ -35,8 +35,7 @@ class UsageInstrument:
     - All others are options of `usage_instrument.wsgi.UsageMiddleware` or fields of Settings.
 
     Arguments come before `app.config["USAGE_INSTRUMENT_DATABASE_URL"]` and `USAGE_INSTRUMENT_<SETTING>`, and these
-    before the environment. Without any, the app calls `usage_instrument.configure`, before or after. Under pytest, an
-    app whose database is SQLite in memory counts nothing.
+    before the environment. Without any, the app calls `usage_instrument.configure`, before or after.
 
     Raises TypeError for an unknown option, ConfigurationError, and what the middleware raises for its options.
     """

@@ -49,16 +49,12 @@ class UsageConfig(AppConfig):  # type: ignore[misc]
                 return
         if alias is not None:
             database = database_url(alias)
-        if _under_tests():
+        if sys.argv[1:2] == ["test"] and f"{ENVIRONMENT_PREFIX}ENABLED" not in os.environ:
             options.setdefault("enabled", False)
         for name, value in _of_user_model(alias).items():
             if f"{ENVIRONMENT_PREFIX}{name.upper()}" not in os.environ and "tables" not in options:
                 options.setdefault(name, value)
         _default.configure(database, **options)
-
-
-def _under_tests() -> bool:
-    return sys.argv[1:2] == ["test"] or _default.under_pytest()
 
 
 def _of_user_model(alias: str | None) -> dict[str, Any]:
