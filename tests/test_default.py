@@ -266,7 +266,7 @@ def test_under_pytest_nothing_is_written_unless_asked(
     monkeypatch.setattr(_default, "is_silent_under_pytest", False)
     if by == "environment":
         monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", sqlite.url)
-    database = {"url": sqlite.url, "engine": sqlite.engine(), "environment": None, "memory": "sqlite://"}[by]
+    database: Any = {"url": sqlite.url, "engine": sqlite.engine(), "environment": None, "memory": "sqlite://"}[by]
     tracker = usage.configure(database, service="web", privacy_key="a secret of the host's own, long enough")
     assert (tracker.settings.enabled, tracker.settings.service, tracker.database) == (False, "web", None)
     plain()

@@ -57,7 +57,7 @@ _EXTRAS = {
     "psycopg": "postgresql",
     "asyncpg": "asyncpg",
     "pymysql": "mysql",
-    "aiosqlite": "sqlite-async",
+    "aiosqlite": "aiosqlite",
 }
 """The extra of this package that installs a driver."""
 _RECOMMENDED = {

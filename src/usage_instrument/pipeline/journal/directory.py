@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,7 +277,8 @@ def check_root(root: str) -> None:
     """Raise ConfigurationError for a root that cannot be trusted: on Windows or a network file system, or open to
     others. Root may configure for the user that it becomes later; then the first use checks the owner."""
     if fcntl is None or not hasattr(os, "posix_fallocate"):
-        raise ConfigurationError("the journal needs flock and posix_fallocate: leave the setting `journal` unset here")
+        system = {"win32": "Windows", "darwin": "macOS"}.get(sys.platform, sys.platform)
+        raise ConfigurationError(f"the journal needs Linux, and this is {system}: leave the setting `journal` unset")
     kind = _file_system(os.path.realpath(root))
     if kind.removeprefix("fuse.").startswith(_REMOTE):
         raise ConfigurationError(f"journal={root!r} is on {kind}, whose locks cannot be trusted: use a local directory")
