@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import re
 import shlex
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
 from usage_instrument.dashboard.results import BY_PAGE
+from usage_instrument.database.reflection import find_tables
 from usage_instrument.queries.questions import QUESTIONS, Question
-from usage_instrument.schema import create_all
+from usage_instrument.schema import Tables, create_all
 from usage_instrument.views import create_views
 
+ADA = uuid.UUID("6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55")
 PAGE = (Path(__file__).parents[1] / "docs" / "guides" / "analysts.md").read_text(encoding="utf-8")
 
 
@@ -66,17 +70,88 @@ def filled(engine: sa.Engine) -> None:
     create_views(engine)
 
 
-def test_its_sql_runs_as_it_stands(postgresql: Database) -> None:
-    engine = postgresql.engine()
+NAMES = {"PostgreSQL": "postgresql", "MariaDB": "mariadb", "SQLite": "sqlite"}
+
+
+def statements_for(dialect: str) -> dict[str, list[str]]:
+    """The statements that the page prints for this database, by their section."""
+    found: dict[str, list[str]] = {}
+    for section in PAGE.split("\n## ")[1:]:
+        title = section.partition("\n")[0]
+        for snippet in re.findall(r"```sql\n(.*?)```", section, re.DOTALL):
+            label = re.match(r"-- ([^:\n]+)", snippet)
+            if label is None or dialect in [NAMES[name] for name in label[1].split(", ")]:
+                found.setdefault(title, []).extend(each for each in snippet.split(";") if each.strip())
+    return found
+
+
+def watched(engine: sa.Engine, tables: Tables) -> None:
+    """Ada's habits: two features, each day at seven o'clock UTC, and yesterday a hundred times as often."""
+    today = dt.datetime.now(dt.UTC).replace(tzinfo=None, hour=7, minute=0, second=0, microsecond=0)
+    with engine.begin() as connection:
+        connection.execute(calendar.users.insert().values(id=ADA, name="Ada", plan="team"))
+        for feature in ("calendar_search", "calendar_browse"):
+            key = {"user_id": ADA, "feature_name": feature}
+            connection.execute(tables.usage.insert().values(**key, usage_count=120, last_used=today))
+            rows = [
+                {**key, "bucket_start": today - dt.timedelta(days=days), "usage_count": 100 if days == 1 else 1}
+                for days in range(1, 20)
+            ]
+            connection.execute(tables.history.insert(), rows)
+
+
+def test_its_sql_answers_as_it_stands(database: Database) -> None:
+    engine = database.engine()
     filled(engine)
-    statements = [each for snippet in snippets("sql") for each in snippet.split(";") if each.strip()]
-    assert len(statements) > 10
     with engine.connect() as connection:
-        for statement in statements:
-            result = connection.exec_driver_sql(statement)
-            expected = "losses" in statement or "'6f1f9c1e" in statement  # nothing was lost, and the user is made up
-            assert not result.returns_rows or bool(result.all()) is not expected, statement
+        tables = find_tables(connection)
+    watched(engine, tables)
+    printed = statements_for("mariadb" if engine.dialect.name == "mysql" else engine.dialect.name)
+    assert len(printed) > 18
+    with engine.connect() as connection:
+        answers = {
+            title: [result.all() for result in map(connection.exec_driver_sql, statements) if result.returns_rows]
+            for title, statements in printed.items()
+        }
         connection.rollback()
+    assert answers.pop("Can I trust the numbers?") == [[]]
+    for title, found in answers.items():
+        assert all(found), title
+    (spikes,) = answers["Who suddenly does far more? Spikes of one user"]
+    assert [(row[1], int(row[3]), int(row[4])) for row in spikes[:2]] == [
+        ("calendar_browse", 100, 1), ("calendar_search", 100, 1)
+    ]  # fmt: skip
+    (hours,) = answers["At which hours?"]
+    assert int(hours[-1][0]) in (8, 9)
+    (spiking,) = answers["Which days stand out? Spikes"]
+    assert "calendar_export" in {row[0] for row in spiking}
+    ((test,),) = answers["Is the difference significant?"]
+    assert 0 < test.share_a < 1
+    assert test.chi_squared >= 0
+    (own, *_) = answers["What does this user do?"]
+    assert {row[0] for row in own} == {"calendar_search", "calendar_browse"}
+
+
+@pytest.mark.parametrize("name", ["user", "order"])
+def test_the_printed_sql_names_the_users_table_in_quotes(name: str, server: Database) -> None:
+    engine = server.engine()
+    metadata = sa.MetaData()
+    people = sa.Table(name, metadata, sa.Column("id", sa.Uuid, primary_key=True))
+    metadata.create_all(engine)
+    create_all(engine, users=f"{name}.id")
+    with engine.begin() as connection:
+        connection.execute(people.insert(), [{"id": uuid.uuid4()} for _ in range(4)])
+        connection.execute(
+            sa.insert(sa.table("feature_usage", sa.column("user_id"), sa.column("feature_name"))).from_select(
+                ["user_id", "feature_name"], sa.select(people.c.id, sa.literal("export")).limit(1)
+            )
+        )
+    done = CliRunner().invoke(app, ["sql", "adoption", "--url", engine.url.render_as_string(hide_password=False)])
+    assert done.exit_code == 0, done.output
+    with engine.connect() as connection:
+        assert [tuple(row) for row in connection.exec_driver_sql(done.stdout.rstrip().rstrip(";"))] == [
+            ("export", 1, 1, 0.25)
+        ]
 
 
 def test_its_commands_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

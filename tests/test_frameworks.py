@@ -1,10 +1,11 @@
-"""The snippets of docs/guides/frameworks.md, run as they stand, in order, with requests to the apps they make."""
+"""The snippets of the guides to the frameworks, run as they stand, with requests to the apps they make."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ from reading import counts, made
 from usage_instrument import _default
 from usage_instrument.schema import Tables, define_tables
 
-PAGE = Path(__file__).parents[1] / "docs" / "guides" / "frameworks.md"
+ADA = uuid.UUID("6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55")
+GUIDES = Path(__file__).parents[1] / "docs" / "guides"
 
 
-def run(section: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the snippets of a section define, beside what those before it did."""
-    (text,) = re.findall(
-        rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    names = {"__name__": "frameworks", "usage": usage} if names is None else names
-    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(snippet, PAGE.name, "exec", dont_inherit=True), names)
+def snippets(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (GUIDES / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run(page: str) -> dict[str, Any]:
+    """What the snippets of a page define."""
+    names: dict[str, Any] = {"__name__": "guides"}
+    for snippet in snippets(page):
+        exec(compile(snippet, page, "exec", dont_inherit=True), names)
     return names
 
 
@@ -42,7 +45,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engin
 
 def test_flask(engine: sa.Engine, tmp_path: Path) -> None:
     pytest.importorskip("flask_sqlalchemy")
-    names = run("Flask")
+    names = run("flask.md")
     made(engine, users=None)
     assert names["app"].test_client().get("/").status_code == 404
     app, db = names["create_app"](f"sqlite:///{tmp_path / 'shop.db'}"), names["db"]
@@ -60,13 +63,13 @@ def test_starlette_and_fastapi(engine: sa.Engine) -> None:
     from starlette.testclient import TestClient
 
     tables = made(engine, users=None, user_id_type="string")
-    names = run("Starlette")
-    with TestClient(names["app"]) as client:
-        assert client.get("/events/7", headers={"X-User": "ada"}).json() == {"event": 7}
+    token = {"Authorization": "Bearer secret-of-ada"}
+    with TestClient(run("starlette.md")["app"]) as client:
+        assert client.get("/events/7", headers=token).json() == {"event": 7}
     assert counts(engine, tables) == {("events:show_event", "ada"): 1}
-    run("FastAPI", names)
-    with TestClient(names["api"]) as client:
-        assert client.post("/v1/events/7/follow", headers={"X-User": "ada"}).status_code == 204
+    with TestClient(run("fastapi.md")["api"]) as client:
+        assert client.post("/v1/events/7/follow", headers={"X-User": "ada"}).status_code in (401, 403)
+        assert client.post("/v1/events/7/follow", headers=token).status_code == 204
         assert client.get("/docs").status_code == 200
     assert counts(engine, tables) == {("events:show_event", "ada"): 1, ("calendar_follow_event", "ada"): 1}
 
@@ -100,8 +103,7 @@ assert Client().get("/shop/checkout").content == b"ok"
 
 def test_django(engine: sa.Engine, tmp_path: Path) -> None:
     pytest.importorskip("django")
-    (text,) = re.findall(r"^## Django\n(.*?)^## ", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (snippet,) = snippets("django.md")
     (tmp_path / "snippet.py").write_text(snippet)
     done = subprocess.run([sys.executable, "-c", SITE], cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -111,13 +113,13 @@ def test_django(engine: sa.Engine, tmp_path: Path) -> None:
 
 def test_celery(engine: sa.Engine) -> None:
     pytest.importorskip("celery")
-    app = run("Celery")["tasks"]
     tables = made(engine, users=None)
     usage.configure("sqlite:///usage.db")
+    app = run("workers.md")["tasks"]
 
     @app.task(name="remind")  # type: ignore[untyped-decorator]
     def remind() -> None: ...
 
     remind.apply()
     assert usage.flush(60)
-    assert counts(engine, tables) == {("remind", None): 1}
+    assert counts(engine, tables) == {("remind", None): 1, ("digest_sent", ADA): 1}

@@ -1,35 +1,42 @@
-"""What README.md and docs/guides/developers.md print, run as a reader would."""
+"""What README.md and the pages on capture and tables print, run as a reader would."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
 import servers
 import usage_instrument as usage
 from conftest import Database
 from reading import counts, made
 from usage_instrument import Settings
+from usage_instrument.cli.app import app
 from usage_instrument.schema import define_tables
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
+from usage_instrument.testing import CapturedUsage
 
 ROOT = Path(__file__).parents[1]
-README, DEVELOPERS, SETTINGS = (
+README, CAPTURE, TABLES, SETTINGS = (
     (ROOT / page).read_text(encoding="utf-8")
-    for page in ("README.md", "docs/guides/developers.md", "docs/reference/settings.md")
+    for page in ("README.md", "docs/guides/capture.md", "docs/guides/alembic.md", "docs/reference/settings.md")
 )
 ADA = uuid.UUID("6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55")
 
@@ -47,37 +54,47 @@ class Reader:
         database = f"sqlite:///{directory / 'usage.db'}"
         self.environment = {**os.environ, "PATH": programs, DATABASE_VARIABLE: database}
 
+    def ask(self, command: str) -> str:
+        """Run `usage-instrument …` within this process, which is quicker."""
+        with contextlib.chdir(self.directory):
+            done = CliRunner().invoke(app, shlex.split(command, comments=True)[1:], env=self.environment)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
     def run(self, command: str) -> str:
         return subprocess.run(
             shlex.split(command, comments=True), cwd=self.directory, env=self.environment, check=True, text=True,
             stdout=subprocess.PIPE,
         ).stdout  # fmt: skip
 
-    def serve(self, command: str, *requests: tuple[str, str]) -> None:
-        """Start the server, send it these requests, and press Ctrl-C."""
+    def serve(
+        self, command: str, *requests: tuple[str, str, str], visit: Callable[[str], object] | None = None
+    ) -> None:
+        """Start the server, send it these requests, or visit its address, and press Ctrl-C."""
         server = subprocess.Popen(
             shlex.split(command), cwd=self.directory, env=self.environment, stderr=subprocess.PIPE, text=True
         )
+        address = f"http://127.0.0.1:{self.port}"
         try:
-            for method, path in requests:
-                self.ask(server, urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method))
+            self.wait_for(server)
+            for method, path, login in requests:
+                basic = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+                urllib.request.urlopen(urllib.request.Request(address + path, method=method, headers=basic)).close()
+            if visit is not None:
+                visit(address)
         finally:
             server.send_signal(signal.SIGINT)
             _, log = server.communicate(timeout=60)
         assert "Traceback" not in log, log
 
-    @staticmethod
-    def ask(server: subprocess.Popen[str], request: urllib.request.Request) -> None:
-        for _ in range(600):  # until it listens
+    def wait_for(self, server: subprocess.Popen[str]) -> None:
+        while True:
             try:
-                urllib.request.urlopen(request).close()
+                socket.create_connection(("127.0.0.1", self.port), timeout=60).close()
                 return
-            except urllib.error.HTTPError:
-                raise
-            except urllib.error.URLError:
+            except ConnectionRefusedError:
                 assert server.poll() is None, server.communicate()[1]
                 time.sleep(0.05)
-        raise AssertionError("the server does not answer")
 
 
 @pytest.fixture
@@ -85,47 +102,98 @@ def reader(tmp_path: Path) -> Reader:
     return Reader(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("framework", "server"), [("Flask", "flask run --port {}"), ("FastAPI", "uvicorn --port {} app:app")]
-)
-def test_an_app_of_the_readme_shows_the_rows_that_it_prints(framework: str, server: str, reader: Reader) -> None:
-    (app,) = [block for block in blocks(README, "python") if f"import {framework}" in block]
-    (reader.directory / "app.py").write_text(app)
-    export, create, serve, *sent, top = next(block for block in blocks(README, "sh") if "curl" in block).splitlines()
-    assert export.startswith(f"export {DATABASE_VARIABLE}=sqlite:///")
-    assert (serve, server.split()[0]) == ("flask run &", server.split()[0])
-    requests = [
-        ("POST" if "-X POST" in line else "GET", path)
-        for line in sent
-        for path in re.findall(r"localhost:5000(\S+)", line)
-    ]
-    reader.run(create)
-    reader.serve(server.format(reader.port), *requests)
-    (expected,) = [block for block in blocks(README, "text") if "total_usage" in block]
-    printed, wanted = (
-        [line.split() for line in text.splitlines() if line and "─" not in line] for text in (reader.run(top), expected)
-    )
-    assert printed == wanted
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines() if line.strip() and "─" not in line]
 
 
-def test_the_lines_of_the_readme_count_a_site_of_django(reader: Reader) -> None:
+def requests_of(line: str) -> list[tuple[str, str, str]]:
+    """The method, path and login of each request of a line with curl."""
+    login = re.search(r"-u (\S+)", line)
+    method = "POST" if "-X POST" in line else "GET"
+    return [(method, path, login[1] if login else "") for path in re.findall(r"localhost:5000(\S+)", line)]
+
+
+@pytest.mark.parametrize("page", ["flask", "fastapi"])
+def test_a_start_page_leads_from_an_empty_directory_to_its_rows(page: str, reader: Reader) -> None:
+    text = (ROOT / "docs" / "start" / f"{page}.md").read_text(encoding="utf-8")
+    first, login = blocks(text, "python")[:2]
+    printed: list[list[list[str]]] = []
+    _, setup, *steps = blocks(text, "sh")
+    exported = dict(line.removeprefix("export ").split()[0].split("=") for line in setup.splitlines()[:2])
+    assert exported.pop(DATABASE_VARIABLE) == "sqlite:///usage.db"
+    reader.environment.update(exported)
+    reader.ask(setup.splitlines()[2])
+    source = ""
+    for addition, (serve, sent, asked) in ((first, steps[:3]), (login, steps[3:6])):
+        source += addition
+        (reader.directory / "app.py").write_text(source)
+        server = re.sub(r" --port \d+| &\n", "", serve) + f" --port {reader.port}"
+        reader.serve(server, *(request for line in sent.splitlines() for request in requests_of(line)))
+        printed += [rows(reader.ask(command)) for command in asked.splitlines()]
+    top, adoption, user = printed
+    assert [top, adoption] == [rows(block) for block in blocks(text, "text")]
+    assert user[1][:2] == ["list_reminders", "2"]
+
+
+@pytest.mark.parametrize(("framework", "page"), [("Flask", "flask"), ("FastAPI", "fastapi")])
+def test_the_blocks_of_the_readme_are_those_of_the_start_page(framework: str, page: str) -> None:
+    text = (ROOT / "docs" / "start" / f"{page}.md").read_text(encoding="utf-8")
+    (block,) = [block for block in blocks(README, "python") if f"import {framework}\n" in block]
+    assert block in text
+    (printed,) = [block for block in blocks(README, "text") if "total_usage" in block]
+    assert printed in text
+    for line in next(block for block in blocks(README, "sh") if "curl" in block).splitlines():
+        command = line.partition("  ")[0]
+        assert command in text or command == "flask run &", command
+
+
+def test_the_starlette_app_of_the_start_page_counts(captured_usage: CapturedUsage) -> None:
+    from starlette.testclient import TestClient
+
+    text = (ROOT / "docs" / "start" / "fastapi.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "start"}
+    exec(compile(blocks(text, "python")[-1], "fastapi.md", "exec"), names)
+    with TestClient(names["app"]) as client:
+        assert client.get("/events").json() == ["Choir practice"]
+        assert client.post("/events/7/follow").json() == {"following": 7}
+    assert captured_usage.names == ["list_events", "calendar_follow_event"]
+
+
+def test_the_start_page_of_django_leads_to_its_rows(reader: Reader) -> None:
     del reader.environment[DATABASE_VARIABLE]
-    reader.run("django-admin startproject site_of_a_reader .")
-    (settings,) = [block for block in blocks(README, "python") if "INSTALLED_APPS" in block]
-    with (reader.directory / "site_of_a_reader" / "settings.py").open("a") as file:
+    text = (ROOT / "docs" / "start" / "django.md").read_text(encoding="utf-8")
+    settings, urls = blocks(text, "python")
+    assert settings in README
+    install, commands, asked = blocks(text, "sh")[:3]
+    migrate, create, superuser, _ = commands.splitlines()
+    for line in next(block for block in blocks(README, "sh") if "manage.py" in block).splitlines():
+        assert line.partition("  ")[0] in text, line
+    reader.run(install.splitlines()[-1])
+    with (reader.directory / "mysite" / "settings.py").open("a") as file:
         file.write(settings)
-    migrate, create, _, top = next(block for block in blocks(README, "sh") if "manage.py" in block).splitlines()
+    (reader.directory / "mysite" / "urls.py").write_text(urls)
     reader.run(migrate)
     reader.run(create)
-    reader.serve(f"python manage.py runserver --noreload {reader.port}", ("GET", "/admin/login/"))
-    assert re.search(r"admin:login +1", reader.run(top))
+    reader.environment["DJANGO_SUPERUSER_PASSWORD"] = "choir"
+    reader.run(f"{superuser.partition(' #')[0]} --noinput --username ada --email ada@example.com")
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+
+    def visit(address: str) -> None:
+        browser.open(f"{address}/events/").close()
+        with browser.open(f"{address}/events/7/follow/") as page:
+            token = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page.read().decode())[0]
+            form = {"username": "ada", "password": "choir", "csrfmiddlewaretoken": token}
+            browser.open(page.url, urllib.parse.urlencode(form).encode()).close()
+
+    reader.serve(f"python manage.py runserver --noreload {reader.port}", visit=visit)
+    assert rows(reader.run(asked.splitlines()[1])) == rows(blocks(text, "text")[0])
 
 
 def test_the_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "developers"}
-    for snippet in blocks(DEVELOPERS, "python"):
-        exec(compile(snippet, "developers.md", "exec"), names)
+    names: dict[str, Any] = {"__name__": "guides"}
+    for snippet in blocks(CAPTURE, "python") + blocks(TABLES, "python"):
+        exec(compile(snippet, "guides", "exec"), names)
         usage.flush()  # the tracker that a later snippet replaces would write behind its back
     assert {row.feature_name for row in names["recent"]} == {"calendar_follow_event", "open_vault", "search"}
     assert len(names["adopted"]) == 4
@@ -203,11 +271,9 @@ def test_the_maps_name_paths_that_exist(page: Path) -> None:
 
 
 def test_the_drawing_has_the_folders() -> None:
-    (drawing,) = re.findall(r"```mermaid\n(.*?)```", MAPS[1].read_text(encoding="utf-8"), re.DOTALL)
-    plain = re.sub(r"-- .*?-->|-\. .*?\.->|-->|\(\[.*?\]\)|\[.*?\]", " ", drawing)  # leaves the ids
-    boxes = set(re.findall(r"\w+", plain.replace("flowchart LR", "")))
+    drawing = (ROOT / "docs" / "images" / "dataflow.svg").read_text(encoding="utf-8")
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert boxes == folders | {"call", "request", "tracker", "tables"}
+    assert set(re.findall(r'<g id="(\w+)">', drawing)) == folders | {"call", "request", "tracker", "tables"}
 
 
 def test_the_walk_visits_every_stage_in_order() -> None:

@@ -162,7 +162,7 @@ def paused() -> CaptureScope:
 
 
 def carry(function: C) -> C:
-    """The same function for an executor's thread: its captures keep the present user and request.
+    """The same function for an executor's thread: its captures keep the present user and request::
 
         loop.run_in_executor(None, usage.carry(export), report)
 

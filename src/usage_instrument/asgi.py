@@ -25,6 +25,8 @@ from .web.routes import WEBSOCKET, Route
 from .web.setup_checks import ASGI, check_app, check_protocol
 from .web.starlette_routes import RouteTree, marker_of, mount_depth, starlette_login_paths, visible_routes
 
+__all__ = ["UsageMiddleware"]
+
 _FIRST_USER = "usage_instrument.user"
 """The key of a scope with the user that a middleware further out has put there."""
 

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "AuditError",
+    "AuditUnavailable",
+    "ConfigurationError",
+    "CountError",
+    "DeclarationError",
+    "FeatureNameError",
+    "MetadataError",
+    "SchemaError",
+    "UnknownUserError",
+    "UsageInstrumentError",
+    "UserIdError",
+]
+
 
 class UsageInstrumentError(Exception):
     """usage-instrument failed."""

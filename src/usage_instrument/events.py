@@ -17,6 +17,8 @@ from uuid import UUID
 from .errors import ConfigurationError, FeatureNameError, MetadataError, UserIdError
 from .typing import Audit, Bucket, Outcome, UserId, UserIdType
 
+__all__ = ["Access", "Use"]
+
 NAME_LENGTH = 100
 """The longest feature name, in characters."""
 STRING_ID_LENGTH = 255

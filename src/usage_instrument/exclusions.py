@@ -8,6 +8,8 @@ from .capture.context import current_request
 from .capture.request_info import header, is_impersonated
 from .events import Use
 
+__all__ = ["people_only", "without_bots", "without_impersonation"]
+
 _BOT = re.compile(
     r"bot\b|bot[/_-]|crawl|spider|slurp|scrap|headless|lighthouse|monitor|pingdom|uptime|statuscake|preview|"
     r"facebookexternalhit|whatsapp|^(?:curl|wget|python|go-http-client|java|okhttp|libwww|axios|node|kube-probe)\b",

@@ -14,6 +14,8 @@ from .errors import ConfigurationError
 from .events import Use, text_of
 from .typing import Bucket, UserIdType
 
+__all__ = ["SettingOptions", "Settings"]
+
 ENVIRONMENT_PREFIX = "USAGE_INSTRUMENT_"
 DATABASE_VARIABLE = ENVIRONMENT_PREFIX + "DATABASE_URL"
 _TRUE = {"1", "true", "yes", "on"}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from .events import Access, Use
 
+__all__ = ["CapturedAccess", "CapturedUsage", "CapturedUse", "Rejected", "capture_usage"]
+
 
 class CapturedUse(NamedTuple):
     """A call of `track`, or a use of a tracked callable."""
@@ -192,7 +194,7 @@ def capture_usage(
 
     `catalog` is `Tracker.catalog` for a separate tracker. A user id that is not of `user_id_type` is rejected, as by
     the database; the default is that of the configured tracker, and without one all types are accepted. With `strict`,
-    a mistake raises where it is made. Afterwards, the former recorder is back, or one that the app configured inside.
+    a mistake raises where it is made. Afterwards, the former recorder is back, or one that the app configured inside::
 
         with capture_usage() as usage:
             client.post("/events/7/follow")

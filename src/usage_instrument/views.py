@@ -19,6 +19,8 @@ from .queries.periods import MONTH, WEEK, buckets_since, calendar
 from .queries.printed import printed
 from .queries.sources import known_features, population, status
 
+__all__ = ["create_views", "drop_views"]
+
 SILENT = dt.timedelta(minutes=10)
 """A writer without a heartbeat for so long is silent."""
 

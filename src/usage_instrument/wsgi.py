@@ -22,6 +22,8 @@ from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
 from .web.routes import Route
 from .web.setup_checks import WSGI, check_app, check_protocol, layers
 
+__all__ = ["UsageMiddleware"]
+
 
 class UsageMiddleware:
     """Counts the successful requests of its app. See MiddlewareOptions for the options, whose callables run when the

@@ -144,12 +144,12 @@ def test_the_writer_makes_no_spans_whichever_was_there_first(sqlite: Database, f
 
 
 def test_the_page_about_observability_runs() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "guides" / "observability.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "monitoring.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": "page"}
     tracer = TracerProvider().get_tracer("test")
     with capture_usage() as captured:
         for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-            exec(compile(snippet, "observability.md", "exec"), names)
+            exec(compile(snippet, "monitoring.md", "exec"), names)
         with tracer.start_as_current_span("request"):
             names["export"](1)
     assert captured.uses[0].metadata is not None

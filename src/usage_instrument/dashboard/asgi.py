@@ -18,6 +18,8 @@ from .http import HTTPRequest, Response
 from .site import Site
 from .trail_access import TrailAccess
 
+__all__ = ["Dashboard"]
+
 THREADS = 4
 """Pages of a process that are waited for at the same time, in threads that the host does not need."""
 

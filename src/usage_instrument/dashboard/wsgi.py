@@ -13,6 +13,8 @@ from .http import HTTPRequest, Response
 from .site import Site
 from .trail_access import TrailAccess
 
+__all__ = ["Dashboard"]
+
 
 class Dashboard(Site[Environ, bool]):
     """The dashboard over a database, to be mounted:

@@ -8,6 +8,8 @@ from ariadne.types import Extension
 
 from .graphql import count_operation
 
+__all__ = ["UsageExtension"]
+
 
 class UsageExtension(Extension):  # type: ignore[misc]
     """Counts the queries and mutations that end without an error, each by the name of its operation."""

@@ -22,6 +22,8 @@ from usage_instrument.web.routes import Route
 if TYPE_CHECKING:
     from celery import Celery, Task
 
+__all__ = ["instrument"]
+
 HEADER = "usage_instrument_user"
 """The header with the user of a request for its tasks: the type and the id, such as `int:42`."""
 _TYPES: dict[str, Callable[[str], UserId]] = {"uuid": UUID, "int": int, "str": str}

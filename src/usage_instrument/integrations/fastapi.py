@@ -3,3 +3,5 @@
 from __future__ import annotations
 
 from .starlette import instrument as instrument
+
+__all__ = ["instrument"]

@@ -21,6 +21,8 @@ from .configuration import Configuration, Options, configuration_of
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
+__all__ = ["UsageInstrument"]
+
 _KEY = "usage_instrument"
 
 

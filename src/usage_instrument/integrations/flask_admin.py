@@ -12,6 +12,8 @@ from .admin_models import PAGE, Shown, shown
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
+__all__ = ["UsageView", "add_views"]
+
 CATEGORY = "Usage"
 
 

@@ -9,6 +9,8 @@ from graphql import ExecutionContext
 
 from .graphql import count_operation
 
+__all__ = ["UsageExecutionContext"]
+
 
 class UsageExecutionContext(ExecutionContext):  # type: ignore[misc]
     """Counts the queries and mutations that end without an error, each by the name of its operation."""

@@ -14,6 +14,8 @@ from usage_instrument.database.reflection import find_tables
 from usage_instrument.queries import top_features
 from usage_instrument.runtime import log, threads
 
+__all__ = ["most_used_first"]
+
 T = TypeVar("T")
 
 PERIOD = dt.timedelta(days=28)

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from usage_instrument.stats import Stats
     from usage_instrument.tracker import Tracker
 
+__all__ = ["instrument", "trace_metadata"]
+
 _instrumented: WeakKeyDictionary[MeterProvider, list[Tracker | None]] = WeakKeyDictionary()
 
 
 def instrument(meter_provider: MeterProvider | None = None, *, tracker: Tracker | None = None) -> None:
-    """Report the metrics of `tracker`, by default of the conmetricd one, through `meter_provider`, by default the
+    """Report the metrics of `tracker`, by default of the configured one, through `meter_provider`, by default the
     global one. A second call with the same arguments does nothing.
 
     The provider's reader reads them. The writer's own SQL makes no spans, with or without this function.

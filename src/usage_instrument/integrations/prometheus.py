@@ -15,6 +15,8 @@ from .stats_metrics import METRICS, Metric, source
 if TYPE_CHECKING:
     from usage_instrument.tracker import Tracker
 
+__all__ = ["register"]
+
 Family = CounterMetricFamily | GaugeMetricFamily
 
 
@@ -42,7 +44,7 @@ _registered: WeakKeyDictionary[CollectorRegistry, Tracker | None] = WeakKeyDicti
 
 
 def register(registry: CollectorRegistry | None = None, *, tracker: Tracker | None = None) -> None:
-    """Register the metrics of `tracker`, by default of the conmetricd one, in `registry`, by default the global one.
+    """Register the metrics of `tracker`, by default of the configured one, in `registry`, by default the global one.
     A second call with the same arguments does nothing. Raises ValueError for another tracker in the same registry.
 
     The metrics are those of this process. With `PROMETHEUS_MULTIPROC_DIR` the client shows no custom collectors.

@@ -9,6 +9,8 @@ from rq.worker import SpawnWorker as _SpawnWorker
 
 from usage_instrument.runtime import processes
 
+__all__ = ["SpawnWorker", "Worker", "WritesAtJobEnd"]
+
 
 class WritesAtJobEnd:
     """Mix it into a worker class of your own, before RQ's: `class MyWorker(WritesAtJobEnd, rq.Worker)`.

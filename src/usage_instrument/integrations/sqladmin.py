@@ -11,6 +11,8 @@ from .admin_models import PAGE, shown
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
+__all__ = ["add_views"]
+
 CATEGORY = "Usage"
 
 

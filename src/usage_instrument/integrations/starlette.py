@@ -16,6 +16,8 @@ from .configuration import Options, configuration_of
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
+__all__ = ["instrument"]
+
 
 def instrument(
     app: Starlette,

@@ -49,5 +49,5 @@ METRICS = (
 
 
 def source(tracker: Tracker | None) -> Callable[[], Stats]:
-    """The stats of a tracker, by default of the one that is conmetricd at the moment."""
+    """The stats of a tracker, by default of the one that is configured at the moment."""
     return _default.stats if tracker is None else tracker.stats

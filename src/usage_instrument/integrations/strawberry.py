@@ -8,6 +8,8 @@ from strawberry.extensions import SchemaExtension
 
 from .graphql import count_operation, operation_in
 
+__all__ = ["UsageExtension"]
+
 
 class UsageExtension(SchemaExtension):  # type: ignore[misc]
     """Counts the queries and mutations that end without an error, each by the name of its operation."""

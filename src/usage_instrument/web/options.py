@@ -28,11 +28,12 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     tracker: Recorder | None
     """A Tracker; without one, the tracker that `usage_instrument.configure` sets up, before or after."""
     features: Features | None
-    """Which routes count as which features; see Rules."""
+    """Which routes count as which features: a mapping from names, templates or patterns of routes to names, or a
+    callable."""
     include: Iterable[str] | None
-    """Patterns; no other route counts. See Rules."""
+    """Patterns of routes; no other route counts."""
     exclude: Iterable[str] | None
-    """Patterns of routes that do not count; see Rules."""
+    """Patterns of routes that do not count."""
     user: Callable[[C], object] | None
     """From a request to its user's id; without it, `as_user`, `identify` and the framework decide."""
     session_user: str | None
@@ -48,7 +49,7 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     not_modified: bool
     """Whether 304 is a use: a second look at a page that the browser has. Default: False."""
     audit: Audits | None
-    """The features whose accesses are recorded; see AuditPolicy."""
+    """The features whose accesses are recorded: a mapping from their names to True or `"required"`."""
 
 
 OPTIONS = frozenset(MiddlewareOptions.__annotations__)

@@ -21,6 +21,8 @@ from .middleware import user_in
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+__all__ = ["Dashboard"]
+
 
 class Dashboard(Site[HttpRequest, bool]):
     """The dashboard for a URLconf, as `usage_instrument.dashboard.wsgi.Dashboard` is for WSGI apps.
