@@ -16,7 +16,7 @@ from .errors import ConfigurationError, SchemaError
 from .queries import active_users
 from .queries.numbers import ONE, ZERO, share, total, whole
 from .queries.periods import MONTH, WEEK, buckets_since, calendar
-from .queries.printed import printed
+from .queries.printed import defined
 from .queries.sources import known_features, population, status
 
 __all__ = ["create_views", "drop_views"]
@@ -82,7 +82,7 @@ def _create(connection: Connection, tables: Tables) -> list[str]:
     made = []
     for view in VIEWS:
         name = _name(connection, tables, view)
-        definition = f"{name} ({', '.join(view.columns)}) AS\n{printed(view.make(tables), connection.dialect)}"
+        definition = f"{name} ({', '.join(view.columns)}) AS\n{defined(view.make(tables), connection.dialect)}"
         if connection.dialect.name == "sqlite":
             if view.name in there:
                 connection.exec_driver_sql(f"DROP VIEW {name}")

@@ -22,7 +22,7 @@ from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
 from usage_instrument.queries.questions import QUESTIONS
-from usage_instrument.schema import Tables
+from usage_instrument.schema import Tables, create_all
 
 ARGUMENTS: dict[str, list[str]] = {
     "user": ["anonymous", "--since", "400d"],
@@ -238,3 +238,18 @@ def test_a_dialect_that_is_said_beats_the_database_of_the_environment(filled: Pa
     assert "date_trunc" in CliRunner().invoke(app, [*asked, "--dialect", "postgresql"], env=environment).stdout
     done = CliRunner().invoke(app, [*asked, "--dialect", "postgresql", "--url", filled.url])
     assert (done.exit_code, "not both" in done.stderr) == (2, True)
+
+
+def test_sql_names_the_users_table_of_the_host(postgresql: Database) -> None:
+    engine = postgresql.engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql('CREATE TABLE "user" (id INTEGER PRIMARY KEY)')  # user alone is the role's name
+        connection.exec_driver_sql('INSERT INTO "user" VALUES (1), (2), (3), (4)')
+    tables = create_all(engine, users="user.id", user_id_type="integer").tables
+    with engine.begin() as connection:
+        connection.execute(tables.usage.insert().values(user_id=2, feature_name="export", usage_count=3))
+    done = CliRunner().invoke(app, ["sql", "adoption", "--url", postgresql.url])
+    assert '(SELECT count(*) FROM "user")' in done.stdout
+    assert 'LEFT JOIN "user" ON "user".id = feature_usage.user_id' in done.stdout.replace("\n", " ")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql(done.stdout).all() == [("export", 1, 3, 0.25)]

@@ -9,11 +9,24 @@ import pytest
 import sqlalchemy as sa
 
 from queries.clock import now
-from queries.filled import USERS, Filled, asked, plain, rich
+from queries.filled import USERS, Asked, Filled, asked, plain, rich
 from queries.oracle import Rows, Use
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.queries import power_users, top_features, variants
-from usage_instrument.queries.printed import printed
+from usage_instrument.queries import (
+    active_users,
+    adoption,
+    power_users,
+    recommend,
+    related_features,
+    spikes,
+    top_features,
+    trend,
+    unused_features,
+    user_features,
+    variants,
+)
+from usage_instrument.queries.printed import laid_out, printed
+from usage_instrument.schema import define_tables
 
 
 def test_pasted_text_gets_the_same_answer(filled: Filled) -> None:
@@ -28,7 +41,7 @@ def test_pasted_text_gets_the_same_answer(filled: Filled) -> None:
 
 def test_text_stays_right_tomorrow() -> None:
     sql = printed(top_features(since=dt.timedelta(days=7)), sa.make_url("postgresql+psycopg://").get_dialect()())
-    assert "date_trunc('day', (timezone('utc', now()) - interval '6 days'))" in sql
+    assert "date_trunc('day', timezone('utc', now()) - interval '6 days')" in sql
     assert "%" not in sql
 
 
@@ -36,18 +49,82 @@ def test_a_person_can_read_a_question_without_a_database() -> None:
     assert "start_of(day, ago(518400))" in str(top_features(since=dt.timedelta(days=7)))
 
 
-@pytest.mark.parametrize("dialect", ["postgresql", "mariadb", "sqlite"])
-def test_each_clause_has_its_line(dialect: str) -> None:
-    kind = sa.URL.create(dialect).get_dialect()()
-    lines = printed(power_users(limit=3), kind).splitlines()
-    assert lines[0] == "WITH used AS ("
-    clauses = [re.match(r"\s*(SELECT|FROM|WHERE|GROUP BY|ORDER BY|LIMIT 3|\)|)", line) for line in lines]
-    assert [found[0] for found in clauses if found and found[1]] == [
-        *("  SELECT", "  FROM", "  GROUP BY", ")", "SELECT", "      SELECT", "      FROM", "    )"),
-        *("      SELECT", "      FROM", "      WHERE", "    )"),
-        *("FROM", "  SELECT", "  FROM", "  WHERE", "  ORDER BY", "  LIMIT 3", ")", "ORDER BY"),
+DIALECTS = ["postgresql", "mariadb", "sqlite"]
+
+
+def text(question: Asked, dialect: str) -> str:
+    return printed(question, sa.URL.create(dialect).get_dialect()())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "week"),
+    [
+        ("postgresql", "last_used >= timezone('utc', now()) - interval '7 days'"),
+        ("mariadb", "last_used >= UTC_TIMESTAMP(6) - INTERVAL 7 DAY"),
+        ("sqlite", "last_used >= strftime('%Y-%m-%d %H:%M:%f000', 'now', '-7 days')"),
+    ],
+)
+def test_a_person_could_have_written_it(dialect: str, week: str) -> None:
+    assert text(top_features(), dialect) == (
+        "SELECT feature_name, sum(usage_count) AS total_usage\n"
+        "FROM feature_usage\n"
+        "GROUP BY feature_name\n"
+        "ORDER BY total_usage DESC, feature_name\n"
+        "LIMIT 5"
+    )
+    assert text(user_features(42), dialect) == (
+        "SELECT feature_name, usage_count, last_used, metadata\n"
+        "FROM feature_usage\n"
+        f"WHERE user_id = 42 AND {week}\n"
+        "ORDER BY last_used DESC, feature_name"
+    )
+
+
+def test_a_question_in_full() -> None:
+    assert text(power_users(limit=3), "postgresql").splitlines() == [
+        "WITH used AS (",
+        "  SELECT user_id, sum(usage_count) AS uses, count(feature_name) AS features",
+        "  FROM feature_usage",
+        "  GROUP BY user_id",
+        ")",
+        "SELECT user_id, uses,",
+        "    coalesce(uses::float / nullif((SELECT sum(uses) FROM used), 0), 0.0) AS share,",
+        "    features,",
+        "    (SELECT max(last_used) FROM feature_usage WHERE user_id = top.user_id) AS last_used",
+        "FROM (",
+        "  SELECT user_id, uses, features",
+        "  FROM used",
+        "  WHERE user_id IS NOT NULL",
+        "  ORDER BY uses DESC, user_id",
+        "  LIMIT 3",
+        ") AS top",
+        "ORDER BY uses DESC, user_id",
     ]
-    assert ("CAST(coalesce" in "".join(lines)) is (dialect == "mariadb")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_no_question_has_what_only_a_program_needs(dialect: str) -> None:
+    tables = define_tables(sa.MetaData(), users="users.id", user_id_type="integer")
+    made = [top_features(), user_features(1), adoption(), adoption(tables=tables), unused_features(), power_users()]
+    made += [trend(), active_users(), spikes(), variants("f", "k"), related_features("f"), recommend(1)]
+    for question in made:
+        sql = text(question, dialect)
+        for needless in ("CAST(coalesce", "::bigint", "AS SIGNED", "anon_", "count_1", "max_1", "OUTER", "OFFSET"):
+            assert needless not in sql, sql
+        assert not re.search(r"\b(\w+) AS \1\b", sql), sql
+        # A column has its table before it only where there are two: a join, or the query around.
+        for name in re.findall(r"\b(feature_usage\w*)\.\w+", sql):
+            assert re.search(rf"FROM {name}(\n\s*(LEFT )?JOIN| AS)|JOIN {name}", sql), sql
+
+
+def test_brackets_that_matter_stay() -> None:
+    kept = "SELECT (a + b) * c, (SELECT x FROM t), f((a), (b, c)), a - (b - c) FROM t WHERE (a OR b) AND c IN (1)"
+    assert laid_out(kept) == (
+        "SELECT (a + b) * c, (SELECT x FROM t), f(a, (b, c)), a - (b - c)\nFROM t\nWHERE (a OR b) AND c IN (1)"
+    )
+    assert laid_out("SELECT CASE WHEN (a = 1) THEN ((1) * 2) ELSE ((b)) END") == (
+        "SELECT CASE WHEN a = 1 THEN 1 * 2 ELSE b END"
+    )
 
 
 @pytest.mark.parametrize("key", ["it's (SELECT x FROM y) , WHERE", 'a "b" `c` (', "x\n  FROM \\ z"])

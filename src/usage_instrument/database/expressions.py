@@ -141,6 +141,13 @@ class Whole(Expression[int]):
         return dialect.whole(*arguments)
 
 
+@compiles(Whole)
+def _compile_whole(element: Whole, compiler: Any, **options: Any) -> str:
+    if getattr(compiler, "is_readable", False):  # printed for people, who need no type
+        return str(compiler.process(element.clauses.clauses[0], **options))
+    return _compile(element, compiler, **options)
+
+
 class JSONText(Expression[str]):
     """The value of a key of a JSON object, as text; NULL for null and for a missing key."""
 

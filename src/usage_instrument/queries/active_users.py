@@ -10,7 +10,7 @@ from usage_instrument.database.expressions import Ago, Day, StartOf
 from usage_instrument.database.tables import Tables
 
 from .arguments import default_tables, rows_of
-from .numbers import share, total
+from .numbers import share
 from .periods import DAY, MONTH, WEEK, buckets_since, calendar, first_start
 
 
@@ -40,5 +40,5 @@ def active_users(feature: str | None = None, *, tables: Tables | None = None) ->
         func.count(case((users.c.latest >= today, users.c.latest))).label("dau"),
         func.count(case((users.c.latest >= week, users.c.latest))).label("wau"),
         monthly.label("mau"),
-        share(total(users.c.days), monthly * func.max(days)).label("stickiness"),
+        share(func.sum(users.c.days), monthly * func.max(days)).label("stickiness"),
     )

@@ -141,15 +141,14 @@ def known_features(tables: Tables) -> Subquery:
     )
 
 
-def status(features: Any, *fallback: Any) -> ColumnElement[str]:
-    """`retired` or `never` from the catalogue, else the first `fallback` whose condition holds.
+def status(features: Any, *others: tuple[ColumnElement[bool], str], otherwise: str = "used") -> ColumnElement[str]:
+    """`retired` or `never` from the catalogue, else the first of `others` whose condition holds, else `otherwise`.
 
     The default: `dormant` after 90 days without use, else `used`.
     """
-    known = [(features.c.retired == ONE, _text("retired")), (features.c.last_used.is_(None), _text("never"))]
-    if not fallback:
-        fallback = ((features.c.last_used < Ago(DORMANT), "dormant"), (features.c.last_used.is_not(None), "used"))
-    return case(*known, *((condition, _text(name)) for condition, name in fallback))
+    known = [(features.c.retired == ONE, "retired"), (features.c.last_used.is_(None), "never")]
+    others = others or ((features.c.last_used < Ago(DORMANT), "dormant"),)
+    return case(*((condition, _text(name)) for condition, name in (*known, *others)), else_=_text(otherwise))
 
 
 def _text(name: str) -> ColumnElement[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import Select, not_, or_, select, true
+from sqlalchemy import Select, not_, or_, select
 
 from usage_instrument.database.tables import Tables
 
@@ -27,7 +27,7 @@ def unused_features(
     """
     features = known_features(tables or default_tables())
     last_used = features.c.last_used
-    kind = status(features, (features.c.declared_at.is_(None), "undeclared"), (true(), "dormant"))
+    kind = status(features, (features.c.declared_at.is_(None), "undeclared"), otherwise="dormant")
     columns = [features.c.feature_name, kind.label("status"), features.c.uses, last_used]
     unused = [last_used.is_(None), *(not_(used) for used in used_since(last_used, since))]
     return (

@@ -236,10 +236,10 @@ class PostgreSQL(Dialect):
         return f"({moment} + {number} * interval '1 {unit}')"
 
     def day(self, moment: str) -> str:
-        return f"CAST({moment} AS DATE)"
+        return f"({moment})::date"
 
     def real(self, number: str) -> str:
-        return f"CAST({number} AS DOUBLE PRECISION)"
+        return f"({number})::float"
 
     def whole(self, number: str) -> str:
         return f"{number}::bigint"

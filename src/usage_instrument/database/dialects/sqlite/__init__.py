@@ -226,6 +226,8 @@ class SQLite(Dialect):
     def start_of(self, unit: Unit, moment: str) -> str:
         day = f"date(substr({moment}, 1, 10), '-6 days', 'weekday 1')" if unit == "week" else moment
         kept, rest = _STARTS[unit]
+        if unit == "day":
+            return f"({self.day(moment)} || '{rest}')"
         return f"(substr({day}, 1, {kept}) || '{rest}')"
 
     def later(self, unit: Unit, moment: str, number: str) -> str:
@@ -233,7 +235,11 @@ class SQLite(Dialect):
         return f"strftime('%Y-%m-%d %H:%M:%f000', {moment}, {number} || ' {step}')"
 
     def day(self, moment: str) -> str:
-        return f"substr({moment}, 1, 10)"
+        if moment.startswith("(date(") and moment.endswith(_MIDNIGHT):
+            return moment[1 : -len(_MIDNIGHT)]
+        # The clock has whole milliseconds; of other times, date() may round up to the next day.
+        is_clock = moment.startswith(_CLOCK)
+        return f"date('now'{moment.removeprefix(_CLOCK)}" if is_clock else f"substr({moment}, 1, 10)"
 
     def real(self, number: str) -> str:
         return f"CAST({number} AS REAL)"
@@ -248,6 +254,8 @@ class SQLite(Dialect):
         return f"(SELECT {text} FROM json_each({object_}) WHERE key = {key} LIMIT 1)"  # noqa: S608 - of SQL text alone
 
 
+_CLOCK = "strftime('%Y-%m-%d %H:%M:%f000', 'now'"
+_MIDNIGHT = " || ' 00:00:00.000000')"
 _STARTS: dict[Unit, tuple[int, str]] = {
     "hour": (13, ":00:00.000000"),
     "day": (10, " 00:00:00.000000"),
