@@ -120,6 +120,30 @@ def test_from_a_coroutine(sqlite: Database, tables: Tables) -> None:
     assert total(sqlite.engine(), tables) == 2
 
 
+def test_a_serverless_handler_writes_before_it_returns(sqlite: Database, tables: Tables) -> None:
+    engine = sqlite.engine()
+    usage.configure(engine, flush_interval=3600)
+
+    @usage.flush_after
+    @usage.tracks("export")
+    def handle(event: dict[str, int]) -> int:
+        usage.track("begin")
+        return event["result"]
+
+    @usage.flush_after
+    async def handle_later() -> None:
+        usage.track("later")
+
+    assert handle({"result": 3}) == 3
+    assert counts(engine, tables) == {("begin", None): 1, ("export", None): 1}
+    with pytest.raises(KeyError):
+        handle({})
+    assert counts(engine, tables) == {("begin", None): 2, ("export", None): 1}
+    asyncio.run(handle_later())
+    assert counts(engine, tables)["later", None] == 1
+    assert handle.__name__ == "handle"
+
+
 def test_strict_raises_where_it_is_wrong(sqlite: Database) -> None:
     usage.configure(sqlite.url, strict=True)
     with pytest.raises(UserIdError):

@@ -58,7 +58,7 @@ THIRD_PARTY = {
     "integrations": {
         *("asgiref", "celery", "click", "django", "fastapi", "flask", "flask_admin", "flask_login", "opentelemetry"),
         *("ariadne", "graphql", "sqladmin", "strawberry"),
-        *("prometheus_client", "rq", "starlette", "werkzeug"),
+        *("dramatiq", "huey", "prometheus_client", "rq", "starlette", "taskiq", "werkzeug"),
     },
     "database.alembic_operations": {"alembic"},
     "database.engines": {"greenlet"},

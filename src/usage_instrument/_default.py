@@ -5,6 +5,8 @@ The modules of a tracker are imported when one is configured. Importing decorate
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 import sys
@@ -184,6 +186,32 @@ def flush(timeout: float = 5.0) -> bool:
 async def aflush(timeout: float = 5.0) -> bool:
     """As flush, without blocking the event loop."""
     return True if _tracker is None else await _tracker.aflush(timeout)
+
+
+def flush_after(handler: C) -> C:
+    """A handler of a serverless function that writes what is pending before it returns, also if it raises.
+
+    Such a platform stops the process between two calls, and ends it without notice. What the database does not take
+    within `timeout` seconds of `flush` stays pending for the next call. A coroutine function is awaited.
+    """
+    flushing: Callable[..., Any]
+    if inspect.iscoroutinefunction(handler):
+
+        async def flushing(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await handler(*args, **kwargs)
+            finally:
+                await aflush()
+
+    else:
+
+        def flushing(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return handler(*args, **kwargs)
+            finally:
+                flush()
+
+    return functools.wraps(handler)(flushing)  # type: ignore[return-value]
 
 
 def shutdown(timeout: float | None = None) -> bool:

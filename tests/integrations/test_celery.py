@@ -18,7 +18,8 @@ celery = pytest.importorskip("celery")
 from celery.contrib.testing.worker import start_worker  # noqa: E402
 from celery.signals import before_task_publish, setup_logging  # noqa: E402
 
-from usage_instrument.integrations.celery import HEADER, instrument  # noqa: E402
+from usage_instrument.integrations.celery import instrument  # noqa: E402
+from usage_instrument.integrations.tasks import HEADER  # noqa: E402
 
 ADA = uuid.UUID(int=2**64 + 7)
 

@@ -108,14 +108,27 @@ def _add_mistake(error: BaseException, mistake: Exception) -> None:
 
 def new_access(outcome: Outcome) -> Access:
     """An access that happens now, by the request that runs here. Never raises."""
-    request, actor, id_ = current_request(), known_actor(), None
+    request, id_ = current_request(), None
     try:
         if request is not None and request.info is not None:
             id_ = request_id(request.info)
-            actor = impersonator(request.info) if actor is UNSET else actor
     except Exception:  # the host's request
-        log.debug("cannot read the actor or the id of a request", exc_info=True)
-    return Access(uuid4(), outcome, time.time_ns() // 1000, None if actor is UNSET else actor, id_)
+        log.debug("cannot read the id of a request", exc_info=True)
+    return Access(uuid4(), outcome, time.time_ns() // 1000, acting_user(), id_)
+
+
+def acting_user() -> UserId:
+    """The user who acts as the current one, as stated or as the request's session says; None if nobody does.
+
+    Never raises.
+    """
+    actor, request = known_actor(), current_request()
+    try:
+        if actor is UNSET and request is not None and request.info is not None:
+            actor = impersonator(request.info)
+    except Exception:  # the host's request
+        log.debug("cannot read the actor of a request", exc_info=True)
+    return None if actor is UNSET else actor
 
 
 def attempted(feature: str, access: Access, user: UserId | Exception, metadata: Kept | Exception) -> Use:
