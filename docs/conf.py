@@ -35,6 +35,8 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_default_options = {"exclude-members": "__init__, __new__"}
 
+API = {"color-api-name": "var(--color-brand-content)", "color-api-pre-name": "var(--color-foreground-secondary)"}
+
 html_theme = "furo"
 html_title = f"usage-instrument {version}"
 html_static_path = ["static"]
@@ -42,8 +44,8 @@ html_css_files = ["site.css"]
 html_copy_source = True
 html_show_sourcelink = False
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#0d7a74", "color-brand-content": "#0d7a74"},
-    "dark_css_variables": {"color-brand-primary": "#4fc3bb", "color-brand-content": "#4fc3bb"},
+    "light_css_variables": {"color-brand-primary": "#0d7a74", "color-brand-content": "#0d7a74", **API},
+    "dark_css_variables": {"color-brand-primary": "#4fc3bb", "color-brand-content": "#4fc3bb", **API},
 }
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"

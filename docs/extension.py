@@ -92,11 +92,11 @@ class CommandLine(SphinxDirective):
 
 def _help(command: Any, *path: str) -> Iterator[str]:
     """The Markdown of a command and of the commands below it."""
-    environment = {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb"}
-    printed = CliRunner().invoke(command_line, [*path, "--help"], env=environment).output
+    environment = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+    printed = CliRunner().invoke(command_line, [*path, "--help"], env=environment, prog_name="usage-instrument").output
     lines = "\n".join(line.rstrip() for line in printed.strip("\n").splitlines()).strip("\n")
     heading = "#" * min(len(path) + 2, 3)
-    yield from (f"{heading} {' '.join(('usage-instrument', *path))}", "", "```text", lines, "```", "")
+    yield from (f"{heading} {' '.join(path) or 'usage-instrument'}", "", "```text", lines, "```", "")
     for name, each in getattr(command, "commands", {}).items():
         yield from _help(each, *path, name)
 
