@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import glob
+import hashlib
+import hmac
 import importlib.util
 import os
 import pwd
@@ -149,12 +152,22 @@ def _postgresql_home() -> Iterator[tuple[_Home, Path]]:
 
 def _initialise(home: _Home, programs: Path, data: Path) -> None:
     secret = home.path / "password"
-    secret.write_text(PASSWORD)
+    secret.write_text(_verifier(PASSWORD))
     secret.chmod(0o644)
     home.run(
         programs / "initdb", "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8",
         "--locale=C.UTF-8", "--no-sync",
     )  # fmt: skip
+
+
+def _verifier(password: str) -> str:
+    """What PostgreSQL keeps of a password, by one iteration of the 4,096 that cost both ends 3 ms a connection."""
+    salt = b"usage-instrument"
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt_, stored_, server_ = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256$1:{salt_}${stored_}:{server_}"
 
 
 def _serve_postgresql(
@@ -195,6 +208,9 @@ def mariadb(*options: str, durable: bool = False) -> Iterator[int]:
             f"--socket={home.path / 'socket'}", f"--pid-file={home.path / 'pid'}", f"--init-file={grants}", temporary,
             "--skip-name-resolve", "--character-set-server=utf8mb4", f"--innodb-flush-log-at-trx-commit={int(durable)}",
             "--sync-binlog=0", "--innodb-buffer-pool-size=64M", "--performance-schema=off",
+            # A table is made in half of the time where all share a file, and without statistics of its own.
+            "--innodb-file-per-table=0", "--innodb-stats-persistent=0",
+            *([] if durable else ["--skip-innodb-doublewrite"]),
             "--default-time-zone=-05:00", *options,
         ]  # fmt: skip
         with home.serve(command, signal.SIGTERM, lambda: _mariadb_answers(port)):
