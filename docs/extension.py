@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
+import pkgutil
 import re
 import types
 from collections.abc import Iterator
@@ -25,42 +27,23 @@ from sphinx.util.docutils import SphinxDirective
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import usage_instrument
 from usage_instrument.cli.app import app as command_line
 
 log = logging.getLogger(__name__)
 
-MODULES = (
-    "usage_instrument",
-    "usage_instrument.asgi",
-    "usage_instrument.dashboard.asgi",
-    "usage_instrument.dashboard.wsgi",
-    "usage_instrument.errors",
-    "usage_instrument.events",
-    "usage_instrument.exclusions",
-    "usage_instrument.integrations.ariadne",
-    "usage_instrument.integrations.celery",
-    "usage_instrument.integrations.dramatiq",
-    "usage_instrument.integrations.fastapi",
-    "usage_instrument.integrations.flask",
-    "usage_instrument.integrations.flask_admin",
-    "usage_instrument.integrations.graphene",
-    "usage_instrument.integrations.huey",
-    "usage_instrument.integrations.most_used",
-    "usage_instrument.integrations.otel",
-    "usage_instrument.integrations.prometheus",
-    "usage_instrument.integrations.rq",
-    "usage_instrument.integrations.sqladmin",
-    "usage_instrument.integrations.starlette",
-    "usage_instrument.integrations.strawberry",
-    "usage_instrument.integrations.taskiq",
-    "usage_instrument.queries",
-    "usage_instrument.schema",
-    "usage_instrument.settings",
-    "usage_instrument.testing",
-    "usage_instrument.upgrade",
-    "usage_instrument.views",
-    "usage_instrument.wsgi",
-)
+PRIVATE = {"database.dialects", "pipeline.journal", "tracking"}
+"""Modules with `__all__` that no app imports."""
+
+
+def _public_modules() -> Iterator[str]:
+    for module in pkgutil.walk_packages(usage_instrument.__path__, "usage_instrument."):
+        source = Path(importlib.util.find_spec(module.name).origin).read_text(encoding="utf-8")
+        if "\n__all__ = " in source and module.name.removeprefix("usage_instrument.") not in PRIVATE:
+            yield module.name
+
+
+MODULES = ("usage_instrument", *_public_modules())
 """The public modules. Their public names are those of `__all__`."""
 REPOSITORY = dict(
     line.split(", ") for line in importlib.metadata.metadata("usage-instrument").get_all("Project-URL", [])
