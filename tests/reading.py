@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from usage_instrument.database.schema import default_tables
 from usage_instrument.schema import Tables, create_all
 from usage_instrument.stats import Stats
 
@@ -39,8 +43,21 @@ def all_of(engine: sa.Engine, table: sa.Table) -> list[sa.Row[Any]]:
 
 
 def made(engine: sa.Engine, **options: Any) -> Tables:
-    """The tables, created."""
-    return create_all(engine, **options).tables
+    """The tables, created. An empty SQLite file gets a copy of one that has them, which takes a tenth of the time."""
+    file = Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
+    if file is None or not file.is_file() or file.stat().st_size or not options.keys() <= {"user_id_type"}:
+        return create_all(engine, **options).tables
+    file.write_bytes(_sqlite_file(**options))
+    return default_tables(None, **options)
+
+
+@functools.cache
+def _sqlite_file(**options: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        engine = sa.create_engine(f"sqlite:///{directory}/usage.db")
+        create_all(engine, **options)
+        engine.dispose()
+        return Path(directory, "usage.db").read_bytes()
 
 
 def balanced(stats: Stats) -> bool:

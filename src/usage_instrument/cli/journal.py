@@ -9,11 +9,10 @@ from typing import Annotated, TypeAlias
 from uuid import UUID
 
 import typer
-from sqlalchemy import MetaData
 
 from usage_instrument.database import engines
 from usage_instrument.database.ledger import Ledger
-from usage_instrument.database.schema import define_tables
+from usage_instrument.database.schema import default_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.events import canonical_user, uses_text
@@ -124,7 +123,7 @@ def _store(url: str, schema: str | None, user_id_type: UserIdKind) -> Iterator[t
         settings = replace(
             Settings.from_environment(enabled=True), schema=schema, users=None, user_id_type=user_id_type.value
         )
-        tables = define_tables(MetaData(), schema=schema, users=None, user_id_type=settings.user_id_type)
+        tables = default_tables(schema, settings.user_id_type)
         store = Store(engines.connect(url, settings.statement_timeout), tables, settings)
         try:
             yield store, tables, settings

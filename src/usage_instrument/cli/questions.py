@@ -13,10 +13,10 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.bar import Bar
 from rich.console import RenderableType
-from sqlalchemy import URL, Connection, MetaData, exc, select, union
+from sqlalchemy import URL, Connection, exc, select, union
 
 from usage_instrument.database.reflection import missing_tables
-from usage_instrument.database.schema import define_tables
+from usage_instrument.database.schema import default_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError, UserIdError
 from usage_instrument.events import canonical_user
@@ -206,7 +206,7 @@ def _print_sql(
     else:
         database = URL.create(dialect.value)
         with explained(database):
-            tables = define_tables(MetaData(), schema=schema, users=None, user_id_type=user_id_type.value)
+            tables = default_tables(schema, user_id_type.value)
             text = printed(select_of(question, tables, given), database.get_dialect()())
     Printer().write(f"{text};\n")
 

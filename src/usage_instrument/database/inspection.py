@@ -30,9 +30,9 @@ class Problem:
     blocks_writing: bool
 
 
-def check(connection: Connection, tables: Tables) -> list[Problem]:
-    """The differences of the live tables; those that block writing come first."""
-    inspector = inspect(connection)
+def check(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> list[Problem]:
+    """The differences of the live tables; those that block writing come first. An inspector keeps what it has read."""
+    inspector = inspector or inspect(connection)
     problems: list[Problem] = []
     missing: list[Table] = []
     for table in tables:
@@ -56,9 +56,9 @@ def check(connection: Connection, tables: Tables) -> list[Problem]:
     return sorted(problems, key=lambda problem: not problem.blocks_writing)
 
 
-def audit_problem(connection: Connection, tables: Tables) -> str | None:
+def audit_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
     """The reason why the audit trail cannot be written; None if it can."""
-    inspector = inspect(connection)
+    inspector = inspector or inspect(connection)
     for table in (tables.access, tables.suppressions):
         if not inspector.has_table(table.name, schema=table.schema):
             return f"table {table.fullname} does not exist: {CREATE}"

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, MetaData, column, inspect, select, table
 from usage_instrument.errors import SchemaError
 
 from .dialects.base import as_uuid, live_users_column
-from .schema import define_tables
+from .schema import default_tables, define_tables
 from .tables import Tables
 from .users_table import kind_of, live_column
 
@@ -26,10 +26,10 @@ def find_tables(connection: Connection, schema: str | None = None) -> Tables:
         fix = elsewhere(connection) or "run `usage-instrument db create`, or correct the URL"
         raise SchemaError(f"there is no table {where}: {fix}")
     user_id_type = kind_of(as_uuid(live.type)) or "uuid"  # SQLite reflects unknown types as NULL
-    users = live_users_column(connection, define_tables(MetaData(), schema=schema, users=None).usage)
-    return define_tables(
-        MetaData(), schema=schema, users=None if users is None else str(users), user_id_type=user_id_type
-    )
+    users = live_users_column(connection, default_tables(schema).usage)
+    if users is None:
+        return default_tables(schema, user_id_type)
+    return define_tables(MetaData(), schema=schema, users=str(users), user_id_type=user_id_type)
 
 
 def elsewhere(connection: Connection) -> str | None:

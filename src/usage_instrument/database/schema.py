@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, get_args
 
@@ -80,6 +81,12 @@ def define_tables(
             dialect.create_unique_with(table, unique, user_id_type)
     metadata.info.setdefault(INFO, {})[tables.usage.fullname] = tables
     return tables
+
+
+@functools.cache
+def default_tables(schema: str | None = None, user_id_type: UserIdType = "uuid") -> Tables:
+    """The tables in a MetaData of their own, without a foreign key; defined once. Raises ConfigurationError."""
+    return define_tables(MetaData(), schema=schema, users=None, user_id_type=user_id_type)
 
 
 def _has_expression_indexes(*_: object, dialect: Any = None, **__: object) -> bool:

@@ -67,13 +67,9 @@ class Backend:
     def tables(self) -> Tables:
         """The given tables, or the default ones."""
         if self._tables is None:
-            from sqlalchemy import MetaData
+            from usage_instrument.database.schema import default_tables
 
-            from usage_instrument.database.schema import define_tables
-
-            self._tables = define_tables(
-                MetaData(), schema=self._settings.schema, users=None, user_id_type=self._settings.user_id_type
-            )
+            self._tables = default_tables(self._settings.schema, self._settings.user_id_type)
         if self._schemas:
             self._tables, self._schemas = self._tables.translated(self._schemas), {}
         return self._tables

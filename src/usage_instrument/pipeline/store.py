@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, select, table
+from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, inspect, select, table
 
 from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.insert import AccessInsert
@@ -86,7 +86,9 @@ class Store:
             return
 
         def check(connection: Connection) -> None:
-            fatal = [problem for problem in inspection.check(connection, self._tables) if problem.blocks_writing]
+            inspector = inspect(connection)
+            problems = inspection.check(connection, self._tables, inspector)
+            fatal = [problem for problem in problems if problem.blocks_writing]
             if fatal:
                 more = f" (further problems: {len(fatal) - 1})" if len(fatal) > 1 else ""
                 raise SchemaError(f"{fatal[0].message}{more}")
@@ -95,7 +97,7 @@ class Store:
                 id_: ColumnClause[Any] = column(users.column, self._tables.usage.c.user_id.type)
                 self._users = table(users.table, id_, schema=users.schema).c[users.column]
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
-            self.audit_problem = inspection.audit_problem(connection, self._tables)
+            self.audit_problem = inspection.audit_problem(connection, self._tables, inspector)
 
         self.transact(check)
 

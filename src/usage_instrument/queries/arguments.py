@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, get_args
 from uuid import UUID
 
-from sqlalchemy import MetaData
-
-from usage_instrument.database.schema import define_tables
+from usage_instrument.database import schema
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, FeatureNameError, UserIdError
 from usage_instrument.events import canonical_user, check_feature
 from usage_instrument.typing import Unit, UserId, UserIdType
 
 
-@functools.cache
 def default_tables(user_id_type: UserIdType = "uuid") -> Tables:
     """The tables in the schema of the connection."""
-    return define_tables(MetaData(), users=None, user_id_type=user_id_type)
+    return schema.default_tables(None, user_id_type)
 
 
 def checked_limit(limit: object) -> int:

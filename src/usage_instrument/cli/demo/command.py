@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from usage_instrument.cli.errors import fail
-from usage_instrument.database.schema import define_tables
+from usage_instrument.database.schema import default_tables
 
 from . import past, report, server, traffic
 from .database import create_database, users
@@ -93,7 +93,7 @@ def _create(engine: sa.Engine, people: list[traffic.Person]) -> None:
 
 def _generate(console: Console, engine: sa.Engine, rows: int, seed: int) -> None:
     _create(engine, [])
-    tables = define_tables(sa.MetaData(), users=None)
+    tables = default_tables()
     with _progress(console, "rows") as progress:
         task = progress.add_task("Generating a past", total=rows)
         truths = past.fill(engine, tables, rows, seed, users, lambda made: progress.update(task, completed=made))
@@ -130,7 +130,7 @@ def _run(
 
 def _compare(console: Console, engine: sa.Engine, outcome: traffic.Outcome) -> None:
     """Compare the table with the responses that the clients got, for every user and feature."""
-    usage = define_tables(sa.MetaData(), users=None).usage
+    usage = default_tables().usage
     columns = sa.select(usage.c.user_id, usage.c.feature_name, usage.c.usage_count)
     with engine.connect() as connection:
         found: Counter[tuple[UUID | None, str]] = Counter()

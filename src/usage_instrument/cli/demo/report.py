@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from usage_instrument.cli.output import table
-from usage_instrument.database.schema import define_tables
+from usage_instrument.database.schema import default_tables
 from usage_instrument.queries import adoption, top_features, user_features
 
 from .past import Truths
@@ -41,7 +41,7 @@ _ADOPTION = (
 
 def rows(console: Console, engine: sa.Engine) -> None:
     """Print the rows of the table with the most uses, in the width of a small terminal."""
-    usage = define_tables(sa.MetaData(), users=None).usage
+    usage = default_tables().usage
     with engine.connect() as connection:
         found = connection.execute(sa.select(usage).order_by(usage.c.usage_count.desc(), usage.c.id).limit(ROWS))
         shown = [dict(row) for row in found.mappings()]

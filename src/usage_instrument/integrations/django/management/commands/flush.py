@@ -6,10 +6,9 @@ from typing import Any
 
 from django.core.management.commands import flush
 from django.db import connections
-from sqlalchemy import MetaData
 
 from usage_instrument import _default
-from usage_instrument.database.schema import define_tables
+from usage_instrument.database.schema import default_tables
 
 
 class Command(flush.Command):  # type: ignore[misc]
@@ -41,7 +40,7 @@ def _tables_of(connection: Any) -> list[str]:
     """The names of the tables that are in this database, quoted if they are in a schema of their own."""
     tracker = _default.tracker()
     schema = None if tracker is None or connection.vendor == "sqlite" else tracker.settings.schema
-    tables = define_tables(MetaData(), users=None)
+    tables = default_tables()
     names = [table.name for table in tables if table not in (tables.access, tables.trail, tables.writers)]
     with connection.cursor() as cursor:
         if schema is None:
