@@ -65,6 +65,18 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return place / "demo.db", done.stdout
 
 
+def test_its_sql_runs_as_printed(shown: tuple[Path, str]) -> None:
+    database, output = shown
+    answers = re.findall(r"^\d\. .*\n((?:  .*\n)+?)  Python: .*\n  SQL:\n((?:    .*\n)+)", output, re.MULTILINE)
+    assert len(answers) == 3
+    for table, sql in answers:
+        first, *lines = [line.split() for line in table.splitlines() if "─" not in line]
+        found = rows(database, sql)
+        assert all(name in sql for name in first)
+        assert sorted((line[0], line[1]) for line in lines) == sorted((row[0], str(row[1])) for row in found)
+        assert max(map(len, sql.splitlines())) <= 80
+
+
 def test_the_table_holds_what_the_clients_saw(shown: tuple[Path, str]) -> None:
     database, output = shown
     ((total,),) = rows(database, "SELECT sum(usage_count) FROM feature_usage")

@@ -10,7 +10,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 
+from usage_instrument.cli import output
 from usage_instrument.cli.options import Format
 from usage_instrument.cli.output import show
 
@@ -44,6 +46,20 @@ def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wide_tables_are_not_folded_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     wide = [{f"column_{number}": "x" * 50 for number in range(20)}]
     assert len(printed(capsys, Format.TABLE, wide).splitlines()) == 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_name_is_broken_in_a_narrow_terminal(
+    count: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "console", lambda: Console(width=80, highlight=False))
+    names = [f"{number}_{'name_' * 5}" for number in range(count)]
+    rows = [{**{name: f"{name}_of_the_office" for name in names}, "note": "some words that may wrap", "at": None}] * 2
+    out = printed(capsys, Format.TABLE, rows)
+    for name in names:
+        assert out.count(f"{name}_of_the_office") == 2
+    assert ("─" in out) == (count == 1), "a table where it fits"
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,30 +19,33 @@ from .doctor import doctor
 from .errors import fail
 from .journal import journal
 from .mcp import mcp
+from .options import USER, example
 from .privacy import export, forget, opt_in, opt_out
 from .prune import prune
 
-_USER = "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55"
 _EXAMPLES = {
+    "audit": "verify",
     "audit checkpoint": "--output trail.checkpoint",
     "audit cut": "--older-than 400d --dry-run",
     "audit export": "--since 30d --format csv --output trail.csv",
     "audit show": "--feature open_vault --since 7d",
     "audit verify": "",
     "dashboard": "--url postgresql+psycopg://reader@db/app",
+    "db": "create",
     "db check": "",
     "db create": "--users users.id --user-id-type integer",
     "db upgrade": "--dry-run",
     "db views": "",
     "demo": "--rows 20000 --yes",
     "doctor": "--app shop.main:app",
-    "export": f"{_USER} --output ada.json",
-    "forget": _USER,
+    "export": f"{USER} --output ada.json",
+    "forget": USER,
+    "journal": "status --journal /var/lib/app/usage",
     "journal recover": "--journal /var/lib/app/usage",
     "journal status": "--journal /var/lib/app/usage",
     "mcp": "--url postgresql+psycopg://reader@db/app",
-    "opt-in": _USER,
-    "opt-out": _USER,
+    "opt-in": USER,
+    "opt-out": USER,
     "prune": "--older-than 400d --dry-run",
 }
 """The options of an example by command; the questions bring their own."""
@@ -61,7 +64,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     help="Which features of your app people really use.",
-    epilog="Try it: usage-instrument demo",
+    epilog=example("demo"),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -86,9 +89,9 @@ questions.add_to(app)
 for command in (dashboard, demo, doctor, export, forget, mcp, opt_in, opt_out, prune):
     app.command()(command)
 for group_name, group in (("audit", audit), ("db", db), ("journal", journal)):
-    app.add_typer(group, name=group_name)
+    app.add_typer(group, name=group_name, epilog=example(group_name, _EXAMPLES[group_name]))
 for prefix, commands in (("", app), ("audit ", audit), ("db ", db), ("journal ", journal)):
     for info in commands.registered_commands:
         name = prefix + (info.name or str(getattr(info.callback, "__name__", "")).replace("_", "-"))
         if name in _EXAMPLES:
-            info.epilog = f"Example: usage-instrument {name} {_EXAMPLES[name]}"
+            info.epilog = example(name, _EXAMPLES[name])

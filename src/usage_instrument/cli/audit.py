@@ -59,7 +59,10 @@ class ExportFormat(str, enum.Enum):
 User: TypeAlias = Annotated[str | None, typer.Option(help="Only of this user, or 'anonymous'.")]
 Actor: TypeAlias = Annotated[str | None, typer.Option(help="Only by this actor, who acted as another user.")]
 Feature: TypeAlias = Annotated[str | None, typer.Option(help="Only of this feature.")]
-Outcome: TypeAlias = Annotated[OutcomeName | None, typer.Option(help="Only with this outcome.")]
+Outcome: TypeAlias = Annotated[
+    OutcomeName | None,
+    typer.Option(metavar="OUTCOME", help="Only with this outcome: attempted, success, denied or failed."),
+]
 Since: TypeAlias = Annotated[
     str | None, typer.Option(metavar="PERIOD", help="12h, 30d, 4w, or a date such as 2026-01-31 (UTC).")
 ]
@@ -80,7 +83,7 @@ def show_(
     unresolved: Annotated[
         bool, typer.Option("--unresolved", help="Only attempts without an outcome: cut short, or still running.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="The most rows.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="The maximum number of rows.")] = 100,
     url: Url = None,
     schema: Schema = None,
     output: Output = Format.TABLE,
@@ -104,9 +107,9 @@ def show_(
 @audit.command()
 def export(
     output: OutputFile = None,
-    format_: Annotated[ExportFormat, typer.Option("--format", help="One JSON object a line, or a table.")] = (
-        ExportFormat.JSONL
-    ),
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", metavar="FORMAT", help="jsonl, a JSON object a line, or csv.")
+    ] = (ExportFormat.JSONL),
     user: User = None,
     feature: Feature = None,
     since: Since = None,

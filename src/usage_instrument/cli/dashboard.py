@@ -30,7 +30,7 @@ def dashboard(
     url: Url = None,
     schema: Schema = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="The port; 0 takes a free one.")] = PORT,
     token_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Read the token from this file. Default: a random token.", dir_okay=False),

@@ -48,11 +48,25 @@ Users: TypeAlias = Annotated[
 ]
 UserIds: TypeAlias = Annotated[
     UserIdKind,
-    typer.Option("--user-id-type", envvar=f"{ENVIRONMENT_PREFIX}USER_ID_TYPE", help="The type of user ids."),
+    typer.Option(
+        "--user-id-type",
+        envvar=f"{ENVIRONMENT_PREFIX}USER_ID_TYPE",
+        metavar="TYPE",
+        help="The type of user ids: uuid, integer or string.",
+    ),
 ]
-Output: TypeAlias = Annotated[Format, typer.Option("--format", help="The output format.")]
+Output: TypeAlias = Annotated[
+    Format, typer.Option("--format", metavar="FORMAT", help="The output format: table, json, csv or markdown.")
+]
 
+USER = "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55"
+"""The user of the examples."""
 _UNITS = {"h": dt.timedelta(hours=1), "d": dt.timedelta(days=1), "w": dt.timedelta(weeks=1)}
+
+
+def example(*words: str) -> str:
+    """The end of a help page: a command to copy, on a line of its own."""
+    return f"Example:\n\nusage-instrument {' '.join(' '.join(words).split())}"
 
 
 def required(url: str | None) -> str:

@@ -21,6 +21,8 @@ from .options import Format
 
 UNBOUNDED = 10_000
 """The width of output that no terminal bounds: nothing is folded in a file."""
+_LEAST = 12
+"""The least width of a column of text, in characters."""
 PADDING = 2
 """Characters between two columns of a table."""
 
@@ -39,6 +41,8 @@ def show(rows: Sequence[Mapping[str, Any]], output: Format, *, empty: str, names
         typer.echo(empty)
     elif output is Format.MARKDOWN:
         typer.echo(_markdown(names, rows))
+    elif _solid(names, rows) is None:
+        typer.echo("\n\n".join(_record(names, cells) for cells in zip(*_columns(names, rows).values(), strict=True)))
     else:
         console().print(table(names, rows))
 
@@ -66,22 +70,41 @@ def console() -> Console:
 def table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows in columns, numbers at the right. Names, ids and times are not broken where the width allows it."""
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    columns = {name: [printable(text) for text in _cells([row[name] for row in rows])] for name in names}
-    widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
-    words = {name for name, cells in columns.items() if not any(" " in cell for cell in cells)}
-    times = {name for name in names if any(isinstance(row[name], dt.datetime) for row in rows)}
-
-    def fits(solid: set[str]) -> bool:
-        needed = sum(widths[name] if name in solid else min(widths[name], 12) for name in names)
-        return needed + PADDING * (len(names) - 1) <= console().width
-
-    solid = next(filter(fits, (words | times, words)), set())
+    columns, solid = _columns(names, rows), _solid(names, rows) or set()
     for name in names:
         justify: Any = "right" if _is_numeric(rows, name) else "left"
         drawn.add_column(Text(name), justify=justify, overflow="fold", no_wrap=name in solid)
-    for number in range(len(rows)):
-        drawn.add_row(*(Text(columns[name][number]) for name in names))
+    for cells in zip(*columns.values(), strict=True):
+        drawn.add_row(*map(Text, cells))
     return drawn
+
+
+def _columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    return {name: [printable(text) for text in _cells([row[name] for row in rows])] for name in names}
+
+
+def _solid(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> set[str] | None:
+    """The columns of a table that are never broken; None if a name would be."""
+    columns = _columns(names, rows)
+    words = {
+        name: max((len(word) for text in [name, *cells] for word in text.split()), default=0)
+        for name, cells in columns.items()
+    }
+    whole = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
+    times = {name for name in names if any(isinstance(row[name], dt.datetime) for row in rows)}
+    single = {name for name in names if words[name] == whole[name]}
+
+    def fits(solid: set[str]) -> bool:
+        needed = sum(whole[name] if name in solid else max(words[name], min(whole[name], _LEAST)) for name in names)
+        return needed + PADDING * (len(names) - 1) <= console().width
+
+    return next(filter(fits, (single | times, single)), None)
+
+
+def _record(names: Sequence[str], cells: Sequence[str]) -> str:
+    """A row with a line for each column that is not empty, for a terminal that is too narrow for the table."""
+    width = max(map(len, names))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in zip(names, cells, strict=True) if text)
 
 
 def cell(value: Any) -> str:

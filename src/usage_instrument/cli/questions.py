@@ -29,7 +29,7 @@ from usage_instrument.typing import Unit, UserId
 from .caveats import NOTHING_DECLARED, caveats, is_empty, old_tables
 from .database import read
 from .errors import ERROR, PROBLEMS, explained, fail, warn
-from .options import Format, Output, Schema, Url, UserIdKind, UserIds, period
+from .options import USER, Format, Output, Schema, Url, UserIdKind, UserIds, example, period
 from .output import PADDING, UNBOUNDED, Printer, console, show, table
 
 _BAR = 40
@@ -66,16 +66,27 @@ class Answer(NamedTuple):
     """Whether the database has counted nothing at all."""
 
 
-sql = typer.Typer(help="Print a question as SQL, for example for Metabase or Grafana.", no_args_is_help=True)
+sql = typer.Typer(
+    help="Print a question as SQL, for example for Metabase or Grafana.",
+    epilog=example("sql", "top", "--since 28d --dialect postgresql"),
+    no_args_is_help=True,
+)
 
 _SHARED: dict[str, tuple[Any, Any]] = {"url": (Url, None), "schema": (Schema, None), "output": (Output, Format.TABLE)}
-_FAIL_OVER = Annotated[int | None, typer.Option(min=0, help="Exit with 1 if there are more rows than this.")]
+_FAIL_OVER = Annotated[
+    int | None, typer.Option(min=0, metavar="NUMBER", help="Exit with 1 if there are more rows than this.")
+]
 _SQL_OPTIONS: dict[str, tuple[Any, Any]] = {
     "url": (
         Annotated[str | None, typer.Option(help=f"The database. Default: ${DATABASE_VARIABLE}, or --dialect.")],
         None,
     ),
-    "dialect": (Annotated[Backend | None, typer.Option(help="Print SQL for any database of this kind.")], None),
+    "dialect": (
+        Annotated[
+            Backend | None, typer.Option(metavar="KIND", help="Print SQL for any postgresql, mariadb, mysql or sqlite.")
+        ],
+        None,
+    ),
     "schema": (Schema, None),
     "user_id_type": (UserIds, UserIdKind.UUID),
 }
@@ -87,11 +98,18 @@ def add_to(app: typer.Typer) -> None:
         options = {**_SHARED, "fail_over": (_FAIL_OVER, None)} if question is UNUSED else _SHARED
         about = question.about.format(period="in the period", by="step", key="KEY")
         help_ = f"{question.summary}\n\n{about}"
-        example = f"Example: usage-instrument {question.name} {question.example}"
-        app.command(question.name, help=help_, epilog=example)(_command(question, _answer, options))
-        example = f"Example: usage-instrument sql {question.name} {question.example.partition(' --fail-over')[0]}"
-        sql.command(question.name, help=help_, epilog=example)(_command(question, _print_sql, _SQL_OPTIONS))
+        for group, work, of_command, epilog in (
+            (app, _answer, options, example(question.name, question.example)),
+            (sql, _print_sql, _SQL_OPTIONS, example("sql", question.name, _sql_example(question))),
+        ):
+            group.command(question.name, help=help_, epilog=epilog)(_command(question, work, of_command))
     app.add_typer(sql, name="sql")
+
+
+def _sql_example(question: Question) -> str:
+    """The required arguments of its example, and a kind of database."""
+    required = question.example.partition("--")[0].replace(USER, "42 --user-id-type integer")
+    return f"{required} --dialect postgresql"
 
 
 def user_id(text: str, tables: Tables) -> UserId:
@@ -133,7 +151,7 @@ def _parameter(argument: Argument) -> inspect.Parameter:
     option: Any = typer.Option(
         help=argument.help,
         min={int: 1, float: 0}.get(argument.type),
-        metavar="PERIOD" if argument.type is Since else None,
+        metavar={Since: "PERIOD", Unit: "STEP", int: "NUMBER", float: "NUMBER"}.get(argument.type),
     )
     default = argument.default
     if isinstance(default, dt.timedelta):

@@ -56,7 +56,7 @@ _ARGUMENTS = {
         Argument("key", str, "The key in the metadata."),
         Argument("limit", int, "The maximum number of rows."),
         Argument("since", Since, "Start of the period: 12h, 30d, 4w, or a date such as 2026-01-31. Days are UTC days."),
-        Argument("by", Unit, "The length of a step."),
+        Argument("by", Unit, "The length of a step: hour, day, week or month."),
         Argument("threshold", float, "The score from which a day is a spike."),
     )
 }

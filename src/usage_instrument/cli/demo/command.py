@@ -32,11 +32,18 @@ def demo(
     database: Annotated[Path, typer.Option(metavar="FILE", help="The SQLite file to create.", dir_okay=False)] = Path(
         "usage-demo.db"
     ),
-    users: Annotated[int, typer.Option(min=1, max=10_000, help="The number of users.")] = 100,
-    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="The number of requests.")] = 2_000,
+    users: Annotated[int, typer.Option(min=1, max=10_000, metavar="NUMBER", help="The number of users.")] = 100,
+    requests: Annotated[
+        int, typer.Option(min=1, max=1_000_000, metavar="NUMBER", help="The number of requests.")
+    ] = 2_000,
     rows: Annotated[
         int | None,
-        typer.Option(min=1, max=100_000_000, help="Generate a past of this many rows instead of running the app."),
+        typer.Option(
+            min=1,
+            max=100_000_000,
+            metavar="NUMBER",
+            help="Generate a past of this many rows instead of running the app.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another number generates other users and habits.")] = 7,
 ) -> None:

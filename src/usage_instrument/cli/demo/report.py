@@ -25,18 +25,27 @@ ROWS = 10
 NEVER_USED = (
     "SELECT feature_name FROM feature_usage_catalog WHERE feature_name NOT IN (SELECT feature_name FROM feature_usage)"
 )
-_TOP = (
-    "SELECT feature_name, sum(usage_count) AS total_usage\n"
-    "FROM feature_usage GROUP BY feature_name ORDER BY total_usage DESC LIMIT 5"
-)
-_USER = (
-    "SELECT feature_name, usage_count, last_used, metadata\nFROM feature_usage WHERE user_id = '{}'\n"
-    "AND last_used >= datetime('now', '-7 days') ORDER BY last_used DESC"
-)
-_ADOPTION = (
-    "SELECT feature_name, count(user_id) AS users, sum(usage_count) AS uses\n"
-    "FROM feature_usage GROUP BY feature_name ORDER BY users DESC"
-)
+_TOP = """\
+SELECT feature_name, sum(usage_count) AS total_usage
+FROM feature_usage
+GROUP BY feature_name
+ORDER BY total_usage DESC, feature_name
+LIMIT 5"""
+_USER = """\
+SELECT feature_name, usage_count, last_used, metadata
+FROM feature_usage
+WHERE user_id = '{}'
+  AND last_used >= datetime('now', '-7 days')
+ORDER BY last_used DESC, feature_name"""
+_ADOPTION = """\
+SELECT feature_name,
+  count(user_id) AS unique_users,
+  sum(usage_count) AS uses,
+  count(user_id) * 1.0
+    / (SELECT count(DISTINCT user_id) FROM feature_usage) AS share
+FROM feature_usage
+GROUP BY feature_name
+ORDER BY unique_users DESC, uses DESC, feature_name"""
 
 
 def rows(console: Console, engine: sa.Engine) -> None:
@@ -67,8 +76,8 @@ def answers(console: Console, engine: sa.Engine, person: Person) -> None:
         _heading(console, f"{number}. {question}")
         with engine.connect() as connection:
             _print(console, [dict(row) for row in connection.execute(select).mappings()])
-        for line in (f"Python: queries.{python}", f"SQL: {sql}"):
-            console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2), expand=False))
+        for line in (f"Python: queries.{python}", "SQL:", *(f"  {line}" for line in sql.splitlines())):
+            console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
 
 
 def truths(console: Console, rows: int, found: Truths) -> None:
