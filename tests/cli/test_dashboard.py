@@ -27,9 +27,9 @@ INHERITED = {name: value for name, value in os.environ.items() if not name.start
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """The command, and what it printed before it served."""
     command = [str(COMMAND), "dashboard", "--port", "0", *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=INHERITED | {"PYTHONUNBUFFERED": "1"}
-    )
+    # `manage.py usage` and `flask usage` set the schema of the settings, which is none by default.
+    environment = INHERITED | {"PYTHONUNBUFFERED": "1", "USAGE_INSTRUMENT_SCHEMA": "none"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     lines = []
     try:

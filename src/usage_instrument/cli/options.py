@@ -35,9 +35,20 @@ Url: TypeAlias = Annotated[
     str | None,
     typer.Option(envvar=DATABASE_VARIABLE, show_envvar=True, help="The database, by a sync or an async driver."),
 ]
+
+
+def _schema(text: str | None) -> str | None:
+    """The schema of this text, which is empty or `none` for the connection's own, as the integrations set it."""
+    return Settings.from_environment({f"{ENVIRONMENT_PREFIX}SCHEMA": text or ""}).schema
+
+
 Schema: TypeAlias = Annotated[
     str | None,
-    typer.Option(envvar=f"{ENVIRONMENT_PREFIX}SCHEMA", help="The schema of the tables. Default: the connection's own."),
+    typer.Option(
+        envvar=f"{ENVIRONMENT_PREFIX}SCHEMA",
+        callback=_schema,
+        help="The schema of the tables. Default: the connection's own.",
+    ),
 ]
 Users: TypeAlias = Annotated[
     str,
