@@ -39,12 +39,17 @@ def run(*arguments: str, answer: str = "", **variables: str) -> subprocess.Compl
 
 
 def db(database: Database, *arguments: str, answer: str = "", **changed: str) -> subprocess.CompletedProcess[str]:
+    """As `run`, on a database and in this process."""
+    return here("db", *arguments, answer=answer, USAGE_INSTRUMENT_DATABASE_URL=database.url, **changed)
+
+
+def here(*arguments: str, answer: str = "", **changed: str) -> subprocess.CompletedProcess[str]:
     """As `run`, in this process: most of what a process takes is its imports."""
     variables: dict[str, str | None] = {name: None for name in os.environ if name.startswith("USAGE_INSTRUMENT_")}
-    variables |= {"USAGE_INSTRUMENT_DATABASE_URL": database.url, **changed}
+    variables |= changed
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # as in a process of its own
-        done = CliRunner().invoke(app, ["db", *arguments], input=answer, env=variables, prog_name="usage-instrument")
+        done = CliRunner().invoke(app, arguments, input=answer, env=variables, prog_name="usage-instrument")
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert servers.PASSWORD not in done.output
@@ -192,7 +197,7 @@ def test_says_that_it_needs_a_database() -> None:
     ],
 )
 def test_says_in_one_line_what_is_wrong_with_a_url(url: str, says: str) -> None:
-    line = one_line(run("db", "create", "--url", url))
+    line = one_line(here("db", "create", "--url", url))
     assert says in line
     assert "hunter22" not in line
 
@@ -206,7 +211,7 @@ def test_says_that_a_password_is_wrong(postgresql: Database) -> None:
 
 def test_makes_no_file_by_checking(tmp_path: Path) -> None:
     file = tmp_path / "typo.db"
-    line = one_line(run("db", "check", "--url", f"sqlite:///{file}"))
+    line = one_line(here("db", "check", "--url", f"sqlite:///{file}"))
     assert "there is no file" in line
     assert not file.exists()
 
@@ -253,7 +258,7 @@ def test_refuses_to_change_the_type_of_the_users(sqlite: Database) -> None:
 
 def test_a_wrong_option_is_an_error_of_usage(sqlite: Database) -> None:
     assert db(sqlite, "check", "--format", "xml").returncode == 2
-    assert run("db", "nonsense").returncode == 2
+    assert here("db", "nonsense").returncode == 2
 
 
 def test_says_its_version() -> None:

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
+from commands import in_one_process
 from conftest import Database, UsersDatabase
 from reading import all_of, made
 from usage_instrument.cli.app import app
@@ -214,23 +215,23 @@ def test_an_app_that_configures_nothing_is_told(host: Path) -> None:
     assert "nothing is counted yet: the app has not called usage_instrument.configure()" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("calendar_app", "--app is module:app, or module:create_app() for a factory, not 'calendar_app'"),
-        ("calendar_app:ap", "calendar_app has no 'ap'; did you mean 'app'?"),
-        ("calendar_app:create_app", "for a factory, pass 'calendar_app:create_app()'"),
-        ("calendar_app:broken()", "calendar_app:broken() cannot be made: LookupError: no configuration"),
-        ("calendar_app.views:app", "there is no module 'calendar_app.views' here"),
-        ("nowhere:app", "there is no module 'nowhere' here: run this where your server starts"),
-        ("half_app:app", "half_app cannot be imported: No module named 'library_that_is_not_installed'"),
-        ("wrong_app:app", "wrong_app cannot be imported: ZeroDivisionError: division by zero"),
-        ("silent_app:app", "silent_app.py:2)"),
-    ],
-)
-def test_an_app_that_is_not_there_is_one_line(host: Path, name: str, said: str) -> None:
-    done = planned(host, name)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage-instrument: ")
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+ABSENT = {
+    "calendar_app": "--app is module:app, or module:create_app() for a factory, not 'calendar_app'",
+    "calendar_app:ap": "calendar_app has no 'ap'; did you mean 'app'?",
+    "calendar_app:create_app": "for a factory, pass 'calendar_app:create_app()'",
+    "calendar_app:broken()": "calendar_app:broken() cannot be made: LookupError: no configuration",
+    "calendar_app.views:app": "there is no module 'calendar_app.views' here",
+    "nowhere:app": "there is no module 'nowhere' here: run this where your server starts",
+    "half_app:app": "half_app cannot be imported: No module named 'library_that_is_not_installed'",
+    "wrong_app:app": "wrong_app cannot be imported: ZeroDivisionError: division by zero",
+    "silent_app:app": "silent_app.py:2)",
+}
+
+
+def test_an_app_that_is_not_there_is_one_line(host: Path) -> None:
+    asked = in_one_process([["doctor", "--app", name] for name in ABSENT], host)
+    for done, (name, said) in zip(asked, ABSENT.items(), strict=True):
+        assert done.returncode == 2, name
+        assert done.stderr.startswith("usage-instrument: "), name
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr

@@ -190,50 +190,60 @@ def test_what_is_no_secret_stays_to_be_seen() -> None:
 
 ABSENT = """
 import sys
+CASES = {cases!r}
+ABSENT = CASES[0][1]
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {absent!r}:
+        if name.partition(".")[0] == ABSENT:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 from usage_instrument import configure
 from usage_instrument.errors import ConfigurationError
-try:
-    configure({url!r})
-except ConfigurationError as error:
-    print(error)
+for url, ABSENT in CASES:
+    for name in [name for name in sys.modules if name.partition(".")[0] == ABSENT]:
+        del sys.modules[name]
+    try:
+        configure(url)
+    except ConfigurationError as error:
+        print(error)
 """
 
 
 WRITE_POSTGRESQL = 'write postgresql+psycopg://… and pip install "usage-instrument[postgresql]"'
 
 
+MISSING = [
+    ("postgresql+psycopg://u:secret@h/db", "psycopg", 'pip install "usage-instrument[postgresql]"'),
+    (
+        "postgresql+psycopg2://u:secret@h/db",
+        "psycopg2",
+        f"{WRITE_POSTGRESQL}, or pip install psycopg2-binary",
+    ),
+    ("postgresql+pg8000://u:secret@h/db", "pg8000", f"{WRITE_POSTGRESQL}, or pip install pg8000"),
+    ("postgresql://u:secret@h/db", "psycopg" if SQLALCHEMY >= (2, 1) else "psycopg2", WRITE_POSTGRESQL),
+    ("postgresql+asyncpg://u:secret@h/db", "asyncpg", 'pip install "usage-instrument[asyncpg]"'),
+    ("mysql+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
+    ("mariadb+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
+    ("sqlite+aiosqlite:///x.db", "aiosqlite", 'pip install "usage-instrument[aiosqlite]"'),
+    ("postgresql+asyncpg://u:secret@h/db", "greenlet", 'pip install "usage-instrument[asyncpg]"'),
+    ("sqlite+aiosqlite:///x.db", "greenlet", 'pip install "usage-instrument[aiosqlite]"'),
+    ("mysql+asyncmy://u:secret@h/db", "asyncmy", "pip install asyncmy"),
+    ("mysql://u:secret@h/db", "MySQLdb", 'write mysql+pymysql://… and pip install "usage-instrument[mysql]"'),
+]
+
+
+# SQLAlchemy looks for greenlet once a process.
 @pytest.mark.parametrize(
-    ("url", "absent", "said"),
-    [
-        ("postgresql+psycopg://u:secret@h/db", "psycopg", 'pip install "usage-instrument[postgresql]"'),
-        (
-            "postgresql+psycopg2://u:secret@h/db",
-            "psycopg2",
-            f"{WRITE_POSTGRESQL}, or pip install psycopg2-binary",
-        ),
-        ("postgresql+pg8000://u:secret@h/db", "pg8000", f"{WRITE_POSTGRESQL}, or pip install pg8000"),
-        ("postgresql://u:secret@h/db", "psycopg" if SQLALCHEMY >= (2, 1) else "psycopg2", WRITE_POSTGRESQL),
-        ("postgresql+asyncpg://u:secret@h/db", "asyncpg", 'pip install "usage-instrument[asyncpg]"'),
-        ("mysql+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
-        ("mariadb+pymysql://u:secret@h/db", "pymysql", 'pip install "usage-instrument[mysql]"'),
-        ("sqlite+aiosqlite:///x.db", "aiosqlite", 'pip install "usage-instrument[aiosqlite]"'),
-        ("postgresql+asyncpg://u:secret@h/db", "greenlet", 'pip install "usage-instrument[asyncpg]"'),
-        ("sqlite+aiosqlite:///x.db", "greenlet", 'pip install "usage-instrument[aiosqlite]"'),
-        ("mysql+asyncmy://u:secret@h/db", "asyncmy", "pip install asyncmy"),
-        ("mysql://u:secret@h/db", "MySQLdb", 'write mysql+pymysql://… and pip install "usage-instrument[mysql]"'),
-    ],
+    "cases",
+    [[case for case in MISSING if case[1] != "greenlet"], *([case] for case in MISSING if case[1] == "greenlet")],
+    ids=["drivers", "greenlet of asyncpg", "greenlet of aiosqlite"],
 )
-def test_a_missing_driver_names_what_to_install(url: str, absent: str, said: str) -> None:
-    script = ABSENT.format(absent={absent}, url=url)
+def test_a_missing_driver_names_what_to_install(cases: list[tuple[str, str, str]]) -> None:
+    script = ABSENT.format(cases=[(url, absent) for url, absent, _ in cases])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    scheme = url.partition(":")[0]
-    assert done.stdout.strip() == f"the driver of {scheme!r} is not installed: {said}"
+    expected = [f"the driver of {url.partition(':')[0]!r} is not installed: {said}" for url, _, said in cases]
+    assert done.stdout.splitlines() == expected
 
 
 # ---- never the host's own
