@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
-from .errors import ConfigurationError, FeatureNameError, MetadataError, UserIdError
+from .errors import ConfigurationError, DeclarationError, FeatureNameError, MetadataError, UserIdError
 from .typing import Audit, Bucket, Outcome, UserId, UserIdType
 
 __all__ = ["Access", "Use"]
@@ -133,6 +133,16 @@ def uses_text(uses: int) -> str:
 def text_of(text: str) -> str:
     """The value of a str. `str()` of a `str` subclass, such as an enum, may return another text."""
     return text if type(text) is str else str.__str__(text)
+
+
+def check_display(text: object) -> str:
+    """The value of a feature's name for people. Raises DeclarationError."""
+    if not isinstance(text, str):
+        raise DeclarationError(f"display= is a str, not {type(text).__name__}")
+    text = text_of(text)
+    if not 1 <= len(text) <= NAME_LENGTH or not text.isprintable() or not _encodable(text):
+        raise DeclarationError(f"display= is 1 to {NAME_LENGTH} characters that can be printed, not {text[:40]!r}")
+    return text
 
 
 def check_feature(name: object) -> str:

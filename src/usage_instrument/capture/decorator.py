@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypedDict, TypeVar
 
 from usage_instrument.errors import ConfigurationError, DeclarationError
-from usage_instrument.events import check_audit, check_feature, text_of
+from usage_instrument.events import check_audit, check_display, check_feature, text_of
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Audit, Metadata, Unset, UserId, When
 
@@ -48,6 +48,7 @@ class TracksOptions(TypedDict, total=False):
     when: When
     description: str | None
     audit: Audit
+    display: str | None
 
 
 def tracks(
@@ -59,6 +60,7 @@ def tracks(
     when: When = "success",
     description: str | None = None,
     audit: Audit = False,
+    display: str | None = None,
     catalog: Catalog = declared,
 ) -> Tracks:
     """Count the calls of what this decorates as uses of `feature` (1 to 100 characters).
@@ -72,6 +74,7 @@ def tracks(
       status of a returned response is judged too. A coroutine ends with its await, a generator when it is exhausted
       or closed. A generator that never starts counts only with `"call"`.
     - `description`: the text of the catalogue; by default the docstring's first line.
+    - `display`: the feature's name for people, of 1 to 100 characters, which the dashboard and the commands show.
     - `audit`: True records each call in the audit trail as well. With `"required"`, the attempt is committed before
       the call begins; if that fails, AuditUnavailable is raised instead of the call. Not for generators.
 
@@ -82,13 +85,13 @@ def tracks(
     Raises, when decorating: FeatureNameError, and ConfigurationError for `when` and `audit` (ValueErrors); UserIdError,
     MetadataError and DeclarationError (TypeErrors).
     """
-    return Tracks(feature, user, user_arg, metadata, when, description, audit, catalog)
+    return Tracks(feature, user, user_arg, metadata, when, description, audit, display, catalog)
 
 
 class Tracks:
     """The decorator that `tracks` returns, for any number of callables of one feature."""
 
-    __slots__ = ("_options", "audit", "catalog", "description", "feature", "source", "when")
+    __slots__ = ("_options", "audit", "catalog", "description", "display", "feature", "source", "when")
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class Tracks:
         when: When,
         description: str | None = None,
         audit: Audit = False,
+        display: str | None = None,
         catalog: Catalog = declared,
     ) -> None:
         if callable(feature):
@@ -111,6 +115,7 @@ class Tracks:
         self.audit = check_audit(audit)
         self.source = CallReader(user, user_arg, metadata)
         self.description = None if description is None else text_of(description)
+        self.display = None if display is None else check_display(display)
         self.catalog = catalog
         self._options = (user, user_arg, metadata)
 
@@ -124,7 +129,7 @@ class Tracks:
     def __reduce__(self) -> Any:
         if self.catalog is not declared:
             raise TypeError(f"cannot pickle {self!r}: it belongs to a Tracker of this process")
-        return Tracks, (self.feature, *self._options, self.when, self.description, self.audit)
+        return Tracks, (self.feature, *self._options, self.when, self.description, self.audit, self.display)
 
     def __copy__(self) -> Tracks:
         return self
@@ -223,7 +228,7 @@ class Tracks:
         fallback = inspect.cleandoc(text).partition("\n")[0] if isinstance(text, str) else None
         source = f"{module}:{name}"
         feature = self.catalog.declare(
-            self.feature, description=self.description, fallback=fallback or None, source=source
+            self.feature, description=self.description, display=self.display, fallback=fallback or None, source=source
         )
         feature.decorates = source
         return feature

@@ -25,7 +25,7 @@ _UNCONFIGURED = (
 class Feature:
     """A declared feature. `append(user)` records one plain use."""
 
-    __slots__ = ("append", "catalog", "decorates", "description", "key", "name", "source")
+    __slots__ = ("append", "catalog", "decorates", "description", "display", "key", "name", "source")
 
     append: Callable[[UserId], object]
 
@@ -34,6 +34,8 @@ class Feature:
         self.name = name
         self.key = catalog.key(name)
         self.description = description
+        self.display: str | None = None
+        """The name for people."""
         self.source = source
         self.decorates: str | None = None
         """The `module:qualified_name` that `tracks` decorates, if any."""
@@ -83,7 +85,7 @@ class Catalog:
     def __init__(self, recorder: Recorder | None = None, *, is_shared: bool = False) -> None:
         self.is_shared = is_shared
         self._features: dict[str, Feature] = {}
-        self._described: dict[str, str] = {}  # the line of the description, by name
+        self._stated: dict[tuple[str, str], str] = {}  # the line that states a text, by feature and option
         self._displaced: list[Recorder] = []
         self._later: list[Callable[[], object]] = []
         self.recorder: Recorder = recorder if recorder is not None else Unconfigured(self)
@@ -97,13 +99,14 @@ class Catalog:
         name: str,
         *,
         description: str | None = None,
+        display: str | None = None,
         fallback: str | None = None,
         source: str | None = None,
     ) -> Feature:
         """The feature of that name, declared if it was not.
 
-        `description` is the author's, `fallback` that of a docstring, `source` the `module:qualified_name` of the
-        declaration. Raises FeatureNameError.
+        `description` is the author's, `fallback` that of a docstring, `display` the name for people, `source` the
+        `module:qualified_name` of the declaration. Raises FeatureNameError.
         """
         name = check_feature(name)
         feature = self._features.get(name)
@@ -116,19 +119,24 @@ class Catalog:
             while recorder is not self.recorder:  # an attach() may run between any two of these steps
                 recorder = self.recorder
                 feature.append = recorder.sink(feature)
-        if description is not None:
-            line = caller()
-            if name in self._described and feature.description != description:
-                log.warning(
-                    ("description", name),
-                    "feature %r has two descriptions: %r at %s and %r at %s; the first one is kept, "
-                    "so leave description= out of all but one",
-                    name, feature.description, self._described[name], description, line,
-                )  # fmt: skip
-            else:
-                feature.description = description
-                self._described.setdefault(name, line)
+        for option, text in (("description", description), ("display", display)):
+            if text is not None:
+                self._state(feature, option, text)
         return feature
+
+    def _state(self, feature: Feature, option: str, text: str) -> None:
+        """Keep the text that an option states, unless another place has stated another one."""
+        key, line, known = (feature.name, option), caller(), getattr(feature, option)
+        if key in self._stated and known != text:
+            log.warning(
+                (option, feature.name),
+                "feature %r has two texts for %s=: %r at %s and %r at %s; the first one is kept, "
+                "so leave it out of all but one",
+                feature.name, option, known, self._stated[key], text, line,
+            )  # fmt: skip
+        else:
+            setattr(feature, option, text)
+            self._stated.setdefault(key, line)
 
     def later(self, declare: Callable[[], object]) -> None:
         """Have a thread of the recorder's call this, so that many declarations delay no request."""

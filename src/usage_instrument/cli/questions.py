@@ -20,6 +20,7 @@ from usage_instrument.database.schema import default_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError, UserIdError
 from usage_instrument.events import canonical_user
+from usage_instrument.queries.display_names import display_names, with_display_names
 from usage_instrument.queries.periods import Since, since_text
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import QUESTIONS, TREND, UNUSED, Argument, Query, Question, period_words
@@ -237,7 +238,7 @@ def ask(connection: Connection, tables: Tables, question: Question, query: Query
         names, rows = list(result.keys()), [dict(row) for row in result.mappings()]
         found = list(caveats(connection, tables, question, given, rows))
         nothing = is_empty(connection, tables) and (question is not UNUSED or NOTHING_DECLARED in found)
-        answer = Answer(names, rows, found, nothing)
+        answer = Answer(*with_display_names(names, rows, display_names(connection, tables)), found, nothing)
         is_known = feature is None or feature in _features(connection, tables)
     except exc.DBAPIError:
         connection.rollback()

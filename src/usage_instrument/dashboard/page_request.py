@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, TypeVar
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 
 from usage_instrument.database.tables import Tables
 from usage_instrument.events import NAME_LENGTH, STRING_ID_LENGTH
+from usage_instrument.queries.display_names import display_names
 from usage_instrument.typing import UserId
 
 from .cache import Cache
@@ -95,6 +97,11 @@ class PageRequest:
         if as_of != self.freshness.now:
             self.ages.append(as_of)
         return answer
+
+    @functools.cached_property
+    def display_names(self) -> Mapping[str, str]:
+        """The names of features for people, by feature."""
+        return display_names(self.connection, self.tables)
 
     @property
     def as_of(self) -> dt.datetime | None:

@@ -101,6 +101,10 @@ def define_history(metadata: MetaData, schema: str | None, user_column: Callable
     return history
 
 
+OPTIONAL = "usage_instrument.optional"
+"""The key in the `info` of a column without which everything else works."""
+
+
 def define_catalog(metadata: MetaData, schema: str | None) -> Table:
     """One row per service and declared feature."""
     return _table(
@@ -111,6 +115,7 @@ def define_catalog(metadata: MetaData, schema: str | None) -> Table:
         _service(primary_key=True),
         _feature(primary_key=True, nullable=False),
         Column("description", _text(), nullable=True, comment="Its description, by its author"),
+        Column("display_name", _text(), nullable=True, comment="Its name for people", info={OPTIONAL: True}),
         Column("source", _text(), nullable=True, comment="The code that declares it"),
         Column("declared_at", _timestamp(), nullable=False, comment="When it was first declared, UTC"),
         Column("last_declared_at", _timestamp(), nullable=False, comment="When it was last declared, UTC"),

@@ -11,6 +11,7 @@ from sqlalchemy import types as sqltypes
 from sqlalchemy.engine.reflection import Inspector
 
 from . import dialects
+from .definitions import OPTIONAL
 from .dialects.base import as_uuid, live_users_column
 from .foreign_keys import CASCADES, key_actions
 from .reflection import elsewhere
@@ -73,15 +74,14 @@ def audit_problem(connection: Connection, tables: Tables, inspector: Inspector |
 
 def _check_columns(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
     live = {column["name"]: column for column in inspector.get_columns(table.name, schema=table.schema)}
-    messages = [
-        f"table {table.fullname} has no column {column.name}: {UPGRADE}"
+    problems = [
+        Problem(f"table {table.fullname} has no column {column.name}: {UPGRADE}", OPTIONAL not in column.info)
         for column in table.c
         if column.name not in live and column is not table.autoincrement_column
     ]
     lasting = (user_id_type_problem(connection, inspector, table, tables), unknown_column_problem(inspector, table))
-    messages += [message for message in lasting if message is not None]
     changes = dialects.get(connection.dialect.name).column_changes(connection, inspector, table)
-    problems = [Problem(message, True) for message in messages]
+    problems += [Problem(message, True) for message in lasting if message is not None]
     problems += [Problem(f"{change.what}: {UPGRADE}", change.blocks_writing) for change in changes]
     if lacks_primary_key(inspector, table):
         problems.append(

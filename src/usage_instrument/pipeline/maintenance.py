@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
-from usage_instrument.capture.registry import Catalog
+from usage_instrument.capture.registry import Catalog, Feature
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
@@ -48,7 +48,7 @@ class Maintenance:
         self._settings = settings
         self._recover = recover
         self._next_beat = self._next_recovery = self._next_declaration = self._next_redeclaration = 0.0
-        self._declared: dict[str, str | None] = {}
+        self._declared: dict[str, tuple[str | None, ...]] = {}
         self._next_pruning = time.monotonic() + random.random() * _PRUNE_PHASE
         self._pruning: Iterator[int] | None = None
         self._failed_prunings = 0
@@ -88,7 +88,7 @@ class Maintenance:
 
     def _declare(self, store: Store, now: float) -> None:
         self._catalog.complete()
-        new = [feature for feature in self._catalog if self._declared.get(feature.name, "") != feature.description]
+        new = [feature for feature in self._catalog if self._declared.get(feature.name) != _texts(feature)]
         if not new:
             return
         try:
@@ -98,7 +98,7 @@ class Maintenance:
                 self._next_declaration = now + _DECLARE_AGAIN
                 return
             log.warning("undeclared", "the catalogue was not written: %s", error)
-        self._declared.update((feature.name, feature.description) for feature in new)
+        self._declared.update((feature.name, _texts(feature)) for feature in new)
 
     def _prune(self, store: Store, interrupted: Callable[[], bool]) -> None:
         now = time.monotonic()
@@ -124,3 +124,7 @@ class Maintenance:
         root = settings.journal
         dead = retention.dead_writers(lambda: journal.writers(root) if root is not None else ())
         yield retention.forget(dead)
+
+
+def _texts(feature: Feature) -> tuple[str | None, ...]:
+    return feature.description, feature.display

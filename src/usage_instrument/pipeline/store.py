@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
@@ -277,14 +278,21 @@ class Store:
     def declare(self, features: Collection[Feature], service: str) -> None:
         """Update the catalogue. Raises WriteError."""
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection, *, has_display_names: bool = True) -> None:
             now = utcnow()
             for feature in sorted(features, key=lambda feature: feature.name):
                 key = {"service": service, "feature_name": feature.name}
                 values = {"description": feature.description, "source": feature.source, "last_declared_at": now}
+                if has_display_names:
+                    values["display_name"] = feature.display
                 upsert(connection, self._tables.catalog, key, values, {**values, "declared_at": now})
 
-        self.transact(work)
+        try:
+            self.transact(work)
+        except WriteError as error:
+            if error.fault.is_transient:
+                raise
+            self.transact(partial(work, has_display_names=False))  # in a table of the release before
 
     @property
     def retention(self) -> Retention:

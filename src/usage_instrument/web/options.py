@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
 from usage_instrument.capture.registry import Recorder
 from usage_instrument.capture.request_info import path_in
 from usage_instrument.errors import DeclarationError
+from usage_instrument.events import check_display, check_feature
 from usage_instrument.typing import Audit, Metadata
 
 C = TypeVar("C")
@@ -48,6 +49,9 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     Flask-Login, of Django's LOGIN_URL and of Starlette's `requires` are known."""
     not_modified: bool
     """Whether 304 is a use: a second look at a page that the browser has. Default: False."""
+    display: Mapping[str, str] | None
+    """Names for people, by the names of features, which the dashboard and the commands show:
+    `{"calendar.export": "Export the calendar"}`."""
     audit: Audits | None
     """The features whose accesses are recorded: a mapping from their names to True or `"required"`."""
 
@@ -71,6 +75,13 @@ def login_paths(urls: str | Iterable[str] | None) -> frozenset[str]:
         if not isinstance(url, str) or not path_in(url):
             raise DeclarationError(f"login_url= has {url!r}, which is no path or URL: write login_url='/login'")
     return frozenset(map(path_in, found))
+
+
+def display_names(option: Mapping[str, str] | None) -> dict[str, str]:
+    """The names for people, by feature. Raises DeclarationError and FeatureNameError."""
+    if option is not None and not isinstance(option, Mapping):
+        raise DeclarationError(f"display= maps the names of features to texts, and is no {type(option).__name__}")
+    return {check_feature(name): check_display(text) for name, text in (option or {}).items()}
 
 
 def check_key(value: object) -> str:

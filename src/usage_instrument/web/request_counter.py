@@ -21,7 +21,16 @@ from usage_instrument.runtime.processes import ALIVE, notice_fork
 from usage_instrument.typing import UNSET, Metadata, Unset, UserId
 
 from .audit_policy import AuditPolicy
-from .options import OPTIONS, MiddlewareOptions, Namer, check_callable, check_key, check_names, login_paths
+from .options import (
+    OPTIONS,
+    MiddlewareOptions,
+    Namer,
+    check_callable,
+    check_key,
+    check_names,
+    display_names,
+    login_paths,
+)
 from .routes import Route, first_line_of, is_graphql, source_of, tracked_features, unreached
 from .rules import Rule, Rules
 
@@ -111,6 +120,7 @@ class RequestCounter:
         """The user, unless `as_user` or `identify` stated one. Raises UserIdError, and what the host's code raises."""
         self.success = None if success is None else check_callable("success=", success)
         self.not_modified = options.get("not_modified", False)
+        self._display = display_names(options.get("display"))
         self._login_paths = login_paths(options.get("login_url"))
         self._framework_login = framework_login
         self.alone = (self,)
@@ -131,7 +141,7 @@ class RequestCounter:
         self.next_end = 0.0
         """The time of the monotonic clock at which the end of a request is to call `ended`."""
         for name in self.rules.names:
-            self.catalog.declare(name, source=_SOURCE)
+            self._declare(name)
 
     @property
     def recorder(self) -> Recorder:
@@ -222,11 +232,16 @@ class RequestCounter:
                     and not is_tracked
                     and (rule.explicit or not is_graphql(route.endpoint))
                 ):
-                    self.catalog.declare(
-                        rule.feature,
-                        fallback=first_line_of(route.endpoint),
-                        source=source_of(route.endpoint) or _SOURCE,
-                    )
+                    self._declare(rule.feature, route.endpoint)
+
+    def _declare(self, name: str, endpoint: object = None) -> Feature:
+        """A feature of the catalogue. Raises FeatureNameError."""
+        return self.catalog.declare(
+            name,
+            display=self._display.get(name),
+            fallback=first_line_of(endpoint),
+            source=source_of(endpoint) or _SOURCE,
+        )
 
     def _fill(
         self, found: RouteFeature, rule: Rule, tracked: frozenset[str], endpoint: object, name: str | None
@@ -240,9 +255,7 @@ class RequestCounter:
                 log.once(("shortened", name), "the name of the route %s is too long: it counts as %s", name, found.name)
             self._report_unreached(endpoint)
             try:
-                found.feature = self.catalog.declare(
-                    rule.feature, fallback=first_line_of(endpoint), source=source_of(endpoint) or _SOURCE
-                )
+                found.feature = self._declare(rule.feature, endpoint)
             except FeatureNameError as error:
                 found.error = error
         return found

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from usage_instrument.database.definitions import OPTIONAL
 from usage_instrument.queries.questions import POWER_USERS, RELATED, SPIKES, VARIANTS
 
 from ..errors import PageError
@@ -27,7 +28,8 @@ _KEYS = 12
 def feature(request: PageRequest) -> str:
     """The page. Raises PageError for a feature that neither code nor table knows."""
     name, usage, catalog = request.feature, request.tables.usage, request.tables.catalog
-    declared = request.rows(sa.select(catalog).where(catalog.c.feature_name == name).order_by("service"))
+    columns = (column for column in catalog.c if OPTIONAL not in column.info)
+    declared = request.rows(sa.select(*columns).where(catalog.c.feature_name == name).order_by("service"))
     (used,) = request.rows(
         sa.select(
             sa.func.count().label("rows"),

@@ -36,7 +36,9 @@ def names_of(request: PageRequest, part: str = "", limit: int = _KNOWN) -> Seque
             for column in (tables.usage.c.feature_name, tables.catalog.c.feature_name)
         )
     ).subquery()
-    return request.connection.scalars(sa.select(either.c.name).order_by(either.c.name).limit(limit)).all()
+    found = request.connection.scalars(sa.select(either.c.name).order_by(either.c.name).limit(limit)).all()
+    displayed = [name for name, text in request.display_names.items() if part and part.lower() in text.lower()]
+    return [*displayed, *(name for name in found if name not in displayed)][:limit]
 
 
 def _user(request: PageRequest, asked: str) -> str | None:

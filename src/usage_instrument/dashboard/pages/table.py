@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from usage_instrument.queries.display_names import with_display_names
 from usage_instrument.queries.periods import since_text
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import Question
@@ -35,7 +36,8 @@ def file(question: Question, request: PageRequest) -> Response:
     result = request.connection.execute(query(question, request, MAX_FILE))
     since = since_of(question, request)
     period = "" if since is None else f"-{since_text(since)}"
-    return csv_response(f"{question.page}{period}.csv", csv.written(list(result.keys()), result))
+    names, rows = with_display_names(result.keys(), result.mappings().all(), request.display_names)
+    return csv_response(f"{question.page}{period}.csv", csv.written(names, ([*row.values()] for row in rows)))
 
 
 def csv_response(name: str, content: bytes) -> Response:

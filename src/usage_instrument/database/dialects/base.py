@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 MAX_COUNT_SQL: ColumnElement[Any] = literal_column(str(MAX_COUNT))
 """`usage_count` saturates here. A literal: a parameter inside SET fails once the driver prepares the statement."""
-NULLABLE = frozenset({"user_id", "actor_id", "request_id", "metadata", "description", "source"})
+NULLABLE = frozenset({"user_id", "actor_id", "request_id", "metadata", "description", "display_name", "source"})
 """The columns into which the package writes NULL."""
 
 
