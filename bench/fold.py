@@ -1,4 +1,4 @@
-"""What folding uses into counts costs, and whether a capture costs more with many features or users.
+"""What aggregating uses into counts costs, and whether a capture costs more with many features or users.
 
 Run it: python bench/fold.py
 """
@@ -78,9 +78,9 @@ def measure(scale: float) -> Iterator[Result]:
             "20 uses a key": folding(1_000, 10, uuids=uuids),
             "one use a key, all new": folding(1_000_000, 1, uuids=uuids),
         }
-        found = compare(f"Folding, {kind} users, seconds a use", cases, thousand, rounds=rounds)
+        found = compare(f"Aggregating, {kind} users, seconds a use", cases, thousand, rounds=rounds)
         yield found
-        yield Bar(f"folding a use, 1,000 uses a key, {kind} users, nanoseconds", found[thousand].seconds * 1e9, 200)
+        yield Bar(f"aggregating a use, 1,000 uses a key, {kind} users, nanoseconds", found[thousand].seconds * 1e9, 200)
     with configured():
         few = "1 feature, 100 users"
         cases = {

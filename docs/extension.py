@@ -58,6 +58,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """As Sphinx calls it."""
     app.add_directive("command-line", CommandLine)
     app.connect("source-read", link_to_repository)
+    app.connect("autodoc-skip-member", skip_generated)
+    app.connect("autodoc-process-docstring", leave_to_page)
     app.connect("doctree-resolved", check_beginnings)
     app.connect("missing-reference", resolve_type)
     app.connect("env-check-consistency", check_public_names)
@@ -161,6 +163,18 @@ def write_llms_txt(app: Sphinx, error: Exception | None) -> None:
             lines.append(f"- [{title}]({address}): {_first_sentence(app.env.get_doctree(page))}")
         lines.append("")
     (Path(app.outdir) / "llms.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def skip_generated(app: Sphinx, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out fields of a NamedTuple without a docstring, and methods of protocols between our own packages."""
+    text = inspect.getdoc(value) or ""
+    return True if text.startswith(("Alias for field number", "As Recorder.", "As Mortal.")) else None
+
+
+def leave_to_page(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Leave out docstrings of modules, where the page itself says what they are for."""
+    if what == "module" and not name.startswith("usage_instrument.integrations."):
+        lines.clear()
 
 
 def check_beginnings(app: Sphinx, page: nodes.document, name: str) -> None:

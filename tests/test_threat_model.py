@@ -1,4 +1,4 @@
-"""Each promise of docs/explanation/threat-model.md names tests that exist."""
+"""Each promise of the threat model and of the page on reliability names tests that exist."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ def test_each_promise_has_its_tests() -> None:
             source = (PAGE.parent / link).read_text(encoding="utf-8")
             for name in re.findall(r"test_\w+", names):
                 assert f"def {name}(" in source, f"{link}: {name}"
+
+
+def test_each_promise_of_reliability_has_its_tests() -> None:
+    page = PAGE.with_name("reliability.md")
+    text = page.read_text(encoding="utf-8")
+    sources = {
+        name: (page.parent / path).read_text() for name, path in re.findall(r"^\[(\w+)\]: (\S+)", text, re.MULTILINE)
+    }
+    proofs = re.findall(r"^\| [^|]+ \| (\[[^|]+|measured: [^|]+) \|$", text, re.MULTILINE)
+    assert len(proofs) > 25
+    for proof in proofs:
+        for key, names in re.findall(r"\]\[(\w+)\](?:: `(\w+))?", proof):
+            assert f"def {names}" in sources[key], proof
 
 
 def test_security_md_is_linked() -> None:
