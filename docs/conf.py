@@ -42,6 +42,7 @@ html_title = f"usage-instrument {version}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = True
+html_show_copyright = False
 html_show_sourcelink = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0d7a74", "color-brand-content": "#0d7a74", **API},
