@@ -179,6 +179,11 @@ class Machine(RuleBasedStateMachine):
         if self.refused() is not None:
             self.batcher.defer({user})
 
+    @rule(user=USERS)
+    def delete_a_user(self, user: Any) -> None:
+        if self.refused() is not None:
+            self.batcher.anonymize({user})
+
     @rule(user=USERS, is_late=st.booleans())
     def find_users(self, user: Any, is_late: bool) -> None:
         late = self.batcher.release({user}, time.monotonic() + (60 if is_late else 0))

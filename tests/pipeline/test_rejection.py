@@ -10,7 +10,7 @@ import pytest
 
 from usage_instrument.database.driver_errors import Fault
 from usage_instrument.events import Access, Batch, Use
-from usage_instrument.pipeline import losses
+from usage_instrument.pipeline import losses, rejection
 from usage_instrument.pipeline.batcher import Batcher
 from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.pipeline.rejection import Rejection
@@ -55,7 +55,7 @@ class Bench:
                     self.rejection.handle(error, batch, self)  # type: ignore[arg-type]
                 continue
             self.batcher.applied()
-            self.rejection.applied(batch, quickly=self.is_quick)
+            self.rejection.applied(batch, quickly=self.is_quick, has_users=True)
             self.ledger.number = batch.number
             self.written += [count.user for count in batch.counts]
 
@@ -91,6 +91,26 @@ def test_unknown_users_wait_and_are_not_rejected() -> None:
     assert bench.written == [1, 3]
     assert bench.batcher.deferred.uses == 1
     assert bench.rejection.rejected == 0
+
+
+def test_users_who_had_a_row_and_have_none_are_deleted_and_count_for_nobody() -> None:
+    bench = Bench(1, 2, 3)
+    bench.run(lambda batch: None)
+    bench.unknown = {2, 4}
+    bench.capture(2, 3, 4)
+    bench.run(lambda batch: UNKNOWN if bench.unknown & {count.user for count in batch.counts} else None)
+    assert sorted(bench.written, key=str) == [1, 2, 3, 3, None]
+    assert (bench.batcher.deferred.uses, list(bench.batcher.deferred.users)) == (1, [4])
+
+
+def test_not_every_user_is_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejection, "_SEEN", 2)
+    bench = Bench(1)
+    bench.run(lambda batch: None)
+    for user in (2, 3):
+        bench.capture(user)
+        bench.run(lambda batch: None)
+    assert list(bench.rejection._seen) == [2, 3]
 
 
 def test_a_user_who_has_appeared_is_tried_again_but_not_for_ever() -> None:

@@ -67,6 +67,20 @@ def test_an_unknown_users_uses_wait_and_land_when_the_user_appears(make: Make, u
     assert balanced(tracker.stats())
 
 
+def test_the_use_that_deletes_its_own_user_counts_for_nobody(make: Make, users_database: UsersDatabase) -> None:
+    engine, user = users_database.engine, users_database.user_ids[0]
+    tables = made(engine)
+    tracker = make(_enforcing(users_database.database))
+    tracker.track("sign_in", user=user)
+    assert tracker.flush(30)
+    with engine.begin() as connection:
+        connection.execute(users_database.users.delete().where(users_database.users.c.id == user))
+    tracker.track("delete_account", user=user)
+    assert tracker.flush(30)
+    assert counts(engine, tables) == {("delete_account", None): 1}
+    assert balanced(tracker.stats())
+
+
 def test_without_patience_an_unknown_users_uses_are_rejected_at_once(make: Make, users_database: UsersDatabase) -> None:
     engine = users_database.engine
     tables = made(engine)

@@ -24,6 +24,7 @@ from .deferred import DeferredCounts, unique_parts
 from .journal import Journal, ReadPosition, SavedSnapshot, Snapshot
 from .losses import today
 from .pending_counts import Aggregates, PendingCounts, TakenCounts, size_of, size_of_access
+from .respelling import respelled
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -83,7 +84,7 @@ class Batcher:
         READY, IN_DOUBT  applied()                       NONE
         READY, IN_DOUBT  give_up()                       NONE
         READY            renumber(), replace(), halve()  READY
-        READY            shrink()                        READY
+        READY            shrink(), anonymize()           READY
         READY            defer()                         READY, or NONE if nothing is left
         any              discard()                       unchanged, or NONE if nothing is left
 
@@ -282,6 +283,12 @@ class Batcher:
         batch = self._require(BatchState.READY)
         self.deferred.defer((count for count in batch.counts if count.user in users), time.monotonic())
         self._change(batch._replace(counts=tuple(count for count in batch.counts if count.user not in users)))
+
+    @_locked
+    def anonymize(self, users: Collection[UserId]) -> None:
+        """Count the uses of these users, who have been deleted, for the anonymous user."""
+        batch = self._require(BatchState.READY)
+        self._change(respelled(batch, lambda user: None if user in users else user, self._metadata_max_bytes))
 
     @_locked
     def release(self, unknown: Collection[UserId], now: float) -> list[Count]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import islice
 
 from usage_instrument.database.driver_errors import Fault
 from usage_instrument.events import Batch, Count, uses_text
 from usage_instrument.runtime import log
+from usage_instrument.typing import UserId
 
 from . import losses
 from .batcher import Batcher
@@ -19,6 +21,8 @@ _ATTEMPTS = 3
 """Statement timeouts in a row after which a single row is rejected."""
 _LOCKED_ATTEMPTS = 2
 """Lock timeouts in a row after which a batch is halved: most locks are short."""
+_SEEN = 10_000
+"""Users of the latest batches who are remembered."""
 _LOCKED_CYCLE = 10
 """Lock timeouts in a row after which a cycle ends: the whole table may be locked."""
 
@@ -31,6 +35,8 @@ class Rejection:
         self._retry = retry
         self._appeared = 0
         self._locked = self._locked_now = self._timeouts = 0
+        self._seen: dict[UserId, None] = {}
+        """Users with a row in the users table when something was written for them."""
         self.lock_error: str | None = None
         """The error because of which users were deferred in this cycle: another transaction holds locks on them."""
         self.rejected = 0
@@ -41,8 +47,13 @@ class Rejection:
         """A cycle of the writer begins."""
         self._locked_now, self.lock_error = 0, None
 
-    def applied(self, batch: Batch, *, quickly: bool = True) -> None:
-        """A batch was applied, `quickly` if one of twice the size would not be too slow."""
+    def applied(self, batch: Batch, *, quickly: bool = True, has_users: bool = False) -> None:
+        """A batch was applied, `quickly` if one of twice the size would not be too slow. `has_users` if a foreign key
+        asks for its users."""
+        if has_users:
+            self._seen.update(dict.fromkeys([count.user for count in batch.counts]))
+            for user in [*islice(self._seen, max(len(self._seen) - _SEEN, 0))]:
+                del self._seen[user]
         self._appeared = self._locked = self._locked_now = self._timeouts = 0
         if quickly:
             self._batcher.grow(_rows(batch))
@@ -81,8 +92,10 @@ class Rejection:
         """Change the batch so that the refused row is out of the way of the others. Raises WriteError."""
         if error.fault is Fault.UNKNOWN_USER:
             unknown = store.unknown_users({count.user for count in batch.counts})
+            deleted = unknown & self._seen.keys()
             if unknown:
-                self._batcher.defer(unknown)
+                self._batcher.anonymize(deleted)
+                self._batcher.defer(unknown - deleted)
                 return
             # They have appeared since: the host committed in between.
             self._appeared += 1

@@ -269,6 +269,11 @@ class Store:
 
         return self.transact(look)
 
+    @property
+    def has_users(self) -> bool:
+        """Whether a foreign key asks for each user."""
+        return self._users is not None
+
     def has_user(self, user: UserId) -> bool:
         """Whether there is a users table that holds this user. Raises WriteError."""
         return self._users is not None and not self.unknown_users([user])

@@ -206,7 +206,8 @@ class Writer:
             self.audited += len(batch.accesses)
             self.batcher.applied()
             timeout = self._settings.statement_timeout
-            self.rejection.applied(batch, quickly=not timeout or time.monotonic() - start < _QUICK * timeout)
+            is_quick = not timeout or time.monotonic() - start < _QUICK * timeout
+            self.rejection.applied(batch, quickly=is_quick, has_users=store.has_users)
             self.retry.succeeded()
 
     def _ready(self) -> tuple[Store, Ledger]:
