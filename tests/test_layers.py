@@ -62,6 +62,7 @@ THIRD_PARTY = {
     },
     "database.alembic_operations": {"alembic"},
     "database.engines": {"greenlet"},
+    "web.graphql": {"graphql"},
     "migrations": {"alembic"},
     "upgrade": {"alembic"},
     "pytest_plugin": {"usage_instrument_pytest"},

@@ -57,11 +57,8 @@ class UsageMiddleware:
             self._has_begun = True
             if "flask" in sys.modules:  # an app of Flask's may be mounted
                 follow_flask()
-        if kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-            return
         if kind not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
             return
         exchange = ASGIExchange(self._counter, kind, scope["method"].upper() if kind == "http" else "", scope, scope)
         exchange.respond = send
@@ -70,6 +67,8 @@ class UsageMiddleware:
         exchange.depth = mount_depth(scope) if "app_root_path" in scope else 0
         if "user" in scope:  # logging out may replace it
             scope[_FIRST_USER] = scope["user"]
+        if self._counter.graphql:
+            receive = _read_bodies(exchange, scope, receive)
         token = holder.set(exchange.holder)
         try:
             if exchange.audit is None:
@@ -248,7 +247,7 @@ class ASGIExchange(Exchange):
         if by_path is not NO_ROUTE:
             return by_path
         if mount.opaque and mount.name is None and found.namer is None:
-            counter.nameless(self.request, scope["path"], method)
+            counter.report_unnamed(self.request, scope["path"], method)
         return found
 
     def _without_route(self, method: str) -> RouteFeature:
@@ -258,7 +257,7 @@ class ASGIExchange(Exchange):
         is_unmatched = operation is None and "router" in scope
         found = self._by_path(operation, method, names=not is_unmatched)
         if found is NO_ROUTE and not is_unmatched:
-            counter.nameless(self.request, scope["path"], method)
+            counter.report_unnamed(self.request, scope["path"], method)
         return found
 
     def _by_path(self, operation: Route | None, method: str, *, names: bool) -> RouteFeature:
@@ -272,6 +271,35 @@ class ASGIExchange(Exchange):
             known = counter.feature_of(operation, method)
             counter.remember(key, known)
         return known
+
+
+def _read_bodies(exchange: ASGIExchange, scope: Scope, receive: Receive) -> Receive:
+    """The `receive` of the app. The operations of GraphQL count before the last piece of the answer is sent."""
+    content_type, query = header_of(scope["headers"], "content-type"), scope["query_string"].decode("latin-1")
+    if scope["type"] != "http":
+        return receive
+    bodies = exchange.counter.bodies(exchange.request, scope["path"], content_type, query)
+    if bodies is None:
+        return receive
+    send = exchange.respond
+
+    async def respond(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            bodies.status = message["status"]
+        elif message["type"] == "http.response.body":
+            bodies.answered(message.get("body", b""))
+            if not message.get("more_body"):
+                bodies.count()
+        await send(message)
+
+    async def receive_and_read() -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            bodies.asked(message.get("body", b""))
+        return message
+
+    exchange.respond = respond
+    return receive_and_read
 
 
 async def _refuse(kind: str, send: Send) -> None:

@@ -16,6 +16,7 @@ from .web import unavailable
 from .web.exchange import BodyExchange
 from .web.flask_routes import FlaskRoutes, flask_request
 from .web.framework_users import flask_session, flask_user, keep_logged_out
+from .web.graphql import GraphQLBodies, ReadBody, ReadInput
 from .web.options import MiddlewareOptions
 from .web.other_routes import OtherRoutes, follow_pyramid, routed_object
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
@@ -66,6 +67,7 @@ class UsageMiddleware:
         exchange.start_response = start_response
         exchange.middleware = self
         exchange.script = environ.get("SCRIPT_NAME", "")
+        bodies = _read_bodies(exchange, environ) if self._counter.graphql else None
         token = holder.set(exchange.holder)
         try:
             if exchange.audit is not None:
@@ -84,11 +86,30 @@ class UsageMiddleware:
             return [unavailable.BODY]
         finally:
             holder.reset(token)
+        if bodies is not None:
+            body = ReadBody(body, bodies)
         if _is_untouchable(body, environ):
             exchange.end()
             return body
         exchange.body = body
         return exchange
+
+
+def _read_bodies(exchange: WSGIExchange, environ: Environ) -> GraphQLBodies | None:
+    """What reads the bodies of a GraphQL request and its answer as they pass; None for another request."""
+    content_type, query = environ.get("CONTENT_TYPE", ""), environ.get("QUERY_STRING", "")
+    bodies = exchange.counter.bodies(exchange.request, path_of(environ), content_type, query)
+    if bodies is None:
+        return None
+    environ["wsgi.input"] = ReadInput(environ["wsgi.input"], bodies.asked)
+    start_response = exchange.start_response
+
+    def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+        bodies.status = int(status[:3])
+        return start_response(status, headers, *exc_info)
+
+    exchange.start_response = start
+    return bodies
 
 
 def _flask_app(app: WSGIApp) -> Any:
@@ -166,7 +187,7 @@ class WSGIExchange(BodyExchange):
         path = path_of(environ)
         found = counter.feature_of_path(path, method)
         if found is NO_ROUTE:
-            counter.nameless(self.request, path, method)
+            counter.report_unnamed(self.request, path, method)
         return found
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import re
 import shutil
@@ -764,3 +765,21 @@ def test_deleting_the_account_counts_anonymously(captured):
             client.force_login(user)
             assert client.get(f"/{name}").content == b"gone"
     assert features(captured) == [("leave", None), ("identified", None)]
+
+
+def test_operations_of_graphql_are_read_from_the_bodies(captured):
+    pytest.importorskip("graphql")
+    from django.http import JsonResponse
+    from django.test import RequestFactory
+
+    from usage_instrument.integrations.django.middleware import UsageMiddleware
+
+    def serve(request):
+        sent = json.loads(request.body)
+        return JsonResponse({"errors": [{"message": "no"}]} if "fail" in sent["query"] else {"data": {}})
+
+    with override_settings(USAGE_INSTRUMENT={"graphql": "/graphql"}):
+        site = UsageMiddleware(serve)
+        for query in ("query Look { book }", "query Look { fail }", "mutation { addBook }"):
+            site(RequestFactory().post("/graphql", json.dumps({"query": query}), content_type="application/json"))
+    assert captured.names == ["graphql:Look", "graphql:mutation addBook"]

@@ -4,15 +4,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
+import logging
+
 import pytest
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from werkzeug.test import Client
 
+import usage_instrument as usage
 from usage_instrument import wsgi
 from usage_instrument.asgi import UsageMiddleware
+from usage_instrument.errors import ConfigurationError
 from usage_instrument.testing import capture_usage
+from usage_instrument.web.graphql import LONGEST
 from usage_instrument.web.route_coverage import route_coverage
 
 SCHEMA = "type Query { book(number: Int): String } type Mutation { addBook(title: String): String }"
@@ -166,12 +176,12 @@ def test_operations_count_by_their_names_and_without_errors(make):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_plan_says_what_counts_the_operations():
     found = {row[2:] for row in route_coverage(strawberry_fastapi()) if row.route}
-    assert found == {(None, "its operations count, by usage_instrument.integrations.strawberry, .ariadne or .graphene")}
+    assert found == {(None, "its operations count, by graphql= or by an extension of usage_instrument.integrations")}
 
 
 def test_names_of_operations_do_not_grow_without_bound(monkeypatch):
     graphql = pytest.importorskip("graphql")
-    from usage_instrument.integrations import graphql as ours
+    from usage_instrument.web import graphql as ours
 
     monkeypatch.setattr(ours, "NAMES", 2)
     monkeypatch.setattr(ours, "_names", set())
@@ -182,3 +192,109 @@ def test_names_of_operations_do_not_grow_without_bound(monkeypatch):
     assert [use.feature for use in captured.uses] == [
         "graphql:One", "graphql:Two", "graphql:query book", "graphql:One",
     ]  # fmt: skip
+
+
+# ---- by the bodies, where the app has no extension
+
+
+def executed(sent):
+    graphql = pytest.importorskip("graphql")
+    if "query" not in sent:
+        return {"data": {"book": "kept on the server"}}
+    roots = {"book": lambda info, number=0: "Emma", "addBook": lambda info, title="": add_book(title)}
+    schema, name = graphql.build_schema(SCHEMA), sent.get("operationName")
+    return graphql.graphql_sync(schema, sent["query"], root_value=roots, operation_name=name).formatted
+
+
+def answer_of(sent):
+    return [executed(each) for each in sent] if isinstance(sent, list) else executed(sent)
+
+
+def starlette_by_bodies():
+    async def serve(request: Request) -> Response:
+        if request.method == "GET":
+            return JSONResponse(executed(dict(request.query_params)))
+        sent = json.loads(b"".join([piece async for piece in request.stream()]))
+        usage.identify(7)
+        whole = json.dumps(answer_of(sent))
+        return StreamingResponse(iter([whole[:9], whole[9:]]), media_type="application/json")
+
+    async def other(request: Request) -> Response:
+        return JSONResponse(await request.json())
+
+    routes = [Route("/graphql", serve, methods=["GET", "POST"]), Route("/other", other, methods=["POST"])]
+    return TestClient(UsageMiddleware(Starlette(routes=routes), graphql="/graphql"))
+
+
+def flask_by_bodies():
+    from flask import Flask, jsonify, request
+
+    app = Flask("graphql", static_folder=None)
+
+    @app.route("/graphql", methods=["GET", "POST"])
+    def serve():
+        usage.identify(7)
+        return jsonify(executed(request.args) if request.method == "GET" else answer_of(request.get_json()))
+
+    @app.post("/other")
+    def other():
+        return jsonify(request.get_json())
+
+    app.wsgi_app = wsgi.UsageMiddleware(app.wsgi_app, graphql=["/graphql"])
+    client = app.test_client()
+    client.post = functools.partial(client.post, buffered=True)
+    client.get = functools.partial(client.get, buffered=True)
+    return client
+
+
+BY_BODIES = [starlette_by_bodies, flask_by_bodies]
+
+
+@pytest.mark.parametrize("make", BY_BODIES, ids=lambda make: make.__name__)
+def test_operations_are_read_from_the_bodies(make):
+    pytest.importorskip("graphql")
+    client = make()
+    with capture_usage() as captured:
+        for sent, feature in [*REQUESTS, ({"operationName": "Kept", "extensions": {}}, "graphql:Kept")]:
+            captured.clear()
+            client.post("/graphql", json=sent)
+            assert [(use.feature, use.user) for use in captured.uses] == ([] if feature is None else [(feature, 7)]), (
+                sent
+            )
+        captured.clear()
+        batch = [REQUESTS[0][0], REQUESTS[4][0], REQUESTS[3][0]]
+        client.post("/graphql", json=batch)
+        assert captured.names == ["graphql:Look", "graphql:mutation addBook"]
+        captured.clear()
+        client.get("/graphql?query={book(number:1)}")
+        client.post("/other", json=REQUESTS[0][0])
+        assert captured.names == ["graphql:query book", "other"]
+        assert captured.complaints == []
+
+
+@pytest.mark.parametrize("make", BY_BODIES, ids=lambda make: make.__name__)
+def test_what_cannot_be_read_passes_and_counts_nothing(make, caplog):
+    pytest.importorskip("graphql")
+    client = make()
+    with capture_usage() as captured:
+        long = {"query": "query Long { book }", "variables": {"text": "x" * LONGEST}}
+        found = client.post("/graphql", json=long)
+        assert (found.json() if callable(found.json) else found.json) == {"data": {"book": "Emma"}}
+        for sent in (["no object", {"query": 3}], {"query": "{" * 30_000}):
+            with contextlib.suppress(Exception):  # the app's own
+                client.post("/graphql", json=sent)
+    assert captured.uses == []
+    assert [record.levelno for record in caplog.records if "usage_instrument" in record.name] == [logging.WARNING]
+
+
+def test_an_extension_of_the_app_goes_before():
+    app = strawberry_fastapi().app
+    with capture_usage() as captured:
+        TestClient(UsageMiddleware(app, graphql="/graphql")).post("/graphql", json=REQUESTS[0][0])
+    assert captured.names == ["graphql:Look"]
+
+
+@pytest.mark.parametrize("wrong", ["graphql", ["/graphql", 7]])
+def test_paths_that_are_none_raise_at_once(wrong):
+    with pytest.raises(ConfigurationError, match="graphql="):
+        UsageMiddleware(Starlette(), graphql=wrong)

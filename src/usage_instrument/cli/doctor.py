@@ -79,9 +79,12 @@ def _show_routes(name: str, output: Format) -> None:
     except UsageInstrumentError as error:
         hint = f"; for a factory, pass '{name}()'" if inspect.isfunction(app) else ""
         raise fail(f"{error}{hint}") from None
-    show([each._asdict() for each in routes], output, empty="This app has no routes.", names=CoveredRoute._fields)
-    if output is Format.TABLE:
-        typer.echo(f"\nThe user of a request is {user_source(app)}.")
+    source, is_for_people = user_source(app), output in (Format.TABLE, Format.MARKDOWN)
+    column = {} if is_for_people else {"user_source": source}
+    names = (*CoveredRoute._fields, *column)
+    show([{**each._asdict(), **column} for each in routes], output, empty="This app has no routes.", names=names)
+    if is_for_people:
+        typer.echo(f"\nThe user of a request is {source}.")
     if not is_configured(app):
         warn("nothing is counted yet: the app has not called usage_instrument.configure()")
 

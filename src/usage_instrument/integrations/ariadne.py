@@ -6,7 +6,7 @@ from typing import Any
 
 from ariadne.types import Extension
 
-from .graphql import count_operation
+from usage_instrument.web.graphql import count_operation
 
 __all__ = ["UsageExtension"]
 

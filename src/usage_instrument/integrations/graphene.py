@@ -7,7 +7,7 @@ from typing import Any
 
 from graphql import ExecutionContext
 
-from .graphql import count_operation
+from usage_instrument.web.graphql import count_operation
 
 __all__ = ["UsageExecutionContext"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from strawberry.extensions import SchemaExtension
 
-from .graphql import count_operation, operation_in
+from usage_instrument.web.graphql import count_operation, operation_in
 
 __all__ = ["UsageExtension"]
 

@@ -44,6 +44,9 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     """The metadata of each use, or a callable that returns it."""
     success: Callable[[int, C], object] | None
     """From the status and the request to whether it is a use. Default: 2xx, and 3xx of an unsafe method."""
+    graphql: str | Iterable[str] | None
+    """The paths of GraphQL endpoints without an extension of ours: the operations are read from the bodies of requests
+    and answers, each of up to 1 MiB."""
     login_url: str | Iterable[str] | None
     """The login pages of the app, as paths or URLs: a redirect to one is no use, and a denied access. The pages of
     Flask-Login, of Django's LOGIN_URL and of Starlette's `requires` are known."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
 from usage_instrument.capture.call_arguments import kept_metadata
-from usage_instrument.capture.context import OPERATIONS, Holder, Request, holder, judge, request_of
+from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, Request, holder, judge, request_of
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import path_in
@@ -21,6 +22,7 @@ from usage_instrument.runtime.processes import ALIVE, notice_fork
 from usage_instrument.typing import UNSET, Metadata, Unset, UserId
 
 from .audit_policy import AuditPolicy
+from .graphql import GraphQLBodies, graphql_paths
 from .options import (
     OPTIONS,
     MiddlewareOptions,
@@ -37,6 +39,8 @@ from .rules import Rule, Rules
 _SOURCE = "middleware"
 _FIRST = 3
 """Successes without a name, after which that is logged."""
+_WORD = re.compile(r"[A-Za-z_-]{0,20}")
+"""A segment of a path that may be logged: an id or a token is none."""
 MOST_ROUTES = 10_000
 """Routes that a middleware remembers. For an app that creates routes while it runs, it then starts over."""
 
@@ -121,6 +125,7 @@ class RequestCounter:
         self.success = None if success is None else check_callable("success=", success)
         self.not_modified = options.get("not_modified", False)
         self._display = display_names(options.get("display"))
+        self.graphql = graphql_paths(options.get("graphql"))
         self._login_paths = login_paths(options.get("login_url"))
         self._framework_login = framework_login
         self.alone = (self,)
@@ -137,7 +142,7 @@ class RequestCounter:
         self.check_setup: Callable[[], None] | None = None
         """Checks the app, once, when its first route is met."""
         self._reported_above: set[str] = set()
-        self._nameless = 0
+        self._unnamed = 0
         self.next_end = 0.0
         """The time of the monotonic clock at which the end of a request is to call `ended`."""
         for name in self.rules.names:
@@ -200,7 +205,7 @@ class RequestCounter:
         found.audited = rule.names | tracked
         if rule.names and not rule.explicit and route.name is not None:  # `audit` may name all methods of a route
             found.audited |= {route.name}
-        if not rule.explicit and (tracked or is_graphql(route.endpoint)):
+        if not rule.explicit and (tracked or self.has_operations(route)):
             return found
         return self._fill(found, rule, tracked, route.endpoint, None if rule.explicit else route.name_for(method))
 
@@ -209,13 +214,13 @@ class RequestCounter:
         rule = self.rules.decide_path(path, method, names=names)
         return self._fill(RouteFeature(), rule, frozenset(), None, None) if rule.explicit else NO_ROUTE
 
-    def nameless(self, request: Request, path: str, method: str) -> None:
+    def report_unnamed(self, request: Request, path: str, method: str) -> None:
         """Nothing can name a success: log that once, unless `features` names others, or something within counts."""
-        self._nameless += not request.counted
-        if self._nameless == _FIRST and not request.counted and not self.rules.keys and not self.rules.has_callables:
-            example = "/".join("{id}" if any(map(str.isdigit, part)) else part for part in path.split("/"))
+        self._unnamed += not request.counted
+        if self._unnamed == _FIRST and not request.counted and not self.rules.keys and not self.rules.has_callables:
+            example = "/".join(part if _WORD.fullmatch(part) else "{id}" for part in path.split("/"))
             log.warning(
-                ("nameless", id(self)),
+                ("unnamed", id(self)),
                 "requests succeed and none is counted, since their framework names no route that can be read here: "
                 "name them by their paths, such as UsageMiddleware(app, features={%r: 'my_feature'})",
                 f"{method} {example}",
@@ -226,13 +231,19 @@ class RequestCounter:
         for route in routes:
             for method in route.counted_methods if route.countable else ():
                 rule = self.rules.decide(route, method)
-                is_tracked = tracked_features(route.endpoint, method, self.catalog) and not rule.explicit
-                if (
-                    isinstance(rule.feature, str)
-                    and not is_tracked
-                    and (rule.explicit or not is_graphql(route.endpoint))
-                ):
+                is_elsewhere = self.has_operations(route) or tracked_features(route.endpoint, method, self.catalog)
+                if isinstance(rule.feature, str) and (rule.explicit or not is_elsewhere):
                     self._declare(rule.feature, route.endpoint)
+
+    def has_operations(self, route: Route) -> bool:
+        """Whether a route serves GraphQL, whose operations count instead of it."""
+        return is_graphql(route.endpoint) or not self.graphql.isdisjoint(route.templates)
+
+    def bodies(self, request: Request, path: str, content_type: str, query: str) -> GraphQLBodies | None:
+        """What reads the bodies of a request to one of the paths in `graphql`; None for another one."""
+        if path not in self.graphql or request.judged_by is not None:
+            return None
+        return GraphQLBodies(request, self.recorder, self.failed, content_type, query)
 
     def _declare(self, name: str, endpoint: object = None) -> Feature:
         """A feature of the catalogue. Raises FeatureNameError."""
@@ -305,7 +316,7 @@ class RequestCounter:
         """Whether this middleware decides on a request, and no middleware further in, which knows better."""
         other = request.judged_by
         if other is not self:
-            if other is OPERATIONS:
+            if other is OPERATIONS or other is BODIES:
                 return False
             if isinstance(other, RequestCounter) and other.catalog is self.catalog:
                 return False

@@ -13,7 +13,7 @@ from .flask_routes import FlaskRoutes, flask_apps
 from .framework_users import ids_are_keys
 from .other_routes import OtherRoutes
 from .request_counter import RequestCounter
-from .routes import Route, is_graphql, tracked_features, unreached
+from .routes import Route, tracked_features, unreached
 from .setup_checks import layers
 from .starlette_routes import visible_routes
 
@@ -134,8 +134,11 @@ def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, meth
     rule = counter.rules.decide(route, method)
     if tracked and not rule.explicit:
         return tracked, "@tracks"
-    if not rule.explicit and is_graphql(route.endpoint):
-        return None, "its operations count, by usage_instrument.integrations.strawberry, .ariadne or .graphene"
+    if not rule.explicit and counter.has_operations(route):
+        return (
+            None,
+            "its operations count, by graphql= or by an extension of usage_instrument.integrations",
+        )
     if callable(rule.feature):
         return None, "features= names it by the request"
     if rule.feature is None:

@@ -134,6 +134,15 @@ class DjangoExchange(BodyExchange):
 
     def responded(self, response: HttpResponseBase) -> HttpResponseBase:
         """The response; counted now, or with the first piece of a stream."""
+        http = self.carrier
+        if self.counter.graphql and not response.streaming:
+            query = http.META.get("QUERY_STRING", "")
+            bodies = self.counter.bodies(self.request, http.path, http.content_type or "", query)
+            if bodies is not None:
+                bodies.status = response.status_code
+                bodies.asked(vars(http).get("_body", b""))
+                bodies.answered(getattr(response, "content", b""))
+                bodies.count()
         self.started(response.status_code, response.headers.items())
         # A file is the server's to send, which another iterator would prevent.
         if not response.streaming or getattr(response, "file_to_stream", None) is not None:
