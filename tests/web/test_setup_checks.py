@@ -319,13 +319,13 @@ def test_all_features_of_an_app_are_in_the_catalogue_after_its_first_request(cap
     client = Client(wsgi.UsageMiddleware(app, tracker=tracker, features={"event": "event_made"}))
     assert client.get("/").status_code == 200
     assert sorted(feature.name for feature in catalog) == ["event_made", "home"]
-    catalog.complete()  # as the writer does
+    catalog.declare_pending()  # as the writer does
     assert sorted(feature.name for feature in catalog) == ["event_made", "form GET", "form POST", "home"]
     catalog = Catalog(captured)
     back, front = flask_app("back"), flask_app("front")
     app_of_apps = wsgi.UsageMiddleware(DispatcherMiddleware(front, {"/back": back}), tracker=Mock(catalog=catalog))
     assert Client(app_of_apps).get("/").status_code == 200
-    catalog.complete()
+    catalog.declare_pending()
     names = ["event /back/events/{id}", "event /events/{id}", "home /", "home /back/"]
     assert sorted(feature.name for feature in catalog) == names
 

@@ -87,7 +87,7 @@ class Catalog:
         self._features: dict[str, Feature] = {}
         self._stated: dict[tuple[str, str], str] = {}  # the line that states a text, by feature and option
         self._displaced: list[Recorder] = []
-        self._later: list[Callable[[], object]] = []
+        self._pending: list[Callable[[], object]] = []
         self.recorder: Recorder = recorder if recorder is not None else Unconfigured(self)
 
     def key(self, name: str) -> object:
@@ -138,15 +138,15 @@ class Catalog:
             setattr(feature, option, text)
             self._stated.setdefault(key, line)
 
-    def later(self, declare: Callable[[], object]) -> None:
+    def declare_later(self, declare: Callable[[], object]) -> None:
         """Have a thread of the recorder's call this, so that many declarations delay no request."""
-        self._later.append(declare)
+        self._pending.append(declare)
 
-    def complete(self) -> None:
+    def declare_pending(self) -> None:
         """Make the declarations that were left for later. Never raises."""
-        while self._later:
+        while self._pending:
             try:
-                self._later.pop()()
+                self._pending.pop()()
             except Exception:  # of the host's objects
                 log.debug("cannot declare the features of an app", exc_info=True)
 

@@ -59,8 +59,8 @@ def _find_id(user: Any, anonymous: Unset | None) -> UserId | Unset:
     if shape.convert is not None:
         id_ = shape.convert(user)
         return anonymous if id_ is None else id_
-    says = shape.has_is_authenticated or "is_authenticated" in attributes
-    if says and attributes.get("is_authenticated") is not True and _is_anonymous(user, attributes):
+    has_answer = shape.has_is_authenticated or "is_authenticated" in attributes
+    if has_answer and attributes.get("is_authenticated") is not True and _is_anonymous(user, attributes):
         return anonymous
     if shape.is_mapped and _was_deleted(attributes.get("_sa_instance_state")):
         return anonymous
@@ -201,9 +201,9 @@ def _shape_of(kind: Any) -> _Shape:
     if row is not None and issubclass(kind, row.Row | row.RowMapping):
         return _Shape(read, read_row=_id_in_row)
     key = getattr(getattr(vars(kind).get("_meta"), "pk", None), "attname", None)  # of a Django model
-    says = any("is_authenticated" in base.__dict__ for base in kind.__mro__)
+    has_answer = any("is_authenticated" in base.__dict__ for base in kind.__mro__)
     mapped = any("_sa_class_manager" in base.__dict__ for base in kind.__mro__)
-    return _Shape(read, key=key if isinstance(key, str) else "id", has_is_authenticated=says, is_mapped=mapped)
+    return _Shape(read, key=key if isinstance(key, str) else "id", has_is_authenticated=has_answer, is_mapped=mapped)
 
 
 def _refuse_bool(value: bool) -> UserId:

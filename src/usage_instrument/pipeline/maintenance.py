@@ -87,7 +87,7 @@ class Maintenance:
         self._pruning = None
 
     def _declare(self, store: Store, now: float) -> None:
-        self._catalog.complete()
+        self._catalog.declare_pending()
         new = [feature for feature in self._catalog if self._declared.get(feature.name) != _texts(feature)]
         if not new:
             return

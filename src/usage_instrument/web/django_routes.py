@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from .path_templates import plain_template
-from .routes import MOST, Route, class_methods, told_apart
+from .routes import MOST, Route, class_methods, qualified
 
 _STATIC = frozenset({"django.views.static", "django.contrib.staticfiles.views"})
 
@@ -25,7 +25,7 @@ class DjangoRoutes:
         key = id(match.func), match.view_name
         if key not in self._found:
             self._walk(urlconf)
-        routes = self._found.get(key) or told_apart(_routes_of(match))
+        routes = self._found.get(key) or qualified(_routes_of(match))
         method = "GET" if method == "HEAD" else method
         return next((route for route in routes if route.methods is None or method in route.methods), routes[0])
 
@@ -34,7 +34,7 @@ class DjangoRoutes:
         if len(self._found) > MOST:  # a site that creates URLconfs while it runs
             self._found.clear()
             self._kept.clear()
-        for (match, _), route in zip(pairs, told_apart(route for _, route in pairs), strict=True):
+        for (match, _), route in zip(pairs, qualified(route for _, route in pairs), strict=True):
             key = id(match.func), match.view_name
             self._kept[key] = match.func  # an id is good for as long as its object lives
             self._found.setdefault(key, []).append(route)
@@ -42,7 +42,7 @@ class DjangoRoutes:
 
 def django_routes(urlconf: Any = None) -> list[Route]:
     """The routes of a URLconf, by default the one of the settings. Raises what loading it raises."""
-    return told_apart(route for _, route in islice(_walk(urlconf), MOST))
+    return qualified(route for _, route in islice(_walk(urlconf), MOST))
 
 
 def _walk(urlconf: Any) -> Iterator[tuple[Any, Route]]:

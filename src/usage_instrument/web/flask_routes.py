@@ -13,7 +13,7 @@ from usage_instrument.typing import UNSET, Scope
 
 from .framework_users import FLASK_USER, flask_user
 from .path_templates import plain_template
-from .routes import MOST, Route, told_apart
+from .routes import MOST, Route, qualified
 
 RULE_KEY = "usage_instrument.flask_rule"
 """The key of an ASGI scope with the rule of the Flask request that runs in it."""
@@ -80,7 +80,7 @@ class FlaskRoutes:
     def visible(self) -> list[Route] | None:
         """The routes that can be seen from outside; None without a Flask app."""
         apps = list(flask_apps(self._app))
-        return told_apart(route for _, route in islice(flask_rules(apps), MOST)) if apps else None
+        return qualified(route for _, route in islice(flask_rules(apps), MOST)) if apps else None
 
     def _walk(self, prefix: str) -> None:
         apps = list(flask_apps(self._app))
@@ -91,7 +91,7 @@ class FlaskRoutes:
                 apps.append(Mounted(prefix, running))
         pairs = list(islice(flask_rules(apps), MOST))
         found: dict[int, tuple[object, list[Route]]] = {}
-        for (rule, _), route in zip(pairs, told_apart(route for _, route in pairs), strict=True):
+        for (rule, _), route in zip(pairs, qualified(route for _, route in pairs), strict=True):
             found.setdefault(id(rule), (rule, []))[1].append(route)
         self._found = found
 

@@ -12,7 +12,7 @@ from usage_instrument.runtime import log
 from usage_instrument.typing import Environ, Scope
 
 from .path_templates import plain_template
-from .routes import MOST, Route, told_apart
+from .routes import MOST, Route, qualified
 
 _PYRAMID_KEY = "usage_instrument.pyramid_route"
 """The key of an environ with the route that Pyramid has matched; Pyramid itself leaves no trace of it there."""
@@ -38,7 +38,7 @@ class OtherRoutes:
             if not any(found is marker for found, _ in pairs):
                 pairs += [(marker, route) for route in _routes_of(marker)]
             self._found = {}
-            for (one, _), route in zip(pairs, told_apart(route for _, route in pairs), strict=True):
+            for (one, _), route in zip(pairs, qualified(route for _, route in pairs), strict=True):
                 self._found.setdefault(id(one), (one, []))[1].append(route)
         _, routes = self._found[id(marker)]
         method = "GET" if method == "HEAD" else method
@@ -46,7 +46,7 @@ class OtherRoutes:
 
     def visible(self) -> list[Route] | None:
         """The routes; None for an app of another framework."""
-        return told_apart(route for _, route in islice(_walk(self._app), MOST)) if _is_known(self._app) else None
+        return qualified(route for _, route in islice(_walk(self._app), MOST)) if _is_known(self._app) else None
 
 
 def _is_known(app: object) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from usage_instrument.capture.call_arguments import kept_metadata
 from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, Request, holder, judge, request_of
@@ -69,6 +69,16 @@ class RouteFeature:
 
 NO_ROUTE = RouteFeature()
 """For a request that no route matched."""
+
+
+class Decision(NamedTuple):
+    """What a method of a route counts as."""
+
+    rule: Rule
+    tracked: frozenset[str]
+    """The features that the endpoint is decorated for."""
+    counts: bool
+    """Whether the middleware counts it by the rule, instead of the decorators or the operations of GraphQL."""
 
 
 class PendingUse:
@@ -200,14 +210,19 @@ class RequestCounter:
             return found
         if method == "HEAD":  # no use, but an access as a GET is
             method = "GET"
-        rule = self.rules.decide(route, method)
-        tracked = tracked_features(route.endpoint, method, self.catalog)
+        rule, tracked, counts = self.decision(route, method)
         found.audited = rule.names | tracked
         if rule.names and not rule.explicit and route.name is not None:  # `audit` may name all methods of a route
             found.audited |= {route.name}
-        if not rule.explicit and (tracked or self.has_operations(route)):
+        if not counts:
             return found
         return self._fill(found, rule, tracked, route.endpoint, None if rule.explicit else route.name_for(method))
+
+    def decision(self, route: Route, method: str) -> Decision:
+        """What the options and the decorators of a route's endpoint decide for one of its methods."""
+        rule, tracked = self.rules.decide(route, method), tracked_features(route.endpoint, method, self.catalog)
+        is_elsewhere = tracked or is_graphql(route.endpoint) or not self.graphql.isdisjoint(route.templates)
+        return Decision(rule, tracked, route.countable and (rule.explicit or not is_elsewhere))
 
     def feature_of_path(self, path: str, method: str, *, names: bool = True) -> RouteFeature:
         """What a path counts as in an app whose framework is unknown; for `names`, see Rules.decide_path."""
@@ -229,15 +244,10 @@ class RequestCounter:
     def declare(self, routes: Iterable[Route]) -> None:
         """Enter the features of an app's routes in the catalogue, as their first requests would."""
         for route in routes:
-            for method in route.counted_methods if route.countable else ():
-                rule = self.rules.decide(route, method)
-                is_elsewhere = self.has_operations(route) or tracked_features(route.endpoint, method, self.catalog)
-                if isinstance(rule.feature, str) and (rule.explicit or not is_elsewhere):
+            for method in route.counted_methods:
+                rule, _, counts = self.decision(route, method)
+                if counts and isinstance(rule.feature, str):
                     self._declare(rule.feature, route.endpoint)
-
-    def has_operations(self, route: Route) -> bool:
-        """Whether a route serves GraphQL, whose operations count instead of it."""
-        return is_graphql(route.endpoint) or not self.graphql.isdisjoint(route.templates)
 
     def bodies(self, request: Request, path: str, content_type: str, query: str) -> GraphQLBodies | None:
         """What reads the bodies of a request to one of the paths in `graphql`; None for another one."""

@@ -131,10 +131,10 @@ def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, meth
         return tracked, "@tracks" if tracked else "the app has no UsageMiddleware"
     if not route.countable:
         return tracked, "@tracks" if tracked else "static files are no use"
-    rule = counter.rules.decide(route, method)
+    rule, _, counts = counter.decision(route, method)
     if tracked and not rule.explicit:
         return tracked, "@tracks"
-    if not rule.explicit and counter.has_operations(route):
+    if not counts:
         return (
             None,
             "its operations count, by graphql= or by an extension of usage_instrument.integrations",
@@ -154,7 +154,7 @@ def _why_named(route: Route, method: str, feature: str) -> str:
     name = route.name_for(method) or ""
     notes = [
         "others have the same" if route.qualifier else "",
-        "by its method" if route.tells_methods else "methods other than GET are added to it" if method == "" else "",
+        "by its method" if route.by_method else "methods other than GET are added to it" if method == "" else "",
         "shortened" if feature != name else "",
     ]
     return ", ".join(["the name of the route", *filter(None, notes)])
@@ -165,8 +165,8 @@ def _audit(counter: RequestCounter | None, route: Route, method: str) -> str:
     policy = None if counter is None else counter.policy
     if counter is None or policy is None:
         return ""
-    names = counter.rules.decide(route, method).names | tracked_features(route.endpoint, method, counter.catalog)
-    return "".join(f"; audit={policy.levels[name]!r}" for name in sorted(policy.among(names)))
+    rule, tracked, _ = counter.decision(route, method)
+    return "".join(f"; audit={policy.levels[name]!r}" for name in sorted(policy.among(rule.names | tracked)))
 
 
 def _mistake(route: Route, catalog: Catalog) -> str:

@@ -49,15 +49,15 @@ class Route(NamedTuple):
     """The host that it is for, if any."""
     qualifier: str = ""
     """What its features are qualified by, since other endpoints have its name."""
-    tells_methods: bool = False
+    by_method: bool = False
     """Whether each of its methods is a feature."""
 
     def name_for(self, method: str) -> str | None:
         """The name of the feature that one of its methods is, unless the options name it."""
         if self.name is None:
             return None
-        tells = self.tells_methods or (self.methods is None and method not in ("", "GET"))
-        return " ".join(filter(None, (self.name, method if tells else "", self.qualifier)))
+        is_named = self.by_method or (self.methods is None and method not in ("", "GET"))
+        return " ".join(filter(None, (self.name, method if is_named else "", self.qualifier)))
 
     def keys(self, method: str) -> tuple[str, ...]:
         """The names and templates that the options may use for one of its methods, the most exact first."""
@@ -70,7 +70,7 @@ class Route(NamedTuple):
         return ("",) if self.methods is None else tuple(sorted(self.methods - UNCOUNTED))
 
 
-def told_apart(routes: Iterable[Route]) -> list[Route]:
+def qualified(routes: Iterable[Route]) -> list[Route]:
     """The routes of an app, so that no two endpoints, methods or operations count as one feature.
 
     A route that serves several methods is a feature for each of them. A name that several endpoints share is qualified
@@ -92,13 +92,13 @@ def told_apart(routes: Iterable[Route]) -> list[Route]:
         identity = _identity(route)
         leader, served = first[identity], methods[identity]
         place = _place(leader)
-        qualifier, tells = "", len(served) > 1
+        qualifier, by_method = "", len(served) > 1
         if by_name[route.name] > 1 and route.countable and not route.documentation:
-            qualifier, tells = place, tells or by_place[route.name, place] > 1
+            qualifier, by_method = place, by_method or by_place[route.name, place] > 1
             if any(by_all[route.name, place, method] > 1 for method in served):
                 qualifier = f"{place} {source_of(route.endpoint) or ''}".strip()
-        if qualifier or tells:
-            found[position] = route._replace(qualifier=qualifier, tells_methods=tells)
+        if qualifier or by_method:
+            found[position] = route._replace(qualifier=qualifier, by_method=by_method)
     return found
 
 

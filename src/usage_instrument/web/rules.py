@@ -99,7 +99,7 @@ class Rules:
     3. **`include`**: patterns; no other route counts.
     4. Health, metrics and API-docs routes do not count, unless in `include`.
     5. **`features`** as a callable names all other routes.
-    6. The route's own name; see `told_apart` for names that are not unique.
+    6. The route's own name; see `qualified` for names that are not unique.
 
     For an app whose framework is unknown, templates match its paths, and there are no names.
     Raises FeatureNameError and ConfigurationError (ValueErrors), DeclarationError (a TypeError).

@@ -75,7 +75,7 @@ def check_app(app: object, counter: RequestCounter, routes_of: Callable[[object]
 
 def declare_later(counter: RequestCounter, routes_of: Callable[[], Iterable[Route]]) -> None:
     """Have the features of an app's routes entered in the catalogue, so that those that nobody uses are there too."""
-    counter.catalog.later(lambda: counter.declare(routes_of()))
+    counter.catalog.declare_later(lambda: counter.declare(routes_of()))
 
 
 def layers(app: Any) -> Iterator[Any]:

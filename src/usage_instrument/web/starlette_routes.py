@@ -12,7 +12,7 @@ from usage_instrument.typing import Scope
 
 from .flask_routes import Mounted, flask_apps, flask_rules
 from .path_templates import PathTemplate, plain_template
-from .routes import MOST, WEBSOCKET, Route, class_methods, told_apart
+from .routes import MOST, WEBSOCKET, Route, class_methods, qualified
 
 
 def marker_of(scope: Scope) -> object:
@@ -83,7 +83,7 @@ class RouteTree:
 def _walked(routes: Any) -> list[tuple[tuple[object, ...], Route]]:
     """The routes below a list of routes, each with the objects that identify it."""
     found = list(islice(_walk(routes, Route("", ("",), ""), ()), MOST))
-    return list(zip((markers for markers, _ in found), told_apart(route for _, route in found), strict=True))
+    return list(zip((markers for markers, _ in found), qualified(route for _, route in found), strict=True))
 
 
 _Found = Iterator[tuple[tuple[object, ...], Route]]
