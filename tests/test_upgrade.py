@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
+from typer.testing import CliRunner
 
 from conftest import Database, UsersDatabase
-from reading import NATIVE_UUID
+from reading import NATIVE_UUID, made
+from usage_instrument.cli.app import app
 from usage_instrument.database.engines import connect
 from usage_instrument.database.inspection import check
 from usage_instrument.database.ledger import Ledger
@@ -677,6 +679,31 @@ def test_makes_integer_ids_of_postgresql_big(postgresql: Database) -> None:
             for name in ("feature_usage.user_id", "feature_usage_access.actor_id")
         ]
     upgraded(engine, tables)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_widens_the_numbers_of_the_rows_when_asked_to(kind: str, request: pytest.FixtureRequest) -> None:
+    database = request.getfixturevalue(kind)
+    engine = database.engine()
+    tables = made(engine, users=None)
+    last = 2**31 - 1
+    with engine.begin() as connection:
+        connection.execute(tables.usage.insert().values(id=last, feature_name="last"))
+    with engine.connect() as connection:
+        assert check(connection, tables) == [], "an INT is what a table has by default"
+    ask = ["db", "upgrade", "--url", database.url, "--users", "none", "--id-type", "bigint", "--yes"]
+    done = CliRunner().invoke(app, ask)
+    assert "feature_usage.id is INTEGER and must be BIGINT" in done.output
+    assert done.exit_code == 0, done.output
+    assert "nothing to do" in CliRunner().invoke(app, ask).output
+    with engine.begin() as connection:
+        connection.execute(tables.usage.delete())
+        if kind == "postgresql":
+            connection.exec_driver_sql(f"SELECT setval(pg_get_serial_sequence('feature_usage', 'id'), {last})")
+        connection.execute(tables.usage.insert().values(feature_name="next"))
+        assert connection.scalar(sa.select(tables.usage.c.id)) == last + 1
+    with engine.connect() as connection:
+        assert check(connection, tables) == [], "the wider type fits the narrower definition"
 
 
 def test_follows_users_of_mariadb_whose_ids_become_wider(mariadb: Database) -> None:

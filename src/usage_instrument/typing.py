@@ -26,6 +26,8 @@ UserId: TypeAlias = UUID | int | str | None
 """The id of a user: exactly one of these types. None is anonymous."""
 UserIdType: TypeAlias = Literal["uuid", "integer", "string"]
 """The type of the `user_id` column."""
+IdType: TypeAlias = Literal["integer", "bigint"]
+"""The type of the column `feature_usage.id`. SQLite has one type for both."""
 Metadata: TypeAlias = Mapping[str, Any]
 """The context of a use: a JSON object."""
 When: TypeAlias = Literal["success", "call", "failure"]

@@ -51,6 +51,22 @@ def test_all_is_well(users_database: UsersDatabase) -> None:
         assert all_of(engine, table) == []
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_numbers_of_rows_that_run_out_are_told_in_time(kind: str, request: pytest.FixtureRequest) -> None:
+    database = request.getfixturevalue(kind)
+    tables = made(database.engine())
+    for id_, has_warning in ((2**30 - 1, False), (2**30 + 2**29, True)):
+        with database.engine().begin() as connection:
+            connection.execute(tables.usage.insert().values(id=id_, feature_name=str(id_)))
+        assert ("ids" in diagnosed(database)) is has_warning
+    assert "75% of the numbers" in diagnosed(database)["ids"][0]["finding"]
+    assert "db upgrade --id-type bigint" in diagnosed(database)["ids"][0]["what_to_do"]
+    with database.engine().begin() as connection:
+        tables.usage.metadata.drop_all(connection)
+    made(database.engine(), id_type="bigint")
+    assert "ids" not in diagnosed(database)
+
+
 def test_a_time_zone_that_is_not_utc_is_told(mariadb: Database) -> None:
     made(mariadb.engine())
     found = diagnosed(mariadb)  # the server's own is -05:00

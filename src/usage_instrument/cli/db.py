@@ -16,7 +16,7 @@ from usage_instrument.settings import Settings
 
 from .database import read, run
 from .errors import PROBLEMS
-from .options import Format, Output, Schema, Url, UserIdKind, UserIds, Users
+from .options import Format, IdKind, Ids, Output, Schema, Url, UserIdKind, UserIds, Users
 from .output import show
 
 db = typer.Typer(help="The tables of a database: create, check, upgrade.", no_args_is_help=True)
@@ -28,6 +28,7 @@ def create(
     schema: Schema = None,
     users: Users = "auto",
     user_id_type: UserIds = UserIdKind.UUID,
+    id_type: Ids = IdKind.INTEGER,
     audit_role: Annotated[
         str | None,
         typer.Option(metavar="ROLE", help="Also print the SQL that lets this role only add to the audit trail."),
@@ -37,10 +38,10 @@ def create(
     """Create the missing tables."""
 
     def work(connection: Connection, settings: Settings) -> tuple[Created, list[inspection.Problem], list[str]]:
-        message = _type_problem(reflected_options(connection, **_options(settings)))
+        message = _type_problem(reflected_options(connection, **_options(settings, id_type)))
         if message is not None:
             raise ConfigurationError(message)
-        created = create_all(connection, **_options(settings))
+        created = create_all(connection, **_options(settings, id_type))
         _mark_key(connection, created.tables)
         connection.commit()
         dialect = dialects.get(connection.dialect.name)
@@ -71,12 +72,13 @@ def check(
     schema: Schema = None,
     users: Users = "auto",
     user_id_type: UserIds = UserIdKind.UUID,
+    id_type: Ids = IdKind.INTEGER,
     output: Output = Format.TABLE,
 ) -> None:
     """Compare the tables with this release's schema; exits with 1 if they differ."""
 
     def work(connection: Connection, settings: Settings) -> list[inspection.Problem]:
-        options = reflected_options(connection, **_options(settings))
+        options = reflected_options(connection, **_options(settings, id_type))
         message = _type_problem(options)
         about_users = [inspection.Problem(message, False)] if message is not None else []
         return inspection.check(connection, options.tables) + about_users
@@ -94,6 +96,7 @@ def upgrade_(
     schema: Schema = None,
     users: Users = "auto",
     user_id_type: UserIds = UserIdKind.UUID,
+    id_type: Ids = IdKind.INTEGER,
     output: Output = Format.TABLE,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
@@ -101,10 +104,10 @@ def upgrade_(
     """Upgrade existing tables to this release's schema: merge duplicate rows, add keys and columns."""
 
     def look(connection: Connection, settings: Settings) -> upgrade.Upgrade:
-        return upgrade.plan_upgrade(connection, reflected_options(connection, **_options(settings)).tables)
+        return upgrade.plan_upgrade(connection, reflected_options(connection, **_options(settings, id_type)).tables)
 
     def change(connection: Connection, settings: Settings) -> None:
-        tables = reflected_options(connection, **_options(settings)).tables
+        tables = reflected_options(connection, **_options(settings, id_type)).tables
         connection.rollback()
         if planned.steps:
             upgrade.upgrade(connection, tables)
@@ -157,8 +160,9 @@ def _type_problem(options: ReflectedOptions) -> str | None:
     return f"{options.why}: say --user-id-type {options.other_type}, or --users none for ids of another kind"
 
 
-def _options(settings: Settings) -> dict[str, Any]:
-    return {"schema": settings.schema, "users": settings.users, "user_id_type": settings.user_id_type}
+def _options(settings: Settings, id_type: IdKind) -> dict[str, Any]:
+    chosen = {"user_id_type": settings.user_id_type, "id_type": id_type.value}
+    return {"schema": settings.schema, "users": settings.users, **chosen}
 
 
 def _mark_key(connection: Connection, tables: Tables) -> None:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Annotated, NamedTuple
 
+import sqlalchemy as sa
 import typer
 from sqlalchemy import Connection, exc, func, select
 
@@ -30,6 +31,9 @@ from .output import show
 
 _CLOCKS_APART = dt.timedelta(seconds=2)
 _LOSSES = dt.timedelta(days=7)
+_LAST_INT = 2**31 - 1
+_MANY_IDS = 0.5
+"""The share of the numbers of an INT from which they need a look."""
 OK, WARNING, BAD = "ok", "warning", "BAD"
 
 
@@ -107,7 +111,7 @@ def _check_all(connection: Connection, settings: Settings) -> list[Finding]:
         f"and refer to {tables.users}" if tables.users else "without a foreign key"
     )
     found.append(Finding("tables", OK, f"complete; {users}"))
-    for check in (_privileges, _temporary_tables, _clock, _time_zone, _writers, _losses, _catalog):
+    for check in (_privileges, _temporary_tables, _clock, _time_zone, _ids, _writers, _losses, _catalog):
         connection.rollback()
         found += check(connection, tables, settings)
     return found
@@ -182,6 +186,23 @@ def _time_zone(connection: Connection, tables: Tables, settings: Settings) -> It
         )
     else:
         yield Finding("time zone", OK, "this session uses UTC, as the tables do")
+
+
+def _ids(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:
+    """Rows are numbered by an INT, unless `id_type="bigint"` was chosen."""
+    usage = tables.usage
+    columns = sa.inspect(connection).get_columns(usage.name, schema=usage.schema)
+    type_ = next(column["type"] for column in columns if column["name"] == "id")
+    if isinstance(type_, sa.BigInteger) or connection.dialect.name == "sqlite":  # whose INTEGER has 64 bits
+        return
+    share = int(connection.scalar(select(func.max(usage.c.id))) or 0) / _LAST_INT
+    if share >= _MANY_IDS:
+        yield Finding(
+            "ids",
+            WARNING,
+            f"{share:.0%} of the numbers of feature_usage.id (INT) are used, and nothing is written after the last",
+            "run `usage-instrument db upgrade --id-type bigint`, which rewrites the table, in a quiet hour",
+        )
 
 
 def _writers(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:

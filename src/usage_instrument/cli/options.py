@@ -22,6 +22,13 @@ class UserIdKind(str, enum.Enum):
     STRING = "string"
 
 
+class IdKind(str, enum.Enum):
+    """The type of `feature_usage.id`."""
+
+    INTEGER = "integer"
+    BIGINT = "bigint"
+
+
 class Format(str, enum.Enum):
     """The format of printed rows."""
 
@@ -65,6 +72,10 @@ UserIds: TypeAlias = Annotated[
         metavar="TYPE",
         help="The type of user ids: uuid, integer or string.",
     ),
+]
+Ids: TypeAlias = Annotated[
+    IdKind,
+    typer.Option("--id-type", metavar="TYPE", help="The type of feature_usage.id: integer or bigint."),
 ]
 Output: TypeAlias = Annotated[
     Format, typer.Option("--format", metavar="FORMAT", help="The output format: table, json, csv or markdown.")

@@ -27,6 +27,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 from usage_instrument.events import NAME_LENGTH
+from usage_instrument.typing import IdType
 
 from .text_types import BINARY, text_type
 
@@ -35,14 +36,16 @@ LINK_LENGTH = 64
 _SERVICE = "The program's name"
 
 
-def define_usage(metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]]) -> Table:
+def define_usage(
+    metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]], id_type: IdType
+) -> Table:
     """One row per user and feature."""
     usage = _table(
         "feature_usage",
         metadata,
         schema,
         "Which user used which feature how often: one row per user and feature",
-        Column("id", Integer, primary_key=True),
+        Column("id", Integer if id_type == "integer" else _big_number(), primary_key=True),
         user_column(),
         _feature(nullable=True),
         Column("metadata", _json_object(), nullable=True, comment="The latest context of the use"),
@@ -89,7 +92,7 @@ def define_history(metadata: MetaData, schema: str | None, user_column: Callable
         schema,
         "Uses by user, feature and hour or day",
         # No query uses it, but logical replication and MariaDB's innodb_force_primary_key need a primary key.
-        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("id", _big_number(), primary_key=True),
         user_column(),
         _feature(nullable=True),
         Column("bucket_start", _timestamp(), nullable=False, comment="The start of the hour or day, UTC"),
@@ -196,6 +199,11 @@ def define_trail(metadata: MetaData, schema: str | None) -> Table:
         Column("trail_id", Uuid, nullable=False, comment="At random; in the first link of each chain"),
         Column("created_at", _timestamp(), nullable=False, comment="Since when, UTC"),
     )
+
+
+def _big_number() -> TypeEngine[int]:
+    """A key that the database numbers; SQLite numbers only an INTEGER, of 64 bits."""
+    return BigInteger().with_variant(Integer, "sqlite")
 
 
 def _table(name: str, metadata: MetaData, schema: str | None, comment: str, *columns: Column[Any]) -> Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy import MetaData
 
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.typing import UserIdType
+from usage_instrument.typing import IdType, UserIdType
 
 from .schema import define_tables
 
@@ -30,6 +30,8 @@ class FeatureUsageMixin:
     """The users table: a model, a Table, a Column, `"table.column"`, None for no foreign key, or `"auto"`."""
     __usage_user_id_type__: ClassVar[UserIdType] = "uuid"
     """The type of a user's id: `"uuid"`, `"integer"` or `"string"`."""
+    __usage_id_type__: ClassVar[IdType] = "integer"
+    """The type of `id`: `"integer"` or `"bigint"`."""
     __usage_schema__: ClassVar[str | None] = None
     """The database schema of the tables; None is the connection's default."""
 
@@ -49,6 +51,7 @@ class FeatureUsageMixin:
                 schema=cls.__usage_schema__,
                 users=cls.__usage_users__,
                 user_id_type=cls.__usage_user_id_type__,
+                id_type=cls.__usage_id_type__,
             )
             mapped: Any = cls
             mapped.__table__, mapped.metadata_ = tables.usage, tables.usage.c.metadata

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.runtime import log
-from usage_instrument.typing import UserIdType
+from usage_instrument.typing import IdType, UserIdType
 
 from . import dialects
 from .definitions import (
@@ -39,15 +39,19 @@ def define_tables(
     schema: str | None = None,
     users: object = "auto",
     user_id_type: UserIdType = "uuid",
+    id_type: IdType = "integer",
 ) -> Tables:
     """Define the tables in a MetaData, the host's own or a new one.
 
     `users` is what `user_id` refers to: a model, Table, Column, `"table.column"` or `"schema.table.column"`; None makes
     no foreign key. `"auto"` takes `users(id)` if this MetaData already has it and its type fits, and logs the decision.
+    `id_type="bigint"` is for more than 2,147,483,647 rows of users and features.
     A second call for the same MetaData and schema returns the same tables. Raises ConfigurationError.
     """
     if user_id_type not in get_args(UserIdType):
         raise ConfigurationError(f"user_id_type is 'uuid', 'integer' or 'string', not {user_id_type!r}")
+    if id_type not in get_args(IdType):
+        raise ConfigurationError(f"id_type is 'integer' or 'bigint', not {id_type!r}")
     known = metadata.tables.get(f"{schema}.feature_usage" if schema else "feature_usage")
     if known is not None:
         return Tables.of(known)
@@ -61,7 +65,7 @@ def define_tables(
         return Column("user_id", user_type, *references, nullable=True, comment="The user; NULL is anonymous")
 
     tables = Tables(
-        usage=define_usage(metadata, schema, user_column),
+        usage=define_usage(metadata, schema, user_column, id_type),
         writers=define_writers(metadata, schema),
         history=define_history(metadata, schema, user_column),
         catalog=define_catalog(metadata, schema),
@@ -115,6 +119,7 @@ def create_all(
     schema: str | None = None,
     users: object = "auto",
     user_id_type: UserIdType = "uuid",
+    id_type: IdType = "integer",
 ) -> Created:
     """Create the missing tables in a database.
 
@@ -123,14 +128,14 @@ def create_all(
     changed; `usage-instrument db upgrade` brings it to the current schema. Raises ConfigurationError.
     """
     if isinstance(bind, Engine):
-        return _create_concurrently(bind, schema=schema, users=users, user_id_type=user_id_type)
+        return _create_concurrently(bind, schema=schema, users=users, user_id_type=user_id_type, id_type=id_type)
     if not isinstance(bind, Connection):
         raise ConfigurationError(
             f"create_all takes an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine: "
             "async with engine.begin() as connection: await connection.run_sync(create_all)"
         )
     inspector = inspect(bind)
-    tables, why, _ = reflected_options(bind, schema=schema, users=users, user_id_type=user_id_type)
+    tables, why, _ = reflected_options(bind, schema=schema, users=users, user_id_type=user_id_type, id_type=id_type)
     made = tuple(table.name for table in tables if not inspector.has_table(table.name, schema=table.schema))
     tables.usage.metadata.create_all(bind, tables=list(tables))
     refers = tables.users
@@ -171,10 +176,15 @@ class ReflectedOptions(NamedTuple):
 
 
 def reflected_options(
-    connection: Connection, *, schema: str | None, users: object, user_id_type: UserIdType
+    connection: Connection,
+    *,
+    schema: str | None,
+    users: object,
+    user_id_type: UserIdType,
+    id_type: IdType = "integer",
 ) -> ReflectedOptions:
     """Look up the users table in a database, and define the tables for it. Raises ConfigurationError."""
     metadata = MetaData()
     found = find_users(connection, metadata, schema, users, user_id_type)
-    tables = define_tables(metadata, schema=schema, users=found.column, user_id_type=user_id_type)
+    tables = define_tables(metadata, schema=schema, users=found.column, user_id_type=user_id_type, id_type=id_type)
     return ReflectedOptions(tables, found.why, found.other_type)

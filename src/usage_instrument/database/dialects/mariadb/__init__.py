@@ -164,12 +164,14 @@ class MariaDB(Dialect):
         return on_server(wanted, connection.dialect) if isinstance(wanted, UserText) else wanted
 
     def _is_narrow_id(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> bool:
-        """Whether a user id is an INT and its definition wider. A foreign key keeps it as narrow as the users table."""
+        """Whether an id is an INT and its definition wider. A foreign key keeps the type of the users' ids."""
         type_ = live["type"]
         if not isinstance(type_, sqltypes.Integer) or isinstance(type_, sqltypes.BigInteger):
             return False
-        is_id = column.name in {"user_id", "actor_id"} and isinstance(column.type, sqltypes.BigInteger)
-        return is_id and not self._has_foreign_key(connection, table)
+        if not isinstance(column.type, sqltypes.BigInteger):
+            return False
+        is_users = column.name in {"user_id", "actor_id"}
+        return column is table.autoincrement_column or (is_users and not self._has_foreign_key(connection, table))
 
     def _has_foreign_key(self, connection: Connection, table: Table) -> bool:
         keys = inspect(connection).get_foreign_keys("feature_usage", schema=table.schema)

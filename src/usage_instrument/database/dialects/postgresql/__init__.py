@@ -82,7 +82,7 @@ class PostgreSQL(Dialect):
         return wrong
 
     def harmless_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
-        return ["is INTEGER and must be BIGINT"] if _is_narrow_id(column, live["type"]) else []
+        return ["is INTEGER and must be BIGINT"] if _is_narrow_id(table, column, live["type"]) else []
 
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
         name, type_ = connection.dialect.identifier_preparer.format_table(table), live["type"]
@@ -93,8 +93,12 @@ class PostgreSQL(Dialect):
             changes.append(f"TYPE timestamp USING {column.name} AT TIME ZONE 'UTC'")
         elif column.name not in {"user_id", "actor_id"} and is_shorter(type_, column.type):
             changes.append(f"TYPE {column.type.compile(connection.dialect)}")
-        elif _is_narrow_id(column, type_):
+        elif _is_narrow_id(table, column, type_):
             changes.append("TYPE BIGINT")
+            numbers = "SELECT pg_get_serial_sequence(%s, %s)"
+            sequence = connection.exec_driver_sql(numbers, (name, column.name)).scalar()
+            if sequence is not None and not live.get("identity"):  # that of an identity column follows
+                connection.exec_driver_sql(f"ALTER SEQUENCE {sequence} AS BIGINT")
         if column.name in NULLABLE and not live["nullable"]:
             changes.append("DROP NOT NULL")
         if column is table.autoincrement_column and not self.is_numbered(connection, table, live):
@@ -290,9 +294,9 @@ def _literal(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
-def _is_narrow_id(column: Column[Any], live: Any) -> bool:
-    """Whether a user id is an INT, which the ids of the users table may outgrow."""
-    if column.name not in {"user_id", "actor_id"}:
+def _is_narrow_id(table: Table, column: Column[Any], live: Any) -> bool:
+    """Whether an id is an INT that rows, or the ids of the users table, may outgrow."""
+    if column.name not in {"user_id", "actor_id"} and column is not table.autoincrement_column:
         return False
     return isinstance(column.type, BigInteger) and isinstance(live, Integer) and not isinstance(live, BigInteger)
 
