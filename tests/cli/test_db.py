@@ -40,7 +40,7 @@ def run(*arguments: str, answer: str = "", **variables: str) -> subprocess.Compl
 
 def db(database: Database, *arguments: str, answer: str = "", **changed: str) -> subprocess.CompletedProcess[str]:
     """As `run`, on a database and in this process."""
-    return here("db", *arguments, answer=answer, USAGE_INSTRUMENT_DATABASE_URL=database.url, **changed)
+    return here("db", *arguments, answer=answer, **{"USAGE_INSTRUMENT_DATABASE_URL": database.url, **changed})
 
 
 def here(*arguments: str, answer: str = "", **changed: str) -> subprocess.CompletedProcess[str]:
