@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from operator import index
 from typing import Unpack
 
@@ -22,7 +21,7 @@ from .web.options import MiddlewareOptions
 from .web.other_routes import connexion_route
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
 from .web.routes import WEBSOCKET, Route
-from .web.setup_checks import ASGI, check_app, check_protocol
+from .web.setup_checks import ASGI, check_app, check_protocol, layers
 from .web.starlette_routes import RouteTree, marker_of, mount_depth, starlette_login_paths, visible_routes
 
 __all__ = ["UsageMiddleware"]
@@ -47,7 +46,7 @@ class UsageMiddleware:
         self.app = app
         self._has_begun = False
         self._counter = RequestCounter(options, _user_in, starlette_login_paths, session_of=_session_in)
-        self._counter.check_setup = partial(check_app, app, self._counter, visible_routes)
+        self._counter.check_setup = self._check_setup
         self._tree = RouteTree()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,6 +88,10 @@ class UsageMiddleware:
                 pass
             if exchange.is_ours:
                 exchange.close_request()
+
+    def _check_setup(self) -> None:
+        check_app(self.app, self._counter, visible_routes)
+        follow_authentication(self.app)
 
     async def _audited(self, exchange: ASGIExchange, scope: Scope, receive: Receive) -> None:
         """Record the attempt at what is required, call the app, and record the outcome."""
@@ -309,6 +312,30 @@ async def _refuse(kind: str, send: Send) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in unavailable.HEADERS]
     await send({"type": "http.response.start", "status": unavailable.STATUS, "headers": headers})
     await send({"type": "http.response.body", "body": unavailable.BODY})
+
+
+def follow_authentication(app: ASGIApp) -> None:
+    """Have an AuthenticationMiddleware further in note its user, before an endpoint logs that user out."""
+    try:
+        for layer in layers(app):
+            kinds = {f"{base.__module__}.{base.__name__}" for base in type(layer).__mro__}
+            if "starlette.middleware.authentication.AuthenticationMiddleware" in kinds:
+                layer.app = _NotesUser(layer.app)
+                return
+    except Exception:  # of the host's objects
+        log.debug("cannot follow AuthenticationMiddleware", exc_info=True)
+
+
+class _NotesUser:
+    """The app below an AuthenticationMiddleware, with its user kept in the scope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "user" in scope:
+            scope[_FIRST_USER] = scope["user"]
+        await self.app(scope, receive, send)
 
 
 def _session_in(scope: Scope) -> object:

@@ -445,7 +445,8 @@ def test_the_thread_pools_of_the_framework_carry_the_user() -> None:
     assert len(exported) == 3
 
 
-def test_a_user_who_is_replaced_in_the_scope_has_logged_out() -> None:
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_user_who_is_replaced_in_the_scope_has_logged_out(place: str) -> None:
     class User(BaseUser):
         is_authenticated = True
 
@@ -464,12 +465,20 @@ def test_a_user_who_is_replaced_in_the_scope_has_logged_out() -> None:
         request.scope["user"] = User(8)
         return PlainTextResponse("other")
 
-    app = Starlette(routes=[Route("/leave", leave), Route("/become", become)])
+    async def enter(request: Request) -> Response:
+        return PlainTextResponse("in")
+
+    app = Starlette(routes=[Route("/leave", leave), Route("/become", become), Route("/enter", enter)])
+    if place == "before":
+        app.add_middleware(AuthenticationMiddleware, backend=Backend())
     instrument(app)
-    app.add_middleware(AuthenticationMiddleware, backend=Backend())
+    if place == "after":
+        app.add_middleware(AuthenticationMiddleware, backend=Backend())
     with capture_usage() as captured:
         client = TestClient(app)
-        for path in ("/leave", "/become"):
+        for path in ("/enter", "/leave", "/become"):
             client.get(path, headers={"X-User": "7"})
         client.get("/leave")
-    assert [(use.feature, use.user) for use in captured.uses] == [("leave", 7), ("become", 8), ("leave", None)]
+    assert [(use.feature, use.user) for use in captured.uses] == [
+        ("enter", 7), ("leave", 7), ("become", 8), ("leave", None),
+    ]  # fmt: skip

@@ -41,7 +41,7 @@ class Middleware(Protocol):
 OPERATIONS = object()
 """As `Request.judged_by`: the operations of the request count, each by itself, and the route does not."""
 BODIES = object()
-"""As OPERATIONS, but the operations are read from the bodies unless the app tells of them."""
+"""As OPERATIONS, but the operations are read from the bodies unless the app has an extension for them."""
 
 
 class Request:

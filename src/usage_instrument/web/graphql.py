@@ -1,4 +1,4 @@
-"""GraphQL operations: as which feature one counts, and those that the bodies of a request and its answer tell of."""
+"""GraphQL operations: which feature one counts as, and which ones a request asks for."""
 
 from __future__ import annotations
 
