@@ -233,3 +233,25 @@ def test_the_report_counts_all_that_is_held() -> None:
     sent(batcher)
     batcher.report()
     assert (pending.with_writer_keys, pending.with_writer_uses) == (1, 2)
+
+
+def test_losses_that_a_later_batch_takes_are_saved_in_it() -> None:
+    saved: list[Any] = []
+    journal: Any = SimpleNamespace(save=saved.append)
+    pending = PendingCounts(ROOM)
+    for user in (1, 2):
+        pending.counts.add(None, "f", [(user, 1)], STAMP, ROOM)
+    batcher = Batcher(pending, Settings(flush_rows=2), journal)
+    ledger: Any = SimpleNamespace(number=0, writer_id=None, registered=True)
+    batcher.take()
+    batcher.next(ledger)
+    batcher.shrink()  # the second half waits
+    batcher.lose("why", 3)
+    batcher.next(ledger)
+    batcher.applied()
+    ledger.number = 1
+    batch = batcher.next(ledger)
+    assert batch is not None
+    assert [loss.uses for loss in batch.losses] == [3]
+    held = saved[-1].held
+    assert (held.batches, held.losses) == ((batch,), ()), "a kill after its commit counted its losses again"

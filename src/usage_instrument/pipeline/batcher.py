@@ -166,6 +166,7 @@ class Batcher:
                 accesses = [self._accesses.popleft() for _ in range(min(len(self._accesses), self._rows))]
                 self._is_snapshot_stale |= bool(accesses)
             losses = self._take_losses()
+            self._is_snapshot_stale |= bool(losses)  # they are in the batch now
             self._freeze(ledger.number + 1, counts, losses, accesses, BatchState.READY)
         if self._is_snapshot_stale and self.batch is not None:
             self._save(ledger)
