@@ -163,6 +163,15 @@ def test_what_is_no_duration(name: str, value: Any) -> None:
         Settings(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(dt.timedelta(days=-60), "-60d"), (dt.timedelta(seconds=-1.5), "-1.5s"), ("-60d", "'-60d'"), (-1, "-1")],
+)
+def test_a_wrong_duration_is_shown_as_it_is_written(value: Any, shown: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"not {shown}$"):
+        Settings(history_retention=value)
+
+
 @pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("value", [0, -1, "0", "1.5", "", "many", 1.0, True, None])
 def test_what_is_no_whole_number(name: str, value: Any) -> None:

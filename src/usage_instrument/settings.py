@@ -178,8 +178,12 @@ def _parse(name: str, text: str) -> object:
 
 
 def _duration(name: str, value: object) -> float:
+    given = repr(value)
     if isinstance(value, dt.timedelta):
-        value = value.total_seconds()
+        value = seconds = value.total_seconds()
+        given = next(
+            f"{seconds / _UNITS[unit]:g}{unit}" for unit in "dhms" if seconds % _UNITS[unit] == 0 or unit == "s"
+        )
     if isinstance(value, str):
         number, unit = (value[:-1], value[-1].lower()) if value[-1:].lower() in _UNITS else (value, "s")
         try:
@@ -187,7 +191,7 @@ def _duration(name: str, value: object) -> float:
         except ValueError:
             raise ConfigurationError(f"{name} is a number of seconds (or 10m, 2h, 30d), not {value!r}") from None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigurationError(f"{name} is a duration in seconds or a timedelta, 0 or more, not {value!r}")
+        raise ConfigurationError(f"{name} is a duration in seconds or a timedelta, 0 or more, not {given}")
     return float(value)
 
 

@@ -160,9 +160,10 @@ def test_nothing_yet(database: Database) -> None:
         assert done.exit_code == 0
         assert done.stdout.startswith("Nothing was counted so far."), done.output
         assert done.stdout.count("\n") == 1
-        assert ("no feature can be reported as unused" in done.stderr) == (question.name == "unused")
+        assert done.stderr == ""
     done = CliRunner().invoke(app, ["unused", "--fail-over", "0", "--url", database.url])
     assert done.exit_code == 2, "a job that guards nothing"
+    assert "no feature can be reported as unused" in done.stderr
 
 
 @pytest.mark.parametrize(

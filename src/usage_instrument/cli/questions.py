@@ -183,19 +183,20 @@ def _answer(
         schema,
         lambda connection, tables: ask(connection, tables, question, select_of(question, tables, given), given),
     )
+    is_nothing = answer.is_empty and output in (Format.TABLE, Format.MARKDOWN)
     for caveat in answer.caveats:
-        warn(caveat)
+        if caveat != NOTHING_DECLARED or not is_nothing or fail_over is not None:
+            warn(caveat)
     if question is TREND and output is Format.TABLE and answer.rows and not answer.is_empty:
         _draw(answer)
     else:
         words = {"period": period_words(period(given.get("since"))), "key": given.get("key"), "by": ""}
-        is_for_people = output in (Format.TABLE, Format.MARKDOWN)
         empty = (
             "Nothing was counted so far. An app writes its uses every five seconds. "
             "Is it configured with this database? `usage-instrument doctor` checks."
         )
         show(
-            [] if answer.is_empty and is_for_people else answer.rows,
+            [] if is_nothing else answer.rows,
             output,
             empty=empty if answer.is_empty else question.empty.format(**words),
             names=answer.names,
