@@ -72,7 +72,7 @@ def somebody(_: Any) -> bool:
 def trail_on(database: Database, kind: Any, **options: Any) -> Trail:
     engine = database.engine()
     tables = made(engine)
-    tracker = Tracker(database.url, Settings(flush_interval=0, service="bank", privacy_key="k" * 32))
+    tracker = Tracker(database.url, Settings(flush_interval=0, service="bank", privacy_key="k" * 32, audit_timeout=30))
     with tracker.as_user(BOB, actor=ADA):
         tracker.track("open_vault", audit="required", metadata={"drawer": 4})
     for user in (ADA, BOB, None):
