@@ -278,9 +278,10 @@ class ASGIExchange(Exchange):
 
 def _read_bodies(exchange: ASGIExchange, scope: Scope, receive: Receive) -> Receive:
     """The `receive` of the app. The operations of GraphQL count before the last piece of the answer is sent."""
-    content_type, query = header_of(scope["headers"], "content-type"), scope["query_string"].decode("latin-1")
     if scope["type"] != "http":
         return receive
+    content_type = header_of(scope.get("headers", ()), "content-type")
+    query = scope.get("query_string", b"").decode("latin-1")
     bodies = exchange.counter.bodies(exchange.request, scope["path"], content_type, query)
     if bodies is None:
         return receive
@@ -288,7 +289,7 @@ def _read_bodies(exchange: ASGIExchange, scope: Scope, receive: Receive) -> Rece
 
     async def respond(message: Message) -> None:
         if message["type"] == "http.response.start":
-            bodies.status = message["status"]
+            bodies.begin(message["status"], header_of(message.get("headers", ()), "content-type"))
         elif message["type"] == "http.response.body":
             bodies.answered(message.get("body", b""))
             if not message.get("more_body"):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from .capture.context import current_request, holder
-from .capture.request_info import path_of
+from .capture.request_info import header_of, path_of
 from .errors import AuditUnavailable
 from .runtime import log
 from .typing import Environ, StartResponse, WSGIApp
@@ -105,7 +105,7 @@ def _read_bodies(exchange: WSGIExchange, environ: Environ) -> GraphQLBodies | No
     start_response = exchange.start_response
 
     def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
-        bodies.status = int(status[:3])
+        bodies.begin(int(status[:3]), header_of(headers, "content-type"))
         return start_response(status, headers, *exc_info)
 
     exchange.start_response = start

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -285,6 +286,30 @@ def test_what_cannot_be_read_passes_and_counts_nothing(make, caplog):
                 client.post("/graphql", json=sent)
     assert captured.uses == []
     assert [record.levelno for record in caplog.records if "usage_instrument" in record.name] == [logging.WARNING]
+
+
+def test_a_page_for_people_is_no_operation_and_a_bare_scope_passes():
+    pytest.importorskip("graphql")
+    from starlette.responses import HTMLResponse
+
+    async def page(request: Request) -> Response:
+        return HTMLResponse("<h1>GraphiQL</h1>")
+
+    wrapped = UsageMiddleware(Starlette(routes=[Route("/graphql", page)]), graphql="/graphql")
+    passed = []
+
+    async def bare(scope, receive, send):
+        passed.append(scope["type"])
+
+    async def nothing(*_):
+        pass
+
+    with capture_usage() as captured:
+        TestClient(wrapped).get("/graphql?query={book(number:1)}")
+        for scope in ({"type": "http", "method": "GET", "path": "/graphql"}, {"type": "websocket", "path": "/graphql"}):
+            asyncio.run(UsageMiddleware(bare, graphql="/graphql")(scope, nothing, nothing))
+    assert captured.uses == []
+    assert passed == ["http", "websocket"]
 
 
 def test_an_extension_of_the_app_goes_before():

@@ -51,7 +51,9 @@ class Rejection:
         """A batch was applied, `quickly` if one of twice the size would not be too slow. `has_users` if a foreign key
         asks for its users."""
         if has_users:
-            self._seen.update(dict.fromkeys([count.user for count in batch.counts]))
+            for count in batch.counts:
+                self._seen.pop(count.user, None)  # the latest stand last
+                self._seen[count.user] = None
             for user in [*islice(self._seen, max(len(self._seen) - _SEEN, 0))]:
                 del self._seen[user]
         self._appeared = self._locked = self._locked_now = self._timeouts = 0

@@ -23,8 +23,10 @@ NAMES = 1000
 """Names of operations that a process counts. Clients choose them, and names must not grow without bound."""
 LONGEST = 2**20
 """Bytes of a request and of an answer that are read for their operations and errors."""
-_TOKENS = 20_000
-"""Tokens of a document that is parsed."""
+MOST_OPERATIONS = 100
+"""Operations of a batch that count."""
+_TOKENS = 2_000
+"""Tokens of a document that is parsed, which takes some ten milliseconds."""
 _names: set[str] = set()
 
 
@@ -90,7 +92,7 @@ class _Asked(NamedTuple):
 class GraphQLBodies:
     """The bodies of one request and its answer while the app reads the one and sends the other. Both pass unchanged."""
 
-    __slots__ = ("_answer", "_asked", "_content_type", "_failed", "_query", "_recorder", "_request", "status")
+    __slots__ = ("_answer", "_asked", "_content_type", "_failed", "_query", "_recorder", "_request", "_succeeds")
 
     def __init__(
         self,
@@ -109,7 +111,11 @@ class GraphQLBodies:
         self._query = query
         self._asked = bytearray()
         self._answer = bytearray()
-        self.status = 0
+        self._succeeds = False
+
+    def begin(self, status: int, content_type: str) -> None:
+        """The answer begins. A page for people, such as GraphiQL, answers no operation."""
+        self._succeeds = 200 <= status < 300 and "html" not in content_type.lower()
 
     def asked(self, data: bytes) -> None:
         """The app has read a piece of the request."""
@@ -126,7 +132,7 @@ class GraphQLBodies:
 
         Where the app has an extension of ours, that has counted them.
         """
-        if self._request.judged_by is not BODIES or not 200 <= self.status < 300:
+        if self._request.judged_by is not BODIES or not self._succeeds:
             return
         self._request.judged_by = OPERATIONS
         try:
@@ -155,7 +161,7 @@ class GraphQLBodies:
                 return
         else:
             given = {name: values[-1] for name, values in parse_qs(self._query).items()}
-        for each in given if isinstance(given, list) else [given]:
+        for each in given[:MOST_OPERATIONS] if isinstance(given, list) else [given]:
             if isinstance(each, dict):
                 query, name = each.get("query"), each.get("operationName")
                 name = name if isinstance(name, str) and name else None
@@ -168,7 +174,7 @@ class GraphQLBodies:
             answer = json.loads(self._answer) if len(self._answer) <= LONGEST else None
         except ValueError:  # compressed, or a multipart answer
             answer = None
-        answers = answer if isinstance(answer, list) and len(answer) == number else [answer] * number
+        answers = answer[:number] if isinstance(answer, list) and len(answer) >= number else [answer] * number
         return [isinstance(each, dict) and bool(each.get("errors")) for each in answers]
 
 

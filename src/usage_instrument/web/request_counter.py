@@ -233,7 +233,8 @@ class RequestCounter:
         """Nothing can name a success: log that once, unless `features` names others, or something within counts."""
         self._unnamed += not request.counted
         if self._unnamed == _FIRST and not request.counted and not self.rules.keys and not self.rules.has_callables:
-            example = "/".join(part if _WORD.fullmatch(part) else "{id}" for part in path.split("/"))
+            first, *others = path.strip("/").split("/")  # what follows may be a name or a token
+            example = f"/{first if _WORD.fullmatch(first) else '{id}'}" + "/{id}" * len(others)
             log.warning(
                 ("unnamed", id(self)),
                 "requests succeed and none is counted, since their framework names no route that can be read here: "

@@ -139,7 +139,7 @@ class DjangoExchange(BodyExchange):
             query = http.META.get("QUERY_STRING", "")
             bodies = self.counter.bodies(self.request, http.path, http.content_type or "", query)
             if bodies is not None:
-                bodies.status = response.status_code
+                bodies.begin(response.status_code, response.headers.get("Content-Type", ""))
                 bodies.asked(vars(http).get("_body", b""))
                 bodies.answered(getattr(response, "content", b""))
                 bodies.count()
