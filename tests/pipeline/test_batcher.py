@@ -255,3 +255,19 @@ def test_losses_that_a_later_batch_takes_are_saved_in_it() -> None:
     assert [loss.uses for loss in batch.losses] == [3]
     held = saved[-1].held
     assert (held.batches, held.losses) == ((batch,), ()), "a kill after its commit counted its losses again"
+
+
+def test_a_batch_in_doubt_that_is_emptied_keeps_its_number() -> None:
+    batcher, pending = filled([("f", 1, 1)])
+    batcher.next(at(1))
+    batcher.doubt()
+    suppressed: Any = SimpleNamespace(suppresses=lambda user: user == 1, erases=lambda user: False, pseudonym=None)
+    assert batcher.discard(suppressed, batch=True).uses == 1
+    with pending.lock:
+        pending.counts.add(None, "f", [(2, 1)], STAMP, ROOM)
+    batcher.take()
+    assert batcher.next(at(1)) == Batch(1, ()), "the first attempt may have been committed"
+    batcher.applied()
+    batch = batcher.next(at(2))
+    assert batch is not None
+    assert (batch.number, keys(batch)) == (2, [("f", 2)])

@@ -86,7 +86,8 @@ class Batcher:
         READY            renumber(), replace(), halve()  READY
         READY            shrink(), anonymize()           READY
         READY            defer()                         READY, or NONE if nothing is left
-        any              discard()                       unchanged, or NONE if nothing is left
+        NONE, IN_DOUBT   discard()                       unchanged
+        READY            discard()                       READY, or NONE if nothing is left
 
     Only `discard` changes a batch in doubt: suppressed users must not be written. The batch keeps its number, so the
     database applies either the earlier attempt or this one.
@@ -244,7 +245,8 @@ class Batcher:
         batch = self._require(BatchState.READY, BatchState.IN_DOUBT)
         if self.state is BatchState.READY and (batch.counts or batch.accesses):
             self._return_losses(batch.losses)
-        self._change(batch._replace(counts=(), losses=(), accesses=()))
+        self._freeze(0, (), (), (), BatchState.NONE)
+        self._is_snapshot_stale = True
         return batch
 
     @_locked
@@ -316,9 +318,9 @@ class Batcher:
         accesses: Collection[Use],
         state: BatchState,
     ) -> None:
-        """Set the batch, sorted."""
+        """Set the batch, sorted. One in doubt stays if it is empty: its number may be taken."""
         self.version += 1
-        if counts or losses or accesses:
+        if counts or losses or accesses or state is BatchState.IN_DOUBT:
             ordered = sorted(counts, key=row_order)
             self.batch, self.state = Batch(number, tuple(ordered), losses, tuple(accesses)), state
         else:
