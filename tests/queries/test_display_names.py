@@ -24,6 +24,7 @@ from usage_instrument.cli.app import app as commands
 from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.database.inspection import check
 from usage_instrument.errors import DeclarationError
+from usage_instrument.queries.display_names import display_names
 from usage_instrument.upgrade import upgrade
 
 SHARED = "=Share <b>it</b>"
@@ -105,6 +106,11 @@ def test_a_catalogue_without_the_column_goes_on_and_an_upgrade_adds_it(database:
     for page in ("/", "/search", "/feature"):
         found = asgi(site, page, q="export", feature="export_csv")
         assert (found.status, "export_csv" in found.page.said) == (200, True), page
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = '30s'")
+            assert display_names(connection, tables) == {}
+            assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "30s"
     with engine.connect() as connection:
         found_problems = [(each.message, each.blocks_writing) for each in check(connection, tables)]
     assert [blocks for message, blocks in found_problems if "display_name" in message] == [False]

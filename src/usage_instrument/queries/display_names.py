@@ -13,15 +13,15 @@ from usage_instrument.database.tables import Tables
 def display_names(connection: Connection, tables: Tables) -> dict[str, str]:
     """The names for people, by feature; the alphabetically last one where services differ.
 
-    Empty with a catalogue of an earlier release, which has none: the transaction is then rolled back.
+    Empty with a catalogue of an earlier release, which has none.
     """
     catalog = tables.catalog
     name = func.max(catalog.c.display_name)
     stated = select(catalog.c.feature_name, name).where(catalog.c.display_name.is_not(None))
     try:
-        return {row[0]: row[1] for row in connection.execute(stated.group_by(catalog.c.feature_name))}
+        with connection.begin_nested():  # a whole rollback would undo the timeout of the transaction
+            return {row[0]: row[1] for row in connection.execute(stated.group_by(catalog.c.feature_name))}
     except exc.DBAPIError:
-        connection.rollback()
         return {}
 
 
