@@ -272,6 +272,12 @@ def _within_one_hour() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are waited for, however busy this machine is; the test of the other case sets its own."""
+    monkeypatch.setattr("usage_instrument.dashboard.page_jobs.SOON", 60)
+
+
+@pytest.fixture(autouse=True)
 def _reset_package_state() -> Iterator[None]:
     """No test leaves a configured tracker behind, nor does a module that configures one as it is imported."""
     reset_package_state()

@@ -13,7 +13,6 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase, fresh_mariadb, fresh_postgresql, fresh_sqlite, with_users
-from usage_instrument.dashboard import page_jobs
 from usage_instrument.schema import Tables, create_all
 
 HOSTILE = [
@@ -26,12 +25,6 @@ HOSTILE = [
     "=HYPERLINK(1)",
     "a/../b?c=d#e%00",
 ]
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages are waited for, however busy this machine is; the test of the other case sets its own."""
-    monkeypatch.setattr(page_jobs, "SOON", 60)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ from reading import all_of, counts, made
 from usage_instrument import Settings, Tracker, _default, asgi, wsgi
 from usage_instrument.capture.context import holder
 from usage_instrument.capture.user_ids import user_id_of
-from usage_instrument.dashboard import page_jobs
 from usage_instrument.errors import ConfigurationError, DeclarationError, UserIdError
 from usage_instrument.integrations.django import database_url
 from usage_instrument.integrations.django.dashboard import Dashboard
@@ -534,9 +533,8 @@ def is_ada(request):
 
 
 @pytest.fixture
-def dashboard(sqlite, monkeypatch):
+def dashboard(sqlite):
     """In the site, at /admin/usage/, for Ada."""
-    monkeypatch.setattr(page_jobs, "SOON", 60)  # pages are waited for, however busy this machine is
     with capture_usage():
         engine = sqlite.engine()
         tables = made(engine, user_id_type="integer")

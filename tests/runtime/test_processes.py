@@ -293,10 +293,12 @@ aggregator.INTERVAL = 60  # so that a thread which is idle stays so
 def raw_fork():
     # Not while a thread waits for the interpreter's lock, which a child could not repair.
     def idle(frame):
-        return frame.f_code.co_name == "_live"
-    while not all(idle(frame) for id_, frame in sys._current_frames().items() if id_ != threading.get_ident()):
-        time.sleep(0.005)
-    time.sleep(0.1)
+        return frame.f_code is Pipe.get.__code__
+    def others():
+        return [frame for id_, frame in sys._current_frames().items() if id_ != threading.get_ident()]
+    time.sleep(0.1)  # a thread that has just been started has no frame yet
+    while not all(map(idle, others())):
+        time.sleep(0.1)
     return ctypes.PyDLL(None).fork()
 """
 
