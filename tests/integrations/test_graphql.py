@@ -284,7 +284,7 @@ def test_what_cannot_be_read_passes_and_counts_nothing(make, caplog):
         for sent in (["no object", {"query": 3}], {"query": "{" * 30_000}):
             with contextlib.suppress(Exception):  # the app's own
                 client.post("/graphql", json=sent)
-    assert captured.uses == []
+    assert captured.uses == captured.complaints == []
     assert [record.levelno for record in caplog.records if "usage_instrument" in record.name] == [logging.WARNING]
 
 
@@ -310,6 +310,25 @@ def test_a_page_for_people_is_no_operation_and_a_bare_scope_passes():
             asyncio.run(UsageMiddleware(bare, graphql="/graphql")(scope, nothing, nothing))
     assert captured.uses == []
     assert passed == ["http", "websocket"]
+
+
+@pytest.mark.parametrize("sent", ['{"query": "' + "{a" * 990 + "}" * 990 + '"}', "[" * 100_000])
+def test_what_is_nested_too_deeply_raises_nothing_and_counts_nothing(sent):
+    """The app may answer it all the same: from a cache, or with a parser of its own."""
+    pytest.importorskip("graphql")
+
+    async def answer(request: Request) -> Response:
+        await request.body()
+        return JSONResponse({"data": {}})
+
+    client = TestClient(
+        UsageMiddleware(Starlette(routes=[Route("/graphql", answer, methods=["POST"])]), graphql="/graphql")
+    )
+    with capture_usage() as captured:
+        assert client.post("/graphql", content=sent, headers={"content-type": "application/json"}).json() == {
+            "data": {}
+        }
+    assert captured.uses == captured.complaints == []
 
 
 def test_an_extension_of_the_app_goes_before():

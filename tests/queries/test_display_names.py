@@ -95,12 +95,17 @@ def test_a_name_that_the_code_no_longer_states_goes(sqlite: Database) -> None:
         assert row.display_name == display
 
 
-def test_a_catalogue_without_the_column_goes_on_and_an_upgrade_adds_it(database: Database) -> None:
+def test_a_catalogue_without_the_column_goes_on_and_an_upgrade_adds_it(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = database.engine()
     tables = made(engine)
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE feature_usage_catalog DROP COLUMN display_name")
     count(database.url)
+    (said,) = [record.getMessage() for record in caplog.records if "display_name" in record.getMessage()]
+    assert "feature_usage_catalog" in said
+    assert "db upgrade" in said
     assert "export_csv" in answer(database.url, "top")
     site = Dashboard(database.url, authorize=lambda scope: True)
     for page in ("/", "/search", "/feature"):

@@ -6,6 +6,7 @@ import contextlib
 import enum
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.database.upsert import upsert
 from usage_instrument.errors import AuditError, ConfigurationError, SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Loss
+from usage_instrument.runtime import log
 from usage_instrument.typing import Unset, UserId, _Unset
 
 from .respelling import respelled
@@ -298,6 +300,14 @@ class Store:
             if error.fault.is_transient:
                 raise
             self.transact(partial(work, has_display_names=False))  # in a table of the release before
+            if any(feature.display for feature in features):
+                log.once(
+                    "no display names",
+                    "names for people (display=) are not stored, as %s has no column display_name: "
+                    "run `usage-instrument db upgrade`",
+                    self._tables.catalog.name,
+                    level=WARNING,
+                )
 
     @property
     def retention(self) -> Retention:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from .path_templates import plain_template
 from .routes import MOST, Route, class_methods, qualified
 
+_REGEX_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?P<(?P<name>\w+)>)?|\)[?*+]?")
+"""What may hold a parenthesis that groups nothing, and those that do."""
 _STATIC = frozenset({"django.views.static", "django.contrib.staticfiles.views"})
 
 
@@ -47,22 +50,40 @@ def django_routes(urlconf: Any = None) -> list[Route]:
 
 def _walk(urlconf: Any) -> Iterator[tuple[Any, Route]]:
     urls: Any = sys.modules["django.urls"]
-    for match in _matches(urls.get_resolver(urlconf), "", [], urls.ResolverMatch):
+    for match in _matches(urls.get_resolver(urlconf), "", []):
         for route in _routes_of(match):
             yield match, route
 
 
-def _matches(resolver: Any, prefix: str, namespaces: list[str], match: Callable[..., Any]) -> Iterator[Any]:
+def _matches(resolver: Any, prefix: str, namespaces: list[str]) -> Iterator[Any]:
     """What a request to each pattern would match, in their order."""
+    urls: Any = sys.modules["django.urls.resolvers"]
     for pattern in list(resolver.url_patterns):
         # The prefix of a language is another in each request.
         own = "{language}/" if hasattr(pattern.pattern, "language_prefix") else str(pattern.pattern)
-        route = prefix + own.removeprefix("^") if prefix else own
+        route = prefix + (_of_regex(own) if isinstance(pattern.pattern, urls.RegexPattern) else own)
         if hasattr(pattern, "url_patterns"):
             namespace = [pattern.namespace] if pattern.namespace else []
-            yield from _matches(pattern, route, [*namespaces, *namespace], match)
+            yield from _matches(pattern, route, [*namespaces, *namespace])
         else:
-            yield match(pattern.callback, (), {}, pattern.name, None, namespaces, route)
+            yield urls.ResolverMatch(pattern.callback, (), {}, pattern.name, None, namespaces, route)
+
+
+def _of_regex(regex: str) -> str:
+    r"""A regular expression as a template: `^archive/(?P<year>\d{4})/$` is `archive/{year}/`.
+
+    A group without a name is `*`; what stands between groups stays as it is written.
+    """
+    regex = regex.removeprefix("^").removesuffix("$")
+    found, start, depth = "", 0, 0
+    for token in _REGEX_TOKEN.finditer(regex):
+        if token[0].startswith("("):
+            if depth == 0:
+                found += regex[start : token.start()] + (f"{{{token['name']}}}" if token["name"] else "*")
+            depth += 1
+        elif token[0].startswith(")"):
+            depth, start = depth - 1, token.end()
+    return found + regex[start:]
 
 
 def _routes_of(match: Any) -> list[Route]:

@@ -157,7 +157,7 @@ class GraphQLBodies:
         elif self._asked:
             try:
                 given = json.loads(self._asked)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return
         else:
             given = {name: values[-1] for name, values in parse_qs(self._query).items()}
@@ -172,7 +172,7 @@ class GraphQLBodies:
         """Whether each operation was answered with errors; none was if the answer cannot be read."""
         try:
             answer = json.loads(self._answer) if len(self._answer) <= LONGEST else None
-        except ValueError:  # compressed, or a multipart answer
+        except (ValueError, RecursionError):  # compressed, or a multipart answer
             answer = None
         answers = answer[:number] if isinstance(answer, list) and len(answer) >= number else [answer] * number
         return [isinstance(each, dict) and bool(each.get("errors")) for each in answers]
@@ -242,7 +242,7 @@ def _parsed(query: str) -> Any:
 
     try:
         return parse(query, no_location=True, max_tokens=_TOKENS)
-    except GraphQLError:
+    except (GraphQLError, RecursionError):  # also of a document that is nested too deeply for the parser
         return None
 
 
