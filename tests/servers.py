@@ -89,6 +89,25 @@ class PostgreSQLPair:
             session.execute("SELECT pg_promote(false)")  # to wait in it may conflict with the recovery
         _until(self.primary, "SELECT NOT pg_is_in_recovery()")
 
+    def hold_back(self) -> None:
+        """Cut the standby off: it has all until now, and nothing from now on."""
+        standby = self.ports[1 - self._primary]
+        with _session(self.primary) as session:
+            (moment,) = session.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        _until(standby, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", moment)
+        with _session(standby) as session:
+            session.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            session.execute("SELECT pg_reload_conf()")
+        _until(standby, "SELECT count(*) = 0 FROM pg_stat_wal_receiver")
+
+    def fail_over(self) -> None:
+        """Kill the primary, and promote the standby with what it has."""
+        former, self._primary = self._primary, 1 - self._primary
+        self._running[former].close()
+        with _session(self.primary) as session:
+            session.execute("SELECT pg_promote(false)")
+        _until(self.primary, "SELECT NOT pg_is_in_recovery()")
+
     def replace_standby(self) -> None:
         """Make the other server, a former primary, a new standby."""
         other = 1 - self._primary

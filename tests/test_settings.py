@@ -30,6 +30,7 @@ DEFAULTS: dict[str, object] = {
     "journal_max_bytes": 2**30,
     "metadata_max_bytes": 4096,
     "user_retry": 600.0,
+    "resend_max_bytes": 16 * 2**20,
     "strict": False,
     "enabled": True,
     "before_track": None,
@@ -55,6 +56,7 @@ SAID: dict[str, tuple[str, object]] = {
     "journal_max_bytes": ("4096", 4096),
     "metadata_max_bytes": ("100", 100),
     "user_retry": ("90s", 90.0),
+    "resend_max_bytes": ("1000", 1000),
     "strict": ("1", True),
     "enabled": ("off", False),
     "before_track": ("usage_instrument.exclusions:people_only", people_only),
@@ -72,7 +74,14 @@ DURATIONS = [
     "user_retry",
     "audit_timeout",
 ]
-INTEGERS = ["flush_rows", "max_pending", "max_pending_bytes", "journal_max_bytes", "metadata_max_bytes"]
+INTEGERS = [
+    "flush_rows",
+    "max_pending",
+    "max_pending_bytes",
+    "journal_max_bytes",
+    "metadata_max_bytes",
+    "resend_max_bytes",
+]
 
 
 def test_the_tables_above_name_every_setting() -> None:

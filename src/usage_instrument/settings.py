@@ -47,6 +47,7 @@ class SettingOptions(TypedDict, total=False):
     journal_max_bytes: int
     metadata_max_bytes: int
     user_retry: Duration
+    resend_max_bytes: int
     strict: bool
     enabled: bool
     before_track: Callable[[Use], Use | None] | str | None
@@ -96,6 +97,8 @@ class Settings:
     """The largest size of the metadata of a row, in bytes of JSON."""
     user_retry: float = 600.0
     """Seconds a use of an unknown user waits for that user's row."""
+    resend_max_bytes: int = 16 * 2**20
+    """Bytes of the latest acknowledged batches kept in memory, for a server that takes over without them."""
     strict: bool = False
     """Whether a mistake in a capture raises. For development."""
     enabled: bool = True
@@ -285,7 +288,15 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
         _duration,
     ),
     **dict.fromkeys(
-        ("flush_rows", "max_pending", "max_pending_bytes", "journal_max_bytes", "metadata_max_bytes"), _integer
+        (
+            "flush_rows",
+            "max_pending",
+            "max_pending_bytes",
+            "journal_max_bytes",
+            "metadata_max_bytes",
+            "resend_max_bytes",
+        ),
+        _integer,
     ),
     **dict.fromkeys(("strict", "enabled"), _flag),
     "user_id_type": _choice("uuid", "integer", "string"),

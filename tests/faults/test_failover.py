@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pymysql
 import pytest
@@ -24,6 +27,7 @@ from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
 from usage_instrument.cli.app import app
 from usage_instrument.errors import AuditUnavailable
+from usage_instrument.pipeline import maintenance
 from usage_instrument.schema import Tables
 
 FAILOVERS = int(os.environ.get("USAGE_TEST_FAILOVERS", "1"))
@@ -125,6 +129,83 @@ def test_a_standby_is_promoted(pair: servers.PostgreSQLPair) -> None:
         for driver in ("psycopg", "asyncpg"):
             done = CliRunner().invoke(app, ["db", "check", "--url", str(databases[driver])])
             assert done.exit_code == 0, done.output
+
+
+class Behind:
+    """A program whose standby takes over 30 acknowledged uses behind, in three batches."""
+
+    def __init__(self, pair: servers.PostgreSQLPair, address: Proxy, settings: Settings) -> None:
+        self.pair, self.address = pair, address
+        self.engine = sa.create_engine(
+            f"postgresql+psycopg://{SECRET}@127.0.0.1:{address.port}/postgres", poolclass=sa.NullPool
+        )
+        self.tables = made(self.engine)
+        self.tracker = Tracker(self.engine.url.render_as_string(hide_password=False), settings)
+        self.use("before", 5)
+        pair.hold_back()
+        for number in range(1, 4):
+            self.use("after", 10, user=uuid.UUID(int=number))
+        assert total(self.engine, self.tables) == 35
+        pair.fail_over()
+        address.target = pair.primary
+
+    def use(self, feature: str, count: int, **options: Any) -> None:
+        self.tracker.track(feature, count=count, **options)
+        assert self.tracker.flush(60), self.tracker.stats()
+
+    def uses(self) -> tuple[int, int]:
+        """In the counts and in their history."""
+        with self.engine.connect() as connection:
+            history = connection.scalar(sa.select(sa.func.sum(self.tables.history.c.usage_count)))
+        return total(self.engine, self.tables), history or 0
+
+    def end(self) -> dict[str, int]:
+        """The losses by reason, after a clean exit."""
+        assert self.tracker.shutdown(60), self.tracker.stats()
+        assert balanced(self.tracker.stats())
+        assert all_of(self.engine, self.tables.writers) == []
+        return {row.reason: row.uses for row in all_of(self.engine, self.tables.losses)}
+
+
+@pytest.mark.parametrize("journal", [False, True], ids=["memory", "journal"])
+@pytest.mark.parametrize("idle", [False, True], ids=["busy", "idle"])
+def test_a_standby_takes_over_without_acknowledged_batches(
+    pair: servers.PostgreSQLPair, idle: bool, journal: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with before(pair.primary) as address:
+        program = Behind(pair, address, Settings(flush_interval=3600, journal=str(tmp_path) if journal else None))
+        assert program.uses() == (5, 5)
+        if not idle:
+            program.use("after", 100)
+            program.use("after", 1000)
+            assert program.uses() == (1135, 1135)
+        assert program.end() == {}
+        captured = 35 if idle else 1135
+        assert program.uses() == (captured, captured)
+        assert (program.tracker.stats().written, program.tracker.stats().dropped) == (captured, 0)
+    (said,) = [record.getMessage() for record in caplog.records if "acknowledged" in record.getMessage()]
+    assert "30 uses sent again, 0 uses lost" in said
+
+
+def test_batches_that_are_not_kept_are_booked(pair: servers.PostgreSQLPair) -> None:
+    with before(pair.primary) as address:
+        program = Behind(pair, address, Settings(flush_interval=3600, resend_max_bytes=1000))  # two batches
+        program.use("after", 100)
+        assert program.end() == {"lost in a failover": 10}
+        assert program.uses() == (125, 125)
+        assert (program.tracker.stats().written, program.tracker.stats().dropped) == (125, 10)
+
+
+def test_a_heartbeat_finds_what_a_server_lacks(pair: servers.PostgreSQLPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that lives on and sends nothing more."""
+    with before(pair.primary) as address:
+        monkeypatch.setattr(maintenance, "HEARTBEAT", 0.1)
+        program = Behind(pair, address, Settings(flush_interval=0.05))
+        deadline = time.monotonic() + 60
+        while program.uses() != (35, 35):
+            assert time.monotonic() < deadline, program.tracker.stats()
+            time.sleep(0.05)
+        assert program.end() == {}
 
 
 class MariaDBPair:

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from usage_instrument.events import Batch
+from usage_instrument.events import Batch, row_order
 from usage_instrument.pipeline.batcher import Batcher, BatchState
 from usage_instrument.pipeline.journal import SavedSnapshot
 from usage_instrument.pipeline.pending_counts import PendingCounts
@@ -66,7 +66,7 @@ class Machine(RuleBasedStateMachine):
         self.journal: Any = None
         if self.with_journal:
             self.journal = Journal()
-        self.settings = Settings(flush_rows=3, user_retry=60)
+        self.settings = Settings(flush_rows=3, user_retry=60, resend_max_bytes=3000)
         self.pending = PendingCounts(ROOM)
         self.ledger: Any = Ledger()
         self.suppressions: Any = Suppressions()
@@ -80,6 +80,10 @@ class Machine(RuleBasedStateMachine):
         self.rows: Counter[Any] = Counter()
         """In the database."""
         self.last_batch: dict[UUID, int] = {self.ledger.writer_id: 0}
+        self.past: list[tuple[int, Counter[Any]]] = []
+        """What a server may come back with: the position of the present writer, and the rows."""
+        self.acknowledged: dict[int, int] = {}
+        """The uses of acknowledged batches, by their numbers."""
 
     # ---- the aggregator
 
@@ -113,23 +117,59 @@ class Machine(RuleBasedStateMachine):
             assert batch is before, "a batch in doubt changed"
         if batch is not None and self.journal is not None:
             assert self.journal.saved is not None, "sent before it was saved"
-            assert batch in self.journal.saved.held.batches
+            saved = [(each.number, sorted(each.counts, key=row_order)) for each in self.journal.saved.held.batches]
+            assert (batch.number, list(batch.counts)) in saved
         return batch
 
+    @property
+    def position(self) -> int:
+        return self.last_batch[self.ledger.writer_id]
+
     def commit(self, batch: Batch) -> None:
-        """As the database does: batch n applies iff last_batch < n."""
-        if self.last_batch[self.ledger.writer_id] < batch.number:
+        """As the database does: a batch applies iff last_batch is the known number, and less than its own."""
+        if self.position == self.ledger.number < batch.number:
+            self.past.append((self.position, self.rows.copy()))
             self.last_batch[self.ledger.writer_id] = batch.number
             for count in batch.counts:
                 self.rows[count.user] += count.uses
 
+    def has_fallen_back(self) -> bool:
+        if self.position >= self.ledger.number:
+            return False
+        self.ledger.number = self.position
+        lacking = self.lacking()
+        missing = self.batcher.fall_back(self.position)
+        self.dropped += missing.uses
+        erased = lacking - missing.uses - sum(batch.uses for batch in missing.kept)
+        assert erased >= 0
+        self.rejected += erased
+        self.acknowledged = {number: uses for number, uses in self.acknowledged.items() if number <= self.position}
+        return True
+
     @rule()
     def send(self) -> None:
         batch = self.next()
-        if batch is not None:
+        if batch is not None and not self.has_fallen_back():
             self.commit(batch)
-            self.batcher.applied()
-            self.ledger.number = batch.number
+            self.acknowledge(batch)
+
+    def acknowledge(self, batch: Batch) -> None:
+        assert self.position >= batch.number
+        self.batcher.applied()
+        self.ledger.number = batch.number
+        self.acknowledged[batch.number] = batch.uses
+
+    @precondition(lambda self: self.past)
+    @rule(data=st.data())
+    def fail_over(self, data: st.DataObject) -> None:
+        """A server takes over that has not everything of the one before."""
+        number = data.draw(st.integers(0, len(self.past) - 1))
+        self.last_batch[self.ledger.writer_id], self.rows = self.past[number]
+        del self.past[number:]
+
+    def lacking(self) -> int:
+        """The acknowledged uses that the database lacks."""
+        return sum(uses for number, uses in self.acknowledged.items() if number > self.position)
 
     @rule(is_committed=st.booleans())
     def lose_the_answer(self, is_committed: bool) -> None:
@@ -142,7 +182,7 @@ class Machine(RuleBasedStateMachine):
     def refused(self) -> Batch | None:
         """The database refuses the batch, unless an earlier attempt was committed: then it answers that."""
         batch = self.next()
-        if batch is None or self.last_batch[self.ledger.writer_id] >= batch.number:
+        if batch is None or self.position >= batch.number or self.has_fallen_back():
             return None
         self.batcher.roll_back()
         return batch
@@ -191,17 +231,17 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def lose_the_ledger_row(self) -> None:
-        batch = self.next()
-        if batch is None:
+        if self.next() is None or self.has_fallen_back():
             return
+        before = self.position
         self.ledger = Ledger()
         self.last_batch[self.ledger.writer_id] = 0
+        self.past.clear()
+        self.acknowledged.clear()
+        # A writer drops them either way, and may be wrong.
+        self.dropped += sum(batch.uses for batch in self.batcher.abandon() if batch.number > before)
         if self.batcher.state is BatchState.READY:
             self.batcher.renumber(1)
-            return
-        given_up = self.batcher.give_up()
-        counted = self.last_batch[list(self.last_batch)[-2]] >= given_up.number
-        self.dropped += 0 if counted else given_up.uses  # a writer drops it either way, and may be wrong
 
     @rule()
     def lose_uses(self) -> None:
@@ -242,14 +282,14 @@ class Machine(RuleBasedStateMachine):
     def held(self) -> int:
         batcher = self.batcher
         parts = sum(count.uses for part in batcher._parts for count in part)
-        batch = 0 if batcher.batch is None else batcher.batch.uses
+        batch = sum(each.uses for each in (*([] if batcher.batch is None else [batcher.batch]), *batcher._resent))
         return self.pending.counts.uses + batcher._uncut.counts.uses + parts + batch + batcher.deferred.uses
 
     def written_or_held(self) -> int:
         batch = self.batcher.batch
-        applied = batch is not None and self.last_batch[self.ledger.writer_id] >= batch.number
+        applied = batch is not None and self.position >= batch.number
         unconfirmed = batch.uses if batch is not None and applied else 0
-        return sum(self.rows.values()) + self.held() - unconfirmed
+        return sum(self.rows.values()) + self.lacking() + self.held() - unconfirmed
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
@@ -265,10 +305,10 @@ class Machine(RuleBasedStateMachine):
             self.journal.is_full = False
         self.batcher.take()
         self.rejected += sum(count.uses for count in self.batcher.release(set(), time.monotonic()))
+        self.has_fallen_back()  # as the writer asks at its end
         while (batch := self.next()) is not None:
             self.commit(batch)
-            self.batcher.applied()
-            self.ledger.number = batch.number
+            self.acknowledge(batch)
         assert self.batcher.is_idle
         assert self.captured == sum(self.rows.values()) + self.rejected + self.dropped
 
@@ -283,6 +323,9 @@ class JournaledMachine(Machine):
     def kill(self) -> None:
         saved: SavedSnapshot = self.journal.saved
         held = saved.held
+        self.dropped += self.lacking()  # the batches are gone with their process
+        self.past.clear()
+        self.acknowledged.clear()
         self.ledger = Ledger(saved.writer_id, self.last_batch[saved.writer_id])
         self.pending = PendingCounts(ROOM)
         self.batcher = Batcher(self.pending, self.settings, self.journal)

@@ -13,7 +13,10 @@ from .tables import Tables
 
 
 class Ledger:
-    """The row of one writer. Batch n applies iff `last_batch < n`.
+    """The row of one writer. Batch n applies iff `last_batch` is the number that is known here, and less than n.
+
+    A higher one shows that an earlier attempt was committed. A lower one shows a server that took over, or was
+    restored, without acknowledged batches.
 
     The row is inserted in a transaction of its own before the first batch, never by a batch: a delayed retry that finds
     no row must not start again.
@@ -46,13 +49,14 @@ class Ledger:
     def advance(self, connection: Connection, number: int) -> bool:
         """Move to a batch, in its transaction.
 
-        False if the batch is applied, the row is gone, or the suppressions have changed.
+        False if the batch is applied, batches before it are missing, the row is gone, or the suppressions have changed.
         """
         table = self._table
         moved = connection.execute(
             update(table)
             .where(
                 table.c.writer_id == self.writer_id,
+                table.c.last_batch == self.number,
                 table.c.last_batch < number,
                 table.c.suppression == self.suppression,
             )

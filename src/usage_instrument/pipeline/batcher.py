@@ -20,6 +20,7 @@ from usage_instrument.events import Batch, Count, Loss, Use, row_order
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
+from .acknowledged import Acknowledged, Missing
 from .deferred import DeferredCounts, unique_parts
 from .journal import Journal, ReadPosition, SavedSnapshot, Snapshot
 from .losses import today
@@ -83,6 +84,8 @@ class Batcher:
         READY, IN_DOUBT  roll_back()                     READY
         READY, IN_DOUBT  applied()                       NONE
         READY, IN_DOUBT  give_up()                       NONE
+        all              fall_back()                     IN_DOUBT, or NONE without batches to send again
+        all              abandon()                       NONE; unchanged if READY
         READY            renumber(), replace(), halve()  READY
         READY            shrink(), anonymize()           READY
         READY            defer()                         READY, or NONE if nothing is left
@@ -91,6 +94,9 @@ class Batcher:
 
     Only `discard` changes a batch in doubt: suppressed users must not be written. The batch keeps its number, so the
     database applies either the earlier attempt or this one.
+
+    Acknowledged batches that a database lacks are in doubt again, one after another, before anything else is sent: the
+    server that had them may come back.
 
     With a journal, a snapshot of everything held is on disk before a batch is sent. What was taken is cut into parts
     at that moment; counts that are taken later are not in the snapshot, and the read positions in it are older.
@@ -107,6 +113,9 @@ class Batcher:
         self._parts: deque[tuple[Count, ...]] = deque()
         self._losses: Counter[tuple[dt.date, str]] = Counter()
         self._accesses: deque[Use] = deque()
+        self._acknowledged = Acknowledged(settings.resend_max_bytes)
+        self._resent: deque[Batch] = deque()
+        """Batches in doubt that follow the one that is sent next, in the order of their numbers."""
         self._positions: tuple[ReadPosition, ...] = ()
         self._is_snapshot_stale = False
         self.deferred = DeferredCounts(settings.user_retry)
@@ -119,7 +128,15 @@ class Batcher:
     def is_idle(self) -> bool:
         """Whether nothing is held."""
         losses = self._losses or self._uncut.losses
-        return not (self.batch or self._parts or self._uncut.counts or losses or self.deferred or self.has_accesses)
+        return not (
+            self.batch
+            or self._resent
+            or self._parts
+            or self._uncut.counts
+            or losses
+            or self.deferred
+            or self.has_accesses
+        )
 
     @property
     def has_accesses(self) -> bool:
@@ -155,6 +172,9 @@ class Batcher:
 
         Raises OSError if the snapshot cannot be saved; the batch must not be sent then.
         """
+        if self.state is BatchState.NONE and self._resent:
+            self._freeze(*self._resent.popleft(), BatchState.IN_DOUBT)
+            self._is_snapshot_stale = True
         if self.state is BatchState.NONE:
             if not self._parts:
                 self._cut()
@@ -185,8 +205,8 @@ class Batcher:
 
     def _save(self, ledger: Ledger) -> None:
         if self._journal is not None:
-            first = [] if self.batch is None else [self.batch]
-            number = ledger.number + 1 + len(first)
+            first = [*([] if self.batch is None else [self.batch]), *self._resent]
+            number = (first[-1].number if first else ledger.number) + 1
             batches = (*first, *(Batch(number + index, part) for index, part in enumerate(self._parts)))
             held = Snapshot(self._positions, batches, tuple(self.deferred.counts), self._lost(), tuple(self._accesses))
             self._journal.save(SavedSnapshot(ledger.writer_id, ledger.registered, held))
@@ -236,7 +256,7 @@ class Batcher:
     @_locked
     def applied(self) -> None:
         """The batch is in the tables."""
-        self._require(BatchState.READY, BatchState.IN_DOUBT)
+        self._acknowledged.add(self._require(BatchState.READY, BatchState.IN_DOUBT))
         self._freeze(0, (), (), (), BatchState.NONE)
 
     @_locked
@@ -248,6 +268,33 @@ class Batcher:
         self._freeze(0, (), (), (), BatchState.NONE)
         self._is_snapshot_stale = True
         return batch
+
+    @_locked
+    def fall_back(self, number: int) -> Missing:
+        """Send the acknowledged batches after a number again, as far as they are kept: the database lacks them."""
+        missing = self._acknowledged.take(number)
+        if self.state is BatchState.READY and self.batch is not None:  # no database has it
+            if self.batch.counts:
+                self._parts.appendleft(self.batch.counts)
+            self._return_losses(self.batch.losses)
+            self._accesses.extendleft(reversed(self.batch.accesses))
+        elif self.batch is not None:
+            self._resent.appendleft(self.batch)
+        self._resent.extendleft(reversed(missing.kept))
+        self._freeze(0, (), (), (), BatchState.NONE)
+        if self._resent:
+            self._freeze(*self._resent.popleft(), BatchState.IN_DOUBT)
+        self._is_snapshot_stale = True
+        return missing
+
+    @_locked
+    def abandon(self) -> list[Batch]:
+        """Remove what is in doubt, as the row that numbered it is gone; return it."""
+        self._acknowledged.clear()
+        given_up = [self.give_up()] if self.state is BatchState.IN_DOUBT else []
+        given_up += self._resent
+        self._resent.clear()
+        return given_up
 
     @_locked
     def renumber(self, number: int) -> None:
@@ -332,7 +379,8 @@ class Batcher:
     def names(self, suppressions: Suppressions) -> bool:
         """Whether anything outside of the batch names a suppressed user."""
         parts = (count.user for part in self._parts for count in part)
-        users = {*self._uncut.counts.users, *self.deferred.users, *parts}
+        resent = (user for batch in self._resent for user in batch.users)
+        users = {*self._uncut.counts.users, *self.deferred.users, *parts, *resent, *self._acknowledged.users}
         accesses = (*self._accesses, *self._uncut.accesses)
         return any(map(suppressions.suppresses, users)) or any(
             suppressions.pseudonymises(user) for use in accesses for user in use.users
@@ -357,17 +405,25 @@ class Batcher:
         uses += self._uncut.counts.discard(is_suppressed) + self.deferred.discard(is_suppressed)
         self._parts = deque(filter(None, map(kept, self._parts)))
         self._accesses = deque(without_erased_users(use, suppressions.pseudonym) for use in self._accesses)
+
+        def without(batch: Batch) -> Batch:
+            accesses = tuple(without_erased_users(use, suppressions.pseudonym) for use in batch.accesses)
+            return batch._replace(counts=kept(batch.counts), accesses=accesses)
+
+        self._resent = deque(map(without, self._resent))
+        discarded = uses
+        self._acknowledged.change(without)
+        uses = discarded  # those are written
         self._uncut.accesses[:] = [without_erased_users(use, suppressions.pseudonym) for use in self._uncut.accesses]
         if batch and self.batch is not None:
-            accesses = tuple(without_erased_users(use, suppressions.pseudonym) for use in self.batch.accesses)
-            self._change(self.batch._replace(counts=kept(self.batch.counts), accesses=accesses))
+            self._change(without(self.batch))
         self._is_snapshot_stale = True
         return Discarded(uses, has_erased)
 
     @_locked
     def tidy(self, ledger: Ledger) -> bool:
         """Save a snapshot that names nobody who is not held; False while a batch or counts wait. Raises OSError."""
-        if self.batch is not None or self._parts or self._uncut.counts or self._journal is None:
+        if self.batch is not None or self._resent or self._parts or self._uncut.counts or self._journal is None:
             return False
         self._cut()
         self._save(ledger)
@@ -378,7 +434,8 @@ class Batcher:
     @_locked
     def users(self) -> set[UserId]:
         """The users of all counts, here and pending."""
-        held = (*self._parts, self.deferred.counts, () if self.batch is None else self.batch.counts)
+        batches = (*self._resent, *([] if self.batch is None else [self.batch]))
+        held = (*self._parts, self.deferred.counts, *(batch.counts for batch in batches))
         with self._pending.lock:
             users = self._pending.counts.users | self._uncut.counts.users
         return users | {count.user for part in held for count in part}
@@ -390,7 +447,8 @@ class Batcher:
         with self._pending.lock:
             for user in users:
                 counts += self._pending.counts.of(user) + self._uncut.counts.of(user)
-        counts += [count for part in (*self._parts, self.deferred.counts) for count in part if count.user in users]
+        parts = (*self._parts, self.deferred.counts, *(batch.counts for batch in self._resent))
+        counts += [count for part in parts for count in part if count.user in users]
         batch = self.batch
         if batch is not None:
             batch = Batch(batch.number, tuple(count for count in batch.counts if count.user in users))
@@ -405,8 +463,10 @@ class Batcher:
     def report(self) -> None:
         """Tell the aggregator how much of the bound on memory is in use here."""
         batch = self.batch if self.batch is not None else Batch(0, ())
-        held = [count for part in (batch.counts, *self._parts, self.deferred.counts) for count in part]
-        accesses = (*self._accesses, *self._uncut.accesses, *batch.accesses)
+        batches = [batch, *self._resent]
+        held = [count for part in (*self._parts, self.deferred.counts) for count in part]
+        held += [count for each in batches for count in each.counts]
+        accesses = [*self._accesses, *self._uncut.accesses, *(use for each in batches for use in each.accesses)]
         size = sum(size_of(count.metadata) for count in held) + sum(map(size_of_access, accesses))
         with self._pending.lock:
             self._pending.with_writer_accesses = len(accesses)

@@ -7,6 +7,7 @@ import datetime as dt
 MEMORY = "memory full"
 JOURNAL = "journal damaged"
 IN_DOUBT = "in doubt"
+FAILOVER = "lost in a failover"
 USER_TYPE = "user id of another type"
 UNKNOWN_USER = "unknown user"
 REFUSED = "refused by the database"

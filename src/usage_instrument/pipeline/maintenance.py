@@ -14,6 +14,7 @@ from usage_instrument.database.ledger import Ledger
 from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
 from usage_instrument.stats import Recovered
+from usage_instrument.typing import UNSET, Unset
 
 from . import journal
 from .store import Store, WriteError
@@ -58,13 +59,19 @@ class Maintenance:
         """The writer's row was inserted."""
         self._next_beat = time.monotonic() + HEARTBEAT
 
+    def beat(self, store: Store, ledger: Ledger) -> int | Unset:
+        """The writer's position in the database, if it is time for a heartbeat; else UNSET. Raises WriteError."""
+        now = time.monotonic()
+        if now < self._next_beat:
+            return UNSET
+        position = store.beat(ledger)
+        self._next_beat = now + HEARTBEAT
+        return position
+
     def run(self, store: Store, ledger: Ledger, *, final: bool, asked: bool, interrupted: Callable[[], bool]) -> None:
         """Do what is due. Long tasks wait while a flush is `asked` for, and stop once `interrupted`. Raises
         WriteError."""
         now = time.monotonic()
-        if now >= self._next_beat and not final:
-            store.beat(ledger)
-            self._next_beat = now + HEARTBEAT
         if now >= self._next_redeclaration:
             self._declared.clear()
             self._next_redeclaration = now + _REDECLARE

@@ -48,6 +48,8 @@ class Outcome(enum.Enum):
     """The batch is in the tables, by this attempt or an earlier one."""
     OUTDATED = "outdated"
     """Nothing was done: users were suppressed since, or this process has not read the suppressions yet."""
+    BEHIND = "behind"
+    """Nothing was done: acknowledged batches are missing. The ledger has the last number that is not."""
     GONE = "gone"
     """Nothing was done: the writer's row is missing."""
 
@@ -123,9 +125,14 @@ class Store:
         """The last batch of a writer that is in the tables; UNSET if its row is gone. Raises WriteError."""
         return self.transact(ledger.position)
 
-    def beat(self, ledger: Ledger) -> None:
-        """Update the heartbeat. Raises WriteError."""
-        self.transact(ledger.beat)
+    def beat(self, ledger: Ledger) -> int | Unset:
+        """Update the heartbeat; return the position. Raises WriteError."""
+
+        def work(connection: Connection) -> int | Unset:
+            ledger.beat(connection)
+            return ledger.position(connection)
+
+        return self.transact(work)
 
     def retire(self, ledger: Ledger) -> None:
         """Delete the writer's row. Raises WriteError."""
@@ -153,11 +160,11 @@ class Store:
         chain = self._chain
         if batch.accesses and chain is None:
             chain = self._chain = self.new_chain()
-        moved = False
+        moved, found = False, ledger.number
         rows: list[dict[str, Any]] = []
 
         def apply(connection: Connection) -> Outcome:
-            nonlocal moved, rows
+            nonlocal moved, found, rows
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
             sent = self._sent(connection, ledger, batch)
@@ -176,13 +183,15 @@ class Store:
             position = ledger.position(connection)
             if isinstance(position, _Unset):
                 return Outcome.GONE
-            if position >= batch.number:
-                return Outcome.APPLIED
+            if position != ledger.number:
+                found = position
+                return Outcome.APPLIED if position >= batch.number else Outcome.BEHIND
             self._read_suppressions(connection, ledger)
             self._respelled(connection, batch)  # the batch is compared with the suppressions next
             return Outcome.OUTDATED
 
         outcome = self.transact(apply)
+        ledger.number = found
         if moved and chain is not None:
             chain.appended(rows)
         elif rows:  # an earlier attempt applied them, in an unknown chain

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Protocol
 
 from usage_instrument.database.driver_errors import Fault
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.events import Batch
+from usage_instrument.events import Batch, uses_text
 from usage_instrument.runtime import log
 from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.settings import Settings
-from usage_instrument.typing import UserId
+from usage_instrument.typing import UNSET, Unset, UserId, _Unset
 
 from . import losses
 from .aggregator import Aggregator
@@ -71,6 +72,8 @@ class Writer:
         self.written = 0
         self.dropped = 0
         self.audited = 0
+        self._counted: Counter[str] = Counter()
+        """Uses and accesses in `written` and `audited` that the database lacks: they do not count a second time."""
 
     # ---- cycles
 
@@ -123,6 +126,8 @@ class Writer:
                 self._send_all(final)
             store, ledger = self._store, self.ledger
             if store is not None and ledger is not None and ledger.registered:
+                if self._has_fallen_back(store, ledger, final):
+                    self._send_all(final)
                 if ledger.number == number and self._suppression_filter.without_sending(store, ledger):
                     self._send_all(final)
                 self._suppression_filter.tidy(ledger)
@@ -200,10 +205,14 @@ class Writer:
             self._start_anew(store)
         elif outcome is Outcome.OUTDATED:
             self._suppression_filter.rolled_back(store)
+        elif outcome is Outcome.BEHIND:
+            self._fall_back(ledger)
         else:
-            ledger.number = batch.number
-            self.written += batch.uses
-            self.audited += len(batch.accesses)
+            ledger.number = max(ledger.number, batch.number)
+            self._counted.subtract({"uses": batch.uses, "accesses": len(batch.accesses)})
+            self.written += max(-self._counted["uses"], 0)
+            self.audited += max(-self._counted["accesses"], 0)
+            self._counted = +self._counted
             self.batcher.applied()
             timeout = self._settings.statement_timeout
             is_quick = not timeout or time.monotonic() - start < _QUICK * timeout
@@ -232,14 +241,47 @@ class Writer:
             "ledger row gone", "this writer's row in feature_usage_writers is gone; it continues under a new id"
         )
         self.ledger = store.new_ledger()
-        if self.batcher.state is not BatchState.IN_DOUBT:
+        given_up = self.batcher.abandon()
+        if self.batcher.state is BatchState.READY:
             self.batcher.renumber(1)
-            return
-        batch = self.batcher.give_up()
-        self.dropped += batch.uses
-        if batch.uses:
-            self.batcher.lose(losses.IN_DOUBT, batch.uses)
-        self.rejection.lose_accesses(len(batch.accesses))
+        self._lose(
+            losses.IN_DOUBT, sum(batch.uses for batch in given_up), sum(len(batch.accesses) for batch in given_up)
+        )
+
+    def _has_fallen_back(self, store: Store, ledger: Ledger, final: bool) -> bool:
+        """Look, with each heartbeat and at the end, for acknowledged batches that the database lacks: nothing else
+        would find them in a process that has nothing to send. Raises WriteError."""
+        position: int | Unset = UNSET
+        if final:
+            with contextlib.suppress(WriteError):  # all is written, as far as anybody knows
+                position = store.position(ledger)
+        else:
+            position = self.maintenance.beat(store, ledger)
+        if isinstance(position, _Unset) or position >= ledger.number:
+            return False
+        ledger.number = position
+        self._fall_back(ledger)
+        return True
+
+    def _fall_back(self, ledger: Ledger) -> None:
+        """The server took over, or was restored, without acknowledged batches: send again those that are kept."""
+        missing = self.batcher.fall_back(ledger.number)
+        uses, accesses = sum(batch.uses for batch in missing.kept), sum(len(batch.accesses) for batch in missing.kept)
+        log.warning(
+            "fallen back",
+            "the database lacks batches that it had acknowledged, since a failover or a restored backup: "
+            "%s sent again, %s lost",
+            uses_text(uses),
+            uses_text(missing.uses),
+        )
+        self._counted.update({"uses": uses + missing.uses, "accesses": accesses + missing.accesses})
+        self._lose(losses.FAILOVER, missing.uses, missing.accesses)
+
+    def _lose(self, reason: str, uses: int, accesses: int) -> None:
+        self.dropped += uses
+        if uses:
+            self.batcher.lose(reason, uses)
+        self.rejection.lose_accesses(accesses)
 
     # ---- the end
 

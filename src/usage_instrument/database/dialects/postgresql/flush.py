@@ -73,6 +73,7 @@ class PostgreSQLFlush(Flush):
             {
                 "rows": usage_json(counts),
                 "writer": ledger.writer_id,
+                "before": ledger.number,
                 "number": batch.number,
                 "known": ledger.suppression,
             },
@@ -99,6 +100,7 @@ class PostgreSQLFlush(Flush):
             update(writers)
             .where(
                 writers.c.writer_id == bindparam("writer"),
+                writers.c.last_batch == bindparam("before"),
                 writers.c.last_batch < bindparam("number"),
                 writers.c.suppression == bindparam("known"),
             )
