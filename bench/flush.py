@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import itertools
 import random
 import threading
 import time
@@ -68,11 +67,12 @@ class Writer:
         self._store.open()
         self._ledger = Ledger(tables, "bench")
         self._store.register(self._ledger)
-        self._numbers = itertools.count(1)
 
     def write(self, rows: Sequence[Count]) -> None:
-        if self._store.write(self._ledger, Batch(next(self._numbers), tuple(rows))) is not Outcome.APPLIED:
+        number = self._ledger.number + 1
+        if self._store.write(self._ledger, Batch(number, tuple(rows))) is not Outcome.APPLIED:
             raise RuntimeError("the batch was not applied")
+        self._ledger.number = number
 
     def close(self) -> None:
         self._store.retire(self._ledger)

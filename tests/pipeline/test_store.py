@@ -38,9 +38,12 @@ class Bench:
     ledger: Ledger
 
     def write(self, *given_counts: Count, number: int | None = None, losses: tuple[Loss, ...] = ()) -> Outcome:
-        self.ledger.number = number if number is not None else self.ledger.number + 1
+        number = number if number is not None else self.ledger.number + 1
         ordered = sorted(given_counts, key=lambda c: (c.user is None, c.user or 0, c.feature))
-        return self.store.write(self.ledger, Batch(self.ledger.number, tuple(ordered), losses))
+        outcome = self.store.write(self.ledger, Batch(number, tuple(ordered), losses))
+        if outcome is Outcome.APPLIED:
+            self.ledger.number = max(self.ledger.number, number)
+        return outcome
 
     def row(self, feature: str, user: object = None) -> Any:
         usage = self.tables.usage

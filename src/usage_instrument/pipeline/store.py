@@ -183,12 +183,12 @@ class Store:
             position = ledger.position(connection)
             if isinstance(position, _Unset):
                 return Outcome.GONE
-            if position != ledger.number:
-                found = position
-                return Outcome.APPLIED if position >= batch.number else Outcome.BEHIND
-            self._read_suppressions(connection, ledger)
-            self._respelled(connection, batch)  # the batch is compared with the suppressions next
-            return Outcome.OUTDATED
+            found = position
+            if found == ledger.number < batch.number:
+                self._read_suppressions(connection, ledger)
+                self._respelled(connection, batch)  # the batch is compared with the suppressions next
+                return Outcome.OUTDATED
+            return Outcome.APPLIED if found >= batch.number else Outcome.BEHIND
 
         outcome = self.transact(apply)
         ledger.number = found
