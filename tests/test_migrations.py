@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from fnmatch import fnmatch
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,6 +13,7 @@ import alembic.config
 import pytest
 import sqlalchemy as sa
 
+import forked
 from conftest import Database
 from usage_instrument.database.inspection import check
 from usage_instrument.schema import Tables, create_all, define_tables
@@ -31,6 +29,7 @@ tables = define_tables(metadata, {options})
 
 
 RUN = "import sys, alembic.config as c; [c.main(line.split()) for line in sys.argv[1:]]"
+LOADED = "alembic.config", "alembic.autogenerate", "usage_instrument.migrations", "usage_instrument.schema"
 
 
 class Project:
@@ -57,15 +56,8 @@ class Project:
         env.write_text(text)
 
     def run(self, *commands: str) -> None:
-        """Run Alembic's commands in one process, which costs a second to start."""
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, *commands],
-            cwd=self._path,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(self._path), os.environ.get("PYTHONPATH", "")])},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        """Run Alembic's commands in one process."""
+        done = forked.run(RUN, *commands, cwd=self._path, loaded=LOADED)
         assert done.returncode == 0, done.stderr[-900:]
 
     def revision(self, name: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from conftest import Database
 from reading import all_of, made, total
 from usage_instrument.schema import Tables
@@ -46,7 +47,7 @@ def tables(sqlite: Database) -> Tables:
 
 
 def run(tmp_path: Path, script: str, *arguments: str, **environ: str) -> str:
-    """Run a script in a process of its own; it has to end by itself, well."""
+    """Run a script in a new interpreter; it has to end by itself, well."""
     path = tmp_path / "script.py"
     path.write_text(script)
     process = subprocess.Popen(
@@ -66,6 +67,14 @@ def run(tmp_path: Path, script: str, *arguments: str, **environ: str) -> str:
         process.communicate()
     assert (process.returncode, errors) == (0, ""), errors
     return out
+
+
+def run_forked(tmp_path: Path, script: str, *arguments: str, **environ: str) -> None:
+    """Run a script that forks by `os.fork`. It may have been forked itself, which costs less than its imports."""
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    done = forked.run(path, *arguments, cwd=tmp_path, env={**os.environ, **environ})
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
 # ---- exit
@@ -187,20 +196,20 @@ BEFORE = {"nothing before": "", "pending": "use(10)", "written": "use(10); asser
 def test_forked_children_start_empty_and_all_counts_are_exact(
     sqlite: Database, tables: Tables, tmp_path: Path, before: str, interval: str
 ) -> None:
-    run(tmp_path, START + before + FORKS, sqlite.url, INTERVAL=interval)
+    run_forked(tmp_path, START + before + FORKS, sqlite.url, INTERVAL=interval)
     assert total(sqlite.engine(), tables) == (10 if before else 0) + 4 * 100 + 6 + 1000
     assert all_of(sqlite.engine(), tables.writers) == []
 
 
 def test_a_fork_over_a_servers_connection(database: Database, tmp_path: Path) -> None:
     tables = made(database.engine())
-    run(tmp_path, START + BEFORE["written"] + FORKS, database.url)
+    run_forked(tmp_path, START + BEFORE["written"] + FORKS, database.url)
     assert total(database.engine(), tables) == 10 + 4 * 100 + 6 + 1000
 
 
 def test_a_fork_over_an_async_connection(database: Database, tmp_path: Path) -> None:
     tables = made(database.engine())
-    run(tmp_path, START + BEFORE["written"] + FORKS, database.async_url)
+    run_forked(tmp_path, START + BEFORE["written"] + FORKS, database.async_url)
     assert total(database.engine(), tables) == 10 + 4 * 100 + 6 + 1000
 
 
@@ -214,7 +223,7 @@ for generation in range(3):
         break
     use(10)
 """
-    run(tmp_path, START + script, sqlite.url)
+    run_forked(tmp_path, START + script, sqlite.url)
     assert total(sqlite.engine(), tables) == 31
 
 
@@ -226,7 +235,7 @@ if not pid:
     sys.exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 """
-    run(tmp_path, START + script, sqlite.url)
+    run_forked(tmp_path, START + script, sqlite.url)
     assert total(sqlite.engine(), tables) == 10
 
 
@@ -254,7 +263,7 @@ for pid in pids:
 for thread in threads:
     thread.join()
 """
-    run(tmp_path, START + script, sqlite.url, INTERVAL="0.01")
+    run_forked(tmp_path, START + script, sqlite.url, INTERVAL="0.01")
     assert total(sqlite.engine(), tables) == 2 * 20_000 + 5 * 100
 
 
