@@ -282,7 +282,10 @@ def test_who_is_not_known_may_not_look(sqlite: Database, kind: Any) -> None:
     assert trail.looks() == []
 
 
-def test_what_cannot_be_recorded_is_not_shown(trail: Trail, caplog: pytest.LogCaptureFixture) -> None:
+@KINDS
+def test_what_cannot_be_recorded_is_not_shown(database: Database, kind: Any, caplog: pytest.LogCaptureFixture) -> None:
+    impatient = Tracker(database.url, Settings(flush_interval=0, audit_timeout=0.5))  # it retries until then
+    trail = trail_on(database, kind, tracker=impatient)
     access = trail.tables.access
     refuse = sa.event.listens_for(sa.Engine, "before_cursor_execute")
 
@@ -299,6 +302,7 @@ def test_what_cannot_be_recorded_is_not_shown(trail: Trail, caplog: pytest.LogCa
     assert "This look cannot be recorded" in answer.text
     assert str(ADA) not in answer.text
     assert "could not be recorded" in caplog.text
+    assert all(tracker.shutdown() for tracker in (impatient, trail.tracker))
 
 
 @KINDS
