@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 import uuid
 from pathlib import Path
 from typing import Any
 
+import forked
 from usage_instrument import Settings, Tracker
 from usage_instrument.database.engines import named
 from usage_instrument.events import canonical_user
@@ -29,7 +28,7 @@ def die(url: str, root: Path, code: str, **settings: Any) -> None:
         """
     )
     script += textwrap.dedent(code) + "\nos.kill(os.getpid(), signal.SIGKILL)\n"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = forked.run(script)
     assert done.returncode == -9, done.stderr
 
 

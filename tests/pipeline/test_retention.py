@@ -6,8 +6,6 @@ import datetime as dt
 import logging
 import random
 import signal
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+import forked
 from conftest import Database
 from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
@@ -176,8 +175,7 @@ list(store.retention.roll_up(dt.datetime.fromisoformat(sys.argv[2])))
 def test_a_kill_between_delete_and_insert_loses_nothing(kept: Kept, when: str) -> None:
     kept.fill()
     before, rows = kept.today - 5 * DAY, kept.rows
-    arguments = [sys.executable, "-c", KILLED, kept.database.url, before.isoformat(), when]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    done = forked.run(KILLED, kept.database.url, before.isoformat(), when)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert kept.rows != rows, "killed too early"
     assert kept.rows != summed_up(rows, before), "killed too late"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import textwrap
 import threading
 import uuid
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+import forked
 import usage_instrument as usage
 from conftest import Database, UsersDatabase
 from reading import all_of, balanced, counts, made
@@ -486,7 +485,7 @@ def killed(database: Database, place: Path, code: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = forked.run(script)
     assert done.returncode == -9, done.stderr
 
 
@@ -854,6 +853,6 @@ def test_in_a_forked_child(server: Database, make: Make) -> None:
         assert tracker.shutdown()
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = forked.run(script)
     assert done.returncode == 0, done.stderr
     assert counts(engine, tables) == {("search", BOB): 2}
