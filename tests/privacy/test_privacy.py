@@ -127,7 +127,7 @@ def test_what_another_process_holds_does_not_bring_them_back(database: Database,
     late.track("search", user=ADA)
     late.track("search", user=BOB)
     assert other.flush(30)
-    assert late.flush()
+    assert late.flush(60)
     assert names(engine, tables, ADA) == []
     assert counts(engine, tables) == {("search", BOB): 3}
     assert (other.stats().rejected, late.stats().rejected) == (2, 1)
@@ -232,7 +232,7 @@ def test_uses_that_wait_for_their_user_go_as_well(users_database: UsersDatabase,
     tracker = make(users_database.database.engine())
     stranger = uuid.uuid4()
     tracker.track("search", user=stranger)
-    assert not tracker.flush()
+    assert not tracker.flush(60)
     tracker.privacy.forget(stranger, force=True)
     assert tracker.flush(30)
     assert (tracker.stats().pending, tracker.stats().rejected) == (0, 1)
@@ -509,7 +509,7 @@ def test_the_journal_of_another_machine_brings_nobody_back(database: Database, m
     make(database.url).privacy.forget(ADA, force=True)
     there = make(database.url, journal=place)
     there.track("search", user=BOB)
-    assert there.flush()
+    assert there.flush(60)
     assert there.shutdown()
     assert names(engine, tables, ADA) == []
     assert counts(engine, tables) == {("search", BOB): 2}
@@ -548,7 +548,7 @@ def test_the_batches_of_dead_processes_bring_nobody_back(
     make(database.url).privacy.forget(ADA, force=True)
     there = make(database.url, journal=place)
     there.track("search", user=BOB)
-    assert there.flush()
+    assert there.flush(60)
     assert there.shutdown()
     assert names(engine, tables, ADA) == []
     assert counts(engine, tables) == {("search", BOB): 5}
@@ -709,7 +709,7 @@ def test_who_cannot_tell_whom_to_leave_out_writes_nothing_and_loses_nothing(
     make(database.url).privacy.opt_out(ADA)
     tracker = make(database.url, privacy_key=key)
     tracker.track("search", user=BOB)
-    assert not tracker.flush()
+    assert not tracker.flush(60)
     assert "privacy_key" in str(tracker.stats().last_error)
     assert KEY not in str(tracker.stats().last_error)
     assert tracker.stats().pending == 1
