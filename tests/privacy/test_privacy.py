@@ -232,7 +232,7 @@ def test_uses_that_wait_for_their_user_go_as_well(users_database: UsersDatabase,
     tracker = make(users_database.database.engine())
     stranger = uuid.uuid4()
     tracker.track("search", user=stranger)
-    assert not tracker.flush(60)
+    assert not tracker.flush()
     tracker.privacy.forget(stranger, force=True)
     assert tracker.flush(30)
     assert (tracker.stats().pending, tracker.stats().rejected) == (0, 1)
@@ -709,7 +709,7 @@ def test_who_cannot_tell_whom_to_leave_out_writes_nothing_and_loses_nothing(
     make(database.url).privacy.opt_out(ADA)
     tracker = make(database.url, privacy_key=key)
     tracker.track("search", user=BOB)
-    assert not tracker.flush(60)
+    assert not tracker.flush()
     assert "privacy_key" in str(tracker.stats().last_error)
     assert KEY not in str(tracker.stats().last_error)
     assert tracker.stats().pending == 1
