@@ -1,8 +1,12 @@
-"""Every question gets the same answer from every database as from plain Python, whatever the rows."""
+"""Every question gets the same answer from every database as from plain Python, whatever the rows.
+
+$USAGE_TEST_EXAMPLES is the number of databases that each is asked about: few by default, more in `.ci/run`.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import os
 from typing import Any
 from uuid import UUID
 
@@ -76,7 +80,7 @@ def pasts(draw: st.DrawFn) -> Rows:
 
 
 every = settings(
-    max_examples=25,
+    max_examples=int(os.environ.get("USAGE_TEST_EXAMPLES", "10")),
     deadline=None,
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
