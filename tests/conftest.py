@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import itertools
 import os
@@ -63,10 +64,21 @@ def _without_deadlines() -> None:
         settings.load_profile("default")
 
 
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what stays to the end: it took seconds of each process to visit that."""
+    gc.enable()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or what is left is finalized after its modules
+
+
 # These tests write for real, which under pytest has to be asked for.
 os.environ.setdefault("USAGE_INSTRUMENT_ENABLED", "1")
 _work_in_memory()
 _keep_byte_code()
+gc.disable()  # until all is imported
 _build_the_command_line_once()
 _without_deadlines()
 # Where the mcp package is installed, eventlet's own resolver of names imports trio, which eventlet's sockets break.
