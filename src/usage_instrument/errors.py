@@ -8,6 +8,7 @@ __all__ = [
     "ConfigurationError",
     "CountError",
     "DeclarationError",
+    "ExperimentError",
     "FeatureNameError",
     "MetadataError",
     "SchemaError",
@@ -70,6 +71,10 @@ class UnknownUserError(UsageInstrumentError, LookupError):
 
 class DeclarationError(UsageInstrumentError, TypeError):
     """A feature is declared wrongly."""
+
+
+class ExperimentError(UsageInstrumentError, ValueError):
+    """An experiment is declared wrongly."""
 
 
 def describe(error: Exception) -> str:
