@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, str] = {
     "database": f"{_VALUES} runtime",
     "capture": f"{_VALUES} runtime",
     "web": f"{_VALUES} runtime capture",
+    "experiments": f"{_VALUES} capture",
     "audit": f"{_VALUES} runtime database",
     "pipeline": f"{_VALUES} runtime database capture audit",
     "privacy": f"{_VALUES} runtime database capture audit pipeline",
@@ -60,6 +61,7 @@ THIRD_PARTY = {
         *("ariadne", "graphql", "sqladmin", "strawberry"),
         *("dramatiq", "huey", "prometheus_client", "rq", "starlette", "taskiq", "werkzeug"),
     },
+    "experiments": {"numpy", "scipy"},
     "database.alembic_operations": {"alembic"},
     "database.engines": {"greenlet"},
     "web.graphql": {"graphql"},
@@ -211,12 +213,12 @@ def test_modules_are_well_formed() -> None:
 
 HEAVY = {
     *("sqlalchemy.orm", "sqlalchemy.dialects.postgresql", "sqlalchemy.ext.asyncio", "alembic", "pytest"),
-    *("starlette", "fastapi", "flask", "werkzeug", "django", "typer", "rich"),
+    *("starlette", "fastapi", "flask", "werkzeug", "django", "typer", "rich", "numpy", "scipy"),
 }
 
 
 def test_light_modules_load_nothing_heavy() -> None:
-    for name in ("", ".testing", ".asgi", ".wsgi", ".errors", ".settings", ".schema"):
+    for name in ("", ".testing", ".asgi", ".wsgi", ".errors", ".settings", ".schema", ".experiments"):
         script = f"import sys, usage_instrument{name}; print(*sorted({HEAVY!r} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
         assert (name, done.returncode, done.stdout.split(), done.stderr) == (name, 0, [], "")
