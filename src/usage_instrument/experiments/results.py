@@ -72,7 +72,7 @@ class VariantResult:
     mean: Estimate | None
     """The mean of uses or values. None for the metric `converted`, and below two units."""
     probability_best: float | None
-    """The probability that this variant is the best of all. It is no license to stop: it does not allow for looks."""
+    """The probability that this variant is the best of all. It does not allow for repeated looks."""
     expected_loss: float | None
     """What choosing this variant costs on average, should another be better, in the unit of the metric."""
     comparison: Comparison | None
