@@ -1,22 +1,24 @@
 """How often an experiment without an effect is called decided by daily looks. Run it: python bench/experiments.py
 
 Each experiment has two equal variants (A/A) and is looked at on each of 28 days. A false positive is one whose p-value
-is below 0.05 on any day. The naive p is that of chi² or of Welch's t, which are made for one look. A last table has an
-effect: how many experiments find it, on which day, and how many intervals miss it on any day.
+is below 0.05 on any day. The naive p is that of chi² or of Welch's t, which are made for one look. Then experiments
+with an effect: how many find it, on which day, and how many intervals miss it on any day. And what assigning costs.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from rounds import Bar, Result, main
+from rounds import Bar, Result, Table, compare, main, now, times
 from scipy import special
 
-from usage_instrument.experiments import Metric, VariantFigures
+from usage_instrument.experiments import Metric, VariantFigures, assign
 from usage_instrument.experiments.analysis import mixture_ratio, pair_of
-from usage_instrument.experiments.sequential import always_valid_p, critical_value
+from usage_instrument.experiments.sample_ratio import LEAST_UNITS, THRESHOLD
+from usage_instrument.experiments.sequential import always_valid_p, always_valid_p_of_fall, critical_value
 
 EXPERIMENTS, DAYS, ALPHA = 2_000, 28, 0.05
 """Of the simulation."""
@@ -108,6 +110,7 @@ class Case(NamedTuple):
     control: Draw
     variant: Draw
     minimum_effect: float = 0.1
+    weights: tuple[float, float] = (0.5, 0.5)
 
 
 CASES = (
@@ -116,7 +119,14 @@ CASES = (
     Case("the same, minimum effect 50 %", "converted", conversions(0.1, 500), conversions(0.1, 500), 0.5),
     Case("1 % convert, 50 units a day, 90 %", "converted", conversions(0.01, 50), conversions(0.01, 50), 0.9),
     Case("50 % convert, 20,000 units a day", "converted", conversions(0.5, 20_000), conversions(0.5, 20_000)),
-    Case("10 % convert, 900 and 100 units a day", "converted", conversions(0.1, 900), conversions(0.1, 100), 0.3),
+    Case(
+        "10 % convert, 900 and 100 units a day",
+        "converted",
+        conversions(0.1, 900),
+        conversions(0.1, 100),
+        0.3,
+        (0.9, 0.1),
+    ),
     Case("values of 10 %, 200 units a day, 50 %", "value", values(0.1, 200), values(0.1, 200), 0.5),
     Case("values of 5 %, 20 units a day, 90 %", "value", values(0.05, 20), values(0.05, 20), 0.9),
 )
@@ -127,7 +137,7 @@ def measure(scale: float) -> Iterator[Result]:
     experiments = max(100, round(EXPERIMENTS * scale))
     print(f"\n{experiments:,} A/A tests, looked at on {DAYS} days; false positives:")
     print(f"  {'':40}  naive p, one look   naive p, every day   always-valid p, every day")
-    worst = 0.0
+    worst = alarms = broken = 0.0
     for case in CASES:
         drawn = case.control(random, experiments), case.variant(random, experiments)
         estimate, error, naive, ratio = looks(*drawn, case.metric, case.minimum_effect)
@@ -135,7 +145,12 @@ def measure(scale: float) -> Iterator[Result]:
         rates = [np.mean(naive[:, -1] < ALPHA), *(np.mean((p < ALPHA).any(axis=1)) for p in (naive, always))]
         print(f"  {case.name:40}  {rates[0]:17.1%}   {rates[1]:18.1%}   {rates[2]:25.1%}", flush=True)
         worst = max(worst, rates[2])
+        falls = always_valid_p_of_fall(_statistic(estimate, error), ratio)
+        alarms = max(alarms, np.mean((falls < ALPHA).any(axis=1)))
+        broken = max(broken, np.mean(_is_broken(*drawn, case.weights).any(axis=1)))
     yield Bar("false positives of the always-valid p, every day, at worst", worst, ALPHA)
+    yield Bar("false alarms of a guardrail, every day, at worst", alarms, ALPHA)
+    yield Bar("sound splits called broken, every day, at worst", broken, 0.02)
     yield from _with_effect(
         Case(
             "10 % convert, 2,000 units a day, +10 %", "converted", conversions(0.1, 2000), conversions(0.1, 2000, 0.1)
@@ -150,10 +165,43 @@ def measure(scale: float) -> Iterator[Result]:
         experiments,
         0.1 * 0.3 * np.exp(3.5),
     )
+    yield _assigning(scale)
 
 
 def _statistic(estimate: Any, error: Any) -> Any:
     return np.divide(estimate, error, out=np.zeros_like(error), where=error > 0)
+
+
+def _is_broken(control: Any, variant: Any, weights: tuple[float, float]) -> Any:
+    units = control[0] + variant[0]
+    expected = [weight * units for weight in weights]
+    chi_square = sum(
+        (each[0] - wanted) ** 2 / wanted for each, wanted in zip((control, variant), expected, strict=True)
+    )
+    return (units >= LEAST_UNITS) & (special.chdtrc(1, chi_square) < THRESHOLD)
+
+
+def _assigning(scale: float) -> Table:
+    units = [str(number) for number in range(1000)]
+
+    def case(call: Callable[[str], object]) -> Callable[[], float]:
+        def run() -> float:
+            start = now()
+            for unit in units:
+                call(unit)
+            return (now() - start) / len(units)
+
+        return run
+
+    names, weights = ["red", "blue"], {"red": 1, "blue": 3}
+    cases = {
+        "SHA-256 of the text": case(
+            lambda unit: hashlib.sha256(f"12:button_color,{len(unit)}:{unit},".encode()).digest()
+        ),
+        "assign, equal weights": case(lambda unit: assign("button_color", unit, names)),
+        "assign, weights": case(lambda unit: assign("button_color", unit, weights)),
+    }
+    return compare("Assigning a unit", cases, "SHA-256 of the text", rounds=times(100, scale))
 
 
 def _with_effect(case: Case, random: Any, experiments: int, effect: float) -> Iterator[Result]:

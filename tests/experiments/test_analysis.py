@@ -208,7 +208,7 @@ def test_comparisons_are_corrected() -> None:
         min_size=1,
         max_size=4,
     ),
-    st.sampled_from([0.01, 0.1, 0.9]),
+    st.sampled_from([1e-6, 0.01, 0.1, 0.99]),
 )
 def test_any_counts_give_a_coherent_analysis(counts: list[tuple[int, int]], minimum_effect: float) -> None:
     found = analyse(
@@ -318,7 +318,7 @@ def test_a_guardrail_of_means() -> None:
 def test_guardrails_without_data() -> None:
     nothing = GuardrailFigures("checkout", figures((0, 0), (0, 0)))
     (found,) = analyse(figures((0, 0), (0, 0)), guardrails=[nothing]).guardrails
-    assert (found.p_value, found.always_valid_p, found.has_fallen, found.lift) == (1.0, 1.0, False, None)
+    assert (found.p_value, found.always_valid_p, found.has_fallen, found.always_valid_lift) == (1.0, 1.0, False, None)
 
 
 # ---- the rest
@@ -352,6 +352,7 @@ def test_it_is_deterministic() -> None:
         ({"alpha": 1}, "alpha is a number between 0 and 1, not 1"),
         ({"power": 0}, "power is a number between 0 and 1, not 0"),
         ({"minimum_effect": 0}, "minimum_effect is a number between 0 and 1, not 0"),
+        ({"minimum_effect": 1e-7}, "minimum_effect is at least 0.000001, not 1e-07"),
         ({"guardrails": [GuardrailFigures("checkout", ())]}, "the guardrail 'checkout' has other variants"),
         (
             {"guardrails": [GuardrailFigures("checkout", figures((1, 1), (1, 1)), "clicks")]},  # type: ignore[arg-type]

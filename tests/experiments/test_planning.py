@@ -51,6 +51,8 @@ def test_more_comparisons_power_and_certainty_need_more() -> None:
         ((0.1, 0.0), {}, "minimum_effect is a relative effect"),
         ((0.1, float("nan")), {}, "minimum_effect is a relative effect"),
         ((0.1, -1.1), {}, "minimum_effect is a relative effect"),
+        ((0.1, 1e-7), {}, "minimum_effect is a relative effect"),
+        ((1e-6, 1e-6), {}, "no experiment has as many units: choose a greater minimum_effect"),
         ((0.1, 0.1), {"alpha": 0}, "alpha is a number between 0 and 1, not 0"),
         ((0.1, 0.1), {"power": 1.0}, "power is a number between 0 and 1, not 1.0"),
         ((0.1, 0.1), {"comparisons": 0}, "comparisons is a whole number"),

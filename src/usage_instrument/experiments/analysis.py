@@ -11,7 +11,7 @@ from usage_instrument.errors import ExperimentError
 from . import posteriors, sequential
 from .figures import GuardrailFigures, Metric, VariantFigures
 from .means import Means, student
-from .planning import certain_units, checked_fraction, required_units
+from .planning import SMALLEST_EFFECT, certain_units, checked_fraction, required_units
 from .proportions import Proportions, wilson
 from .results import Analysis, Comparison, Estimate, GuardrailResult, VariantResult, Verdict
 from .sample_ratio import sample_ratio
@@ -51,7 +51,8 @@ def analyse(
         raise ExperimentError(f"metric is one of {', '.join(map(repr, get_args(Metric)))}, not {metric!r}")
     if isinstance(excluded, bool) or not isinstance(excluded, int) or excluded < 0:
         raise ExperimentError(f"excluded is a number of units, not {excluded!r}")
-    checked_fraction(minimum_effect, "minimum_effect")
+    if checked_fraction(minimum_effect, "minimum_effect") < SMALLEST_EFFECT:
+        raise ExperimentError(f"minimum_effect is at least {SMALLEST_EFFECT:f}, not {minimum_effect!r}")
     checked_fraction(alpha, "alpha")
     checked_fraction(power, "power")
     control = names[0] if names and control is None else control
@@ -207,7 +208,7 @@ class _Plan:
         enough = required_units(effect, variance, variance, power=self.power, alpha=alpha)
         if enough <= units:
             enough = certain_units(effect, variance, alpha=alpha)
-        return max(math.ceil(enough - units), 1)
+        return max(math.ceil(enough - units), 1) if math.isfinite(enough) else None
 
 
 def _interval(interval: Callable[[float], Estimate | None], critical: float) -> Estimate | None:
@@ -258,8 +259,8 @@ def _guard(guardrail: GuardrailFigures, plan: _Plan) -> list[GuardrailResult]:
                 feature=guardrail.feature,
                 variant=each.name,
                 metric=guardrail.metric,
-                lift=lift,
-                difference=difference,
+                always_valid_lift=lift,
+                always_valid_difference=difference,
                 p_value=p_value,
                 always_valid_p=always_valid_p,
                 has_fallen=always_valid_p < plan.alpha,

@@ -12,6 +12,11 @@ from usage_instrument.errors import ExperimentError
 from .proportions import normal_quantile
 from .sequential import critical_value
 
+SMALLEST_EFFECT = 1e-6
+"""The smallest minimum effect, relative: no experiment is large enough for a smaller one."""
+_MOST_UNITS = 1e15
+"""No experiment has more."""
+
 
 def sample_size(
     baseline: float,
@@ -38,13 +43,13 @@ def sample_size(
     that of the mixture at this n for many looks. For means, `2 (c + z)² deviation² / difference²`.
 
     Raises ExperimentError for a baseline that is no share between 0 and 1, a mean or deviation that is not positive, an
-    effect of 0 or beyond a share of 1, and a power or alpha that is not between 0 and 1.
+    effect of 0 or beyond a share of 1, a power or alpha that is not between 0 and 1, and more than 10**15 units.
     """
     checked_fraction(alpha, "alpha")
     checked_fraction(power, "power")
     if isinstance(comparisons, bool) or not isinstance(comparisons, int) or comparisons < 1:
         raise ExperimentError(f"comparisons is a whole number of at least 1, not {comparisons!r}")
-    if not minimum_effect or not math.isfinite(minimum_effect) or minimum_effect < -1:
+    if not math.isfinite(minimum_effect) or abs(minimum_effect) < SMALLEST_EFFECT or minimum_effect < -1:
         raise ExperimentError(f"minimum_effect is a relative effect, such as 0.1 for +10 %, not {minimum_effect!r}")
     difference = baseline * minimum_effect
     if deviation is not None:
@@ -62,6 +67,8 @@ def sample_size(
     units = required_units(
         difference, null, alternative, power=power, alpha=alpha / comparisons, always_valid=always_valid
     )
+    if not math.isfinite(units):
+        raise ExperimentError("no experiment has as many units: choose a greater minimum_effect")
     return math.ceil(units)
 
 
@@ -69,7 +76,7 @@ def required_units(
     difference: float, null: float, alternative: float, *, power: float, alpha: float, always_valid: bool = True
 ) -> float:
     """The number n of units at which the difference is found with that power, if the variance of its estimate is
-    `null / n` without a difference and `alternative / n` with it."""
+    `null / n` without a difference and `alternative / n` with it. Infinite beyond 10**15."""
     quantile = float(special.ndtri(power))
 
     def is_enough(units: float) -> bool:
@@ -84,7 +91,7 @@ def required_units(
 
 def certain_units(difference: float, null: float, *, alpha: float) -> float:
     """The number of units at which the always-valid interval is narrower than the difference, so that it cannot contain
-    both no effect and the minimum effect."""
+    both no effect and the minimum effect. Infinite beyond 10**15."""
 
     def is_enough(units: float) -> bool:
         return 2 * float(critical_value(difference**2 * units / null, alpha)) * math.sqrt(null / units) <= abs(
@@ -106,6 +113,8 @@ def _least(is_enough: Callable[[float], bool]) -> float:
     high = 1.0
     while not is_enough(high):
         high *= 2
+        if high > _MOST_UNITS:
+            return math.inf
     low = high / 2
     for _ in range(40):
         middle = (low + high) / 2

@@ -99,8 +99,10 @@ class GuardrailResult:
     feature: str
     variant: str
     metric: Metric
-    lift: Estimate | None
-    difference: Estimate | None
+    always_valid_lift: Estimate | None
+    """As in a Comparison: two-sided."""
+    always_valid_difference: Estimate | None
+    """As in a Comparison: two-sided."""
     p_value: float
     """One-sided: small if the feature has fallen. Of a test that is looked at once."""
     always_valid_p: float

@@ -97,7 +97,8 @@ def _missing(results: Sequence[VariantResult], undecided: Sequence[VariantResult
 
 def _fallen_words(fallen: Sequence[GuardrailResult], better: Sequence[VariantResult]) -> str:
     first = fallen[0]
-    change = effect_words(first.lift) if first.lift else _difference_words(first.difference, first.metric)
+    lift, difference = first.always_valid_lift, first.always_valid_difference
+    change = effect_words(lift) if lift else _difference_words(difference, first.metric)
     gains = any(each.name == first.variant for each in better)
     name = first.variant[:1].upper() + first.variant[1:]
     words = f"{name} {'is better, but' if gains else 'does harm:'} {first.feature} falls: {change}"
