@@ -16,7 +16,7 @@ from rounds import Bar, Result, Table, compare, main, now, times
 from scipy import special
 
 from usage_instrument.experiments import Metric, VariantFigures, assign
-from usage_instrument.experiments.analysis import mixture_ratio, pair_of
+from usage_instrument.experiments.pairs import mixture_of, pair_of
 from usage_instrument.experiments.sample_ratio import LEAST_UNITS, THRESHOLD
 from usage_instrument.experiments.sequential import always_valid_p, always_valid_p_of_fall, critical_value
 
@@ -57,7 +57,7 @@ def values(share: float, daily: int, lift: float = 0.0) -> Draw:
 
 
 def looks(control: Any, variant: Any, metric: Metric, minimum_effect: float) -> tuple[Any, Any, Any, Any]:
-    """The difference, its standard error, the naive p and the mixture's ratio of each experiment on each day.
+    """The difference, its standard error of the always-valid test, the naive p and the mixture's ratio, on each day.
 
     They are calculated for all at once, since the package needs 0.1 ms each, and compared with the package for some.
     """
@@ -70,30 +70,37 @@ def looks(control: Any, variant: Any, metric: Metric, minimum_effect: float) -> 
             inverse = 1 / control[0] + 1 / variant[0]
             error, planned = (np.sqrt(share * (1 - share) * inverse) for share in (pooled, smoothed))
             least = minimum_effect * smoothed
-            naive = 2 * special.ndtr(-np.abs(difference / error))
+            naive = np.where(error > 0, 2 * special.ndtr(-np.abs(difference / error)), 1.0)
         else:
             means = [each[2] / each[0] for each in (control, variant)]
             spreads = [each[3] - each[2] ** 2 / each[0] for each in (control, variant)]
             parts = [spread / (each[0] - 1) / each[0] for spread, each in zip(spreads, (control, variant), strict=True)]
             difference, error = means[1] - means[0], np.sqrt(parts[0] + parts[1])
             degrees = error**4 / (parts[0] ** 2 / (control[0] - 1) + parts[1] ** 2 / (variant[0] - 1))
-            planned = error
             deviation = np.sqrt((spreads[0] + spreads[1]) / (units - 2))
             least = np.maximum(minimum_effect * (control[2] + variant[2]) / units, 0.01 * deviation)
-            naive = 2 * special.stdtr(degrees, -np.abs(difference / error))
+            naive = np.where(error > 0, 2 * special.stdtr(degrees, -np.abs(difference / error)), 1.0)
+            is_settled = (control[1] + variant[1]) * np.minimum(control[0], variant[0]) >= 25 * units
+            error = planned = np.where(
+                is_settled & (error > 0),
+                np.maximum(error, deviation * np.sqrt(1 / control[0] + 1 / variant[0])),
+                0.0,
+            )
         ratio = (least / planned) ** 2
-    is_known = (error > 0) & np.isfinite(naive)
-    found = np.stack([difference, error, np.where(is_known, naive, 1), np.where(is_known, ratio, 0)])
+    is_known = (error > 0) & np.isfinite(error)
+    found = np.stack(
+        [np.where(is_known, difference, 0), np.where(is_known, error, 0), naive, np.where(is_known, ratio, 0)]
+    )
     _compare(found, control, variant, metric, minimum_effect, is_known)
-    return found[0], np.where(is_known, error, 0), found[2], found[3]
+    return difference, error, naive, ratio
 
 
 def _compare(found: Any, control: Any, variant: Any, metric: Metric, minimum_effect: float, is_known: Any) -> None:
     """Fail if the package calculates otherwise."""
     for place in np.argwhere(is_known)[:: max(1, is_known.sum() // 200)]:
         pair = pair_of(_figures("a", control, place), _figures("b", variant, place), metric)
-        ratio = mixture_ratio(pair, minimum_effect)
-        ours = pair.difference, pair.null_variance**0.5, pair.p_value, ratio
+        mixture = mixture_of(pair, minimum_effect)
+        ours = pair.difference, pair.null_variance**0.5 * mixture.inflation, pair.p_value, mixture.ratio
         np.testing.assert_allclose(found[(slice(None), *place)], ours, rtol=1e-6, atol=1e-9)
 
 
@@ -129,6 +136,7 @@ CASES = (
     ),
     Case("values of 10 %, 200 units a day, 50 %", "value", values(0.1, 200), values(0.1, 200), 0.5),
     Case("values of 5 %, 20 units a day, 90 %", "value", values(0.05, 20), values(0.05, 20), 0.9),
+    Case("values of 5 %, 950 and 50 units a day", "value", values(0.05, 950), values(0.05, 50), 0.5, (0.95, 0.05)),
 )
 
 

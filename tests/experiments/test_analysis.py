@@ -238,7 +238,7 @@ def test_any_counts_give_a_coherent_analysis(counts: list[tuple[int, int]], mini
 
 def uses(name: str, units: int, mean: float, deviation: float) -> VariantFigures:
     squares = (units - 1) * deviation**2 + units * mean**2
-    return VariantFigures(name, units, min(units, 10), units * mean, squares, weight=1)
+    return VariantFigures(name, units, 0, units * mean, squares, weight=1)
 
 
 def test_uses() -> None:

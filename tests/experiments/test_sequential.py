@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from usage_instrument.experiments.analysis import mixture_ratio
+from usage_instrument.experiments.figures import VariantFigures
+from usage_instrument.experiments.means import Means
+from usage_instrument.experiments.pairs import mixture_of
 from usage_instrument.experiments.planning import certain_units, required_units
 from usage_instrument.experiments.proportions import Proportions, normal_quantile
 from usage_instrument.experiments.sequential import always_valid_p, always_valid_p_of_fall, critical_value
@@ -89,7 +91,7 @@ def simulate(share: float, daily: int, minimum_effect: float, lift: float = 0.0)
     for place in np.ndindex(500, 28):
         pair = Proportions(*(int(each[(side, *place)]) for side in (0, 1) for each in (converted, units)))
         naive[place] = pair.p_value
-        always[place] = always_valid_p(pair.statistic, mixture_ratio(pair, minimum_effect))
+        always[place] = mixture_of(pair, minimum_effect).p_value
     return naive, always
 
 
@@ -98,6 +100,42 @@ def test_false_positives_of_daily_looks(share: float, daily: int, minimum_effect
     naive, always = simulate(share, daily, minimum_effect)
     assert (naive < 0.05).any(axis=1).mean() > 0.15
     assert (always < 0.05).any(axis=1).mean() <= 0.05
+
+
+def test_false_positives_of_values_in_a_small_variant() -> None:
+    """The values of few units of 5 % of the traffic: their own variance is far too low, and Welch's test wrong."""
+    random = np.random.default_rng(3)
+    experiments, naive, always = 150, np.zeros(150, bool), np.zeros(150, bool)
+    for experiment in range(experiments):
+        sums = np.zeros((2, 4))
+        for _ in range(28):
+            for each, daily in zip(sums, (950, 50), strict=True):
+                bought = random.lognormal(3, 1, random.binomial(daily, 0.02))
+                each += daily, len(bought), bought.sum(), np.square(bought).sum()
+            figures = [
+                VariantFigures(str(i), int(n), int(k), *map(float, rest)) for i, (n, k, *rest) in enumerate(sums)
+            ]
+            pair = Means(*figures)
+            naive[experiment] |= pair.p_value < 0.05
+            always[experiment] |= mixture_of(pair, 0.5).p_value < 0.05
+    assert naive.mean() > 0.4
+    assert always.mean() <= 0.05
+
+
+def test_a_small_variant_waits_for_values_and_takes_the_greater_variance() -> None:
+    control = VariantFigures("control", 1000, 100, 1000, 20_000)
+    few, more = VariantFigures("few", 100, 1, 1, 1), VariantFigures("more", 300, 30, 200, 4000)
+    assert mixture_of(Means(control, few), 0.1) == (0.0, 0.0, 1.0)
+    pair = Means(control, more)
+    mixture = mixture_of(pair, 0.1)
+    assert mixture.ratio > 0
+    assert mixture.inflation >= 1
+    assert mixture.statistic == pytest.approx(pair.difference / math.sqrt(pair.cautious_variance))
+    assert mixture.critical_value(0.05) == pytest.approx(mixture.inflation * critical_value(mixture.ratio, 0.05))
+    assert pair.cautious_variance >= pair.null_variance
+    # Without a number of units that reached the goal, all count.
+    assert mixture_of(Means(VariantFigures("a", 100, 0, 50, 90), VariantFigures("b", 100, 0, 60, 99)), 0.1).ratio > 0
+    assert mixture_of(Means(VariantFigures("a", 10, 0, 5, 9), VariantFigures("b", 10, 0, 6, 9)), 0.1).ratio == 0
 
 
 def test_an_effect_is_found() -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias, get_args
+from typing import get_args
 
 from usage_instrument.errors import ExperimentError
 
-from . import posteriors, sequential
+from . import posteriors
 from .figures import GuardrailFigures, Metric, VariantFigures
 from .means import Means, student
+from .pairs import Pair, least_difference, mixture_of, pair_of
 from .planning import SMALLEST_EFFECT, certain_units, checked_fraction, required_units
-from .proportions import Proportions, wilson
+from .proportions import wilson
 from .results import Analysis, Comparison, Estimate, GuardrailResult, VariantResult, Verdict
 from .sample_ratio import sample_ratio
 from .verdict import conclude
-
-_LEAST_EFFECT = 0.01
-"""Of a mean, in standard deviations: a mean near 0 has no relative effect that could be found."""
 
 
 def analyse(
@@ -88,36 +86,6 @@ def _checked_names(figures: Sequence[VariantFigures], control: str | None) -> li
     return names
 
 
-Pair: TypeAlias = Proportions | Means
-
-
-def pair_of(control: VariantFigures, variant: VariantFigures, metric: Metric) -> Pair | None:
-    """The two to be compared. None as long as there are too few units."""
-    least = min(control.units, variant.units)
-    if metric == "converted":
-        if least < 1:
-            return None
-        return Proportions(control.converted, control.units, variant.converted, variant.units)
-    return Means(control, variant) if least > 1 else None
-
-
-def least_difference(pair: Pair, minimum_effect: float) -> float:
-    """The minimum effect as a difference."""
-    if isinstance(pair, Means):
-        return max(minimum_effect * abs(pair.pooled), _LEAST_EFFECT * pair.deviation)
-    return minimum_effect * pair.smoothed
-
-
-def mixture_ratio(pair: Pair, minimum_effect: float) -> float:
-    """The variance of the mixture over that of the estimate.
-
-    The mixture's standard deviation is the minimum effect: then the interval is about as narrow as one can be at the
-    number of units at which a single test would find the effect.
-    """
-    variance = pair.smoothed_variance
-    return least_difference(pair, minimum_effect) ** 2 / variance if variance > 0 else 0.0
-
-
 class _Plan:
     """The variants, the control, and what was decided before."""
 
@@ -161,8 +129,8 @@ class _Plan:
         if pair is None:
             return Comparison(control.name, None, None, 1.0, 1.0, None, None, Verdict.UNDECIDED, None)
         alpha = self.alpha / self.comparisons
-        ratio = mixture_ratio(pair, self.minimum_effect)
-        fixed, always = pair.critical_value(alpha), float(sequential.critical_value(ratio, alpha))
+        mixture = mixture_of(pair, self.minimum_effect)
+        fixed, always = pair.critical_value(alpha), mixture.critical_value(alpha)
         difference = _interval(pair.difference_interval, always)
         lift = _interval(pair.lift_interval, always)
         verdict = self.decide(pair, lift or difference, is_relative=lift is not None)
@@ -171,7 +139,7 @@ class _Plan:
             difference=pair.difference_interval(fixed),
             lift=pair.lift_interval(fixed),
             p_value=min(1.0, pair.p_value * self.comparisons),
-            always_valid_p=min(1.0, float(sequential.always_valid_p(pair.statistic, ratio)) * self.comparisons),
+            always_valid_p=min(1.0, mixture.p_value * self.comparisons),
             always_valid_difference=difference,
             always_valid_lift=lift,
             verdict=verdict,
@@ -196,7 +164,7 @@ class _Plan:
         is_planned = len(weights) == len(self.figures) and control.weight and variant.weight
         shares = [(each.weight or 0) / total if is_planned else each.units / units for each in (control, variant)]
         if isinstance(pair, Means):
-            variances = [control.variance, variant.variance]
+            variances = [max(each.variance, pair.deviation**2) for each in (control, variant)]
         elif not pair.pooled:
             return None
         else:
@@ -247,13 +215,11 @@ def _guard(guardrail: GuardrailFigures, plan: _Plan) -> list[GuardrailResult]:
         lift = difference = None
         p_value = always_valid_p = 1.0
         if pair is not None:
-            ratio = mixture_ratio(pair, plan.minimum_effect)
-            always = float(sequential.critical_value(ratio, plan.alpha / plan.comparisons))
+            mixture = mixture_of(pair, plan.minimum_effect)
+            always = mixture.critical_value(plan.alpha / plan.comparisons)
             lift, difference = _interval(pair.lift_interval, always), _interval(pair.difference_interval, always)
             p_value = min(1.0, pair.p_value_of_fall * plan.comparisons)
-            always_valid_p = min(
-                1.0, float(sequential.always_valid_p_of_fall(pair.statistic, ratio)) * plan.comparisons
-            )
+            always_valid_p = min(1.0, mixture.p_value_of_fall * plan.comparisons)
         results.append(
             GuardrailResult(
                 feature=guardrail.feature,

@@ -11,6 +11,9 @@ from scipy import special
 from .figures import VariantFigures
 from .results import Estimate
 
+_LEAST_VALUES = 25
+"""Units of a variant with a value, from which on its mean is tested every day."""
+
 
 def student(figures: VariantFigures, alpha: float) -> Estimate:
     """The mean with its interval, of at least two units.
@@ -62,9 +65,23 @@ class Means:
         return self._control_variance + self._variant_variance
 
     @property
-    def smoothed_variance(self) -> float:
-        """The same: a mean needs no smoothing."""
-        return self.null_variance
+    def cautious_variance(self) -> float:
+        """The greater one of Welch's variance and Student's, of both variants together.
+
+        In a small variant in which few units have a value yet, the variance of its own is far too low, often 0.
+        """
+        pooled = self.deviation**2 * (1 / self.control.units + 1 / self.variant.units)
+        return max(self.null_variance, pooled)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether enough units with a value can be expected in the smaller variant for its mean to be about normal.
+
+        If no unit is said to have reached the goal, all units count.
+        """
+        units = self.control.units + self.variant.units
+        reached = self.control.converted + self.variant.converted or units
+        return reached * min(self.control.units, self.variant.units) >= _LEAST_VALUES * units
 
     @property
     def statistic(self) -> float:
