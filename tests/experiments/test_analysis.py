@@ -293,6 +293,25 @@ def test_a_guardrail_that_falls() -> None:
     assert undecided.words == "Blue does harm: checkout falls: −14 % (−19 to −9 %)"
 
 
+def test_several_guardrails_that_fall() -> None:
+    variants = figures((50_000, 5000), (50_000, 4300))
+    guardrails = [GuardrailFigures(feature, variants) for feature in ("checkout", "support")]
+    found = analyse(figures((50_000, 5000), (50_000, 5001)), guardrails=guardrails)
+    assert found.words == "Blue does harm: checkout falls: −14 % (−19 to −9 %); support too"
+
+
+def test_a_variant_without_harm_wins() -> None:
+    """Green gains the most and harms, blue gains less and does not; or blue harms without a gain."""
+    green_harms = GuardrailFigures("checkout", figures((50_000, 5000), (50_000, 5000), (50_000, 4300)))
+    found = analyse(figures((50_000, 5000), (50_000, 5700), (50_000, 6000)), guardrails=[green_harms])
+    assert (found.verdict, found.leader) == (Verdict.BETTER, "blue")
+    blue_harms = GuardrailFigures("checkout", figures((50_000, 5000), (50_000, 4300), (50_000, 5000)))
+    found = analyse(figures((50_000, 5000), (50_000, 5010), (50_000, 6000)), guardrails=[blue_harms])
+    assert (found.verdict, found.leader) == (Verdict.BETTER, "green")
+    found = analyse(figures((50_000, 5000), (50_000, 5010), (50_000, 5020)), guardrails=[blue_harms])
+    assert (found.verdict, found.leader) == (Verdict.GUARDRAIL, "blue")
+
+
 def test_a_guardrail_is_one_sided() -> None:
     rises = GuardrailFigures("checkout", figures((50_000, 4300), (50_000, 5000)))
     (found,) = analyse(figures((50_000, 5000), (50_000, 5700)), guardrails=[rises]).guardrails

@@ -20,7 +20,7 @@ def conclude(
 ) -> tuple[Verdict, str | None, str]:
     """The verdict, the variant it is about, and its words.
 
-    A broken split makes all else meaningless, so it comes first. A guardrail that has fallen comes before a gain.
+    A broken split makes all else meaningless, so it comes first. A variant in which a guardrail fell does not win.
     """
     if not any(each.units for each in results):
         return Verdict.NO_DATA, None, "No data: nobody has seen a variant yet"
@@ -35,10 +35,12 @@ def conclude(
     better = sorted(by_verdict.get(Verdict.BETTER, ()), key=_value, reverse=True)
     worse = {each.name for each in by_verdict.get(Verdict.WORSE, ())}
     fallen = [each for each in guardrails if each.has_fallen and each.variant not in worse]
+    harmful = {each.variant for each in fallen}
+    if best := next((each for each in better if each.name not in harmful), None):
+        return Verdict.BETTER, best.name, f"{_name(best)} is better: {_effect(best, metric)}"
     if fallen:
-        return Verdict.GUARDRAIL, fallen[0].variant, _fallen_words(fallen, better)
-    if better:
-        return Verdict.BETTER, better[0].name, f"{_name(better[0])} is better: {_effect(better[0], metric)}"
+        first = better[0].name if better else fallen[0].variant
+        return Verdict.GUARDRAIL, first, _fallen_words([each for each in fallen if each.variant == first], better)
     if undecided := by_verdict.get(Verdict.UNDECIDED):
         return Verdict.UNDECIDED, None, f"Not decided: {_missing(results, undecided)}"
     if same := by_verdict.get(Verdict.NO_DIFFERENCE):
@@ -102,7 +104,7 @@ def _fallen_words(fallen: Sequence[GuardrailResult], better: Sequence[VariantRes
     gains = any(each.name == first.variant for each in better)
     name = first.variant[:1].upper() + first.variant[1:]
     words = f"{name} {'is better, but' if gains else 'does harm:'} {first.feature} falls: {change}"
-    others = sorted({each.feature for each in fallen} - {first.feature})
+    others = [each.feature for each in fallen[1:]]
     return f"{words}; {', '.join(others)} too" if others else words
 
 
