@@ -88,9 +88,8 @@ def looks(control: Any, variant: Any, metric: Metric, minimum_effect: float) -> 
             )
         ratio = (least / planned) ** 2
     is_known = (error > 0) & np.isfinite(error)
-    found = np.stack(
-        [np.where(is_known, difference, 0), np.where(is_known, error, 0), naive, np.where(is_known, ratio, 0)]
-    )
+    difference, error, ratio = (np.where(is_known, each, 0) for each in (difference, error, ratio))
+    found = np.stack([difference, error, naive, ratio])
     _compare(found, control, variant, metric, minimum_effect, is_known)
     return difference, error, naive, ratio
 
