@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from peers import EMPTY, PROMETHEUS, Function, after, awaiting, closure, empty, installed
 from rounds import Bar, Case, Result, Table, compare, main, now, times
+from sqlalchemy.orm import Session
 
 import usage_instrument as usage
 from usage_instrument import _default, schema
@@ -166,6 +167,55 @@ def side_by_side(title: str, loop: Callable[[Any], float], cases: dict[str, Any]
         )
 
 
+def at_commit(rounds: int) -> Iterator[Result]:
+    """A use that waits for a transaction, beside one that does not; and what its transaction then costs more."""
+    engine = sa.create_engine("sqlite://")
+
+    def committed(begin: Callable[[], Any], uses: int, track: Callable[[Any], object]) -> Case:
+        """Seconds of a use, the end of its transaction included, which has no statement and so no COMMIT."""
+
+        def case() -> float:
+            spent = 0.0
+            for _ in range(FEW):
+                place = begin()
+                start = now()
+                for _ in range(uses):
+                    track(place)
+                place.commit()
+                spent += now() - start
+                place.close()
+            return spent / (FEW * uses)
+
+        return case
+
+    def session() -> Any:
+        found = Session(engine)
+        found.begin()
+        return found
+
+    def connection() -> Any:
+        found = engine.connect()
+        found.begin()
+        return found
+
+    plain, hooked = "track()", "track(commit=…)"
+    for name, begin in (("Session", session), ("Connection", connection)):
+        for uses in (1, 10):
+            found = compare(
+                f"A use in a transaction of a {name}, {uses} in each, its end included",
+                {
+                    "no use": committed(begin, uses, lambda place: None),
+                    plain: committed(begin, uses, lambda place: usage.track("bench")),
+                    hooked: committed(begin, uses, lambda place: usage.track("bench", commit=place)),
+                },
+                plain,
+                rounds=rounds,
+                between=usage.flush,
+            )
+            yield found
+            yield Bar(f"µs that commit= adds to a use, {name}, {uses} in a transaction", found[hooked].over * 1e6, 3.0)
+
+
 def measure(scale: float) -> Iterator[Result]:
     rounds = times(60, scale)
     tracks = usage.tracks("bench")
@@ -205,6 +255,7 @@ def measure(scale: float) -> Iterator[Result]:
             yield side_by_side(title, loop, cases, rounds)
         threaded = {name: plain[name] for name in (BARE, EMPTY, TRACKED)}
         yield side_by_side(f"A function, called by {THREADS} threads at once", call_in_threads, threaded, rounds)
+        yield from at_commit(rounds)
     with configured(journal=True):
         cases = {BARE: function, EMPTY: empty(function), TRACKED: tracks(function)}
         found = side_by_side("A function, with the journal on", call, cases, rounds)

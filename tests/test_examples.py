@@ -100,6 +100,20 @@ def test_requests_become_rows(name: str, tmp_path: Path) -> None:
     }
 
 
+def test_only_what_is_committed_counts(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "purchases.py")],
+        env={**os.environ, "USAGE_INSTRUMENT_DATABASE_URL": f"sqlite:///{tmp_path / 'shop.db'}"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[:2] == ["Thank you.", "This payment has an order already."]
+    assert set(done.stdout.splitlines()[2:]) == {"purchase: 1", "payment_received: 2", "order_form_saved: 1"}
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        assert connection.execute("SELECT count(*) FROM orders").fetchone() == (4,)
+    connection.close()
+
+
 def test_the_vault_tells_who_opened_it(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     database = tmp_path / "usage.db"

@@ -214,6 +214,19 @@ def test_the_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names["engine"].dispose()
 
 
+def test_the_stories_of_transactions_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "stories"}
+    for snippet in blocks((ROOT / "docs/guides/transactions.md").read_text(encoding="utf-8"), "python"):
+        exec(compile(snippet, "stories", "exec", dont_inherit=True), names)  # with the asserts of the page
+    assert {feature.feature_name for feature in usage.user_features(7)} == {
+        *("purchase", "payment_received", "order_form_saved"),
+    }
+    assert usage.count(None, "refund") == 1
+    assert usage.shutdown()
+    names["engine"].dispose()
+
+
 def test_the_sql_snippets_run_verbatim(postgresql: Database) -> None:
     engine = postgresql.engine()
     made(engine, users=None)

@@ -120,7 +120,13 @@ def reset() -> None:
 
 
 def track(
-    feature: str, *, user: object = UNSET, metadata: Metadata | None = None, count: int = 1, audit: Audit = False
+    feature: str,
+    *,
+    user: object = UNSET,
+    metadata: Metadata | None = None,
+    count: int = 1,
+    audit: Audit = False,
+    commit: object = None,
 ) -> None:
     """Record that `user` used `feature` `count` times.
 
@@ -130,15 +136,27 @@ def track(
 
     With `audit=True`, the next flush also writes the audit trail. With `audit="required"`, the call waits until the
     trail is written, and raises AuditUnavailable if that fails.
+
+    With `commit`, the use counts if and only if the open transaction commits: that of a Session or Connection of
+    SQLAlchemy (also async or scoped), or of a database of Django, by its alias. A savepoint that is rolled back takes
+    its uses along. User, metadata and time are those of the call. Without an open transaction the use counts at once,
+    which the log reports once a feature, and which raises with `strict`. Raises TypeError for another object, and
+    ValueError for an unknown alias.
     """
-    calls.track(registry.declared.recorder, feature, user, metadata, count, audit)
+    calls.track(registry.declared.recorder, feature, user, metadata, count, audit, commit)
 
 
 async def atrack(
-    feature: str, *, user: object = UNSET, metadata: Metadata | None = None, count: int = 1, audit: Audit = False
+    feature: str,
+    *,
+    user: object = UNSET,
+    metadata: Metadata | None = None,
+    count: int = 1,
+    audit: Audit = False,
+    commit: object = None,
 ) -> None:
     """As track, without blocking the event loop: for `audit="required"`."""
-    await calls.atrack(registry.declared.recorder, feature, user, metadata, count, audit)
+    await calls.atrack(registry.declared.recorder, feature, user, metadata, count, audit, commit)
 
 
 def identify(user: object, *, actor: object = UNSET) -> None:

@@ -55,6 +55,8 @@ class Use(NamedTuple):
     """0 for an access that is no use, such as a denial."""
     access: Access | None = None
     """For the audit trail, if the feature is audited."""
+    at: int | None = None
+    """The time of the use in microseconds since 1970, if a transaction kept it until its commit; None is now."""
 
     @property
     def weight(self) -> int:

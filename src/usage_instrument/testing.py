@@ -121,6 +121,10 @@ class CapturedUsage:
         if use.uses:
             self._keep(CapturedUse(use.feature, use.user, metadata, use.uses))
 
+    def hold(self, use: Use) -> Callable[[], object]:
+        """As Recorder.hold."""
+        return lambda: self.record(use)
+
     def admit(self, use: Use) -> None:
         """As Recorder.admit; accepts each access that a database would accept."""
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .audit.gate import Gate
-from .capture import calls, context, user_ids
+from .capture import calls, context, session_transactions, user_ids
 from .capture.context import CaptureScope
 from .capture.decorator import TracksOptions, tracks
 from .capture.registry import Catalog, Feature
@@ -64,6 +64,7 @@ class Tracker:
         self._left_behind: list[object] = []
         self.catalog = catalog if catalog is not None else Catalog()
         self._renew()
+        session_transactions.follow()
         self.catalog.attach(self)
 
     def __repr__(self) -> str:
@@ -86,9 +87,10 @@ class Tracker:
         metadata: Metadata | None = None,
         count: int = 1,
         audit: Audit = False,
+        commit: object = None,
     ) -> None:
         """As usage_instrument.track, for this tracker."""
-        calls.track(self, feature, user, metadata, count, audit)
+        calls.track(self, feature, user, metadata, count, audit, commit)
 
     async def atrack(
         self,
@@ -98,9 +100,10 @@ class Tracker:
         metadata: Metadata | None = None,
         count: int = 1,
         audit: Audit = False,
+        commit: object = None,
     ) -> None:
         """As track, without blocking the event loop."""
-        await calls.atrack(self, feature, user, metadata, count, audit)
+        await calls.atrack(self, feature, user, metadata, count, audit, commit)
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
         """As Recorder.sink; once the threads run, it is the deque's own append."""
@@ -126,15 +129,30 @@ class Tracker:
 
     def record(self, use: Use) -> None:
         """As Recorder.record."""
-        if not self.settings.enabled:
-            return
-        for kept in calls.filtered(self, self.settings.before_track, use):
-            if self.settings.strict:
-                self._canonical(kept.user)
-                if kept.metadata:
-                    fitting_metadata(kept.metadata, self.settings.metadata_max_bytes)
+        if self.settings.enabled:
+            self._take(self._checked(use))
+
+    def hold(self, use: Use) -> Callable[[], object]:
+        """As Recorder.hold."""
+        settings = self.settings
+        if settings.before_track is None and not settings.strict and settings.enabled:
+            return partial(self._take, (use,))
+        return partial(self._take, self._checked(use) if settings.enabled else ())
+
+    def _checked(self, use: Use) -> list[Use]:
+        """The uses to record of one, after the app's rule. Raises only if strict."""
+        kept = calls.filtered(self, self.settings.before_track, use)
+        if self.settings.strict:
+            for each in kept:
+                self._canonical(each.user)
+                if each.metadata:
+                    fitting_metadata(each.metadata, self.settings.metadata_max_bytes)
+        return kept
+
+    def _take(self, uses: Iterable[Use]) -> None:
+        for use in uses:
             self._watch()
-            self._pipeline.record(kept)
+            self._pipeline.record(use)
             self._write_after_exit()
 
     def admit(self, use: Use) -> None:

@@ -33,7 +33,7 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
-from django.db import connections, models
+from django.db import connections, models, transaction
 from django.db.utils import ConnectionHandler
 from django.test import TransactionTestCase
 from django.test.utils import override_settings
@@ -781,3 +781,97 @@ def test_operations_of_graphql_are_read_from_the_bodies(captured):
         for query in ("query Look { book }", "query Look { fail }", "mutation { addBook }"):
             site(RequestFactory().post("/graphql", json.dumps({"query": query}), content_type="application/json"))
     assert captured.names == ["graphql:Look", "graphql:mutation addBook"]
+
+
+# ---- commit=
+
+
+@pytest.fixture
+def ledger(request, monkeypatch):
+    """An alias of Django's with a table of rows, on the database of the parameter."""
+    database = request.getfixturevalue(request.param)
+    alias = _django_database(database, monkeypatch)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("CREATE TABLE purchases (id INT PRIMARY KEY)")
+    yield alias
+    connections[alias].close()
+    del connections[alias]
+
+
+def _buy(alias, number):
+    with connections[alias].cursor() as cursor:
+        cursor.execute("INSERT INTO purchases VALUES (%s)", [number])
+    usage.track("purchase", commit=alias, user=number)
+
+
+def _rows(alias):
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT id FROM purchases ORDER BY id")
+        return [number for (number,) in cursor.fetchall()]
+
+
+@pytest.mark.parametrize("ledger", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_a_use_counts_if_its_transaction_commits(ledger, captured):
+    with transaction.atomic(using=ledger):
+        _buy(ledger, 1)
+        with pytest.raises(ZeroDivisionError), transaction.atomic(using=ledger):
+            _buy(ledger, 2)
+            with transaction.atomic(using=ledger):
+                _buy(ledger, 3)  # released, and rolled back with the outer one
+            _ = 1 / 0
+        with transaction.atomic(using=ledger):
+            _buy(ledger, 4)
+        assert captured.uses == []
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using=ledger):
+        _buy(ledger, 5)
+        _ = 1 / 0
+    with transaction.atomic(using=ledger):
+        _buy(ledger, 6)
+        transaction.set_rollback(True, using=ledger)
+    assert _rows(ledger) == [use.user for use in captured.uses] == [1, 4]
+    assert captured.complaints == []
+    _buy(ledger, 7)  # autocommit
+    assert _rows(ledger) == [use.user for use in captured.uses] == [1, 4, 7]
+    assert len(captured.complaints) == 1
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_a_declaration_names_a_database_or_an_argument(ledger, captured):
+    @usage.tracks("purchase", commit=ledger)
+    def purchase(number, *, fail=False):
+        with connections[ledger].cursor() as cursor:
+            cursor.execute("INSERT INTO purchases VALUES (%s)", [number])
+        if fail:
+            transaction.set_rollback(True, using=ledger)
+
+    @usage.tracks("named", commit="default")
+    def named(default):
+        pass
+
+    with transaction.atomic(using=ledger):
+        purchase(1, fail=True)
+    with transaction.atomic(using=ledger):
+        purchase(2)
+        assert captured.uses == []
+    assert captured.names == ["purchase"]
+    assert _rows(ledger) == [2]
+    named("nowhere")
+    assert "commit='nowhere' is no database of Django; the aliases are 'default', 'flushed'" in str(
+        captured.rejected[0].error
+    )
+    with pytest.raises(DeclarationError, match="there is no argument 'flushd'"):
+        usage.tracks("purchase", commit="flushd")(purchase)
+    with pytest.raises(ValueError, match="the aliases are 'default', 'flushed'"):
+        usage.track("purchase", commit="flushd")
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_a_transaction_that_django_reports_no_commit_of_is_rejected(ledger, captured):
+    transaction.set_autocommit(False, using=ledger)
+    try:
+        usage.track("purchase", commit=ledger)
+        transaction.rollback(using=ledger)
+    finally:
+        transaction.set_autocommit(True, using=ledger)
+    assert captured.uses == []
+    assert "use atomic()" in str(captured.rejected[0].error)

@@ -115,6 +115,21 @@ def test_an_outage_past_midnight_keeps_both_days(clock: Clock) -> None:
     assert count.last_used == DAY + dt.timedelta(days=1)
 
 
+def test_a_use_that_a_transaction_kept_has_the_time_of_its_call(clock: Clock) -> None:
+    bench = Bench()
+    yesterday = (NOON - 86_400 * 10**9) // 1000
+    bench.buffer.rich.append(Use("a", 1, {"format": "csv"}, 1, None, yesterday))
+    bench.aggregate()
+    before = DAY - dt.timedelta(days=1)
+    assert bench.taken() == [Count("a", 1, 1, before + dt.timedelta(hours=12), '{"format":"csv"}', ((before, 1),))]
+    bench.plain("a", 1)
+    bench.buffer.rich.append(Use("a", 1, None, 2, None, yesterday))
+    bench.aggregate()
+    [count] = bench.taken()
+    assert count.last_used == dt.datetime(2024, 5, 1, 12)
+    assert sorted(count.history) == [(before, 2), (DAY, 1)]
+
+
 def test_the_wall_clock_jumps_back(clock: Clock) -> None:
     bench = Bench()
     bench.plain("a", 1)

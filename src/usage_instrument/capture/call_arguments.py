@@ -89,7 +89,7 @@ class CallReader:
     def _user_reader(self, function: object) -> ReadUser | None:
         user, name = self.user, self.user_arg
         if name is not None:
-            argument = _argument(parameters_of(function), name)
+            argument = argument_reader(parameters_of(function), name)
 
             def from_argument(args: Args, kwargs: Kwargs) -> UserId:
                 value = argument(args, kwargs)
@@ -114,7 +114,7 @@ class CallReader:
         metadata = self.metadata
         if isinstance(metadata, tuple):
             parameters = parameters_of(function)
-            arguments = [(name, _argument(parameters, name)) for name in metadata]
+            arguments = [(name, argument_reader(parameters, name)) for name in metadata]
 
             def from_arguments(args: Args, kwargs: Kwargs) -> Kept:
                 found = {name: argument(args, kwargs) for name, argument in arguments}
@@ -142,7 +142,7 @@ def parameters_of(function: object) -> Mapping[str, inspect.Parameter]:
         raise DeclarationError(f"the arguments of {function!r} have no known names: {error}") from None
 
 
-def _argument(parameters: Mapping[str, inspect.Parameter], name: str) -> Callable[[Args, Kwargs], Any]:
+def argument_reader(parameters: Mapping[str, inspect.Parameter], name: str) -> Callable[[Args, Kwargs], Any]:
     """A function that returns an argument of a call, or its default, or UNSET."""
     variadic = next((key for key, value in parameters.items() if value.kind is value.VAR_KEYWORD), None)
     parameter = parameters.get(name)
@@ -171,7 +171,7 @@ _BY_KEYWORD = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parame
 
 def _checked_user(user: object) -> object:
     if callable(user):
-        _refuse_async(user, "user=")
+        check_sync(user, "user=")
         return user
     return UNSET if user is UNSET else user_id_of(user)
 
@@ -183,7 +183,7 @@ def _checked_metadata(metadata: object) -> Mapping[str, Any] | tuple[str, ...] |
         kept_metadata(metadata)
         return dict(metadata)
     if callable(metadata):
-        _refuse_async(metadata, "metadata=")
+        check_sync(metadata, "metadata=")
         return metadata
     if isinstance(metadata, str | bytes) or not isinstance(metadata, Iterable):
         found = f"the str {metadata!r}; try [{metadata!r}]" if isinstance(metadata, str) else repr(metadata)
@@ -199,6 +199,7 @@ def _checked_name(name: object, option: str) -> str:
     return name
 
 
-def _refuse_async(function: object, option: str) -> None:
+def check_sync(function: object, option: str) -> None:
+    """Raise DeclarationError for a callable that can only be awaited."""
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         raise DeclarationError(f"{option} takes a plain function, not an async one: {function!r}")

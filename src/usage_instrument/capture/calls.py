@@ -9,35 +9,52 @@ from usage_instrument.errors import AuditUnavailable, CountError, UsageInstrumen
 from usage_instrument.events import MAX_COUNT, Access, Use, check_audit, check_feature
 from usage_instrument.typing import UNSET, Audit, Metadata
 
-from . import context, user_ids
+from . import context, transactions, user_ids
 from .call_arguments import kept_metadata
 from .recording import new_access
 from .registry import Recorder
 
 
 def track(
-    recorder: Recorder, feature: str, user: object, metadata: Metadata | None, count: int, audit: Audit = False
+    recorder: Recorder,
+    feature: str,
+    user: object,
+    metadata: Metadata | None,
+    count: int,
+    audit: Audit = False,
+    commit: object = None,
 ) -> None:
     """Hand uses to a recorder. A mistake in them goes to `recorder.reject`.
 
-    With `audit`, they are an access as well; with `"required"`, it is committed before this returns. Raises
-    AuditUnavailable, and ConfigurationError for a wrong `audit`.
+    With `audit`, they are an access as well; with `"required"`, it is committed before this returns. With `commit`, the
+    uses wait for a transaction. Raises AuditUnavailable, ConfigurationError for a wrong `audit`, and as
+    `transactions.check_commit`.
     """
+    if commit is not None:
+        transactions.check_commit(commit)
     access = None if not check_audit(audit) else new_access("success")
     if audit == "required":
         recorder.admit(_admittable(feature, user, metadata, access))
         access = None
-    _take(recorder, feature, user, metadata, count, access)
+    _take(recorder, feature, user, metadata, count, access, commit)
 
 
 async def atrack(
-    recorder: Recorder, feature: str, user: object, metadata: Metadata | None, count: int, audit: Audit = False
+    recorder: Recorder,
+    feature: str,
+    user: object,
+    metadata: Metadata | None,
+    count: int,
+    audit: Audit = False,
+    commit: object = None,
 ) -> None:
     """As track, without blocking the event loop."""
+    if commit is not None:
+        transactions.check_commit(commit)
     if check_audit(audit) == "required":
         await recorder.aadmit(_admittable(feature, user, metadata, new_access("success")))
         audit = False
-    track(recorder, feature, user, metadata, count, audit)
+    track(recorder, feature, user, metadata, count, audit, commit)
 
 
 def _admittable(feature: str, user: object, metadata: Metadata | None, access: Access | None) -> Use:
@@ -50,23 +67,39 @@ def _admittable(feature: str, user: object, metadata: Metadata | None, access: A
 
 
 def _take(
-    recorder: Recorder, feature: str, user: object, metadata: Metadata | None, count: int, access: Access | None
+    recorder: Recorder,
+    feature: str,
+    user: object,
+    metadata: Metadata | None,
+    count: int,
+    access: Access | None,
+    commit: object,
 ) -> None:
+    in_time = True
     try:
-        _track(recorder, feature, user, metadata, count, access)
+        in_time = _track(recorder, feature, user, metadata, count, access, commit)
     except Exception as error:
         name = feature if isinstance(feature, str) else type(feature).__name__
         recorder.reject(name, error, count if _is_count(count) else 1)
+    if not in_time:
+        recorder.complain(transactions.no_transaction(feature))
 
 
 def _track(
-    recorder: Recorder, feature: str, user: object, metadata: Metadata | None, count: int, access: Access | None
-) -> None:
+    recorder: Recorder,
+    feature: str,
+    user: object,
+    metadata: Metadata | None,
+    count: int,
+    access: Access | None,
+    commit: object,
+) -> bool:
+    """False if there was no transaction to wait for."""
     feature = check_feature(feature)
     held = context.holder.get()
     is_use = held is None or not held.silent
     if not is_use and access is None:
-        return
+        return True
     who = context.known_user() if user is UNSET else user_ids.user_id_of(user)
     if not _is_count(count):
         raise CountError(f"count is a whole number from 1 to {MAX_COUNT}, not {count!r}")
@@ -75,7 +108,13 @@ def _track(
         kept = kept_metadata(metadata)
     except Exception as error:
         recorder.lose_metadata(feature, error)
-    recorder.record(Use(feature, who, kept, count if is_use else 0, access))
+    in_time = True
+    if commit is None or not is_use:
+        recorder.record(Use(feature, who, kept, count if is_use else 0, access))
+    else:
+        if access is not None:  # it has happened, whatever the transaction does
+            recorder.record(Use(feature, who, kept, 0, access))
+        in_time = transactions.keep(recorder, Use(feature, who, kept, count, None, transactions.now()), commit)
     request = context.request_of(held)
     if request is not None:
         key = recorder.catalog.key(feature)
@@ -83,6 +122,7 @@ def _track(
             request.mark_access(key)
         if is_use:
             request.counted.add(key)
+    return in_time
 
 
 def filtered(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: Use) -> list[Use]:
@@ -115,7 +155,7 @@ def _apply(recorder: Recorder, rule: Callable[[Use], Use | None], use: Use) -> U
         if use.uses and not _is_count(left.uses):
             raise CountError(f"uses is a whole number from 1 to {MAX_COUNT}, not {left.uses!r}")
         user = user_ids.user_id_of(left.user)
-        return Use(check_feature(left.feature), user, kept_metadata(left.metadata), left.uses)
+        return Use(check_feature(left.feature), user, kept_metadata(left.metadata), left.uses, None, use.at)
     except Exception as error:
         recorder.reject(use.feature, error, use.uses)
         return None

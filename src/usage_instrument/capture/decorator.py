@@ -13,9 +13,11 @@ from usage_instrument.events import check_audit, check_display, check_feature, t
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Audit, Metadata, Unset, UserId, When
 
+from . import session_transactions
 from .call_arguments import CallReader, ReadCall, read_nothing
-from .recording import AuditedCapture, Capture
+from .recording import AuditedCapture, BoundCapture, Capture
 from .registry import Catalog, Feature, declared
+from .transactions import BeginSpan, span_reader
 from .wrappers import (
     ANY,
     Function,
@@ -49,6 +51,7 @@ class TracksOptions(TypedDict, total=False):
     description: str | None
     audit: Audit
     display: str | None
+    commit: object
 
 
 def tracks(
@@ -61,6 +64,7 @@ def tracks(
     description: str | None = None,
     audit: Audit = False,
     display: str | None = None,
+    commit: object = None,
     catalog: Catalog = declared,
 ) -> Tracks:
     """Count the calls of what this decorates as uses of `feature` (1 to 100 characters).
@@ -77,6 +81,9 @@ def tracks(
     - `display`: the feature's name for people, of 1 to 100 characters, which the dashboard and the commands show.
     - `audit`: True records each call in the audit trail as well. With `"required"`, the attempt is committed before
       the call begins; if that fails, AuditUnavailable is raised instead of the call. Not for generators.
+    - `commit`: the name of the argument that holds a Session or Connection of SQLAlchemy, a callable on the call's
+      arguments that returns one, a scoped session, or the alias of a database of Django. A success counts if the
+      transaction commits: the last one that ended during the call, else the one that is open when the call ends.
 
     Arguments are read when the call begins. A callable that raises does not reach the caller: without a user the use
     is rejected, without metadata it counts. On a class, the arguments are those of `__init__` without `self`; put
@@ -85,13 +92,13 @@ def tracks(
     Raises, when decorating: FeatureNameError, and ConfigurationError for `when` and `audit` (ValueErrors); UserIdError,
     MetadataError and DeclarationError (TypeErrors).
     """
-    return Tracks(feature, user, user_arg, metadata, when, description, audit, display, catalog)
+    return Tracks(feature, user, user_arg, metadata, when, description, audit, display, commit, catalog)
 
 
 class Tracks:
     """The decorator that `tracks` returns, for any number of callables of one feature."""
 
-    __slots__ = ("_options", "audit", "catalog", "description", "display", "feature", "source", "when")
+    __slots__ = ("_options", "audit", "catalog", "commit", "description", "display", "feature", "source", "when")
 
     def __init__(
         self,
@@ -103,6 +110,7 @@ class Tracks:
         description: str | None = None,
         audit: Audit = False,
         display: str | None = None,
+        commit: object = None,
         catalog: Catalog = declared,
     ) -> None:
         if callable(feature):
@@ -116,6 +124,13 @@ class Tracks:
         self.source = CallReader(user, user_arg, metadata)
         self.description = None if description is None else text_of(description)
         self.display = None if display is None else check_display(display)
+        if commit is not None and self.when == "failure":
+            raise ConfigurationError(
+                "commit= counts what is committed, and when='failure' what is not: pass one of them"
+            )
+        self.commit = commit
+        if commit is not None:
+            session_transactions.follow()  # now, before requests run
         self.catalog = catalog
         self._options = (user, user_arg, metadata)
 
@@ -129,7 +144,15 @@ class Tracks:
     def __reduce__(self) -> Any:
         if self.catalog is not declared:
             raise TypeError(f"cannot pickle {self!r}: it belongs to a Tracker of this process")
-        return Tracks, (self.feature, *self._options, self.when, self.description, self.audit, self.display)
+        return Tracks, (
+            self.feature,
+            *self._options,
+            self.when,
+            self.description,
+            self.audit,
+            self.display,
+            self.commit,
+        )
 
     def __copy__(self) -> Tracks:
         return self
@@ -156,7 +179,14 @@ class Tracks:
         feature = self._declare(target)
         function_kind = kind_of(target)
         is_function = kind is types.FunctionType
-        call = self._wrap(target, self.source.reader(target), function_kind, feature, simple=is_function)
+        call = self._wrap(
+            target,
+            self.source.reader(target),
+            span_reader(self.commit, target),
+            function_kind,
+            feature,
+            simple=is_function,
+        )
         if is_function:
             call = at_home(call, target)
         _dress(call, target, feature)
@@ -168,17 +198,27 @@ class Tracks:
         return Tracked(target, call, feature, self)
 
     def _wrap(
-        self, function: Function, read: ReadCall | None, kind: FunctionKind, feature: Feature, *, simple: bool
+        self,
+        function: Function,
+        read: ReadCall | None,
+        begin_span: BeginSpan | None,
+        kind: FunctionKind,
+        feature: Feature,
+        *,
+        simple: bool,
     ) -> Function:
         if self.audit:
-            return self._wrap_audited(function, read or read_nothing, kind, feature)
+            return self._wrap_audited(function, read or read_nothing, begin_span, kind, feature)
         hidden = hidden_kind_of(function) if kind == "function" else kind
-        if read is None and self.when == "success":
+        if read is None and begin_span is None and self.when == "success":
             if kind == "coroutine":
                 return plain_coroutine(function, feature)
             if simple and hidden == "function":
                 return plain_function(function, feature)
-        capture = Capture(feature, read or read_nothing, _COUNTS[self.when])
+        counts = _COUNTS[self.when]
+        capture: Capture | BoundCapture = Capture(feature, read or read_nothing, counts)
+        if begin_span is not None:
+            capture = BoundCapture(feature, read or read_nothing, counts, begin_span)
         if self.when == "call":
             return at_call(function, capture.called)
         if kind == "function":
@@ -188,13 +228,20 @@ class Tracks:
             return types.coroutine(wrapped)
         return wrapped
 
-    def _wrap_audited(self, function: Function, read: ReadCall, kind: FunctionKind, feature: Feature) -> Function:
+    def _wrap_audited(
+        self,
+        function: Function,
+        read: ReadCall,
+        begin_span: BeginSpan | None,
+        kind: FunctionKind,
+        feature: Feature,
+    ) -> Function:
         if kind in ("generator", "async generator"):
             raise DeclarationError(
                 f"@tracks({self.feature!r}, audit={self.audit!r}) takes no {kind}, whose body may never run: "
                 "audit the function that returns it"
             )
-        capture = AuditedCapture(feature, read, _COUNTS[self.when], required=self.audit == "required")
+        capture = AuditedCapture(feature, read, _COUNTS[self.when], begin_span, required=self.audit == "required")
         if kind == "coroutine":
             return any_coroutine(function, capture.open, capture, capture.admit)
         return any_function(function, capture, "coroutine")
@@ -206,7 +253,9 @@ class Tracks:
         init = cls.__init__ if own else _inherited_init(cls)
         read = self.source.reader(functools.partial(init, None) if own else cls)
         without_self: ReadCall | None = None if read is None else lambda args, kwargs: read(args[1:], kwargs)
-        counting = self._wrap(init, without_self, "function", feature, simple=True)
+        begin = span_reader(self.commit, functools.partial(init, None) if own else cls)
+        begin_span: BeginSpan | None = None if begin is None else lambda args, kwargs: begin(args[1:], kwargs)
+        counting = self._wrap(init, without_self, begin_span, "function", feature, simple=True)
 
         def tracked(self: Any, /, *args: Any, **kwargs: Any) -> None:
             made = type(self)

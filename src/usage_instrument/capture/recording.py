@@ -16,6 +16,7 @@ from .call_arguments import NOTHING, Args, Kwargs, ReadCall, UserAndMetadata
 from .context import Holder, current_request, holder, known_actor, known_user, request_of
 from .outcome import outcome_of, outcome_of_error, succeeded
 from .request_info import impersonator, request_id
+from .transactions import BeginSpan, Span, no_transaction, now
 
 if TYPE_CHECKING:
     from .registry import Feature, Recorder
@@ -33,8 +34,11 @@ def settle(feature: Feature, held: Holder | None, result: object) -> None:
         count(feature, held)
 
 
-def count(feature: Feature, held: Holder | None, stated: UserAndMetadata = NOTHING) -> None:
-    """Hand one use over. Raises only what the recorder raises, which is nothing unless it is strict."""
+def count(
+    feature: Feature, held: Holder | None, stated: UserAndMetadata = NOTHING, span: Span | Exception | None = None
+) -> None:
+    """Hand one use over, or keep it for the transaction of `span`. Raises only what the recorder raises, which is
+    nothing unless it is strict."""
     if held is not None and held.silent:
         return
     notice_fork()
@@ -49,12 +53,27 @@ def count(feature: Feature, held: Holder | None, stated: UserAndMetadata = NOTHI
     request = request_of(held)
     if request is not None:
         request.counted.add(feature.key)
-    if metadata is None or isinstance(metadata, Exception):
+    if span is not None:
+        _keep(feature, user, metadata, span)
+    elif metadata is None or isinstance(metadata, Exception):
         feature.append(user)
     else:
         feature.catalog.recorder.record(Use(feature.name, user, metadata))
     if isinstance(metadata, Exception):
         feature.catalog.recorder.lose_metadata(feature.name, metadata)
+
+
+def _keep(feature: Feature, user: UserId, metadata: Kept | Exception, span: Span | Exception) -> None:
+    recorder, in_time = feature.catalog.recorder, True
+    kept = None if isinstance(metadata, Exception) else metadata
+    try:
+        if isinstance(span, Exception):
+            raise span
+        in_time = span.keep(recorder, Use(feature.name, user, kept, 1, None, now()))
+    except Exception as error:  # what was passed is no session, or the host's session raises
+        recorder.reject(feature.name, error)
+    if not in_time:
+        recorder.complain(no_transaction(feature.name))
 
 
 def _user_of(held: Holder | None) -> UserId | Unset | Exception:
@@ -97,6 +116,37 @@ class Capture:
             count(self.feature, holder.get(), stated)
         except Exception as mistake:  # strict
             _add_mistake(error, mistake)
+
+
+class BoundCapture:
+    """As Capture, for calls that count if their transaction commits."""
+
+    __slots__ = ("_begin_span", "_read", "counts", "feature")
+
+    failures: type[BaseException] = Exception
+
+    def __init__(self, feature: Feature, read: ReadCall, counts: bool | None, begin_span: BeginSpan) -> None:
+        self.feature = feature
+        self.counts = counts
+        self._read = read
+        self._begin_span = begin_span
+
+    def begin(self, args: Args, kwargs: Kwargs) -> tuple[UserAndMetadata, Span | Exception | None]:
+        """Read the arguments of a call that begins."""
+        return self._read(args, kwargs), self._begin_span(args, kwargs)
+
+    def called(self, args: Args, kwargs: Kwargs) -> None:
+        """As Capture.called."""
+        count(self.feature, holder.get(), *self.begin(args, kwargs))
+
+    def returned(self, begun: tuple[UserAndMetadata, Span | Exception | None], result: object = None) -> None:
+        """As Capture.returned."""
+        held = holder.get()
+        if succeeded(held, result) is self.counts:
+            count(self.feature, held, *begun)
+
+    def raised(self, begun: object, error: BaseException) -> None:
+        """As Capture.raised: a failure counts nothing."""
 
 
 def _add_mistake(error: BaseException, mistake: Exception) -> None:
@@ -163,6 +213,7 @@ class Attempt(NamedTuple):
     stated: UserAndMetadata
     access: Access
     is_admitted: bool
+    span: Span | Exception | None
 
 
 class AuditedCapture:
@@ -171,14 +222,17 @@ class AuditedCapture:
     With `required`, an access is committed to the audit trail before it happens.
     """
 
-    __slots__ = ("counts", "feature", "read", "required")
+    __slots__ = ("begin_span", "counts", "feature", "read", "required")
 
     failures: type[BaseException] = BaseException
 
-    def __init__(self, feature: Feature, read: ReadCall, counts: bool | None, *, required: bool) -> None:
+    def __init__(
+        self, feature: Feature, read: ReadCall, counts: bool | None, begin_span: BeginSpan | None, *, required: bool
+    ) -> None:
         self.feature = feature
         self.read = read
         self.counts = counts
+        self.begin_span = begin_span
         self.required = required
 
     def begin(self, args: Args, kwargs: Kwargs) -> Attempt:
@@ -195,7 +249,8 @@ class AuditedCapture:
         notice_fork()
         request = request_of(holder.get())
         access = None if request is None else request.take_access(self.feature.key)  # admitted by a middleware
-        return Attempt(stated, new_access("attempted") if access is None else access, access is not None)
+        span = None if self.begin_span is None else self.begin_span(args, kwargs)
+        return Attempt(stated, new_access("attempted") if access is None else access, access is not None, span)
 
     async def admit(self, attempt: Attempt) -> None:
         """The rest of `begin`, without blocking the event loop. Raises AuditUnavailable."""
@@ -208,7 +263,7 @@ class AuditedCapture:
 
     def _count_call(self, attempt: Attempt) -> None:
         if self.counts is None:
-            count(self.feature, holder.get(), attempt.stated)
+            count(self.feature, holder.get(), attempt.stated, attempt.span)
 
     def returned(self, attempt: Attempt, result: object = None) -> None:
         """Record a call that ended without an exception."""
@@ -232,14 +287,17 @@ class AuditedCapture:
             request.mark_access(feature.key)
             if is_use:
                 request.counted.add(feature.key)
+        is_kept = is_use and attempt.span is not None
         ended(
             feature.catalog.recorder,
             feature.name,
             attempt.access._replace(outcome=outcome),
             _audited_user(attempt.stated),
             attempt.stated[1],
-            int(is_use),
+            int(is_use and not is_kept),
         )
+        if is_kept:
+            count(feature, held, attempt.stated, attempt.span)
 
 
 def _audited_user(stated: UserAndMetadata) -> Any:

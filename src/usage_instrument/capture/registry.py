@@ -57,6 +57,9 @@ class Recorder(Protocol):
     def record(self, use: Use) -> None:
         """Take a use with metadata, with a count, with an access, or of an undeclared feature."""
 
+    def hold(self, use: Use) -> Callable[[], object]:
+        """Check a use now, as the rules and settings of the moment say, and return the function that records it."""
+
     def admit(self, use: Use) -> None:
         """Commit an access before it happens. Waits for the database. Raises AuditUnavailable."""
 
@@ -195,6 +198,10 @@ class Unconfigured:
     def record(self, use: Use) -> None:
         """As Recorder.record."""
         self._report(None)
+
+    def hold(self, use: Use) -> Callable[[], object]:
+        """As Recorder.hold."""
+        return lambda: self._report(None)
 
     def admit(self, use: Use) -> None:
         """As Recorder.admit; always raises."""

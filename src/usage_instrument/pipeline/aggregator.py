@@ -19,7 +19,7 @@ from usage_instrument.typing import UserId
 
 from . import losses
 from .buffer import Buffer, CaptureFailure, Drained
-from .journal import Chunk, CorruptJournalError, Journal
+from .journal import Chunk, CorruptJournalError, Entry, Journal
 from .pending_counts import ACCESS_OVERHEAD, PendingCounts, size_of, size_of_access
 
 _CHUNK = 2**16
@@ -123,9 +123,16 @@ class Aggregator:
         return not pending or not size or pending + size <= self._pending.max_bytes
 
     def _new_keys(self, chunk: Chunk) -> int:
-        bucket, counts = self._bucket(self._stamp_of(chunk)), self._pending.counts
+        stamp, counts = self._stamp_of(chunk), self._pending.counts
+        bucket = self._bucket(stamp)
         accesses = sum(isinstance(entry, Use) and entry.access is not None for entry, _ in chunk.entries)
-        return accesses + sum(counts.lacks(bucket, entry[0], self._known(entry[1])) for entry, _ in chunk.entries)
+        return accesses + sum(
+            counts.lacks(self._bucket_of(entry, bucket), entry[0], self._known(entry[1])) for entry, _ in chunk.entries
+        )
+
+    def _bucket_of(self, entry: Entry, bucket: dt.datetime | None) -> dt.datetime | None:
+        """The bucket of a use: that of its own time, if a transaction kept it for a while."""
+        return self._bucket(entry.at) if isinstance(entry, Use) and entry.at is not None else bucket
 
     def _known(self, user: UserId) -> UserId:
         try:
@@ -184,6 +191,8 @@ class Aggregator:
             self._add_access(use, use.access)
         if not use.uses:
             return
+        if use.at is not None:
+            bucket, stamp = self._bucket(use.at), use.at
         metadata = self._metadata(use)
         if not self._add(bucket, use.feature, [(use.user, use.uses)], stamp) or not metadata:
             return

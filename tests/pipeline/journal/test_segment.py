@@ -67,7 +67,9 @@ def test_its_states(directory: Directory) -> None:
     segment = Segment.create(directory, 0, 1024)
     assert state_of(segment) is State.OPEN
     segment.sink("f", spill)(1)
+    kept = Use("kept", 1, {"a": 1}, 2, None, 1_714_564_800_000_000)
     assert segment.put(Use("rich", 1, None, 5))
+    assert segment.put(kept)
     segment.rest()
     assert state_of(segment) is State.OPEN, "captures still fill it"
     segment.seal()
@@ -75,8 +77,8 @@ def test_its_states(directory: Directory) -> None:
     assert not segment.put(Use("rich", 1))
     segment.rest()
     assert (state_of(segment), segment.dictionary.is_loaded) == (State.RESTING, False)
-    assert (segment.unread, state_of(segment)) == (6, State.RESTING), "which is known without the file"
-    assert read(segment) == [("f", 1), Use("rich", 1, None, 5)]
+    assert (segment.unread, state_of(segment)) == (8, State.RESTING), "which is known without the file"
+    assert read(segment) == [("f", 1), Use("rich", 1, None, 5), kept]
     assert (state_of(segment), segment.is_done, segment.unread) == (State.SEALED, True, 0)
     segment.remove()
     assert numbers(directory) == []

@@ -87,6 +87,8 @@ def use_to_json(use: Use) -> list[Any]:
     if use.access is not None:
         id_, outcome, occurred_at, actor, request_id = use.access
         fields.append([id_.hex, outcome, occurred_at, user_to_json(actor), request_id])
+    if use.at is not None:
+        fields += [None] * (use.access is None) + [use.at]
     return fields
 
 
@@ -95,13 +97,15 @@ def use_from_json(fields: list[Any]) -> Use:
     feature, user, metadata, uses, *more = fields
     if type(metadata) is not dict:
         _check_object(metadata)
-    access = None
-    if more:
+    access, at = None, None
+    if more[1:]:
+        at = stamp(more[1])
+    if more and (more[0] is not None or at is None):
         id_, outcome, occurred_at, actor, request_id = more[0]
         if request_id is not None:
             exactly(str, request_id)
         access = Access(UUID(hex=id_), exactly(str, outcome), stamp(occurred_at), user_from_json(actor), request_id)  # type: ignore[arg-type]
-    return Use(exactly(str, feature), user_from_json(user), metadata, natural(uses), access)
+    return Use(exactly(str, feature), user_from_json(user), metadata, natural(uses), access, at)
 
 
 def count_to_json(count: Count) -> list[Any]:

@@ -1,0 +1,92 @@
+"""Keeps the uses of one session or connection until their transactions end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from usage_instrument.runtime import log
+
+Release: TypeAlias = Callable[[], object]
+"""Records a use that waited for the commit of its transaction."""
+
+KEY = "_usage_instrument_uses"
+"""The attribute of a session or connection that holds its KeptUses, which end with it."""
+
+
+class KeptUses:
+    """The uses that wait, by the transaction or savepoint they were captured in, and the latest outcome."""
+
+    __slots__ = ("committed", "committing", "ended", "levels")
+
+    def __init__(self) -> None:
+        self.levels: dict[object, list[Release]] = {}
+        self.committing = False
+        """Whether the outermost transaction has committed and has not ended."""
+        self.ended = 0
+        """The number of outermost transactions that have ended."""
+        self.committed = False
+        """Whether the latest of them committed."""
+
+    def keep(self, level: object, release: Release) -> None:
+        """Keep a use until its transaction or savepoint ends. If the transaction has committed, record it at once."""
+        if self.committing:
+            run((release,))
+        else:
+            uses = self.levels.get(level)
+            if uses is None:
+                self.levels[level] = [release]
+            else:
+                uses.append(release)
+
+    def move(self, level: object, outer: object) -> None:
+        """A savepoint is released: its uses wait for what surrounds it."""
+        uses = self.levels.pop(level, None)
+        if uses:
+            self.levels.setdefault(outer, []).extend(uses)
+
+    def take(self) -> list[Release]:
+        """Hand over all uses, in the order of their levels."""
+        uses = [release for level in self.levels.values() for release in level]
+        self.levels.clear()
+        return uses
+
+    def end(self, *, committed: bool) -> None:
+        """The outermost transaction has ended; what is left was rolled back."""
+        self.levels.clear()
+        self.ended += 1
+        self.committed, self.committing = committed, False
+
+
+def kept_by(owner: Any) -> KeptUses | None:
+    """The uses that a session or connection keeps, if any were captured with it."""
+    found: KeptUses | None = owner.__dict__.get(KEY)
+    return found
+
+
+def keep_in(owner: Any) -> KeptUses:
+    """The uses that a session or connection keeps, from now on."""
+    attributes = owner.__dict__
+    found: KeptUses | None = attributes.get(KEY)
+    if found is None:
+        found = attributes[KEY] = KeptUses()
+    return found
+
+
+def run(uses: Iterable[Release]) -> None:
+    """Record uses whose transaction has committed. Never raises: the host's commit goes on."""
+    for release in uses:
+        try:
+            release()
+        except Exception:
+            log.warning("commit", "a use could not be recorded when its transaction committed", exc_info=True)
+
+
+def autocommits(bind: Any) -> bool:
+    """Whether each statement of an Engine or Connection is a transaction of its own. Asks no database."""
+    if bind is None:
+        return False
+    level = bind.get_execution_options().get("isolation_level")
+    if level is None:  # that of create_engine()
+        level = getattr(bind.dialect, "_on_connect_isolation_level", None)
+    return bool(level == "AUTOCOMMIT")

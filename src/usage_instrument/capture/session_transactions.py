@@ -1,0 +1,100 @@
+"""Follows the transactions of SQLAlchemy's Sessions: a use counts when they commit, and goes with what rolls back.
+
+SQLAlchemy calls `after_commit` behind the COMMIT of a session's last connection, and also behind the RELEASE of a
+savepoint. `after_transaction_end` follows each end, of whatever kind.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from usage_instrument.runtime.threads import allocate_lock
+
+from . import connection_transactions
+from .kept_uses import KEY, KeptUses, Release, autocommits, keep_in, run
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, SessionTransaction
+
+_following = allocate_lock()
+_follows = False
+
+
+def follow() -> None:
+    """Listen to all Sessions, once, if the ORM is loaded.
+
+    SQLAlchemy forbids it while another thread runs the listeners of the same event, so that it is done as early as
+    possible: when a tracker is made, and when `commit=` is declared.
+    """
+    global _follows
+    if _follows or "sqlalchemy.orm" not in sys.modules:
+        return
+    with _following:
+        if not _follows:
+            from sqlalchemy import event
+            from sqlalchemy.orm import Session
+
+            # First, since an exception of the host's own listener keeps later ones from running.
+            event.listen(Session, "after_commit", _committed, insert=True)
+            event.listen(Session, "after_transaction_end", _ended)
+            _follows = True
+
+
+def keep(session: Session, release: Release) -> bool:
+    """Keep a use for the commit of the session's transaction; False if none is open."""
+    if not _follows:
+        follow()
+    transaction = session.get_nested_transaction() or session.get_transaction()
+    if transaction is None or autocommits(session.bind):
+        return False
+    (session.__dict__.get(KEY) or keep_in(session)).keep(transaction, release)
+    return True
+
+
+def watch(session: Session) -> int:
+    """The number of the session's transactions that have ended; the outcome of the next ones is noted."""
+    if not _follows:
+        follow()
+    return keep_in(session).ended
+
+
+def outcome_since(session: Session, ended: int) -> bool | None:
+    """Whether the latest transaction that ended since `watch` committed; None if none ended."""
+    found = keep_in(session)
+    return None if found.ended == ended else found.committed
+
+
+def _committed(session: Session) -> None:
+    found: KeptUses | None = session.__dict__.get(KEY)
+    if found is None:
+        return
+    savepoint = session.get_nested_transaction()
+    if savepoint is not None:
+        found.move(savepoint, _boundary(savepoint.parent))
+        return
+    found.committing = True
+    uses = found.take()
+    outer = session.bind
+    if uses and connection_transactions.is_open(outer):  # the session only takes part in a transaction of the host's
+        for release in uses:
+            connection_transactions.keep(outer, release)
+    else:
+        run(uses)
+
+
+def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | None:
+    """The savepoint or outermost transaction around a transaction; a flush begins others in between."""
+    while transaction is not None and not transaction.nested and transaction.parent is not None:
+        transaction = transaction.parent
+    return transaction
+
+
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    found: KeptUses | None = session.__dict__.get(KEY)
+    if found is None:
+        return
+    if transaction.parent is None:
+        found.end(committed=found.committing)
+    else:
+        found.levels.pop(transaction, None)

@@ -1,0 +1,203 @@
+"""The option `commit=`: a use counts if and only if a transaction of the host's commits.
+
+What it may be: a Session or Connection of SQLAlchemy, sync, async or scoped, or the alias of a database of Django.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from usage_instrument.errors import DeclarationError, UsageInstrumentError
+from usage_instrument.events import Use
+from usage_instrument.typing import UNSET
+
+from . import connection_transactions, django_transactions, session_transactions
+from .call_arguments import Args, Kwargs, argument_reader, check_sync, parameters_of
+from .kept_uses import Release
+
+if TYPE_CHECKING:
+    from .registry import Recorder
+
+ACCEPTED = "a Session or Connection of SQLAlchemy (also async or scoped), or the alias of a database of Django"
+
+_TYPES = 200
+"""Types whose kind is remembered. An app may create classes while it runs: then all are forgotten."""
+
+
+class _Kind(NamedTuple):
+    """One kind of what `commit=` may be."""
+
+    keep: Callable[[Any, Release], bool]
+    owner: Callable[[Any], Any] | None = None
+    """The session or connection behind a value, if that is not its own."""
+    watch: Callable[[Any], int] | None = None
+    outcome_since: Callable[[Any, int], bool | None] | None = None
+
+
+def _sync_session(value: Any) -> Any:
+    return value.sync_session
+
+
+def _sync_connection(value: Any) -> Any:
+    return value.sync_connection
+
+
+def _scoped(value: Any) -> Any:
+    session = value.registry()
+    return getattr(session, "sync_session", session)
+
+
+_SESSION = _Kind(session_transactions.keep, None, session_transactions.watch, session_transactions.outcome_since)
+_CONNECTION = _Kind(
+    connection_transactions.keep, None, connection_transactions.watch, connection_transactions.outcome_since
+)
+_DJANGO = _Kind(django_transactions.keep)
+_CLASSES = (
+    ("sqlalchemy.orm", "Session", _SESSION),
+    ("sqlalchemy.orm", "scoped_session", _SESSION._replace(owner=_scoped)),
+    ("sqlalchemy.ext.asyncio", "AsyncSession", _SESSION._replace(owner=_sync_session)),
+    ("sqlalchemy.ext.asyncio", "async_scoped_session", _SESSION._replace(owner=_scoped)),
+    ("sqlalchemy.engine", "Connection", _CONNECTION),
+    ("sqlalchemy.ext.asyncio", "AsyncConnection", _CONNECTION._replace(owner=_sync_connection)),
+)
+
+_kinds: dict[type, _Kind] = {}
+
+
+def check_commit(commit: object) -> None:
+    """Raise DeclarationError (a TypeError) for what is no session, connection or alias, and ConfigurationError (a
+    ValueError) for an unknown alias."""
+    if (_kinds.get(type(commit)) or _kind_of(commit)) is _DJANGO:
+        django_transactions.connection_of(str(commit))
+
+
+def _kind_of(commit: object) -> _Kind:
+    kind = type(commit)
+    found = _kinds.get(kind)
+    if found is None:
+        if len(_kinds) >= _TYPES:
+            _kinds.clear()
+        found = _kinds[kind] = _find_kind(commit)
+    return found
+
+
+def _find_kind(commit: object) -> _Kind:
+    kind = type(commit)
+    if issubclass(kind, str):
+        return _DJANGO
+    for module, name, found in _CLASSES:
+        known = getattr(sys.modules.get(module), name, None)
+        if known is not None and issubclass(kind, known):
+            return found
+    raise DeclarationError(f"commit= is {ACCEPTED}, not {kind.__name__}")
+
+
+def now() -> int:
+    """The time of a capture, in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def keep(recorder: Recorder, use: Use, commit: object) -> bool:
+    """Record a use when the open transaction commits. Without one, record it now, and return False: the caller
+    complains.
+
+    Raises as check_commit, and what a strict recorder raises.
+    """
+    kind = _kinds.get(type(commit)) or _kind_of(commit)
+    owner = commit if kind.owner is None else kind.owner(commit)
+    release = recorder.hold(use)
+    if owner is not None and kind.keep(owner, release):
+        return True
+    release()
+    return False
+
+
+def no_transaction(feature: str) -> UsageInstrumentError:
+    """The complaint about a use that found no open transaction."""
+    return UsageInstrumentError(
+        f"commit= of {feature!r} finds no open transaction, so the use counts at once: call it between begin and commit"
+    )
+
+
+class Span:
+    """The transactions of one session or connection during a call."""
+
+    __slots__ = ("_commit", "_owner", "_watched")
+
+    def __init__(self, commit: object) -> None:
+        """Note the outcomes from now on. Raises as check_commit."""
+        self._commit = commit
+        kind = _kind_of(commit)
+        self._owner = commit if kind.owner is None else kind.owner(commit)
+        self._watched = 0 if self._owner is None or kind.watch is None else kind.watch(self._owner)
+
+    def keep(self, recorder: Recorder, use: Use) -> bool:
+        """Decide on the use that the call was. False if it counted at once for want of a transaction.
+
+        If a transaction committed in the call, the use counts now: later statements only read, such as those that
+        refresh what the commit expired. If the call rolled one back, the use counts only with the one begun since. Else
+        it counts with the transaction that is open.
+        """
+        kind = _kind_of(self._commit)
+        owner = self._commit if kind.owner is None else kind.owner(self._commit)
+        outcome = None
+        if owner is self._owner and owner is not None and kind.outcome_since is not None:
+            outcome = kind.outcome_since(owner, self._watched)
+        if outcome is None:
+            return keep(recorder, use, self._commit)
+        if outcome:
+            recorder.record(use)
+        else:
+            kind.keep(owner, recorder.hold(use))
+        return True
+
+
+BeginSpan: TypeAlias = "Callable[[Args, Kwargs], Span | Exception | None]"
+"""From the arguments of a call that begins to its transactions; None if it was called without a session."""
+
+
+def span_reader(commit: object, function: object) -> BeginSpan | None:
+    """What notes the transactions of each call of a function; None without `commit`.
+
+    `commit` is the name of an argument, a callable on the call's arguments, or what `track` takes. Raises
+    DeclarationError and ConfigurationError.
+    """
+    if commit is None:
+        return None
+    if isinstance(commit, str):
+        try:
+            argument = argument_reader(parameters_of(function), commit)
+        except DeclarationError:
+            if not django_transactions.is_alias(commit):
+                raise
+        else:
+            return lambda args, kwargs: span_of(argument(args, kwargs))
+        return lambda args, kwargs: span_of(commit)
+    try:
+        _kind_of(commit)
+    except DeclarationError:
+        if not callable(commit):
+            raise
+        check_sync(commit, "commit=")
+        return lambda args, kwargs: _called_span(commit, args, kwargs)
+    return lambda args, kwargs: span_of(commit)
+
+
+def _called_span(commit: Callable[..., Any], args: Args, kwargs: Kwargs) -> Span | Exception | None:
+    try:
+        return span_of(commit(*args, **kwargs))
+    except Exception as error:  # of the host's callable
+        return error
+
+
+def span_of(commit: object) -> Span | Exception | None:
+    """The transactions of a call that passes `commit`; an Exception if it is nothing of the kind."""
+    if commit is None or commit is UNSET:
+        return None
+    try:
+        return Span(commit)
+    except Exception as error:
+        return error
