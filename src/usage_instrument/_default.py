@@ -138,10 +138,10 @@ def track(
     trail is written, and raises AuditUnavailable if that fails.
 
     With `commit`, the use counts if and only if the open transaction commits: that of a Session or Connection of
-    SQLAlchemy (also async or scoped), or of a database of Django, by its alias. A savepoint that is rolled back takes
-    its uses along. User, metadata and time are those of the call. Without an open transaction the use counts at once,
-    which the log reports once a feature, and which raises with `strict`. Raises TypeError for another object, and
-    ValueError for an unknown alias.
+    SQLAlchemy (also async or scoped), of a database of Django by its alias, or of the `"request"`. A savepoint that is
+    rolled back takes its uses along. User, metadata and time are those of the call. Without an open transaction the use
+    counts at once, which the log reports once a feature, and which raises with `strict`. Raises TypeError for another
+    object, and ValueError for an unknown alias.
     """
     calls.track(registry.declared.recorder, feature, user, metadata, count, audit, commit)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .audit.gate import Gate
-from .capture import calls, context, session_transactions, user_ids
+from .capture import calls, context, request_transactions, session_transactions, user_ids
 from .capture.context import CaptureScope
 from .capture.decorator import TracksOptions, tracks
 from .capture.registry import Catalog, Feature
@@ -65,6 +65,7 @@ class Tracker:
         self.catalog = catalog if catalog is not None else Catalog()
         self._renew()
         session_transactions.follow()
+        request_transactions.follow()
         self.catalog.attach(self)
 
     def __repr__(self) -> str:

@@ -86,6 +86,8 @@ class UsageMiddleware:
             return [unavailable.BODY]
         finally:
             holder.reset(token)
+        if exchange.request.undecided is not None and exchange.is_ours:
+            exchange.request.decide()
         if bodies is not None:
             body = ReadBody(body, bodies)
         if _is_untouchable(body, environ):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import os
 import re
@@ -35,7 +36,7 @@ from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.db import connections, models, transaction
 from django.db.utils import ConnectionHandler
-from django.test import TransactionTestCase
+from django.test import TestCase, TransactionTestCase
 from django.test.utils import override_settings
 from django.urls import path
 
@@ -863,6 +864,103 @@ def test_a_declaration_names_a_database_or_an_argument(ledger, captured):
         usage.tracks("purchase", commit="flushd")(purchase)
     with pytest.raises(ValueError, match="the aliases are 'default', 'flushed'"):
         usage.track("purchase", commit="flushd")
+
+
+@pytest.fixture
+def atomic_requests(sqlite, monkeypatch):
+    """Views in the transaction of ATOMIC_REQUESTS, whose writes go to a table of the tests."""
+    alias = _django_database(sqlite, monkeypatch)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("CREATE TABLE purchases (id INTEGER PRIMARY KEY AUTOINCREMENT, request INT)")
+    connections[alias].close()
+    monkeypatch.setitem(connections.settings[alias], "ATOMIC_REQUESTS", True)
+    numbers = itertools.count(1)
+
+    def write():
+        with connections[alias].cursor() as cursor:
+            cursor.execute("INSERT INTO purchases (request) VALUES (%s)", [next(numbers)])
+
+    def commits(request):
+        write()
+        return site.HttpResponse()
+
+    def rolls_back(request):
+        write()
+        transaction.set_rollback(True, using=alias)
+        return site.HttpResponse("please correct the form")
+
+    def savepoints(request):
+        with contextlib.suppress(ZeroDivisionError), transaction.atomic(using=alias):
+            write()
+            _ = 1 / 0
+        with transaction.atomic(using=alias):
+            write()
+        return site.HttpResponse()
+
+    def reads(request):
+        return site.HttpResponse()
+
+    def raises(request):
+        write()
+        raise site.Http404
+
+    @transaction.non_atomic_requests(using=alias)
+    def non_atomic(request):
+        write()
+        return site.HttpResponse()
+
+    views = (commits, rolls_back, savepoints, reads, raises, non_atomic)
+    urls = types.ModuleType("urls")
+    urls.urlpatterns = [path(view.__name__, view, name=view.__name__) for view in views] + [
+        path(f"decorated/{view.__name__}", usage.tracks(f"decorated.{view.__name__}", commit="request")(view))
+        for view in views
+    ]
+    with override_settings(ROOT_URLCONF=urls, USAGE_INSTRUMENT={"commit": "request"}):
+        yield alias
+    connections[alias].close()
+    del connections[alias]
+
+
+@pytest.mark.parametrize("prefix", ["", "decorated/"])
+@pytest.mark.parametrize("kind", ["WSGI", "ASGI"])
+def test_a_request_counts_if_its_transaction_commits(atomic_requests, captured, kind, prefix):
+    ask = Client(kind)
+    for view in ("commits", "rolls_back", "savepoints", "reads", "raises", "non_atomic", "commits"):
+        ask(f"/{prefix}{view}")
+    names = [name.removeprefix("decorated.") for name in (use.feature for use in captured.uses)]
+    assert names == ["commits", "savepoints", "reads", "non_atomic", "commits"]
+    assert len(_rows_of(atomic_requests)) == 4
+    assert connections[atomic_requests].execute_wrappers == []
+
+
+def _rows_of(alias):
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT id FROM purchases")
+        return cursor.fetchall()
+
+
+def test_a_test_case_of_django_commits_by_its_own_means(atomic_requests, captured):
+    class Case(TestCase):
+        databases = frozenset({atomic_requests})
+
+        def test(self):
+            with self.captureOnCommitCallbacks(using=atomic_requests, execute=True):
+                self.client.get("/commits")
+                self.client.get("/rolls_back")
+                self.client.get("/decorated/commits")
+            assert sorted(captured.names) == ["commits", "decorated.commits"]
+
+    result = unittest.TestResult()
+    unittest.TestSuite([Case("test")]).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+
+
+def test_a_site_without_atomic_requests_cannot_commit_by_request():
+    with (
+        override_settings(USAGE_INSTRUMENT={"commit": "request"}),
+        pytest.raises(ConfigurationError, match="no database has ATOMIC_REQUESTS: set it in DATABASES"),
+    ):
+        get_wsgi_application()
 
 
 @pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)

@@ -60,6 +60,11 @@ class Request:
     denied = False
     """Whether the framework has sent the user to a login page."""
     _accesses: dict[object, Access | None] | None = None
+    sessions: dict[Any, bool | None] | None = None
+    """The sessions of SQLAlchemy that wrote in the request, and whether their last transaction committed; None while it
+    is open. Only noted for `commit="request"`."""
+    undecided: list[Callable[[], object]] | None = None
+    """What decides on the uses of `commit="request"` when the app has answered."""
 
     def __init__(self, kind: RequestKind, method: str = "", lookup: Lookup | None = None, info: object = None) -> None:
         self.kind = kind
@@ -146,8 +151,23 @@ class Request:
         access, self._accesses[key] = self._accesses[key], None
         return access
 
+    def at_end(self, decide: Callable[[], object]) -> None:
+        """Call this when the app has answered; it must not raise."""
+        if self.undecided is None:
+            self.undecided = []
+        self.undecided.append(decide)
+
+    def decide(self) -> None:
+        """Decide on the uses that wait for the app's answer."""
+        undecided, self.undecided = self.undecided or (), None
+        for decide in undecided:
+            decide()
+
     def close(self) -> None:
         """End the request. Tasks that it started keep the Request; they count, as anonymous."""
+        if self.undecided is not None:
+            self.decide()
+        self.sessions = None
         self.open = self.ready = self.discarded = False
         self.user, self._lookup, self._refused, self.info = UNSET, None, None, None
         self.actor = UNSET

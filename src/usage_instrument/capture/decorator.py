@@ -84,6 +84,7 @@ def tracks(
     - `commit`: the name of the argument that holds a Session or Connection of SQLAlchemy, a callable on the call's
       arguments that returns one, a scoped session, or the alias of a database of Django. A success counts if the
       transaction commits: the last one that ended during the call, else the one that is open when the call ends.
+      `"request"` is the transaction of the request.
 
     Arguments are read when the call begins. A callable that raises does not reach the caller: without a user the use
     is rejected, without metadata it counts. On a class, the arguments are those of `__init__` without `self`; put

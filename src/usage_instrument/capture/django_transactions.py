@@ -48,7 +48,12 @@ def is_alias(name: str) -> bool:
     return django is None or name in django.connections
 
 
+def is_configured() -> bool:
+    """Whether Django has its settings."""
+    settings: Any = sys.modules.get("django.conf")
+    return settings is not None and bool(settings.settings.configured)
+
+
 def _django() -> Any:
     """The module `django.db`, if it is loaded and Django is configured."""
-    settings: Any = sys.modules.get("django.conf")
-    return sys.modules.get("django.db") if settings is not None and settings.settings.configured else None
+    return sys.modules.get("django.db") if is_configured() else None

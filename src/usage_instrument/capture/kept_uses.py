@@ -17,7 +17,7 @@ KEY = "_usage_instrument_uses"
 class KeptUses:
     """The uses that wait, by the transaction or savepoint they were captured in, and the latest outcome."""
 
-    __slots__ = ("committed", "committing", "ended", "levels")
+    __slots__ = ("committed", "committing", "ended", "levels", "request")
 
     def __init__(self) -> None:
         self.levels: dict[object, list[Release]] = {}
@@ -27,6 +27,8 @@ class KeptUses:
         """The number of outermost transactions that have ended."""
         self.committed = False
         """Whether the latest of them committed."""
+        self.request: Any = None
+        """The request in which the session wrote something that is not committed, for `commit="request"`."""
 
     def keep(self, level: object, release: Release) -> None:
         """Keep a use until its transaction or savepoint ends. If the transaction has committed, record it at once."""

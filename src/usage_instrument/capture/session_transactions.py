@@ -95,6 +95,9 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
     if found is None:
         return
     if transaction.parent is None:
+        request, found.request = found.request, None
+        if request is not None and request.sessions is not None:
+            request.sessions[session] = found.committing
         found.end(committed=found.committing)
     else:
         found.levels.pop(transaction, None)

@@ -1,6 +1,7 @@
 """The option `commit=`: a use counts if and only if a transaction of the host's commits.
 
-What it may be: a Session or Connection of SQLAlchemy, sync, async or scoped, or the alias of a database of Django.
+What it may be: a Session or Connection of SQLAlchemy, sync, async or scoped; the alias of a database of Django; or the
+word "request".
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from usage_instrument.errors import DeclarationError, UsageInstrumentError
 from usage_instrument.events import Use
 from usage_instrument.typing import UNSET
 
-from . import connection_transactions, django_transactions, session_transactions
+from . import connection_transactions, django_transactions, request_transactions, session_transactions
 from .call_arguments import Args, Kwargs, argument_reader, check_sync, parameters_of
 from .kept_uses import Release
 
 if TYPE_CHECKING:
     from .registry import Recorder
 
-ACCEPTED = "a Session or Connection of SQLAlchemy (also async or scoped), or the alias of a database of Django"
+ACCEPTED = (
+    "'request', a Session or Connection of SQLAlchemy (also async or scoped), or the alias of a database of Django"
+)
 
 _TYPES = 200
 """Types whose kind is remembered. An app may create classes while it runs: then all are forgotten."""
@@ -54,7 +57,7 @@ _SESSION = _Kind(session_transactions.keep, None, session_transactions.watch, se
 _CONNECTION = _Kind(
     connection_transactions.keep, None, connection_transactions.watch, connection_transactions.outcome_since
 )
-_DJANGO = _Kind(django_transactions.keep)
+_NAMED = _Kind(lambda name, release: _keep_by_name(name, release))
 _CLASSES = (
     ("sqlalchemy.orm", "Session", _SESSION),
     ("sqlalchemy.orm", "scoped_session", _SESSION._replace(owner=_scoped)),
@@ -70,7 +73,7 @@ _kinds: dict[type, _Kind] = {}
 def check_commit(commit: object) -> None:
     """Raise DeclarationError (a TypeError) for what is no session, connection or alias, and ConfigurationError (a
     ValueError) for an unknown alias."""
-    if (_kinds.get(type(commit)) or _kind_of(commit)) is _DJANGO:
+    if (_kinds.get(type(commit)) or _kind_of(commit)) is _NAMED and commit != request_transactions.REQUEST:
         django_transactions.connection_of(str(commit))
 
 
@@ -87,7 +90,7 @@ def _kind_of(commit: object) -> _Kind:
 def _find_kind(commit: object) -> _Kind:
     kind = type(commit)
     if issubclass(kind, str):
-        return _DJANGO
+        return _NAMED
     for module, name, found in _CLASSES:
         known = getattr(sys.modules.get(module), name, None)
         if known is not None and issubclass(kind, known):
@@ -113,6 +116,13 @@ def keep(recorder: Recorder, use: Use, commit: object) -> bool:
         return True
     release()
     return False
+
+
+def _keep_by_name(name: str, release: Release) -> bool:
+    if name != request_transactions.REQUEST:
+        return django_transactions.keep(name, release)
+    request_transactions.keep(release)
+    return True
 
 
 def no_transaction(feature: str) -> UsageInstrumentError:
@@ -162,12 +172,14 @@ BeginSpan: TypeAlias = "Callable[[Args, Kwargs], Span | Exception | None]"
 def span_reader(commit: object, function: object) -> BeginSpan | None:
     """What notes the transactions of each call of a function; None without `commit`.
 
-    `commit` is the name of an argument, a callable on the call's arguments, or what `track` takes. Raises
-    DeclarationError and ConfigurationError.
+    `commit` is the name of an argument, a callable on the call's arguments, or what `track` takes; "request" is no
+    argument's name. Raises DeclarationError and ConfigurationError.
     """
     if commit is None:
         return None
-    if isinstance(commit, str):
+    if isinstance(commit, str) and commit == request_transactions.REQUEST:
+        request_transactions.want()
+    elif isinstance(commit, str):
         try:
             argument = argument_reader(parameters_of(function), commit)
         except DeclarationError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
+from usage_instrument.capture import request_transactions
 from usage_instrument.capture.registry import Recorder
 from usage_instrument.capture.request_info import path_in
-from usage_instrument.errors import DeclarationError
+from usage_instrument.errors import ConfigurationError, DeclarationError
 from usage_instrument.events import check_display, check_feature
 from usage_instrument.typing import Audit, Metadata
 
@@ -52,6 +53,9 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     Flask-Login, of Django's LOGIN_URL and of Starlette's `requires` are known."""
     not_modified: bool
     """Whether 304 is a use: a second look at a page that the browser has. Default: False."""
+    commit: Literal["request"] | None
+    """`"request"` counts a request only if what it wrote is committed: by Sessions of SQLAlchemy, or within Django's
+    ATOMIC_REQUESTS."""
     display: Mapping[str, str] | None
     """Names for people, by the names of features, which the dashboard and the commands show:
     `{"calendar.export": "Export the calendar"}`."""
@@ -92,6 +96,17 @@ def check_key(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise DeclarationError(f"session_user= is the key of the session with the user's id, not {value!r}")
     return value
+
+
+def is_bound(commit: object) -> bool:
+    """Whether requests count only if they commit. Raises ConfigurationError."""
+    if commit is not None and commit != request_transactions.REQUEST:
+        raise ConfigurationError(
+            f"commit= of a middleware is 'request', not {commit!r}: a session or a database is bound by track(commit=…)"
+        )
+    if commit is not None:
+        request_transactions.want()
+    return commit is not None
 
 
 def check_callable(option: str, value: Any) -> Any:

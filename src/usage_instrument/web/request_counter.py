@@ -8,11 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+from usage_instrument.capture import request_transactions
 from usage_instrument.capture.call_arguments import kept_metadata
 from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, Request, holder, judge, request_of
+from usage_instrument.capture.kept_uses import Release
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import path_in
+from usage_instrument.capture.transactions import now
 from usage_instrument.capture.user_ids import loaded_user, user_id_of
 from usage_instrument.errors import FeatureNameError, UsageInstrumentError
 from usage_instrument.events import NAME_LENGTH, Use, check_feature
@@ -31,6 +34,7 @@ from .options import (
     check_key,
     check_names,
     display_names,
+    is_bound,
     login_paths,
 )
 from .routes import Route, first_line_of, is_graphql, source_of, tracked_features, unreached
@@ -99,6 +103,10 @@ class PendingUse:
     metadata: Kept
     metadata_error: Exception | None
 
+    def keep(self, release: Release) -> None:
+        """Record the use if what the request has written is committed."""
+        request_transactions.keep_now(self.request, release)
+
 
 class RequestCounter:
     """The options of a middleware, applied. It holds nothing of a single request.
@@ -134,6 +142,8 @@ class RequestCounter:
         """The user, unless `as_user` or `identify` stated one. Raises UserIdError, and what the host's code raises."""
         self.success = None if success is None else check_callable("success=", success)
         self.not_modified = options.get("not_modified", False)
+        self.is_bound = is_bound(options.get("commit"))
+        """Whether a request counts only if what it wrote is committed."""
         self._display = display_names(options.get("display"))
         self.graphql = graphql_paths(options.get("graphql"))
         self._login_paths = login_paths(options.get("login_url"))
@@ -384,7 +394,9 @@ class RequestCounter:
         request.counted.add(key)
         if not ALIVE[0]:
             notice_fork()
-        if use.metadata is None and feature is not None:
+        if self.is_bound:
+            use.keep(self.recorder.hold(Use(use.name, use.user, use.metadata, 1, None, now())))
+        elif use.metadata is None and feature is not None:
             feature.append(use.user)
         else:
             self.recorder.record(Use(use.name, use.user, use.metadata))

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.contrib.auth.signals import user_logged_out
 
 from usage_instrument.capture.context import holder
+from usage_instrument.capture.kept_uses import Release
 from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.request_info import path_in
 from usage_instrument.capture.user_ids import unwrapped
@@ -25,6 +26,7 @@ from usage_instrument.web.request_counter import NO_ROUTE, RequestCounter, Route
 from usage_instrument.web.setup_checks import declare_later
 
 from . import settings
+from .atomic_requests import AtomicRequest, check_atomic_requests
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -67,7 +69,9 @@ class UsageMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        if self._counter.policy is not None:
+        if self._counter.is_bound:
+            check_atomic_requests()
+        if self._counter.policy is not None or self._counter.is_bound:
             self.process_view = self._admit_async if self._is_async else self._admit
             """As Django says: between the routing and the view."""
 
@@ -91,16 +95,23 @@ class UsageMiddleware:
         unavailable.report(exception)
         return HttpResponse(unavailable.BODY, status=unavailable.STATUS, headers=dict(unavailable.HEADERS))
 
-    def _admit(self, request: HttpRequest, *_: object) -> HttpResponseBase | None:
+    def _admit(self, request: HttpRequest, view: Callable[..., Any], *_: object) -> HttpResponseBase | None:
         try:
-            vars(request)[_KEY].admit()
+            exchange: DjangoExchange = vars(request)[_KEY]
+            if self._counter.is_bound:
+                exchange.follow(view)
+            exchange.admit()
         except AuditUnavailable as error:
             return self.process_exception(request, error)
         return None
 
-    async def _admit_async(self, request: HttpRequest, *_: object) -> HttpResponseBase | None:
+    async def _admit_async(self, request: HttpRequest, view: Callable[..., Any], *_: object) -> HttpResponseBase | None:
         try:
-            await vars(request)[_KEY].admit_async()
+            exchange: DjangoExchange = vars(request)[_KEY]
+            if self._counter.is_bound and not iscoroutinefunction(view):
+                # In the thread of the view, whose connections are its own.
+                await sync_to_async(exchange.follow)(view)
+            await exchange.admit_async()
         except AuditUnavailable as error:
             return self.process_exception(request, error)
         return None
@@ -109,15 +120,25 @@ class UsageMiddleware:
 class DjangoExchange(BodyExchange):
     """One HttpRequest and its response."""
 
-    __slots__ = ("routes",)
+    __slots__ = ("atomic", "routes")
 
     def __init__(self, counter: RequestCounter, routes: DjangoRoutes, http: HttpRequest) -> None:
+        self.atomic: AtomicRequest | None = None
         super().__init__(counter, "http", (http.method or "").upper(), http, getattr(http, "scope", http.META))
         self.routes = routes
         self.body = ()
         self.iterator = None
-        if counter.policy is not None:
+        if counter.policy is not None or counter.is_bound:
             vars(http)[_KEY] = self
+
+    def follow(self, view: Callable[..., Any]) -> None:
+        """Note whether the transactions around the view commit. Must run in the thread of the view."""
+        self.atomic = AtomicRequest(view)
+
+    def keep(self, release: Release) -> None:
+        """As PendingUse.keep."""
+        atomic = self.atomic
+        super().keep(release if atomic is None else lambda: atomic.keep(release))
 
     @contextmanager
     def running(self) -> Iterator[DjangoExchange]:
@@ -135,6 +156,8 @@ class DjangoExchange(BodyExchange):
     def responded(self, response: HttpResponseBase) -> HttpResponseBase:
         """The response; counted now, or with the first piece of a stream."""
         http = self.carrier
+        if self.atomic is not None:
+            self.atomic.close()
         if self.counter.graphql and not response.streaming:
             query = http.META.get("QUERY_STRING", "")
             bodies = self.counter.bodies(self.request, http.path, http.content_type or "", query)
@@ -157,6 +180,8 @@ class DjangoExchange(BodyExchange):
     def end(self) -> None:
         """As Exchange.end."""
         self.carrier.__dict__.pop(_KEY, None)
+        if self.atomic is not None:
+            self.atomic.close()
         super().end()
 
     def foreseen(self) -> Collection[str]:

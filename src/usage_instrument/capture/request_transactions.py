@@ -1,0 +1,141 @@
+"""`commit="request"`: a use counts if what its request wrote is committed.
+
+The request notes which Sessions of SQLAlchemy wrote in it, and how their transactions ended. A request that wrote
+nothing has nothing to commit, and counts. A transaction of Django's ATOMIC_REQUESTS decides on the uses within it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from usage_instrument.runtime import log
+from usage_instrument.runtime.threads import allocate_lock
+
+from . import django_transactions, session_transactions
+from .context import Request, current_request
+from .kept_uses import KEY, Release, keep_in, run
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import ORMExecuteState, Session
+
+REQUEST = "request"
+"""The value of `commit=` for the transaction of the request."""
+_READS = ("select", "show", "explain", "pragma", "values", "set", "with")
+"""How textual statements begin that write nothing, unless they have a word of _WRITES."""
+_WRITES = ("insert", "update", "delete", "merge")
+_following = allocate_lock()
+_wanted = _follows = False
+
+
+def want() -> None:
+    """`commit="request"` is declared."""
+    global _wanted
+    _wanted = True
+    follow()
+
+
+def follow() -> None:
+    """Listen to what all Sessions write, once, if that is wanted and the ORM is loaded. As early as possible, as
+    session_transactions.follow."""
+    global _follows
+    if _follows or not _wanted or "sqlalchemy.orm" not in sys.modules:
+        return
+    session_transactions.follow()
+    with _following:
+        if not _follows:
+            from sqlalchemy import event
+            from sqlalchemy.orm import Session
+
+            event.listen(Session, "before_flush", _flushes)
+            event.listen(Session, "do_orm_execute", _executes)
+            _follows = True
+
+
+class Writes:
+    """The sessions that wrote in a request of Flask without our middleware, as `Request.sessions`."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[Any, bool | None] | None = {}
+
+
+def keep_now(request: Request | Writes, release: Release) -> None:
+    """Record a use, keep it for the transaction that is open, or drop it, as what the request has written so far."""
+    sessions = request.sessions or {}
+    if False in sessions.values():
+        return
+    waiting = next((session for session, committed in sessions.items() if committed is None), None)
+    if waiting is None or not session_transactions.keep(waiting, release):
+        run((release,))
+
+
+def keep(release: Release) -> None:
+    """Decide on a use when its request ends, or now where there is none. Within a transaction of ATOMIC_REQUESTS, that
+    decides."""
+    if not _follows:
+        want()
+    alias = _atomic_alias()
+    if alias is not None and django_transactions.keep(alias, release):
+        return
+    request = _present()
+    if request is None:
+        run((release,))
+    elif isinstance(request, Writes) or request.kind == "websocket":  # whose end nobody tells, or is far away
+        keep_now(request, release)
+    else:
+        request.at_end(lambda: keep_now(request, release))
+
+
+def _present() -> Request | Writes | None:
+    """The request that runs here; where there is only Flask's, what it has written."""
+    request = current_request()
+    flask: Any = sys.modules.get("flask")
+    if request is not None or flask is None or not flask.has_request_context():
+        return request
+    writes: Writes = flask.g.setdefault(KEY, Writes())
+    return writes
+
+
+def _atomic_alias() -> str | None:
+    """The database of Django whose ATOMIC_REQUESTS has begun a transaction here; the first one of DATABASES."""
+    django: Any = sys.modules.get("django.db")
+    if django is None or not django_transactions.is_configured():
+        return None
+    for alias, settings in django.connections.settings.items():
+        if settings.get("ATOMIC_REQUESTS") and django.connections[alias].in_atomic_block:
+            return str(alias)
+    return None
+
+
+def _flushes(session: Session, *_: object) -> None:
+    try:
+        if session.new or session.deleted or any(map(session.is_modified, session.dirty)):
+            _note(session)
+    except Exception:  # of the host's objects
+        log.debug("cannot see what a session writes", exc_info=True)
+
+
+def _executes(state: ORMExecuteState) -> None:
+    try:
+        if state.is_insert or state.is_update or state.is_delete or _is_writing_text(state):
+            _note(state.session)
+    except Exception:
+        log.debug("cannot see what a session writes", exc_info=True)
+
+
+def _is_writing_text(state: ORMExecuteState) -> bool:
+    text = getattr(state.statement, "text", None)
+    if not isinstance(text, str):
+        return False
+    text = text.lstrip(" \t\r\n(").lower()
+    return not text.startswith(_READS) or any(word in text for word in _WRITES)
+
+
+def _note(session: Session) -> None:
+    """The session writes in the present request: until its transaction ends, the outcome is unknown."""
+    request = _present()
+    if request is not None:
+        if request.sessions is None:
+            request.sessions = {}
+        request.sessions[session] = None
+        keep_in(session).request = request
