@@ -77,10 +77,8 @@ def _committed(session: Session) -> None:
     uses = found.take()
     outer = session.bind
     if uses and connection_transactions.is_open(outer):  # the session only takes part in a transaction of the host's
-        for release in uses:
-            connection_transactions.keep(outer, release)
-    else:
-        run(uses)
+        uses = [release for release in uses if not connection_transactions.keep(outer, release)]
+    run(uses)
 
 
 def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | None:

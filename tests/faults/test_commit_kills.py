@@ -1,0 +1,81 @@
+"""kill -9 around COMMIT: a use whose transaction was rolled back never counts, and one whose transaction was committed
+is lost at most in the moment between the COMMIT and the hook.
+
+$USAGE_TEST_COMMIT_KILLS is the number of processes that are killed on each database.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import buyer
+from conftest import Database
+from reading import counts, made
+from test_kills import left, recover, wait_until_dead
+
+KILLS = int(os.environ.get("USAGE_TEST_COMMIT_KILLS", "12"))
+AT_ONCE = 3
+
+
+def wait_for_purchase(engine: sa.Engine, pid: int) -> None:
+    ids = buyer.PURCHASES.c.id
+    first = sa.select(ids).where(ids >= pid * buyer.MOST, ids < (pid + 1) * buyer.MOST).limit(1)
+    deadline = time.monotonic() + 60
+    while True:
+        with engine.connect() as connection:
+            if connection.scalar(first) is not None:
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_is_rolled_back_never_counts(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = database.engine()
+    tables = made(engine, user_id_type="integer")
+    buyer.PURCHASES.create(engine)
+    journal = tmp_path / "journal"
+    nursery = subprocess.Popen(
+        [sys.executable, buyer.__file__, database.url, str(journal)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    dice = random.Random()
+    for _ in range(0, KILLS, AT_ONCE):
+        pids = []
+        for _ in range(AT_ONCE):
+            nursery.stdin.write("\n")
+            nursery.stdin.flush()
+            pids.append(int(nursery.stdout.readline()))
+            wait_for_purchase(engine, pids[-1])
+        for pid in pids:
+            time.sleep(0.3 * dice.random())
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            wait_until_dead(pid)
+    nursery.communicate()
+    monkeypatch.setenv("USAGE_INSTRUMENT_USER_ID_TYPE", "integer")
+    recovering = recover(database.url, journal)
+    output, errors = recovering.communicate()
+    assert recovering.returncode == 0, output + errors
+    assert left(journal) == []
+    found = counts(engine, tables)
+    with engine.connect() as connection:
+        bought = set(connection.scalars(sa.select(buyer.PURCHASES.c.id)))
+    counted = {user for _, user in found}
+    assert set(found.values()) <= {1}
+    assert counted <= bought
+    missing = [number // buyer.MOST for number in bought - counted]
+    assert len(missing) == len(set(missing)), "a process lost more than the use of its last COMMIT"
+    assert counted
