@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -153,6 +154,22 @@ def test_a_bearer_token_opens_the_dashboard_to_admins(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "usage.db")) as connection:
         found = connection.execute("SELECT user_id, feature_name, usage_count FROM feature_usage").fetchall()
     assert found == [("bob", "list_events", 1)]
+
+
+def test_a_guest_keeps_what_was_counted_before_the_login(tmp_path: Path) -> None:
+    pytest.importorskip("flask")
+    command = [sys.executable, "examples/guest_app.py"]
+    with serving(command, tmp_path / "usage.db") as address, httpx.Client(base_url=address, trust_env=False) as client:
+        for _ in range(3):  # the first one is anonymous: it makes the guest
+            assert client.get("/events").status_code == 200
+        assert client.post("/login", data={"name": "ada"}).status_code == 204
+        assert client.get("/events").status_code == 200
+        deadline = time.monotonic() + 30
+        while (found := client.get("/usage").json()) != {"list_events": 3, "log_in": 1}:  # merged after the response
+            assert time.monotonic() < deadline, found
+    with contextlib.closing(sqlite3.connect(tmp_path / "usage.db")) as connection:
+        rows = connection.execute("SELECT user_id, feature_name, usage_count FROM feature_usage").fetchall()
+    assert sorted(rows, key=str) == [("ada", "list_events", 3), ("ada", "log_in", 1), (None, "list_events", 1)]
 
 
 def test_a_django_site_with_the_dashboard(tmp_path: Path) -> None:

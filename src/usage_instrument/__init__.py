@@ -12,6 +12,7 @@ from ._default import (
     aexport,
     aflush,
     aforget,
+    amerge,
     aopt_in,
     aopt_out,
     as_user,
@@ -27,6 +28,7 @@ from ._default import (
     flush_after,
     forget,
     identify,
+    merge,
     opt_in,
     opt_out,
     paused,
@@ -44,11 +46,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .pipeline.read_your_writes import FeatureUse
     from .privacy.erasure import Receipt
+    from .privacy.merge import MergeReceipt
     from .settings import Settings
     from .tracker import Tracker
 else:
     _LATER = {
         "FeatureUse": "pipeline.read_your_writes",
+        "MergeReceipt": "privacy.merge",
         "Receipt": "privacy.erasure",
         "Settings": "settings",
         "Tracker": "tracker",
@@ -67,6 +71,7 @@ else:
 __all__ = [
     "AuditUnavailable",
     "FeatureUse",
+    "MergeReceipt",
     "Receipt",
     "Settings",
     "Stats",
@@ -76,6 +81,7 @@ __all__ = [
     "aexport",
     "aflush",
     "aforget",
+    "amerge",
     "aopt_in",
     "aopt_out",
     "as_user",
@@ -91,6 +97,7 @@ __all__ = [
     "flush_after",
     "forget",
     "identify",
+    "merge",
     "opt_in",
     "opt_out",
     "paused",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .pipeline.read_your_writes import FeatureUse
     from .privacy.api import Privacy
     from .privacy.erasure import Receipt
+    from .privacy.merge import MergeReceipt
     from .settings import SettingOptions, Settings
     from .tracker import Tracker
 
@@ -309,6 +310,27 @@ def opt_in(user: object) -> None:
 async def aopt_in(user: object) -> None:
     """As opt_in, without blocking the event loop."""
     await _privacy().aopt_in(user)
+
+
+def merge(*, guest: object, user: object, force: bool = False) -> MergeReceipt:
+    """Move the counts and the history of a guest to a user (as Privacy.merge), for example at a login.
+
+    Returns an empty receipt if nothing is configured or enabled.
+    """
+    if _tracker is None:
+        from .privacy.merge import MergeReceipt
+
+        return MergeReceipt()
+    return _tracker.merge(guest=guest, user=user, force=force)
+
+
+async def amerge(*, guest: object, user: object, force: bool = False) -> MergeReceipt:
+    """As merge, without blocking the event loop."""
+    return (
+        merge(guest=guest, user=user)
+        if _tracker is None
+        else await _tracker.amerge(guest=guest, user=user, force=force)
+    )
 
 
 def _privacy() -> Privacy:

@@ -10,6 +10,7 @@ __all__ = [
     "DeclarationError",
     "ExperimentError",
     "FeatureNameError",
+    "IdentifiedUserError",
     "MetadataError",
     "SchemaError",
     "UnknownUserError",
@@ -67,6 +68,10 @@ class AuditUnavailable(UsageInstrumentError):  # noqa: N818 - the state of a ser
 
 class UnknownUserError(UsageInstrumentError, LookupError):
     """No data of this user exists."""
+
+
+class IdentifiedUserError(UsageInstrumentError, ValueError):
+    """The guest is in the users table; to merge two users, pass force=True."""
 
 
 class DeclarationError(UsageInstrumentError, TypeError):

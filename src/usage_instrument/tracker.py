@@ -32,6 +32,7 @@ from .typing import UNSET, Audit, Metadata, UserId
 if TYPE_CHECKING:
     from .database.tables import Tables
     from .privacy.api import Privacy
+    from .privacy.merge import MergeReceipt
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -296,6 +297,21 @@ class Tracker:
         from .privacy.api import Privacy
 
         return Privacy(self._backend, self.settings, self._canonical, self.flush)
+
+    def merge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
+        """Move the counts and the history of a guest to a user (as Privacy.merge), for example at a login.
+
+        Nothing happens if the tracker is not enabled.
+        """
+        from .privacy.merge import MergeReceipt
+
+        if not self.settings.enabled:
+            return MergeReceipt()
+        return self.privacy.merge(guest=guest, user=user, force=force)
+
+    async def amerge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
+        """As merge, without blocking the event loop."""
+        return await in_worker_thread(partial(self.merge, guest=guest, user=user, force=force))
 
     @property
     def exit_timeout(self) -> float:

@@ -1,4 +1,4 @@
-"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`, as whoever answers such a request runs them."""
+"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`, `merge`, as whoever answers such a request runs them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from conftest import Database
@@ -125,3 +126,36 @@ def test_what_is_wrong_is_told_in_one_line(database: Database, tables: Tables) -
     done = run(database, "opt-out", str(ADA), key="")
     assert done.exit_code == 2
     assert "privacy_key ($USAGE_INSTRUMENT_PRIVACY_KEY) is not set" in done.stderr
+
+
+def test_a_guest_is_merged_once(database: Database, tables: Tables) -> None:
+    done = run(database, "merge", str(ADA), str(BOB), "--format", "csv")
+    assert done.exit_code == 0, done.output
+    moved = [{"what": "feature_usage", "rows": "2"}, {"what": "feature_usage_history", "rows": "2"}]
+    assert list(csv.DictReader(io.StringIO(done.stdout))) == moved
+    assert counts(database.engine(), tables) == {("search", BOB): 3, ("open_vault", BOB): 3}
+    again = run(database, "merge", str(ADA), str(BOB), "--format", "json")
+    assert [row["rows"] for row in json.loads(again.stdout)] == [0, 0]
+
+
+def test_a_user_is_no_guest_unless_forced(database: Database, tables: Tables) -> None:
+    engine = database.engine()
+    users = sa.Table("users", sa.MetaData(), sa.Column("id", sa.Uuid, primary_key=True))
+    users.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(users.insert().values(id=ADA))
+    done = run(database, "merge", str(ADA), str(BOB))
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "usage-instrument: the guest is in the users table; to merge two users, pass --force\n",
+    )
+    assert run(database, "merge", str(ADA), str(BOB), "--force").exit_code == 0
+    assert counts(engine, tables) == {("search", BOB): 3, ("open_vault", BOB): 3}
+
+
+def test_nothing_is_merged_into_a_user_who_opted_out(database: Database, tables: Tables) -> None:
+    assert run(database, "opt-out", str(BOB)).exit_code == 0
+    done = run(database, "merge", str(ADA), str(BOB))
+    assert done.exit_code == 1
+    assert "the rows stay the guest's" in done.stderr
+    assert counts(database.engine(), tables)["search", ADA] == 2

@@ -20,7 +20,7 @@ from .errors import fail
 from .journal import journal
 from .mcp import mcp
 from .options import USER, example
-from .privacy import export, forget, opt_in, opt_out
+from .privacy import export, forget, merge, opt_in, opt_out
 from .prune import prune
 
 _EXAMPLES = {
@@ -44,6 +44,7 @@ _EXAMPLES = {
     "journal recover": "--journal /var/lib/app/usage",
     "journal status": "--journal /var/lib/app/usage",
     "mcp": "--url postgresql+psycopg://reader@db/app",
+    "merge": f"guest-5d0c {USER}",
     "opt-in": USER,
     "opt-out": USER,
     "prune": "--older-than 400d --dry-run",
@@ -86,7 +87,7 @@ def _usage_instrument(
 
 
 questions.add_to(app)
-for command in (dashboard, demo, doctor, export, forget, mcp, opt_in, opt_out, prune):
+for command in (dashboard, demo, doctor, export, forget, mcp, merge, opt_in, opt_out, prune):
     app.command()(command)
 for group_name, group in (("audit", audit), ("db", db), ("journal", journal)):
     app.add_typer(group, name=group_name, epilog=example(group_name, _EXAMPLES[group_name]))

@@ -1,4 +1,4 @@
-"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`: the rights of users."""
+"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`, `merge`: the rights of users."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 
 from usage_instrument.database import engines
-from usage_instrument.errors import UnknownUserError
+from usage_instrument.errors import IdentifiedUserError, UnknownUserError
 from usage_instrument.events import canonical_user
 from usage_instrument.pipeline.backend import Backend
 from usage_instrument.privacy.api import Privacy
 from usage_instrument.privacy.erasure import Receipt
+from usage_instrument.privacy.merge import MergeReceipt
 from usage_instrument.settings import Settings
 
 from .database import read
@@ -46,9 +47,14 @@ def forget(
     Running processes follow within their flush interval. Exits with 1 if a journal may still name the user. Reads the
     secret from USAGE_INSTRUMENT_PRIVACY_KEY.
     """
-    receipt: Receipt = _with_privacy(
-        url, schema, journal, lambda privacy: privacy.forget(user, actor=actor, keep_audit=keep_audit, force=force)
-    )
+
+    def erase(privacy: Privacy) -> Receipt:
+        try:
+            return privacy.forget(user, actor=actor, keep_audit=keep_audit, force=force)
+        except UnknownUserError:
+            raise fail("there is no trace of this user; to forget them all the same, pass --force") from None
+
+    receipt = _with_privacy(url, schema, journal, erase)
     rows: list[dict[str, Any]] = [
         {"what": table, "rows": number, "status": "deleted"} for table, number in receipt.deleted.items()
     ]
@@ -91,6 +97,35 @@ def opt_in(user: User, url: Url = None, schema: Schema = None) -> None:
     typer.echo("Opted in: every process counts again within its flush interval.")
 
 
+def merge(
+    guest: Annotated[str, typer.Argument(help="The id that the guest was counted under.")],
+    user: User,
+    url: Url = None,
+    schema: Schema = None,
+    force: Annotated[bool, typer.Option("--force", help="Also if the guest is in the users table.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Move the counts and the history of a guest to a user, and print a receipt.
+
+    Uses that running processes have not written yet stay the guest's: run it again for them. Reads the secret from
+    USAGE_INSTRUMENT_PRIVACY_KEY, which is needed where users are suppressed.
+    """
+
+    def move(privacy: Privacy) -> MergeReceipt:
+        try:
+            return privacy.merge(guest=guest, user=user, force=force)
+        except IdentifiedUserError:
+            raise fail("the guest is in the users table; to merge two users, pass --force") from None
+
+    receipt = _with_privacy(url, schema, None, move)
+    show([{"what": table, "rows": number} for table, number in receipt.moved.items()], output, empty="")
+    if receipt.suppressed:
+        typer.echo(
+            "usage-instrument: the guest or the user is erased or opted out: the rows stay the guest's", err=True
+        )
+        raise typer.Exit(PROBLEMS)
+
+
 def _with_privacy(url: str | None, schema: str | None, journal: str | None, work: Callable[[Privacy], T]) -> T:
     place = required(url)
     tables = read(url, schema, lambda connection, tables: tables)
@@ -99,11 +134,7 @@ def _with_privacy(url: str | None, schema: str | None, journal: str | None, work
         settings = replace(
             Settings.from_environment(enabled=True),
             schema=schema,
-            users=None,
             user_id_type=tables.user_id_type,
             journal=directory,
         )
-        try:
-            return work(Privacy(Backend(place, settings, tables), settings, canonical_user(tables.user_id_type)))
-        except UnknownUserError:
-            raise fail("there is no trace of this user; to forget them all the same, pass --force") from None
+        return work(Privacy(Backend(place, settings, tables), settings, canonical_user(tables.user_id_type)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import hmac
+from collections.abc import Collection
 from typing import Literal, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, insert, literal, select, true, update
 
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.events import canonical_user
@@ -25,6 +26,7 @@ FORGOTTEN_KEPT: State = "forgotten_kept"
 """Forgotten, but the audit trail goes on naming the user."""
 OPTED_OUT: State = "opted_out"
 OPTED_IN: State = "opted_in"
+_NOT_COUNTED = (FORGOTTEN, FORGOTTEN_KEPT, OPTED_OUT)
 _MARGIN = dt.timedelta(hours=1)
 """Rows of the last hour are read again: a row may be committed long after its `changed_at`."""
 _CACHED_USERS = 100_000
@@ -100,11 +102,7 @@ class Suppressions:
                 min(row.changed_at, now) if self._newest is None else max(self._newest, min(row.changed_at, now))
             )
         if foreign and not self._is_confirmed:
-            reason = "is not set" if self._key is None else "is not the one of these rows"
-            raise ConfigurationError(
-                f"{table.fullname} was written with a privacy_key, and here privacy_key {reason}: "
-                "set the same privacy_key in every process"
-            )
+            raise _foreign(table, self._key)
         if foreign:
             log.warning(
                 "foreign suppressions", "%s has %d rows of another privacy_key: ignored", table.fullname, foreign
@@ -135,7 +133,7 @@ class Suppressions:
 
     def suppresses(self, user: UserId) -> bool:
         """Whether the user is not counted."""
-        return self.state(user) in (FORGOTTEN, FORGOTTEN_KEPT, OPTED_OUT)
+        return self.state(user) in _NOT_COUNTED
 
     def erases(self, user: UserId) -> bool:
         """Whether the user is erased: no count may name them, in memory or on the disk."""
@@ -167,6 +165,31 @@ def state_of(connection: Connection, tables: Tables, key: Key, user: UserId) -> 
     table = tables.suppressions
     found: State | None = connection.scalar(select(table.c.state).where(table.c.user_hash == key.hash_of(user)))
     return found
+
+
+def any_suppressed(connection: Connection, tables: Tables, key: Key | None, users: Collection[UserId]) -> bool:
+    """Whether one of the users is not counted, by the rows in the table. Raises ConfigurationError as
+    `Suppressions.read` does."""
+    table = tables.suppressions
+
+    def has(condition: ColumnElement[bool]) -> bool:
+        return connection.scalar(select(literal(1)).select_from(table).where(condition).limit(1)) is not None
+
+    if key is None:
+        if has(table.c.state != OPTED_IN):
+            raise _foreign(table, key)
+        return False
+    if not has(table.c.key_id == key.id) and has(true()):
+        raise _foreign(table, key)
+    return any(state_of(connection, tables, key, user) in _NOT_COUNTED for user in users)
+
+
+def _foreign(table: Table, key: Key | None) -> ConfigurationError:
+    reason = "is not set" if key is None else "is not the one of these rows"
+    return ConfigurationError(
+        f"{table.fullname} was written with a privacy_key, and here privacy_key {reason}: "
+        "set the same privacy_key in every process"
+    )
 
 
 def mark(connection: Connection, tables: Tables, key: Key) -> None:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Uuid, exc, inspect
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnClause,
+    Connection,
+    MetaData,
+    Table,
+    Uuid,
+    exc,
+    inspect,
+    literal,
+    select,
+)
+from sqlalchemy import column as column_clause
+from sqlalchemy import table as table_clause
 from sqlalchemy import types as sqltypes
 from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.types import TypeEngine
 
-from usage_instrument.errors import ConfigurationError
-from usage_instrument.events import STRING_ID_LENGTH
+from usage_instrument.errors import ConfigurationError, UserIdError
+from usage_instrument.events import STRING_ID_LENGTH, canonical_user
 from usage_instrument.runtime import log
-from usage_instrument.typing import UserIdType
+from usage_instrument.typing import UserId, UserIdType
 
 from . import dialects
 from .dialects.base import UsersColumn
@@ -178,6 +193,41 @@ def find_users(
     if column is None:
         return Users(None, "user_id has no foreign key")
     return Users(column, f"user_id refers to {column_name(column)}")
+
+
+def is_in_users_table(connection: Connection, schema: str | None, users: object, user: UserId) -> bool:
+    """Whether a live users table, which `users=` names, has the user, also if no foreign key can refer to it.
+
+    With `"auto"` and None, it is `users(id)`. False if there is no such column, or if its type holds no such id.
+    """
+    inspector = inspect(connection)
+    for place in _named_columns(connection, inspector, schema, users):
+        live = live_column(connection, inspector, place.schema, place.table, place.column)
+        kind = None if live is None else kind_of(live.type)
+        if live is None or kind is None:
+            continue
+        id_: ColumnClause[Any] = column_clause(live.name, live.type)
+        try:
+            canonical = canonical_user(kind)(user)
+        except UserIdError:
+            return False
+        table = table_clause(place.table, id_, schema=place.schema)
+        return connection.scalar(select(literal(1)).select_from(table).where(id_ == canonical).limit(1)) is not None
+    return False
+
+
+def _named_columns(
+    connection: Connection, inspector: Inspector, schema: str | None, users: object
+) -> Iterable[UsersColumn]:
+    users = getattr(users, "__table__", users)  # a model
+    if isinstance(users, Table):
+        users = next(iter(users.primary_key.columns), None)
+    if isinstance(users, Column):
+        users = column_name(users)
+    if isinstance(users, str) and "." in users:
+        return [UsersColumn.parse(users)]
+    schemas = dialects.get(connection.dialect.name).users_schemas(schema, inspector.default_schema_name)
+    return [UsersColumn(place, "users", "id") for place in schemas]
 
 
 def _find_by_name(connection: Connection, metadata: MetaData, schema: str | None, user_id_type: UserIdType) -> Users:

@@ -156,7 +156,7 @@ class Store:
         return self._write(ledger, batch)
 
     def _write(self, ledger: Ledger, batch: Batch) -> Outcome:
-        flush = cast("Flush", self._flush)  # open() ran
+        flush = self.statements
         chain = self._chain
         if batch.accesses and chain is None:
             chain = self._chain = self.new_chain()
@@ -321,7 +321,12 @@ class Store:
     @property
     def retention(self) -> Retention:
         """Prunes the tables; open() ran. Its methods raise WriteError."""
-        return Retention(self._tables, self._settings, cast("Flush", self._flush), self.transact, self._read)
+        return Retention(self._tables, self._settings, self.statements, self.transact, self._read)
+
+    @property
+    def statements(self) -> Flush:
+        """The statements that add counts to the live tables; open() ran."""
+        return cast("Flush", self._flush)
 
     def dispose(self) -> None:
         """Close the connections; errors do not matter."""

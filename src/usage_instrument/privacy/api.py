@@ -23,6 +23,8 @@ from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UserId
 
 from .erasure import PATIENCE, Erasure, Receipt
+from .merge import PATIENCE as MERGE_PATIENCE
+from .merge import Merge, MergeReceipt
 from .personal_data import personal_data
 
 _LOCK_TIMEOUT, _STATEMENT_TIMEOUT = 10.0, 60.0  # seconds: longer than the writer's, as no request waits
@@ -125,10 +127,28 @@ class Privacy:
         """As forget, without blocking the event loop."""
         return await in_worker_thread(partial(self.forget, user, actor=actor, keep_audit=keep_audit, force=force))
 
+    def merge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
+        """Move the counts and the history of a guest to a user: sums, the newer metadata and the later `last_used`.
+
+        The audit trail does not change. Uses that other processes have not written yet stay the guest's, until `merge`
+        is called again. Nothing moves if either is erased or opted out. Needs a `privacy_key` only where users are
+        suppressed. Raises IdentifiedUserError if the guest is in the users table, unless `force`, and UnknownUserError
+        if `user_id` refers to a users table that does not have the user.
+        """
+        given = [self._user_id(guest), self._user_id(user)]
+        self._flush(self._settings.shutdown_timeout)
+        with self._connected() as store:
+            guest_id, user_id = persistently(partial(store.spellings_of, given), MERGE_PATIENCE)
+            return Merge(self._backend, self._settings, store, guest_id, user_id).run(force=force)
+
+    async def amerge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
+        """As merge, without blocking the event loop."""
+        return await in_worker_thread(partial(self.merge, guest=guest, user=user, force=force))
+
     def _user_id(self, user: object) -> UserId:
         user_id = self._canonical(user_ids.user_id_of(user))
         if user_id is None:
-            raise UserIdError("the anonymous user has no data of their own and cannot opt out: pass a user")
+            raise UserIdError("the anonymous user has no data of their own: pass a user")
         return user_id
 
     def _key(self) -> Key:
@@ -142,12 +162,17 @@ class Privacy:
 
     @contextmanager
     def _store(self) -> Iterator[Store]:
+        with self._connected() as store:
+            persistently(store.open, PATIENCE)
+            yield store
+
+    @contextmanager
+    def _connected(self) -> Iterator[Store]:
         connector = self._backend.connect()
         if connector.is_async and in_event_loop():
             raise UsageInstrumentError("in an event loop, await the function of this name with an a in front")
         store = Store(connector, self._backend.tables(), self._settings)
         try:
-            persistently(store.open, PATIENCE)
             yield store
         finally:
             store.dispose()

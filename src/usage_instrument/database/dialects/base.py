@@ -103,6 +103,13 @@ class Flush(ABC):
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
         """Add the buckets of the counts to the history, in the caller's transaction."""
 
+    def queue(self, connection: Connection) -> None:  # noqa: B027 - optional
+        """Wait until no other writer is within a transaction, where writers queue for each other; `apply` does."""
+
+    def row_order(self, table: Table) -> list[ColumnElement[Any]]:
+        """The order in which all writers lock the rows of a table."""
+        return [table.c.user_id, table.c.feature_name]
+
 
 class Dialect(ABC):
     """One database. A new one is a subclass in a folder, and a line in the registry of this package."""

@@ -79,7 +79,7 @@ class MariaDBFlush(Flush):
         self._insert_usage, self._insert_history = _INSERT.format(**names), _INSERT_HISTORY.format(**names)
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
-        connection.execute(self._queue)
+        self.queue(connection)
         if not ledger.advance(connection, batch.number):
             return False
         if batch.counts:
@@ -87,6 +87,9 @@ class MariaDBFlush(Flush):
         if batch.counts and batch.counts[0].history:
             self.add_history(connection, batch.counts)
         return True
+
+    def queue(self, connection: Connection) -> None:
+        connection.execute(self._queue)
 
     def _add_usage(self, connection: Connection, batch: Batch) -> None:
         rows = {"rows": usage_json(batch.counts, hex_users=self._hex)}
