@@ -30,6 +30,7 @@ myst_heading_anchors = 4  # as GitHub makes them
 myst_enable_extensions = ["colon_fence", "deflist"]
 suppress_warnings = ["myst.header"]
 
+autodoc_mock_imports = ["arq"]  # it fits beside no RQ of today
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True

@@ -58,7 +58,7 @@ THIRD_PARTY = {
     "dashboard": {"anyio", "jinja2", "markupsafe", "starlette"},
     "integrations": {
         *("asgiref", "celery", "click", "django", "fastapi", "flask", "flask_admin", "flask_login", "opentelemetry"),
-        *("ariadne", "graphql", "sqladmin", "strawberry"),
+        *("ariadne", "arq", "graphql", "sqladmin", "strawberry"),
         *("dramatiq", "huey", "prometheus_client", "rq", "starlette", "taskiq", "werkzeug"),
     },
     "experiments": {"numpy", "scipy"},

@@ -54,6 +54,36 @@ elif os.environ["QUEUE"] == "huey":
         for job in jobs:
             job()
 
+elif os.environ["QUEUE"] == "arq":
+    from arq import create_pool
+    from arq.connections import RedisSettings
+    from arq.worker import func
+
+    from usage_instrument.integrations.arq import carry_user
+    from usage_instrument.integrations.arq import instrument as instrument_arq
+
+    async def exports(ctx: object) -> None:
+        export()
+
+    async def finishes(ctx: object) -> None:
+        finish()
+
+    class WorkerSettings:
+        functions = (func(exports, name="export"), func(finishes, name="finish"))
+        redis_settings = RedisSettings(port=PORT)
+        max_jobs = 1
+
+    instrument_arq(WorkerSettings, exclude=["finish"])
+
+    async def _enqueue() -> None:
+        pool = carry_user(await create_pool(WorkerSettings.redis_settings))
+        await pool.enqueue_job("export")
+        await pool.enqueue_job("finish", _defer_by=0.1)  # arq runs the jobs of one millisecond in any order
+        await pool.connection_pool.disconnect()
+
+    def send() -> None:
+        asyncio.run(_enqueue())
+
 else:
     from taskiq_redis import ListQueueBroker
 

@@ -1,4 +1,4 @@
-"""Dramatiq, Huey, Taskiq and RQ: what a task counts as, and whose it is. Celery has a file of its own."""
+"""Dramatiq, Huey, Taskiq, RQ and arq: what a task counts as, and whose it is. Celery has a file of its own."""
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, no-check-untyped-defs
 
 from __future__ import annotations
@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -138,8 +139,8 @@ class RQ:
     prefix = __name__ + "."
 
     def __init__(self, stack):
+        rq = pytest.importorskip("rq")
         import redis
-        import rq
 
         from usage_instrument.integrations.rq import CountsJobs, Queue
 
@@ -159,7 +160,78 @@ class RQ:
         self.worker.work(burst=True)
 
 
-@pytest.fixture(params=[Dramatiq, Huey, Taskiq, RQ])
+of_arq = pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
+"""What arq's own worker does with Redis."""
+
+
+class Arq:
+    """It fits beside no RQ and no Taskiq, since it needs a Redis client before 6: scripts/matrix installs it."""
+
+    prefix = ""
+
+    def __init__(self, stack):
+        pytest.importorskip("arq")
+        from arq import Retry, create_pool
+        from arq.connections import RedisSettings
+        from arq.worker import func
+
+        from usage_instrument.integrations.arq import carry_user, instrument
+
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        stack.callback(asyncio.set_event_loop, None)
+        stack.callback(self.loop.close)
+
+        async def exports(ctx, fails=False):
+            export(fails)
+
+        @usage.tracks("report_sent")
+        async def reports(ctx):
+            pass
+
+        async def fails_once(ctx):
+            try:
+                flaky()
+            except ZeroDivisionError:
+                raise Retry from None
+
+        async def follows(ctx):
+            await ctx["redis"].enqueue_job("export")
+
+        class WorkerSettings:
+            functions = [
+                func(coroutine, name=name)
+                for name, coroutine in (("export", exports), ("report", reports), ("flaky", fails_once))
+            ] + [func(follows, name="follow")]
+            redis_settings = RedisSettings(port=entered(servers.redis, stack))
+            burst = True
+            handle_signals = False
+            poll_delay = 0.01
+
+        self.settings = instrument(WorkerSettings)
+        self.pool = carry_user(self.loop.run_until_complete(create_pool(WorkerSettings.redis_settings)))
+        stack.callback(lambda: self.loop.run_until_complete(self.pool.connection_pool.disconnect()))
+
+    def send(self, name, **arguments):
+        return self.loop.run_until_complete(self.pool.enqueue_job(name, **arguments))
+
+    def run(self):
+        from arq.worker import create_worker
+
+        worker = create_worker(self.settings)
+        self.loop.run_until_complete(worker.main())
+        self.loop.run_until_complete(worker.close())
+
+
+@pytest.fixture
+def arq():
+    ACTORS.clear()
+    TRIES.clear()
+    with contextlib.ExitStack() as stack:
+        yield Arq(stack)
+
+
+@pytest.fixture(params=[Dramatiq, Huey, Taskiq, RQ, pytest.param(Arq, marks=of_arq)])
 def queue(request):
     ACTORS.clear()
     TRIES.clear()
@@ -210,6 +282,92 @@ def test_what_follows_a_task_of_huey_has_its_user():
     assert [(use.feature.rpartition(".")[2], use.user) for use in captured.uses] == [("first", 7), ("then", 7)]
 
 
+@of_arq
+def test_what_a_job_of_arq_enqueues_has_its_user(arq):
+    with capture_usage() as captured:
+        with usage.as_user(7):
+            arq.send("follow")
+        arq.run()
+    assert sorted((use.feature, use.user) for use in captured.uses) == [
+        ("export", 7),
+        ("follow", 7),
+        ("pdf_rendered", 7),
+    ]
+
+
+@of_arq
+def test_a_worker_of_arq_that_is_not_instrumented_runs_such_jobs(arq):
+    from arq.worker import create_worker, func
+
+    async def plain(ctx, **arguments):
+        ACTORS.append(arguments)
+
+    class Plain:
+        functions = (func(plain, name="export"),)
+        redis_settings, burst, handle_signals = arq.settings.redis_settings, True, False
+
+    with usage.as_user(7):
+        job = arq.send("export", fails=False)
+    worker = create_worker(Plain)
+    arq.loop.run_until_complete(worker.main())
+    assert arq.loop.run_until_complete(job.result(timeout=20)) is None
+    arq.loop.run_until_complete(worker.close())
+    assert ACTORS == [{"fails": False}]
+
+
+@of_arq
+def test_options_and_serialisers_of_arq(arq, caplog):
+    from arq import cron
+    from arq.connections import RedisSettings
+    from arq.worker import create_worker, func
+
+    from usage_instrument.errors import ConfigurationError
+    from usage_instrument.integrations.arq import carry_user, instrument
+
+    jobs = []
+
+    async def mail(ctx, address):
+        return address
+
+    async def nightly(ctx):
+        pass
+
+    class WorkerSettings:
+        functions = (func(mail, name="mail"),)
+        cron_jobs = (cron(nightly, name="nightly", run_at_startup=True, unique=False),)
+        redis_settings: RedisSettings = arq.settings.redis_settings
+        burst, handle_signals, queue_name = True, False, "json"
+        job_serializer = staticmethod(lambda data: json.dumps(data).encode())
+        job_deserializer = staticmethod(json.loads)
+
+    def metadata(job):
+        jobs.append(job)
+        return {"to": job.args[0] if job.args else None, "try": job.context["job_try"]}
+
+    instrument(WorkerSettings, features={"mail": "never"})
+    instrument(WorkerSettings, features={"mail": "mail_sent"}, metadata=metadata)
+    assert "the new options hold" in caplog.text
+    arq.pool.job_serializer = WorkerSettings.job_serializer
+    arq.pool.job_deserializer = WorkerSettings.job_deserializer
+    assert carry_user(carry_user(arq.pool)) is arq.pool
+    with capture_usage() as captured:
+        with usage.as_user("ada", actor=9):
+            job = arq.loop.run_until_complete(arq.pool.enqueue_job("mail", "bob", _queue_name="json"))
+        worker = create_worker(WorkerSettings)
+        arq.loop.run_until_complete(worker.main())
+        assert arq.loop.run_until_complete(job.result(timeout=20)) == "bob"
+        arq.loop.run_until_complete(worker.close())
+    assert captured.count("mail_sent", user="ada") == 1
+    assert captured.count("nightly", user=None) == 1
+    assert [use.metadata for use in captured.uses if use.feature == "mail_sent"] == [{"to": "bob", "try": 1}]
+    assert {job.name for job in jobs} == {"mail", "nightly"}
+    for wrong in (type("NoFunctions", (), {}), {"functions": [mail]}):
+        with pytest.raises(ConfigurationError, match="with functions or cron_jobs"):
+            instrument(wrong)
+    with pytest.raises(TypeError, match="did you mean 'features'"):
+        instrument(WorkerSettings, feature={})
+
+
 def test_headers_that_hold_no_user_reject_instead_of_counting_for_nobody():
     counter = TaskCounter({})
     refused = Request("http", "POST")
@@ -249,6 +407,7 @@ def test_options_that_cannot_work_raise_at_once(name):
 # ---- real workers, in processes of their own
 
 COMMANDS = {
+    "arq": ["arq", "task_queues.WorkerSettings"],
     "dramatiq": ["dramatiq", "task_queues", "--processes", "1", "--threads", "1"],
     "huey": ["huey_consumer", "task_queues.queue", "-k", "process", "-w", "1"],
     "taskiq": ["taskiq", "worker", "task_queues:list_broker", "--workers", "1", "--max-async-tasks", "1"],
