@@ -144,6 +144,43 @@ def test_a_serverless_handler_writes_before_it_returns(sqlite: Database, tables:
     assert handle.__name__ == "handle"
 
 
+def test_a_handler_writes_within_the_time_of_its_call(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = usage.configure(sqlite.url, flush_interval=3600)  # without tables: nothing can be written
+    timeouts: list[float] = []
+    flush, aflush = tracker.flush, tracker.aflush
+
+    class Context:
+        def __init__(self, milliseconds: int) -> None:
+            self.get_remaining_time_in_millis = lambda: milliseconds
+
+    class Later:
+        async def __call__(self, event: None, context: object) -> str:
+            usage.track("later")
+            return "answered"
+
+    def waits(timeout: float) -> bool:
+        timeouts.append(timeout)
+        return flush(min(timeout, 0.1))
+
+    async def waits_later(timeout: float) -> bool:
+        timeouts.append(timeout)
+        return await aflush(min(timeout, 0.1))
+
+    monkeypatch.setattr(tracker, "flush", waits)
+    monkeypatch.setattr(tracker, "aflush", waits_later)
+
+    @usage.flush_after
+    def handle(event: None, context: object) -> str:
+        usage.track("export")
+        return "answered"
+
+    assert [handle(None, Context(left)) for left in (60_000, 1_250, 100)] == ["answered"] * 3
+    assert handle(None, None) == "answered"
+    assert asyncio.run(usage.flush_after(Later())(None, Context(750))) == "answered"
+    assert timeouts == [5.0, 1.0, 0.0, 5.0, 0.5]
+    assert usage.stats().pending == 5
+
+
 def test_strict_raises_where_it_is_wrong(sqlite: Database) -> None:
     usage.configure(sqlite.url, strict=True)
     with pytest.raises(UserIdError):

@@ -38,6 +38,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 _tracker: Tracker | None = None
 _line = "nowhere"  # the line of that configure()
 _former: list[Tracker] = []  # replaced, and maybe still writing: the exit waits for them
+_FLUSH_TIMEOUT, _MARGIN = 5.0, 0.25  # seconds
 SILENT_UNDER_PYTEST = (
     "under pytest, nothing is written to the database. To write, pass enabled=True to configure, or set "
     "USAGE_INSTRUMENT_ENABLED=1 (0 hides this line). To assert uses, take the fixture captured_usage"
@@ -210,17 +211,18 @@ async def aflush(timeout: float = 5.0) -> bool:
 def flush_after(handler: C) -> C:
     """A handler of a serverless function that writes what is pending before it returns, also if it raises.
 
-    Such a platform stops the process between two calls, and ends it without notice. What the database does not take
-    within `timeout` seconds of `flush` stays pending for the next call. A coroutine function is awaited.
+    Such a platform freezes the process between two calls, and ends it without notice. What the database does not take
+    within 5 seconds stays pending for the next call. If the second argument is the context of AWS Lambda, the writing
+    ends 0.25 seconds before the time of the call is over. A coroutine function is awaited.
     """
     flushing: Callable[..., Any]
-    if inspect.iscoroutinefunction(handler):
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
 
         async def flushing(*args: Any, **kwargs: Any) -> Any:
             try:
                 return await handler(*args, **kwargs)
             finally:
-                await aflush()
+                await aflush(_time_to_flush(args))
 
     else:
 
@@ -228,9 +230,15 @@ def flush_after(handler: C) -> C:
             try:
                 return handler(*args, **kwargs)
             finally:
-                flush()
+                flush(_time_to_flush(args))
 
     return functools.wraps(handler)(flushing)  # type: ignore[return-value]
+
+
+def _time_to_flush(args: tuple[Any, ...]) -> float:
+    """Seconds that a call of a function may take to write: a call that is out of time loses its answer."""
+    left = getattr(args[1], "get_remaining_time_in_millis", None) if len(args) > 1 else None
+    return _FLUSH_TIMEOUT if left is None else min(max(left() / 1000 - _MARGIN, 0.0), _FLUSH_TIMEOUT)
 
 
 def shutdown(timeout: float | None = None) -> bool:
