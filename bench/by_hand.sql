@@ -88,14 +88,15 @@ ORDER BY usage_count DESC, user_id LIMIT 10
 
 -- power_users, 28 days
 WITH used AS MATERIALIZED (
-  SELECT user_id, feature_name, sum(usage_count) AS uses
+  SELECT user_id, sum(usage_count) AS uses
   FROM feature_usage_history WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days'
-  GROUP BY user_id, feature_name
+  GROUP BY user_id
 ), top AS (
-  SELECT user_id, sum(uses) AS uses, count(feature_name) AS features
-  FROM used WHERE user_id IS NOT NULL GROUP BY user_id ORDER BY uses DESC, user_id LIMIT 10
+  SELECT user_id, uses FROM used WHERE user_id IS NOT NULL ORDER BY uses DESC, user_id LIMIT 10
 )
-SELECT user_id, uses, uses::float8 / (SELECT sum(uses) FROM used) AS share, features,
+SELECT user_id, uses, uses::float8 / (SELECT sum(uses) FROM used) AS share,
+  (SELECT count(DISTINCT feature_name) FROM feature_usage_history h WHERE h.user_id = top.user_id
+    AND bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '27 days') AS features,
   (SELECT max(last_used) FROM feature_usage f WHERE f.user_id = top.user_id) AS last_used
 FROM top ORDER BY uses DESC, user_id
 
