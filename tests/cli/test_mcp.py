@@ -103,7 +103,7 @@ def test_what_a_metadata_key_holds_of_few_users_stays_hidden(sqlite: Database) -
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("top_features", {"limit": 0}, "limit: 0 is less than the minimum of 1"),
-    ("top_features", {"since": "yesterday"}, "--since is 12h, 30d, 4w or a date"),
+    ("top_features", {"since": "yesterday"}, "since is 12h, 30d, 4w or a date"),
     ("top_features", {"sql": "DROP TABLE feature_usage"}, "'sql' was unexpected"),
     ("trend", {"feature": "calendar_serch"}, "did you mean calendar_search"),
     ("trend", {"by": "year"}, "by: 'year' is not one of"),

@@ -174,7 +174,7 @@ def test_nothing_yet(database: Database) -> None:
         (["trend", "--feature", "calendar_brows"], "did you mean calendar_browse"),
         (
             ["top", "--since", "yesterday"],
-            "--since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not 'yesterday'",
+            "since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not 'yesterday'",
         ),
         (["user", "ada"], "neither"),
         (["recommend", "anonymous"], "the anonymous user resembles nobody"),

@@ -74,6 +74,13 @@ def test_an_address_that_is_too_long_or_broken(small_past: Past) -> None:
     assert asgi(app, "/search", q="\ufffd\ud7ff").status == 200
 
 
+@pytest.mark.parametrize(("threshold", "reason"), [("high", "is a number"), ("-1", "above 0"), ("nan", "above 0")])
+def test_a_wrong_argument_is_named(small_past: Past, threshold: str, reason: str) -> None:
+    app = Dashboard(small_past.url, authorize=yes)
+    told(asgi(app, "/spikes", threshold=threshold), 400, "Threshold is a number", reason)
+    assert asgi(app, "/spikes.csv", threshold=threshold).status == 400
+
+
 def test_empty_tables(database: Database) -> None:
     create_all(database.engine())
     app = Dashboard(database.url, authorize=yes)

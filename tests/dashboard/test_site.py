@@ -47,7 +47,7 @@ def ways(past: Past) -> list[Callable[..., Answer]]:
 
 def addresses(past: Past) -> list[tuple[str, dict[str, Any]]]:
     """Every page there is, with what it needs."""
-    given: dict[str, Any] = {"feature": "export", "user": str(past.user_ids[0]), "key": "layout"}
+    given: dict[str, Any] = {"feature": "export", "user": str(past.user_ids[0]), "key": "layout", "threshold": "3"}
     found = [
         ("/", {}),
         ("/search", {"q": "ex"}),

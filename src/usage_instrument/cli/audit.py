@@ -25,14 +25,15 @@ from usage_instrument.database.expressions import Ago
 from usage_instrument.database.inspection import audit_problem
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditError
+from usage_instrument.queries.arguments import user_id
+from usage_instrument.queries.periods import since_of
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UNSET
 
 from .database import read
 from .errors import PROBLEMS, fail, printable
-from .options import Format, Output, Schema, Url, period, span
+from .options import Format, Output, Schema, Url, span
 from .output import show
-from .questions import user_id
 
 T = TypeVar("T")
 _METADATA_WIDTH = 80
@@ -245,7 +246,7 @@ def _filters(
     since: str | None,
     until: str | None,
 ) -> dict[str, Any]:
-    last = None if until is None else period(until)
+    last = None if until is None else since_of(until)
     if isinstance(last, dt.timedelta):
         raise fail(f"--until is a date or time such as 2026-01-31 (UTC), not {until!r}")
     return {
@@ -253,7 +254,7 @@ def _filters(
         "actor": UNSET if actor is None else user_id(actor, tables),
         "feature": feature,
         "outcome": None if outcome is None else outcome.value,
-        "since": period(since),
+        "since": None if since is None else since_of(since),
         "until": last,
     }
 

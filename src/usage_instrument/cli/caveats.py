@@ -11,7 +11,10 @@ from usage_instrument.database import dialects
 from usage_instrument.database.expressions import StartOf
 from usage_instrument.database.schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from usage_instrument.database.tables import Tables
-from usage_instrument.queries.questions import TREND, UNUSED, VARIANTS, Question
+from usage_instrument.queries.questions import Question
+from usage_instrument.queries.trend import TREND
+from usage_instrument.queries.unused_features import UNUSED
+from usage_instrument.queries.variants import VARIANTS
 
 NOTHING_DECLARED = "no code has declared a feature here, so no feature can be reported as unused"
 
@@ -28,7 +31,7 @@ def caveats(
         yield f"{table} has no unique index and may count a user twice: run `usage-instrument db upgrade`"
     if question is UNUSED and not _has(connection, tables.catalog.c.feature_name.is_not(None)):
         yield NOTHING_DECLARED
-    if question is TREND and given["by"].value == "hour":
+    if question is TREND and given["by"] == "hour":
         start = tables.history.c.bucket_start
         if not _has(connection, start != StartOf("day", start)):
             yield "this history is kept by day: each day's uses are shown at its first hour"

@@ -15,13 +15,13 @@ import typer
 
 from usage_instrument import Tracker
 from usage_instrument.database import engines
+from usage_instrument.queries.arguments import user_id
 from usage_instrument.settings import Settings
 from usage_instrument.typing import Scope, UserId
 
 from .database import parsed, read
 from .errors import explained, fail
 from .options import Schema, Url, required
-from .questions import user_id
 
 PORT = 8765
 

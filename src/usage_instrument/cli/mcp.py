@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from sqlalchemy import Connection
@@ -14,14 +14,12 @@ from usage_instrument.dashboard.errors import PageError
 from usage_instrument.dashboard.reader import Reader
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError
-from usage_instrument.queries.periods import Since, since_text
-from usage_instrument.queries.questions import QUESTIONS, VARIANTS, Argument, Query, Question
-from usage_instrument.typing import Unit, UserId
+from usage_instrument.queries.questions import LIMIT, QUESTIONS, USER, Query, Question
 
 from .database import parsed
 from .errors import explained, fail
 from .options import Schema, Url, required
-from .questions import Step, ask, select_of
+from .questions import ask
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -34,14 +32,6 @@ _INSTRUCTIONS = (
     "Answers questions about which features of an application people use. It only reads. `adoption` lists the features "
     "with their users and uses, `unused` those without. Days are UTC days. Anonymous uses have no user."
 )
-_SCHEMAS: dict[Any, dict[str, Any]] = {
-    str: {"type": "string"},
-    UserId: {"type": "string"},
-    Since: {"type": "string"},
-    Unit: {"enum": list(get_args(Unit))},
-    int: {"type": "integer", "minimum": 1, "maximum": ROWS},
-    float: {"type": "number", "exclusiveMinimum": 0},
-}
 
 
 def mcp(
@@ -81,7 +71,7 @@ def server_for(reader: Reader, identities: bool) -> Server[Any]:
     questions = {
         question.select.__name__: question
         for question in QUESTIONS
-        if identities or not any(argument.type is UserId for argument in question.arguments)
+        if identities or not any(argument.type is USER for argument in question.arguments)
     }
     tools = [
         Tool(
@@ -127,39 +117,43 @@ def checked(question: Question, given: Mapping[str, Any]) -> dict[str, Any]:
 
     for error in Draft202012Validator(_schema(question)).iter_errors(dict(given)):
         raise ConfigurationError(f"{'.'.join(map(str, error.path)) or question.name}: {error.message}")
-    arguments = {argument.name: given.get(argument.name, _default(argument)) for argument in question.arguments}
-    return arguments | ({"by": Step(arguments["by"])} if "by" in arguments else {})
+    return {argument.name: given.get(argument.name, argument.written_default) for argument in question.arguments}
 
 
 def _answer(
     connection: Connection, tables: Tables, question: Question, given: Mapping[str, Any], identities: bool
 ) -> dict[str, Any]:
     limit = min(given.get("limit", ROWS), ROWS)
-    query: Query = select_of(question, tables, {**given, "limit": limit + 1} if "limit" in given else given)
+    query: Query = question.query({**given, "limit": limit + 1} if "limit" in given else given, tables)
     query = query.limit(limit + 1)
     answer = ask(connection, tables, question, query, given)
-    users = {column.name for column in question.columns if column.kind == "user"}
+    hidden = set() if identities else question.names_of("user")
+    values = set() if identities else question.names_of("variant")
     rows = [
-        {name: value for name, value in row.items() if identities or name not in users}
+        {name: value for name, value in row.items() if name not in hidden}
         for row in answer.rows[:limit]
-        if identities or question is not VARIANTS or row["variant"] is None or row["unique_users"] >= FEWEST
+        if row.get("unique_users", FEWEST) >= FEWEST or all(row[name] is None for name in values)
     ]
     found = {"rows": rows, "has_more": len(answer.rows) > limit, "caveats": answer.caveats}
-    values: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    return values
+    as_json: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return as_json
 
 
 def _description(question: Question, identities: bool) -> str:
     about = question.about.format(period="in the period", by="step", key="key")
-    hidden = f" Values of fewer than {FEWEST} users are left out." if question is VARIANTS and not identities else ""
+    hidden = (
+        f" Values of fewer than {FEWEST} users are left out." if question.names_of("variant") and not identities else ""
+    )
     return f"{question.summary} {about}{hidden}"
 
 
 def _schema(question: Question) -> dict[str, Any]:
     properties = {}
     for argument in question.arguments:
-        default = _default(argument)
-        described = {**_SCHEMAS[argument.type], "description": argument.help}
+        default = argument.written_default
+        described = {**argument.type.schema, "description": argument.help}
+        if argument.type is LIMIT:
+            described["maximum"] = ROWS
         properties[argument.name] = described if default is None else {**described, "default": default}
     return {
         "type": "object",
@@ -167,10 +161,3 @@ def _schema(question: Question) -> dict[str, Any]:
         "required": [argument.name for argument in question.arguments if argument.is_required],
         "additionalProperties": False,
     }
-
-
-def _default(argument: Argument) -> Any:
-    """The default as the command line takes it; None for none."""
-    if argument.is_required or argument.default is None:
-        return None
-    return since_text(argument.default) if argument.type is Since else argument.default

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from usage_instrument.errors import ConfigurationError
+from usage_instrument.queries.periods import span_of
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings
 
 from .errors import fail
@@ -83,7 +83,6 @@ Output: TypeAlias = Annotated[
 
 USER = "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55"
 """The user of the examples."""
-_UNITS = {"h": dt.timedelta(hours=1), "d": dt.timedelta(days=1), "w": dt.timedelta(weeks=1)}
 
 
 def example(*words: str) -> str:
@@ -104,28 +103,9 @@ def settings(schema: str | None, users: str, user_id_type: UserIdKind) -> Settin
     return Settings.from_environment({f"{ENVIRONMENT_PREFIX}{name}": value for name, value in given.items()})
 
 
-def period(text: str | None) -> dt.timedelta | dt.datetime | None:
-    """The period of `--since`: a number of hours, days or weeks, or a date. Raises ConfigurationError."""
-    if text is None:
-        return None
-    back = _span(text)
-    if back is not None:
-        return back
-    try:
-        return dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(f"--since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not {text!r}") from None
-
-
 def span(text: str, option: str) -> dt.timedelta:
     """A number of hours, days or weeks. Ends the command for anything else."""
-    found = _span(text)
+    found = span_of(text)
     if found is None:
         raise fail(f"{option} is 12h, 30d or 4w, not {text!r}")
     return found
-
-
-def _span(text: str) -> dt.timedelta | None:
-    number, unit = text[:-1], _UNITS.get(text[-1:].lower())
-    is_number = number.isascii() and number.isdecimal() and len(number) <= 5
-    return int(number) * unit if unit is not None and is_number else None

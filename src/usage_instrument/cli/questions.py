@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 import enum
 import inspect
@@ -18,34 +17,27 @@ from sqlalchemy import URL, Connection, exc, select, union
 from usage_instrument.database.reflection import missing_tables
 from usage_instrument.database.schema import default_tables
 from usage_instrument.database.tables import Tables
-from usage_instrument.errors import ConfigurationError, SchemaError, UserIdError
-from usage_instrument.events import canonical_user
+from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.queries.display_names import display_names, with_display_names
-from usage_instrument.queries.periods import Since, since_text
+from usage_instrument.queries.periods import period_words, since_of
 from usage_instrument.queries.printed import printed
-from usage_instrument.queries.questions import QUESTIONS, TREND, UNUSED, Argument, Query, Question, period_words
+from usage_instrument.queries.questions import QUESTIONS, Argument, Query, Question
+from usage_instrument.queries.trend import TREND
+from usage_instrument.queries.unused_features import UNUSED
 from usage_instrument.settings import DATABASE_VARIABLE
-from usage_instrument.typing import Unit, UserId
 
 from .caveats import NOTHING_DECLARED, caveats, is_empty, old_tables
 from .database import read
 from .errors import ERROR, PROBLEMS, explained, fail, warn
-from .options import USER, Format, Output, Schema, Url, UserIdKind, UserIds, example, period
+from .options import USER, Format, Output, Schema, Url, UserIdKind, UserIds, example
 from .output import PADDING, UNBOUNDED, Printer, console, show, table
 
+_TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float}
+"""The types of options by those of JSON Schema."""
 _BAR = 40
 """The width of the longest bar, in characters."""
 _LEAST_BAR = 8
 """Below this width, there are no bars."""
-
-
-class Step(str, enum.Enum):
-    """The steps of a trend."""
-
-    HOUR = "hour"
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
 
 
 class Backend(str, enum.Enum):
@@ -113,23 +105,15 @@ def _sql_example(question: Question) -> str:
     return f"{required} --dialect postgresql"
 
 
-def user_id(text: str, tables: Tables) -> UserId:
-    """The user id that a text stands for in these tables. Raises UserIdError."""
-    if text == "anonymous":
-        return None
-    try:
-        return canonical_user(tables.user_id_type)(text)
-    except UserIdError as error:
-        raise UserIdError(f"{error}; the anonymous user is 'anonymous'") from None
-
-
 def _command(
     question: Question, work: Callable[..., None], options: Mapping[str, tuple[Any, Any]]
 ) -> Callable[..., None]:
     """A function with the signature that typer reads: the question's arguments, then the options."""
 
+    choices = {argument.name for argument in question.arguments if "enum" in argument.type.schema}
+
     def command(**given: Any) -> None:
-        work(question, **given)
+        work(question, **{name: value.value if name in choices else value for name, value in given.items()})
 
     parameters = [
         *map(_parameter, question.arguments),
@@ -144,35 +128,24 @@ def _command(
 
 
 def _parameter(argument: Argument) -> inspect.Parameter:
+    schema = argument.type.schema
     if argument.is_required:
         metavar = argument.name.removesuffix("_id").upper()
         kind: Any = Annotated[str, typer.Argument(help=argument.help, metavar=metavar)]
         return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
-    of_type = {Since: str | None, Unit: Step, str: str | None}.get(argument.type, argument.type)
-    option: Any = typer.Option(
-        help=argument.help,
-        min={int: 1, float: 0}.get(argument.type),
-        metavar={Since: "PERIOD", Unit: "STEP", int: "NUMBER", float: "NUMBER"}.get(argument.type),
-    )
-    default = argument.default
-    if isinstance(default, dt.timedelta):
-        default = since_text(default)
-    elif argument.type is Unit:
-        default = Step(default)
-    return inspect.Parameter(
-        argument.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[of_type, option]
-    )
+    default, of_type = argument.written_default, _TYPES[schema["type"]]
+    if "enum" in schema:
+        of_type = _choices(schema["enum"])
+        default = of_type(default)
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    option: Any = typer.Option(help=argument.help, min=least, metavar=argument.type.metavar)
+    kind = Annotated[of_type if default is not None else of_type | None, option]
+    return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
-def select_of(question: Question, tables: Tables, given: Mapping[str, Any]) -> Query:
-    """The question with these options, as text. Raises ConfigurationError, and UserIdError for a wrong id."""
-    converters: dict[str, Callable[[Any], Any]] = {
-        "since": period,
-        "user_id": lambda text: user_id(text, tables),
-        "by": lambda step: step.value,
-    }
-    arguments = {each.name: converters.get(each.name, lambda it: it)(given[each.name]) for each in question.arguments}
-    return question.select(**arguments, tables=tables)
+def _choices(values: Sequence[str]) -> Any:
+    """The values as an Enum, which typer checks, completes and shows."""
+    return enum.Enum("Choices", [(value, value) for value in values], type=str)
 
 
 def _answer(
@@ -181,7 +154,7 @@ def _answer(
     answer = read(
         url,
         schema,
-        lambda connection, tables: ask(connection, tables, question, select_of(question, tables, given), given),
+        lambda connection, tables: ask(connection, tables, question, question.query(given, tables), given),
     )
     is_nothing = answer.is_empty and output in (Format.TABLE, Format.MARKDOWN)
     for caveat in answer.caveats:
@@ -190,7 +163,8 @@ def _answer(
     if question is TREND and output is Format.TABLE and answer.rows and not answer.is_empty:
         _draw(answer)
     else:
-        words = {"period": period_words(period(given.get("since"))), "key": given.get("key"), "by": ""}
+        since = None if given.get("since") is None else since_of(given["since"])
+        words = {"period": period_words(since), "key": given.get("key"), "by": ""}
         empty = (
             "Nothing was counted so far. An app writes its uses every five seconds. "
             "Is it configured with this database? `usage-instrument doctor` checks."
@@ -220,14 +194,14 @@ def _print_sql(
         raise fail("SQL for which database? Pass --url or --dialect, not both")
     url = url or (os.environ.get(DATABASE_VARIABLE) if dialect is None else None)
     if url:
-        text = read(url, schema, lambda on, tables: printed(select_of(question, tables, given), on.dialect))
+        text = read(url, schema, lambda on, tables: printed(question.query(given, tables), on.dialect))
     elif dialect is None:
         raise fail("SQL for which database? Pass --url or --dialect")
     else:
         database = URL.create(dialect.value)
         with explained(database):
             tables = default_tables(schema, user_id_type.value)
-            text = printed(select_of(question, tables, given), database.get_dialect()())
+            text = printed(question.query(given, tables), database.get_dialect()())
     Printer().write(f"{text};\n")
 
 

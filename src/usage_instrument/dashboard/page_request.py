@@ -6,7 +6,7 @@ import datetime as dt
 import functools
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from usage_instrument.database.tables import Tables
 from usage_instrument.events import NAME_LENGTH, STRING_ID_LENGTH
 from usage_instrument.queries.display_names import display_names
+from usage_instrument.queries.questions import QUESTIONS, Argument
 from usage_instrument.typing import UserId
 
 from .cache import Cache
@@ -24,7 +25,9 @@ from .html import address
 T = TypeVar("T")
 
 MAX_KEY = 100
-PARAMETERS = frozenset({"feature", "key", "page", "period", "q", "user"})
+PARAMETERS = frozenset({"page", "period", "q"}).union(
+    argument.parameter for question in QUESTIONS for argument in question.arguments
+)
 """The parameters of the pages, without those of the audit trail."""
 ROWS = 50
 """Rows on a page of a table."""
@@ -157,6 +160,15 @@ class PageRequest:
                 404, "This is no user id", f"In these tables a user's id is {kind}, and “{text[:60]}” is not."
             )
         return user
+
+    def argument(self, argument: Argument) -> Any:
+        """The argument of a question in this address, or its default. Raises PageError, and UsageInstrumentError."""
+        text = self.parameters.get(argument.parameter)
+        if not text and not argument.is_required:
+            return argument.default
+        if argument.name in ("feature", "key", "user_id"):
+            return getattr(self, argument.parameter)
+        return argument.of_text(text or "", self.tables)
 
     def of_a_week(self) -> PageRequest:
         """This request for a week at most: spikes are found best beside a past that is four times as long."""

@@ -7,20 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from usage_instrument.queries.periods import Since
-from usage_instrument.queries.questions import (
-    NUMBERS,
-    QUESTIONS,
-    TREND,
-    USER_FEATURES,
-    Argument,
-    Query,
-    Question,
-    QuestionColumn,
-    period_words,
-)
+from usage_instrument.errors import UsageInstrumentError
+from usage_instrument.queries.periods import Since, period_words
+from usage_instrument.queries.questions import NUMBERS, QUESTIONS, Query, Question, QuestionColumn
+from usage_instrument.queries.trend import TREND
+from usage_instrument.queries.user_features import USER_FEATURES
 
 from .charts import Chart, Point, chart
+from .errors import PageError
 from .html import address
 from .page_request import ROWS, PageRequest, Pages
 
@@ -31,8 +25,6 @@ STEPS = 1_000
 CACHED = 1_000
 """Rows of a table up to the last page that is cached: each page is another answer from the first row on."""
 _SMALL_CHART = 48
-_ABOUT = {"feature": "feature", "user_id": "user", "key": "key"}
-"""The arguments that come from the address, by the names of its parameters."""
 
 BY_PAGE = {question.page: question for question in QUESTIONS}
 """All questions by the names of their pages."""
@@ -84,29 +76,28 @@ def has_period(question: Question) -> bool:
 
 def parameters_of(question: Question) -> dict[str, bool]:
     """The parameters of its address that are arguments of the question, and whether each is required."""
-    return {_ABOUT[each.name]: each.is_required for each in question.arguments if each.name in _ABOUT}
+    return {each.parameter: each.is_required for each in question.arguments if each.name not in _of_page(question)}
 
 
 def query(question: Question, request: PageRequest, limit: int) -> Query:
     """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
-    given = {each.name: _argument(question, each, request, limit) for each in question.arguments}
-    asked = question.select(**given, tables=request.tables)
+    of_page = {"limit": limit, "since": since_of(question, request), "by": request.period.by}
+    decided = _of_page(question)
+    try:
+        given = {
+            each.name: of_page[each.name] if each.name in decided else request.argument(each)
+            for each in question.arguments
+        }
+        asked = question.select(**given, tables=request.tables)
+    except UsageInstrumentError as error:
+        message = str(error)
+        raise PageError(400, "This address is wrong", f"{message[:1].upper()}{message[1:]}.") from None
     return asked if "limit" in given else asked.limit(limit)
 
 
-def _argument(question: Question, argument: Argument, request: PageRequest, limit: int) -> Any:
-    match argument.name:
-        case "limit":
-            return limit
-        case "since":
-            return since_of(question, request)
-        case "by":
-            return request.period.by
-        case "feature" | "user_id" | "key":
-            name = _ABOUT[argument.name]
-            return getattr(request, name) if argument.is_required or request.parameters.get(name) else None
-        case _:
-            return argument.default
+def _of_page(question: Question) -> frozenset[str]:
+    """The arguments that the page decides; the others come from its address."""
+    return frozenset({"limit", "since", "by"} if question is TREND else {"limit", "since"})
 
 
 def since_of(question: Question, request: PageRequest) -> Since:

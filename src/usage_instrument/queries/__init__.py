@@ -1,29 +1,19 @@
 """Analyst queries, one per file. In: arguments and Tables. Out: a `Select` for any Connection or Session."""
+# ruff: noqa: I001 - in the order of the help page
 
 from __future__ import annotations
 
-from .active_users import active_users
-from .adoption import adoption
-from .power_users import power_users
-from .recommend import recommend
-from .related_features import related_features
-from .spikes import spikes
-from .top_features import top_features
-from .trend import trend
-from .unused_features import unused_features
-from .user_features import user_features
-from .variants import variants
+from .top_features import top_features as top_features
+from .user_features import user_features as user_features
+from .adoption import adoption as adoption
+from .unused_features import unused_features as unused_features
+from .power_users import power_users as power_users
+from .trend import trend as trend
+from .active_users import active_users as active_users
+from .spikes import spikes as spikes
+from .variants import variants as variants
+from .related_features import related_features as related_features
+from .recommend import recommend as recommend
+from .questions import QUESTIONS as _QUESTIONS
 
-__all__ = [
-    "active_users",
-    "adoption",
-    "power_users",
-    "recommend",
-    "related_features",
-    "spikes",
-    "top_features",
-    "trend",
-    "unused_features",
-    "user_features",
-    "variants",
-]
+__all__ = sorted(question.select.__name__ for question in _QUESTIONS)

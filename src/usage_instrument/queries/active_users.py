@@ -12,6 +12,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import default_tables, rows_of
 from .numbers import share
 from .periods import DAY, MONTH, WEEK, buckets_since, calendar, first_start
+from .questions import Question, QuestionColumn, described
 
 
 def active_users(feature: str | None = None, *, tables: Tables | None = None) -> Select[dt.date, int, int, int, float]:
@@ -42,3 +43,23 @@ def active_users(feature: str | None = None, *, tables: Tables | None = None) ->
         monthly.label("mau"),
         share(func.sum(users.c.days), monthly * func.max(days)).label("stickiness"),
     )
+
+
+ACTIVE = described(
+    Question(
+        "active",
+        active_users,
+        "Active users",
+        "How many users are active today, in 7 and in 28 days.",
+        "Users who were active today, in 7 and in 28 days. Stickiness is the share of them who come on an average day.",
+        "No signed-in user was active.",
+        "--feature calendar_search",
+        (
+            QuestionColumn("day", "Day", "day"),
+            QuestionColumn("dau", "Today", "count"),
+            QuestionColumn("wau", "7 days", "count"),
+            QuestionColumn("mau", "28 days", "count"),
+            QuestionColumn("stickiness", "Stickiness", "share"),
+        ),
+    )
+)

@@ -12,6 +12,7 @@ from usage_instrument.errors import ConfigurationError
 from .arguments import default_tables
 from .numbers import by_name, share, total
 from .periods import Since
+from .questions import FEATURE, SHARE, USERS, Question, QuestionColumn, described
 from .sources import counts_since, of_population, population
 
 
@@ -70,3 +71,19 @@ def _id(usage: Table, users: Any) -> Any:
     if len(keys) != 1:
         raise ConfigurationError(f"{users} has no primary key of one column to join with user_id")
     return keys[0]
+
+
+ADOPTION = described(
+    Question(
+        "adoption",
+        adoption,
+        "Adoption",
+        "How many users use each feature, and their share of all users.",
+        "How many users used each feature {period}, and their share of all users.",
+        "No signed-in user used a feature {period}.",
+        "--since 28d",
+        (FEATURE, USERS, SHARE, QuestionColumn("uses", "Uses", "count", is_extra=True)),
+        bar="share",
+        python_only=frozenset({"by"}),
+    )
+)

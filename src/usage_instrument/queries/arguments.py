@@ -47,6 +47,16 @@ def checked_unit(by: object) -> Unit:
     return unit
 
 
+def user_id(text: str, tables: Tables) -> UserId:
+    """The user id that a text stands for in these tables, None for `anonymous`. Raises UserIdError."""
+    if text == "anonymous":
+        return None
+    try:
+        return canonical_user(tables.user_id_type)(text)
+    except UserIdError as error:
+        raise UserIdError(f"{error}; the anonymous user is 'anonymous'") from None
+
+
 def user_and_tables(user_id: UserId, tables: Tables | None) -> tuple[UserId, Tables]:
     """The id in the type of the tables, and the tables; the default ones have the type of the id.
 

@@ -82,12 +82,44 @@ def checked_since(since: object) -> Since:
     raise ConfigurationError(f"since is a timedelta, a datetime or None, not {since!r}")
 
 
+_UNITS = {"h": HOUR, "d": DAY, "w": WEEK}
+
+
+def span_of(text: str) -> dt.timedelta | None:
+    """A number of hours, days or weeks, as in 12h, 30d, 4w; None for another text."""
+    number, unit = text[:-1], _UNITS.get(text[-1:].lower())
+    is_number = number.isascii() and number.isdecimal() and len(number) <= 5
+    return int(number) * unit if unit is not None and is_number else None
+
+
+def since_of(text: str) -> Since:
+    """The period that a text stands for: 12h, 30d, 4w, or a date. Raises ConfigurationError."""
+    back = span_of(text)
+    if back is not None:
+        return back
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not {text!r}") from None
+
+
 def since_text(since: dt.timedelta | dt.datetime) -> str:
     """A period as the command line takes it: 60d, 36h, 2026-01-31."""
     if isinstance(since, dt.datetime):
         return f"{since:%Y-%m-%d}"
     hours = since.total_seconds() / 3600
     return f"{hours / 24:g}d" if hours % 24 == 0 else f"{hours:g}h"
+
+
+def period_words(since: Since) -> str:
+    """A period as the gap `{period}` of a description takes it."""
+    if since is None:
+        return "so far"
+    if isinstance(since, dt.datetime):
+        return f"since {since:%Y-%m-%d}"
+    hours = round(since.total_seconds() / 3600)
+    number, unit = (hours // 24, "day") if hours % 24 == 0 else (hours, "hour")
+    return f"in the last {number} {unit}s" if number != 1 else f"in the last {unit}"
 
 
 def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | None = None) -> CTE:

@@ -12,6 +12,7 @@ from usage_instrument.typing import UserId
 from .arguments import checked_limit, default_tables, rows_of
 from .numbers import share, total
 from .periods import Since, counted_since
+from .questions import SHARE, USES, Question, QuestionColumn, described
 
 
 def power_users(
@@ -44,3 +45,24 @@ def power_users(
         last_used.scalar_subquery().label("last_used"),
     )
     return select(*columns).order_by(top.c.uses.desc(), top.c.user_id)
+
+
+POWER_USERS = described(
+    Question(
+        "power-users",
+        power_users,
+        "Power users",
+        "The users with the most uses.",
+        "Who had the most uses {period}, and their share of all uses.",
+        "No signed-in user was active {period}.",
+        "--feature calendar_export --since 28d",
+        (
+            QuestionColumn("user_id", "User", "user"),
+            USES,
+            SHARE,
+            QuestionColumn("features", "Features", "count", is_extra=True),
+            QuestionColumn("last_used", "Last used", "time", is_extra=True),
+        ),
+        bar="uses",
+    )
+)

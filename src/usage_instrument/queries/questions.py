@@ -1,29 +1,23 @@
-"""The one description of each analyst question, which the command line, the dashboard and the docs share."""
+"""The description of a question, which the command line, the dashboard, the MCP tools and the docs share.
+
+Each question is described once, at the end of the file of its query; `queries/__init__.py` imports it.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Select
 
-from usage_instrument.typing import Unit, UserId
+from usage_instrument.database.tables import Tables
+from usage_instrument.errors import ConfigurationError
 
-from .active_users import active_users
-from .adoption import adoption
-from .periods import MONTH, Since
-from .power_users import power_users
-from .recommend import recommend
-from .related_features import related_features
-from .spikes import spikes
-from .top_features import top_features
-from .trend import trend
-from .unused_features import unused_features
-from .user_features import user_features
-from .variants import variants
+from .arguments import user_id
+from .periods import since_of, since_text
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 ColumnKind = Literal[
@@ -32,13 +26,41 @@ ColumnKind = Literal[
 """How a value is shown; `running` marks the row."""
 NUMBERS = frozenset({"count", "share"})
 
+# ---- arguments
+
+
+@dataclass(frozen=True)
+class ArgumentType:
+    """How an argument is given from outside of Python: as text, or as a JSON value."""
+
+    schema: Mapping[str, Any]
+    """Its JSON Schema, from which the command line takes the type, the choices and the least value too."""
+    metavar: str | None = None
+    """Its name on a help page."""
+    parse: Callable[[Any, Tables], Any] = lambda given, tables: given
+    """Converts a value of that schema into the argument. Raises ConfigurationError, and UserIdError."""
+    written: Callable[[Any], Any] = lambda argument: argument
+    """Converts an argument back: shows the default."""
+
+
+NAME = ArgumentType({"type": "string"})
+USER = ArgumentType({"type": "string"}, parse=user_id)
+LIMIT = ArgumentType({"type": "integer", "minimum": 1}, "NUMBER")
+SCORE = ArgumentType({"type": "number", "exclusiveMinimum": 0}, "NUMBER")
+PERIOD = ArgumentType({"type": "string"}, "PERIOD", lambda text, tables: since_of(text), since_text)
+
+
+def choice(metavar: str, *values: str) -> ArgumentType:
+    """One of these values."""
+    return ArgumentType({"type": "string", "enum": list(values)}, metavar)
+
 
 @dataclass(frozen=True)
 class Argument:
     """An argument of a question: what it is, and its default in the function's own signature."""
 
     name: str
-    type: Any
+    type: ArgumentType
     help: str
     default: Any = inspect.Parameter.empty
 
@@ -47,19 +69,39 @@ class Argument:
         """Whether the question cannot be asked without it."""
         return self.default is inspect.Parameter.empty
 
+    @property
+    def written_default(self) -> Any:
+        """The default as it is given from outside; None for none."""
+        return None if self.is_required or self.default is None else self.type.written(self.default)
 
-_ARGUMENTS = {
-    argument.name: argument
-    for argument in (
-        Argument("feature", str, "The feature, by its name in the code."),
-        Argument("user_id", UserId, "The user's id, or 'anonymous'."),
-        Argument("key", str, "The key in the metadata."),
-        Argument("limit", int, "The maximum number of rows."),
-        Argument("since", Since, "Start of the period: 12h, 30d, 4w, or a date such as 2026-01-31. Days are UTC days."),
-        Argument("by", Unit, "The length of a step: hour, day, week or month."),
-        Argument("threshold", float, "The score from which a day is a spike."),
-    )
-}
+    def of_text(self, text: str, tables: Tables) -> Any:
+        """The argument that a text stands for. Raises ConfigurationError, and UserIdError."""
+        schema = self.type.schema
+        given: Any = text
+        if schema["type"] != "string":
+            try:
+                given = {"integer": int, "number": float}[schema["type"]](text)
+            except ValueError:
+                raise ConfigurationError(f"{self.name} is a number, not {text!r}") from None
+        if text not in schema.get("enum", (text,)):
+            raise ConfigurationError(f"{self.name} is one of {', '.join(schema['enum'])}, not {text!r}")
+        return self.type.parse(given, tables)
+
+    @property
+    def parameter(self) -> str:
+        """Its name in the addresses of the dashboard."""
+        return self.name.removesuffix("_id")
+
+
+_SHARED = (
+    Argument("feature", NAME, "The feature, by its name in the code."),
+    Argument("user_id", USER, "The user's id, or 'anonymous'."),
+    Argument("limit", LIMIT, "The maximum number of rows."),
+    Argument("since", PERIOD, "Start of the period: 12h, 30d, 4w, or a date such as 2026-01-31. Days are UTC days."),
+)
+"""The arguments of several questions."""
+
+# ---- questions
 
 
 @dataclass(frozen=True)
@@ -71,6 +113,13 @@ class QuestionColumn:
     kind: ColumnKind
     is_extra: bool = False
     """Whether only a page for the whole table shows it."""
+
+
+FEATURE = QuestionColumn("feature_name", "Feature", "feature")
+USES = QuestionColumn("uses", "Uses", "count")
+USERS = QuestionColumn("unique_users", "Users", "count")
+SHARE = QuestionColumn("share", "Share", "share")
+LAST_USED = QuestionColumn("last_used", "Last used", "time")
 
 
 @dataclass(frozen=True)
@@ -92,213 +141,54 @@ class Question:
     example: str
     """The options of an example command."""
     columns: tuple[QuestionColumn, ...]
+    own_arguments: tuple[Argument, ...] = ()
+    """The arguments that no other question has."""
     bar: str | None = None
     """The column that the dashboard draws as a bar."""
     page_name: str | None = None
     """Its page and file in the dashboard, if that is not its name."""
     longest: dt.timedelta | None = None
     """The longest period that it accepts."""
-    python_only: frozenset[str] = frozenset({"tables"})
-    """The arguments that only Python code can give."""
+    python_only: frozenset[str] = frozenset()
+    """The arguments that only Python code can give, beside `tables`."""
+    arguments: tuple[Argument, ...] = field(init=False)
+    """Its arguments, in the order of the function's signature."""
+
+    def __post_init__(self) -> None:
+        known = {argument.name: argument for argument in (*_SHARED, *self.own_arguments)}
+        arguments = tuple(
+            Argument(name, known[name].type, known[name].help, parameter.default)
+            for name, parameter in inspect.signature(self.select).parameters.items()
+            if name not in {"tables", *self.python_only}
+        )
+        object.__setattr__(self, "arguments", arguments)
 
     @property
     def page(self) -> str:
         """Its page and file in the dashboard."""
         return self.page_name or self.name
 
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        """Its arguments, in the order of the function's signature."""
-        return tuple(
-            Argument(name, _ARGUMENTS[name].type, _ARGUMENTS[name].help, parameter.default)
-            for name, parameter in inspect.signature(self.select).parameters.items()
-            if name not in self.python_only
-        )
+    def names_of(self, kind: ColumnKind) -> set[str]:
+        """The names of its columns of this kind."""
+        return {column.name for column in self.columns if column.kind == kind}
+
+    def query(self, given: Mapping[str, Any], tables: Tables) -> Query:
+        """Its Select with these arguments as they are given from outside, all of them.
+
+        Raises ConfigurationError, and UserIdError for a wrong id.
+        """
+        arguments = {
+            argument.name: None if given[argument.name] is None else argument.type.parse(given[argument.name], tables)
+            for argument in self.arguments
+        }
+        return self.select(**arguments, tables=tables)
 
 
-_FEATURE = QuestionColumn("feature_name", "Feature", "feature")
-_USES = QuestionColumn("uses", "Uses", "count")
-_USERS = QuestionColumn("unique_users", "Users", "count")
-_SHARE = QuestionColumn("share", "Share", "share")
-_LAST_USED = QuestionColumn("last_used", "Last used", "time")
-
-TOP = Question(
-    "top",
-    top_features,
-    "Top features",
-    "The most used features.",
-    "How often each feature was used {period}. Anonymous uses count.",
-    "Nothing was used {period}. Is the app running, and does it call `usage.configure`?",
-    "--since 28d --limit 3",
-    (_FEATURE, QuestionColumn("total_usage", "Uses", "count")),
-    bar="total_usage",
-    page_name="top-features",
-)
-USER_FEATURES = Question(
-    "user",
-    user_features,
-    "Features",
-    "The features that one user used lately.",
-    "What this user used {period}, the latest first, with the latest context. The uses are those of all time.",
-    "This user used nothing {period}.",
-    "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55 --since 30d",
-    (
-        _FEATURE,
-        QuestionColumn("usage_count", "Uses", "count"),
-        _LAST_USED,
-        QuestionColumn("metadata", "Latest context", "context"),
-    ),
-    bar="usage_count",
-    page_name="user-features",
-)
-ADOPTION = Question(
-    "adoption",
-    adoption,
-    "Adoption",
-    "How many users use each feature, and their share of all users.",
-    "How many users used each feature {period}, and their share of all users.",
-    "No signed-in user used a feature {period}.",
-    "--since 28d",
-    (_FEATURE, _USERS, _SHARE, QuestionColumn("uses", "Uses", "count", is_extra=True)),
-    bar="share",
-    python_only=frozenset({"tables", "by"}),
-)
-UNUSED = Question(
-    "unused",
-    unused_features,
-    "Unused",
-    "Features that nobody uses.",
-    "Features without a use {period}. Retired: no service declares it any more.",
-    "Every feature that code declares was used {period}.",
-    "--since 90d --fail-over 10",
-    (
-        _FEATURE,
-        QuestionColumn("status", "Status", "status"),
-        _LAST_USED,
-        QuestionColumn("uses", "Uses", "count", is_extra=True),
-        QuestionColumn("declared_at", "Declared", "time", is_extra=True),
-        QuestionColumn("description", "Description", "text", is_extra=True),
-    ),
-)
-POWER_USERS = Question(
-    "power-users",
-    power_users,
-    "Power users",
-    "The users with the most uses.",
-    "Who had the most uses {period}, and their share of all uses.",
-    "No signed-in user was active {period}.",
-    "--feature calendar_export --since 28d",
-    (
-        QuestionColumn("user_id", "User", "user"),
-        _USES,
-        _SHARE,
-        QuestionColumn("features", "Features", "count", is_extra=True),
-        QuestionColumn("last_used", "Last used", "time", is_extra=True),
-    ),
-    bar="uses",
-)
-TREND = Question(
-    "trend",
-    trend,
-    "Trend",
-    "Uses and users over time.",
-    "Uses and users by {by} {period}, in UTC. The last {by} is not over.",
-    "Nothing was used {period}.",
-    "--feature calendar_search --by week --since 90d",
-    (
-        QuestionColumn("bucket_start", "From", "day"),
-        _USES,
-        _USERS,
-        QuestionColumn("anonymous_uses", "Anonymous uses", "count"),
-        QuestionColumn("is_running", "So far", "running"),
-    ),
-)
-ACTIVE = Question(
-    "active",
-    active_users,
-    "Active users",
-    "How many users are active today, in 7 and in 28 days.",
-    "Users who were active today, in 7 and in 28 days. Stickiness is the share of them who come on an average day.",
-    "No signed-in user was active.",
-    "--feature calendar_search",
-    (
-        QuestionColumn("day", "Day", "day"),
-        QuestionColumn("dau", "Today", "count"),
-        QuestionColumn("wau", "7 days", "count"),
-        QuestionColumn("mau", "28 days", "count"),
-        QuestionColumn("stickiness", "Stickiness", "share"),
-    ),
-)
-SPIKES = Question(
-    "spikes",
-    spikes,
-    "Spikes",
-    "Days with far more uses than usual.",
-    "Days {period} far above the median of the 28 days before.",
-    "No day stood out {period}.",
-    "--feature calendar_export --threshold 10",
-    (
-        _FEATURE,
-        QuestionColumn("day", "Day", "day"),
-        _USES,
-        QuestionColumn("baseline", "Usual", "count"),
-        QuestionColumn("score", "Score", "count", is_extra=True),
-        QuestionColumn("threshold", "Threshold", "count", is_extra=True),
-    ),
-    longest=MONTH,
-)
-VARIANTS = Question(
-    "variants",
-    variants,
-    "Variants",
-    "Users and uses by a value in the metadata, for an A/B test.",
-    "Users by the value of `{key}` in their latest use, over all time.",
-    "No use of this feature has the key `{key}` in its metadata.",
-    "calendar_new_event variant",
-    (QuestionColumn("variant", "Variant", "variant"), _USERS, _SHARE, _USES),
-    bar="share",
-)
-RELATED = Question(
-    "related",
-    related_features,
-    "Related features",
-    "Other features that the users of a feature use.",
-    "What else the users of this feature use, over all time. Lift above 1: they use it more often than all users do.",
-    "Nobody who used this feature used another one.",
-    "calendar_snooze_reminder",
-    (
-        _FEATURE,
-        QuestionColumn("unique_users", "Use both", "count"),
-        QuestionColumn("confidence", "Share", "share"),
-        QuestionColumn("lift", "Lift", "count"),
-        QuestionColumn("support", "Support", "share", is_extra=True),
-    ),
-    bar="confidence",
-)
-RECOMMEND = Question(
-    "recommend",
-    recommend,
-    "Might like",
-    "Features that similar users use and this user does not.",
-    "What users with similar habits use and this user does not, over all time.",
-    "There is nothing to recommend: no user with similar habits uses another feature.",
-    "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55",
-    (_FEATURE, QuestionColumn("score", "Score", "share"), QuestionColumn("unique_users", "Similar users", "count")),
-    bar="score",
-)
-
-QUESTIONS = (
-    TOP, USER_FEATURES, ADOPTION, UNUSED, POWER_USERS, TREND, ACTIVE, SPIKES, VARIANTS, RELATED, RECOMMEND,
-)  # fmt: skip
-"""Every question of `queries`, in the order of the help page."""
+QUESTIONS: list[Question] = []
+"""Every question of `queries`, in the order of the help page, which is that of the imports in `queries/__init__.py`."""
 
 
-def period_words(since: Since) -> str:
-    """A period as the gap `{period}` takes it."""
-    if since is None:
-        return "so far"
-    if isinstance(since, dt.datetime):
-        return f"since {since:%Y-%m-%d}"
-    hours = round(since.total_seconds() / 3600)
-    number, unit = (hours // 24, "day") if hours % 24 == 0 else (hours, "hour")
-    return f"in the last {number} {unit}s" if number != 1 else f"in the last {unit}"
+def described(question: Question) -> Question:
+    """Add it to the questions, and so to the commands, the SQL, the pages, the files, the tools and the docs."""
+    QUESTIONS.append(question)
+    return question

@@ -10,6 +10,7 @@ from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, user_and_tables
 from .numbers import share
+from .questions import FEATURE, Question, QuestionColumn, described
 
 
 def recommend(user_id: UserId, limit: int = 5, *, tables: Tables | None = None) -> Select[str, float, int]:
@@ -46,3 +47,18 @@ def recommend(user_id: UserId, limit: int = 5, *, tables: Tables | None = None) 
         .order_by(score.desc(), theirs.c.feature_name)
         .limit(checked_limit(limit))
     )
+
+
+RECOMMEND = described(
+    Question(
+        "recommend",
+        recommend,
+        "Might like",
+        "Features that similar users use and this user does not.",
+        "What users with similar habits use and this user does not, over all time.",
+        "There is nothing to recommend: no user with similar habits uses another feature.",
+        "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55",
+        (FEATURE, QuestionColumn("score", "Score", "share"), QuestionColumn("unique_users", "Similar users", "count")),
+        bar="score",
+    )
+)

@@ -9,6 +9,7 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import checked_feature, checked_limit, default_tables
 from .numbers import share
+from .questions import FEATURE, Question, QuestionColumn, described
 from .sources import seen
 
 
@@ -55,3 +56,24 @@ def related_features(
         .order_by(beyond.desc(), pairs.c.common.desc(), pairs.c.feature_name)
         .limit(checked_limit(limit))
     )
+
+
+RELATED = described(
+    Question(
+        "related",
+        related_features,
+        "Related features",
+        "Other features that the users of a feature use.",
+        "What else the users of this feature use, over all time. Lift above 1: more often than all users do.",
+        "Nobody who used this feature used another one.",
+        "calendar_snooze_reminder",
+        (
+            FEATURE,
+            QuestionColumn("unique_users", "Use both", "count"),
+            QuestionColumn("confidence", "Share", "share"),
+            QuestionColumn("lift", "Lift", "count"),
+            QuestionColumn("support", "Support", "share", is_extra=True),
+        ),
+        bar="confidence",
+    )
+)

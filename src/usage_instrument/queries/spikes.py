@@ -15,6 +15,7 @@ from usage_instrument.errors import ConfigurationError
 from .arguments import default_tables, rows_of
 from .numbers import ONE, ZERO, over, total
 from .periods import DAY, MONTH, WEEK, Since, calendar, first_start, since_text
+from .questions import FEATURE, SCORE, USES, Argument, Question, QuestionColumn, described
 
 PAST = -28
 """Days of the past with which a period is compared."""
@@ -115,3 +116,26 @@ def _checked(threshold: object) -> float:
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
         raise ConfigurationError(f"threshold is a number above 0, not {threshold!r}")
     return float(threshold)
+
+
+SPIKES = described(
+    Question(
+        "spikes",
+        spikes,
+        "Spikes",
+        "Days with far more uses than usual.",
+        "Days {period} far above the median of the 28 days before.",
+        "No day stood out {period}.",
+        "--feature calendar_export --threshold 10",
+        (
+            FEATURE,
+            QuestionColumn("day", "Day", "day"),
+            USES,
+            QuestionColumn("baseline", "Usual", "count"),
+            QuestionColumn("score", "Score", "count", is_extra=True),
+            QuestionColumn("threshold", "Threshold", "count", is_extra=True),
+        ),
+        longest=MONTH,
+        own_arguments=(Argument("threshold", SCORE, "The score from which a day is a spike."),),
+    )
+)

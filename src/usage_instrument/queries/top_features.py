@@ -9,6 +9,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_limit, default_tables
 from .numbers import by_name, total
 from .periods import Since, counted_since
+from .questions import FEATURE, Question, QuestionColumn, described
 
 
 def top_features(limit: int = 5, *, since: Since = None, tables: Tables | None = None) -> Select[str | None, int]:
@@ -21,3 +22,19 @@ def top_features(limit: int = 5, *, since: Since = None, tables: Tables | None =
     feature, uses = source.c.feature_name, total(source.c.usage_count).label("total_usage")
     found = select(feature, uses).where(*period).group_by(feature)
     return found.order_by(uses.desc(), *by_name(feature)).limit(checked_limit(limit))
+
+
+TOP = described(
+    Question(
+        "top",
+        top_features,
+        "Top features",
+        "The most used features.",
+        "How often each feature was used {period}. Anonymous uses count.",
+        "Nothing was used {period}. Is the app running, and does it call `usage.configure`?",
+        "--since 28d --limit 3",
+        (FEATURE, QuestionColumn("total_usage", "Uses", "count")),
+        bar="total_usage",
+        page_name="top-features",
+    )
+)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import get_args
 
 from sqlalchemy import Select, case, func, select
 
 from usage_instrument.database.expressions import Ago, StartOf
 from usage_instrument.database.tables import Tables
+from usage_instrument.typing import Unit
 
 from .arguments import checked_unit, default_tables, rows_of
 from .numbers import total
 from .periods import MONTH, Since, calendar, first_start
+from .questions import USERS, USES, Argument, Question, QuestionColumn, choice, described
 
 
 def trend(
@@ -50,3 +53,26 @@ def trend(
         .group_by(units.c.bucket_start)
         .order_by(units.c.bucket_start)
     )
+
+
+TREND = described(
+    Question(
+        "trend",
+        trend,
+        "Trend",
+        "Uses and users over time.",
+        "Uses and users by {by} {period}, in UTC. The last {by} is not over.",
+        "Nothing was used {period}.",
+        "--feature calendar_search --by week --since 90d",
+        (
+            QuestionColumn("bucket_start", "From", "day"),
+            USES,
+            USERS,
+            QuestionColumn("anonymous_uses", "Anonymous uses", "count"),
+            QuestionColumn("is_running", "So far", "running"),
+        ),
+        own_arguments=(
+            Argument("by", choice("STEP", *get_args(Unit)), "The length of a step: hour, day, week or month."),
+        ),
+    )
+)

@@ -11,6 +11,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import default_tables
 from .numbers import by_name
 from .periods import Since, used_since
+from .questions import FEATURE, LAST_USED, Question, QuestionColumn, described
 from .sources import known_features, status
 
 
@@ -35,3 +36,24 @@ def unused_features(
         .where(or_(*unused))
         .order_by(last_used.is_not(None), last_used, *by_name(features.c.feature_name))
     )
+
+
+UNUSED = described(
+    Question(
+        "unused",
+        unused_features,
+        "Unused",
+        "Features that nobody uses.",
+        "Features without a use {period}. Retired: no service declares it any more.",
+        "Every feature that code declares was used {period}.",
+        "--since 90d --fail-over 10",
+        (
+            FEATURE,
+            QuestionColumn("status", "Status", "status"),
+            LAST_USED,
+            QuestionColumn("uses", "Uses", "count", is_extra=True),
+            QuestionColumn("declared_at", "Declared", "time", is_extra=True),
+            QuestionColumn("description", "Description", "text", is_extra=True),
+        ),
+    )
+)

@@ -13,6 +13,7 @@ from usage_instrument.typing import UserId
 from .arguments import user_and_tables
 from .numbers import by_name
 from .periods import WEEK, Since, used_since
+from .questions import FEATURE, LAST_USED, Question, QuestionColumn, described
 
 
 def user_features(
@@ -29,3 +30,24 @@ def user_features(
     found = select(usage.c.feature_name, usage.c.usage_count, usage.c.last_used, usage.c.metadata)
     found = found.where(usage.c.user_id == user_id, *used_since(usage.c.last_used, since))
     return found.order_by(usage.c.last_used.desc(), *by_name(usage.c.feature_name))
+
+
+USER_FEATURES = described(
+    Question(
+        "user",
+        user_features,
+        "Features",
+        "The features that one user used lately.",
+        "What this user used {period}, the latest first, with the latest context. The uses are those of all time.",
+        "This user used nothing {period}.",
+        "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55 --since 30d",
+        (
+            FEATURE,
+            QuestionColumn("usage_count", "Uses", "count"),
+            LAST_USED,
+            QuestionColumn("metadata", "Latest context", "context"),
+        ),
+        bar="usage_count",
+        page_name="user-features",
+    )
+)

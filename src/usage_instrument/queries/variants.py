@@ -9,6 +9,7 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import checked_feature, checked_key, default_tables
 from .numbers import share, total
+from .questions import NAME, SHARE, USERS, USES, Argument, Question, QuestionColumn, described
 
 
 def variants(feature: str, key: str, *, tables: Tables | None = None) -> Select[str | None, int, int, float]:
@@ -31,3 +32,19 @@ def variants(feature: str, key: str, *, tables: Tables | None = None) -> Select[
         .group_by(found.c.variant)
         .order_by(users.desc(), uses.desc(), found.c.variant.is_(None), found.c.variant)
     )
+
+
+VARIANTS = described(
+    Question(
+        "variants",
+        variants,
+        "Variants",
+        "Users and uses by a value in the metadata, for an A/B test.",
+        "Users by the value of `{key}` in their latest use, over all time.",
+        "No use of this feature has the key `{key}` in its metadata.",
+        "calendar_new_event variant",
+        (QuestionColumn("variant", "Variant", "variant"), USERS, SHARE, USES),
+        bar="share",
+        own_arguments=(Argument("key", NAME, "The key in the metadata."),),
+    )
+)

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from usage_instrument.database.definitions import OPTIONAL
-from usage_instrument.queries.questions import POWER_USERS, RELATED, SPIKES, VARIANTS
+from usage_instrument.queries.power_users import POWER_USERS
+from usage_instrument.queries.related_features import RELATED
+from usage_instrument.queries.spikes import SPIKES
+from usage_instrument.queries.variants import VARIANTS
 
 from ..errors import PageError
 from ..figures import totals

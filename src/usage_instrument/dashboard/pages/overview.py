@@ -7,7 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from usage_instrument.queries.questions import ACTIVE, ADOPTION, POWER_USERS, SPIKES, TOP, UNUSED
+from usage_instrument.queries.active_users import ACTIVE
+from usage_instrument.queries.adoption import ADOPTION
+from usage_instrument.queries.power_users import POWER_USERS
+from usage_instrument.queries.spikes import SPIKES
+from usage_instrument.queries.top_features import TOP
+from usage_instrument.queries.unused_features import UNUSED
 
 from ..figures import totals
 from ..html import render

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from usage_instrument.queries.questions import RECOMMEND, USER_FEATURES
+from usage_instrument.queries.recommend import RECOMMEND
+from usage_instrument.queries.user_features import USER_FEATURES
 
 from ..errors import PageError
 from ..html import render
