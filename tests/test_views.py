@@ -205,8 +205,8 @@ def _columns(view: View, tables: Tables) -> list[sa.Label[Any]]:
 def shown(rows: Rows) -> dict[str, Answer]:
     """What the views have to show; names that are NULL are no features."""
     today, named = rows.today, [row for row in rows.history if row.feature_name is not None]
-    unused = {row[0]: row for row in oracle.unused_features(rows, None)}
-    retired = {row[0] for row in oracle.unused_features(rows, 0 * DAY) if row[1] == "retired"}
+    unused = {row[0]: row for row in oracle.unused_features(rows, None, None)}
+    retired = {row[0] for row in oracle.unused_features(rows, 0 * DAY, None) if row[1] == "retired"}
     overview, daily, users = [], [], []
     for name in features([*rows.usage, *rows.catalog]) - {None}:
         its = [use for use in rows.usage if use.feature_name == name]
@@ -237,7 +237,7 @@ def shown(rows: Rows) -> dict[str, Answer]:
     return {
         "feature_usage_overview": overview,
         "feature_usage_daily": daily,
-        "feature_usage_active": oracle.active_users(rows, None),
+        "feature_usage_active": oracle.active_users(rows, None, None),
         "feature_usage_users": users,
         "feature_usage_quality": [(last, 0, 0, 0)],
     }

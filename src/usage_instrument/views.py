@@ -15,9 +15,9 @@ from .database.tables import Tables
 from .errors import ConfigurationError, SchemaError
 from .queries import active_users
 from .queries.numbers import ONE, ZERO, share, total, whole
-from .queries.periods import MONTH, WEEK, buckets_since, calendar
 from .queries.printed import defined
 from .queries.sources import known_features, population, status
+from .queries.windows import MONTH, WEEK, calendar, window
 
 __all__ = ["create_views", "drop_views"]
 
@@ -128,7 +128,7 @@ def _overview(tables: Tables) -> Select[*tuple[Any, ...]]:
     features, history = known_features(tables), tables.history
     recent = (
         select(history.c.feature_name, func.sum(history.c.usage_count).label("uses"))
-        .where(*buckets_since(history.c.bucket_start, MONTH))
+        .where(*window(MONTH).contains(history.c.bucket_start))
         .group_by(history.c.feature_name)
         .subquery("recent")
     )

@@ -103,11 +103,12 @@ def test_what_a_metadata_key_holds_of_few_users_stays_hidden(sqlite: Database) -
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("top_features", {"limit": 0}, "limit: 0 is less than the minimum of 1"),
-    ("top_features", {"since": "yesterday"}, "since is 12h, 30d, 4w or a date"),
+    ("top_features", {"since": "soon"}, "since is 12h, 30d, 4w, 2026-01-31"),
     ("top_features", {"sql": "DROP TABLE feature_usage"}, "'sql' was unexpected"),
     ("trend", {"feature": "calendar_serch"}, "did you mean calendar_search"),
     ("trend", {"by": "year"}, "by: 'year' is not one of"),
-    ("spikes", {"since": "60d"}, "not 60d"),
+    ("spikes", {"since": "60d"}, "not of 60 days"),
+    ("adoption", {"since": "7d", "until": "7d"}, "since must be before until"),
     ("variants", {"feature": "x"}, "'key' is a required property"),
     ("user_features", {"user_id": "anonymous"}, "there is no tool 'user_features'"),
     ("related_features", {"feature": "a\0b"}, "feature is the name of a feature"),

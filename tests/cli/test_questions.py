@@ -136,6 +136,20 @@ def test_a_trend_is_drawn(filled: Past) -> None:
     assert ["so far" in week for week in weeks] == [False] * (len(weeks) - 1) + [True]
 
 
+def test_a_window_has_two_ends(filled: Past) -> None:
+    (uses,) = filled.answer("top", "--limit", "1", "--since", "28d", "--until", "7d")
+    (all_uses,) = filled.answer("top", "--limit", "1", "--since", "28d")
+    assert 0 < uses["total_usage"] < all_uses["total_usage"]
+    days = filled.answer("trend", "--since", "2024-01-01", "--until", "2024-W01")
+    assert [day["bucket_start"] for day in days] == [f"2024-01-0{day} 00:00:00" for day in range(1, 8)]
+    nothing = filled.ask("power-users", "--since", "2024-02", "--until", "2024-02")
+    assert nothing.stdout == "No signed-in user was active from 2024-02-01 to 2024-02-29.\n"
+    none = filled.ask("top", "--since", "7d", "--until", "14d", code=2)
+    assert "since must be before until: 7d to 14d has no day" in none.stderr
+    for question in QUESTIONS:
+        filled.ask(question.name, *ARGUMENTS.get(question.name, []), "--until", "yesterday")
+
+
 def test_ids_of_every_type_are_found_out(sqlite: Database) -> None:
     engine = sqlite.engine()
     tables = made(engine, user_id_type="integer")
@@ -173,8 +187,8 @@ def test_nothing_yet(database: Database) -> None:
         (["related", "nothing like it"], "no feature 'nothing like it' was used or declared here"),
         (["trend", "--feature", "calendar_brows"], "did you mean calendar_browse"),
         (
-            ["top", "--since", "yesterday"],
-            "since is 12h, 30d, 4w or a date such as 2026-01-31 (UTC), not 'yesterday'",
+            ["top", "--since", "soon"],
+            "since is 12h, 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, yesterday or last month (UTC), not 'soon'",
         ),
         (["user", "ada"], "neither"),
         (["recommend", "anonymous"], "the anonymous user resembles nobody"),

@@ -58,6 +58,32 @@ def test_a_malformed_period(small_past: Past, period: str) -> None:
         told(asgi(app, path, period=period, feature="export"), 400, "There is no period", "7d, 28d, 90d, 400d")
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "reason"),
+    [
+        ("", "2026-01-01", "These are no days"),
+        ("yesterday", "", "These are no days"),
+        ("2026-02-30", "2026-03-01", "These are no days"),
+        ("2026-02-02", "2026-02-01", "This period has no days"),
+        ("1900-01-01", "2026-02-01", "10,000 days at most"),
+        ("2999-01-01", "", "This period has no days"),
+    ],
+)
+def test_malformed_dates(small_past: Past, first: str, last: str, reason: str) -> None:
+    app = Dashboard(small_past.url, authorize=yes)
+    given: dict[str, Any] = {"from": first, "to": last}
+    for path in ("/", "/trend.csv"):
+        told(asgi(app, path, **given), 400, reason)
+
+
+@pytest.mark.parametrize(("first", "last"), [("0001-01-01", "0001-01-02"), ("9999-12-30", "9999-12-31")])
+def test_dates_at_the_ends_of_time(past: Past, first: str, last: str) -> None:
+    app = Dashboard(past.url, authorize=yes)
+    given: dict[str, Any] = {"from": first, "to": last, "feature": "export"}
+    for path in ("/", "/feature", "/spikes", "/active", "/trend.csv"):
+        assert asgi(app, path, **given).status == 200, path
+
+
 def test_an_unknown_page(small_past: Past) -> None:
     app = Dashboard(small_past.url, authorize=yes)
     for path in ("/nothing", "/top-features.json", "/feature/", "//", "/../etc/passwd", "/.csv", "/usage-000.css"):

@@ -19,6 +19,7 @@ from conftest import Database
 from reading import made
 from usage_instrument import _default
 from usage_instrument.dashboard import asgi as by_asgi
+from usage_instrument.dashboard import formatting
 from usage_instrument.dashboard import wsgi as by_wsgi
 from usage_instrument.dashboard.html import breakable
 from usage_instrument.dashboard.http import POLICY
@@ -259,6 +260,60 @@ def test_every_period_has_its_pages(small_past: Past, period: str) -> None:
     assert asgi(app, "/feature", feature="export", period=period).status == 200
     kept = [a["href"] for a in page.all("a") if (a.get("href") or "").startswith("feature?")]
     assert all(("period" in _parameters(href)) == (period != "28d") for href in kept)
+
+
+def _dates(first: dt.date, last: dt.date) -> dict[str, Any]:
+    return {"from": str(first), "to": str(last)}
+
+
+def test_dates_have_their_pages(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    today = dt.datetime.now(dt.UTC).date()
+    first, last = today - dt.timedelta(days=19), today - dt.timedelta(days=10)
+    given = _dates(first, last)
+    page = asgi(app, "/", **given).page
+    assert f"{formatting.day(first)} to {formatting.day(last)}" in page.said
+    daily = sum(range(2, 8))
+    assert re.search(rf"Top features .* search {10 * daily} ", page.said)
+    assert f"Uses {10 * (daily + 2):,}" in page.said
+    kept = [a["href"] for a in page.all("a") if (a.get("href") or "").startswith(("feature?", "adoption", "active"))]
+    assert kept
+    assert all(given.items() <= _parameters(href).items() for href in kept)
+    fields = {field.get("name"): field.get("value") for field in page.all("input")}
+    assert (fields["from"], fields["to"]) == (str(first), str(last))
+    assert not [a for a in page.all("a") if a.get("aria-current")]
+    days = [row[1:11] for row in asgi(app, "/trend.csv", **given).text.splitlines()[1:]]
+    assert days == [str(today - dt.timedelta(days=ago)) for ago in range(19, 9, -1)]
+    for path in ("/feature", "/power-users", "/spikes", "/related"):
+        assert asgi(app, path, feature="export", **given).status == 200
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("top-features", "top-features-{from}-to-{to}"),
+        ("active", "active-{from}-to-{to}"),
+        ("spikes", "spikes-{from}-to-{to}"),
+        ("related", "related"),
+    ],
+)
+def test_the_names_of_files_have_the_dates(small_past: Past, page: str, name: str) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    last = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=3)
+    given = _dates(last - dt.timedelta(days=9), last)
+    answer = asgi(app, f"/{page}.csv", feature="export", **given)
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{name.format(**given)}.csv"'
+    assert page != "active" or f'"{last}",' in answer.text
+
+
+STEPS = [(1, "day"), (120, "day"), (121, "week"), (1000, "week"), (1001, "month"), (9999, "month")]
+
+
+@pytest.mark.parametrize(("days", "by"), STEPS)
+def test_the_steps_of_long_periods_are_longer(small_past: Past, days: int, by: str) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    last = dt.datetime.now(dt.UTC).date()
+    assert f"Uses per {by}" in asgi(app, "/", **_dates(last - dt.timedelta(days=days - 1), last)).page.said
 
 
 def test_the_mount_without_its_slash_leads_in(small_past: Past) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 T = TypeVar("T", bound=Hashable)
-Since = dt.timedelta | dt.datetime | None
+Moment = dt.timedelta | dt.date | str | None
 Answer = list[tuple[Any, ...]]
 
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -74,38 +74,56 @@ class Rows:
         """The users of these rows who are still there."""
         return users(row for row in rows if self.plans is None or row.user_id in self.plans)
 
-    def counted(self, since: Since) -> list[Any]:
-        """The rows that hold the uses since then."""
-        start = first_start(self.now, since)
-        return self.usage if start is None else [row for row in self.history if row.bucket_start >= start]
+    def counted(self, since: Moment, until: Moment) -> list[Any]:
+        """The rows that hold the uses in between."""
+        return self.usage if since is None and until is None else self.within(since, until)
+
+    def within(self, since: Moment, until: Moment, by: str = "day") -> list[Bucket]:
+        """The buckets in between."""
+        start, end = bounds(self.now, since, until, by)
+        return [row for row in self.history if start <= row.bucket_start < end]
 
 
 # ---- the questions
 
 
-def top_features(rows: Rows, limit: int, since: Since) -> Answer:
-    counted = rows.counted(since)
+def top_features(rows: Rows, limit: int, since: Moment, until: Moment) -> Answer:
+    counted = rows.counted(since, until)
     answer = [(name, uses(row for row in counted if row.feature_name == name)) for name in features(counted)]
     return sorted(answer, key=lambda row: (-row[1], by_name(row[0])))[:limit]
 
 
-def user_features(rows: Rows, user: UUID | None, since: Since) -> Answer:
+def user_features(rows: Rows, user: UUID | None, since: Moment, until: Moment) -> Answer:
+    if until is not None:
+        return user_features_of_history(rows, user, since, until)
     found = [use for use in rows.usage if use.user_id == user and is_used_since(rows.now, use.last_used, since)]
     found.sort(key=lambda use: (-use.last_used.timestamp(), by_name(use.feature_name)))
     return [(use.feature_name, use.usage_count, use.last_used, use.metadata) for use in found]
 
 
-def adoption(rows: Rows, since: Since) -> Answer:
+def user_features_of_history(rows: Rows, user: UUID | None, since: Moment, until: Moment) -> Answer:
+    mine = [row for row in rows.within(since, until) if row.user_id == user]
     answer = []
-    for name in features(counted := rows.counted(since)):
+    for name in features(mine):
+        its = [row for row in mine if row.feature_name == name]
+        latest = [use for use in rows.usage if (use.user_id, use.feature_name) == (user, name)]
+        is_latest = latest and latest[0].last_used < bounds(rows.now, since, until)[1]
+        last = max(row.bucket_start for row in its)
+        answer.append((name, uses(its), last, latest[0].metadata if is_latest else None))
+    return sorted(answer, key=lambda row: (-row[2].timestamp(), by_name(row[0])))
+
+
+def adoption(rows: Rows, since: Moment, until: Moment) -> Answer:
+    answer = []
+    for name in features(counted := rows.counted(since, until)):
         mine = [row for row in counted if row.feature_name == name]
         answer.append((name, rows.members(mine), uses(mine), share(rows.members(mine), rows.population)))
     return sorted(answer, key=lambda row: (-row[1], -row[2], by_name(row[0])))
 
 
-def adoption_by_plan(rows: Rows, since: Since) -> Answer:
+def adoption_by_plan(rows: Rows, since: Moment, until: Moment) -> Answer:
     answer, plans = [], rows.plans or {}
-    counted = [(row.feature_name, plans.get(row.user_id), row) for row in rows.counted(since)]
+    counted = [(row.feature_name, plans.get(row.user_id), row) for row in rows.counted(since, until)]
     for name, plan in {key[:2] for key in counted}:
         mine = [row for *key, row in counted if key == [name, plan]]
         size = sum(value == plan for value in plans.values())
@@ -113,13 +131,22 @@ def adoption_by_plan(rows: Rows, since: Since) -> Answer:
     return sorted(answer, key=lambda row: (-row[2], -row[3], by_name(row[0]), by_name(row[1])))
 
 
-def unused_features(rows: Rows, since: Since) -> Answer:
+def unused_features(rows: Rows, since: Moment, until: Moment) -> Answer:
     answer = []
     for name in features(rows.usage) | {declaration.feature_name for declaration in rows.catalog}:
         last = max((use.last_used for use in rows.usage if use.feature_name == name), default=None)
-        if last is not None and (since is None or is_used_since(rows.now, last, since)):
-            continue
         declared = [declaration for declaration in rows.catalog if declaration.feature_name == name]
+        if until is not None:
+            start, end = bounds(rows.now, since, until)
+            times = [row.bucket_start for row in rows.history if row.feature_name == name] + ([last] if last else [])
+            if not any(declaration.declared_at < end for declaration in declared) and not any(
+                time < start for time in times
+            ):
+                continue
+            if any(start <= time < end for time in times):
+                continue
+        elif last is not None and (since is None or is_used_since(rows.now, last, since)):
+            continue
         if declared and all(is_deserted(rows, declaration) for declaration in declared):
             status = "retired"
         elif last is None:
@@ -138,8 +165,8 @@ def is_deserted(rows: Rows, mine: Declaration) -> bool:
     return alive > mine.last_declared_at + 30 * DAY
 
 
-def power_users(rows: Rows, feature: str | None, limit: int, since: Since) -> Answer:
-    counted = of_feature(rows.counted(since), feature)
+def power_users(rows: Rows, feature: str | None, limit: int, since: Moment, until: Moment) -> Answer:
+    counted = of_feature(rows.counted(since, until), feature)
     everything = uses(counted)
     answer = []
     for user in {row.user_id for row in counted} - {None}:
@@ -149,36 +176,38 @@ def power_users(rows: Rows, feature: str | None, limit: int, since: Since) -> An
     return sorted(answer, key=lambda row: (-row[1], row[0]))[:limit]
 
 
-def trend(rows: Rows, feature: str | None, by: str, since: Since) -> Answer:
-    counted = of_feature(rows.history, feature)
-    start = first_start(rows.now, since, by)
-    if start is None:
+def trend(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment) -> Answer:
+    counted = of_feature(rows.within(since, until, by), feature)
+    start, end = bounds(rows.now, since, until, by)
+    if since is None:
         if not counted:
             return []
         start = floor(by, min(row.bucket_start for row in counted))
     answer, last = [], floor(by, rows.now)
-    while start <= rows.now:
+    while start <= rows.now and start < end:
         mine = [row for row in counted if floor(by, row.bucket_start) == start]
         answer.append((start, uses(mine), users(mine), uses(row for row in mine if row.user_id is None), start == last))
         start = following(by, start)
     return answer
 
 
-def active_users(rows: Rows, feature: str | None) -> Answer:
+def active_users(rows: Rows, feature: str | None, until: Moment) -> Answer:
+    end = min(bounds(rows.now, None, until)[1], rows.today + DAY)
+    today, history = end - DAY, [row for row in rows.history if row.bucket_start < end]
+
     def active(days: int) -> set[tuple[UUID, dt.datetime]]:
-        start = rows.today - (days - 1) * DAY
-        mine = [row for row in of_feature(rows.history, feature) if row.bucket_start >= start and row.user_id]
+        start = today - (days - 1) * DAY
+        mine = [row for row in of_feature(history, feature) if row.bucket_start >= start and row.user_id]
         return {(row.user_id, floor("day", row.bucket_start)) for row in mine}
 
     dau, wau, mau = (len({user for user, _ in active(days)}) for days in (1, 7, 28))
-    first = min((floor("day", row.bucket_start) for row in rows.history), default=rows.today)
-    days = min((rows.today - first) // DAY + 1, 28)
-    return [(rows.today.date(), dau, wau, mau, share(len(active(28)), days * mau))]
+    first = min((floor("day", row.bucket_start) for row in history), default=today)
+    days = min((today - first) // DAY + 1, 28)
+    return [(today.date(), dau, wau, mau, share(len(active(28)), days * mau))]
 
 
-def spikes(rows: Rows, since: Since, feature: str | None, threshold: float) -> Answer:
-    start = first_start(rows.now, since)
-    assert start is not None
+def spikes(rows: Rows, since: Moment, until: Moment, feature: str | None, threshold: float) -> Answer:
+    start, end = bounds(rows.now, since, until)
     answer = []
     for name in features(of_feature(rows.history, feature)) - {None}:
         mine = [row for row in rows.history if row.feature_name == name]
@@ -194,13 +223,14 @@ def spikes(rows: Rows, since: Since, feature: str | None, threshold: float) -> A
         scale = max(spread * 1.4826, baseline * 0.1, 1.0)
         for day, number in daily.items():
             score = (number - baseline) / scale
-            if day >= start and score >= threshold:
+            if start <= day < end and score >= threshold:
                 answer.append((name, day.date(), number, baseline, score, threshold))
     return sorted(answer, key=lambda row: (-row[4], row[1], row[0]))
 
 
-def variants(rows: Rows, feature: str, key: str) -> Answer:
-    found = [(text((use.metadata or {}).get(key)), use) for use in of_feature(rows.usage, feature)]
+def variants(rows: Rows, feature: str, key: str, since: Moment, until: Moment) -> Answer:
+    latest = {use.user_id: text((use.metadata or {}).get(key)) for use in of_feature(rows.usage, feature)}
+    found = [(latest.get(row.user_id), row) for row in of_feature(rows.counted(since, until), feature)]
     everyone = users(use for _, use in found)
     answer = []
     for variant in {variant for variant, _ in found}:
@@ -209,22 +239,23 @@ def variants(rows: Rows, feature: str, key: str) -> Answer:
     return sorted(answer, key=lambda row: (-row[1], -row[2], by_name(row[0])))
 
 
-def related_features(rows: Rows, feature: str, limit: int) -> Answer:
-    its = users_of(rows, feature)
+def related_features(rows: Rows, feature: str, limit: int, since: Moment, until: Moment) -> Answer:
+    counted = rows.counted(since, until)
+    its, seen = users_of(counted, feature), users(counted)
     ranked = []
-    for name in features(rows.usage) - {feature, None}:
-        theirs = users_of(rows, name)
+    for name in features(counted) - {feature, None}:
+        theirs = users_of(counted, name)
         common = len(its & theirs)
         if common:
-            by_chance = len(its) * len(theirs) / rows.seen
-            row = (name, common, common / rows.seen, common / len(its), common / by_chance)
+            by_chance = len(its) * len(theirs) / seen
+            row = (name, common, common / seen, common / len(its), common / by_chance)
             ranked.append((by_chance - common, -common, name, row))
     return [row for *_, row in sorted(ranked)][:limit]
 
 
-def recommend(rows: Rows, user: UUID, limit: int) -> Answer:
+def recommend(rows: Rows, user: UUID, limit: int, since: Moment, until: Moment) -> Answer:
     tastes: dict[UUID, set[str]] = {}
-    for use in rows.usage:
+    for use in rows.counted(since, until):
         if use.user_id is not None and use.feature_name is not None:
             tastes.setdefault(use.user_id, set()).add(use.feature_name)
     mine = tastes.pop(user, set())
@@ -247,8 +278,8 @@ def of_feature(rows: Iterable[Any], feature: str | None) -> list[Any]:
     return [row for row in rows if feature is None or row.feature_name == feature]
 
 
-def users_of(rows: Rows, feature: str) -> set[Any]:
-    return {use.user_id for use in rows.usage if use.feature_name == feature} - {None}
+def users_of(rows: Iterable[Any], feature: str) -> set[Any]:
+    return {row.user_id for row in rows if row.feature_name == feature} - {None}
 
 
 def users(rows: Iterable[Any]) -> int:
@@ -285,14 +316,48 @@ def following(by: str, start: dt.datetime) -> dt.datetime:
     return start + steps[by] if by in steps else (start + 31 * DAY).replace(day=1)
 
 
-def first_start(now: dt.datetime, since: Since, by: str = "day") -> dt.datetime | None:
-    """Where a period starts: with today and the days before it that a timedelta has room for."""
-    if since is None or isinstance(since, dt.datetime):
-        return since and floor(by, since)
-    if by == "hour":
-        return floor("hour", now - max(math.ceil(since / HOUR) - 1, 0) * HOUR)
-    return floor(by, floor("day", now - max(math.ceil(since / DAY) - 1, 0) * DAY))
+def bounds(now: dt.datetime, since: Moment, until: Moment, by: str = "day") -> tuple[dt.datetime, dt.datetime]:
+    """The start of the first unit of a window, and of the one after the last."""
+    smaller = HOUR if by == "hour" else DAY
+    begin = floor("hour" if by == "hour" else "day", now)
+    start, end = dt.datetime.min, dt.datetime.max
+    if isinstance(since, dt.timedelta):
+        start = floor(by, begin - max(math.ceil(since / smaller) - 1, 0) * smaller)
+    elif since is not None:
+        start = floor(by, first_and_next(now, since)[0])
+    if isinstance(until, dt.timedelta):
+        back = math.ceil(until / smaller)
+        end = following(by, floor(by, begin - back * smaller)) if back else dt.datetime.max
+    elif until is not None:
+        after = first_and_next(now, until)[1]
+        end = after if floor(by, after) == after else following(by, floor(by, after))
+    return start, end
 
 
-def is_used_since(now: dt.datetime, last_used: dt.datetime, since: Since) -> bool:
-    return since is None or last_used >= (since if isinstance(since, dt.datetime) else now - since)
+NAMED = {
+    "today": ("day", None),
+    "this week": ("week", None),
+    "last month": ("month", None),
+    "2024-W14": ("week", dt.datetime(2024, 4, 1)),
+    "2024-02": ("month", dt.datetime(2024, 2, 1)),
+}
+
+
+def first_and_next(now: dt.datetime, named: Any) -> tuple[dt.datetime, dt.datetime]:
+    """The first moment of what is named, and the first one after it."""
+    if isinstance(named, str):
+        unit, known = NAMED[named]
+        start = known or floor(unit, now)
+        if named.startswith("last"):
+            start = floor(unit, start - DAY)
+        return start, following(unit, start)
+    if isinstance(named, dt.datetime):
+        return named, named
+    day = dt.datetime.combine(named, dt.time())
+    return day, day + DAY
+
+
+def is_used_since(now: dt.datetime, last_used: dt.datetime, since: Moment) -> bool:
+    if since is None or isinstance(since, dt.timedelta):
+        return since is None or last_used >= now - since
+    return last_used >= first_and_next(now, since)[0]

@@ -31,9 +31,8 @@ values = (
     st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["a", "B", 'it\'s "ü"', "1.5", ""]) | st.just(1.5)
 )
 metadata = st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, values))
-since: st.SearchStrategy[oracle.Since] = st.none() | st.sampled_from(
-    [0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY]
-)
+spans = st.sampled_from([0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY])
+since: st.SearchStrategy[oracle.Moment] = st.none() | spans
 limits = st.integers(1, 4)
 
 
@@ -79,6 +78,27 @@ def pasts(draw: st.DrawFn) -> Rows:
     return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans)
 
 
+def moments(now: dt.datetime) -> st.SearchStrategy[oracle.Moment]:
+    """Where a window may begin or end."""
+    fixed = [now - 10 * DAY - HOUR / 2, oracle.floor("day", now) - 20 * DAY, (now - 5 * DAY).date(), now.date()]
+    return since | st.sampled_from(fixed) | st.sampled_from(["today", "this week", "last month", "2024-W14", "2024-02"])
+
+
+@st.composite
+def windows(draw: st.DrawFn, now: dt.datetime) -> tuple[oracle.Moment, oracle.Moment]:
+    """A window with a day."""
+    begin, end = draw(moments(now)), draw(st.none() | moments(now))
+    start, after = oracle.bounds(now, begin, end)
+    assume(start < after)
+    return begin, end
+
+
+def is_short(now: dt.datetime, begin: oracle.Moment, end: oracle.Moment) -> bool:
+    """Whether spikes can be looked for in it."""
+    start, after = oracle.bounds(now, begin, end)
+    return min(after, oracle.floor("day", now) + DAY) - start <= 28 * DAY
+
+
 every = settings(
     max_examples=int(os.environ.get("USAGE_TEST_EXAMPLES", "10")),
     deadline=None,
@@ -98,34 +118,36 @@ def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) 
     name = data.draw(st.sampled_from([use.feature_name for use in rows.usage if use.feature_name] or FEATURES))
     feature = data.draw(st.sampled_from([None, None, name, *FEATURES]))
     user, key = data.draw(st.sampled_from([*USERS, STRANGER])), data.draw(st.sampled_from(KEYS))
-    limit, period, length = (
-        data.draw(limits),
-        data.draw(since),
-        data.draw(since.filter(lambda value: isinstance(value, dt.timedelta) and value <= 28 * DAY)),
-    )
-    moment = data.draw(st.none() | st.just(rows.now - 10 * DAY - HOUR / 2))
-    period, length = moment or period, moment or length
+    limit, window = data.draw(limits), data.draw(windows(rows.now))
+    period, end = window
+    short = data.draw(windows(rows.now).filter(lambda window: is_short(rows.now, *window)))
     by, threshold = data.draw(st.sampled_from(["hour", "day", "week", "month"])), data.draw(st.sampled_from([1.5, 5.0]))
     asked = [
-        (q.top_features(limit, since=period), oracle.top_features(rows, limit, period)),
-        (q.user_features(user, period), oracle.user_features(rows, user, period)),
-        (q.user_features(None, period), oracle.user_features(rows, None, period)),
-        (q.adoption(since=period, tables=known), oracle.adoption(rows, period)),
-        (q.adoption(since=period, tables=unknown), oracle.adoption(alone, period)),
-        (q.adoption(by=filled.people.c.plan, since=period), oracle.adoption_by_plan(rows, period)),
-        (q.unused_features(period), oracle.unused_features(rows, period)),
-        (q.power_users(feature, limit, since=period), oracle.power_users(rows, feature, limit, period)),
-        (q.trend(feature, by, since=period), oracle.trend(rows, feature, by, period)),
-        (q.active_users(feature), oracle.active_users(rows, feature)),
-        (q.spikes(length, feature=feature, threshold=threshold), oracle.spikes(rows, length, feature, threshold)),
-        (q.variants(name, key), oracle.variants(rows, name, key)),
-        (q.related_features(name, limit), oracle.related_features(rows, name, limit)),
+        (q.top_features(limit, since=period, until=end), oracle.top_features(rows, limit, *window)),
+        (q.user_features(user, period, until=end), oracle.user_features(rows, user, *window)),
+        (q.user_features(None, period, until=end), oracle.user_features(rows, None, *window)),
+        (q.adoption(since=period, until=end, tables=known), oracle.adoption(rows, *window)),
+        (q.adoption(since=period, until=end, tables=unknown), oracle.adoption(alone, *window)),
+        (q.adoption(by=filled.people.c.plan, since=period, until=end), oracle.adoption_by_plan(rows, *window)),
+        (q.unused_features(period, until=end), oracle.unused_features(rows, *window)),
+        (q.power_users(feature, limit, since=period, until=end), oracle.power_users(rows, feature, limit, *window)),
+        (q.trend(feature, by, since=period, until=end), oracle.trend(rows, feature, by, *window)),
+        (q.active_users(feature, until=end), oracle.active_users(rows, feature, end)),
+        (
+            q.spikes(short[0], until=short[1], feature=feature, threshold=threshold),
+            oracle.spikes(rows, *short, feature, threshold),
+        ),
+        (q.variants(name, key, since=period, until=end), oracle.variants(rows, name, key, *window)),
+        (
+            q.related_features(name, limit, since=period, until=end),
+            oracle.related_features(rows, name, limit, *window),
+        ),
     ]
     answers = [filled.ask(question) for question, _ in asked]
-    similar = filled.ask(q.recommend(user))
+    similar = filled.ask(q.recommend(user, since=period, until=end))
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     assume(oracle.floor("hour", rows.now) == oracle.floor("hour", now))
     for answer, (question, expected) in zip(answers, asked, strict=True):
         agree(question, answer, expected)
     assert [row[1] for row in similar] == pytest.approx(sorted((row[1] for row in similar), reverse=True))
-    agree("recommend", sorted(similar), sorted(oracle.recommend(rows, user, 5)))
+    agree("recommend", sorted(similar), sorted(oracle.recommend(rows, user, 5, period, end)))

@@ -53,10 +53,10 @@ def test_a_young_feature_is_measured_by_its_own_days(small: Filled) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"since": None}, "since goes 28 days back at most, not all time"),
-        ({"since": 29 * DAY}, "since goes 28 days back at most"),
-        ({"since": dt.datetime.now(dt.UTC).replace(tzinfo=None) - 40 * DAY}, "since goes 28 days back at most"),
-        ({"since": 7}, "since is a timedelta, a datetime or None"),
+        ({"since": None}, "28 days at most, not of all time"),
+        ({"since": 29 * DAY}, "28 days at most, not of 29 days"),
+        ({"since": dt.datetime.now(dt.UTC).replace(tzinfo=None) - 40 * DAY}, "28 days at most, not of 41 days"),
+        ({"since": 7}, "since is a timedelta, a date, a datetime, a text or None"),
         ({"threshold": 0}, "threshold is a number above 0"),
         ({"threshold": float("nan")}, "threshold is a number above 0"),
         ({"threshold": True}, "threshold is a number above 0"),

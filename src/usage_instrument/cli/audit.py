@@ -26,7 +26,7 @@ from usage_instrument.database.inspection import audit_problem
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditError
 from usage_instrument.queries.arguments import user_id
-from usage_instrument.queries.periods import since_of
+from usage_instrument.queries.windows import edge_of, point
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UNSET
 
@@ -246,7 +246,7 @@ def _filters(
     since: str | None,
     until: str | None,
 ) -> dict[str, Any]:
-    last = None if until is None else since_of(until)
+    last = None if until is None else point(edge_of(until, "since"))
     if isinstance(last, dt.timedelta):
         raise fail(f"--until is a date or time such as 2026-01-31 (UTC), not {until!r}")
     return {
@@ -254,7 +254,7 @@ def _filters(
         "actor": UNSET if actor is None else user_id(actor, tables),
         "feature": feature,
         "outcome": None if outcome is None else outcome.value,
-        "since": None if since is None else since_of(since),
+        "since": None if since is None else point(edge_of(since, "since")),
         "until": last,
     }
 

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from usage_instrument.queries.periods import span_of
+from usage_instrument.queries.windows import span_of
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings
 
 from .errors import fail

@@ -19,11 +19,11 @@ from usage_instrument.database.schema import default_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.queries.display_names import display_names, with_display_names
-from usage_instrument.queries.periods import period_words, since_of
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import QUESTIONS, Argument, Query, Question
 from usage_instrument.queries.trend import TREND
 from usage_instrument.queries.unused_features import UNUSED
+from usage_instrument.queries.windows import window_words
 from usage_instrument.settings import DATABASE_VARIABLE
 
 from .caveats import NOTHING_DECLARED, caveats, is_empty, old_tables
@@ -163,8 +163,7 @@ def _answer(
     if question is TREND and output is Format.TABLE and answer.rows and not answer.is_empty:
         _draw(answer)
     else:
-        since = None if given.get("since") is None else since_of(given["since"])
-        words = {"period": period_words(since), "key": given.get("key"), "by": ""}
+        words = {"period": window_words(given.get("since"), given.get("until")), "key": given.get("key"), "by": ""}
         empty = (
             "Nothing was counted so far. An app writes its uses every five seconds. "
             "Is it configured with this database? `usage-instrument doctor` checks."

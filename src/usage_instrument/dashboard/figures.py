@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import usage_instrument
 from usage_instrument.database.expressions import Ago, Day
 from usage_instrument.database.tables import Tables
-from usage_instrument.queries.periods import first_start
+from usage_instrument.queries.windows import Window
 from usage_instrument.views import SILENT
 
 
@@ -75,13 +75,14 @@ class Totals:
     """Whether there is any history. Without it, no period has numbers."""
 
 
-def totals(connection: sa.Connection, tables: Tables, since: dt.timedelta, feature: str | None) -> Totals:
-    """Add up the history of one feature or of all."""
+def totals(connection: sa.Connection, tables: Tables, asked: Window, feature: str | None) -> Totals:
+    """Add up the history of one feature or of all, in a window and in the one before it."""
     history = tables.history
-    start, before = first_start(since), first_start(2 * since)
+    start, before = asked.start(), asked.previous().start()
     is_now = sa.case((history.c.bucket_start >= start, 1), else_=0).label("is_now")
     found = sa.select(is_now, history.c.user_id, sa.func.sum(history.c.usage_count).label("uses"))
-    found = found.where(history.c.bucket_start >= before).group_by(is_now, history.c.user_id)
+    found = found.where(history.c.bucket_start >= before, *Window(None, asked.until).contains(history.c.bucket_start))
+    found = found.group_by(is_now, history.c.user_id)
     if feature is not None:
         found = found.where(history.c.feature_name == feature)
     # Grouped by user first: a database would sort all rows to count the distinct users.

@@ -15,17 +15,19 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.events import NAME_LENGTH, STRING_ID_LENGTH
 from usage_instrument.queries.display_names import display_names
 from usage_instrument.queries.questions import QUESTIONS, Argument
+from usage_instrument.queries.windows import Window, window
 from usage_instrument.typing import UserId
 
 from .cache import Cache
 from .errors import PageError
 from .figures import Freshness
+from .formatting import day, plural
 from .html import address
 
 T = TypeVar("T")
 
 MAX_KEY = 100
-PARAMETERS = frozenset({"page", "period", "q"}).union(
+PARAMETERS = frozenset({"from", "page", "period", "q", "to"}).union(
     argument.parameter for question in QUESTIONS for argument in question.arguments
 )
 """The parameters of the pages, without those of the audit trail."""
@@ -38,36 +40,93 @@ _INTEGER = 2**63
 
 @dataclass(frozen=True)
 class Period:
-    """A number of days, today included."""
+    """A number of days, by default until today."""
 
     name: str
-    """Its name in addresses."""
+    """Its name in files, and in addresses if it ends today."""
     days: int
-    by: Literal["day", "week"]
-    """The step of its charts."""
+    until: dt.date | None = None
+    """Its last day; None for today."""
 
     @property
-    def since(self) -> dt.timedelta:
-        """Its length, as questions take it."""
-        return dt.timedelta(days=self.days)
+    def since(self) -> dt.timedelta | dt.date:
+        """Its first day, as questions take it."""
+        return dt.timedelta(days=self.days) if self.until is None else self.first
+
+    @property
+    def first(self) -> dt.date:
+        """Its first day; today's clock is that of this process."""
+        return (self.until or dt.datetime.now(dt.UTC).date()) - dt.timedelta(days=self.days - 1)
+
+    @property
+    def by(self) -> Literal["day", "week", "month"]:
+        """The step of its charts."""
+        return "day" if self.days <= MAX_DAYS else "week" if self.days <= MAX_WEEKS else "month"
 
     @property
     def words(self) -> str:
         """Its length, as people read it."""
-        return f"{self.days} days"
+        return plural(self.days, "day")
+
+    @property
+    def heading(self) -> str:
+        """It as the heading of a page."""
+        return f"The last {self.words}" if self.until is None else f"{day(self.first)} to {day(self.until)}"
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """It in an address."""
+        if self.until is None:
+            return {} if self.name == DEFAULT.name else {"period": self.name}
+        return {"from": str(self.first), "to": str(self.until)}
+
+    def last(self, days: int) -> Period:
+        """Its last days, or itself if it is shorter."""
+        if self.days <= days:
+            return self
+        return (
+            Period(f"{days}d", days)
+            if self.until is None
+            else dates(self.until - dt.timedelta(days=days - 1), self.until)
+        )
 
 
-PERIODS = (Period("7d", 7, "day"), Period("28d", 28, "day"), Period("90d", 90, "day"), Period("400d", 400, "week"))
+MAX_DAYS, MAX_WEEKS = 120, 1_000
+"""The longest periods whose charts have days, and weeks."""
+LONGEST = 10_000
+"""Days of a period at most: 27 years."""
+PERIODS = tuple(Period(f"{days}d", days) for days in (7, 28, 90, 400))
 DEFAULT = PERIODS[1]
 
 
-def period_of(name: str | None) -> Period:
-    """The period of that name; the default without one. Raises PageError."""
+def dates(first: dt.date, last: dt.date) -> Period:
+    """The period from one day to another."""
+    return Period(f"{first}-to-{last}", (last - first).days + 1, last)
+
+
+def period_of(parameters: Mapping[str, str]) -> Period:
+    """The period that an address names; the default without one. Raises PageError."""
+    if parameters.get("from") or parameters.get("to"):
+        return _dates_of(parameters.get("from", ""), parameters.get("to", ""))
+    name = parameters.get("period")
     for period in PERIODS:
         if period.name == (name or DEFAULT.name):
             return period
     names = ", ".join(period.name for period in PERIODS)
-    raise PageError(400, f"There is no period “{name}”", f"Choose one of {names} above.")
+    raise PageError(400, f"There is no period “{name}”", f"Choose one of {names} above, or dates.")
+
+
+def _dates_of(first_text: str, last_text: str) -> Period:
+    try:
+        first = dt.date.fromisoformat(first_text)
+        last = dt.date.fromisoformat(last_text) if last_text else dt.datetime.now(dt.UTC).date()
+    except ValueError:
+        raise PageError(
+            400, "These are no days", "Write both as in 2026-01-31. Without the last, it is today."
+        ) from None
+    if not 0 <= (last - first).days < LONGEST:
+        raise PageError(400, "This period has no days", f"The last day follows the first, {LONGEST:,} days at most.")
+    return dates(first, last)
 
 
 @dataclass(frozen=True)
@@ -114,7 +173,12 @@ class PageRequest:
     @property
     def kept(self) -> dict[str, str]:
         """The parameters that links carry on: the period, unless it is the default."""
-        return {} if self.period is DEFAULT else {"period": self.period.name}
+        return self.period.parameters
+
+    @property
+    def window(self) -> Window:
+        """The period, as totals take it."""
+        return window(self.period.since, self.period.until)
 
     @property
     def feature(self) -> str:
@@ -172,12 +236,17 @@ class PageRequest:
 
     def of_a_week(self) -> PageRequest:
         """This request for a week at most: spikes are found best beside a past that is four times as long."""
-        return replace(self, period=min(self.period, PERIODS[0], key=lambda period: period.days))
+        return replace(self, period=self.period.last(7))
 
     def in_period(self, period: Period) -> str:
         """The address of this page for another period."""
-        period_name = None if period is DEFAULT else period.name
-        return address(self.page, **{**self.parameters, "period": period_name, "page": None})
+        return address(self.page, **self.others, **period.parameters)
+
+    @property
+    def others(self) -> dict[str, str]:
+        """The parameters of this page beside those of the period and of the page of a table."""
+        period = {"period", "from", "to", "page"}
+        return {name: value for name, value in self.parameters.items() if name in PARAMETERS - period and value}
 
     def pages(self, found: int, carried: Mapping[str, object]) -> Pages:
         """This page of a table, and the links beside it, when so many rows were found.

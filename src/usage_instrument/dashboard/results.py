@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from usage_instrument.errors import UsageInstrumentError
-from usage_instrument.queries.periods import Since, period_words
 from usage_instrument.queries.questions import NUMBERS, QUESTIONS, Query, Question, QuestionColumn
 from usage_instrument.queries.trend import TREND
-from usage_instrument.queries.user_features import USER_FEATURES
+from usage_instrument.queries.windows import Moment, window_words
 
 from .charts import Chart, Point, chart
 from .errors import PageError
 from .html import address
-from .page_request import ROWS, PageRequest, Pages
+from .page_request import ROWS, PageRequest, Pages, Period
 
 CARD = 8
 """Rows on a card."""
@@ -70,8 +69,8 @@ class Trend:
 
 
 def has_period(question: Question) -> bool:
-    """Whether its page depends on the period. The page of a user is about all time."""
-    return question is not USER_FEATURES and any(argument.name == "since" for argument in question.arguments)
+    """Whether its page has a choice of periods."""
+    return not question.is_of_all_time and any(argument.name == "since" for argument in question.arguments)
 
 
 def parameters_of(question: Question) -> dict[str, bool]:
@@ -81,7 +80,8 @@ def parameters_of(question: Question) -> dict[str, bool]:
 
 def query(question: Question, request: PageRequest, limit: int) -> Query:
     """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
-    of_page = {"limit": limit, "since": since_of(question, request), "by": request.period.by}
+    since, until = window_of(question, request)
+    of_page = {"limit": limit, "since": since, "until": until, "by": request.period.by}
     decided = _of_page(question)
     try:
         given = {
@@ -97,14 +97,20 @@ def query(question: Question, request: PageRequest, limit: int) -> Query:
 
 def _of_page(question: Question) -> frozenset[str]:
     """The arguments that the page decides; the others come from its address."""
-    return frozenset({"limit", "since", "by"} if question is TREND else {"limit", "since"})
+    return frozenset({"limit", "since", "until", *(["by"] if question is TREND else [])})
 
 
-def since_of(question: Question, request: PageRequest) -> Since:
-    """The period of the question on this page; None for all time."""
-    if not has_period(question):
+def window_of(question: Question, request: PageRequest) -> tuple[Moment, Moment]:
+    """`since` and `until` of the question on this page; None for all time."""
+    period = period_of(question, request)
+    return (None, None) if period is None else (period.since if has_period(question) else None, period.until)
+
+
+def period_of(question: Question, request: PageRequest) -> Period | None:
+    """The period of the question on this page; None for all time. A question without a start takes the last day."""
+    if question.is_of_all_time or not any(argument.name == "until" for argument in question.arguments):
         return None
-    return request.period.since if question.longest is None else min(request.period.since, question.longest)
+    return request.period if question.longest is None else request.period.last(question.longest.days)
 
 
 def result(question: Question, request: PageRequest, limit: int = CARD) -> Result:
@@ -137,7 +143,7 @@ def laid_out(
     shown = slice(first, first + limit)
     carried = links_of(question, request)
     words = {
-        "period": period_words(since_of(question, request)),
+        "period": window_words(*window_of(question, request)),
         "by": request.period.by,
         "key": request.parameters.get("key", ""),
     }
@@ -155,7 +161,8 @@ def laid_out(
 
 def links_of(question: Question, request: PageRequest) -> dict[str, str]:
     """The parameters of the addresses of this table."""
-    return _carried(question, request) | (request.kept if has_period(question) else {})
+    depends = has_period(question) or window_of(question, request)[1] is not None
+    return _carried(question, request) | (request.kept if depends else {})
 
 
 def _carried(question: Question, request: PageRequest) -> dict[str, str]:

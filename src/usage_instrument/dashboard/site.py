@@ -24,7 +24,7 @@ from .formatting import plural
 from .html import render
 from .http import HTTPRequest, Response, asset, into, page, redirect
 from .page_jobs import Job, PageJobs, TooManyJobsError
-from .page_request import PARAMETERS, PERIODS, PageRequest, period_of
+from .page_request import DEFAULT, PARAMETERS, PERIODS, PageRequest, period_of
 from .pages.feature import feature
 from .pages.overview import overview
 from .pages.search import search
@@ -164,7 +164,7 @@ class Site(Generic[Given, Verdict]):
         parameters = request.parameters()
         if parameters is None or any("\0" in value for value in parameters.values()):
             raise PageError(400, "This address is too long, or broken", "Start again from the overview.")
-        period = period_of(parameters.get("period"))
+        period = DEFAULT if self._is_of_trail(request) else period_of(parameters)  # the trail has dates of its own
 
         def work(connection: Connection, tables: Tables) -> Response:
             name, fresh = request.path.removeprefix("/"), freshness(connection, tables)

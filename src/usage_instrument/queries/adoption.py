@@ -11,23 +11,26 @@ from usage_instrument.errors import ConfigurationError
 
 from .arguments import default_tables
 from .numbers import by_name, share, total
-from .periods import Since
 from .questions import FEATURE, SHARE, USERS, Question, QuestionColumn, described
-from .sources import counts_since, of_population, population
+from .sources import counts_in, of_population, population
+from .windows import Moment, window
 
 
-def adoption(*, by: Any = None, since: Since = None, tables: Tables | None = None) -> Select[Any]:
+def adoption(
+    *, by: Any = None, since: Moment = None, until: Moment = None, tables: Tables | None = None
+) -> Select[Any]:
     """Users and uses by feature, the most widely used first: `feature_name`, `unique_users`, `uses`, `share`.
 
     `share` (0 to 1) is of all users: the rows of the users table if the tables refer to one, else all users that ever
     used anything. The anonymous user, and a user who is not in the users table any more, does not count as a user, but
     the uses count. `by=User.plan`, any column of the host's users table or model, splits each feature by its value, in
     a column of its name after `feature_name`; `share` is then of the users with that value, and uses without a user
-    have None there. `since` is a timedelta (7 days: today and the six before, UTC) or a datetime (from its day on),
-    answered from the history. Raises ConfigurationError for another `by` or `since`.
+    have None there. `since` and `until` bound the days, UTC, that the history answers: a timedelta (7 days: today and
+    the six before), a date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError for
+    a wrong argument.
     """
     tables = tables or default_tables()
-    used = counts_since(tables, since)
+    used = counts_in(tables, window(since, until))
     feature, uses = used.c.feature_name, total(used.c.usage_count)
     if by is None:
         source, user = of_population(tables, used)

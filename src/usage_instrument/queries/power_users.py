@@ -11,21 +11,27 @@ from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, default_tables, rows_of
 from .numbers import share, total
-from .periods import Since, counted_since
 from .questions import SHARE, USES, Question, QuestionColumn, described
+from .windows import Moment, counted_in, window
 
 
 def power_users(
-    feature: str | None = None, limit: int = 10, *, since: Since = None, tables: Tables | None = None
+    feature: str | None = None,
+    limit: int = 10,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    tables: Tables | None = None,
 ) -> Select[UserId, int, float, int, dt.datetime]:
     """The users with the most uses, of one feature or of all: `user_id`, `uses`, `share`, `features`, `last_used`.
 
     `share` (0 to 1) is of all uses, the anonymous ones included; `features` is the number of features that the user
-    used. The anonymous user is left out. `since` is a timedelta (7 days: today and the six before, UTC) or a datetime
-    (from its day on), answered from the history. Raises ConfigurationError for a wrong argument.
+    used. `last_used` is of all time. The anonymous user is left out. `since` and `until` bound the days, UTC, that the
+    history answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of one; without
+    both, it is all time. Raises ConfigurationError for a wrong argument.
     """
     tables = tables or default_tables()
-    source, period = counted_since(tables, since)
+    source, period = counted_in(tables, window(since, until))
     rows = [*rows_of(source.c.feature_name, feature), *period]
     uses = total(source.c.usage_count).label("uses")
     # Grouped by user alone: by user and feature there are many times more groups, of which ten users need a few.

@@ -17,7 +17,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
 from .arguments import user_id
-from .periods import since_of, since_text
+from .windows import written
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 ColumnKind = Literal[
@@ -47,7 +47,7 @@ NAME = ArgumentType({"type": "string"})
 USER = ArgumentType({"type": "string"}, parse=user_id)
 LIMIT = ArgumentType({"type": "integer", "minimum": 1}, "NUMBER")
 SCORE = ArgumentType({"type": "number", "exclusiveMinimum": 0}, "NUMBER")
-PERIOD = ArgumentType({"type": "string"}, "PERIOD", lambda text, tables: since_of(text), since_text)
+MOMENT = ArgumentType({"type": "string"}, "TIME", written=written)
 
 
 def choice(metavar: str, *values: str) -> ArgumentType:
@@ -97,7 +97,8 @@ _SHARED = (
     Argument("feature", NAME, "The feature, by its name in the code."),
     Argument("user_id", USER, "The user's id, or 'anonymous'."),
     Argument("limit", LIMIT, "The maximum number of rows."),
-    Argument("since", PERIOD, "Start of the period: 12h, 30d, 4w, or a date such as 2026-01-31. Days are UTC days."),
+    Argument("since", MOMENT, "The first day (UTC): 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, last month."),
+    Argument("until", MOMENT, "The last day, in the same forms; 7d is the day before the last 7 days."),
 )
 """The arguments of several questions."""
 
@@ -149,6 +150,8 @@ class Question:
     """Its page and file in the dashboard, if that is not its name."""
     longest: dt.timedelta | None = None
     """The longest period that it accepts."""
+    is_of_all_time: bool = False
+    """Whether its page is about all time, whatever the period of the dashboard."""
     python_only: frozenset[str] = frozenset()
     """The arguments that only Python code can give, beside `tables`."""
     arguments: tuple[Argument, ...] = field(init=False)

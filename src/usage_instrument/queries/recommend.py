@@ -11,21 +11,28 @@ from usage_instrument.typing import UserId
 from .arguments import checked_limit, user_and_tables
 from .numbers import share
 from .questions import FEATURE, Question, QuestionColumn, described
+from .sources import counts_in
+from .windows import Moment, window
 
 
-def recommend(user_id: UserId, limit: int = 5, *, tables: Tables | None = None) -> Select[str, float, int]:
+def recommend(
+    user_id: UserId, limit: int = 5, *, since: Moment = None, until: Moment = None, tables: Tables | None = None
+) -> Select[str, float, int]:
     """Features that similar users use and this user does not, the likeliest first: `feature_name`, `score`,
     `unique_users`.
 
     Users who share a feature with the user are similar. The weight of each is the number of features that both use over
     the number that either uses (Jaccard). `score` (0 to 1) is the weight of the similar users who use the feature over
-    the weight of all similar users; `unique_users` is their number. A user without uses gets no row. Raises UserIdError
-    for None or an id of another type, ConfigurationError for a wrong limit.
+    the weight of all similar users; `unique_users` is their number. A user without uses gets no row. `since` and
+    `until` bound the days, UTC, that the history answers: a timedelta (7 days: today and the six before), a date, a
+    datetime or the text of one; without both, it is all time. Raises UserIdError for None or an id of another type,
+    ConfigurationError for a wrong argument.
     """
     if user_id is None:
         raise UserIdError("recommend takes a user's id: the anonymous user resembles nobody")
     user_id, tables = user_and_tables(user_id, tables)
-    usage, theirs = tables.usage, tables.usage.alias("theirs")
+    usage = counts_in(tables, window(since, until))
+    theirs = usage.alias("theirs")
     mine = select(usage.c.feature_name).where(usage.c.user_id == user_id, usage.c.feature_name.is_not(None)).cte("mine")
     common, features = func.count(mine.c.feature_name), func.count(usage.c.feature_name)
     either = features + select(func.count()).select_from(mine).scalar_subquery() - common
@@ -55,10 +62,11 @@ RECOMMEND = described(
         recommend,
         "Might like",
         "Features that similar users use and this user does not.",
-        "What users with similar habits use and this user does not, over all time.",
+        "What users with similar habits use and this user does not, {period}.",
         "There is nothing to recommend: no user with similar habits uses another feature.",
         "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55",
         (FEATURE, QuestionColumn("score", "Score", "share"), QuestionColumn("unique_users", "Similar users", "count")),
         bar="score",
+        is_of_all_time=True,
     )
 )

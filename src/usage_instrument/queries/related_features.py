@@ -10,25 +10,33 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_feature, checked_limit, default_tables
 from .numbers import share
 from .questions import FEATURE, Question, QuestionColumn, described
-from .sources import seen
+from .sources import counts_in, seen
+from .windows import Moment, window
 
 
 def related_features(
-    feature: str, limit: int = 10, *, tables: Tables | None = None
+    feature: str,
+    limit: int = 10,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    tables: Tables | None = None,
 ) -> Select[str, int, float, float, float]:
     """The features related to a feature, the closest first: `feature_name`, `unique_users`, `support`, `confidence`,
     `lift`.
 
-    `unique_users` use both; `support` (0 to 1) is their share of all users that ever used anything, `confidence`
-    (0 to 1) their share of this feature's users. `lift` is how many times more likely its users are to use the other
-    one than all users are: 1 means independent. The closest features have the most common users above the number that
-    independence predicts, which favours neither popular nor rare ones. Raises ConfigurationError for a wrong argument.
+    `unique_users` use both; `support` (0 to 1) is their share of all users that used anything, `confidence` (0 to 1)
+    their share of this feature's users. `lift` is how many times more likely its users are to use the other one than
+    all users are: 1 means independent. The closest features have the most common users above the number that
+    independence predicts, which favours neither popular nor rare ones. `since` and `until` bound the days, UTC, that
+    the history answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of one; without
+    both, it is all time. Raises ConfigurationError for a wrong argument.
     """
     tables = tables or default_tables()
-    usage = tables.usage
+    usage = counts_in(tables, window(since, until))
     name = checked_feature(feature)
     users = select(usage.c.user_id).where(usage.c.feature_name == name, usage.c.user_id.is_not(None)).cte("its_users")
-    everyone, its = seen(tables), select(func.count()).select_from(users).scalar_subquery()
+    everyone, its = seen(usage), select(func.count()).select_from(users).scalar_subquery()
     pairs = (
         select(
             usage.c.feature_name,
@@ -64,8 +72,8 @@ RELATED = described(
         related_features,
         "Related features",
         "Other features that the users of a feature use.",
-        "What else the users of this feature use, over all time. Lift above 1: more often than all users do.",
-        "Nobody who used this feature used another one.",
+        "What else the users of this feature used, {period}. Lift above 1: more often than all users do.",
+        "Nobody who used this feature used another one {period}.",
         "calendar_snooze_reminder",
         (
             FEATURE,
@@ -75,5 +83,6 @@ RELATED = described(
             QuestionColumn("support", "Support", "share", is_extra=True),
         ),
         bar="confidence",
+        is_of_all_time=True,
     )
 )

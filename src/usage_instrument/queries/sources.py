@@ -27,7 +27,7 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import rows_of
 from .numbers import ONE, ZERO, total
-from .periods import Since, counted_since
+from .windows import Window, counted_in
 
 DORMANT = dt.timedelta(days=90)
 """A feature without use for so long is dormant."""
@@ -35,17 +35,17 @@ RETIRED = 30
 """Days. A feature is retired if each service that declared it has run for longer without declaring it."""
 
 
-def counts_since(tables: Tables, since: Since, feature: str | None = None) -> FromClause:
-    """`user_id`, `feature_name`, `usage_count`, one row per user and feature. Raises ConfigurationError."""
-    source, period = counted_since(tables, since)
+def counts_in(tables: Tables, window: Window, feature: str | None = None) -> FromClause:
+    """`user_id`, `feature_name`, `usage_count` of a window, one row per user and feature. Raises ConfigurationError."""
+    source, period = counted_in(tables, window)
     rows = [*rows_of(source.c.feature_name, feature), *period]
     if source is tables.usage and not rows:
         return source
     key = (source.c.user_id, source.c.feature_name)
     if source is tables.usage:
-        return select(*key, source.c.usage_count).where(*rows).subquery("counts")
+        return select(*key, source.c.usage_count).where(*rows).cte("counts")
     uses = func.sum(source.c.usage_count).label("usage_count")
-    return select(*key, uses).where(*rows).group_by(*key).subquery("counts")
+    return select(*key, uses).where(*rows).group_by(*key).cte("counts")
 
 
 # ---- users
@@ -54,7 +54,7 @@ def counts_since(tables: Tables, since: Since, feature: str | None = None) -> Fr
 def population(tables: Tables) -> ScalarSelect[int]:
     """The number of users: rows of the users table, or without one all users that ever used anything."""
     users = users_column(tables)
-    return seen(tables) if users is None else select(func.count()).select_from(users.table).scalar_subquery()
+    return seen(tables.usage) if users is None else select(func.count()).select_from(users.table).scalar_subquery()
 
 
 def of_population(tables: Tables, counts: FromClause) -> tuple[FromClause, ColumnElement[Any]]:
@@ -66,9 +66,9 @@ def of_population(tables: Tables, counts: FromClause) -> tuple[FromClause, Colum
     return counts.outerjoin(users.table, users == counts.c.user_id), users
 
 
-def seen(tables: Tables) -> ScalarSelect[int]:
-    """The number of users that ever used anything."""
-    user = tables.usage.c.user_id
+def seen(counts: FromClause) -> ScalarSelect[int]:
+    """The number of users in these counts."""
+    user = counts.c.user_id
     users = select(user).where(user.is_not(None)).distinct().subquery("seen")
     return select(func.count()).select_from(users).scalar_subquery()
 

@@ -14,8 +14,8 @@ from usage_instrument.errors import ConfigurationError
 
 from .arguments import default_tables, rows_of
 from .numbers import ONE, ZERO, over, total
-from .periods import DAY, MONTH, WEEK, Since, calendar, first_start, since_text
 from .questions import FEATURE, SCORE, USES, Argument, Question, QuestionColumn, described
+from .windows import MONTH, WEEK, Moment, Window, calendar, window
 
 PAST = -28
 """Days of the past with which a period is compared."""
@@ -24,7 +24,12 @@ SHORTEST = -7
 
 
 def spikes(
-    since: Since = WEEK, *, feature: str | None = None, threshold: float = 5.0, tables: Tables | None = None
+    since: Moment = WEEK,
+    *,
+    until: Moment = None,
+    feature: str | None = None,
+    threshold: float = 5.0,
+    tables: Tables | None = None,
 ) -> Select[str, dt.date, int, float, float, float]:
     """Days with far more uses than usual, the highest score first: `feature_name`, `day`, `uses`, `baseline`, `score`,
     `threshold`.
@@ -33,13 +38,14 @@ def spikes(
     without use included. `score` is (uses - baseline) / the largest of 1.4826 x the median absolute deviation (the
     standard deviation of a normal distribution), a tenth of the baseline, and 1. Days whose score is at least
     `threshold` are spikes. An earlier spike affects medians less than mean and standard deviation. A feature first used
-    less than 7 days before the period has no baseline and no row. `since` is a timedelta (7 days: today and the six
-    before, UTC) or a datetime (from its day on), 28 days back at most. Raises ConfigurationError for a wrong argument.
+    less than 7 days before the period has no baseline and no row. `since` and `until` bound the days, UTC: a timedelta
+    (7 days: today and the six before), a date, a datetime or the text of one, 28 days at most. Raises
+    ConfigurationError for a wrong argument.
     """
-    start = _start(since)
+    start, end = _bounds(window(since, until))
     history = (tables or default_tables()).history
     rows = [history.c.feature_name.is_not(None), *rows_of(history.c.feature_name, feature)]
-    daily = _daily(history, rows, start).cte("daily")
+    daily = _daily(history, [*rows, *([] if end is None else [history.c.bucket_start < end])], start).cte("daily")
     usual = _usual(history, rows, start, daily).cte("usual")
     baseline = _medians(usual).cte("baselines")
     deviation = func.abs(usual.c.value - baseline.c.value).label("value")
@@ -59,17 +65,15 @@ def spikes(
     return select(*columns).where(scored.c.score >= least).order_by(scored.c.score.desc(), day, scored.c.feature_name)
 
 
-def _start(since: Since) -> ColumnElement[Any]:
-    """The start of the period, which is no longer than the past."""
-    start, length = first_start(since), since
-    if isinstance(since, dt.datetime):
-        length = dt.datetime.now(dt.UTC) - (since if since.tzinfo else since.replace(tzinfo=dt.UTC)) - DAY
-    if start is None or not isinstance(length, dt.timedelta) or length > MONTH:
+def _bounds(asked: Window) -> tuple[ColumnElement[Any], ColumnElement[Any] | None]:
+    """The start and the end of the window, which is no longer than the past."""
+    start, days = asked.start(), asked.days
+    if start is None or days is None or days > MONTH.days:
         raise ConfigurationError(
-            f"since goes {MONTH.days} days back at most, not {since_text(since) if since else 'all time'}: "
-            "a spike is compared with the days before"
+            f"spikes are those of {MONTH.days} days at most, not of {f'{days} days' if days else 'all time'}: "
+            "choose a later since or an earlier until, because a spike is compared with the days before"
         )
-    return start
+    return start, asked.end()
 
 
 def _daily(history: Table, rows: list[Any], start: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:

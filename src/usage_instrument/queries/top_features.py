@@ -8,17 +8,19 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import checked_limit, default_tables
 from .numbers import by_name, total
-from .periods import Since, counted_since
 from .questions import FEATURE, Question, QuestionColumn, described
+from .windows import Moment, counted_in, window
 
 
-def top_features(limit: int = 5, *, since: Since = None, tables: Tables | None = None) -> Select[str | None, int]:
+def top_features(
+    limit: int = 5, *, since: Moment = None, until: Moment = None, tables: Tables | None = None
+) -> Select[str | None, int]:
     """The most used features and their uses by all users: `feature_name`, `total_usage`.
 
-    `since` is a timedelta (7 days: today and the six before, UTC) or a datetime (from its day on), answered from the
-    history; None is all time. Raises ConfigurationError for another `since` or a `limit` below 1.
+    `since` and `until` bound the days, UTC, that the history answers: a timedelta (7 days: today and the six before), a
+    date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
     """
-    source, period = counted_since(tables or default_tables(), since)
+    source, period = counted_in(tables or default_tables(), window(since, until))
     feature, uses = source.c.feature_name, total(source.c.usage_count).label("total_usage")
     found = select(feature, uses).where(*period).group_by(feature)
     return found.order_by(uses.desc(), *by_name(feature)).limit(checked_limit(limit))

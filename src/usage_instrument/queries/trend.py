@@ -13,29 +13,34 @@ from usage_instrument.typing import Unit
 
 from .arguments import checked_unit, default_tables, rows_of
 from .numbers import total
-from .periods import MONTH, Since, calendar, first_start
 from .questions import USERS, USES, Argument, Question, QuestionColumn, choice, described
+from .windows import MONTH, Moment, calendar, window
 
 
 def trend(
-    feature: str | None = None, by: str = "day", *, since: Since = MONTH, tables: Tables | None = None
+    feature: str | None = None,
+    by: str = "day",
+    *,
+    since: Moment = MONTH,
+    until: Moment = None,
+    tables: Tables | None = None,
 ) -> Select[dt.datetime, int, int, int, bool]:
     """Uses and users by day, the first day first: `bucket_start` (UTC), `uses`, `unique_users`, `anonymous_uses`,
     `is_running`.
 
-    Of one feature or of all, `by` hour (if the history has hours), day, week (from Monday) or month, up to now, with
-    zeros for those without use. `since` is a timedelta (28 days: today and the 27 before, UTC), a datetime, or None for
-    the whole history; the first week or month is complete. The last one `is_running`: it has not ended, so its numbers
-    still grow. Raises ConfigurationError for a wrong argument.
+    Of one feature or of all, `by` hour (if the history has hours), day, week (from Monday) or month, with zeros for
+    those without use. `since` is a timedelta (28 days: today and the 27 before, UTC), a date, a datetime or the text of
+    one, or None for the whole history; so is `until`, None for now. The first and the last week or month are complete.
+    One that `is_running` has not ended, so its numbers still grow. Raises ConfigurationError for a wrong argument.
     """
     history, unit = (tables or default_tables()).history, checked_unit(by)
     rows = rows_of(history.c.feature_name, feature)
-    start = first_start(since, unit)
+    asked = window(since, until)
+    start, end = asked.start(unit), asked.end(unit)
+    rows += asked.contains(history.c.bucket_start, unit)
     if start is None:
         start = select(StartOf(unit, func.min(history.c.bucket_start))).where(*rows).scalar_subquery()
-    else:
-        rows.append(history.c.bucket_start >= start)
-    units = calendar(unit, start)
+    units = calendar(unit, start, end)
     bucket, uses = StartOf(unit, history.c.bucket_start).label("bucket_start"), func.sum(history.c.usage_count)
     used = select(bucket, history.c.user_id, uses.label("uses")).where(*rows).group_by(bucket, history.c.user_id)
     by_user = used.subquery("used")

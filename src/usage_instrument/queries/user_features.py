@@ -5,31 +5,53 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, and_, func, or_, select
 
 from usage_instrument.database.tables import Tables
 from usage_instrument.typing import UserId
 
 from .arguments import user_and_tables
-from .numbers import by_name
-from .periods import WEEK, Since, used_since
+from .numbers import by_name, total
 from .questions import FEATURE, LAST_USED, Question, QuestionColumn, described
+from .windows import WEEK, Moment, Window, window
 
 
 def user_features(
-    user_id: UserId, since: Since = WEEK, *, tables: Tables | None = None
+    user_id: UserId, since: Moment = WEEK, *, until: Moment = None, tables: Tables | None = None
 ) -> Select[str | None, int | None, dt.datetime, dict[str, Any] | None]:
     """The features of one user, the latest first: `feature_name`, `usage_count`, `last_used` (UTC), `metadata`.
 
-    `usage_count` is of all time. `since` is a timedelta back from now, a datetime (UTC unless it has a time zone), or
-    None for all time. A user of None is the anonymous user; a text is parsed as a UUID if the ids are UUIDs. Raises
-    UserIdError for an id of another type, ConfigurationError for another `since`.
+    `usage_count` is of all time. `since` is a timedelta back from now, a date, a datetime (UTC unless it has a time
+    zone), the text of one, or None for all time. With `until`, the history answers: `usage_count` is of the days of the
+    window, `last_used` the last of its days (hours) with a use, and `metadata` is None if a later use has replaced it.
+    A user of None is the anonymous user; a text is parsed as a UUID if the ids are UUIDs. Raises UserIdError for an id
+    of another type, ConfigurationError for another wrong argument.
     """
     user_id, tables = user_and_tables(user_id, tables)
     usage = tables.usage
+    asked = window(since, until)
+    if asked.until is not None:
+        return _of_history(user_id, asked, tables)
     found = select(usage.c.feature_name, usage.c.usage_count, usage.c.last_used, usage.c.metadata)
-    found = found.where(usage.c.user_id == user_id, *used_since(usage.c.last_used, since))
+    found = found.where(usage.c.user_id == user_id, *asked.begins_by(usage.c.last_used))
     return found.order_by(usage.c.last_used.desc(), *by_name(usage.c.feature_name))
+
+
+def _of_history(
+    user_id: UserId, asked: Window, tables: Tables
+) -> Select[str | None, int | None, dt.datetime, dict[str, Any] | None]:
+    history, usage = tables.history, tables.usage
+    last, feature = func.max(history.c.bucket_start, type_=history.c.bucket_start.type), history.c.feature_name
+    counted = select(feature, total(history.c.usage_count).label("usage_count"), last.label("last_used"))
+    counted = counted.where(history.c.user_id == user_id, *asked.contains(history.c.bucket_start)).group_by(feature)
+    used = counted.subquery("used")
+    end = asked.end()
+    is_latest = [] if end is None else [usage.c.last_used < end]
+    name, other = usage.c.feature_name, used.c.feature_name
+    same = [usage.c.user_id == user_id, or_(name == other, and_(name.is_(None), other.is_(None)))]
+    metadata = select(usage.c.metadata).where(*same, *is_latest).scalar_subquery().label("metadata")
+    found = select(used.c.feature_name, used.c.usage_count, used.c.last_used, metadata)
+    return found.order_by(used.c.last_used.desc(), *by_name(used.c.feature_name))
 
 
 USER_FEATURES = described(
@@ -38,7 +60,8 @@ USER_FEATURES = described(
         user_features,
         "Features",
         "The features that one user used lately.",
-        "What this user used {period}, the latest first, with the latest context. The uses are those of all time.",
+        "What this user used {period}, the latest first, with the latest context. The uses are of all time, unless the "
+        "period has an end.",
         "This user used nothing {period}.",
         "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55 --since 30d",
         (
@@ -49,5 +72,6 @@ USER_FEATURES = described(
         ),
         bar="usage_count",
         page_name="user-features",
+        is_of_all_time=True,
     )
 )

@@ -54,7 +54,7 @@ def feature(request: PageRequest) -> str:
         stale=request.freshness.now - RETIRED,
         used=used,
         totals=request.cached(
-            ("totals", name), lambda: totals(request.connection, request.tables, request.period.since, name)
+            ("totals", name), lambda: totals(request.connection, request.tables, request.window, name)
         ),
         trend=trend(request),
         keys=keys,

@@ -35,7 +35,7 @@ def overview(request: PageRequest) -> str:
         "overview.html",
         request=request,
         totals=request.cached(
-            ("totals", None), lambda: totals(request.connection, request.tables, request.period.since, None)
+            ("totals", None), lambda: totals(request.connection, request.tables, request.window, None)
         ),
         active=active.rows[0].values,
         trend=trend(request),

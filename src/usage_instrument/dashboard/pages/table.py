@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from usage_instrument.queries.display_names import with_display_names
-from usage_instrument.queries.periods import since_text
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import Question
 
@@ -11,7 +10,7 @@ from .. import csv
 from ..html import render
 from ..http import Response
 from ..page_request import ROWS, PageRequest
-from ..results import has_period, page_of, parameters_of, query, since_of
+from ..results import has_period, page_of, parameters_of, period_of, query, window_of
 
 MAX_FILE = 100_000
 """Rows of a file: what a spreadsheet still opens."""
@@ -34,10 +33,10 @@ def table(question: Question, request: PageRequest) -> str:
 def file(question: Question, request: PageRequest) -> Response:
     """The file, with all columns of the answer."""
     result = request.connection.execute(query(question, request, MAX_FILE))
-    since = since_of(question, request)
-    period = "" if since is None else f"-{since_text(since)}"
+    period = None if window_of(question, request) == (None, None) else period_of(question, request)
+    name = question.page if period is None else f"{question.page}-{period.name}"
     names, rows = with_display_names(result.keys(), result.mappings().all(), request.display_names)
-    return csv_response(f"{question.page}{period}.csv", csv.written(names, ([*row.values()] for row in rows)))
+    return csv_response(f"{name}.csv", csv.written(names, ([*row.values()] for row in rows)))
 
 
 def csv_response(name: str, content: bytes) -> Response:

@@ -1,0 +1,391 @@
+"""Windows: conditions on times from `since` and `until`, and a calendar that fills gaps.
+
+A timedelta is subtracted from the database's current time, and `last month` is a month of the database's calendar, so
+printed SQL stays valid. The history has days (or hours), UTC, so a window consists of whole days: 7 days are today and
+the six before, 36 hours are two days, and a datetime stands for its day. `until` is where a window ends: 7 days are the
+end of the day before the last 7 days, a date is the last day of the window, a datetime is the first moment after it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import CTE, ColumnElement, Table, literal_column, select, union_all
+
+from usage_instrument.database.expressions import Ago, Instant, Later, StartOf
+from usage_instrument.database.tables import Tables
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.typing import Unit
+
+from .numbers import ONE, ZERO
+
+HOUR = dt.timedelta(hours=1)
+DAY = dt.timedelta(days=1)
+WEEK = 7 * DAY
+MONTH = 28 * DAY
+"""Four weeks, so that it contains every weekday equally often."""
+_LONGEST = 36_500 * DAY
+_FORMS = "12h, 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, yesterday or last month"
+
+Moment: TypeAlias = dt.timedelta | dt.date | str | None
+"""`since` or `until`: a timedelta back from now, a date, a datetime (UTC unless it has a time zone), the text of one,
+or None for no bound."""
+Side = Literal["since", "until"]
+
+
+@dataclass(frozen=True)
+class UnitStart:
+    """The start of the current hour, day, week or month, or of one before or after it."""
+
+    unit: Unit
+    later: int
+    """The number of units after the current one; negative before it."""
+
+    def sql(self) -> ColumnElement[Any]:
+        """The expression."""
+        start = StartOf(self.unit, Ago())
+        return start if not self.later else Later(self.unit, start, literal_column(str(self.later)))
+
+
+Edge: TypeAlias = dt.timedelta | dt.datetime | UnitStart | None
+"""A checked `since` or `until`; a datetime is naive UTC like the columns, and not in the window as `until`."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The time from `since` to `until`, in whole units of the history."""
+
+    since: Edge
+    until: Edge
+
+    @property
+    def is_all_time(self) -> bool:
+        """Whether it has no bound, so that the totals answer and no history is needed."""
+        return self.since is None and self.until is None
+
+    def start(self, by: Unit = "day") -> ColumnElement[Any] | None:
+        """The start of its first day (hour, week, month), which may lie before `since`; None for no bound."""
+        match self.since:
+            case None:
+                return None
+            case dt.datetime():
+                return StartOf(by, Instant(self.since))
+            case UnitStart():
+                start = self.since.sql()
+                return start if by in ("hour", "day", self.since.unit) else StartOf(by, start)
+        grain = _grain(by)
+        return StartOf(by, Ago(max(_whole(self.since, grain) - grain, dt.timedelta(0))))
+
+    def end(self, by: Unit = "day") -> ColumnElement[Any] | None:
+        """The end of its last day (hour, week, month), which may lie after `until`; None for no bound."""
+        match self.until:
+            case None:
+                return None
+            case dt.datetime():
+                end = next_start(by, self.until)
+                return None if end is None else Instant(end)
+            case UnitStart():
+                first_after = self.until.sql()
+                if by in ("hour", "day", self.until.unit):
+                    return first_after
+                return Later(by, StartOf(by, Later("day", first_after, literal_column("-1"))), ONE)
+        grain = _grain(by)
+        whole = _whole(self.until, grain)
+        if not whole:
+            return None
+        if by in ("hour", "day"):
+            return StartOf(by, Ago(whole - grain))
+        return Later(by, StartOf(by, Ago(whole)), ONE)
+
+    def contains(self, bucket_start: ColumnElement[Any], by: Unit = "day") -> list[ColumnElement[bool]]:
+        """The conditions that a bucket is in the window."""
+        start, end = self.start(by), self.end(by)
+        return [
+            *([] if start is None else [bucket_start >= start]),
+            *([] if end is None else [bucket_start < end]),
+        ]
+
+    def begins_by(self, time: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+        """The condition that a time is not before `since`, to the second."""
+        match self.since:
+            case None:
+                return []
+            case dt.timedelta():
+                return [time >= Ago(self.since)]
+            case dt.datetime():
+                return [time >= Instant(self.since)]
+        return [time >= self.since.sql()]
+
+    @property
+    def days(self) -> int | None:
+        """Its number of days up to today, by the clock of this process; None without `since`."""
+        first, after = self._bounds()
+        return None if first is None else max((after - first).days, 1)
+
+    def previous(self) -> Window:
+        """The window of the same length before this one. Raises ConfigurationError without `since`.
+
+        The last month is compared with the month before it; this month, which has not ended, with the same number of
+        days before it.
+        """
+        match self.since, self.until:
+            case dt.timedelta(), None | dt.timedelta():
+                first = max(_whole(self.since, DAY), DAY)
+                length = first - _whole(self.until or dt.timedelta(0), DAY)
+                return Window(first + length, first)
+            case UnitStart(), UnitStart() if self.since.unit == self.until.unit and self.until.later <= 0:
+                units = self.until.later - self.since.later
+                return Window(UnitStart(self.since.unit, self.since.later - units), self.since)
+        first_day, after = self._bounds()
+        if first_day is None:
+            raise ConfigurationError("a window without since has none before it: pass since")
+        length = min(max(after - first_day, DAY), first_day - dt.date.min)
+        return Window(_midnight(first_day - length), _midnight(first_day))
+
+    def _bounds(self) -> tuple[dt.date | None, dt.date]:
+        """The first day, and the one after the last up to today, by the clock of this process."""
+        now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+        tomorrow = now.date() + DAY
+        first = None if self.since is None else _first_day(self.since, now)
+        return first, tomorrow if self.until is None else min(_first_day_after(self.until, now), tomorrow)
+
+
+def window(since: Moment, until: Moment = None) -> Window:
+    """The window of these arguments. Raises ConfigurationError."""
+    found = Window(edge_of(since, "since"), edge_of(until, "until"))
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    has_both = found.since is not None and found.until is not None
+    if has_both and _first_day(found.since, now) >= _first_day_after(found.until, now):
+        raise ConfigurationError(f"since must be before until: {_written(since)} to {_written(until)} has no day")
+    return found
+
+
+def counted_in(tables: Tables, window: Window) -> tuple[Table, list[ColumnElement[bool]]]:
+    """The table with the uses of a window and the conditions for it; for all time, `feature_usage` without any."""
+    if window.is_all_time:
+        return tables.usage, []
+    return tables.history, window.contains(tables.history.c.bucket_start)
+
+
+# ---- arguments
+
+
+def edge_of(moment: object, side: Side) -> Edge:
+    """A `since` or `until`, checked. Raises ConfigurationError."""
+    if isinstance(moment, str):
+        moment = _of_text(moment, side)
+    match moment:
+        case None | UnitStart():
+            return moment
+        case dt.datetime():
+            return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)
+        case dt.date():
+            return _midnight(moment) if side == "since" else _following(moment)
+        case dt.timedelta():
+            if not dt.timedelta(0) <= moment <= _LONGEST:
+                raise ConfigurationError(
+                    f"{side} goes back from 0 to {_LONGEST.days} days, not {written(moment)}; None is all time"
+                )
+            return moment
+    raise ConfigurationError(f"{side} is a timedelta, a date, a datetime, a text or None, not {moment!r}")
+
+
+_UNITS = {"h": HOUR, "d": DAY, "w": WEEK}
+_NAMED: dict[str, tuple[Unit, int]] = {
+    "today": ("day", 0),
+    "yesterday": ("day", -1),
+    "this week": ("week", 0),
+    "last week": ("week", -1),
+    "this month": ("month", 0),
+    "last month": ("month", -1),
+}
+
+
+def span_of(text: str) -> dt.timedelta | None:
+    """A number of hours, days or weeks, as in 12h, 30d, 4w; None for another text."""
+    number, unit = text[:-1], _UNITS.get(text[-1:].lower())
+    is_number = number.isascii() and number.isdecimal() and len(number) <= 5
+    return int(number) * unit if unit is not None and is_number else None
+
+
+def _of_text(text: str, side: Side) -> Any:
+    """A text names a time of some length; `since` is its start, `until` its end."""
+    named = _NAMED.get(re.sub(r"[-_\s]+", " ", text.strip().lower()))
+    if named is not None:
+        unit, later = named
+        return UnitStart(unit, later if side == "since" else later + 1)
+    back = span_of(text)
+    if back is not None:
+        return back
+    try:
+        return _of_iso(text, side)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(f"{side} is {_FORMS} (UTC), not {text!r}") from None
+
+
+def _of_iso(text: str, side: Side) -> Any:
+    if re.fullmatch(r"\d{4}", text):
+        return _midnight(dt.date(int(text) + (side == "until"), 1, 1))
+    if re.fullmatch(r"\d{4}-\d{2}", text):
+        first = dt.datetime.fromisoformat(f"{text}-01")
+        return first if side == "since" else next_start("month", first + dt.timedelta(microseconds=1))
+    if re.fullmatch(r"\d{4}-?W\d{2}", text):
+        return _midnight(dt.date.fromisoformat(text)) + (WEEK if side == "until" else dt.timedelta(0))
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        return dt.datetime.fromisoformat(text)
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time())
+
+
+def _following(day: dt.date) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time.max) if day == dt.date.max else _midnight(day + DAY)
+
+
+def next_start(by: Unit, moment: dt.datetime) -> dt.datetime | None:
+    """The first start of a unit that is not before this moment; None after the last year of Python."""
+    hour = moment.replace(minute=0, second=0, microsecond=0)
+    day = hour.replace(hour=0)
+    try:
+        match by:
+            case "hour":
+                start, after = hour, hour + HOUR
+            case "day":
+                start, after = day, day + DAY
+            case "week":
+                start = day - day.weekday() * DAY
+                after = start + WEEK
+            case _:
+                start = day.replace(day=1)
+                after = (start + 31 * DAY).replace(day=1)
+    except OverflowError:
+        return None
+    return start if start == moment else after
+
+
+def _grain(by: Unit) -> dt.timedelta:
+    return HOUR if by == "hour" else DAY
+
+
+def _whole(span: dt.timedelta, grain: dt.timedelta) -> dt.timedelta:
+    return -(-span // grain) * grain  # 36 hours are two days
+
+
+def _first_day(since: Edge, now: dt.datetime) -> dt.date:
+    """The first day of a window, by the clock of this process."""
+    since = point(since, now)
+    if isinstance(since, dt.datetime):
+        return since.date()
+    return dt.date.min if since is None else now.date() - max(_whole(since, DAY) - DAY, dt.timedelta(0))
+
+
+def _first_day_after(until: Edge, now: dt.datetime) -> dt.date:
+    """The day after the last one of a window, by the clock of this process."""
+    until = point(until, now)
+    if isinstance(until, dt.timedelta):
+        return now.date() + DAY - _whole(until, DAY)
+    end = None if until is None else next_start("day", until)
+    return dt.date.max if end is None else end.date()
+
+
+def _start_of(edge: UnitStart, now: dt.datetime) -> dt.datetime:
+    today = _midnight(now.date())
+    if edge.unit == "month":
+        months = today.year * 12 + today.month - 1 + edge.later
+        return _midnight(dt.date(months // 12, months % 12 + 1, 1))
+    start = today if edge.unit == "day" else today - today.weekday() * DAY
+    return start + edge.later * (WEEK if edge.unit == "week" else DAY)
+
+
+def point(edge: Edge, now: dt.datetime | None = None) -> dt.timedelta | dt.datetime | None:
+    """An edge without the calendar of the database; now is by default that of this process."""
+    now = now or dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    return _start_of(edge, now) if isinstance(edge, UnitStart) else edge
+
+
+# ---- words
+
+
+def written(moment: Any) -> str:
+    """A `since` or `until` as the command line takes it: 60d, 36h, 2026-01-31."""
+    if isinstance(moment, dt.timedelta):
+        hours = moment.total_seconds() / 3600
+        return f"{hours / 24:g}d" if hours % 24 == 0 else f"{hours:g}h"
+    return f"{moment:%Y-%m-%d}" if isinstance(moment, dt.date) else str(moment)
+
+
+def _written(moment: object) -> str:
+    return "now" if moment is None else written(moment)
+
+
+def window_words(since: Moment, until: Moment = None) -> str:
+    """A window as the gap `{period}` of a description takes it."""
+    asked = window(since, until)
+    if asked.is_all_time:
+        return "so far"
+    if isinstance(asked.since, UnitStart) and isinstance(asked.until, UnitStart):
+        unit, later = asked.since.unit, asked.since.later
+        if asked.until == UnitStart(unit, later + 1):
+            names = {name: edge for name, edge in _NAMED.items() if edge == (unit, later)}
+            return next(iter(names))
+    if asked.until is None:
+        if isinstance(asked.since, dt.timedelta):
+            return f"in the last {_span_words(asked.since)}"
+        return f"since {_edge_words(asked.since, 'since')}"
+    last = _edge_words(asked.until, "until")
+    if asked.since is None:
+        return f"until {last}"
+    return f"from {_edge_words(asked.since, 'since')} to {last}"
+
+
+def _edge_words(edge: Edge, side: Side) -> str:
+    match edge:
+        case dt.timedelta():
+            return f"{_span_words(edge, is_ago=True)} ago"
+        case dt.datetime():
+            return f"{edge - dt.timedelta(microseconds=1) if side == 'until' else edge:%Y-%m-%d}"
+        case UnitStart():
+            later = edge.later - (side == "until")
+            name = next((name for name, named in _NAMED.items() if named == (edge.unit, later)), str(edge))
+            return name if edge.unit == "day" else f"the {'start' if side == 'since' else 'end'} of {name}"
+    return "now"
+
+
+def _span_words(span: dt.timedelta, *, is_ago: bool = False) -> str:
+    hours = round(span.total_seconds() / 3600)
+    number, unit = (hours // 24, "day") if hours % 24 == 0 else (hours, "hour")
+    if number == 1:
+        return f"1 {unit}" if is_ago else unit
+    return f"{number} {unit}s"
+
+
+# ---- the calendar
+
+
+def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | None = None) -> CTE:
+    """A row per unit, used or not, from `start` until now and before `end`: `bucket_start`. No rows if start is NULL.
+
+    The units are numbered like the nodes of a binary tree, n with the children 2n and 2n + 1. So the recursion is only
+    as deep as the logarithm of their number: MariaDB silently stops after a thousand rounds.
+    """
+    span = select(start.label("start")).subquery("span")
+    children = union_all(select(ZERO.label("child")), select(ONE)).subquery("children")
+    first = select(ONE.label("n"), span.c.start, span.c.start.label("bucket_start")).where(span.c.start.is_not(None))
+    units = first.cte("units", recursive=True)
+    number = units.c.n * literal_column("2") + children.c.child
+    moment = Later(unit, units.c.start, number - ONE)
+    inside = [moment <= Ago(), *([] if end is None else [moment < end])]
+    always = children.c.child <= units.c.n  # without a comparison SQLAlchemy warns of a cartesian product
+    more = (
+        select(number.label("n"), units.c.start, moment.label("bucket_start"))
+        .select_from(units)
+        .join(children, always)
+        .where(*inside)
+    )
+    return units.union_all(more)
