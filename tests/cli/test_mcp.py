@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import sys
 from collections.abc import Callable
@@ -101,6 +102,30 @@ def test_what_a_metadata_key_holds_of_few_users_stays_hidden(sqlite: Database) -
     assert [row["variant"] for row in ask(sqlite.url, by_key, "--identities")] == ["ada", "all", None]
 
 
+def test_a_change_shows_no_value_of_few_users(sqlite: Database) -> None:
+    tables = made(sqlite.engine(), user_id_type="integer")
+    today = dt.datetime.now(dt.UTC).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+    values = {"many": (range(5), range(7)), "few": (range(10, 16), range(10, 11)), "gone": ((), range(20, 25))}
+    with sqlite.engine().begin() as connection:
+        for value, sides in values.items():
+            of_all = sorted({*sides[0], *sides[1]})
+            rows = [{"user_id": user, "feature_name": "share", "metadata": {"with": value}} for user in of_all]
+            connection.execute(tables.usage.insert(), rows)
+            buckets = [
+                {"user_id": user, "feature_name": "share", "bucket_start": today - dt.timedelta(days=ago)}
+                for ago, side in zip((1, 8), sides, strict=True)
+                for user in side
+            ]
+            connection.execute(tables.history.insert(), buckets)
+
+    async def by_key(client: Client) -> Any:
+        given = {"feature": "share", "key": "with", "since": "7d", "compare": "previous"}
+        return (await client.call_tool("variants", given)).structured_content["rows"]
+
+    shown = [(row["variant"], row["unique_users"], row["unique_users_before"]) for row in ask(sqlite.url, by_key)]
+    assert shown == [("many", 5, 7), ("gone", 0, 5)]
+
+
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("top_features", {"limit": 0}, "limit: 0 is less than the minimum of 1"),
     ("top_features", {"since": "soon"}, "since is 12h, 30d, 4w, 2026-01-31"),
@@ -108,6 +133,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("trend", {"feature": "calendar_serch"}, "did you mean calendar_search"),
     ("trend", {"by": "year"}, "by: 'year' is not one of"),
     ("spikes", {"since": "60d"}, "not of 60 days"),
+    ("adoption", {"compare": "previous"}, "pass since"),
+    ("adoption", {"compare": "last"}, "compare: 'last' is not one of"),
     ("adoption", {"since": "7d", "until": "7d"}, "since must be before until"),
     ("variants", {"feature": "x"}, "'key' is a required property"),
     ("user_features", {"user_id": "anonymous"}, "there is no tool 'user_features'"),

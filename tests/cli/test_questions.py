@@ -150,6 +150,19 @@ def test_a_window_has_two_ends(filled: Past) -> None:
         filled.ask(question.name, *ARGUMENTS.get(question.name, []), "--until", "yesterday")
 
 
+def test_beside_the_window_before(filled: Past) -> None:
+    now = {row["feature_name"]: row["uses"] for row in filled.answer("adoption", "--since", "28d")}
+    then = {row["feature_name"]: row["uses"] for row in filled.answer("adoption", "--since", "56d", "--until", "28d")}
+    both = filled.answer("adoption", "--since", "28d", "--compare", "previous")
+    assert {row["feature_name"]: (row["uses"], row["uses_before"], row["uses_change"]) for row in both} == {
+        name: (now.get(name, 0), then.get(name, 0), now.get(name, 0) - then.get(name, 0)) for name in {*now, *then}
+    }
+    for question in ("top", "trend", "power-users"):
+        assert filled.answer(question, "--since", "last week", "--until", "last week", "--compare", "previous")
+        assert "_before" in filled.ask("sql", question, "--since", "7d", "--compare", "previous").stdout
+    assert "pass since" in filled.ask("top", "--compare", "previous", code=2).stderr
+
+
 def test_ids_of_every_type_are_found_out(sqlite: Database) -> None:
     engine = sqlite.engine()
     tables = made(engine, user_id_type="integer")

@@ -306,6 +306,27 @@ def test_the_names_of_files_have_the_dates(small_past: Past, page: str, name: st
     assert page != "active" or f'"{last}",' in answer.text
 
 
+def test_a_table_beside_the_days_before(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    alone = asgi(app, "/top-features", period="7d").page
+    (link,) = [a["href"] for a in alone.all("a") if "compare" in (a.get("href") or "")]
+    assert _parameters(link) == {"period": "7d", "compare": "previous"}
+    beside = asgi(app, "/top-features", **_parameters(link)).page
+    assert re.search(r"Feature Uses Before Difference Change search 189 189 0 \+0%", beside.said)
+    assert "total_usage_before" in beside.said
+    assert [a for a in beside.all("a") if a.get("href") == "top-features?period=7d"], "a way back"
+    header = asgi(app, "/top-features.csv", **_parameters(link)).text.splitlines()[0]
+    number = "total_usage"
+    names = ["feature_name", number, f"{number}_before", f"{number}_change", f"{number}_relative_change"]
+    assert [name.strip('"') for name in header.split(",")] == names
+    for page in ("adoption", "power-users", "trend"):
+        assert "Before Difference Change" in asgi(app, f"/{page}", compare="previous").page.said
+    for path in ("/", "/feature"):
+        answer = asgi(app, path, compare="previous", feature="export")
+        assert (answer.status, "Difference" in answer.page.said) == (200, False), "cards have no room for it"
+    assert asgi(app, "/adoption", compare="last").status == 400
+
+
 STEPS = [(1, "day"), (120, "day"), (121, "week"), (1000, "week"), (1001, "month"), (9999, "month")]
 
 

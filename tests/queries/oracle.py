@@ -267,6 +267,71 @@ def recommend(rows: Rows, user: UUID, limit: int, since: Moment, until: Moment) 
     return sorted(answer, key=lambda row: (-row[1], row[0]))[:limit]
 
 
+# ---- beside the window before
+
+
+def before(rows: Rows, since: Moment, until: Moment) -> tuple[dt.datetime, dt.datetime]:
+    """The window of the same length before this one; before the last month is the month before that."""
+    start, end = bounds(rows.now, since, until)
+    if (since, until) == ("last month", "last month"):
+        return floor("month", start - DAY), start
+    return start - (min(end, rows.today + DAY) - start), start
+
+
+def compared(now: Answer, then: Answer, keys: int, numbers: list[int]) -> Answer:
+    """The rows of both answers by their first values, with the changes of the numbers at these places."""
+    ours, theirs = ({row[:keys]: row for row in answer} for answer in (now, then))
+    answer = []
+    for key in ours.keys() | theirs.keys():
+        row = ours.get(key)
+        values: list[Any] = [*key]
+        for place in range(keys, len((now or then)[0])):
+            values.append(row[place] if row else 0 if place in numbers else None)
+            if place in numbers:
+                values += changes(values[-1], theirs[key][place] if key in theirs else 0)
+        answer.append(tuple(values))
+    return answer
+
+
+def changes(now: int, then: int) -> list[Any]:
+    return [then, now - then, (now - then) / then if then else None]
+
+
+def top_features_compared(rows: Rows, limit: int, since: Moment, until: Moment) -> Answer:
+    now, then = (top_features(rows, 1000, *side) for side in ((since, until), before(rows, since, until)))
+    return sorted(compared(now, then, 1, [1]), key=lambda row: (-row[1], by_name(row[0])))[:limit]
+
+
+def adoption_by_plan_compared(rows: Rows, since: Moment, until: Moment) -> Answer:
+    now, then = (adoption_by_plan(rows, *side) for side in ((since, until), before(rows, since, until)))
+    return sorted(compared(now, then, 2, [2, 3]), key=lambda row: (-row[2], -row[6], by_name(row[0]), by_name(row[1])))
+
+
+def adoption_compared(rows: Rows, since: Moment, until: Moment) -> Answer:
+    now, then = (adoption(rows, *side) for side in ((since, until), before(rows, since, until)))
+    return sorted(compared(now, then, 1, [1, 2]), key=lambda row: (-row[1], -row[5], by_name(row[0])))
+
+
+def variants_compared(rows: Rows, feature: str, key: str, since: Moment, until: Moment) -> Answer:
+    now, then = (variants(rows, feature, key, *side) for side in ((since, until), before(rows, since, until)))
+    return sorted(compared(now, then, 1, [1, 2]), key=lambda row: (-row[1], -row[5], by_name(row[0])))
+
+
+def power_users_compared(rows: Rows, feature: str | None, limit: int, since: Moment, until: Moment) -> Answer:
+    then = {row[0]: row[1] for row in power_users(rows, feature, 1000, *before(rows, since, until))}
+    answer = power_users(rows, feature, limit, since, until)
+    return [(*row[:2], *changes(row[1], then.get(row[0], 0)), *row[2:]) for row in answer]
+
+
+def trend_compared(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment) -> Answer:
+    then = trend(rows, feature, by, *before(rows, since, until))
+    answer = []
+    for number, row in enumerate(trend(rows, feature, by, since, until)):
+        old = then[number] if number < len(then) else (None, 0, 0)
+        answer.append((*row[:2], *changes(row[1], old[1]), row[2], *changes(row[2], old[2]), *row[3:]))
+    return answer
+
+
 # ---- what they share
 
 
@@ -326,8 +391,7 @@ def bounds(now: dt.datetime, since: Moment, until: Moment, by: str = "day") -> t
     elif since is not None:
         start = floor(by, first_and_next(now, since)[0])
     if isinstance(until, dt.timedelta):
-        back = math.ceil(until / smaller)
-        end = following(by, floor(by, begin - back * smaller)) if back else dt.datetime.max
+        end = following(by, floor(by, begin - math.ceil(until / smaller) * smaller))
     elif until is not None:
         after = first_and_next(now, until)[1]
         end = after if floor(by, after) == after else following(by, floor(by, after))

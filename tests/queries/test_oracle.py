@@ -6,6 +6,7 @@ $USAGE_TEST_EXAMPLES is the number of databases that each is asked about: few by
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 from typing import Any
 from uuid import UUID
@@ -31,8 +32,7 @@ values = (
     st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["a", "B", 'it\'s "ü"', "1.5", ""]) | st.just(1.5)
 )
 metadata = st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, values))
-spans = st.sampled_from([0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY])
-since: st.SearchStrategy[oracle.Moment] = st.none() | spans
+SPANS = [0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY]
 limits = st.integers(1, 4)
 
 
@@ -78,25 +78,43 @@ def pasts(draw: st.DrawFn) -> Rows:
     return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans)
 
 
-def moments(now: dt.datetime) -> st.SearchStrategy[oracle.Moment]:
-    """Where a window may begin or end."""
+def windows(now: dt.datetime, *, has_start: bool = False) -> list[tuple[oracle.Moment, oracle.Moment]]:
+    """Windows with a day."""
     fixed = [now - 10 * DAY - HOUR / 2, oracle.floor("day", now) - 20 * DAY, (now - 5 * DAY).date(), now.date()]
-    return since | st.sampled_from(fixed) | st.sampled_from(["today", "this week", "last month", "2024-W14", "2024-02"])
+    moments: list[oracle.Moment] = [*SPANS, *fixed, *oracle.NAMED]
+    begins, ends = [*([] if has_start else [None]), *moments], [None, *(each for each in moments if each != 0 * DAY)]
 
+    def has_day(window: tuple[oracle.Moment, oracle.Moment]) -> bool:
+        start, after = oracle.bounds(now, *window)
+        return start < after
 
-@st.composite
-def windows(draw: st.DrawFn, now: dt.datetime) -> tuple[oracle.Moment, oracle.Moment]:
-    """A window with a day."""
-    begin, end = draw(moments(now)), draw(st.none() | moments(now))
-    start, after = oracle.bounds(now, begin, end)
-    assume(start < after)
-    return begin, end
+    until_now = itertools.product(begins * 4, ends[:1])
+    return [*until_now, *filter(has_day, itertools.product(begins, ends))]
 
 
 def is_short(now: dt.datetime, begin: oracle.Moment, end: oracle.Moment) -> bool:
     """Whether spikes can be looked for in it."""
     start, after = oracle.bounds(now, begin, end)
     return min(after, oracle.floor("day", now) + DAY) - start <= 28 * DAY
+
+
+def comparisons(
+    filled: Filled, rows: Rows, data: st.DataObject, name: str, key: str
+) -> list[tuple[Any, oracle.Answer]]:
+    """The questions beside the window before."""
+    limit, by = data.draw(limits), data.draw(st.sampled_from(["day", "week", "month"]))
+    window = data.draw(st.sampled_from(windows(rows.now, has_start=True)))
+    span = {"since": window[0], "until": window[1], "compare": "previous"}
+    q: Any = queries
+    return [
+        (q.top_features(limit, **span), oracle.top_features_compared(rows, limit, *window)),
+        (q.adoption(tables=filled.tables, **span), oracle.adoption_compared(rows, *window)),
+        (q.adoption(by=filled.people.c.plan, **span), oracle.adoption_by_plan_compared(rows, *window)),
+        (q.power_users(name, limit, **span), oracle.power_users_compared(rows, name, limit, *window)),
+        (q.power_users(None, limit, **span), oracle.power_users_compared(rows, None, limit, *window)),
+        (q.trend(name, by, **span), oracle.trend_compared(rows, name, by, *window)),
+        (q.variants(name, key, **span), oracle.variants_compared(rows, name, key, *window)),
+    ]
 
 
 every = settings(
@@ -118,9 +136,9 @@ def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) 
     name = data.draw(st.sampled_from([use.feature_name for use in rows.usage if use.feature_name] or FEATURES))
     feature = data.draw(st.sampled_from([None, None, name, *FEATURES]))
     user, key = data.draw(st.sampled_from([*USERS, STRANGER])), data.draw(st.sampled_from(KEYS))
-    limit, window = data.draw(limits), data.draw(windows(rows.now))
+    limit, window = data.draw(limits), data.draw(st.sampled_from(windows(rows.now)))
     period, end = window
-    short = data.draw(windows(rows.now).filter(lambda window: is_short(rows.now, *window)))
+    short = data.draw(st.sampled_from([each for each in windows(rows.now) if is_short(rows.now, *each)]))
     by, threshold = data.draw(st.sampled_from(["hour", "day", "week", "month"])), data.draw(st.sampled_from([1.5, 5.0]))
     asked = [
         (q.top_features(limit, since=period, until=end), oracle.top_features(rows, limit, *window)),
@@ -143,6 +161,7 @@ def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) 
             oracle.related_features(rows, name, limit, *window),
         ),
     ]
+    asked += comparisons(filled, rows, data, name, key)
     answers = [filled.ask(question) for question, _ in asked]
     similar = filled.ask(q.recommend(user, since=period, until=end))
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)

@@ -24,6 +24,7 @@ AT = dt.datetime(2024, 3, 5, 12, 30)
     [
         (None, None, None),
         (7 * DAY, 7 * DAY, 7 * DAY),
+        (0 * DAY, 0 * DAY, None),
         ("36h", 36 * HOUR, 36 * HOUR),
         (AT, AT, AT),
         (AT.replace(tzinfo=dt.timezone(2 * HOUR)), AT - 2 * HOUR, AT - 2 * HOUR),

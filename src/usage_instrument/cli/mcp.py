@@ -132,11 +132,17 @@ def _answer(
     rows = [
         {name: value for name, value in row.items() if name not in hidden}
         for row in answer.rows[:limit]
-        if row.get("unique_users", FEWEST) >= FEWEST or all(row[name] is None for name in values)
+        if not values or all(row[name] is None for name in values) or _is_of_many(row)
     ]
     found = {"rows": rows, "has_more": len(answer.rows) > limit, "caveats": answer.caveats}
     as_json: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return as_json
+
+
+def _is_of_many(row: Mapping[str, Any]) -> bool:
+    """Whether enough users have the value, in the window before too: a change would show their number."""
+    counts = [row["unique_users"], row.get("unique_users_before", 0)]
+    return max(counts) >= FEWEST and all(users == 0 or users >= FEWEST for users in counts)
 
 
 def _description(question: Question, identities: bool) -> str:

@@ -113,7 +113,7 @@ def _command(
     choices = {argument.name for argument in question.arguments if "enum" in argument.type.schema}
 
     def command(**given: Any) -> None:
-        work(question, **{name: value.value if name in choices else value for name, value in given.items()})
+        work(question, **{name: value.value if name in choices and value else value for name, value in given.items()})
 
     parameters = [
         *map(_parameter, question.arguments),
@@ -136,7 +136,7 @@ def _parameter(argument: Argument) -> inspect.Parameter:
     default, of_type = argument.written_default, _TYPES[schema["type"]]
     if "enum" in schema:
         of_type = _choices(schema["enum"])
-        default = of_type(default)
+        default = None if default is None else of_type(default)
     least = schema.get("minimum", schema.get("exclusiveMinimum"))
     option: Any = typer.Option(help=argument.help, min=least, metavar=argument.type.metavar)
     kind = Annotated[of_type if default is not None else of_type | None, option]

@@ -44,6 +44,11 @@ def change(now: int, before: int) -> str:
     return f"{(now - before) / before:+.0%}".replace("-", "−")
 
 
+def relative(value: float | None) -> str:
+    """+12% for 0.12; a dash if there was nothing before."""
+    return "–" if value is None else f"{value:+.0%}".replace("-", "−")
+
+
 def day(value: dt.date, now: dt.date | None = None) -> str:
     """12 Mar 2026; without the year, if that is the current one."""
     return short_day(value) if now is not None and now.year == value.year else f"{short_day(value)} {value.year}"

@@ -47,7 +47,20 @@ def render(template: str, /, **names: Any) -> str:
     return _environment.get_template(template).render(names)
 
 
-_FORMATS = ("ago", "change", "context", "count", "day", "instant", "moment", "plural", "second", "share", "short")
+_FORMATS = (
+    "ago",
+    "change",
+    "context",
+    "count",
+    "day",
+    "instant",
+    "moment",
+    "plural",
+    "relative",
+    "second",
+    "share",
+    "short",
+)
 _environment.globals.update(address=address, stylesheet=STYLESHEET)
 _environment.filters.update(
     {name: getattr(formatting, name) for name in _FORMATS},

@@ -56,6 +56,8 @@ class Result:
     """The address of the whole table."""
     file: str
     """The address of the table as a file."""
+    comparison: tuple[str, str] | None = None
+    """A link to the table beside the window before, or back: its words and its address."""
     numbers = NUMBERS
 
 
@@ -81,7 +83,8 @@ def parameters_of(question: Question) -> dict[str, bool]:
 def query(question: Question, request: PageRequest, limit: int) -> Query:
     """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
     since, until = window_of(question, request)
-    of_page = {"limit": limit, "since": since, "until": until, "by": request.period.by}
+    compare = compare_of(question, request)
+    of_page = {"limit": limit, "since": since, "until": until, "compare": compare, "by": request.period.by}
     decided = _of_page(question)
     try:
         given = {
@@ -97,7 +100,7 @@ def query(question: Question, request: PageRequest, limit: int) -> Query:
 
 def _of_page(question: Question) -> frozenset[str]:
     """The arguments that the page decides; the others come from its address."""
-    return frozenset({"limit", "since", "until", *(["by"] if question is TREND else [])})
+    return frozenset({"limit", "since", "until", "compare", *(["by"] if question is TREND else [])})
 
 
 def window_of(question: Question, request: PageRequest) -> tuple[Moment, Moment]:
@@ -147,16 +150,27 @@ def laid_out(
         "by": request.period.by,
         "key": request.parameters.get("key", ""),
     }
+    columns = question.columns_of(compare_of(question, request))
     return Result(
         question,
         question.about.format(**words),
         question.empty.format(**words),
-        tuple(one for one in question.columns if one.kind != "running" and (limit > CARD or not one.is_extra)),
+        tuple(one for one in columns if one.kind != "running" and (limit > CARD or not one.is_extra)),
         [ResultRow(row, bar) for row, bar in zip(rows[shown], _bars(question, rows)[shown], strict=True)],
         len(rows) > limit,
         address(question.page, **carried),
         address(f"{question.page}.csv", **carried),
+        _comparison(question, carried),
     )
+
+
+def _comparison(question: Question, carried: dict[str, str]) -> tuple[str, str] | None:
+    """A link to the table beside the window before, or back."""
+    if not question.compared or not has_period(question):
+        return None
+    if carried.get("compare"):
+        return "Without the days before", address(question.page, **{**carried, "compare": None})
+    return "Beside the days before", address(question.page, **carried, compare="previous")
 
 
 def links_of(question: Question, request: PageRequest) -> dict[str, str]:
@@ -167,7 +181,14 @@ def links_of(question: Question, request: PageRequest) -> dict[str, str]:
 
 def _carried(question: Question, request: PageRequest) -> dict[str, str]:
     """The parameters of this request that the question depends on."""
-    return {name: request.parameters[name] for name in parameters_of(question) if request.parameters.get(name)}
+    names = [*parameters_of(question), *(["compare"] if compare_of(question, request) else [])]
+    return {name: request.parameters[name] for name in names if request.parameters.get(name)}
+
+
+def compare_of(question: Question, request: PageRequest) -> str | None:
+    """The argument `compare`, which only the page of the whole table takes."""
+    is_its_page = request.page.removesuffix(".csv") == question.page
+    return request.parameters.get("compare") or None if question.compared and is_its_page else None
 
 
 def _bars(question: Question, rows: Sequence[Any]) -> list[float | None]:

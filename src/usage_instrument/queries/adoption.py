@@ -10,14 +10,15 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
 from .arguments import default_tables
+from .comparison import Compare, compared, window_before
 from .numbers import by_name, share, total
 from .questions import FEATURE, SHARE, USERS, Question, QuestionColumn, described
 from .sources import counts_in, of_population, population
-from .windows import Moment, window
+from .windows import Moment, Window, window
 
 
 def adoption(
-    *, by: Any = None, since: Moment = None, until: Moment = None, tables: Tables | None = None
+    *, by: Any = None, since: Moment = None, until: Moment = None, compare: Compare = None, tables: Tables | None = None
 ) -> Select[Any]:
     """Users and uses by feature, the most widely used first: `feature_name`, `unique_users`, `uses`, `share`.
 
@@ -29,14 +30,24 @@ def adoption(
     the six before), a date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError for
     a wrong argument.
     """
-    tables = tables or default_tables()
-    used = counts_in(tables, window(since, until))
+    tables, before = tables or default_tables(), window_before(compare, since, until)
+    column = None if by is None else _column(by)
+    found = _counted(tables, window(since, until), column)
+    keys = ["feature_name"] if column is None else ["feature_name", column.name]
+    if before is not None:
+        found = compared(found, _counted(tables, before, column, "counts_before"), keys, ["unique_users", "uses"])
+    columns = found.selected_columns
+    order = [columns["unique_users"].desc(), columns["uses"].desc()]
+    return found.order_by(*order, *(part for name in keys for part in by_name(columns[name])))
+
+
+def _counted(tables: Tables, asked: Window, column: Any, cte: str = "counts") -> Select[Any]:
+    """The users and uses of a window by feature, and by the value of a column of the users table."""
+    used = counts_in(tables, asked, name=cte)
     feature, uses = used.c.feature_name, total(used.c.usage_count)
-    if by is None:
+    if column is None:
         source, user = of_population(tables, used)
-        answer = _answer(feature, [], func.count(user), uses, population(tables))
-        return answer.select_from(source).group_by(feature)
-    column = _column(by)
+        return _answer([feature], func.count(user), uses, population(tables)).select_from(source).group_by(feature)
     user = _id(tables.usage, column.table)
     users = func.count(user).label("users")
     counted = select(feature, column.label("value"), users, uses.label("uses"))
@@ -45,15 +56,12 @@ def adoption(
     counts = counted.group_by(feature, column).subquery("counts")
     sizes = select(column.label("value"), func.count().label("size")).group_by(column).subquery("sizes")
     same = or_(sizes.c.value == counts.c.value, and_(sizes.c.value.is_(None), counts.c.value.is_(None)))
-    value = counts.c.value.label(column.name)
-    answer = _answer(counts.c.feature_name, [value], counts.c.users, counts.c.uses, sizes.c.size)
-    return answer.select_from(counts.outerjoin(sizes, same))
+    names = [counts.c.feature_name, counts.c.value.label(column.name)]
+    return _answer(names, counts.c.users, counts.c.uses, sizes.c.size).select_from(counts.outerjoin(sizes, same))
 
 
-def _answer(feature: Any, groups: list[Any], users: Any, uses: Any, size: ColumnElement[Any]) -> Select[Any]:
-    names, counts = [feature, *groups], [users.label("unique_users"), uses.label("uses")]
-    order = [*(count.desc() for count in counts), *(part for name in names for part in by_name(name))]
-    return select(*names, *counts, share(users, size).label("share")).order_by(*order)
+def _answer(names: list[Any], users: Any, uses: Any, size: ColumnElement[Any]) -> Select[Any]:
+    return select(*names, users.label("unique_users"), uses.label("uses"), share(users, size).label("share"))
 
 
 def _column(by: Any) -> Any:
@@ -87,6 +95,7 @@ ADOPTION = described(
         "--since 28d",
         (FEATURE, USERS, SHARE, QuestionColumn("uses", "Uses", "count", is_extra=True)),
         bar="share",
+        compared=("unique_users", "uses"),
         python_only=frozenset({"by"}),
     )
 )

@@ -3,34 +3,60 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any, overload
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, FromClause, Select, func, select
 
 from usage_instrument.database.tables import Tables
 from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, default_tables, rows_of
+from .comparison import Compare, changes, window_before
 from .numbers import share, total
-from .questions import SHARE, USES, Question, QuestionColumn, described
-from .windows import Moment, counted_in, window
+from .questions import SHARE, USES, Query, Question, QuestionColumn, described
+from .windows import Moment, Window, counted_in, window
 
 
+@overload
 def power_users(
     feature: str | None = None,
     limit: int = 10,
     *,
     since: Moment = None,
     until: Moment = None,
+    compare: None = None,
     tables: Tables | None = None,
-) -> Select[UserId, int, float, int, dt.datetime]:
+) -> Select[UserId, int, float, int, dt.datetime]: ...
+@overload
+def power_users(
+    feature: str | None = None,
+    limit: int = 10,
+    *,
+    since: Moment,
+    until: Moment = None,
+    compare: Compare,
+    tables: Tables | None = None,
+) -> Query: ...
+def power_users(
+    feature: str | None = None,
+    limit: int = 10,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    compare: Compare = None,
+    tables: Tables | None = None,
+) -> Query:
     """The users with the most uses, of one feature or of all: `user_id`, `uses`, `share`, `features`, `last_used`.
 
     `share` (0 to 1) is of all uses, the anonymous ones included; `features` is the number of features that the user
     used. `last_used` is of all time. The anonymous user is left out. `since` and `until` bound the days, UTC, that the
     history answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of one; without
     both, it is all time. Raises ConfigurationError for a wrong argument.
+
+    `compare="previous"` adds `uses_before` (in the window of the same length before), `uses_change` and
+    `uses_relative_change` (0.1 is a tenth more, None if there was nothing before).
     """
-    tables = tables or default_tables()
+    tables, before = tables or default_tables(), window_before(compare, since, until)
     source, period = counted_in(tables, window(since, until))
     rows = [*rows_of(source.c.feature_name, feature), *period]
     uses = total(source.c.usage_count).label("uses")
@@ -46,11 +72,19 @@ def power_users(
     columns = (
         top.c.user_id,
         top.c.uses,
+        *([] if before is None else _changes(tables, before, feature, top)),
         share(top.c.uses, everything).label("share"),
         features.scalar_subquery().label("features"),
         last_used.scalar_subquery().label("last_used"),
     )
     return select(*columns).order_by(top.c.uses.desc(), top.c.user_id)
+
+
+def _changes(tables: Tables, before: Window, feature: str | None, top: FromClause) -> list[ColumnElement[Any]]:
+    history = tables.history
+    rows = [*rows_of(history.c.feature_name, feature), *before.contains(history.c.bucket_start)]
+    uses = select(total(history.c.usage_count)).where(history.c.user_id == top.c.user_id, *rows)
+    return changes("uses", top.c.uses, uses.scalar_subquery())
 
 
 POWER_USERS = described(
@@ -70,5 +104,6 @@ POWER_USERS = described(
             QuestionColumn("last_used", "Last used", "time", is_extra=True),
         ),
         bar="uses",
+        compared=("uses",),
     )
 )

@@ -21,10 +21,10 @@ from .windows import written
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 ColumnKind = Literal[
-    "feature", "user", "variant", "status", "text", "context", "count", "share", "day", "time", "running"
+    "feature", "user", "variant", "status", "text", "context", "count", "share", "change", "day", "time", "running"
 ]
 """How a value is shown; `running` marks the row."""
-NUMBERS = frozenset({"count", "share"})
+NUMBERS = frozenset({"change", "count", "share"})
 
 # ---- arguments
 
@@ -98,6 +98,7 @@ _SHARED = (
     Argument("user_id", USER, "The user's id, or 'anonymous'."),
     Argument("limit", LIMIT, "The maximum number of rows."),
     Argument("since", MOMENT, "The first day (UTC): 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, last month."),
+    Argument("compare", choice("WINDOW", "previous"), "previous: also the window of the same length before."),
     Argument("until", MOMENT, "The last day, in the same forms; 7d is the day before the last 7 days."),
 )
 """The arguments of several questions."""
@@ -146,6 +147,8 @@ class Question:
     """The arguments that no other question has."""
     bar: str | None = None
     """The column that the dashboard draws as a bar."""
+    compared: tuple[str, ...] = ()
+    """The columns beside which `compare` shows the change."""
     page_name: str | None = None
     """Its page and file in the dashboard, if that is not its name."""
     longest: dt.timedelta | None = None
@@ -171,6 +174,14 @@ class Question:
         """Its page and file in the dashboard."""
         return self.page_name or self.name
 
+    def columns_of(self, compare: object) -> tuple[QuestionColumn, ...]:
+        """Its columns in an answer with this `compare`."""
+        return tuple(
+            each
+            for column in self.columns
+            for each in (column, *(_changes(column.name) if compare and column.name in self.compared else ()))
+        )
+
     def names_of(self, kind: ColumnKind) -> set[str]:
         """The names of its columns of this kind."""
         return {column.name for column in self.columns if column.kind == kind}
@@ -185,6 +196,14 @@ class Question:
             for argument in self.arguments
         }
         return self.select(**arguments, tables=tables)
+
+
+def _changes(name: str) -> tuple[QuestionColumn, ...]:
+    return (
+        QuestionColumn(f"{name}_before", "Before", "count"),
+        QuestionColumn(f"{name}_change", "Difference", "count"),
+        QuestionColumn(f"{name}_relative_change", "Change", "change"),
+    )
 
 
 QUESTIONS: list[Question] = []

@@ -35,7 +35,7 @@ RETIRED = 30
 """Days. A feature is retired if each service that declared it has run for longer without declaring it."""
 
 
-def counts_in(tables: Tables, window: Window, feature: str | None = None) -> FromClause:
+def counts_in(tables: Tables, window: Window, feature: str | None = None, name: str = "counts") -> FromClause:
     """`user_id`, `feature_name`, `usage_count` of a window, one row per user and feature. Raises ConfigurationError."""
     source, period = counted_in(tables, window)
     rows = [*rows_of(source.c.feature_name, feature), *period]
@@ -43,9 +43,9 @@ def counts_in(tables: Tables, window: Window, feature: str | None = None) -> Fro
         return source
     key = (source.c.user_id, source.c.feature_name)
     if source is tables.usage:
-        return select(*key, source.c.usage_count).where(*rows).cte("counts")
+        return select(*key, source.c.usage_count).where(*rows).cte(name)
     uses = func.sum(source.c.usage_count).label("usage_count")
-    return select(*key, uses).where(*rows).group_by(*key).cte("counts")
+    return select(*key, uses).where(*rows).group_by(*key).cte(name)
 
 
 # ---- users

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 from sqlalchemy import Select, select
 
 from usage_instrument.database.tables import Tables
 
 from .arguments import checked_limit, default_tables
+from .comparison import Compare, compared, window_before
 from .numbers import by_name, total
-from .questions import FEATURE, Question, QuestionColumn, described
-from .windows import Moment, counted_in, window
+from .questions import FEATURE, Query, Question, QuestionColumn, described
+from .windows import Moment, Window, counted_in, window
 
 
+@overload
 def top_features(
-    limit: int = 5, *, since: Moment = None, until: Moment = None, tables: Tables | None = None
-) -> Select[str | None, int]:
+    limit: int = 5,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    compare: None = None,
+    tables: Tables | None = None,
+) -> Select[str | None, int]: ...
+@overload
+def top_features(
+    limit: int = 5, *, since: Moment, until: Moment = None, compare: Compare, tables: Tables | None = None
+) -> Query: ...
+def top_features(
+    limit: int = 5,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    compare: Compare = None,
+    tables: Tables | None = None,
+) -> Query:
     """The most used features and their uses by all users: `feature_name`, `total_usage`.
 
     `since` and `until` bound the days, UTC, that the history answers: a timedelta (7 days: today and the six before), a
     date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
+
+    `compare="previous"` adds `total_usage_before` (in the window of the same length before), `total_usage_change` and
+    `total_usage_relative_change` (0.1 is a tenth more, None if there was nothing before), and features used only then.
     """
-    source, period = counted_in(tables or default_tables(), window(since, until))
-    feature, uses = source.c.feature_name, total(source.c.usage_count).label("total_usage")
-    found = select(feature, uses).where(*period).group_by(feature)
+    tables, before = tables or default_tables(), window_before(compare, since, until)
+    found: Query = _uses(tables, window(since, until))
+    if before is not None:
+        found = compared(found, _uses(tables, before), ["feature_name"], ["total_usage"])
+    feature, uses = found.selected_columns["feature_name"], found.selected_columns["total_usage"]
     return found.order_by(uses.desc(), *by_name(feature)).limit(checked_limit(limit))
+
+
+def _uses(tables: Tables, asked: Window) -> Select[str | None, int]:
+    source, period = counted_in(tables, asked)
+    feature, uses = source.c.feature_name, total(source.c.usage_count).label("total_usage")
+    return select(feature, uses).where(*period).group_by(feature)
 
 
 TOP = described(
@@ -38,5 +70,6 @@ TOP = described(
         (FEATURE, QuestionColumn("total_usage", "Uses", "count")),
         bar="total_usage",
         page_name="top-features",
+        compared=("total_usage",),
     )
 )

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 from sqlalchemy import Select, and_, case, func, select
 
 from usage_instrument.database.expressions import JSONText
 from usage_instrument.database.tables import Tables
 
 from .arguments import checked_feature, checked_key, default_tables
-from .numbers import share, total
-from .questions import NAME, SHARE, USERS, USES, Argument, Question, QuestionColumn, described
+from .comparison import Compare, compared, window_before
+from .numbers import by_name, share, total
+from .questions import NAME, SHARE, USERS, USES, Argument, Query, Question, QuestionColumn, described
 from .sources import counts_in
-from .windows import Moment, window
+from .windows import Moment, Window, window
 
 
+@overload
 def variants(
-    feature: str, key: str, *, since: Moment = None, until: Moment = None, tables: Tables | None = None
-) -> Select[str | None, int, int, float]:
+    feature: str,
+    key: str,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    compare: None = None,
+    tables: Tables | None = None,
+) -> Select[str | None, int, int, float]: ...
+@overload
+def variants(
+    feature: str, key: str, *, since: Moment, until: Moment = None, compare: Compare, tables: Tables | None = None
+) -> Query: ...
+def variants(
+    feature: str,
+    key: str,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    compare: Compare = None,
+    tables: Tables | None = None,
+) -> Query:
     """Users and uses of a feature by the value of a key of its metadata, for an A/B test, the most widely used first:
     `variant`, `unique_users`, `uses`, `share`.
 
@@ -25,14 +48,30 @@ def variants(
     feature's users; the anonymous user does not count as one, but the uses count. `since` and `until` bound the days,
     UTC, that the history answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of
     one; without both, it is all time. Raises ConfigurationError for a wrong argument.
+
+    `compare="previous"` adds to users and uses the columns `_before` (of the window of the same length before),
+    `_change` and `_relative_change`. Raises ConfigurationError for a wrong argument.
     """
-    tables, asked = tables or default_tables(), window(since, until)
-    usage, name = tables.usage, checked_feature(feature)
-    variant, is_its = JSONText(usage.c.metadata, checked_key(key)), usage.c.feature_name == name
+    tables, before = tables or default_tables(), window_before(compare, since, until)
+    name, key = checked_feature(feature), checked_key(key)
+    found: Query = _counted(tables, window(since, until), name, key)
+    if before is not None:
+        found = compared(
+            found, _counted(tables, before, name, key, "counts_before"), ["variant"], ["unique_users", "uses"]
+        )
+    columns = found.selected_columns
+    return found.order_by(columns["unique_users"].desc(), columns["uses"].desc(), *by_name(columns["variant"]))
+
+
+def _counted(
+    tables: Tables, asked: Window, name: str, key: str, cte: str = "counts"
+) -> Select[str | None, int, int, float]:
+    usage = tables.usage
+    variant, is_its = JSONText(usage.c.metadata, key), usage.c.feature_name == name
     if asked.is_all_time:
         rows = select(variant.label("variant"), usage.c.user_id, usage.c.usage_count).where(is_its)
     else:
-        counts = counts_in(tables, asked, name)
+        counts = counts_in(tables, asked, name, cte)
         # Not joined: NULL, the anonymous user, equals nothing, and a join by more than equality takes quadratic time.
         anonymous = select(variant).where(is_its, usage.c.user_id.is_(None)).scalar_subquery()
         of_user = case((counts.c.user_id.is_(None), anonymous), else_=variant).label("variant")
@@ -41,11 +80,8 @@ def variants(
     found = rows.subquery("found")
     counted, uses = func.count(found.c.user_id), total(found.c.usage_count).label("uses")
     users, everyone = counted.label("unique_users"), func.sum(counted).over()
-    return (
-        select(found.c.variant, users, uses, share(counted, everyone).label("share"))
-        .group_by(found.c.variant)
-        .order_by(users.desc(), uses.desc(), found.c.variant.is_(None), found.c.variant)
-    )
+    shares = share(counted, everyone).label("share")
+    return select(found.c.variant, users, uses, shares).group_by(found.c.variant)
 
 
 VARIANTS = described(
@@ -59,6 +95,7 @@ VARIANTS = described(
         "calendar_new_event variant",
         (QuestionColumn("variant", "Variant", "variant"), USERS, SHARE, USES),
         bar="share",
+        compared=("unique_users", "uses"),
         own_arguments=(Argument("key", NAME, "The key in the metadata."),),
         is_of_all_time=True,
     )

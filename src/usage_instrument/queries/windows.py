@@ -94,8 +94,6 @@ class Window:
                 return Later(by, StartOf(by, Later("day", first_after, literal_column("-1"))), ONE)
         grain = _grain(by)
         whole = _whole(self.until, grain)
-        if not whole:
-            return None
         if by in ("hour", "day"):
             return StartOf(by, Ago(whole - grain))
         return Later(by, StartOf(by, Ago(whole)), ONE)
@@ -189,7 +187,7 @@ def edge_of(moment: object, side: Side) -> Edge:
                 raise ConfigurationError(
                     f"{side} goes back from 0 to {_LONGEST.days} days, not {written(moment)}; None is all time"
                 )
-            return moment
+            return moment if moment or side == "since" else None  # until now is no bound
     raise ConfigurationError(f"{side} is a timedelta, a date, a datetime, a text or None, not {moment!r}")
 
 
@@ -368,7 +366,7 @@ def _span_words(span: dt.timedelta, *, is_ago: bool = False) -> str:
 # ---- the calendar
 
 
-def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | None = None) -> CTE:
+def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | None = None, name: str = "units") -> CTE:
     """A row per unit, used or not, from `start` until now and before `end`: `bucket_start`. No rows if start is NULL.
 
     The units are numbered like the nodes of a binary tree, n with the children 2n and 2n + 1. So the recursion is only
@@ -377,7 +375,7 @@ def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | No
     span = select(start.label("start")).subquery("span")
     children = union_all(select(ZERO.label("child")), select(ONE)).subquery("children")
     first = select(ONE.label("n"), span.c.start, span.c.start.label("bucket_start")).where(span.c.start.is_not(None))
-    units = first.cte("units", recursive=True)
+    units = first.cte(name, recursive=True)
     number = units.c.n * literal_column("2") + children.c.child
     moment = Later(unit, units.c.start, number - ONE)
     inside = [moment <= Ago(), *([] if end is None else [moment < end])]
