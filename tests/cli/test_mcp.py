@@ -55,7 +55,12 @@ def test_every_question_is_a_tool_that_reads_and_names_nobody(filled: tuple[str,
         tools = (await client.list_tools()).tools
         assert all(tool.annotations is not None and tool.annotations.read_only_hint for tool in tools)
         assert not [tool.name for tool in tools for name in tool.input_schema["properties"] if "sql" in name.lower()]
-        given = {"variants": VARIED, "related_features": {"feature": past.RELATED[1]}}
+        steps = {"features": ["calendar_browse", "calendar_search"]}
+        given: dict[str, dict[str, Any]] = {
+            "variants": VARIED,
+            "funnel": steps,
+            "related_features": {"feature": past.RELATED[1]},
+        }
         return {tool.name: await client.call_tool(tool.name, given.get(tool.name, {})) for tool in tools}
 
     answers = ask(url, all_tools)
@@ -133,6 +138,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("trend", {"feature": "calendar_serch"}, "did you mean calendar_search"),
     ("trend", {"by": "year"}, "by: 'year' is not one of"),
     ("spikes", {"since": "60d"}, "not of 60 days"),
+    ("adoption", {"by": "users.email"}, "'by' was unexpected"),
+    ("funnel", {"features": ["x"]}, "features: ['x'] is too short"),
     ("adoption", {"compare": "previous"}, "pass since"),
     ("adoption", {"compare": "last"}, "compare: 'last' is not one of"),
     ("adoption", {"since": "7d", "until": "7d"}, "since must be before until"),

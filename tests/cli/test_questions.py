@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "user": ["anonymous", "--since", "400d"],
     "variants": [past.VARIED, "variant"],
     "related": [past.RELATED[1]],
+    "funnel": ["calendar_browse", "calendar_search"],
     "recommend": ["6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55"],
 }
 """What a question cannot do without."""
@@ -163,6 +164,25 @@ def test_beside_the_window_before(filled: Past) -> None:
     assert "pass since" in filled.ask("top", "--compare", "previous", code=2).stderr
 
 
+def test_adoption_by_a_column_of_the_users(filled: Past) -> None:
+    for by in ("users.plan", "plan"):
+        rows = filled.answer("adoption", "--by", by, "--since", "90d")
+        assert {row["plan"] for row in rows} >= {"free", "pro"}, rows
+    done = filled.ask("adoption", "--by", "users.salary", code=2)
+    assert "salary" in done.stderr
+
+
+def test_users_over_time(filled: Past) -> None:
+    cohorts = filled.answer("retention", "--by", "month", "--since", "400d")
+    assert {row["period"] for row in cohorts} >= {0, 1, 2}
+    assert all(row["share"] == 1 for row in cohorts if row["period"] == 0)
+    weeks = filled.answer("lifecycle", "--since", "4w")
+    assert [row["is_running"] for row in weeks] == [False] * (len(weeks) - 1) + [True]
+    first, second = filled.answer("funnel", "calendar_browse", "calendar_search", "--within", "28d", "--since", "90d")
+    assert first["unique_users"] >= second["unique_users"] > 0
+    assert sum(row["share"] for row in filled.answer("stickiness")) == pytest.approx(1)
+
+
 def test_ids_of_every_type_are_found_out(sqlite: Database) -> None:
     engine = sqlite.engine()
     tables = made(engine, user_id_type="integer")
@@ -181,7 +201,7 @@ def test_unused_guards_a_job(filled: Past) -> None:
 def test_nothing_yet(database: Database) -> None:
     made(database.engine())
     for question in QUESTIONS:
-        if question.name in {"variants", "related"}:
+        if question.name in {"variants", "related", "funnel"}:
             continue  # no feature has that name
         done = CliRunner().invoke(app, [question.name, *ARGUMENTS.get(question.name, []), "--url", database.url])
         assert done.exit_code == 0
@@ -204,6 +224,10 @@ def test_nothing_yet(database: Database) -> None:
             "since is 12h, 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, yesterday or last month (UTC), not 'soon'",
         ),
         (["user", "ada"], "neither"),
+        (["funnel", "calendar_browse"], "features are the names of 2 to 10 features in order"),
+        (["funnel", "calendar_browse", "calendar_brows"], "no feature 'calendar_brows' was used"),
+        (["funnel", "calendar_browse", "calendar_search", "--within", "soon"], "within is a time above 0"),
+        (["adoption", "--by", "people.plan"], "by is a column of users, such as 'users.plan', not 'people.plan'"),
         (["recommend", "anonymous"], "the anonymous user resembles nobody"),
         (["power-users", "--feature", "x" * 101], "100 characters"),
     ],

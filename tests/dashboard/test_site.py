@@ -49,6 +49,7 @@ def ways(past: Past) -> list[Callable[..., Answer]]:
 def addresses(past: Past) -> list[tuple[str, dict[str, Any]]]:
     """Every page there is, with what it needs."""
     given: dict[str, Any] = {"feature": "export", "user": str(past.user_ids[0]), "key": "layout", "threshold": "3"}
+    given |= {"features": "search, export", "returning": "export", "by": "month", "within": "2d"}
     found = [
         ("/", {}),
         ("/search", {"q": "ex"}),
@@ -239,7 +240,7 @@ def test_every_table_of_a_page_has_headers_a_file_and_the_whole(past: Past) -> N
 
 def test_the_question_is_there_in_sql(past: Past) -> None:
     app = by_asgi.Dashboard(past.url, authorize=yes)
-    given: dict[str, Any] = {"feature": "50% 'off'", "user": str(past.user_ids[0]), "key": "a%b"}
+    given: dict[str, Any] = {"feature": "50% 'off'", "user": str(past.user_ids[0]), "key": "a%b", "features": "a,b"}
     for question in BY_PAGE.values():
         needed = {name: given[name] for name, is_required in parameters_of(question).items() if is_required}
         text = asgi(app, f"/{question.page}", **needed).text

@@ -267,6 +267,85 @@ def recommend(rows: Rows, user: UUID, limit: int, since: Moment, until: Moment) 
     return sorted(answer, key=lambda row: (-row[1], row[0]))[:limit]
 
 
+# ---- users over time
+
+
+def started(rows: Rows, feature: str | None, by: str) -> dict[Any, dt.datetime]:
+    """The unit of each user's first use."""
+    first: dict[Any, dt.datetime] = {}
+    for row in of_feature(rows.history, feature):
+        if row.user_id is not None:
+            first[row.user_id] = min(first.get(row.user_id, row.bucket_start), row.bucket_start)
+    return {user: floor(by, start) for user, start in first.items()}
+
+
+def retention(rows: Rows, feature: str | None, returning: str | None, by: str, since: Moment, until: Moment) -> Answer:
+    start, end = bounds(rows.now, since, until, by)
+    cohorts = {user: begun for user, begun in started(rows, feature, by).items() if start <= begun < end}
+    again = of_feature(rows.history, feature if returning is None else returning)
+    answer = []
+    for cohort in sorted(set(cohorts.values())):
+        members = {user for user, begun in cohorts.items() if begun == cohort}
+        unit, number = cohort, 0
+        while unit <= rows.now:
+            back = {row.user_id for row in again if floor(by, row.bucket_start) == unit} & members
+            is_running = unit == floor(by, rows.now)
+            answer.append((cohort, number, len(members), len(back), share(len(back), len(members)), is_running))
+            unit, number = following(by, unit), number + 1
+    return answer
+
+
+def lifecycle(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment) -> Answer:
+    start, end = bounds(rows.now, since, until, by)
+    active: dict[dt.datetime, set[Any]] = {}
+    for row in of_feature(rows.history, feature):
+        if row.user_id is not None and row.bucket_start < end:
+            active.setdefault(floor(by, row.bucket_start), set()).add(row.user_id)
+    if since is None:
+        if not active:
+            return []
+        start = min(active)
+    answer: Answer = []
+    while start <= rows.now and start < end:
+        here, last = active.get(start, set()), active.get(floor(by, start - DAY), set())
+        earlier = {user for unit, their in active.items() if unit < start for user in their}
+        kinds = (here - earlier, here & last, (here & earlier) - last, last - here)
+        answer.append((start, *map(len, kinds), start == floor(by, rows.now)))
+        start = following(by, start)
+    return answer
+
+
+def stickiness(rows: Rows, feature: str | None, since: Moment, until: Moment) -> Answer:
+    mine = [row for row in of_feature(rows.within(since, until), feature) if row.user_id is not None]
+    days = Counter(user for user, _ in {(row.user_id, row.bucket_start.date()) for row in mine})
+    return [(number, count, count / len(days)) for number, count in sorted(Counter(days.values()).items())]
+
+
+def funnel(rows: Rows, features: list[str], within: dt.timedelta, since: Moment, until: Moment) -> Answer:
+    answer: Answer = []
+    taken: dict[Any, tuple[dt.datetime, dt.datetime]] = {}
+    for row in of_feature(rows.within(since, until), features[0]):
+        if row.user_id is not None:
+            first = min(taken.get(row.user_id, (row.bucket_start,))[0], row.bucket_start)
+            taken[row.user_id] = (first, first)
+    everyone, last = len(taken), None
+    for number, name in enumerate(features, 1):
+        unknown = 0
+        if number > 1:
+            following_: dict[Any, tuple[dt.datetime, dt.datetime]] = {}
+            for user, (begun, before) in taken.items():
+                theirs = [row.bucket_start for row in of_feature(rows.history, name) if row.user_id == user]
+                times = [time for time in theirs if before <= time < begun + within]
+                if times:
+                    following_[user] = (begun, min(times))
+                    unknown += min(times) == before
+            taken = following_
+        of_last = None if last is None else share(len(taken), last)
+        answer.append((number, name, len(taken), share(len(taken), everyone), of_last, unknown))
+        last = len(taken)
+    return answer
+
+
 # ---- beside the window before
 
 

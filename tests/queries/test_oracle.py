@@ -125,6 +125,22 @@ every = settings(
 )
 
 
+def over_time(rows: Rows, data: st.DataObject, name: str) -> list[tuple[Any, oracle.Answer]]:
+    """The questions that follow users over time."""
+    q = queries
+    by, window = data.draw(st.sampled_from(["day", "week", "month"])), data.draw(st.sampled_from(windows(rows.now)))
+    feature, other = data.draw(st.sampled_from([None, name])), data.draw(st.sampled_from([None, *FEATURES]))
+    steps = [name, *data.draw(st.lists(st.sampled_from(FEATURES), min_size=1, max_size=3))]
+    within = data.draw(st.sampled_from([HOUR, DAY, 7 * DAY, 60 * DAY]))
+    span: Any = {"since": window[0], "until": window[1]}
+    return [
+        (q.retention(feature, other, by, **span), oracle.retention(rows, feature, other, by, *window)),
+        (q.lifecycle(feature, by, **span), oracle.lifecycle(rows, feature, by, *window)),
+        (q.stickiness(feature, **span), oracle.stickiness(rows, feature, *window)),
+        (q.funnel(steps, within, **span), oracle.funnel(rows, steps, within, *window)),
+    ]
+
+
 @every
 @given(st.data())
 def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) -> None:
@@ -162,6 +178,7 @@ def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) 
         ),
     ]
     asked += comparisons(filled, rows, data, name, key)
+    asked += over_time(rows, data, name)
     answers = [filled.ask(question) for question, _ in asked]
     similar = filled.ask(q.recommend(user, since=period, until=end))
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)

@@ -155,7 +155,7 @@ def _description(question: Question, identities: bool) -> str:
 
 def _schema(question: Question) -> dict[str, Any]:
     properties = {}
-    for argument in question.arguments:
+    for argument in question.open_arguments:
         default = argument.written_default
         described = {**argument.type.schema, "description": argument.help}
         if argument.type is LIMIT:

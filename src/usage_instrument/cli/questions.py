@@ -32,7 +32,7 @@ from .errors import ERROR, PROBLEMS, explained, fail, warn
 from .options import USER, Format, Output, Schema, Url, UserIdKind, UserIds, example
 from .output import PADDING, UNBOUNDED, Printer, console, show, table
 
-_TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float}
+_TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "array": list[str]}
 """The types of options by those of JSON Schema."""
 _BAR = 40
 """The width of the longest bar, in characters."""
@@ -131,7 +131,7 @@ def _parameter(argument: Argument) -> inspect.Parameter:
     schema = argument.type.schema
     if argument.is_required:
         metavar = argument.name.removesuffix("_id").upper()
-        kind: Any = Annotated[str, typer.Argument(help=argument.help, metavar=metavar)]
+        kind: Any = Annotated[_TYPES[schema["type"]], typer.Argument(help=argument.help, metavar=metavar)]
         return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
     default, of_type = argument.written_default, _TYPES[schema["type"]]
     if "enum" in schema:
@@ -206,14 +206,15 @@ def _print_sql(
 
 def ask(connection: Connection, tables: Tables, question: Question, query: Query, given: Mapping[str, Any]) -> Answer:
     """The answer to a question with these options. Raises UsageInstrumentError."""
-    feature = given.get("feature")
+    named = given.get("features") or [given.get("feature")]
     try:
         result = connection.execute(query)
         names, rows = list(result.keys()), [dict(row) for row in result.mappings()]
         found = list(caveats(connection, tables, question, given, rows))
         nothing = is_empty(connection, tables) and (question is not UNUSED or NOTHING_DECLARED in found)
         answer = Answer(*with_display_names(names, rows, display_names(connection, tables)), found, nothing)
-        is_known = feature is None or feature in _features(connection, tables)
+        features = () if named == [None] else _features(connection, tables)
+        unknown = [name for name in named if name is not None and name not in features]
     except exc.DBAPIError:
         connection.rollback()
         missing = missing_tables(connection, tables)
@@ -221,8 +222,8 @@ def ask(connection: Connection, tables: Tables, question: Question, query: Query
             raise
         fix = "upgrade" if old_tables(connection, tables) else "create"
         raise SchemaError(f"there is no table {missing[0]}: run `usage-instrument db {fix}`") from None
-    if not is_known:
-        raise _unknown(str(feature), _features(connection, tables))
+    if unknown:
+        raise _unknown(unknown[0], features)
     return answer
 
 

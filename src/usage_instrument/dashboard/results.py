@@ -77,7 +77,7 @@ def has_period(question: Question) -> bool:
 
 def parameters_of(question: Question) -> dict[str, bool]:
     """The parameters of its address that are arguments of the question, and whether each is required."""
-    return {each.parameter: each.is_required for each in question.arguments if each.name not in _of_page(question)}
+    return {each.parameter: each.is_required for each in question.open_arguments if each.name not in _of_page(question)}
 
 
 def query(question: Question, request: PageRequest, limit: int) -> Query:
@@ -89,7 +89,7 @@ def query(question: Question, request: PageRequest, limit: int) -> Query:
     try:
         given = {
             each.name: of_page[each.name] if each.name in decided else request.argument(each)
-            for each in question.arguments
+            for each in question.open_arguments
         }
         asked = question.select(**given, tables=request.tables)
     except UsageInstrumentError as error:

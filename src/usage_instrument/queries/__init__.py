@@ -10,6 +10,10 @@ from .unused_features import unused_features as unused_features
 from .power_users import power_users as power_users
 from .trend import trend as trend
 from .active_users import active_users as active_users
+from .retention import retention as retention
+from .lifecycle import lifecycle as lifecycle
+from .funnel import funnel as funnel
+from .stickiness import stickiness as stickiness
 from .spikes import spikes as spikes
 from .variants import variants as variants
 from .related_features import related_features as related_features

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, Select, Table, and_, func, or_, select
+from sqlalchemy import Column, ColumnElement, FromClause, MetaData, Select, Table, and_, func, or_, select
 
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
@@ -12,8 +12,8 @@ from usage_instrument.errors import ConfigurationError
 from .arguments import default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, share, total
-from .questions import FEATURE, SHARE, USERS, Question, QuestionColumn, described
-from .sources import counts_in, of_population, population
+from .questions import FEATURE, NAME, SHARE, USERS, Argument, Question, QuestionColumn, described
+from .sources import counts_in, of_population, population, users_column
 from .windows import Moment, Window, window
 
 
@@ -24,14 +24,14 @@ def adoption(
 
     `share` (0 to 1) is of all users: the rows of the users table if the tables refer to one, else all users that ever
     used anything. The anonymous user, and a user who is not in the users table any more, does not count as a user, but
-    the uses count. `by=User.plan`, any column of the host's users table or model, splits each feature by its value, in
-    a column of its name after `feature_name`; `share` is then of the users with that value, and uses without a user
-    have None there. `since` and `until` bound the days, UTC, that the history answers: a timedelta (7 days: today and
-    the six before), a date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError for
-    a wrong argument.
+    the uses count. `by=User.plan`, any column of the host's users table or model, or its name as in `users.plan`,
+    splits each feature by its value, in a column of its name after `feature_name`; `share` is then of the users with
+    that value, and uses without a user have None there. `since` and `until` bound the days, UTC, that the history
+    answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of one; without both, it is
+    all time. Raises ConfigurationError for a wrong argument.
     """
     tables, before = tables or default_tables(), window_before(compare, since, until)
-    column = None if by is None else _column(by)
+    column = None if by is None else _column(by, tables)
     found = _counted(tables, window(since, until), column)
     keys = ["feature_name"] if column is None else ["feature_name", column.name]
     if before is not None:
@@ -64,12 +64,33 @@ def _answer(names: list[Any], users: Any, uses: Any, size: ColumnElement[Any]) -
     return select(*names, users.label("unique_users"), uses.label("uses"), share(users, size).label("share"))
 
 
-def _column(by: Any) -> Any:
+def _column(by: Any, tables: Tables) -> Any:
+    if isinstance(by, str):
+        return _named(by, tables)
     clause = getattr(by, "__clause_element__", None)
     column = by if clause is None else clause()
     if not isinstance(column, ColumnElement) or not isinstance(getattr(column, "table", None), FromClause):
         raise ConfigurationError(f"by is a column of the users table or an attribute of its model, not {by!r}")
     return column
+
+
+def _named(by: str, tables: Tables) -> Column[Any]:
+    """The column of the users table that is named so, with its table or without."""
+    known = users_column(tables)
+    if known is None:
+        raise ConfigurationError(
+            f"by={by!r} is a column of the users table, and these tables refer to none: "
+            "pass a column such as User.plan, or create them with users="
+        )
+    users: Any = known.table
+    place, _, name = by.rpartition(".")
+    if not name or place not in ("", users.name, users.fullname):
+        raise ConfigurationError(f"by is a column of {users.fullname}, such as '{users.name}.plan', not {by!r}")
+    if name in users.c:
+        found: Column[Any] = users.c[name]
+        return found
+    # A table that is known by the foreign key alone has one column.
+    return Table(users.name, MetaData(), Column(known.name), Column(name), schema=users.schema).c[name]
 
 
 def _id(usage: Table, users: Any) -> Any:
@@ -96,6 +117,6 @@ ADOPTION = described(
         (FEATURE, USERS, SHARE, QuestionColumn("uses", "Uses", "count", is_extra=True)),
         bar="share",
         compared=("unique_users", "uses"),
-        python_only=frozenset({"by"}),
+        own_arguments=(Argument("by", NAME, "A column of the users table, such as users.plan.", is_of_command=True),),
     )
 )

@@ -11,6 +11,9 @@ from usage_instrument.errors import ConfigurationError, FeatureNameError, UserId
 from usage_instrument.events import canonical_user, check_feature
 from usage_instrument.typing import Unit, UserId, UserIdType
 
+STEPS = ("day", "week", "month")
+"""The steps of questions that follow users over time."""
+
 
 def default_tables(user_id_type: UserIdType = "uuid") -> Tables:
     """The tables in the schema of the connection."""
@@ -43,6 +46,14 @@ def checked_unit(by: object) -> Unit:
     """The unit of a trend. Raises ConfigurationError."""
     if by not in get_args(Unit):
         raise ConfigurationError(f"by is one of {', '.join(map(repr, get_args(Unit)))}, not {by!r}")
+    unit: Unit = by  # type: ignore[assignment] # one of its values
+    return unit
+
+
+def checked_step(by: object) -> Unit:
+    """A step of days, weeks or months. Raises ConfigurationError."""
+    if by not in STEPS:
+        raise ConfigurationError(f"by is one of {', '.join(map(repr, STEPS))}, not {by!r}")
     unit: Unit = by  # type: ignore[assignment] # one of its values
     return unit
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Select
@@ -16,7 +16,7 @@ from sqlalchemy import Select
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
-from .arguments import user_id
+from .arguments import STEPS, user_id
 from .windows import written
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
@@ -47,6 +47,8 @@ NAME = ArgumentType({"type": "string"})
 USER = ArgumentType({"type": "string"}, parse=user_id)
 LIMIT = ArgumentType({"type": "integer", "minimum": 1}, "NUMBER")
 SCORE = ArgumentType({"type": "number", "exclusiveMinimum": 0}, "NUMBER")
+FEATURES = ArgumentType({"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 10})
+SPAN = ArgumentType({"type": "string"}, "TIME", written=written)
 MOMENT = ArgumentType({"type": "string"}, "TIME", written=written)
 
 
@@ -63,6 +65,8 @@ class Argument:
     type: ArgumentType
     help: str
     default: Any = inspect.Parameter.empty
+    is_of_command: bool = False
+    """Whether only Python and the command line take it: it reads other columns of the host's tables."""
 
     @property
     def is_required(self) -> bool:
@@ -78,7 +82,9 @@ class Argument:
         """The argument that a text stands for. Raises ConfigurationError, and UserIdError."""
         schema = self.type.schema
         given: Any = text
-        if schema["type"] != "string":
+        if schema["type"] == "array":
+            given = [part.strip() for part in text.split(",")]
+        elif schema["type"] != "string":
             try:
                 given = {"integer": int, "number": float}[schema["type"]](text)
             except ValueError:
@@ -93,6 +99,8 @@ class Argument:
         return self.name.removesuffix("_id")
 
 
+BY_STEP = Argument("by", choice("STEP", *STEPS), f"The length of a step: {', '.join(STEPS[:-1])} or {STEPS[-1]}.")
+"""The steps of questions that follow users over time."""
 _SHARED = (
     Argument("feature", NAME, "The feature, by its name in the code."),
     Argument("user_id", USER, "The user's id, or 'anonymous'."),
@@ -155,19 +163,22 @@ class Question:
     """The longest period that it accepts."""
     is_of_all_time: bool = False
     """Whether its page is about all time, whatever the period of the dashboard."""
-    python_only: frozenset[str] = frozenset()
-    """The arguments that only Python code can give, beside `tables`."""
     arguments: tuple[Argument, ...] = field(init=False)
     """Its arguments, in the order of the function's signature."""
 
     def __post_init__(self) -> None:
         known = {argument.name: argument for argument in (*_SHARED, *self.own_arguments)}
         arguments = tuple(
-            Argument(name, known[name].type, known[name].help, parameter.default)
+            replace(known[name], default=parameter.default)
             for name, parameter in inspect.signature(self.select).parameters.items()
-            if name not in {"tables", *self.python_only}
+            if name != "tables"
         )
         object.__setattr__(self, "arguments", arguments)
+
+    @property
+    def open_arguments(self) -> tuple[Argument, ...]:
+        """The arguments that pages and tools take too."""
+        return tuple(argument for argument in self.arguments if not argument.is_of_command)
 
     @property
     def page(self) -> str:

@@ -13,7 +13,7 @@ from usage_instrument.typing import Unit
 
 from .arguments import checked_unit, default_tables, rows_of
 from .comparison import Compare, changes, window_before
-from .numbers import ZERO, total, whole
+from .numbers import total, whole
 from .questions import USERS, USES, Argument, Query, Question, QuestionColumn, choice, described
 from .windows import MONTH, Moment, Window, calendar, window
 
@@ -67,14 +67,13 @@ def trend(
         _numbered(each).subquery(name)
         for each, name in ((found, "now_"), (_by_unit(history, before, unit, feature, "units_before"), "before_"))
     )
-    uses, users = (func.coalesce(then.c[name], ZERO) for name in ("uses", "unique_users"))
     return (
         select(
             now.c.bucket_start,
             now.c.uses,
-            *changes("uses", now.c.uses, whole(uses)),
+            *changes("uses", now.c.uses, whole(then.c.uses)),
             now.c.unique_users,
-            *changes("unique_users", now.c.unique_users, whole(users)),
+            *changes("unique_users", now.c.unique_users, whole(then.c.unique_users)),
             now.c.anonymous_uses,
             now.c.is_running,
         )

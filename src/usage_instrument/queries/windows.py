@@ -27,6 +27,8 @@ DAY = dt.timedelta(days=1)
 WEEK = 7 * DAY
 MONTH = 28 * DAY
 """Four weeks, so that it contains every weekday equally often."""
+QUARTER = 84 * DAY
+"""Twelve weeks."""
 _LONGEST = 36_500 * DAY
 _FORMS = "12h, 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, yesterday or last month"
 

@@ -1,0 +1,90 @@
+"""How many users are new, come back, or stay away?"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import ColumnElement, Select, case, func, literal_column, or_, select, union_all
+
+from usage_instrument.database.expressions import Ago, Later, StartOf
+from usage_instrument.database.tables import Tables
+
+from .arguments import checked_step, default_tables, rows_of
+from .numbers import ONE, ZERO, total
+from .questions import BY_STEP, Question, QuestionColumn, described
+from .windows import QUARTER, Moment, Window, calendar, window
+
+_KINDS = ("new_users", "returning_users", "resurrected_users", "dormant_users")
+
+
+def lifecycle(
+    feature: str | None = None,
+    by: str = "week",
+    *,
+    since: Moment = QUARTER,
+    until: Moment = None,
+    tables: Tables | None = None,
+) -> Select[dt.datetime, int, int, int, int, bool]:
+    """Users by what they did before, the first week first: `bucket_start` (UTC), `new_users`, `returning_users`,
+    `resurrected_users`, `dormant_users`, `is_running`.
+
+    Of one feature or of all, `by` day, week (from Monday) or month. New users are active for the first time in the
+    history, returning ones were active in the week before too, resurrected ones before that only. Dormant ones were
+    active in the week before and are not in this one, so their number falls while a week `is_running`. The anonymous
+    user is left out. `since` and `until` are a timedelta (84 days: twelve weeks), a date, a datetime, the text of one
+    or None; the first and the last week are complete. Raises ConfigurationError for a wrong argument.
+    """
+    history, unit = (tables or default_tables()).history, checked_step(by)
+    asked = window(since, until)
+    start, end, bucket = asked.start(unit), asked.end(unit), history.c.bucket_start
+    rows = [history.c.user_id.is_not(None), *rows_of(history.c.feature_name, feature)]
+    rows += Window(None, asked.until).contains(bucket, unit)
+    unit_start = StartOf(unit, bucket).label("bucket_start")
+    active = select(history.c.user_id, unit_start).where(*rows).distinct().subquery("active")
+    time = active.c.bucket_start
+    before, after = (
+        function(time, type_=time.type).over(partition_by=active.c.user_id, order_by=time)
+        for function in (func.lag, func.lead)
+    )
+    visits = select(time, before.label("before"), after.label("after")).cte("visits")
+    last, following = (Later(unit, visits.c.bucket_start, literal_column(number)) for number in ("-1", "1"))
+    kinds: list[ColumnElement[bool]] = [
+        visits.c.before.is_(None), visits.c.before == last, visits.c.before < last
+    ]  # fmt: skip
+    counts = [func.count(case((is_kind, ONE))).label(name) for is_kind, name in zip(kinds, _KINDS, strict=False)]
+    here = select(visits.c.bucket_start, *counts, ZERO.label("dormant_users")).group_by(visits.c.bucket_start)
+    gone = select(following.label("next_start"), ZERO, ZERO, ZERO, func.count()).group_by(following)
+    gone = gone.where(or_(visits.c.after.is_(None), visits.c.after > following))
+    sides = union_all(here, gone).subquery("sides")
+    if start is None:
+        start = select(func.min(visits.c.bucket_start)).scalar_subquery()
+    units = calendar(unit, start, end)
+    return (
+        select(
+            units.c.bucket_start,
+            *(total(sides.c[name]).label(name) for name in _KINDS),
+            (units.c.bucket_start == StartOf(unit, Ago())).label("is_running"),
+        )
+        .select_from(units.outerjoin(sides, sides.c.bucket_start == units.c.bucket_start))
+        .group_by(units.c.bucket_start)
+        .order_by(units.c.bucket_start)
+    )
+
+
+LIFECYCLE = described(
+    Question(
+        "lifecycle",
+        lifecycle,
+        "Lifecycle",
+        "New, returning, resurrected and dormant users over time.",
+        "Users {period} who are new, were active in the step before too, only earlier, or in the step before only.",
+        "No signed-in user was active {period}.",
+        "--by month --since 400d",
+        (
+            QuestionColumn("bucket_start", "From", "day"),
+            *(QuestionColumn(kind, kind.removesuffix("_users").capitalize(), "count") for kind in _KINDS),
+            QuestionColumn("is_running", "So far", "running"),
+        ),
+        own_arguments=(BY_STEP,),
+    )
+)
