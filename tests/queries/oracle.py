@@ -267,6 +267,44 @@ def recommend(rows: Rows, user: UUID, limit: int, since: Moment, until: Moment) 
     return sorted(answer, key=lambda row: (-row[1], row[0]))[:limit]
 
 
+def drops(rows: Rows, since: Moment, until: Moment, feature: str | None, threshold: float) -> Answer:
+    start, end = bounds(rows.now, since, until)
+    answer = []
+    for name in features(of_feature(rows.history, feature)) - {None}:
+        mine = [row for row in rows.history if row.feature_name == name]
+        first, daily = floor("day", min(row.bucket_start for row in mine)), Counter[dt.datetime]()
+        for row in mine:
+            daily[floor("day", row.bucket_start)] += row.usage_count or 0
+        day = start
+        while day < min(end, rows.today):
+            earlier = [day - 7 * number * DAY for number in range(1, 9)]
+            past = [daily[other] for other in earlier if other >= first]
+            if len(past) >= 4:
+                baseline = float(statistics.median(past))
+                spread = statistics.median(abs(value - baseline) for value in past)
+                score = (baseline - daily[day]) / max(spread * 1.4826, baseline * 0.1, 1.0)
+                if baseline >= 20 and score >= threshold:
+                    answer.append((name, day.date(), daily[day], baseline, score, threshold))
+            day += DAY
+    return sorted(answer, key=lambda row: (-row[4], row[1], row[0]))
+
+
+def silent(rows: Rows, since: Moment, until: Moment) -> Answer:
+    start, end = bounds(rows.now, since, until)
+    end = min(end, rows.today + DAY) if until is None else end
+    answer = []
+    for name in features(rows.catalog):
+        declared = [declaration for declaration in rows.catalog if declaration.feature_name == name]
+        mine = [row for row in rows.history if row.feature_name == name]
+        before = [row for row in mine if start - 28 * DAY <= row.bucket_start < start]
+        days = len({row.bucket_start.date() for row in before})
+        last = max((use.last_used for use in rows.usage if use.feature_name == name), default=None)
+        is_used = any(start <= time < end for time in [*(row.bucket_start for row in mine), *([last] if last else [])])
+        if days >= 14 and not is_used and not all(is_deserted(rows, declaration) for declaration in declared):
+            answer.append((name, uses(before), days, last))
+    return sorted(answer, key=lambda row: (-row[1], row[0]))
+
+
 # ---- users over time
 
 

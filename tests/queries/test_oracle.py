@@ -125,6 +125,18 @@ every = settings(
 )
 
 
+def anomalies(rows: Rows, data: st.DataObject, feature: str | None) -> list[tuple[Any, oracle.Answer]]:
+    """The questions for what is not as usual."""
+    q, threshold = queries, data.draw(st.sampled_from([0.5, 1.5, 5.0]))
+    short = data.draw(st.sampled_from([each for each in windows(rows.now) if is_short(rows.now, *each)]))
+    window = data.draw(st.sampled_from(windows(rows.now, has_start=True)))
+    found: Any = q.drops(short[0], until=short[1], feature=feature, threshold=threshold)
+    return [
+        (found, oracle.drops(rows, *short, feature, threshold)),
+        (q.silent(window[0], until=window[1]), oracle.silent(rows, *window)),
+    ]
+
+
 def over_time(rows: Rows, data: st.DataObject, name: str) -> list[tuple[Any, oracle.Answer]]:
     """The questions that follow users over time."""
     q = queries
@@ -179,6 +191,7 @@ def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) 
     ]
     asked += comparisons(filled, rows, data, name, key)
     asked += over_time(rows, data, name)
+    asked += anomalies(rows, data, feature)
     answers = [filled.ask(question) for question, _ in asked]
     similar = filled.ask(q.recommend(user, since=period, until=end))
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)

@@ -15,12 +15,14 @@ from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import (
     active_users,
     adoption,
+    drops,
     funnel,
     lifecycle,
     power_users,
     recommend,
     related_features,
     retention,
+    silent,
     spikes,
     stickiness,
     top_features,
@@ -114,7 +116,7 @@ def test_no_question_has_what_only_a_program_needs(dialect: str) -> None:
     tables = define_tables(sa.MetaData(), users="users.id", user_id_type="integer")
     made = [top_features(), user_features(1), adoption(), adoption(tables=tables), unused_features(), power_users()]
     made += [trend(), active_users(), spikes(), variants("f", "k"), related_features("f"), recommend(1)]
-    made += [retention(), lifecycle(), funnel(["a", "b"]), stickiness()]
+    made += [retention(), lifecycle(), funnel(["a", "b"]), stickiness(), drops(), silent()]
     for question in made:
         sql = text(question, dialect)
         for needless in ("CAST(coalesce", "::bigint", "AS SIGNED", "anon_", "count_1", "max_1", "OUTER", "OFFSET"):

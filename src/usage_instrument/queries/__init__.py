@@ -15,6 +15,8 @@ from .lifecycle import lifecycle as lifecycle
 from .funnel import funnel as funnel
 from .stickiness import stickiness as stickiness
 from .spikes import spikes as spikes
+from .drops import drops as drops
+from .silent import silent as silent
 from .variants import variants as variants
 from .related_features import related_features as related_features
 from .recommend import recommend as recommend

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Select, Table, and_, case, func, literal, literal_column, select
+from sqlalchemy import CTE, ColumnElement, Select, Table, and_, func, literal, select
 
-from usage_instrument.database.expressions import Day, Later, Real, StartOf
+from usage_instrument.database.expressions import Day, Real, StartOf
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
 from .arguments import default_tables, rows_of
-from .numbers import ONE, ZERO, over, total
+from .numbers import ZERO, over, total
 from .questions import FEATURE, SCORE, USES, Argument, Question, QuestionColumn, described
+from .robust import checked_threshold, days_later, medians, scale
 from .windows import MONTH, WEEK, Moment, Window, calendar, window
 
 PAST = -28
@@ -47,11 +47,11 @@ def spikes(
     rows = [history.c.feature_name.is_not(None), *rows_of(history.c.feature_name, feature)]
     daily = _daily(history, [*rows, *([] if end is None else [history.c.bucket_start < end])], start).cte("daily")
     usual = _usual(history, rows, start, daily).cte("usual")
-    baseline = _medians(usual).cte("baselines")
+    baseline = medians(usual, "feature_name").cte("baselines")
     deviation = func.abs(usual.c.value - baseline.c.value).label("value")
     deviations = select(usual.c.feature_name, deviation).join(baseline, baseline.c.feature_name == usual.c.feature_name)
-    spread = _medians(deviations.subquery("deviations")).subquery("spreads")
-    score = over(daily.c.uses - baseline.c.value, _scale(baseline.c.value, spread.c.value))
+    spread = medians(deviations.subquery("deviations"), "feature_name").subquery("spreads")
+    score = over(daily.c.uses - baseline.c.value, scale(baseline.c.value, spread.c.value))
     scored = (
         select(daily, baseline.c.value.label("baseline"), score.label("score"))
         .join(baseline, baseline.c.feature_name == daily.c.feature_name)
@@ -59,7 +59,7 @@ def spikes(
         .where(daily.c.bucket_start >= start)
         .subquery("scored")
     )
-    least = Real(literal(_checked(threshold)))
+    least = Real(literal(checked_threshold(threshold)))
     day = Day(scored.c.bucket_start).label("day")
     columns = (scored.c.feature_name, day, scored.c.uses, scored.c.baseline, scored.c.score, least.label("threshold"))
     return select(*columns).where(scored.c.score >= least).order_by(scored.c.score.desc(), day, scored.c.feature_name)
@@ -80,46 +80,18 @@ def _daily(history: Table, rows: list[Any], start: ColumnElement[Any]) -> Select
     """The uses of each feature by day, in the period and in the past."""
     key = (history.c.feature_name, StartOf("day", history.c.bucket_start).label("bucket_start"))
     found = select(*key, total(history.c.usage_count).label("uses")).group_by(*key)
-    return found.where(history.c.bucket_start >= _days_later(start, PAST), *rows)
+    return found.where(history.c.bucket_start >= days_later(start, PAST), *rows)
 
 
 def _usual(history: Table, rows: list[Any], start: ColumnElement[Any], daily: CTE) -> Select[*tuple[Any, ...]]:
     """The uses of each feature with a past, by day of that past: `feature_name`, `value`."""
     first = func.min(history.c.bucket_start)
     known = select(history.c.feature_name, StartOf("day", first).label("first_day")).group_by(history.c.feature_name)
-    known_ = known.where(*rows).having(first <= _days_later(start, SHORTEST)).subquery("known")
-    past = calendar("day", _days_later(start, PAST), start)
+    known_ = known.where(*rows).having(first <= days_later(start, SHORTEST)).subquery("known")
+    past = calendar("day", days_later(start, PAST), start)
     same = and_(daily.c.feature_name == known_.c.feature_name, daily.c.bucket_start == past.c.bucket_start)
     days = known_.join(past, past.c.bucket_start >= known_.c.first_day).outerjoin(daily, same)
     return select(known_.c.feature_name, func.coalesce(daily.c.uses, ZERO).label("value")).select_from(days)
-
-
-def _medians(rows: Any) -> Select[*tuple[Any, ...]]:
-    """The median `value` of each feature."""
-    of_feature = {"partition_by": rows.c.feature_name}
-    place = func.row_number().over(order_by=rows.c.value, **of_feature).label("place")
-    places = func.count().over(**of_feature).label("places")
-    ranked = select(rows.c.feature_name, rows.c.value, place, places).subquery("ranked")
-    twice = ranked.c.place * literal_column("2")
-    middle = twice.between(ranked.c.places, ranked.c.places + literal_column("2"))
-    median = Real(func.avg(ranked.c.value)).label("value")
-    return select(ranked.c.feature_name, median).where(middle).group_by(ranked.c.feature_name)
-
-
-def _scale(baseline: ColumnElement[float], spread: ColumnElement[float]) -> ColumnElement[float]:
-    usual, tenth = spread * literal_column("1.4826"), baseline * literal_column("0.1")
-    least = Real(ONE)
-    return case((and_(usual >= tenth, usual >= least), usual), (tenth >= least, tenth), else_=least)
-
-
-def _days_later(moment: ColumnElement[Any], days: int) -> ColumnElement[Any]:
-    return Later("day", moment, literal_column(str(days)))
-
-
-def _checked(threshold: object) -> float:
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
-        raise ConfigurationError(f"threshold is a number above 0, not {threshold!r}")
-    return float(threshold)
 
 
 SPIKES = described(
