@@ -228,5 +228,7 @@ def test_the_page_on_privacy_runs(sqlite: Database, tmp_path: Path, monkeypatch:
     usage.configure(sqlite.url, privacy_key="k" * 32)
     usage.track("search", user=names["ada"])
     exec(compile(asked, PAGE.name, "exec"), names)
-    assert names["receipt"].deleted == {"feature_usage": 1, "feature_usage_history": 1}
+    assert names["receipt"].deleted == {
+        "feature_usage": 1, "feature_usage_history": 1, "feature_usage_exposures": 0
+    }  # fmt: skip
     _default.reset()

@@ -22,7 +22,7 @@ __all__ = ["Access", "Use"]
 NAME_LENGTH = 100
 """The longest feature name, in characters."""
 STRING_ID_LENGTH = 255
-"""The longest user id of type `string`, in characters."""
+"""The longest user id of type `string`, and the longest unit of an experiment, in characters."""
 MAX_COUNT = 2**31 - 1
 """Where `usage_count` saturates: the largest INT."""
 NIL: dict[UserIdType, UserId] = {"uuid": UUID(int=0), "integer": -(2**63) + 1, "string": ""}
@@ -74,8 +74,38 @@ class Use(NamedTuple):
         return self._replace(user=of(self.user), access=access)
 
 
+_EXPOSURE = "\0"  # begins the key of an exposure, and divides it: no name of a feature or an experiment holds it
+
+
+class Exposure(NamedTuple):
+    """Which variant of an experiment a unit saw. On its way to its row, an exposure is a use of the feature `key`."""
+
+    experiment: str
+    variant: str
+    unit: str | None = None
+    """None: the user is the unit."""
+
+    @property
+    def key(self) -> str:
+        """The text that stands in the place of a feature's name."""
+        return _EXPOSURE + _EXPOSURE.join(part for part in self if part is not None)
+
+    @classmethod
+    def of(cls, key: str) -> Exposure:
+        """The exposure with this key. Raises TypeError."""
+        return cls(*key[1:].split(_EXPOSURE, 2))
+
+
+def is_exposure(feature: str) -> bool:
+    """Whether the name of a feature is the key of an exposure."""
+    return feature.startswith(_EXPOSURE)
+
+
 class Count(NamedTuple):
-    """The uses of one feature by one user, to be added to one row of `feature_usage`."""
+    """The uses of one feature by one user, to be added to one row of `feature_usage`.
+
+    Of an exposure, `history` holds all exposures at the time of the first one.
+    """
 
     feature: str
     user: UserId
@@ -120,6 +150,15 @@ class Batch(NamedTuple):
     def uses(self) -> int:
         """The number of uses in the batch."""
         return sum(count.uses for count in self.counts)
+
+    @property
+    def exposures(self) -> tuple[Count, ...]:
+        """The counts that are exposures."""
+        return tuple(count for count in self.counts if is_exposure(count.feature))
+
+    def without_exposures(self) -> Batch:
+        """The batch with the counts that are uses."""
+        return self._replace(counts=tuple(count for count in self.counts if not is_exposure(count.feature)))
 
     def meets(self, is_silenced: Callable[[UserId], bool], is_forgotten: Callable[[UserId], bool]) -> bool:
         """Whether a count has a silenced user, or an access a forgotten one."""

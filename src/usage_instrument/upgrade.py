@@ -60,7 +60,7 @@ def upgrade(connection: Connection, tables: Tables) -> Upgrade:
     if connection.in_transaction():
         raise ConfigurationError("upgrade() takes a connection without a transaction, and begins its own")
     dialect = dialects.get(connection.dialect.name)
-    with dialect.schema_change(connection, [tables.usage, tables.history]) as connection_:
+    with dialect.schema_change(connection, tables.of_users) as connection_:
         plan = plan_upgrade(connection_, tables)
         for step in plan.steps:
             step.run(connection_)
@@ -90,6 +90,8 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
     for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
         if table not in missing:
             steps += _unique_steps(connection, tables, table, unique)
+    for table in tables.of_users:
+        if table not in missing:
             foreign_key = foreign_key_change(connection, tables, table)
             if foreign_key.sentence:
                 step = Step(foreign_key.sentence, foreign_key.make)

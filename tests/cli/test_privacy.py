@@ -51,6 +51,7 @@ def test_a_receipt_that_does_not_tell_who(database: Database, tables: Tables) ->
     assert list(csv.DictReader(io.StringIO(done.stdout))) == [
         {"what": "feature_usage", "rows": "2", "status": "deleted"},
         {"what": "feature_usage_history", "rows": "2", "status": "deleted"},
+        {"what": "feature_usage_exposures", "rows": "0", "status": "deleted"},
         {"what": "audit trail", "rows": "2", "status": "pseudonymised"},
     ]
     assert str(ADA) not in done.output

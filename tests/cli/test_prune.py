@@ -42,9 +42,15 @@ def filled(users: UsersDatabase) -> tuple[sa.Engine, Tables, dt.datetime]:
         for days in (0, 10, 100, 500)
         for hour in ((0, 1, 2) if days else (0,))
     ]
+    key = {"experiment": "page", "variant": "new"}
+    seen = [
+        {**key, "unit": f"{first} {last}", "first_exposed_at": now - first * DAY, "last_exposed_at": now - last * DAY}
+        for first, last in ((500, 450), (500, 100), (10, 1))
+    ]
     dead = {"writer_id": uuid.uuid4(), "started_at": now - 500 * DAY, "heartbeat_at": now - 500 * DAY}
     with engine.begin() as connection:
         connection.execute(tables.history.insert(), rows)
+        connection.execute(tables.exposures.insert(), seen)
         connection.execute(tables.writers.insert().values(dead))
         connection.execute(tables.losses.insert().values(day=(now - 500 * DAY).date(), reason="memory full", uses=1))
     return engine, tables, today
@@ -55,15 +61,14 @@ def test_it_says_what_would_go_then_what_went(users_database: UsersDatabase) -> 
     database = users_database.database
     history = f"history from before {today - 400 * DAY:%Y-%m-%d}"
     hours = f"hours from before {today - 30 * DAY:%Y-%m-%d}, summed up to days"
+    exposures = f"exposures, the last one before {today - 400 * DAY:%Y-%m-%d}"
     writers = "writers silent for 400 days"
     would = table(database, "--hours-to-days", "30d", "--dry-run")
-    assert would == [(history, 6, "would be deleted"), (hours, 4, "would be deleted"), (writers, 1, "would be deleted")]
+    found = [(history, 6), (hours, 4), (exposures, 1), (writers, 1)]
+    assert would == [(*each, "would be deleted") for each in found]
     assert table(database, "--hours-to-days", "30d", "--dry-run") == would
-    assert table(database, "--hours-to-days", "30d") == [
-        (history, 6, "deleted"),
-        (hours, 4, "deleted"),
-        (writers, 1, "deleted"),
-    ]
+    assert table(database, "--hours-to-days", "30d") == [(*each, "deleted") for each in found]
+    assert {row.unit for row in all_of(engine, tables.exposures)} == {"500 100", "10 1"}
     rows = {(row.user_id, row.bucket_start): row.usage_count for row in all_of(engine, tables.history)}
     assert len(rows) == 10
     for user in (None, users_database.user_ids[0]):

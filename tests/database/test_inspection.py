@@ -33,10 +33,11 @@ def test_finds_nothing_in_new_tables(users_database: UsersDatabase) -> None:
 
 def test_names_every_missing_table(database: Database) -> None:
     found = problems(database.engine())
-    assert len(found) == 8
+    assert len(found) == 9
     assert [problem.message for problem in found if not problem.blocks_writing] == [
         "table feature_usage_access does not exist: run `usage-instrument db create`",
         "table feature_usage_trail does not exist: run `usage-instrument db create`",
+        "table feature_usage_exposures does not exist: run `usage-instrument db create`",
     ]
     assert found[0].message == "table feature_usage does not exist: run `usage-instrument db create`"
 
@@ -65,14 +66,19 @@ def test_names_a_user_id_of_another_type(database: Database, made: str, asked: s
     engine = database.engine()
     create_all(engine, user_id_type=made)  # type: ignore[arg-type]
     found = problems(engine, user_id_type=asked)
-    assert [problem.blocks_writing for problem in found] == [True, True, False]  # without the audit trail, counts go on
+    assert [problem.blocks_writing for problem in found] == [
+        True,
+        True,
+        False,
+        False,
+    ]  # without audit trail and exposures, counts go on
     assert f"and user_id_type is '{asked}': set user_id_type to" in found[0].message
 
 
 def test_knows_text_from_uuids_on_postgresql(postgresql: Database) -> None:
     engine = postgresql.engine()
     create_all(engine, user_id_type="string")
-    assert len(problems(engine, user_id_type="uuid")) == 3
+    assert len(problems(engine, user_id_type="uuid")) == 4
 
 
 @pytest.mark.parametrize("action", ["SET NULL", "NO ACTION", "RESTRICT"])

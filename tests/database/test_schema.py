@@ -31,6 +31,7 @@ NAMES = {
     "feature_usage_access",
     "feature_usage_suppressions",
     "feature_usage_trail",
+    "feature_usage_exposures",
 }
 
 
@@ -84,7 +85,7 @@ def test_keeps_room_for_updates_in_place_on_postgresql(postgresql: Database) -> 
         filled = sa.text("SELECT relname FROM pg_class WHERE reloptions = ARRAY['fillfactor=85'] AND relkind = 'r'")
         roomy = connection.scalars(filled).all()
         indexed = connection.scalars(sa.text("SELECT indexdef FROM pg_indexes WHERE tablename = 'feature_usage'")).all()
-    assert sorted(roomy) == ["feature_usage", "feature_usage_history"]
+    assert sorted(roomy) == ["feature_usage", "feature_usage_exposures", "feature_usage_history"]
     assert not [definition for definition in indexed if "last_used" in definition or "usage_count" in definition]
 
 
@@ -538,7 +539,7 @@ def test_finds_no_users_where_no_foreign_key_can_refer(name: str, why: str, requ
         for statement in NO_TARGETS[name][why]:
             connection.exec_driver_sql(statement)
     created = create_all(engine)
-    assert (created.users, len(created.made)) == (None, 8)
+    assert (created.users, len(created.made)) == (None, 9)
     assert f"user_id has no foreign key: users {why}" in created.why
     assert "--users none" in created.why
 

@@ -20,7 +20,7 @@ from reading import all_of, counts, made, total
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.engines import connect
 from usage_instrument.database.ledger import Ledger, utcnow
-from usage_instrument.events import MAX_COUNT, Batch, Count, Loss
+from usage_instrument.events import MAX_COUNT, Batch, Count, Exposure, Loss
 from usage_instrument.pipeline.store import Outcome, Store, WriteError
 from usage_instrument.schema import Tables
 from usage_instrument.settings import Settings
@@ -125,6 +125,36 @@ def test_a_row_that_another_writer_inserts_meanwhile_is_added_to(
     assert it.write(count(uses=2), number=1) is Outcome.APPLIED
     found = {row.usage_count for row in all_of(it.engine, rows[table])}
     assert found == {7}
+
+
+def exposed(user: Any = ADA, unit: str | None = None, uses: int = 1, minutes: tuple[int, int] = (0, 0)) -> Count:
+    """Exposures from the first to the last minute after noon."""
+    first, last = (NOON + dt.timedelta(minutes=each) for each in minutes)
+    return Count(Exposure("page", "new", unit).key, user, uses, last, None, ((first, uses),))
+
+
+def test_exposures_are_added_once_however_often_the_batch_is_sent(bench: MakeBench, database: Database) -> None:
+    it = bench(database)
+
+    def rows() -> dict[str, tuple[Any, ...]]:
+        found = all_of(it.engine, it.tables.exposures)
+        return {row.unit: (row.user_id, minute(row.first_exposed_at), minute(row.last_exposed_at), row.exposures)
+                for row in found}  # fmt: skip
+
+    def minute(moment: dt.datetime) -> float:
+        return (moment - NOON) / dt.timedelta(minutes=1)
+
+    first = (exposed(uses=2, minutes=(5, 7)), exposed(None, "v", 3, (1, 9)), exposed(None, str(ADA)), count())
+    for _ in range(3):
+        assert it.write(*first, number=1) is Outcome.APPLIED
+    assert rows() == {str(ADA): (ADA, 0, 7, 3), "v": (None, 1, 9, 3)}
+    second = (exposed(uses=4, minutes=(6, 6)), exposed(BOB, "v", 1, (-3, -2)), exposed(None, "w", 1, (2, 2)))
+    for _ in range(3):
+        assert it.write(*second, number=2) is Outcome.APPLIED
+    assert rows() == {str(ADA): (ADA, 0, 7, 7), "v": (BOB, -3, 9, 4), "w": (None, 2, 2, 1)}
+    assert it.write(exposed(ADA, "v", 1, (9, 10))) is Outcome.APPLIED
+    assert rows()["v"] == (BOB, -3, 10, 5)  # the user that is known stays
+    assert counts(it.engine, it.tables) == {("f", ADA): 1}
 
 
 def test_a_batch_is_applied_once_however_often_it_is_sent(bench: MakeBench, database: Database) -> None:

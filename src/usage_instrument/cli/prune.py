@@ -34,7 +34,9 @@ def prune(
     schema: Schema = None,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="PERIOD", help="How long to keep history; default: the setting history_retention."),
+        typer.Option(
+            metavar="PERIOD", help="How long to keep history and exposures; default: the setting history_retention."
+        ),
     ] = None,
     hours_to_days: Annotated[
         str | None, typer.Option(metavar="PERIOD", help="Sum up hours older than this to days.")
@@ -43,7 +45,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Delete old history and the rows of dead writers; sum up old hours to days.
+    """Delete old history, old exposures and the rows of dead writers; sum up old hours to days.
 
     Totals, losses and the catalogue stay. It may run beside the app, and be killed and run again at any time.
     """
@@ -51,8 +53,12 @@ def prune(
     keep = dt.timedelta(seconds=settings.history_retention) if older_than is None else span(older_than, "--older-than")
     hours = None if hours_to_days is None else span(hours_to_days, "--hours-to-days")
     tables = read(url, schema, lambda connection, tables: tables)
-    with _retention(required(url), tables, settings) as retention:
-        done = [*_history(retention, keep, hours, dry_run), _writers(retention, journal, dry_run)]
+    with _opened(required(url), tables, settings) as store:
+        retention = store.retention
+        done = [*_history(retention, keep, hours, dry_run)]
+        if store.exposure_problem is None:
+            done.append(_exposures(retention, keep, dry_run))
+        done.append(_writers(retention, journal, dry_run))
     status = "would be deleted" if dry_run else "deleted"
     show([{"what": what, "rows": rows, "status": status} for what, rows in done], output, empty="")
 
@@ -69,6 +75,12 @@ def _history(
         yield f"hours from before {before:%Y-%m-%d}, summed up to days", rows
 
 
+def _exposures(retention: Retention, keep: dt.timedelta, dry_run: bool) -> tuple[str, int]:
+    kept = retention.first_day(keep)
+    rows = retention.count_exposures(kept) if dry_run else _all(partial(retention.prune_exposures, kept))
+    return f"exposures, the last one before {kept:%Y-%m-%d}", rows
+
+
 def _writers(retention: Retention, journal: str | None, dry_run: bool) -> tuple[str, int]:
     if journal is not None:
         check_root(journal)
@@ -82,12 +94,12 @@ def _writers(retention: Retention, journal: str | None, dry_run: bool) -> tuple[
 
 
 @contextmanager
-def _retention(url: str, tables: Tables, settings: Settings) -> Iterator[Retention]:
+def _opened(url: str, tables: Tables, settings: Settings) -> Iterator[Store]:
     with explained(engines.url_of(engines.parse(url))):
         store = Store(engines.connect(url), tables, settings)
         try:
             store.open()
-            yield store.retention
+            yield store
         finally:
             store.dispose()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alembic.autogenerate import renderers
 from alembic.operations import ops
-from sqlalchemy import Column, Connection, Dialect, MetaData, Table, inspect
+from sqlalchemy import Column, Connection, Dialect, MetaData, String, Table, inspect
 
 from . import dialects
 from .definitions import ROOM_FOR_UPDATES
@@ -68,22 +68,43 @@ def correct(context: AutogenContext, upgrade: ops.UpgradeOps) -> None:
     known = {table.name for tables in _defined(context) for table in tables}
     upgrade.ops[:] = [op for op in upgrade.ops if getattr(op, "table_name", None) not in NAMES - known]
     for tables in _defined(context):
+        _correct_exposures(connection, upgrade, tables.exposures)
         for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
             _Correction(connection, tables, table, unique).apply(upgrade)
 
 
 def _on_server(column: Any, dialect: Dialect) -> Any:
-    """A column with the collation of this server for string user ids, which a revision has to state."""
-    if not isinstance(column, Column) or dialect.name not in {"mysql", "mariadb"}:
-        return column
+    """A column with the collation of this server for user ids, which a revision has to state; without one elsewhere."""
     from .user_text import UserText, on_server
 
-    type_ = column.type.dialect_impl(dialect)
-    if not isinstance(type_, UserText):
+    if not isinstance(column, Column) or not any(isinstance(each, UserText) for each in _types(column)):
         return column
     found: Column[Any] = column._copy()
-    found.type = on_server(type_, dialect)
+    type_: Any = column.type.dialect_impl(dialect)
+    found.type = on_server(type_, dialect) if isinstance(type_, UserText) else String(type_.length)
     return found
+
+
+def _types(column: Column[Any]) -> Iterator[Any]:
+    yield column.type
+    yield from column.type._variant_mapping.values()
+
+
+def _correct_exposures(connection: Connection, upgrade: ops.UpgradeOps, table: Table) -> None:
+    """Leave room for updates, and let a new table take its indexes along when it is dropped."""
+    created = [op for op in upgrade.ops if isinstance(op, ops.CreateTableOp) and op.table_name == table.name]
+    for number, op in enumerate(upgrade.ops if created else ()):
+        if isinstance(op, ops.ModifyTableOps) and op.table_name == table.name:
+            upgrade.ops[number] = _IndexesOfNewTable(op.table_name, op.ops, schema=op.schema)
+    if created:
+        upgrade.ops.extend(_room_for_updates(connection, table))
+
+
+def _room_for_updates(connection: Connection, table: Table) -> list[_Statements]:
+    if connection.dialect.name != "postgresql":
+        return []
+    room = str(ROOM_FOR_UPDATES.against(table).compile(dialect=connection.dialect))
+    return [_Statements(room, room.replace("SET (fillfactor = 85)", "RESET (fillfactor)"))]
 
 
 def _defined(context: AutogenContext) -> Iterator[Tables]:
@@ -117,9 +138,8 @@ class _Correction:
         statements = self._dialect.unique_statements(
             self._connection, self._table, self._unique, self._tables.user_id_type
         )
-        if created and self._connection.dialect.name == "postgresql":
-            room = ROOM_FOR_UPDATES.against(self._table).compile(dialect=self._connection.dialect)
-            upgrade.ops.append(_Statements(str(room), str(room).replace("SET (fillfactor = 85)", "RESET (fillfactor)")))
+        if created:
+            upgrade.ops.extend(_room_for_updates(self._connection, self._table))
         if exists and (key := self._primary_key()):
             upgrade.ops.append(key)
         if has_unique or self._has_index(upgrade):

@@ -26,10 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
-from usage_instrument.events import NAME_LENGTH
+from usage_instrument.events import NAME_LENGTH, STRING_ID_LENGTH
 from usage_instrument.typing import IdType
 
-from .text_types import BINARY, text_type
+from .text_types import BINARY, text_type, user_text_type
 
 LINK_LENGTH = 64
 """Hexadecimal digits of a SHA-256."""
@@ -102,6 +102,29 @@ def define_history(metadata: MetaData, schema: str | None, user_column: Callable
     # Questions read the last days, and retention deletes the first.
     Index(f"ix_{history.name}_bucket_start", history.c.bucket_start)
     return history
+
+
+def define_exposures(metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]]) -> Table:
+    """One row per experiment, unit and variant."""
+    name = "feature_usage_exposures"
+    exposures = _table(
+        name,
+        metadata,
+        schema,
+        "Which variant of an experiment a user or visitor saw, and when first",
+        _exact("experiment", NAME_LENGTH, "The experiment, as the code names it"),
+        _exact("unit", STRING_ID_LENGTH, "Who saw it: the user id as text, or the text that the code passes"),
+        _exact("variant", NAME_LENGTH, "The variant; a unit with several rows saw several"),
+        user_column(),
+        Column("first_exposed_at", _timestamp(), nullable=False, comment="The first exposure, UTC"),
+        Column("last_exposed_at", _timestamp(), nullable=False, comment="The most recent exposure, UTC"),
+        Column("exposures", Integer, nullable=False, server_default=text("1"), comment="How often"),
+    )
+    Index(f"ix_{name}_user_id", exposures.c.user_id)
+    # Retention looks for old rows by a column that never changes: an UPDATE of the others stays HOT.
+    Index(f"ix_{name}_first_exposed_at", exposures.c.first_exposed_at)
+    _leave_room(exposures)
+    return exposures
 
 
 OPTIONAL = "usage_instrument.optional"
@@ -241,6 +264,11 @@ def _service(*, primary_key: bool = False) -> Column[Any]:
         server_default=text("''"),
         comment=_SERVICE,
     )
+
+
+def _exact(name: str, length: int, comment: str) -> Column[Any]:
+    """A part of a key whose every difference counts: writers add up equal keys before they send them."""
+    return Column(name, user_text_type(length), primary_key=True, nullable=False, comment=comment)
 
 
 def _feature(**options: Any) -> Column[Any]:

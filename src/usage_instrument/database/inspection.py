@@ -41,32 +41,52 @@ def check(connection: Connection, tables: Tables, inspector: Inspector | None = 
             missing.append(table)
             continue
         found = _check_columns(connection, inspector, table, tables)
-        is_trail = table in (tables.access, tables.trail)  # counts do not need it
-        problems += found if not is_trail else [replace(each, blocks_writing=False) for each in found]
+        is_needed = table not in _without_counts(tables)
+        problems += found if is_needed else [replace(each, blocks_writing=False) for each in found]
         if table in (tables.usage, tables.history):
-            problems += _check_keys(connection, inspector, table, tables)
-        if table is tables.access:
+            problems += _check_unique(connection, table, tables)
+        if table in (*tables.of_users, tables.access):
             problems += [_missing_index(table, index) for index in missing_indexes(inspector, table)]
+        if table in tables.of_users:
+            problems += _check_foreign_key(connection, inspector, table, tables)
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
     if tables.usage in missing:
         fix = elsewhere(connection) or fix
     problems += [
-        Problem(f"table {table.fullname} does not exist: {fix}", table not in (tables.access, tables.trail))
+        Problem(f"table {table.fullname} does not exist: {fix}", table not in _without_counts(tables))
         for table in missing
     ]
     return sorted(problems, key=lambda problem: not problem.blocks_writing)
 
 
+def _without_counts(tables: Tables) -> tuple[Table, ...]:
+    """The tables without which counts are written all the same."""
+    return tables.access, tables.trail, tables.exposures
+
+
+def exposure_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
+    """The reason why exposures cannot be written; None if they can.
+
+    A collation in which more names are equal is one: writers add up equal keys before they send them.
+    """
+    return _problem(connection, inspector or inspect(connection), tables, tables.exposures, harmless=True)
+
+
 def audit_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
     """The reason why the audit trail cannot be written; None if it can."""
     inspector = inspector or inspect(connection)
-    for table in (tables.access, tables.suppressions):
-        if not inspector.has_table(table.name, schema=table.schema):
-            return f"table {table.fullname} does not exist: {CREATE}"
-        for problem in _check_columns(connection, inspector, table, tables):
-            if problem.blocks_writing:
-                return problem.message
-    return None
+    needed = (tables.access, tables.suppressions)
+    return next(filter(None, (_problem(connection, inspector, tables, table) for table in needed)), None)
+
+
+def _problem(
+    connection: Connection, inspector: Inspector, tables: Tables, table: Table, *, harmless: bool = False
+) -> str | None:
+    """The first difference that blocks writing to a table, or any with `harmless`; None if there is none."""
+    if not inspector.has_table(table.name, schema=table.schema):
+        return f"table {table.fullname} does not exist: {CREATE}"
+    found = _check_columns(connection, inspector, table, tables)
+    return next((problem.message for problem in found if problem.blocks_writing or harmless), None)
 
 
 # ---- columns
@@ -166,14 +186,18 @@ def _equality_problem(connection: Connection, table: Table) -> Problem | None:
     )
 
 
-def _check_keys(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
+def _check_unique(connection: Connection, table: Table, tables: Tables) -> list[Problem]:
     name = UNIQUE_USAGE if table is tables.usage else UNIQUE_HISTORY
     problems = []
     if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
         problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
     elif difference := dialects.get(connection.dialect.name).unique_difference(connection, table, tables.user_id_type):
         problems.append(Problem(f"the unique index {name} of {table.fullname} {difference}: {UPGRADE}", False))
-    problems += [_missing_index(table, index) for index in missing_indexes(inspector, table)]
+    return problems
+
+
+def _check_foreign_key(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
+    problems = []
     if tables.user_id_type == "string" and (problem := _equality_problem(connection, table)):
         problems.append(problem)
     if tables.users is not None and live_users_column(connection, table) is None:

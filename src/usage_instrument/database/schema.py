@@ -17,6 +17,7 @@ from . import dialects
 from .definitions import (
     define_access,
     define_catalog,
+    define_exposures,
     define_history,
     define_losses,
     define_suppressions,
@@ -30,7 +31,7 @@ from .users_table import column_name, defined_users_column, find_users, user_id_
 
 UNIQUE_USAGE = "uq_feature_usage_user_feature"
 UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"
-_TABLES = 8
+_TABLES = 9
 
 
 def define_tables(
@@ -73,6 +74,7 @@ def define_tables(
         access=define_access(metadata, schema, user_type),
         suppressions=define_suppressions(metadata, schema),
         trail=define_trail(metadata, schema),
+        exposures=define_exposures(metadata, schema, user_column),
         user_id_type=user_id_type,
         users=column_name(users_column),
     )

@@ -35,6 +35,8 @@ class Tables:
     """`feature_usage_suppressions`: erased and opted-out users, as keyed hashes."""
     trail: Table
     """`feature_usage_trail`: the id of the audit trail."""
+    exposures: Table
+    """`feature_usage_exposures`: which unit saw which variant of an experiment."""
     user_id_type: UserIdType
     """The type of a user's id."""
     users: str | None
@@ -47,9 +49,14 @@ class Tables:
         return iter(
             (
                 *(self.usage, self.writers, self.history, self.catalog, self.losses),
-                *(self.access, self.suppressions, self.trail),
+                *(self.access, self.suppressions, self.trail, self.exposures),
             )
         )
+
+    @property
+    def of_users(self) -> tuple[Table, ...]:
+        """The tables whose rows belong to users: `user_id` refers to the users table."""
+        return self.usage, self.history, self.exposures
 
     def translated(self, schemas: Mapping[str | None, str | None]) -> Tables:
         """The same tables in the schemas of a `schema_translate_map`."""

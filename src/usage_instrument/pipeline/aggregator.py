@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable
 from usage_instrument.audit.record import recordable
 from usage_instrument.capture.call_arguments import log_lost_key
 from usage_instrument.errors import MetadataError, UserIdError, describe
-from usage_instrument.events import NAME_LENGTH, Access, Use, bucket_start, fitting_metadata, uses_text
+from usage_instrument.events import (
+    NAME_LENGTH,
+    Access,
+    Exposure,
+    Use,
+    bucket_start,
+    fitting_metadata,
+    is_exposure,
+    uses_text,
+)
 from usage_instrument.runtime import log
 from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.settings import Settings
@@ -232,7 +241,8 @@ class Aggregator:
         return f"{self._pending.max_bytes} bytes wait for the database (max_pending_bytes)"
 
     def _fail(self, failure: CaptureFailure) -> None:
-        detail = f"{failure.feature[:NAME_LENGTH]!r}: {failure.detail}"
+        name = Exposure.of(failure.feature).experiment if is_exposure(failure.feature) else failure.feature
+        detail = f"{name[:NAME_LENGTH]!r}: {failure.detail}"
         if failure.uses:
             self.rejected += failure.uses
             self._lose(failure.reason, failure.uses, detail)

@@ -86,9 +86,8 @@ class Batcher:
         READY, IN_DOUBT  give_up()                       NONE
         all              fall_back()                     IN_DOUBT, or NONE without batches to send again
         all              abandon()                       NONE; unchanged if READY
-        READY            renumber(), replace(), halve()  READY
-        READY            shrink(), anonymize()           READY
-        READY            defer()                         READY, or NONE if nothing is left
+        READY            renumber(), halve(), shrink()   READY
+        READY            replace(), anonymize(), defer() READY, or NONE if nothing is left
         NONE, IN_DOUBT   discard()                       unchanged
         READY            discard()                       READY, or NONE if nothing is left
 
@@ -335,10 +334,14 @@ class Batcher:
         self._change(batch._replace(counts=tuple(count for count in batch.counts if count.user not in users)))
 
     @_locked
-    def anonymize(self, users: Collection[UserId]) -> None:
-        """Count the uses of these users, who have been deleted, for the anonymous user."""
+    def anonymize(self, users: Collection[UserId]) -> int:
+        """Count the uses of these users, who have been deleted, for the anonymous user. Their exposures go with them:
+        return their number."""
         batch = self._require(BatchState.READY)
+        gone = {count for count in batch.exposures if count.user in users}
+        batch = batch._replace(counts=tuple(count for count in batch.counts if count not in gone))
         self._change(respelled(batch, lambda user: None if user in users else user, self._metadata_max_bytes))
+        return sum(count.uses for count in gone)
 
     @_locked
     def release(self, unknown: Collection[UserId], now: float) -> list[Count]:

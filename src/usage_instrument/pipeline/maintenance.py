@@ -127,7 +127,10 @@ class Maintenance:
 
     def _old_rows(self, store: Store) -> Iterator[int]:
         retention, settings = store.retention, self._settings
-        yield from retention.prune(retention.first_day(dt.timedelta(seconds=settings.history_retention)))
+        first_day = retention.first_day(dt.timedelta(seconds=settings.history_retention))
+        yield from retention.prune(first_day)
+        if store.exposure_problem is None:
+            yield from retention.prune_exposures(first_day)
         root = settings.journal
         dead = retention.dead_writers(lambda: journal.writers(root) if root is not None else ())
         yield retention.forget(dead)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from usage_instrument.events import Count, Use
+from usage_instrument.events import Count, Use, is_exposure
 from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.typing import UserId
 
@@ -34,6 +34,7 @@ class Aggregates:
     def __init__(self) -> None:
         self._buckets: dict[dt.datetime | None, dict[str, dict[UserId, int]]] = {}
         self._metadata: dict[Key, str] = {}
+        self._first: dict[Key, int] = {}  # the time of the first exposure, for exposures alone
         self.keys = 0
         self.uses = 0
         self.metadata_bytes = 0
@@ -51,6 +52,8 @@ class Aggregates:
     ) -> int:
         """Add uses of one feature, last used at `stamp`, with at most `room` new keys; return the number of uses that
         found no room."""
+        exposed = is_exposure(feature)
+        bucket = None if exposed else bucket
         users = self._buckets.setdefault(bucket, {}).setdefault(feature, {})
         stamped = stamp << _SHIFT
         added = dropped = 0
@@ -63,6 +66,8 @@ class Aggregates:
                     continue
                 room -= 1
                 users[user] = stamped | number
+                if exposed:
+                    self._first[feature, user] = stamp
             else:
                 total = (known & _MASK) + number
                 if total > _MASK:
@@ -76,6 +81,7 @@ class Aggregates:
 
     def lacks(self, bucket: dt.datetime | None, feature: str, user: UserId) -> bool:
         """Whether a use would need a new key."""
+        bucket = None if is_exposure(feature) else bucket
         return user not in self._buckets.get(bucket, {}).get(feature, {})
 
     @property
@@ -116,6 +122,7 @@ class Aggregates:
                     gone += users.pop(user) & _MASK
                     self.keys -= 1
                     self._take_metadata((feature, user))
+                    self._first.pop((feature, user), None)
         self.uses -= gone
         return gone
 
@@ -137,7 +144,8 @@ class Aggregates:
 
     def _taken(self, bucket: dt.datetime | None, feature: str, user: UserId, packed: int) -> Count:
         self.keys -= 1
-        history = [(bucket, packed & _MASK)]
+        first = self._first.pop((feature, user), None) if bucket is None else None
+        history = [(bucket if first is None else _moment(first), packed & _MASK)]
         if len(self._buckets) > 1:  # an outage that lasted past midnight
             for other, features in self._buckets.items():
                 more = features.get(feature, {}).pop(user, None) if other != bucket else None
@@ -165,6 +173,7 @@ class Aggregates:
                     mine[user] = stamp << _SHIFT | (known & _MASK) + (packed & _MASK)
                 self.keys += len(mine) - before
         self.uses += newer.uses
+        self._first = {**newer._first, **self._first}
         for key, metadata in newer._metadata.items():
             self.merge_metadata(key, metadata, metadata_max_bytes)
 
@@ -180,7 +189,11 @@ def size_of_access(access: Use) -> int:
 
 
 def _count(feature: str, user: UserId, packed: int, metadata: str | None) -> Count:
-    return Count(feature, user, packed & _MASK, _EPOCH + dt.timedelta(microseconds=packed >> _SHIFT), metadata)
+    return Count(feature, user, packed & _MASK, _moment(packed >> _SHIFT), metadata)
+
+
+def _moment(stamp: int) -> dt.datetime:
+    return _EPOCH + dt.timedelta(microseconds=stamp)
 
 
 class TakenCounts(NamedTuple):

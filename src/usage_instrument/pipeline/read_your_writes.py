@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 from usage_instrument.database.engines import Connector, Database, connect
 from usage_instrument.database.spellings import Spellings
 from usage_instrument.errors import UsageInstrumentError
-from usage_instrument.events import MAX_COUNT, Count
+from usage_instrument.events import MAX_COUNT, Count, is_exposure
 from usage_instrument.runtime.threads import start as start_thread
 from usage_instrument.runtime.waiting import in_event_loop
 from usage_instrument.typing import UserId
@@ -76,6 +76,7 @@ class UsageReader:
         # Read in one statement with the rows, `applied` shows whether they include the batch that is on its way.
         batch = mine.batch if mine.batch is not None and mine.batch.number > applied else None
         counts = [*(batch.counts if batch is not None else ()), *mine.counts]
+        counts = [count for count in counts if not is_exposure(count.feature)]
         return sorted(_added(written, counts), key=lambda use: (-use.last_used.timestamp(), use.feature_name or ""))
 
     def _spellings_of(self, user: UserId, pipeline: Pipeline) -> Collection[UserId]:

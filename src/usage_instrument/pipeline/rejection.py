@@ -96,8 +96,9 @@ class Rejection:
             unknown = store.unknown_users({count.user for count in batch.counts})
             deleted = unknown & self._seen.keys()
             if unknown:
-                self._batcher.anonymize(deleted)
-                self._batcher.defer(unknown - deleted)
+                self._reject(self._batcher.anonymize(deleted), losses.UNKNOWN_USER)
+                if self._batcher.batch is not None:
+                    self._batcher.defer(unknown - deleted)
                 return
             # They have appeared since: the host committed in between.
             self._appeared += 1

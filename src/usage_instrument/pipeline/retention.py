@@ -121,6 +121,29 @@ class Retention:
             self._flush.add_history(connection, counts)
         return len(rows)
 
+    # ---- the exposures
+
+    def _old_exposures(self, before: dt.datetime) -> ColumnElement[bool]:
+        exposures = self._tables.exposures
+        return and_(exposures.c.first_exposed_at < before, exposures.c.last_exposed_at < before)
+
+    def count_exposures(self, before: dt.datetime) -> int:
+        """The number of rows whose last exposure was before a moment."""
+        exposures = self._tables.exposures
+        query = select(func.count()).select_from(exposures).where(self._old_exposures(before))
+        return int(self._read(query)[0][0])
+
+    def prune_exposures(self, before: dt.datetime) -> Iterator[int]:
+        """Delete the rows whose last exposure was before a moment; yield the number of rows of each transaction."""
+        first, old = self._tables.exposures.c.first_exposed_at, self._old_exposures(before)
+        while found := self._read(select(first).where(old).order_by(first).offset(ROWS - 1).limit(1)):
+            yield self._transact(partial(self._delete_exposures, and_(old, first <= found[0][0])))
+        if self._read(select(select(first).where(old).exists()))[0][0]:
+            yield self._transact(partial(self._delete_exposures, old))
+
+    def _delete_exposures(self, which: ColumnElement[bool], connection: Connection) -> int:
+        return int(self._execute(connection, delete(self._tables.exposures).where(which)).rowcount)
+
     # ---- the ledger
 
     def dead_writers(self, known: Callable[[], Collection[UUID]]) -> list[UUID]:

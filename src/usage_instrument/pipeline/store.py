@@ -10,7 +10,7 @@ from logging import WARNING
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnClause, ColumnElement, Connection, column, exc, inspect, select, table
+from sqlalchemy import ColumnClause, ColumnElement, Connection, Table, column, exc, inspect, select, table
 
 from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.insert import AccessInsert
@@ -18,6 +18,7 @@ from usage_instrument.audit.trail import ensure
 from usage_instrument.database import dialects, inspection
 from usage_instrument.database.dialects.base import live_users_column
 from usage_instrument.database.driver_errors import Fault, describe
+from usage_instrument.database.exposures import exposure_rows
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.database.spellings import Spellings
 from usage_instrument.database.suppressions import Suppressions
@@ -81,6 +82,8 @@ class Store:
         """The suppressed users, as last read."""
         self.audit_problem: str | None = None
         """Why the audit trail takes no rows, if so; known after open()."""
+        self.exposure_problem: str | None = None
+        """Why exposures cannot be written, if so; known after open()."""
 
     def __str__(self) -> str:
         return str(self._connector)
@@ -103,12 +106,23 @@ class Store:
                 self._users = table(users.table, id_, schema=users.schema).c[users.column]
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
             self.audit_problem = inspection.audit_problem(connection, self._tables, inspector)
+            self.exposure_problem = inspection.exposure_problem(connection, self._tables, inspector)
 
         self.transact(check)
 
     def check_audit(self) -> None:
         """Check again whether the audit trail takes rows. Raises WriteError."""
         self.audit_problem = self.transact(lambda connection: inspection.audit_problem(connection, self._tables))
+
+    def check_exposures(self) -> None:
+        """Check again whether exposures can be written. Raises WriteError."""
+        self.exposure_problem = self.transact(lambda connection: inspection.exposure_problem(connection, self._tables))
+
+    @property
+    def tables_of_users(self) -> tuple[Table, ...]:
+        """The live tables with the rows of users; open() ran."""
+        tables = self._tables
+        return tables.of_users if self.exposure_problem is None else (tables.usage, tables.history)
 
     # ---- the writer's row
 
@@ -174,10 +188,9 @@ class Store:
                 rows = chain.rows(sent.accesses, self._settings.service) if chain is not None else []
             except Exception as error:
                 raise WriteError(Fault.REFUSED, describe(error)) from error
-            moved = flush.apply(connection, ledger, sent)
+            moved = flush.apply(connection, ledger, sent.without_exposures())
             if moved:
-                for loss in sent.losses:
-                    self._add_loss(connection, loss)
+                self._add_rest(connection, flush, sent)
                 self._add_accesses(connection, rows)
                 return Outcome.APPLIED
             position = ledger.position(connection)
@@ -236,6 +249,13 @@ class Store:
             if self._access_insert is None:
                 self._access_insert = AccessInsert(connection, self._tables)
             self._access_insert.run_in_transaction(connection, rows)
+
+    def _add_rest(self, connection: Connection, flush: Flush, batch: Batch) -> None:
+        exposed = exposure_rows(batch.exposures)
+        if exposed:
+            flush.add_exposures(connection, exposed)
+        for loss in batch.losses:
+            self._add_loss(connection, loss)
 
     def _add_loss(self, connection: Connection, loss: Loss) -> None:
         losses = self._tables.losses

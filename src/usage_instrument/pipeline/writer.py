@@ -170,7 +170,8 @@ class Writer:
             batch = self.batcher.next(ledger, audits=self._can_audit(store))
             if batch is None:
                 return
-            self._send(batch, store, ledger)
+            if self._can_expose(batch, store):
+                self._send(batch, store, ledger)
             self.batcher.report()
 
     def _can_audit(self, store: Store) -> bool:
@@ -184,6 +185,19 @@ class Writer:
                 log.warning("no audit", "nothing is written to the audit trail: %s", store.audit_problem)
             self.retry.audit_problem = store.audit_problem
         return store.audit_problem is None
+
+    def _can_expose(self, batch: Batch, store: Store) -> bool:
+        """Reject the exposures of a batch if the database has no table for them. False if that has changed the
+        batch."""
+        exposures = batch.exposures if store.exposure_problem is not None else ()
+        if not exposures or self.batcher.state is not BatchState.READY:
+            return True
+        store.check_exposures()
+        if store.exposure_problem is None:
+            return True
+        self.batcher.replace(batch.without_exposures().counts)
+        self.rejection.reject(exposures, losses.REFUSED, store.exposure_problem)
+        return False
 
     def _send(self, batch: Batch, store: Store, ledger: Ledger) -> None:
         start = time.monotonic()

@@ -52,8 +52,8 @@ class Privacy:
         self._flush = flush
 
     def export(self, user: object) -> dict[str, Any]:
-        """All data of a user as JSON values: `user_id`, `exported_at` (UTC), `usage`, `history`, `accesses` as user or
-        actor, and `counted`, which is None without a `privacy_key`. Needs no `privacy_key`."""
+        """All data of a user as JSON values: `user_id`, `exported_at` (UTC), `usage`, `history`, `exposures`,
+        `accesses` as user or actor, and `counted`, which is None without a `privacy_key`. Needs no `privacy_key`."""
         given, secret = self._user_id(user), self._settings.privacy_key
         self._flush(self._settings.shutdown_timeout)
 
@@ -64,7 +64,13 @@ class Privacy:
                 "user_id": user_id if isinstance(user_id, int) else str(user_id),
                 "exported_at": utcnow().isoformat(),
                 "counted": None if secret is None else state not in (FORGOTTEN, FORGOTTEN_KEPT, OPTED_OUT),
-                **personal_data(connection, tables, user_id, accesses=store.audit_problem is None),
+                **personal_data(
+                    connection,
+                    tables,
+                    user_id,
+                    accesses=store.audit_problem is None,
+                    exposures=store.exposure_problem is None,
+                ),
             }
 
         with self._store() as store:

@@ -101,7 +101,7 @@ class Erasure:
         # All batches in flight are committed by now, and no later one can name the user.
         deleted = {
             table.fullname: self._do(partial(delete_rows, table=table, user=self._user))
-            for table in (tables.usage, tables.history)
+            for table in self._store.tables_of_users
         }
         pseudonymised = 0 if keep_audit else self._pseudonymise(actor)
         journals = self._empty_journals(flush)
@@ -115,12 +115,10 @@ class Erasure:
         return persistently(partial(self._store.transact, work), PATIENCE)
 
     def _is_known(self) -> bool:
-        tables = self._tables
-
         def look_up(connection: Connection) -> bool:
-            is_suppressed = suppressions.state_of(connection, tables, self._key, self._user) is not None
+            is_suppressed = suppressions.state_of(connection, self._tables, self._key, self._user) is not None
             return is_suppressed or any(
-                has_rows(connection, table, self._user) for table in (tables.usage, tables.history)
+                has_rows(connection, table, self._user) for table in self._store.tables_of_users
             )
 
         return self._do(look_up) or self._store.has_user(self._user) or bool(self._naming_journals())

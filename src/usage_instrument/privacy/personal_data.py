@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 _PERSONS = ("user", "actor")
+_OF_EXPOSURES = ("experiment", "first_exposed_at", "unit", "variant")
 
 
 def has_rows(connection: Connection, table: Table, user: UserId) -> bool:
@@ -31,8 +32,11 @@ def delete_rows(connection: Connection, table: Table, user: UserId) -> int:
     return connection.execute(delete(table).where(_of(table, user))).rowcount
 
 
-def personal_data(connection: Connection, tables: Tables, user: UserId, *, accesses: bool) -> dict[str, Any]:
-    """The rows of a user as JSON values: `usage`, `history`, and with `accesses` those of the audit trail."""
+def personal_data(
+    connection: Connection, tables: Tables, user: UserId, *, accesses: bool, exposures: bool
+) -> dict[str, Any]:
+    """The rows of a user as JSON values: `usage`, `history`, `exposures`, and `accesses`, those of the audit trail.
+    Without `accesses` or `exposures`, the database lacks the table."""
     return {
         "usage": [
             {
@@ -50,6 +54,17 @@ def personal_data(connection: Connection, tables: Tables, user: UserId, *, acces
                 "usage_count": row["usage_count"],
             }
             for row in _rows(connection, tables.history, user, "bucket_start", "feature_name")
+        ],
+        "exposures": [
+            {
+                "experiment": row["experiment"],
+                "unit": row["unit"],
+                "variant": row["variant"],
+                "first_exposed_at": row["first_exposed_at"].isoformat(),
+                "last_exposed_at": row["last_exposed_at"].isoformat(),
+                "exposures": row["exposures"],
+            }
+            for row in (_rows(connection, tables.exposures, user, *_OF_EXPOSURES) if exposures else ())
         ],
         "accesses": [
             {

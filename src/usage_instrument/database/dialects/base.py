@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from usage_instrument.events import Batch, Count
     from usage_instrument.settings import Settings
 
+    from ..exposures import ExposureRow
     from ..ledger import Ledger
 
 MAX_COUNT_SQL: ColumnElement[Any] = literal_column(str(MAX_COUNT))
@@ -109,6 +110,11 @@ class Flush(ABC):
     def row_order(self, table: Table) -> list[ColumnElement[Any]]:
         """The order in which all writers lock the rows of a table."""
         return [table.c.user_id, table.c.feature_name]
+
+    @abstractmethod
+    def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:
+        """Add exposures to their rows, in the caller's transaction: the first time stays, the user that is known stays,
+        the numbers are added up."""
 
 
 class Dialect(ABC):

@@ -9,6 +9,8 @@ from uuid import UUID
 from usage_instrument.events import Count
 from usage_instrument.typing import UserId
 
+from ..exposures import ExposureRow
+
 _quote = json.encoder.encode_basestring_ascii
 
 
@@ -38,6 +40,18 @@ def history_json(counts: Iterable[Count], *, hex_users: bool = False) -> str:
         for start, uses in count.history
     )
     return f"[{','.join(rows)}]"
+
+
+def exposures_json(rows: Iterable[ExposureRow], *, hex_users: bool = False) -> str:
+    """The rows as a JSON array of objects: e(xperiment), x (the unit), v(ariant), u(ser), s (the first), t (the last
+    time), n(umber)."""
+    texts = (
+        f'{{"e":{_quote(row.experiment)},"x":{_quote(row.unit)},"v":{_quote(row.variant)},'
+        f'"u":{_user(row.user, hex_users)},"s":"{row.first.isoformat(" ")}","t":"{row.last.isoformat(" ")}",'
+        f'"n":{row.exposed}}}'
+        for row in rows
+    )
+    return f"[{','.join(texts)}]"
 
 
 def _bucket(count: Count) -> str:

@@ -14,12 +14,14 @@ from sqlalchemy import types as sqltypes
 
 from usage_instrument.events import MAX_COUNT, Batch, Count
 from usage_instrument.settings import Settings
-from usage_instrument.typing import UserIdType
+from usage_instrument.typing import UserId, UserIdType
 
+from ...exposures import ExposureRow
 from ...ledger import Ledger
 from ...tables import Tables
+from ...user_text import bytewise_collation
 from ..base import ConcurrentInsertError, Flush, anonymous_key
-from ..batch_json import has_metadata, history_json, usage_json
+from ..batch_json import exposures_json, has_metadata, history_json, usage_json
 from .locks import UserLocks, timeouts
 
 USER_KEY, FEATURE_KEY = "user_key", "feature_key"
@@ -51,6 +53,8 @@ class MariaDBFlush(Flush):
         names = {
             "usage": quote(tables.usage),
             "history": quote(tables.history),
+            "exposures": quote(tables.exposures),
+            "same_exposure": _SAME_EXPOSURE,
             "user": "CAST(d.u AS UUID)" if tables.user_id_type == "uuid" and native else "d.u",
             "anonymous": anonymous_literal(tables.user_id_type, native),
             "writers": quote(tables.writers),
@@ -61,6 +65,8 @@ class MariaDBFlush(Flush):
         }
         names["rows"] = _ROWS.format(**names, **_key_types(connection, tables, tables.usage))
         names["buckets"] = _BUCKETS.format(**names, **_key_types(connection, tables, tables.history))
+        exact = f"CHARACTER SET utf8mb4 COLLATE {bytewise_collation(connection.dialect)}"
+        names["exposed"] = _EXPOSED.format(**_key_types(connection, tables, tables.usage), exact=exact)
         names["same"] = _SAME.format(**names)
         names["merged"] = _MERGED.format(
             bytes=settings.metadata_max_bytes,
@@ -75,7 +81,12 @@ class MariaDBFlush(Flush):
             _sql(_UPDATE_HISTORY, names),
             _sql(_MISSING_HISTORY, names),
         )
+        self._update_exposures, self._missing_exposures = (
+            _sql(_UPDATE_EXPOSURES, names),
+            _sql(_MISSING_EXPOSURES, names),
+        )
         names["places"] = "{places}"
+        self._insert_exposures = _INSERT_EXPOSURES.format(**names)
         self._insert_usage, self._insert_history = _INSERT.format(**names), _INSERT_HISTORY.format(**names)
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
@@ -101,7 +112,13 @@ class MariaDBFlush(Flush):
         missing = [batch.counts[number - 1] for number in connection.scalars(self._missing, rows)]
         _check(batch.counts, updated, missing)
         values = (
-            (self._user(count), count.feature, count.metadata, min(count.uses, MAX_COUNT), min(count.last_used, now))
+            (
+                self._user(count.user),
+                count.feature,
+                count.metadata,
+                min(count.uses, MAX_COUNT),
+                min(count.last_used, now),
+            )
             for count in missing
         )
         self._user_locks.acquire(connection, {count.user for count in missing})
@@ -115,12 +132,28 @@ class MariaDBFlush(Flush):
             return
         missing = [buckets[number - 1] for number in connection.scalars(self._missing_history, rows)]
         _check(buckets, updated, missing)
-        values = ((self._user(count), count.feature, start, min(uses, MAX_COUNT)) for count, start, uses in missing)
+        values = (
+            (self._user(count.user), count.feature, start, min(uses, MAX_COUNT)) for count, start, uses in missing
+        )
         self._user_locks.acquire(connection, {count.user for count, _, _ in missing})
         self._insert(connection, self._insert_history, values)
 
-    def _user(self, count: Count) -> object:
-        user = count.user
+    def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:
+        given = {"rows": exposures_json(rows, hex_users=self._hex)}
+        updated = connection.execute(self._update_exposures, given).rowcount
+        if updated == len(rows):
+            return
+        now = connection.scalar(_NOW)
+        missing = [rows[number - 1] for number in connection.scalars(self._missing_exposures, given)]
+        _check(rows, updated, missing)
+        values = (
+            (*row[:3], self._user(row.user), min(row.first, now), min(row.last, now), min(row.exposed, MAX_COUNT))
+            for row in missing
+        )
+        self._user_locks.acquire(connection, {row.user for row in missing})
+        self._insert(connection, self._insert_exposures, values)
+
+    def _user(self, user: UserId) -> object:
         if isinstance(user, UUID):
             return user.hex if self._hex else str(user)
         return user
@@ -184,6 +217,28 @@ _INSERT_HISTORY = (
 _MISSING_HISTORY = (
     "SELECT d.i FROM {buckets} LEFT JOIN {history} f ON {same} AND f.bucket_start = d.b "
     "WHERE f.bucket_start IS NULL ORDER BY d.i"
+)
+_EXPOSED = (
+    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, e VARCHAR(100) {exact} PATH '$.e', "
+    "x VARCHAR(255) {exact} PATH '$.x', v VARCHAR(100) {exact} PATH '$.v', u {user_type} PATH '$.u', "
+    "s DATETIME(6) PATH '$.s', t DATETIME(6) PATH '$.t', n BIGINT PATH '$.n')) d"
+)
+_SAME_EXPOSURE = "f.experiment = d.e AND f.unit = d.x AND f.variant = d.v"
+_UPDATE_EXPOSURES = (
+    "{not_waiting}UPDATE {exposed} STRAIGHT_JOIN {exposures} f ON {same_exposure} "
+    "SET f.user_id = COALESCE(f.user_id, {user}), f.first_exposed_at = LEAST(f.first_exposed_at, d.s), "
+    "f.last_exposed_at = GREATEST(f.last_exposed_at, LEAST(d.t, UTC_TIMESTAMP(6))), "
+    "f.exposures = LEAST(f.exposures + d.n, {limit})"
+)
+_MISSING_EXPOSURES = (
+    "SELECT d.i FROM {exposed} LEFT JOIN {exposures} f ON {same_exposure} WHERE f.unit IS NULL ORDER BY d.i"
+)
+_INSERT_EXPOSURES = (
+    "{not_waiting}INSERT INTO {exposures} (experiment, unit, variant, user_id, first_exposed_at, last_exposed_at, "
+    "exposures) VALUES {places} ON DUPLICATE KEY UPDATE user_id = COALESCE(user_id, VALUES(user_id)), "
+    "first_exposed_at = LEAST(first_exposed_at, VALUES(first_exposed_at)), "
+    "last_exposed_at = GREATEST(last_exposed_at, VALUES(last_exposed_at)), "
+    "exposures = LEAST(exposures + VALUES(exposures), {limit})"
 )
 
 

@@ -34,15 +34,17 @@ from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 
 from usage_instrument.events import Batch, Count
 
+from ...exposures import ExposureRow
 from ...ledger import Ledger
 from ...tables import Tables
 from ..base import MAX_COUNT_SQL, Flush, anonymous_key, unique_key
-from ..batch_json import has_metadata, history_json, usage_json
+from ..batch_json import exposures_json, has_metadata, history_json, usage_json
 
 UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', clock_timestamp())", DateTime())
 _ZERO: ColumnElement[Any] = literal_column("0")
 _NUMBER, _TIME = column("n", BigInteger), column("t", DateTime)
 _BUCKET, _METADATA = column("b", DateTime), column("m", JSONB)
+_FIRST = column("s", DateTime)
 
 
 class PostgreSQLFlush(Flush):
@@ -60,6 +62,7 @@ class PostgreSQLFlush(Flush):
         self._user_type = tables.usage.c.user_id.type
         self._sequence = _sequence(connection, tables.usage)
         self._statements: dict[tuple[bool, bool], Insert] = {}
+        self._exposures = self._add_exposures()
         rows = self._rows(_NUMBER, _BUCKET)
         self._history = self._add_history(self._ordered(self._history_of(rows), rows, rows.c.b))
 
@@ -156,11 +159,29 @@ class PostgreSQLFlush(Flush):
             set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
         )
 
+    def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:
+        connection.execute(self._exposures, {"rows": exposures_json(rows)})
+
+    def _add_exposures(self) -> Insert:
+        exposures, names = self._tables.exposures, [column(name, Text) for name in "exv"]
+        rows = _unpacked(column("u", self._user_type), *names, _FIRST, _TIME, _NUMBER)
+        key = (rows.c.e, rows.c.x, rows.c.v)
+        times = (func.least(rows.c.s, UTC_NOW), func.least(rows.c.t, UTC_NOW))
+        source = select(*key, rows.c.u, *times, func.least(rows.c.n, MAX_COUNT_SQL))
+        into = ["experiment", "unit", "variant", "user_id", "first_exposed_at", "last_exposed_at", "exposures"]
+        ordered = source.order_by(*(collate(part, "C") for part in key))
+        statement = insert(exposures).from_select(into, ordered)
+        old, new = exposures.c, statement.excluded
+        changes = {
+            "user_id": func.coalesce(old.user_id, new.user_id),
+            "first_exposed_at": func.least(old.first_exposed_at, new.first_exposed_at),
+            "last_exposed_at": func.greatest(old.last_exposed_at, new.last_exposed_at),
+            "exposures": _saturated(old.exposures, new.exposures),
+        }
+        return statement.on_conflict_do_update(index_elements=exposures.primary_key.columns, set_=changes)
+
     def _rows(self, *columns: ColumnClause[Any]) -> TableValuedAlias:
-        """The rows of the parameter `rows`."""
-        unpacked = func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON))
-        typed = unpacked.table_valued(column("u", self._user_type), column("f", Text), *columns)
-        return typed.render_derived("d", with_types=True)
+        return _unpacked(column("u", self._user_type), column("f", Text), *columns)
 
     def _ordered(self, rows_of: Select[Any], rows: FromClause, *more: ColumnElement[Any]) -> Select[Any]:
         """Sorts by the bytes of user and feature, the anonymous user last, as the batcher does."""
@@ -171,6 +192,12 @@ class PostgreSQLFlush(Flush):
 
     def row_order(self, table: Table) -> list[ColumnElement[Any]]:
         return self._by_bytes(table.c.user_id, table.c.feature_name)
+
+
+def _unpacked(*columns: ColumnClause[Any]) -> TableValuedAlias:
+    """The rows of the parameter `rows`."""
+    unpacked = func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON))
+    return unpacked.table_valued(*columns).render_derived("d", with_types=True)
 
 
 def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -6,11 +6,12 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, DateTime, Text, bindparam, func, literal_column
+from sqlalchemy import ColumnElement, Connection, DateTime, Table, Text, bindparam, func, literal_column
 from sqlalchemy.dialects.sqlite import Insert, insert
 
 from usage_instrument.events import MAX_COUNT, Batch, Count
 
+from ...exposures import ExposureRow
 from ...ledger import Ledger, utcnow
 from ...tables import Tables
 from ..base import MAX_COUNT_SQL, Flush, unique_key
@@ -63,6 +64,7 @@ class SQLiteFlush(Flush):
         self._usage = self._usage_statement(tables, merged)
         self._plain_usage = self._usage_statement(tables, None)
         self._history = self._history_statement(tables)
+        self._exposures = self._exposures_statement(tables.exposures)
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
         if not ledger.advance(connection, batch.number):
@@ -87,6 +89,19 @@ class SQLiteFlush(Flush):
         ]
         if history:
             connection.execute(self._history, history)
+
+    def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:
+        now = utcnow()
+        values = [
+            {
+                **row._asdict(),
+                "first": min(row.first, now),
+                "last": min(row.last, now),
+                "exposed": min(row.exposed, MAX_COUNT),
+            }
+            for row in rows
+        ]
+        connection.execute(self._exposures, values)
 
     @staticmethod
     def _row(count: Any, now: dt.datetime) -> dict[str, Any]:
@@ -128,6 +143,26 @@ class SQLiteFlush(Flush):
             index_elements=unique_key(history, tables.user_id_type),
             set_={"usage_count": _saturated(history.c.usage_count, statement.excluded.usage_count)},
         )
+
+    @staticmethod
+    def _exposures_statement(exposures: Table) -> Insert:
+        statement = insert(exposures).values(
+            experiment=bindparam("experiment"),
+            unit=bindparam("unit"),
+            variant=bindparam("variant"),
+            user_id=bindparam("user"),
+            first_exposed_at=bindparam("first"),
+            last_exposed_at=bindparam("last"),
+            exposures=bindparam("exposed"),
+        )
+        old, new = exposures.c, statement.excluded
+        changes = {
+            "user_id": func.coalesce(old.user_id, new.user_id),
+            "first_exposed_at": func.min(old.first_exposed_at, new.first_exposed_at),
+            "last_exposed_at": func.max(old.last_exposed_at, new.last_exposed_at),
+            "exposures": _saturated(old.exposures, new.exposures),
+        }
+        return statement.on_conflict_do_update(index_elements=exposures.primary_key.columns, set_=changes)
 
 
 def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
