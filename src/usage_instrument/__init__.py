@@ -38,6 +38,7 @@ from ._default import (
     user_features,
 )
 from .capture.decorator import tracks
+from .capture.experiments import expose, variant
 from .errors import AuditUnavailable
 from .stats import Stats
 
@@ -93,6 +94,7 @@ __all__ = [
     "count",
     "discard",
     "export",
+    "expose",
     "flush",
     "flush_after",
     "forget",
@@ -106,4 +108,5 @@ __all__ = [
     "track",
     "tracks",
     "user_features",
+    "variant",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .capture.registry import Catalog, Feature, declared
 from .capture.user_ids import user_id_of
 from .errors import AuditUnavailable, MetadataError, UserIdError
-from .events import canonical_user, fitting_metadata
+from .events import Exposure, canonical_user, fitting_metadata, is_exposure
 from .settings import Settings
 from .typing import UNSET, Outcome, UserId, UserIdType
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .events import Access, Use
 
-__all__ = ["CapturedAccess", "CapturedUsage", "CapturedUse", "Rejected", "capture_usage"]
+__all__ = ["CapturedAccess", "CapturedExposure", "CapturedUsage", "CapturedUse", "Rejected", "capture_usage"]
 
 
 class CapturedUse(NamedTuple):
@@ -39,6 +39,16 @@ class CapturedAccess(NamedTuple):
     outcome: Outcome
     actor: UserId = None
     metadata: dict[str, Any] | None = None
+
+
+class CapturedExposure(NamedTuple):
+    """A call of `variant` or `expose`."""
+
+    experiment: str
+    variant: str
+    user: UserId = None
+    unit: str | None = None
+    """None: the user is the unit."""
 
 
 class Rejected(NamedTuple):
@@ -62,6 +72,8 @@ class CapturedUsage:
         """The counted uses."""
         self.accesses: list[CapturedAccess] = []
         """The audited accesses; a required one is there twice, as `attempted` and with its outcome."""
+        self.exposures: list[CapturedExposure] = []
+        """The exposures to variants of experiments."""
         self.rejected: list[Rejected] = []
         """Uses with a bad user id or name."""
         self.metadata_lost: list[Rejected] = []
@@ -93,7 +105,7 @@ class CapturedUsage:
 
     def clear(self) -> None:
         """Forget the captures."""
-        for kept in (self.uses, self.accesses, self.rejected, self.metadata_lost, self.complaints):
+        for kept in (self.uses, self.accesses, self.exposures, self.rejected, self.metadata_lost, self.complaints):
             kept.clear()
 
     def _summary(self) -> str:
@@ -125,6 +137,10 @@ class CapturedUsage:
         """As Recorder.hold."""
         return lambda: self.record(use)
 
+    def unit_of(self, user: UserId) -> str:
+        """As Recorder.unit_of."""
+        return str(self._canonical(user))
+
     def admit(self, use: Use) -> None:
         """As Recorder.admit; accepts each access that a database would accept."""
         try:
@@ -146,12 +162,16 @@ class CapturedUsage:
         self.accesses.append(CapturedAccess(use.feature, who, access.outcome, actor, metadata))
 
     def _keep(self, use: CapturedUse) -> None:
+        exposure = Exposure.of(use.feature) if is_exposure(use.feature) else None
         try:
             user = self._canonical(use.user)
         except UserIdError as error:
-            self.reject(use.feature, error, use.uses)
+            self.reject(use.feature if exposure is None else exposure.experiment, error, use.uses)
         else:
-            self.uses.append(use._replace(user=user))
+            if exposure is None:
+                self.uses.append(use._replace(user=user))
+            else:
+                self.exposures.append(CapturedExposure(exposure.experiment, exposure.variant, user, exposure.unit))
 
     def reject(self, feature: str, error: Exception, uses: int = 1) -> None:
         """As Recorder.reject."""

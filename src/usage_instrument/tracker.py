@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .audit.gate import Gate
-from .capture import calls, context, request_transactions, session_transactions, user_ids
+from .capture import calls, context, experiments, request_transactions, session_transactions, user_ids
 from .capture.context import CaptureScope
 from .capture.decorator import TracksOptions, tracks
 from .capture.registry import Catalog, Feature
@@ -106,6 +106,25 @@ class Tracker:
     ) -> None:
         """As track, without blocking the event loop."""
         await calls.atrack(self, feature, user, metadata, count, audit, commit)
+
+    def variant(
+        self,
+        experiment: str,
+        variants: Sequence[str] | Mapping[str, float],
+        *,
+        user: object = UNSET,
+        unit: str | None = None,
+    ) -> str:
+        """As usage_instrument.variant, for this tracker."""
+        return experiments.variant(experiment, variants, user=user, unit=unit, catalog=self.catalog)
+
+    def expose(self, experiment: str, variant: str, *, user: object = UNSET, unit: str | None = None) -> None:
+        """As usage_instrument.expose, for this tracker."""
+        experiments.expose(experiment, variant, user=user, unit=unit, catalog=self.catalog)
+
+    def unit_of(self, user: UserId) -> str:
+        """As Recorder.unit_of."""
+        return str(self._canonical(user))
 
     def sink(self, feature: Feature) -> Callable[[UserId], object]:
         """As Recorder.sink; once the threads run, it is the deque's own append."""

@@ -97,9 +97,12 @@ def test_a_user_is_forgotten_and_nobody_else(database: Database, make: Make, kin
     for _ in range(3):
         tracker.track("search", user=ada)
         tracker.track("search", user=bob)
+        tracker.expose("page", "new", user=ada)
     tracker.track("export", user=ada, metadata={"format": "csv"})
     receipt = tracker.privacy.forget(ada)
-    assert receipt.deleted == {tables.usage.fullname: 2, tables.history.fullname: 2}
+    assert receipt.deleted == {
+        tables.usage.fullname: 2, tables.history.fullname: 2, tables.exposures.fullname: 1
+    }  # fmt: skip
     assert (receipt.pseudonymised, receipt.kept, receipt.journals) == (0, 0, ())
     assert str(ada) not in repr(receipt)
     assert names(engine, tables, ada) == []
@@ -245,6 +248,7 @@ def test_who_is_only_a_row_of_the_users_table_is_known(users_database: UsersData
     assert tracker.privacy.forget(users_database.user_ids[0]).deleted == {
         "feature_usage": 0,
         "feature_usage_history": 0,
+        "feature_usage_exposures": 0,
     }
     with pytest.raises(UnknownUserError):
         tracker.privacy.forget(uuid.uuid4())

@@ -27,7 +27,7 @@ def role(server: Database) -> Iterator[sa.URL]:
     engine, postgresql = server.engine(isolation_level="AUTOCOMMIT"), server.name == "postgresql"
     made(engine)
     grants = re.findall(r"^GRANT .* TO app;$", GUIDE.read_text(), re.MULTILINE)
-    assert len(grants) == 10
+    assert len(grants) == 11
     with engine.connect() as connection:
         login = "LOGIN PASSWORD 'secret'" if postgresql else "IDENTIFIED BY 'secret'"
         connection.exec_driver_sql(f"CREATE {'ROLE' if postgresql else 'USER'} {name} {login}")
@@ -48,6 +48,9 @@ def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role:
     tracker.tracks("search")(lambda: None)
     for user in (ADA, BOB, BOB):
         tracker.track("search", user=user)
+    for _ in range(2):
+        tracker.expose("page", "new", user=BOB)
+        assert tracker.flush(30), tracker.stats()
     tracker.track("open_vault", user=ADA, audit=True)
     tracker.track("open_vault", user=ADA, audit="required")
     assert tracker.flush(30), tracker.stats()
@@ -58,6 +61,7 @@ def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role:
     tracker.privacy.opt_in(BOB)
     assert tracker.shutdown(30), tracker.stats()
     assert counts(engine, tables) == {("search", BOB): 2}
+    assert [(row.unit, row.exposures) for row in all_of(engine, tables.exposures)] == [(str(BOB), 2)]
     *_, record = rows = sorted(all_of(engine, tables.access), key=lambda row: row.occurred_at)
     assert (len(rows), record.feature_name, record.actor_id) == (3, "usage_instrument.erasure", BOB)
     with engine.connect() as connection:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from usage_instrument.errors import AuditUnavailable, CountError, UsageInstrumentError, UserIdError
-from usage_instrument.events import MAX_COUNT, Access, Use, check_audit, check_feature
+from usage_instrument.events import MAX_COUNT, Access, Exposure, Use, check_audit, check_feature, is_exposure
 from usage_instrument.typing import UNSET, Audit, Metadata
 
 from . import context, transactions, user_ids
@@ -133,6 +133,8 @@ def filtered(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: 
     """
     if rule is None:
         return [use]
+    if is_exposure(use.feature):
+        return _filtered_exposure(recorder, rule, use)
     left = _apply(recorder, rule, use)
     if use.access is None:
         return [] if left is None else [left]
@@ -141,6 +143,14 @@ def filtered(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: 
         return [bare]
     access = bare._replace(user=left.user, metadata=left.metadata)
     return [access, left] if use.uses else [access]
+
+
+def _filtered_exposure(recorder: Recorder, rule: Callable[[Use], Use | None], use: Use) -> list[Use]:
+    """The rule sees a use of the experiment, with the variant as metadata, and may change its user or drop it."""
+    exposure = Exposure.of(use.feature)
+    left = _apply(recorder, rule, Use(exposure.experiment, use.user, {"variant": exposure.variant}))
+    is_kept = left is not None and (left.user is not None or exposure.unit is not None)
+    return [use._replace(user=left.user)] if left is not None and is_kept else []
 
 
 def _apply(recorder: Recorder, rule: Callable[[Use], Use | None], use: Use) -> Use | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import Any, Protocol
 
 from usage_instrument.errors import AuditUnavailable
-from usage_instrument.events import Use, check_feature
+from usage_instrument.events import Exposure, Use, check_feature
 from usage_instrument.runtime import log
 from usage_instrument.runtime.call_sites import caller
 from usage_instrument.typing import UserId
@@ -44,6 +45,32 @@ class Feature:
         return f"Feature({self.name!r})"
 
 
+class Experiment:
+    """An experiment whose exposures this process records.
+
+    `variants` are those of the latest `variant()`; None if only `expose()` has named it.
+    """
+
+    __slots__ = ("_order", "_variants", "arms", "assigned")
+
+    def __init__(self, variants: Sequence[str] | Mapping[str, float] | None = None) -> None:
+        self._variants: Any = copy(variants)
+        self._order = [*variants] if isinstance(variants, Mapping) else None
+        self.arms: dict[str, Feature] = {}
+        """What records the exposures to a variant, by its name."""
+        self.assigned: dict[UserId, tuple[str, Feature]] = {}
+        """The variants of users whom this process has seen."""
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether its variants are known."""
+        return self._variants is not None
+
+    def is_declared_as(self, variants: Any) -> bool:
+        """Whether these variants assign as its own do. The order of weights counts."""
+        return bool(self._variants == variants) and (self._order is None or self._order == [*variants])
+
+
 class Recorder(Protocol):
     """Takes the uses: a tracker, or a stand-in of tests. No method raises unless `strict` is set, except `admit`."""
 
@@ -59,6 +86,9 @@ class Recorder(Protocol):
 
     def hold(self, use: Use) -> Callable[[], object]:
         """Check a use now, as the rules and settings of the moment say, and return the function that records it."""
+
+    def unit_of(self, user: UserId) -> str:
+        """The text by which a user is assigned to variants: their id, as the tables hold it. Raises UserIdError."""
 
     def admit(self, use: Use) -> None:
         """Commit an access before it happens. Waits for the database. Raises AuditUnavailable."""
@@ -88,6 +118,9 @@ class Catalog:
     def __init__(self, recorder: Recorder | None = None, *, is_shared: bool = False) -> None:
         self.is_shared = is_shared
         self._features: dict[str, Feature] = {}
+        self._exposures: dict[str, Feature] = {}
+        self.experiments: dict[str, Experiment] = {}
+        """The experiments whose exposures were recorded, by name."""
         self._stated: dict[tuple[str, str], str] = {}  # the line that states a text, by feature and option
         self._displaced: list[Recorder] = []
         self._pending: list[Callable[[], object]] = []
@@ -114,17 +147,25 @@ class Catalog:
         name = check_feature(name)
         feature = self._features.get(name)
         if feature is None:
-            feature = Feature(self, name, description or fallback, source)
-            feature.append = self.recorder.sink(feature)
-            # setdefault: two threads may import two modules that declare the same feature.
-            feature = self._features.setdefault(name, feature)
-            recorder = None
-            while recorder is not self.recorder:  # an attach() may run between any two of these steps
-                recorder = self.recorder
-                feature.append = recorder.sink(feature)
+            feature = self._connected(self._features, Feature(self, name, description or fallback, source))
         for option, text in (("description", description), ("display", display)):
             if text is not None:
                 self._state(feature, option, text)
+        return feature
+
+    def exposed(self, exposure: Exposure) -> Feature:
+        """A feature whose `append(user)` records one exposure. It is not among the declared features."""
+        known = self._exposures.get(exposure.key)
+        return self._connected(self._exposures, Feature(self, exposure.key, None, None)) if known is None else known
+
+    def _connected(self, features: dict[str, Feature], feature: Feature) -> Feature:
+        feature.append = self.recorder.sink(feature)
+        # setdefault: two threads may import two modules that declare the same feature.
+        feature = features.setdefault(feature.name, feature)
+        recorder = None
+        while recorder is not self.recorder:  # an attach() may run between any two of these steps
+            recorder = self.recorder
+            feature.append = recorder.sink(feature)
         return feature
 
     def _state(self, feature: Feature, option: str, text: str) -> None:
@@ -172,7 +213,7 @@ class Catalog:
 
     def _hand_to(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        for feature in list(self._features.values()):
+        for feature in [*self._features.values(), *self._exposures.values()]:
             feature.append = recorder.sink(feature)
 
     def __iter__(self) -> Iterator[Feature]:
@@ -202,6 +243,10 @@ class Unconfigured:
     def hold(self, use: Use) -> Callable[[], object]:
         """As Recorder.hold."""
         return lambda: self._report(None)
+
+    def unit_of(self, user: UserId) -> str:
+        """As Recorder.unit_of, of an id that is of the right type."""
+        return str(user)
 
     def admit(self, use: Use) -> None:
         """As Recorder.admit; always raises."""
