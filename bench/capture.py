@@ -22,6 +22,7 @@ from usage_instrument.capture.context import Request, holder
 
 TRACKED = "@tracks"
 BARE = "bare"
+VARIANT, COLORS = "variant()", ["red", "blue"]
 PEER = "closure with "
 CALLS, FEW = 4_000, 200
 """A case and round; the others are slow."""
@@ -227,11 +228,13 @@ def measure(scale: float) -> Iterator[Result]:
             TRACKED: tracks(function),
             "@tracks(user=callable)": usage.tracks("bench_user", user=lambda *args: 42)(function),
             "@tracks(user_arg=, metadata=)": usage.tracks("bench_rich", user_arg="x", metadata=["x", "y"])(function),
+            VARIANT: lambda x: usage.variant("bench_button", COLORS),
         }
         peers = {f"{PEER}{name}": after(use)(function) for name, use in installed()}
         found = side_by_side("A function, its user from the request", call, plain | peers, rounds)
         yield found
         yield Bar("tracked function / empty wrapt decorator", found[TRACKED].ratio, 0.5)
+        yield Bar("variant() for a known user / tracked function", found[VARIANT].ratio / found[TRACKED].ratio, 1.5)
         rival = f"{PEER}{PROMETHEUS}"
         if rival in peers:
             yield Bar("tracked function / prometheus_client", found[TRACKED].ratio / found[rival].ratio, 0.25)

@@ -55,6 +55,9 @@ def _use(number: int, acks: memoryview) -> None:
         if number == 0:
             usage.track("rich", user=user, metadata={"uses": uses}, count=2)
             uses += 2
+        elif uses % 2:
+            usage.variant("button", ["red", "blue"], user=user)
+            uses += 1
         else:
             with usage.as_user(user):
                 plain()
