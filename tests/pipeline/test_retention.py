@@ -89,6 +89,29 @@ def summed_up(rows: Counter[tuple[Any, ...]], before: dt.datetime) -> Counter[tu
 # ---- the history
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5_000])
+def test_old_exposures_go_in_small_transactions(kept: Kept, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those whose last exposure is old, however old the first one is."""
+    monkeypatch.setattr(retention, "ROWS", rows)
+    moments = [(first, last) for first in range(1, 9) for last in range(1, first + 1)]
+    key = {"experiment": "page", "variant": "new"}
+    given = [
+        {**key, "unit": f"{first} {last}", "first_exposed_at": kept.today - first * DAY,
+         "last_exposed_at": kept.today - last * DAY}
+        for first, last in moments
+    ]  # fmt: skip
+    with kept.engine.begin() as connection:
+        connection.execute(kept.tables.exposures.insert(), given)
+    before = kept.today - 4 * DAY
+    old = {f"{first} {last}" for first, last in moments if last > 4}
+    assert kept.store.retention.count_exposures(before) == len(old) == 10
+    assert sum(parts := list(kept.store.retention.prune_exposures(before))) == 10
+    assert max(parts) <= (10 if rows > 10 else rows + 3)  # rows of one moment go together
+    left = {row.unit for row in all_of(kept.engine, kept.tables.exposures)}
+    assert left == {f"{first} {last}" for first, last in moments} - old
+    assert list(kept.store.retention.prune_exposures(before)) == []
+
+
 def test_old_history_goes_and_all_else_stays(kept: Kept) -> None:
     kept.fill()
     kept.add((None, None, kept.today - 50 * DAY, 1), (USERS[1], None, kept.today - 10 * DAY, 1))
