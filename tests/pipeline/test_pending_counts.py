@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_instrument.events import MAX_COUNT, Count
+from usage_instrument.events import MAX_COUNT, Count, Exposure
 from usage_instrument.pipeline.pending_counts import Aggregates, PendingCounts, size_of
 
 STAMP = 1_700_000_000_000_000
@@ -19,9 +19,11 @@ EPOCH = dt.datetime(1970, 1, 1)
 ROOM = 10**6
 DAYS = [dt.datetime(2024, 5, day) for day in (1, 2, 3)]
 
+EXPOSED = Exposure("page", "new").key
+
 FOLD = st.tuples(
     st.sampled_from([None, *DAYS]),
-    st.sampled_from(["a", "b", "c"]),
+    st.sampled_from(["a", "b", "c", EXPOSED]),
     st.lists(st.tuples(st.sampled_from([None, 1, 2, "x"]), st.integers(1, 5)), max_size=4),
     st.integers(STAMP, STAMP + 10**9),
 )
@@ -43,13 +45,17 @@ def check(taken: list[Count], folds: list[Fold]) -> None:
     """That what was taken is what was folded."""
     uses: Counter[Any] = Counter()
     history: Counter[Any] = Counter()
+    first: dict[Any, int] = {}
     last: dict[Any, int] = {}
     for bucket, feature, users, stamp in folds:
         for user, number in users:
             uses[feature, user] += number
-            if bucket is not None:
+            if feature == EXPOSED:
+                first[feature, user] = min(stamp, first.get((feature, user), stamp))
+            elif bucket is not None:
                 history[feature, user, bucket] += number
             last[feature, user] = max(stamp, last.get((feature, user), 0))
+    history.update({(*key, moment(stamp)): uses[key] for key, stamp in first.items()})
     assert len({(count.feature, count.user) for count in taken}) == len(taken), "a key stands twice"
     assert {(count.feature, count.user): count.uses for count in taken} == uses
     assert {(count.feature, count.user): count.last_used for count in taken} == {k: moment(s) for k, s in last.items()}

@@ -66,18 +66,21 @@ class Aggregates:
                     continue
                 room -= 1
                 users[user] = stamped | number
-                if exposed:
-                    self._first[feature, user] = stamp
             else:
                 total = (known & _MASK) + number
                 if total > _MASK:
                     dropped += number
                     continue
                 users[user] = max(known >> _SHIFT << _SHIFT, stamped) | total
+            if exposed:
+                self._exposed_at((feature, user), stamp)
             added += number
         self.keys += len(users) - before
         self.uses += added
         return dropped
+
+    def _exposed_at(self, key: Key, stamp: int) -> None:
+        self._first[key] = min(self._first.get(key, stamp), stamp)
 
     def lacks(self, bucket: dt.datetime | None, feature: str, user: UserId) -> bool:
         """Whether a use would need a new key."""
@@ -173,7 +176,8 @@ class Aggregates:
                     mine[user] = stamp << _SHIFT | (known & _MASK) + (packed & _MASK)
                 self.keys += len(mine) - before
         self.uses += newer.uses
-        self._first = {**newer._first, **self._first}
+        for key, stamp in newer._first.items():
+            self._exposed_at(key, stamp)
         for key, metadata in newer._metadata.items():
             self.merge_metadata(key, metadata, metadata_max_bytes)
 
