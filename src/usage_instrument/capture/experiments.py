@@ -4,6 +4,7 @@ one that something else has assigned."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 from uuid import UUID
 
@@ -43,15 +44,16 @@ def variant(
         known = catalog.experiments.get(experiment)
     except TypeError:  # it has no hash
         known = None
-    if known is None or not known.is_declared_as(variants):
-        known = _declare(catalog, experiment, variants)
+    order = None if known is None else known.order
+    if known is None or known.variants != variants or (order is not None and order != [*variants]):
+        known = _declared(catalog, experiment, variants)
     held = holder.get()
     if unit is None and (held is None or held.ready):  # what `_variant_of_user` does, unrolled
-        kind = type(user)
-        if kind is UUID or kind is int or kind is str:
-            who: Any = user
+        if user is UNSET:
+            who: Any = None if held is None else held.user
         else:
-            who = held.user if user is UNSET and held is not None else None
+            kind = type(user)
+            who = user if kind is UUID or kind is int or kind is str else None
         arm = known.assigned.get(who)
         if arm is not None:
             if not ALIVE[0]:  # a fork that ran no hook
@@ -88,15 +90,20 @@ def expose(
         feature.append(who)
 
 
-def _declare(catalog: Catalog, experiment: str, variants: Sequence[str] | Mapping[str, float]) -> Experiment:
-    experiment = checked_experiment(experiment)
-    names = ranges_of(experiment, variants).names
-    known = catalog.experiments.get(experiment)  # under an enum's value
-    if known is None or not known.is_declared_as(variants):
-        known = Experiment(variants)
+def _declared(catalog: Catalog, experiment: str, variants: Sequence[str] | Mapping[str, float]) -> Experiment:
+    if type(experiment) is not str:
+        experiment = checked_experiment(experiment)  # an enum's value
+    known = catalog.experiments.get(experiment)
+    if known is None or known.variants != variants or known.order != _order(variants):
+        names = ranges_of(experiment, variants).names
+        known = Experiment(copy(variants), _order(variants))
         known.arms = {name: catalog.exposed(Exposure(experiment, name)) for name in names}
         catalog.experiments[experiment] = known  # with the former one goes what was assigned by other variants
     return known
+
+
+def _order(variants: Sequence[str] | Mapping[str, float]) -> list[str] | None:
+    return [*variants] if isinstance(variants, Mapping) else None
 
 
 def _variant_of_user(
@@ -178,7 +185,7 @@ def _arm(catalog: Catalog, experiment: str, variant: str) -> Feature:
     exposure = Exposure(checked_experiment(experiment), checked_variant(variant))
     if known is None:
         known = catalog.experiments.setdefault(experiment, Experiment())
-    elif known.is_declared:
+    elif known.variants is not None:
         names = ", ".join(map(repr, known.arms))
         raise ExperimentError(f"the experiment {experiment!r} has no variant {variant!r}, but {names}")
     feature = known.arms[variant] = catalog.exposed(exposure)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from usage_instrument.errors import AuditUnavailable
@@ -46,29 +45,19 @@ class Feature:
 
 
 class Experiment:
-    """An experiment whose exposures this process records.
+    """An experiment whose exposures this process records."""
 
-    `variants` are those of the latest `variant()`; None if only `expose()` has named it.
-    """
+    __slots__ = ("arms", "assigned", "order", "variants")
 
-    __slots__ = ("_order", "_variants", "arms", "assigned")
-
-    def __init__(self, variants: Sequence[str] | Mapping[str, float] | None = None) -> None:
-        self._variants: Any = copy(variants)
-        self._order = [*variants] if isinstance(variants, Mapping) else None
+    def __init__(self, variants: Any = None, order: list[str] | None = None) -> None:
+        self.variants = variants
+        """Those of the latest `variant()`; None if only `expose()` has named the experiment."""
+        self.order = order
+        """The order of weights, which counts."""
         self.arms: dict[str, Feature] = {}
         """What records the exposures to a variant, by its name."""
         self.assigned: dict[UserId, tuple[str, Feature]] = {}
         """The variants of users whom this process has seen."""
-
-    @property
-    def is_declared(self) -> bool:
-        """Whether its variants are known."""
-        return self._variants is not None
-
-    def is_declared_as(self, variants: Any) -> bool:
-        """Whether these variants assign as its own do. The order of weights counts."""
-        return bool(self._variants == variants) and (self._order is None or self._order == [*variants])
 
 
 class Recorder(Protocol):
