@@ -454,3 +454,30 @@ def test_upgrade_adds_a_foreign_key_and_indexes(users_database: UsersDatabase) -
         assert plan_upgrade(connection, wanted).steps == ()
         connection.execute(users_database.users.delete().where(users_database.users.c.id == users_database.user_ids[0]))
     assert all_of(engine, tables.exposures) == []
+
+
+def test_a_key_that_compares_otherwise_takes_no_exposures_until_the_upgrade(mariadb: Database, make: Make) -> None:
+    """Two names that the database takes for one row would block the batch for ever."""
+    engine = mariadb.engine()
+    tables = made(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "ALTER TABLE feature_usage_exposures MODIFY unit VARCHAR(255) CHARACTER SET utf8mb4 "
+            "COLLATE utf8mb4_general_ci NOT NULL"
+        )
+    tracker = make(mariadb)
+    for _ in range(2):
+        for unit in ("a", "A", "a "):
+            tracker.expose("page", "new", unit=unit)
+        tracker.track("search", user=ADA)
+        assert tracker.flush(20), tracker.stats()
+    assert (counts(engine, tables), exposed(engine, tables)) == ({("search", ADA): 2}, {})
+    assert tracker.stats().rejected == 6
+    with engine.connect() as connection:
+        done = upgrade(connection, tables)
+    assert [sentence[:54] for sentence in done.sentences] == ["Change a column: feature_usage_exposures.unit is VARCH"]
+    for _ in range(2):
+        for unit in ("a", "A", "a "):
+            tracker.expose("page", "new", unit=unit)
+        assert tracker.flush(20), tracker.stats()
+    assert {unit: number for (_, unit, _), (_, number) in exposed(engine, tables).items()} == {"a": 2, "A": 2, "a ": 2}

@@ -719,7 +719,7 @@ def test_follows_users_of_mariadb_whose_ids_become_wider(mariadb: Database) -> N
         assert check(connection, tables) == []
         with pytest.raises(sa.exc.DBAPIError, match="foreign key constraint"):
             connection.exec_driver_sql(widen)
-        for table in (tables.usage, tables.history):
+        for table in tables.of_users:
             (key,) = sa.inspect(connection).get_foreign_keys(table.name)
             connection.exec_driver_sql(f"ALTER TABLE {table.name} DROP FOREIGN KEY {key['name']}")
         connection.exec_driver_sql(widen)
@@ -733,10 +733,13 @@ def test_follows_users_of_mariadb_whose_ids_become_wider(mariadb: Database) -> N
     tracker = Tracker(mariadb.url, Settings(user_id_type="integer"))
     for user in (7, 2**33):
         tracker.track("search", user=user, audit=True)
+        tracker.expose("page", "new", user=user)
     assert tracker.shutdown(30), tracker.stats()
     with engine.begin() as connection:
         found = connection.execute(sa.select(tables.usage.c.user_id, tables.usage.c.usage_count)).all()
         assert sorted(found) == [(7, 2), (2**33, 1)]
+        assert sorted(connection.scalars(sa.select(tables.exposures.c.user_id))) == [7, 2**33]
         connection.exec_driver_sql("DELETE FROM users")
         assert connection.execute(sa.select(tables.usage.c.id)).all() == []
         assert connection.execute(sa.select(tables.history.c.id)).all() == []
+        assert connection.execute(sa.select(tables.exposures.c.unit)).all() == []

@@ -67,9 +67,11 @@ def _without_counts(tables: Tables) -> tuple[Table, ...]:
 def exposure_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
     """The reason why exposures cannot be written; None if they can.
 
-    A collation in which more names are equal is one: writers add up equal keys before they send them.
+    A key that the database compares otherwise is one: writers add up equal keys before they send them.
     """
-    return _problem(connection, inspector or inspect(connection), tables, tables.exposures, harmless=True)
+    table = tables.exposures
+    key = tuple(f"{table.fullname}.{column.name} " for column in table.primary_key.columns)
+    return _problem(connection, inspector or inspect(connection), tables, table, key)
 
 
 def audit_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
@@ -80,13 +82,13 @@ def audit_problem(connection: Connection, tables: Tables, inspector: Inspector |
 
 
 def _problem(
-    connection: Connection, inspector: Inspector, tables: Tables, table: Table, *, harmless: bool = False
+    connection: Connection, inspector: Inspector, tables: Tables, table: Table, about: tuple[str, ...] = ()
 ) -> str | None:
-    """The first difference that blocks writing to a table, or any with `harmless`; None if there is none."""
+    """The first difference that blocks writing to a table, or begins as `about`; None if there is none."""
     if not inspector.has_table(table.name, schema=table.schema):
         return f"table {table.fullname} does not exist: {CREATE}"
     found = _check_columns(connection, inspector, table, tables)
-    return next((problem.message for problem in found if problem.blocks_writing or harmless), None)
+    return next((each.message for each in found if each.blocks_writing or each.message.startswith(about)), None)
 
 
 # ---- columns
