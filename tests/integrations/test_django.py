@@ -484,6 +484,7 @@ def test_flush_empties_the_counts_with_the_users(kind, schema, request, monkeypa
         tracker = usage.configure(database.url, schema=schema, user_id_type="integer", flush_interval=3600)
         user = site.User.objects.db_manager(alias).create_user("ada")
         tracker.track("search", user=user.pk, audit=True)
+        tracker.expose("page", "new", user=user.pk)
         assert tracker.flush(30), tracker.stats()
         call_command("flush", database=alias, interactive=False, verbosity=0)
         assert not site.User.objects.using(alias).exists()
