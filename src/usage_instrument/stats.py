@@ -24,6 +24,8 @@ class Stats:
     """Uses refused: a bad user id, an unknown user, or a value that the database refuses."""
     metadata_lost: int = 0
     """Uses kept without their metadata."""
+    outbox_pending: int = 0
+    """Uses of committed transactions that wait in `feature_usage_outbox`, of all processes, as last seen."""
     audited: int = 0
     """Rows of the audit trail in committed transactions."""
     audit_pending: int = 0

@@ -21,6 +21,7 @@ from .pipeline.backend import Backend
 from .pipeline.buffer import CaptureFailure
 from .pipeline.flush_request import FlushRequest
 from .pipeline.journal import check_root
+from .pipeline.outbox import Outbox
 from .pipeline.pipeline import Pipeline
 from .pipeline.read_your_writes import FeatureUse, UsageReader
 from .runtime import log, processes
@@ -35,6 +36,24 @@ if TYPE_CHECKING:
     from .privacy.merge import MergeReceipt
 
 C = TypeVar("C", bound=Callable[..., Any])
+
+
+class Held:
+    """Uses that wait for a transaction of the host's. A call records them."""
+
+    __slots__ = ("_tracker", "uses")
+
+    def __init__(self, tracker: Tracker, uses: Sequence[Use]) -> None:
+        self._tracker = tracker
+        self.uses = uses
+
+    def __call__(self) -> None:
+        self._tracker._take(self.uses)
+
+    @property
+    def outbox(self) -> Outbox | None:
+        """Where they go if the transaction is in the database of the tables."""
+        return self._tracker._outbox
 
 
 class Tracker:
@@ -77,6 +96,9 @@ class Tracker:
         self._pipeline = Pipeline(self.settings, self._backend, self.catalog, self._canonical, self._replace_sinks)
         self._gates = [self._backend.new_gate(self._canonical)]
         """The last one is open; the others are closed, or close."""
+        self._outbox = (
+            None if self.database is None else Outbox(self._backend, self.settings, self._canonical, self._outbox_grew)
+        )
         self._reader = None if self.database is None else UsageReader(self.database, self._backend.tables)
 
     # ---- capture
@@ -157,8 +179,8 @@ class Tracker:
         """As Recorder.hold."""
         settings = self.settings
         if settings.before_track is None and not settings.strict and settings.enabled:
-            return partial(self._take, (use,))
-        return partial(self._take, self._checked(use) if settings.enabled else ())
+            return Held(self, (use,))
+        return Held(self, self._checked(use) if settings.enabled else ())
 
     def _checked(self, use: Use) -> list[Use]:
         """The uses to record of one, after the app's rule. Raises only if strict."""
@@ -216,6 +238,11 @@ class Tracker:
     def request_ended(self) -> None:
         """As Recorder.request_ended."""
         self._pipeline.relieve()
+
+    def _outbox_grew(self) -> None:
+        self._watch()
+        self._pipeline.look_into_outbox()
+        self._write_after_exit()
 
     # ---- the pipeline
 

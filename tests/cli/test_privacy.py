@@ -49,6 +49,7 @@ def test_a_receipt_that_does_not_tell_who(database: Database, tables: Tables) ->
     done = run(database, "forget", str(ADA), "--format", "csv")
     assert done.exit_code == 0, done.output
     assert list(csv.DictReader(io.StringIO(done.stdout))) == [
+        {"what": "feature_usage_outbox", "rows": "0", "status": "deleted"},
         {"what": "feature_usage", "rows": "2", "status": "deleted"},
         {"what": "feature_usage_history", "rows": "2", "status": "deleted"},
         {"what": "feature_usage_exposures", "rows": "0", "status": "deleted"},

@@ -34,8 +34,8 @@ def begin_by_hand(engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def _live(url: str, journal: str) -> None:
-    engine = begin_by_hand(sa.create_engine(url))
+def _live(shop: str, url: str, journal: str) -> None:
+    engine = begin_by_hand(sa.create_engine(shop))
     usage.configure(url, journal=journal, user_id_type="integer", flush_interval=0.02)
     dice = random.Random(os.getpid())
     for number in itertools.count(os.getpid() * MOST):
@@ -61,13 +61,13 @@ def _buy(place: Session | sa.Connection, number: int, dice: random.Random) -> No
 
 
 def main() -> None:
-    url, journal = sys.argv[1:]
+    shop, url, journal = sys.argv[1:]
     usage.configure(url, journal=journal, user_id_type="integer", flush_interval=0.02)  # loads what there is to load
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
     for _ in sys.stdin:
         child = os.fork()
         if not child:
-            _live(url, journal)
+            _live(shop, url, journal)
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
 

@@ -1,5 +1,5 @@
-"""kill -9 around COMMIT: a use whose transaction was rolled back never counts, and one whose transaction was committed
-is lost at most in the moment between the COMMIT and the hook.
+"""kill -9 around COMMIT: by the outbox, a use counts exactly if its row is committed. By a hook, one whose transaction
+was rolled back never counts, and one whose transaction was committed is lost at most in the moment before the hook.
 
 $USAGE_TEST_COMMIT_KILLS is the number of processes that are killed on each database.
 """
@@ -19,11 +19,19 @@ import sqlalchemy as sa
 
 import buyer
 from conftest import Database
-from reading import counts, made
+from reading import all_of, counts, made
 from test_kills import left, recover, wait_until_dead
+from usage_instrument import Settings, Tracker
 
 KILLS = int(os.environ.get("USAGE_TEST_COMMIT_KILLS", "12"))
 AT_ONCE = 3
+
+
+def move(url: str) -> None:
+    """What any process does that writes: look into the outbox."""
+    tracker = Tracker(url, Settings(user_id_type="integer"))
+    tracker._outbox_grew()
+    assert tracker.shutdown(60)
 
 
 def wait_for_purchase(engine: sa.Engine, pid: int) -> None:
@@ -38,13 +46,22 @@ def wait_for_purchase(engine: sa.Engine, pid: int) -> None:
         time.sleep(0.01)
 
 
-def test_what_is_rolled_back_never_counts(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = database.engine()
-    tables = made(engine, user_id_type="integer")
+def elsewhere(url: str, place: Path) -> str:
+    """Another database, or another name of the same one: a session of it takes the hook."""
+    return f"sqlite:///{place / 'shop.db'}" if url.startswith("sqlite") else url.replace("127.0.0.1", "localhost")
+
+
+@pytest.mark.parametrize("way", ["outbox", "hook"])
+def test_what_is_committed_counts(
+    database: Database, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = made(database.engine(), user_id_type="integer")
+    shop = database.url if way == "outbox" else elsewhere(database.url, tmp_path)
+    engine = sa.create_engine(shop)
     buyer.PURCHASES.create(engine)
     journal = tmp_path / "journal"
     nursery = subprocess.Popen(
-        [sys.executable, buyer.__file__, database.url, str(journal)],
+        [sys.executable, buyer.__file__, shop, database.url, str(journal)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -69,13 +86,17 @@ def test_what_is_rolled_back_never_counts(database: Database, tmp_path: Path, mo
     recovering = recover(database.url, journal)
     output, errors = recovering.communicate()
     assert recovering.returncode == 0, output + errors
-    assert left(journal) == []
-    found = counts(engine, tables)
+    assert not journal.exists() or left(journal) == []  # by the outbox, a process may have written nothing itself
+    move(database.url)
+    assert all_of(database.engine(), tables.outbox) == []
+    found = counts(database.engine(), tables)
     with engine.connect() as connection:
         bought = set(connection.scalars(sa.select(buyer.PURCHASES.c.id)))
+    engine.dispose()
     counted = {user for _, user in found}
-    assert set(found.values()) <= {1}
+    assert set(found.values()) == {1}
     assert counted <= bought
+    if way == "outbox":
+        assert counted == bought
     missing = [number // buyer.MOST for number in bought - counted]
     assert len(missing) == len(set(missing)), "a process lost more than the use of its last COMMIT"
-    assert counted

@@ -61,6 +61,7 @@ def test_the_figures_of_the_configured_tracker(sqlite: Database) -> None:
         "usage_instrument.uses.dropped": 0,
         "usage_instrument.uses.rejected": 1,
         "usage_instrument.uses.pending": 1,
+        "usage_instrument.uses.in.outbox": 0,
         "usage_instrument.accesses.audited": 0,
         "usage_instrument.accesses.lost": 0,
         "usage_instrument.accesses.pending": 0,

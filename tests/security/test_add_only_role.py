@@ -53,6 +53,10 @@ def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role:
         assert tracker.flush(30), tracker.stats()
     tracker.track("open_vault", user=ADA, audit=True)
     tracker.track("open_vault", user=ADA, audit="required")
+    host = sa.create_engine(role, poolclass=sa.NullPool)
+    with host.begin() as connection:
+        tracker.track("purchase", user=BOB, commit=connection)
+    assert len(all_of(engine, tables.outbox)) == 1
     assert tracker.flush(30), tracker.stats()
     with pytest.raises(UsageInstrumentError, match="nothing was done, as this role may not read the audit trail"):
         tracker.privacy.forget(ADA)
@@ -60,7 +64,7 @@ def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role:
     tracker.privacy.opt_out(BOB)
     tracker.privacy.opt_in(BOB)
     assert tracker.shutdown(30), tracker.stats()
-    assert counts(engine, tables) == {("search", BOB): 2}
+    assert counts(engine, tables) == {("search", BOB): 2, ("purchase", BOB): 1}
     assert [(row.unit, row.exposures) for row in all_of(engine, tables.exposures)] == [(str(BOB), 2)]
     *_, record = rows = sorted(all_of(engine, tables.access), key=lambda row: row.occurred_at)
     assert (len(rows), record.feature_name, record.actor_id) == (3, "usage_instrument.erasure", BOB)

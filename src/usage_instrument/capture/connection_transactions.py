@@ -80,9 +80,11 @@ class _Reports:
 
     def commit(self) -> None:
         """As Transaction.commit; then the uses count, or wait for what surrounds a savepoint."""
-        super().commit()  # type: ignore[misc]
         connection = self.connection
         found = kept_by(connection)
+        if found is not None and not _is_savepoint(self) and not hasattr(self, "xid"):  # which is prepared already
+            found.put(connection, lambda: connection)
+        super().commit()  # type: ignore[misc]
         if found is None:
             return
         if _is_savepoint(self):

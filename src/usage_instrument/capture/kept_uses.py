@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeAlias
 
+from usage_instrument.events import Use
 from usage_instrument.runtime import log
 
 Release: TypeAlias = Callable[[], object]
 """Records a use that waited for the commit of its transaction."""
+
+
+class Outbox(Protocol):
+    """Puts uses into a transaction of the host's that is in the database of the tables."""
+
+    def takes(self, bind: Any) -> bool:
+        """Whether that is the database of an Engine or Connection."""
+
+    def put(self, connection: Any, uses: Sequence[Use]) -> bool:
+        """Insert uses in the transaction of the connection; False if they must be recorded after the commit."""
+
+    def committed(self) -> None:
+        """Rows were committed."""
+
 
 KEY = "_usage_instrument_uses"
 """The attribute of a session or connection that holds its KeptUses, which end with it."""
@@ -17,10 +32,12 @@ KEY = "_usage_instrument_uses"
 class KeptUses:
     """The uses that wait, by the transaction or savepoint they were captured in, and the latest outcome."""
 
-    __slots__ = ("committed", "committing", "ended", "levels", "request")
+    __slots__ = ("committed", "committing", "ended", "levels", "outboxes", "request")
 
     def __init__(self) -> None:
         self.levels: dict[object, list[Release]] = {}
+        self.outboxes: set[Outbox] = set()
+        """Those that have rows in the open transaction."""
         self.committing = False
         """Whether the outermost transaction has committed and has not ended."""
         self.ended = 0
@@ -47,8 +64,25 @@ class KeptUses:
         if uses:
             self.levels.setdefault(outer, []).extend(uses)
 
+    def put(self, bind: Any, connect: Callable[[], Any]) -> None:
+        """Put the uses into the outbox as far as it is in the database of `bind`: the outermost transaction is about to
+        commit. `connect` returns its connection."""
+        for level, uses in list(self.levels.items()):
+            found: dict[Outbox, list[Any]] = {}
+            for release in uses:
+                outbox = getattr(release, "outbox", None)
+                if outbox is not None and outbox.takes(bind):
+                    found.setdefault(outbox, []).append(release)
+            for outbox, some in found.items():
+                if outbox.put(connect(), [use for held in some for use in held.uses]):
+                    self.outboxes.add(outbox)
+                    gone = set(map(id, some))
+                    self.levels[level] = [release for release in self.levels[level] if id(release) not in gone]
+
     def take(self) -> list[Release]:
-        """Hand over all uses, in the order of their levels."""
+        """Hand over all uses, in the order of their levels, and have the writer look into the outbox."""
+        outboxes, self.outboxes = self.outboxes, set()
+        run(outbox.committed for outbox in outboxes)
         uses = [release for level in self.levels.values() for release in level]
         self.levels.clear()
         return uses
@@ -56,6 +90,7 @@ class KeptUses:
     def end(self, *, committed: bool) -> None:
         """The outermost transaction has ended; what is left was rolled back."""
         self.levels.clear()
+        self.outboxes.clear()
         self.ended += 1
         self.committed, self.committing = committed, False
 

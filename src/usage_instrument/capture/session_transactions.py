@@ -7,7 +7,7 @@ savepoint. `after_transaction_end` follows each end, of whatever kind.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from usage_instrument.runtime.threads import allocate_lock
 
@@ -36,6 +36,7 @@ def follow() -> None:
             from sqlalchemy.orm import Session
 
             # First, since an exception of the host's own listener keeps later ones from running.
+            event.listen(Session, "before_commit", _committing)
             event.listen(Session, "after_commit", _committed, insert=True)
             event.listen(Session, "after_transaction_end", _ended)
             _follows = True
@@ -63,6 +64,29 @@ def outcome_since(session: Session, ended: int) -> bool | None:
     """Whether the latest transaction that ended since `watch` committed; None if none ended."""
     found = keep_in(session)
     return None if found.ended == ended else found.committed
+
+
+def _committing(session: Session) -> None:
+    found: KeptUses | None = session.__dict__.get(KEY)
+    if found is None or not found.levels or session.twophase or session.get_nested_transaction() is not None:
+        return
+    bind = _only_bind(session)
+    if bind is not None:
+        found.put(bind, lambda: session.connection(bind_arguments={"bind": bind}))
+
+
+def _only_bind(session: Session) -> Any:
+    """The bind of a session, if it has one alone: of several, one may commit and the next one fail."""
+    from sqlalchemy.orm import Session
+
+    try:
+        if getattr(session, "binds", None) or getattr(session, "_Session__binds", None):  # the latter in 2.0
+            return None
+        if type(session).get_bind is not Session.get_bind and len(session._db.engines) != 1:  # type: ignore[attr-defined]
+            return None  # it is Flask-SQLAlchemy's, or a class of the host's that has no such attribute
+        return session.get_bind()
+    except Exception:
+        return None
 
 
 def _committed(session: Session) -> None:

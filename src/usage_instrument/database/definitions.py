@@ -211,6 +211,26 @@ def define_suppressions(metadata: MetaData, schema: str | None) -> Table:
     return suppressions
 
 
+def define_outbox(metadata: MetaData, schema: str | None, user_type: TypeEngine[Any]) -> Table:
+    """One row per use that was captured in a transaction of the host's, until a writer counts it.
+
+    It has no foreign key, which could refuse a row and with it the host's transaction, and no number of a sequence.
+    """
+    return _table(
+        "feature_usage_outbox",
+        metadata,
+        schema,
+        "Uses of committed transactions that a writer has not counted yet",
+        Column("outbox_id", Uuid, primary_key=True, comment="One capture"),
+        Column("user_id", user_type, nullable=True, comment="The user; NULL is anonymous"),
+        _feature(nullable=False),
+        Column("uses", Integer, nullable=False, server_default=text("1"), comment="How many uses"),
+        Column("metadata", _long_text(), nullable=True, comment="The context, a JSON object"),
+        Column("used_at", _timestamp(), nullable=False, comment="When, UTC, by the clock of the process"),
+        _service(),
+    )
+
+
 def define_trail(metadata: MetaData, schema: str | None) -> Table:
     """One row: the id of the audit trail."""
     return _table(

@@ -71,10 +71,12 @@ class Ledger:
         ).scalar()
         return UNSET if found is None else int(found)
 
-    def live_suppression(self, connection: Connection) -> int | None:
-        """The current value of the column `suppression`; None if the row is gone."""
+    def live_suppression(self, connection: Connection, *, lock: bool = False) -> int | None:
+        """The current value of the column `suppression`; None if the row is gone. With `lock`, it stays so until the
+        end of the transaction."""
         table = self._table
-        found: int | None = connection.scalar(select(table.c.suppression).where(table.c.writer_id == self.writer_id))
+        query = select(table.c.suppression).where(table.c.writer_id == self.writer_id)
+        found: int | None = connection.scalar(query.with_for_update() if lock else query)
         return found
 
     def beat(self, connection: Connection) -> None:

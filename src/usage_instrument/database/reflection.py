@@ -48,7 +48,6 @@ def elsewhere(connection: Connection) -> str | None:
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:
     """The tables that queries read and the database lacks."""
     inspector = inspect(connection)
-    queried = [
-        each for each in tables if each not in (tables.access, tables.suppressions, tables.trail, tables.exposures)
-    ]
+    unasked = (tables.access, tables.suppressions, tables.trail, tables.exposures, tables.outbox)
+    queried = [each for each in tables if each not in unasked]
     return [each.fullname for each in queried if not inspector.has_table(each.name, schema=each.schema)]

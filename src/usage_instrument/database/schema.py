@@ -20,6 +20,7 @@ from .definitions import (
     define_exposures,
     define_history,
     define_losses,
+    define_outbox,
     define_suppressions,
     define_trail,
     define_usage,
@@ -75,6 +76,7 @@ def define_tables(
         suppressions=define_suppressions(metadata, schema),
         trail=define_trail(metadata, schema),
         exposures=define_exposures(metadata, schema, user_column),
+        outbox=define_outbox(metadata, schema, user_type),
         user_id_type=user_id_type,
         users=column_name(users_column),
     )

@@ -37,6 +37,8 @@ class Tables:
     """`feature_usage_trail`: the id of the audit trail."""
     exposures: Table
     """`feature_usage_exposures`: which unit saw which variant of an experiment."""
+    outbox: Table
+    """`feature_usage_outbox`: uses of committed transactions that a writer has not counted yet."""
     user_id_type: UserIdType
     """The type of a user's id."""
     users: str | None
@@ -49,7 +51,7 @@ class Tables:
         return iter(
             (
                 *(self.usage, self.writers, self.history, self.catalog, self.losses),
-                *(self.access, self.suppressions, self.trail, self.exposures),
+                *(self.access, self.suppressions, self.trail, self.exposures, self.outbox),
             )
         )
 

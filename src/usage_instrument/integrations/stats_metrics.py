@@ -33,6 +33,13 @@ METRICS = (
     Metric("dropped", "uses dropped", _USES, "Uses dropped: memory was full, or the outcome of a batch is unknown."),
     Metric("rejected", "uses rejected", _USES, "Uses rejected, such as those of an unknown user."),
     Metric("pending", "uses pending", _USES, "Uses that wait to be written.", grows=False),
+    Metric(
+        "outbox_pending",
+        "uses in outbox",
+        _USES,
+        "Uses of committed transactions that wait in feature_usage_outbox, of all processes.",
+        grows=False,
+    ),
     Metric("metadata_lost", "metadata lost", _USES, "Uses that were recorded without their metadata."),
     Metric("audited", "accesses audited", _ACCESSES, "Rows that are in the audit trail."),
     Metric("audit_lost", "accesses lost", _ACCESSES, "Accesses that could not be recorded in the audit trail."),

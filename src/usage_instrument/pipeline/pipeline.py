@@ -112,6 +112,11 @@ class Pipeline:
             self._sinks_changed()
         return True
 
+    def look_into_outbox(self) -> None:
+        """Rows were committed there."""
+        self.writer.outbox.is_asked = True
+        self.arm()
+
     def _spill(self, feature: str, user: UserId) -> None:
         """Take a use that the journal has no room for."""
         self.buffer.plain(feature).append(user)
@@ -269,14 +274,16 @@ class Pipeline:
         heartbeat = None
         if self.is_armed:
             heartbeat = max(time.monotonic() - (self._started if last_cycle is None else last_cycle), 0.0)
+        outbox = writer.outbox
         return Stats(
-            captured=aggregator.drained + waiting,
+            captured=aggregator.drained + waiting + outbox.moved,
             recovered=recovered.uses,
             written=writer.written + recovered.written,
             pending=waiting + self._pending.uses,
             dropped=aggregator.dropped + writer.dropped + recovered.dropped,
-            rejected=aggregator.rejected + rejection.rejected + recovered.rejected,
+            rejected=aggregator.rejected + rejection.rejected + recovered.rejected + outbox.rejected,
             metadata_lost=aggregator.metadata_lost + rejection.metadata_lost + recovered.metadata_lost,
+            outbox_pending=outbox.waiting,
             audited=writer.audited + recovered.audited,
             audit_pending=self._pending.audits,
             audit_lost=aggregator.audit_lost + rejection.audit_lost + recovered.audit_lost,

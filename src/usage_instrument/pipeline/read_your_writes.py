@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, inspect, literal, null, select, type_coerce
 
 from usage_instrument.database.engines import Connector, Database, connect
 from usage_instrument.database.spellings import Spellings
@@ -31,6 +31,8 @@ T = TypeVar("T")
 _ATTEMPTS = 5
 """Reads that may be disturbed by a batch that begins or ends; after that, the writer waits for the read."""
 _CONNECTIONS = 5
+_WAITS = -1
+"""Instead of the id of a row: the row is of the outbox."""
 
 
 class FeatureUse(NamedTuple):
@@ -54,6 +56,7 @@ class UsageReader:
         self._tables = tables
         self._connector: Connector | None = None
         self._spellings: Spellings | None = None
+        self._has_outbox: bool | None = None
 
     def features(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse]:
         """The features that a user has used, the latest first, with the unwritten uses of `pipeline`.
@@ -70,12 +73,12 @@ class UsageReader:
     def _read(self, user: UserId, pipeline: Pipeline) -> list[FeatureUse] | None:
         """None if a batch began or ended during the read: its uses may be in both places, or in none."""
         mine = pipeline.unwritten(self._spellings_of(user, pipeline))
-        applied, written = self._run(partial(self._query, user, mine))
+        applied, written, waiting = self._run(partial(self._query, user, mine))
         if pipeline.writer.batcher.version != mine.version:
             return None
         # Read in one statement with the rows, `applied` shows whether they include the batch that is on its way.
         batch = mine.batch if mine.batch is not None and mine.batch.number > applied else None
-        counts = [*(batch.counts if batch is not None else ()), *mine.counts]
+        counts = [*waiting, *(batch.counts if batch is not None else ()), *mine.counts]
         counts = [count for count in counts if not is_exposure(count.feature)]
         return sorted(_added(written, counts), key=lambda use: (-use.last_used.timestamp(), use.feature_name or ""))
 
@@ -109,27 +112,41 @@ class UsageReader:
             raise UsageInstrumentError("in an event loop, await usage.acount() or usage.auser_features()")
         return connector.run(work)
 
-    def _query(self, user: UserId, mine: Unwritten, connection: Connection) -> tuple[int, list[FeatureUse]]:
-        usage, writers = self._tables().usage, self._tables().writers
+    def _query(
+        self, user: UserId, mine: Unwritten, connection: Connection
+    ) -> tuple[int, list[FeatureUse], list[Count]]:
+        usage, writers, outbox = self._tables().usage, self._tables().writers, self._tables().outbox
+        if self._has_outbox is None:
+            self._has_outbox = inspect(connection).has_table(outbox.name, schema=outbox.schema)
         last_batch = select(writers.c.last_batch).where(writers.c.writer_id == mine.writer_id).scalar_subquery()
         whose = usage.c.user_id.is_(None) if user is None else usage.c.user_id == user
         # An outer join: a user without rows still gets one row with the ledger's position.
         ledger = select(last_batch.label("last_batch")).subquery()
-        found = connection.execute(
-            select(
-                ledger.c.last_batch,
-                usage.c.id,
-                usage.c.feature_name,
-                usage.c.usage_count,
-                usage.c.last_used,
-                usage.c.metadata,
-            ).select_from(ledger.outerjoin(usage, whose))
-        ).all()
-        return found[0].last_batch or 0, [
+        query: Any = select(
+            ledger.c.last_batch,
+            usage.c.id,
+            usage.c.feature_name,
+            usage.c.usage_count,
+            usage.c.last_used,
+            usage.c.metadata,
+        ).select_from(ledger.outerjoin(usage, whose))
+        if self._has_outbox:  # in one statement, since a writer may move rows meanwhile
+            theirs = outbox.c.user_id.is_(None) if user is None else outbox.c.user_id == user
+            nothing = type_coerce(null(), usage.c.metadata.type)
+            query = query.union_all(
+                select(null(), literal(_WAITS), outbox.c.feature_name, outbox.c.uses, outbox.c.used_at, nothing).where(
+                    theirs
+                )
+            )
+        found = connection.execute(query).all()
+        applied = max((row.last_batch for row in found if row.last_batch is not None), default=0)
+        written = [
             FeatureUse(row.feature_name, row.usage_count or 0, row.last_used, row.metadata)
             for row in found
-            if row.id is not None
+            if row.id not in (None, _WAITS)
         ]
+        waiting = [Count(row.feature_name, user, row.usage_count, row.last_used) for row in found if row.id == _WAITS]
+        return applied, written, waiting
 
 
 def _added(written: Iterable[FeatureUse], counts: Iterable[Count]) -> Iterable[FeatureUse]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import enum
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from logging import WARNING
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import ColumnClause, ColumnElement, Connection, Table, column, exc, inspect, select, table
@@ -15,7 +16,7 @@ from sqlalchemy import ColumnClause, ColumnElement, Connection, Table, column, e
 from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.insert import AccessInsert
 from usage_instrument.audit.trail import ensure
-from usage_instrument.database import dialects, inspection
+from usage_instrument.database import dialects, inspection, outbox
 from usage_instrument.database.dialects.base import live_users_column
 from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.database.exposures import exposure_rows
@@ -28,6 +29,7 @@ from usage_instrument.events import Batch, Loss
 from usage_instrument.runtime import log
 from usage_instrument.typing import Unset, UserId, _Unset
 
+from . import losses
 from .respelling import respelled
 from .retention import Retention
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _USERS_A_QUERY = 500
+_LONGEST_RETRY = 86400.0 * 365
+"""Seconds: the most that a row of the outbox waits for its user."""
 
 
 class Outcome(enum.Enum):
@@ -65,6 +69,23 @@ class WriteError(UsageInstrumentError):
         """Whether the transaction may have been committed nevertheless."""
 
 
+class Moved(NamedTuple):
+    """What one transaction took out of the outbox, in uses."""
+
+    written: int = 0
+    rejected: int = 0
+    waiting: int = 0
+    """Uses that are left."""
+    has_more: bool = False
+    """Whether to go on at once."""
+    is_outdated: bool = False
+    """Whether nothing was done, as users were suppressed since or the writer's row is gone."""
+
+
+class _SuppressedMeanwhile(Exception):  # noqa: N818 - leaves a transaction, and no error
+    """Users were suppressed since the suppressions were read, or the writer's row is gone."""
+
+
 class Store:
     """The tables as the writer sees them, through a connection of its own."""
 
@@ -78,6 +99,7 @@ class Store:
         self._chain: Chain | None = None
         self._trail: UUID | None = None
         self._access_insert: AccessInsert | None = None
+        self._has_outbox = False
         self.suppressions = Suppressions(tables, settings.privacy_key)
         """The suppressed users, as last read."""
         self.audit_problem: str | None = None
@@ -107,6 +129,8 @@ class Store:
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
             self.audit_problem = inspection.audit_problem(connection, self._tables, inspector)
             self.exposure_problem = inspection.exposure_problem(connection, self._tables, inspector)
+            outbox_table = self._tables.outbox
+            self._has_outbox = inspector.has_table(outbox_table.name, schema=outbox_table.schema)
 
         self.transact(check)
 
@@ -280,25 +304,25 @@ class Store:
 
     def unknown_users(self, users: Collection[UserId]) -> set[UserId]:
         """The users that are not in the users table. Raises WriteError."""
+        return set() if self._users is None else self.transact(partial(self._unknown_of, users=users))
+
+    def _unknown_of(self, connection: Connection, users: Collection[UserId]) -> set[UserId]:
+        """As unknown_users, in the caller's transaction."""
         id_ = self._users
         if id_ is None:
             return set()
         asked: list[UserId] = [user for user in users if user is not None]
-
-        def look(connection: Connection) -> set[UserId]:
-            spellings = self.suppressions.spellings
-            if spellings.may_differ:
-                spellings.clear()
-                spellings.look_up(connection, asked)
-            if spellings.may_differ:
-                return {user for user in asked if not spellings.has_found(user)}
-            found: set[UserId] = set()
-            for start in range(0, len(asked), _USERS_A_QUERY):
-                some = asked[start : start + _USERS_A_QUERY]
-                found.update(connection.scalars(select(id_).where(id_.in_(some))))
-            return set(asked) - found
-
-        return self.transact(look)
+        spellings = self.suppressions.spellings
+        if spellings.may_differ:
+            spellings.clear()
+            spellings.look_up(connection, asked)
+        if spellings.may_differ:
+            return {user for user in asked if not spellings.has_found(user)}
+        found: set[UserId] = set()
+        for start in range(0, len(asked), _USERS_A_QUERY):
+            some = asked[start : start + _USERS_A_QUERY]
+            found.update(connection.scalars(select(id_).where(id_.in_(some))))
+        return set(asked) - found
 
     @property
     def has_users(self) -> bool:
@@ -308,6 +332,74 @@ class Store:
     def has_user(self, user: UserId) -> bool:
         """Whether there is a users table that holds this user. Raises WriteError."""
         return self._users is not None and not self.unknown_users([user])
+
+    # ---- the outbox
+
+    @property
+    def has_outbox(self) -> bool:
+        """Whether the database has the table of the outbox; known after open()."""
+        return self._has_outbox
+
+    def move_outbox(self, ledger: Ledger, limit: int, *, rejects: bool = False) -> Moved:
+        """Count the oldest rows of the outbox, or reject them, and delete them, in one transaction. Raises WriteError.
+
+        Exactly once by the rows themselves: whatever becomes of the transaction, they are counted if they are gone. So
+        it is no batch of the writer, and moves a row of the ledger that lives in this transaction alone.
+        """
+        settings, tables, flush = self._settings, self._tables, cast("Flush", self._flush)
+
+        def move(connection: Connection) -> Moved:
+            rows = outbox.oldest(connection, tables, limit)
+            if not rows:
+                return Moved()
+            if ledger.suppression is None:
+                self._read_suppressions(connection, ledger)
+            # Locked: whoever suppresses a user waits for this transaction, or is seen here.
+            if ledger.live_suppression(connection, lock=True) != ledger.suppression:
+                self._read_suppressions(connection, ledger)
+                raise _SuppressedMeanwhile
+            users = {row.user_id for row in rows}
+            if self.suppressions.spellings.may_differ:
+                self.suppressions.spellings.look_up(connection, users)
+            unknown = self._unknown_of(connection, users)
+            young = utcnow() - dt.timedelta(seconds=min(settings.user_retry, _LONGEST_RETRY))
+            late = [row for row in rows if row.user_id in unknown and row.used_at < young]
+            early = {row.outbox_id for row in rows if row.user_id in unknown and row.used_at >= young}
+            suppressed = [row for row in rows if self._suppresses(row.user_id)]
+            refused = [row for row in rows if rejects and row.user_id not in unknown]
+            left_out = {row.outbox_id for row in (*late, *suppressed, *refused)} | early
+            counted = [row for row in rows if row.outbox_id not in left_out]
+            counts = outbox.counts_of(counted, settings.history, settings.metadata_max_bytes)
+            if counts:
+                passing = self.new_ledger()
+                passing.register(connection)
+                passing.suppression = 0
+                flush.apply(connection, passing, self._respelled(connection, Batch(1, counts)))
+                passing.retire(connection)
+            for reason, some in ((losses.UNKNOWN_USER, late), (losses.REFUSED, refused)):
+                if some:
+                    self._add_loss(connection, Loss(losses.today(), reason, sum(row.uses for row in some)))
+            gone = [row for row in rows if row.outbox_id not in early]
+            if gone and outbox.remove(connection, tables, gone) != len(gone):
+                raise WriteError(Fault.TRANSIENT, "another writer has moved rows of the outbox")
+            is_all = len(rows) < limit
+            return Moved(
+                sum(row.uses for row in counted),
+                sum(row.uses for row in (*late, *refused)),
+                sum(row.uses for row in rows if row.outbox_id in early)
+                if is_all
+                else outbox.waiting(connection, tables),
+                has_more=not is_all and bool(gone),
+            )
+
+        try:
+            return self.transact(move)
+        except _SuppressedMeanwhile:
+            return Moved(is_outdated=True)
+
+    def _suppresses(self, user: UserId) -> bool:
+        suppressions = self.suppressions
+        return bool(suppressions) and suppressions.suppresses(user)
 
     # ---- the rest
 

@@ -23,6 +23,7 @@ from .batcher import Batcher, BatchState, Unwritten
 from .flush_request import FlushRequest
 from .journal import Journal, SavedSnapshot
 from .maintenance import Maintenance
+from .outbox import OutboxSchedule
 from .pending_counts import PendingCounts
 from .rejection import Rejection
 from .retry import RetryPolicy, persistently
@@ -31,6 +32,8 @@ from .suppression_filter import SuppressionFilter
 
 _LOOK_AGAIN = 1.0
 """Seconds between two searches for an audit trail that is missing."""
+_MOVES = 1_000
+"""Batches of the outbox in one cycle."""
 _QUICK = 1 / 4
 """The share of `statement_timeout` within which a batch may take all its time and the next one be twice as large."""
 
@@ -69,6 +72,7 @@ class Writer:
         self.maintenance = maintenance
         self._suppression_filter = SuppressionFilter(self.batcher, self.rejection, settings, journal)
         self.ledger: Ledger | None = None
+        self.outbox = OutboxSchedule()
         self.written = 0
         self.dropped = 0
         self.audited = 0
@@ -124,6 +128,8 @@ class Writer:
             self.batcher.take()
             if not self.batcher.is_idle:
                 self._send_all(final)
+            if self.batcher.is_idle and self.outbox.is_due(self._store):
+                self._move_outbox()
             store, ledger = self._store, self.ledger
             if store is not None and ledger is not None and ledger.registered:
                 if self._has_fallen_back(store, ledger, final):
@@ -155,6 +161,39 @@ class Writer:
         if self.batcher.deferred and (final or not self._settings.user_retry):  # tried once more, then rejected
             self._release(final)
             self._send_batches()
+
+    def _move_outbox(self) -> None:
+        """Count the uses of committed transactions, while no batch of this writer is on its way."""
+        store, ledger = self._ready()
+        if not store.has_outbox:
+            self.outbox.looked(0)
+            return
+        self.outbox.is_asked, limit, rejects = False, self._settings.flush_rows, False
+        try:
+            for _ in range(_MOVES):
+                try:
+                    moved = store.move_outbox(ledger, limit, rejects=rejects)
+                except WriteError as error:
+                    if error.in_doubt or error.fault is not Fault.REFUSED or rejects:
+                        raise
+                    limit, rejects = 1, limit == 1  # look for the row that is refused
+                    continue
+                if moved.is_outdated:
+                    if isinstance(store.position(ledger), _Unset):
+                        self._start_anew(store)
+                        store, ledger = self._ready()
+                    continue
+                rejects = False
+                self.written += moved.written
+                self.outbox.moved += moved.written + moved.rejected
+                self.outbox.rejected += moved.rejected
+                self.outbox.looked(moved.waiting)
+                if not moved.has_more:
+                    return
+            self.outbox.is_asked = True
+        except BaseException:
+            self.outbox.is_asked = True
+            raise
 
     def _release(self, final: bool) -> None:
         """Send deferred counts whose users have appeared; reject those that waited long enough."""

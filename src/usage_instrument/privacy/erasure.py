@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, literal, select
+from sqlalchemy import Connection, Table, inspect, literal, select
 
 from usage_instrument.audit import admin_chain
 from usage_instrument.audit.erasure import erase, record_kept
@@ -101,7 +101,7 @@ class Erasure:
         # All batches in flight are committed by now, and no later one can name the user.
         deleted = {
             table.fullname: self._do(partial(delete_rows, table=table, user=self._user))
-            for table in self._store.tables_of_users
+            for table in (*self._outbox(), *self._store.tables_of_users)
         }
         pseudonymised = 0 if keep_audit else self._pseudonymise(actor)
         journals = self._empty_journals(flush)
@@ -110,6 +110,12 @@ class Erasure:
             pseudonymised += self._pseudonymise(actor)
         kept = self._count_in_trail() if keep_audit else 0
         return Receipt(deleted, pseudonymised, kept, journals, utcnow())
+
+    def _outbox(self) -> tuple[Table, ...]:
+        """The outbox, which goes first: a writer moves its rows to the others. The schema before has none."""
+        outbox = self._tables.outbox
+        has_table = self._do(lambda connection: inspect(connection).has_table(outbox.name, schema=outbox.schema))
+        return (outbox,) if has_table else ()
 
     def _do(self, work: Callable[[Connection], T]) -> T:
         return persistently(partial(self._store.transact, work), PATIENCE)

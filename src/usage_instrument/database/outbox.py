@@ -1,0 +1,95 @@
+"""The rows of `feature_usage_outbox`: inserted in the host's transaction, and moved into the counts by a writer."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from usage_instrument.events import Count, Use, bucket_start, row_order
+from usage_instrument.typing import Bucket, UserId
+
+from .tables import Tables
+
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
+
+
+class OutboxRow(NamedTuple):
+    """One use that waits."""
+
+    outbox_id: UUID
+    user_id: UserId
+    feature_name: str
+    uses: int
+    metadata: str | None
+    used_at: dt.datetime
+
+
+def put(connection: Connection, tables: Tables, service: str, uses: Iterable[Use]) -> None:
+    """Insert uses with canonical users and JSON text, in the caller's transaction."""
+    rows = [
+        {
+            "outbox_id": uuid4(),
+            "user_id": use.user,
+            "feature_name": use.feature,
+            "uses": use.uses,
+            "metadata": use.metadata,
+            "used_at": _EPOCH + dt.timedelta(microseconds=use.at or 0),
+            "service": service,
+        }
+        for use in uses
+    ]
+    # One row alone needs no executemany, which takes some drivers a round trip more.
+    connection.execute(insert(tables.outbox), rows if len(rows) > 1 else rows[0])
+
+
+def oldest(connection: Connection, tables: Tables, limit: int) -> list[OutboxRow]:
+    """The oldest rows, locked; those that another writer has locked are left to it."""
+    outbox = tables.outbox
+    columns = (outbox.c[name] for name in OutboxRow._fields)
+    query = select(*columns).order_by(outbox.c.used_at).limit(limit).with_for_update(skip_locked=True)
+    return [OutboxRow(*row) for row in connection.execute(query)]
+
+
+def remove(connection: Connection, tables: Tables, rows: Sequence[OutboxRow]) -> int:
+    """Delete rows, and return their number."""
+    outbox = tables.outbox
+    gone = delete(outbox).where(outbox.c.outbox_id.in_([row.outbox_id for row in rows]))
+    return int(connection.execute(gone).rowcount)
+
+
+def waiting(connection: Connection, tables: Tables) -> int:
+    """The uses in the table."""
+    return int(connection.scalar(select(func.coalesce(func.sum(tables.outbox.c.uses), 0))) or 0)
+
+
+def counts_of(rows: Iterable[OutboxRow], history: Bucket | None, max_bytes: int) -> tuple[Count, ...]:
+    """Rows added up by user and feature, in the order in which all writers lock their rows."""
+    found: dict[tuple[str, UserId], list[OutboxRow]] = {}
+    for row in rows:
+        found.setdefault((row.feature_name, row.user_id), []).append(row)
+    counts = (_count(feature, user, some, history, max_bytes) for (feature, user), some in found.items())
+    return tuple(sorted(counts, key=row_order))
+
+
+def _count(feature: str, user: UserId, rows: list[OutboxRow], history: Bucket | None, max_bytes: int) -> Count:
+    buckets: dict[dt.datetime, int] = {}
+    metadata: str | None = None
+    for row in sorted(rows, key=lambda row: row.used_at):
+        if history is not None:
+            start = bucket_start(row.used_at, history)
+            buckets[start] = buckets.get(start, 0) + row.uses
+        metadata = _merged(metadata, row.metadata, max_bytes)
+    last = max(row.used_at for row in rows)
+    return Count(feature, user, sum(row.uses for row in rows), last, metadata, tuple(buckets.items()))
+
+
+def _merged(older: str | None, newer: str | None, max_bytes: int) -> str | None:
+    if older is None or newer is None:
+        return newer or older
+    merged = json.dumps({**json.loads(older), **json.loads(newer)}, separators=(",", ":"))
+    return merged if len(merged) <= max_bytes else newer
