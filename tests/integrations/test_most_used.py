@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import jinja2
 import pytest
-from usage_instrument.queries.periods import DAY
 
 from conftest import Database
 from reading import made
 from usage_instrument import _default
 from usage_instrument.integrations import most_used
 from usage_instrument.integrations.most_used import most_used_first
+from usage_instrument.queries.windows import DAY
 from usage_instrument.runtime import threads
 
 
