@@ -181,6 +181,7 @@ def test_users_over_time(filled: Past) -> None:
     first, second = filled.answer("funnel", "calendar_browse", "calendar_search", "--within", "28d", "--since", "90d")
     assert first["unique_users"] >= second["unique_users"] > 0
     assert sum(row["share"] for row in filled.answer("stickiness")) == pytest.approx(1)
+    assert all("user_id" in row for row in filled.answer("spikes", "--by", "user", "--threshold", "1"))
 
 
 def test_ids_of_every_type_are_found_out(sqlite: Database) -> None:

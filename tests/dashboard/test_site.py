@@ -328,6 +328,21 @@ def test_a_table_beside_the_days_before(past: Past) -> None:
     assert asgi(app, "/adoption", compare="last").status == 400
 
 
+def test_spikes_of_users_name_users(past: Past) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes)
+    tables, user = past.tables, past.user_ids[0]
+    today = dt.datetime.now(dt.UTC).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+    key = {"user_id": user, "feature_name": "burst"}
+    with past.engine.begin() as connection:
+        for ago, uses in ((1, 900), (40, 1)):
+            bucket = today - dt.timedelta(days=ago)
+            connection.execute(tables.history.insert().values(**key, bucket_start=bucket, usage_count=uses))
+    page = asgi(app, "/spikes", by="user", feature="burst").page
+    assert re.search(rf"User Day Uses Usual Score Threshold {user} \d+ \w+ 900 0\b", page.said)
+    assert "Feature Day" not in page.said
+    assert re.search(r"Feature Day Uses .* burst \d+ \w+ 900 0", asgi(app, "/spikes", feature="burst").page.said)
+
+
 STEPS = [(1, "day"), (120, "day"), (121, "week"), (1000, "week"), (1001, "month"), (9999, "month")]
 
 

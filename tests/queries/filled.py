@@ -108,6 +108,7 @@ def asked(filled: Filled) -> dict[str, Asked]:
         "funnel": q.funnel(["search", name], 3 * DAY),
         "stickiness": q.stickiness(),
         "drops": q.drops(threshold=0.1),
+        "spikes by user": q.spikes(by="user", threshold=1),
         "top_features, compared": q.top_features(since=week, compare="previous"),
         "adoption by plan, compared": q.adoption(by=filled.people.c.plan, since=week, compare="previous"),
         "power_users, compared": q.power_users(since=week, compare="previous"),

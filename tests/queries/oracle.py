@@ -206,11 +206,14 @@ def active_users(rows: Rows, feature: str | None, until: Moment) -> Answer:
     return [(today.date(), dau, wau, mau, share(len(active(28)), days * mau))]
 
 
-def spikes(rows: Rows, since: Moment, until: Moment, feature: str | None, threshold: float) -> Answer:
+def spikes(
+    rows: Rows, since: Moment, until: Moment, feature: str | None, threshold: float, by: str = "feature_name"
+) -> Answer:
     start, end = bounds(rows.now, since, until)
     answer = []
-    for name in features(of_feature(rows.history, feature)) - {None}:
-        mine = [row for row in rows.history if row.feature_name == name]
+    counted = of_feature(rows.history, feature)
+    for name in {getattr(row, by) for row in counted} - {None}:
+        mine = [row for row in counted if getattr(row, by) == name]
         first = floor("day", min(row.bucket_start for row in mine))
         if first > start - 7 * DAY:
             continue
@@ -223,7 +226,7 @@ def spikes(rows: Rows, since: Moment, until: Moment, feature: str | None, thresh
         scale = max(spread * 1.4826, baseline * 0.1, 1.0)
         for day, number in daily.items():
             score = (number - baseline) / scale
-            if start <= day < end and score >= threshold:
+            if start <= day < end and score >= threshold and (by == "feature_name" or number >= 20):
                 answer.append((name, day.date(), number, baseline, score, threshold))
     return sorted(answer, key=lambda row: (-row[4], row[1], row[0]))
 

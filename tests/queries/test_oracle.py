@@ -133,6 +133,10 @@ def anomalies(rows: Rows, data: st.DataObject, feature: str | None) -> list[tupl
     found: Any = q.drops(short[0], until=short[1], feature=feature, threshold=threshold)
     return [
         (found, oracle.drops(rows, *short, feature, threshold)),
+        (
+            q.spikes(short[0], until=short[1], feature=feature, threshold=threshold, by="user"),
+            oracle.spikes(rows, *short, feature, threshold, "user_id"),
+        ),
         (q.silent(window[0], until=window[1]), oracle.silent(rows, *window)),
     ]
 

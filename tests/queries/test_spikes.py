@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from queries.clock import now, today
-from queries.filled import Filled
+from queries.filled import USERS, Filled
 from queries.oracle import DAY, Bucket, Rows
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import spikes
@@ -50,6 +51,18 @@ def test_a_young_feature_is_measured_by_its_own_days(small: Filled) -> None:
     assert small.ask(spikes()) == []
 
 
+def test_a_user_who_suddenly_does_far_more(filled: Filled) -> None:
+    def of(user: UUID, usual: int, most: int) -> list[Bucket]:
+        return [Bucket(user, "search", most if ago == 2 else usual, today() - ago * DAY) for ago in range(40)]
+
+    script, calm, seldom = USERS[:3]
+    anonymous = [Bucket(None, "search", 9000, today() - 2 * DAY)]
+    filled.fill(Rows(now(), history=of(script, 3, 300) + of(calm, 300, 310) + of(seldom, 1, 19) + anonymous))
+    (found,) = filled.ask(spikes(by="user"))
+    assert found[:4] == (script, (today() - 2 * DAY).date(), 300, 3.0)
+    assert filled.ask(spikes(by="user", feature="export")) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -57,6 +70,7 @@ def test_a_young_feature_is_measured_by_its_own_days(small: Filled) -> None:
         ({"since": 29 * DAY}, "28 days at most, not of 29 days"),
         ({"since": dt.datetime.now(dt.UTC).replace(tzinfo=None) - 40 * DAY}, "28 days at most, not of 41 days"),
         ({"since": 7}, "since is a timedelta, a date, a datetime, a text or None"),
+        ({"by": "variant"}, "by is 'feature' or 'user'"),
         ({"threshold": 0}, "threshold is a number above 0"),
         ({"threshold": float("nan")}, "threshold is a number above 0"),
         ({"threshold": True}, "threshold is a number above 0"),

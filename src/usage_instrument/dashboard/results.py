@@ -150,7 +150,11 @@ def laid_out(
         "by": request.period.by,
         "key": request.parameters.get("key", ""),
     }
-    columns = question.columns_of(compare_of(question, request))
+    columns = [
+        column
+        for column in question.columns_of(compare_of(question, request))
+        if not column.is_optional or not rows or column.name in rows[0]
+    ]
     return Result(
         question,
         question.about.format(**words),

@@ -123,6 +123,8 @@ class QuestionColumn:
     kind: ColumnKind
     is_extra: bool = False
     """Whether only a page for the whole table shows it."""
+    is_optional: bool = False
+    """Whether an argument can leave it out of the answer."""
 
 
 FEATURE = QuestionColumn("feature_name", "Feature", "feature")
