@@ -27,7 +27,7 @@ def role(server: Database) -> Iterator[sa.URL]:
     engine, postgresql = server.engine(isolation_level="AUTOCOMMIT"), server.name == "postgresql"
     made(engine)
     grants = re.findall(r"^GRANT .* TO app;$", GUIDE.read_text(), re.MULTILINE)
-    assert len(grants) == 11
+    assert len(grants) == 12
     with engine.connect() as connection:
         login = "LOGIN PASSWORD 'secret'" if postgresql else "IDENTIFIED BY 'secret'"
         connection.exec_driver_sql(f"CREATE {'ROLE' if postgresql else 'USER'} {name} {login}")
