@@ -24,6 +24,8 @@ LOCKED = WriteError(Fault.TRANSIENT, "locked")
 class Bench:
     """Maintenance with a store that records what it is asked for, and a clock."""
 
+    exposure_problem = "there is no such table"
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch, recover: Any = None) -> None:
         self.now = 1000.0
         clock = SimpleNamespace(monotonic=lambda: self.now)

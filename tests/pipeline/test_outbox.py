@@ -258,7 +258,9 @@ def test_erasing_a_user_empties_the_outbox_of_them(engine, tables):
         first, second = buy(session), buy(session)
         session.commit()
     receipt = usage.forget(first, force=True)
-    assert receipt.deleted.keys() == {"feature_usage_outbox", "feature_usage", "feature_usage_history"}
+    assert receipt.deleted.keys() == {
+        "feature_usage_outbox", "feature_usage", "feature_usage_history", "feature_usage_exposures"
+    }  # fmt: skip
     with Session(engine) as session:
         session.begin()
         usage.track("purchase", commit=session, user=first)
