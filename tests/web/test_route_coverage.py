@@ -222,6 +222,46 @@ def test_an_app_that_shows_no_routes_is_refused() -> None:
         route_coverage(lambda environ, start_response: [])
 
 
+def plain_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return [b"ok"]
+
+
+async def plain_asgi(scope: Any, receive: Any, send: Any) -> None:
+    await PlainTextResponse("ok")(scope, receive, send)
+
+
+class Copying:
+    """A middleware that keeps its app under a name of its own."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.routes = {"/": "not a list of Starlette's"}
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        return self.inner(dict(environ), start_response)
+
+
+UNSEEN = [
+    (wsgi.UsageMiddleware, plain_wsgi),
+    (wsgi.UsageMiddleware, Copying(Flask("copied"))),
+    (asgi.UsageMiddleware, plain_asgi),
+]
+
+
+@pytest.mark.parametrize(("middleware", "app"), UNSEEN)
+def test_a_middleware_around_an_app_without_visible_routes_shows_its_keys(middleware: Any, app: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"UsageMiddleware\(app, features=\{'GET /path': 'name'\}\)"):
+        route_coverage(middleware(app))
+    keys = {"/x/<id>": "x_seen", "GET /y": None, "/z": lambda carrier: "z", "a_name": "never"}
+    planned = [one for one in route_coverage(middleware(app, features=keys)) if one.route]
+    assert planned == [
+        ("", "/x/<id>", "x_seen", "features="),
+        ("GET", "/y", None, "features="),
+        ("", "/z", None, "features= names it by the request"),
+    ]
+
+
 def test_where_the_user_comes_from() -> None:
     async def view(request: Request) -> Response:
         return PlainTextResponse("ok")

@@ -34,18 +34,22 @@ class CoveredRoute(NamedTuple):
 def route_coverage(app: Any) -> list[CoveredRoute]:
     """The routes of a Flask, Starlette, FastAPI, Django, Bottle or Pyramid app in their order, as its UsageMiddleware
     counts them; then the keys of `features` that are no route, and by name the features that imported modules track
-    elsewhere.
+    elsewhere. For an app of another framework, the keys of `features` stand for its routes.
 
-    Serves no request. Raises ConfigurationError for an app of another framework.
+    Serves no request. Raises ConfigurationError for an app without routes or keys.
     """
     counter = _counter_of(app)
     routes = _routes_of(app)
-    if routes is None:
-        raise ConfigurationError(
-            f"{type(app).__name__} shows no routes: "
-            "this takes an app of Flask, Starlette, FastAPI, Django, Bottle or Pyramid"
-        )
     catalog = declared if counter is None else counter.catalog
+    if routes is None:
+        by_path = [] if counter is None else list(_by_path(counter))
+        if not by_path:
+            raise ConfigurationError(
+                f"{type(app).__name__} shows no routes: "
+                "this takes an app of Flask, Starlette, FastAPI, Django, Bottle or Pyramid. "
+                "UsageMiddleware counts any other by its paths: UsageMiddleware(app, features={'GET /path': 'name'})"
+            )
+        return [*by_path, *_elsewhere(catalog, [])]
     by_route = [
         CoveredRoute(
             method, route.templates[0], feature, why + _audit(counter, route, method) + _mistake(route, catalog)
@@ -173,6 +177,15 @@ def _mistake(route: Route, catalog: Catalog) -> str:
     """The decorators that no request to the route calls, for its `why`."""
     names = " and ".join(f"@tracks({feature.name!r})" for feature in unreached(route.endpoint, catalog))
     return names and f"; {names} above the route's decorator is never called: put it below"
+
+
+def _by_path(counter: RequestCounter) -> Iterator[CoveredRoute]:
+    """The keys of `features` that are paths, which count in an app of any framework."""
+    for key in counter.rules.keys:
+        if key.template is not None:
+            feature = key.value if isinstance(key.value, str) else None
+            why = "features= names it by the request" if callable(key.value) else "features="
+            yield CoveredRoute(key.method, key.target, feature, why)
 
 
 def _unmatched(counter: RequestCounter | None, routes: list[Route]) -> Iterator[CoveredRoute]:

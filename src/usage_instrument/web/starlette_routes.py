@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -176,7 +176,9 @@ def _below(app: object) -> Iterator[object]:
 
 
 def _routes_below(app: object) -> Any:
-    return next((routes for one in _below(app) if (routes := getattr(one, "routes", None)) is not None), None)
+    """The list of routes of an app, or of the app that its middleware wraps; None without one."""
+    found = (getattr(one, "routes", None) for one in _below(app))
+    return next((routes for routes in found if isinstance(routes, Sequence)), None)
 
 
 def _is_static(app: object) -> bool:
