@@ -249,7 +249,7 @@ class ASGIExchange(Exchange):
         by_path = self._by_path(operation, method, names=operation is not None)
         if by_path is not NO_ROUTE:
             return by_path
-        if mount.opaque and mount.name is None and found.namer is None:
+        if mount.opaque and mount.name is None and found.namer is None and not found.graphql:
             counter.report_unnamed(self.request, scope["path"], method)
         return found
 
@@ -282,7 +282,8 @@ def _read_bodies(exchange: ASGIExchange, scope: Scope, receive: Receive) -> Rece
         return receive
     content_type = header_of(scope.get("headers", ()), "content-type")
     query = scope.get("query_string", b"").decode("latin-1")
-    bodies = exchange.counter.bodies(exchange.request, scope["path"], content_type, query)
+    paths = scope["path"], scope["path"].removeprefix(scope.get("root_path", ""))
+    bodies = exchange.counter.bodies(exchange.request, paths, content_type, query)
     if bodies is None:
         return receive
     send = exchange.respond

@@ -100,7 +100,7 @@ class UsageMiddleware:
 def _read_bodies(exchange: WSGIExchange, environ: Environ) -> GraphQLBodies | None:
     """What reads the bodies of a GraphQL request and its answer as they pass; None for another request."""
     content_type, query = environ.get("CONTENT_TYPE", ""), environ.get("QUERY_STRING", "")
-    bodies = exchange.counter.bodies(exchange.request, path_of(environ), content_type, query)
+    bodies = exchange.counter.bodies(exchange.request, exchange.paths(), content_type, query)
     if bodies is None:
         return None
     environ["wsgi.input"] = ReadInput(environ["wsgi.input"], bodies.asked)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import logging
+import sys
 
 import pytest
 from starlette.applications import Starlette
@@ -174,10 +175,96 @@ def test_operations_count_by_their_names_and_without_errors(make):
             assert captured.complaints == []
 
 
+EXTENSIONS = [f"usage_instrument.integrations.{name}" for name in ("strawberry", "ariadne", "graphene")]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_plan_says_what_counts_the_operations():
-    found = {row[2:] for row in route_coverage(strawberry_fastapi()) if row.route}
-    assert found == {(None, "its operations count, by graphql= or by an extension of usage_instrument.integrations")}
+def test_the_plan_says_what_counts_the_operations(monkeypatch):
+    app = strawberry_fastapi().app
+
+    def why(**options):
+        (found,) = {row[2:] for row in route_coverage(UsageMiddleware(app, **options)) if row.route}
+        assert found[0] is None
+        return found[1]
+
+    assert why(graphql="/graphql/") == "its operations count, by graphql="
+    assert why() == "its operations count if its schema has our UsageExtension, else pass graphql='/graphql'"
+    for name in EXTENSIONS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert why() == "nothing counts its operations: add our UsageExtension to its schema, or pass graphql='/graphql'"
+
+
+def without_extension(kind):
+    strawberry = pytest.importorskip("strawberry")
+
+    @strawberry.type
+    class Query:
+        @strawberry.field
+        def book(self, number: int) -> str:
+            return "Emma"
+
+    schema = strawberry.Schema(query=Query)
+    if kind == "fastapi":
+        from fastapi import FastAPI
+        from strawberry.fastapi import GraphQLRouter
+
+        app = FastAPI(openapi_url=None)
+        app.include_router(GraphQLRouter(schema), prefix="/graphql")
+        return app, UsageMiddleware, TestClient
+    if kind == "mount":
+        from strawberry.asgi import GraphQL
+
+        app = Starlette(routes=[Mount("/graphql", GraphQL(schema))])
+        return app, UsageMiddleware, TestClient
+    from flask import Flask
+    from strawberry.flask.views import GraphQLView
+
+    app = Flask("graphql", static_folder=None)
+    app.add_url_rule("/graphql/", view_func=GraphQLView.as_view("graphql_view", schema=schema))
+    return app, wsgi.UsageMiddleware, Client
+
+
+@pytest.mark.parametrize("kind", ["fastapi", "mount", "flask"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_operations_that_nothing_counts_are_reported_once_with_both_ways(kind, caplog):
+    app, middleware, client_of = without_extension(kind)
+    client, sent = client_of(middleware(app)), {"query": "query Look { book(number: 1) }"}
+    path = "/graphql" if kind == "fastapi" else "/graphql/"
+    with capture_usage() as captured:
+        for _ in range(5):
+            client.get(path, headers={"accept": "text/html"})
+        assert caplog.messages == []
+        for count in (0, 0, 1, 1, 1):
+            assert client.post(path, json=sent).status_code == 200
+            assert len(caplog.messages) == count
+        assert captured.uses == []
+        (message,) = caplog.messages
+        assert message == (
+            f"GraphQL requests to {'/graphql' if kind == 'mount' else path} succeed and none is counted, since nothing "
+            "reads their operations: add the extension of usage_instrument.integrations.strawberry, .ariadne or "
+            ".graphene to the schema, or pass graphql='/graphql' to the middleware"
+        )
+        client = client_of(middleware(app, graphql="/graphql"))  # what the message says, with or without a last slash
+        client.post(path, json=sent, **({"buffered": True} if kind == "flask" else {}))
+        assert captured.names == ["graphql:Look"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_endpoint_whose_extension_counts_is_not_reported(caplog):
+    app = strawberry_fastapi()
+    introspection = {"query": "query Introspection { __schema { queryType { name } } }"}
+    with capture_usage():
+        for _ in range(5):
+            TestClient(app).post("/graphql", json=introspection)
+    assert caplog.messages == []
+
+
+def test_the_path_of_graphql_may_be_the_one_below_the_root_path():
+    pytest.importorskip("graphql")
+    app = starlette_by_bodies().app
+    with capture_usage() as captured:
+        TestClient(app, root_path="/api").post("/api/graphql", json=REQUESTS[0][0])
+    assert captured.names == ["graphql:Look"]
 
 
 def test_names_of_operations_do_not_grow_without_bound(monkeypatch):

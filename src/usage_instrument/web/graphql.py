@@ -247,7 +247,7 @@ def _parsed(query: str) -> Any:
 
 
 def graphql_paths(option: str | Iterable[str] | None) -> frozenset[str]:
-    """The paths of GraphQL endpoints. Raises ConfigurationError, also without graphql-core."""
+    """The paths of GraphQL endpoints, each as `endpoint_path`. Raises ConfigurationError, also without graphql-core."""
     paths = [option] if isinstance(option, str) else list(option or ())
     for path in paths:
         if not isinstance(path, str) or not path.startswith("/"):
@@ -257,4 +257,9 @@ def graphql_paths(option: str | Iterable[str] | None) -> frozenset[str]:
             import graphql  # noqa: F401
         except ImportError:
             raise ConfigurationError("graphql= reads documents by graphql-core: pip install graphql-core") from None
-    return frozenset(paths)
+    return frozenset(map(endpoint_path, paths))
+
+
+def endpoint_path(path: str) -> str:
+    """A path without its last slash, which Mount of Starlette adds."""
+    return path.rstrip("/") or "/"

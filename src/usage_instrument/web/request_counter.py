@@ -14,7 +14,7 @@ from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, Request
 from usage_instrument.capture.kept_uses import Release
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
-from usage_instrument.capture.request_info import path_in
+from usage_instrument.capture.request_info import path_in, query_of
 from usage_instrument.capture.transactions import now
 from usage_instrument.capture.user_ids import loaded_user, user_id_of
 from usage_instrument.errors import FeatureNameError, UsageInstrumentError
@@ -25,7 +25,7 @@ from usage_instrument.runtime.processes import ALIVE, notice_fork
 from usage_instrument.typing import UNSET, Metadata, Unset, UserId
 
 from .audit_policy import AuditPolicy
-from .graphql import GraphQLBodies, graphql_paths
+from .graphql import GraphQLBodies, endpoint_path, graphql_paths
 from .options import (
     OPTIONS,
     MiddlewareOptions,
@@ -55,7 +55,7 @@ Carrier: TypeAlias = Any
 class RouteFeature:
     """What the successes of one route count as."""
 
-    __slots__ = ("audited", "error", "feature", "marker", "mount", "name", "namer", "tracked")
+    __slots__ = ("audited", "error", "feature", "graphql", "marker", "mount", "name", "namer", "tracked", "unread")
 
     def __init__(self, marker: object = None) -> None:
         self.marker = marker
@@ -69,6 +69,10 @@ class RouteFeature:
         self.error: FeatureNameError | None = None
         self.audited: frozenset[str] | None = None
         """The names that `audit=` may know; None without a known route."""
+        self.graphql = ""
+        """The template of a GraphQL endpoint whose operations only an extension of the app's counts; else empty."""
+        self.unread = 0
+        """Its successes whose operations nothing counted. No longer counted once something has counted some."""
 
 
 NO_ROUTE = RouteFeature()
@@ -225,14 +229,20 @@ class RequestCounter:
         if rule.names and not rule.explicit and route.name is not None:  # `audit` may name all methods of a route
             found.audited |= {route.name}
         if not counts:
+            if not tracked and is_graphql(route.endpoint) and not self.reads(route):
+                found.graphql = route.templates[-1]
             return found
         return self._fill(found, rule, tracked, route.endpoint, None if rule.explicit else route.name_for(method))
 
     def decision(self, route: Route, method: str) -> Decision:
         """What the options and the decorators of a route's endpoint decide for one of its methods."""
         rule, tracked = self.rules.decide(route, method), tracked_features(route.endpoint, method, self.catalog)
-        is_elsewhere = tracked or is_graphql(route.endpoint) or not self.graphql.isdisjoint(route.templates)
+        is_elsewhere = tracked or is_graphql(route.endpoint) or self.reads(route)
         return Decision(rule, tracked, route.countable and (rule.explicit or not is_elsewhere))
+
+    def reads(self, route: Route) -> bool:
+        """Whether `graphql=` reads the operations of a route from its bodies."""
+        return bool(self.graphql) and not self.graphql.isdisjoint(map(endpoint_path, route.templates))
 
     def feature_of_path(self, path: str, method: str, *, names: bool = True) -> RouteFeature:
         """What a path counts as in an app whose framework is unknown; for `names`, see Rules.decide_path."""
@@ -252,6 +262,23 @@ class RequestCounter:
                 f"{method} {example}",
             )
 
+    def _report_unread(self, request: Request, carrier: Carrier, route: RouteFeature) -> None:
+        """Nothing counts a success: log that once for a GraphQL endpoint, unless something counts its operations."""
+        if not route.graphql or route.unread >= _FIRST or request.counted:
+            return
+        if request.method != "POST" and "query=" not in query_of(carrier):  # GraphiQL's page
+            return
+        route.unread += 1
+        if route.unread == _FIRST:
+            path = endpoint_path(route.graphql)
+            log.warning(
+                ("unread", id(self), route.graphql),
+                "GraphQL requests to %s succeed and none is counted, since nothing reads their operations: add the "
+                "extension of usage_instrument.integrations.strawberry, .ariadne or .graphene to the schema%s",
+                route.graphql,
+                "" if "{" in path else f", or pass graphql={path!r} to the middleware",
+            )
+
     def declare(self, routes: Iterable[Route]) -> None:
         """Enter the features of an app's routes in the catalogue, as their first requests would."""
         for route in routes:
@@ -260,9 +287,12 @@ class RequestCounter:
                 if counts and isinstance(rule.feature, str):
                     self._declare(rule.feature, route.endpoint)
 
-    def bodies(self, request: Request, path: str, content_type: str, query: str) -> GraphQLBodies | None:
-        """What reads the bodies of a request to one of the paths in `graphql`; None for another one."""
-        if path not in self.graphql or request.judged_by is not None:
+    def bodies(self, request: Request, paths: Iterable[str], content_type: str, query: str) -> GraphQLBodies | None:
+        """What reads the bodies of a request to one of the paths in `graphql`; None for another one.
+
+        `paths` are the server's and the app's, which differ below a root path.
+        """
+        if request.judged_by is not None or self.graphql.isdisjoint(map(endpoint_path, paths)):
             return None
         return GraphQLBodies(request, self.recorder, self.failed, content_type, query)
 
@@ -350,6 +380,7 @@ class RequestCounter:
         if request.judged_by is None:
             request.judged_by = self
         elif not self._decides(request):
+            route.unread = _FIRST
             return
         name, feature = route.name, route.feature
         if route.namer is not None:
@@ -360,6 +391,7 @@ class RequestCounter:
         elif route.error is not None:
             raise route.error
         elif feature is None:
+            self._report_unread(request, use.carrier, route)
             return
         if request.discarded or (self.catalog.key(name) if feature is None else feature.key) in request.counted:
             return

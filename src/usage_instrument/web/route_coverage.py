@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from usage_instrument.errors import ConfigurationError
 from .django_routes import django_routes
 from .flask_routes import FlaskRoutes, flask_apps
 from .framework_users import ids_are_keys
+from .graphql import endpoint_path
 from .other_routes import OtherRoutes
 from .request_counter import RequestCounter
 from .routes import Route, tracked_features, unreached
@@ -139,10 +141,7 @@ def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, meth
     if tracked and not rule.explicit:
         return tracked, "@tracks"
     if not counts:
-        return (
-            None,
-            "its operations count, by graphql= or by an extension of usage_instrument.integrations",
-        )
+        return None, _why_operations(counter, route)
     if callable(rule.feature):
         return None, "features= names it by the request"
     if rule.feature is None:
@@ -152,6 +151,19 @@ def _decide(counter: RequestCounter | None, catalog: Catalog, route: Route, meth
     if rule.explicit:
         return rule.feature, "features="
     return rule.feature, _why_named(route, method, rule.feature)
+
+
+_EXTENSIONS = tuple(f"usage_instrument.integrations.{name}" for name in ("strawberry", "ariadne", "graphene"))
+
+
+def _why_operations(counter: RequestCounter, route: Route) -> str:
+    """What counts the operations of a GraphQL endpoint. An extension of ours in its schema cannot be seen from here."""
+    if counter.reads(route):
+        return "its operations count, by graphql="
+    path = endpoint_path(route.templates[-1])
+    if any(name in sys.modules for name in _EXTENSIONS):
+        return f"its operations count if its schema has our UsageExtension, else pass graphql={path!r}"
+    return f"nothing counts its operations: add our UsageExtension to its schema, or pass graphql={path!r}"
 
 
 def _why_named(route: Route, method: str, feature: str) -> str:

@@ -130,7 +130,9 @@ def first_line_of(endpoint: object) -> str | None:
     return (text.strip().partition("\n")[0].strip() or None) if isinstance(text, str) else None
 
 
-_GRAPHQL = frozenset({"strawberry", "ariadne", "graphene_django", "starlette_graphene3"})
+_GRAPHQL = frozenset(
+    {"strawberry", "ariadne", "graphene_django", "starlette_graphene3", "graphql_server", "flask_graphql"}
+)
 
 
 def is_graphql(endpoint: object) -> bool:

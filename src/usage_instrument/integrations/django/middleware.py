@@ -160,7 +160,7 @@ class DjangoExchange(BodyExchange):
             self.atomic.close()
         if self.counter.graphql and not response.streaming:
             query = http.META.get("QUERY_STRING", "")
-            bodies = self.counter.bodies(self.request, http.path, http.content_type or "", query)
+            bodies = self.counter.bodies(self.request, self.paths(), http.content_type or "", query)
             if bodies is not None:
                 bodies.begin(response.status_code, response.headers.get("Content-Type", ""))
                 bodies.asked(vars(http).get("_body", b""))
