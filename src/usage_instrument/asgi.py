@@ -18,10 +18,10 @@ from .web.exchange import Exchange
 from .web.flask_routes import RULE_KEY, follow_flask
 from .web.framework_users import FLASK_USER, loaded_user
 from .web.options import MiddlewareOptions
-from .web.other_routes import connexion_route
+from .web.other_routes import connexion_route, connexion_routes, connexion_routing, located
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
 from .web.routes import WEBSOCKET, Route
-from .web.setup_checks import ASGI, check_app, check_protocol, layers
+from .web.setup_checks import ASGI, check_app, check_protocol, declare_later, layers
 from .web.starlette_routes import RouteTree, marker_of, mount_depth, starlette_login_paths, visible_routes
 
 __all__ = ["UsageMiddleware"]
@@ -45,6 +45,8 @@ class UsageMiddleware:
         check_protocol(app, ASGI)
         self.app = app
         self._has_begun = False
+        self._shares_extensions = False
+        """Whether the scope needs `extensions`, in which Connexion notes its routing: it routes a copy of the scope."""
         self._counter = RequestCounter(options, _user_in, starlette_login_paths, session_of=_session_in)
         self._counter.check_setup = self._check_setup
         self._tree = RouteTree()
@@ -53,12 +55,12 @@ class UsageMiddleware:
         """As the ASGI specification says."""
         kind = scope["type"]
         if not self._has_begun:
-            self._has_begun = True
-            if "flask" in sys.modules:  # an app of Flask's may be mounted
-                follow_flask()
+            self._begin()
         if kind not in ("http", "websocket"):
             await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
             return
+        if self._shares_extensions:
+            scope.setdefault("extensions", {})
         exchange = ASGIExchange(self._counter, kind, scope["method"].upper() if kind == "http" else "", scope, scope)
         exchange.respond = send
         exchange.tree = self._tree
@@ -89,8 +91,16 @@ class UsageMiddleware:
             if exchange.is_ours:
                 exchange.close_request()
 
+    def _begin(self) -> None:
+        self._has_begun = True
+        self._shares_extensions = "connexion" in sys.modules
+        if "flask" in sys.modules:  # an app of Flask's may be mounted
+            follow_flask()
+
     def _check_setup(self) -> None:
         check_app(self.app, self._counter, visible_routes)
+        if (operations := connexion_routes(self.app)) is not None:
+            declare_later(self._counter, lambda: operations)
         follow_authentication(self.app)
 
     async def _audited(self, exchange: ASGIExchange, scope: Scope, receive: Receive) -> None:
@@ -249,15 +259,22 @@ class ASGIExchange(Exchange):
         by_path = self._by_path(operation, method, names=operation is not None)
         if by_path is not NO_ROUTE:
             return by_path
-        if mount.opaque and mount.name is None and found.namer is None and not found.graphql:
+        if (
+            (mount.opaque or connexion_routing(scope) is not None)
+            and mount.name is None
+            and found.namer is None
+            and not found.graphql
+        ):
             counter.report_unnamed(self.request, scope["path"], method)
         return found
 
     def _without_route(self, method: str) -> RouteFeature:
         """What a request that no router of Starlette's has matched counts as."""
         counter, scope = self.counter, self.carrier
-        operation = connexion_route(scope, method)
-        is_unmatched = operation is None and "router" in scope
+        operation, rule = connexion_route(scope, method), scope.get(RULE_KEY)
+        if rule is not None and operation is None:
+            return counter.routes.get((id(rule), method, self.depth)) or self._find(rule, method)
+        is_unmatched = operation is None and "router" in scope and connexion_routing(scope) is None
         found = self._by_path(operation, method, names=not is_unmatched)
         if found is NO_ROUTE and not is_unmatched:
             counter.report_unnamed(self.request, scope["path"], method)
@@ -271,7 +288,7 @@ class ASGIExchange(Exchange):
         key = (operation.name, method)
         known = counter.routes.get(key)
         if known is None:
-            known = counter.feature_of(operation, method)
+            known = counter.feature_of(located(operation, self.carrier), method)
             counter.remember(key, known)
         return known
 

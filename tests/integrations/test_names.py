@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+
 import pytest
 from werkzeug.test import Client as WSGIClient
 
@@ -298,6 +301,84 @@ def test_connexion(kind, tmp_path, monkeypatch):
         client = TestClient(UsageMiddleware(app, features=features))
         requests = [("GET", "/items/1"), ("PUT", "/items/1")]
         assert counted(lambda method, path: client.request(method, path).status_code, requests) == names  # noqa: B023
+
+
+def connexion_app(kind, tmp_path, monkeypatch):
+    connexion = pytest.importorskip("connexion")
+    (tmp_path / "pets.yaml").write_text(
+        "openapi: 3.0.0\ninfo: {title: names, version: '1'}\npaths:\n"
+        "  /pets: {get: {operationId: pets.listed, responses: {'200': {description: ok}}}}\n"
+        "  /told: {get: {operationId: pets.told, responses: {'200': {description: ok}}}}\n"
+        "  /healthz: {get: {operationId: pets.healthz, responses: {'200': {description: ok}}}}\n"
+    )
+    (tmp_path / "pets.py").write_text(
+        "import usage_instrument as usage\n"
+        "def listed(): return []\n"
+        "def healthz(): return []\n"
+        "@usage.tracks('pet_told')\n"
+        "def told(): return []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pets", raising=False)
+    app = getattr(connexion, kind)("names", specification_dir=str(tmp_path))
+    app.add_api("pets.yaml", base_path="/v1")
+    app.add_url_rule("/plain", "plain", plain_of_flask if kind == "FlaskApp" else plain_of_starlette)
+    return app
+
+
+def plain_of_flask():
+    return "plain"
+
+
+async def plain_of_starlette(request):
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse("plain")
+
+
+def asked_without_extensions(app):
+    """Requests as Uvicorn sends them: their scope has no `extensions`, unlike that of Starlette's TestClient."""
+
+    async def request(path):
+        sent = []
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
+            "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"",
+            "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+        }  # fmt: skip
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        await app(scope, receive, send)
+        return sent[0]["status"]
+
+    return lambda method, path: asyncio.run(request(path))
+
+
+@pytest.mark.parametrize("place", ["around", "within"])
+@pytest.mark.parametrize("kind", ["AsyncApp", "FlaskApp"])
+def test_connexion_below_a_base_path(kind, place, tmp_path, monkeypatch, caplog):
+    app = connexion_app(kind, tmp_path, monkeypatch)
+    if place == "within":
+        app.add_middleware(UsageMiddleware)
+    wrapped = UsageMiddleware(app) if place == "around" else app
+    requests = [("GET", path) for path in ("/v1/pets", "/v1/told", "/v1/healthz", "/plain")]
+    names = ["pets.listed", "pet_told", "plain"]
+    is_seen = kind == "FlaskApp" or place == "within"  # a plain route of an AsyncApp is seen only within
+    assert counted(asked_without_extensions(wrapped), requests) == (names if is_seen else names[:2])
+    assert planned(wrapped) == (names if kind == "FlaskApp" else names[:2])
+    assert [one for one in caplog.records if one.name == "usage_instrument"] == []
+
+
+def test_what_connexion_does_not_route_is_reported_once(tmp_path, monkeypatch, caplog):
+    ask = asked_without_extensions(UsageMiddleware(connexion_app("AsyncApp", tmp_path, monkeypatch)))
+    assert counted(ask, [("GET", "/plain")] * 5) == []
+    (message,) = [one.getMessage() for one in caplog.records if one.name == "usage_instrument"]
+    assert "features={'GET /plain': 'my_feature'}" in message
 
 
 @pytest.mark.parametrize("module", ["starlette.middleware.wsgi", "a2wsgi"])

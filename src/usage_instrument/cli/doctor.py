@@ -57,8 +57,8 @@ def doctor(
         str | None,
         typer.Option(
             metavar="MODULE:APP",
-            help="List the routes of this Flask, Starlette, FastAPI, Django, Bottle or Pyramid app instead: which are "
-            "counted, by which name, and why others are not. MODULE:MAKE() for a factory. The app is "
+            help="List the routes of this Flask, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion app instead: "
+            "which are counted, by which name, and why others are not. MODULE:MAKE() for a factory. The app is "
             "imported and serves no request.",
         ),
     ] = None,

@@ -19,6 +19,10 @@ RULE_KEY = "usage_instrument.flask_rule"
 """The key of an ASGI scope with the rule of the Flask request that runs in it."""
 
 
+FLASK_APP = "usage_instrument.flask_app"
+"""The key of an ASGI scope with the app of that request."""
+
+
 class Mounted(NamedTuple):
     """A Flask app, and the path at which it is mounted."""
 
@@ -63,7 +67,7 @@ class FlaskRoutes:
     """The routes of the Flask apps below a WSGI middleware, by their rules."""
 
     def __init__(self, app: object) -> None:
-        self._app = app
+        self.app = app
         self._found: dict[int, tuple[object, list[Route]]] = {}
 
     def find(self, rule: Any, prefix: str) -> Route:
@@ -79,11 +83,11 @@ class FlaskRoutes:
 
     def visible(self) -> list[Route] | None:
         """The routes that can be seen from outside; None without a Flask app."""
-        apps = list(flask_apps(self._app))
+        apps = list(flask_apps(self.app))
         return qualified(route for _, route in islice(flask_rules(apps), MOST)) if apps else None
 
     def _walk(self, prefix: str) -> None:
-        apps = list(flask_apps(self._app))
+        apps = list(flask_apps(self.app))
         flask: Any = sys.modules.get("flask")
         if flask is not None and flask.has_app_context():
             running = flask.current_app._get_current_object()
@@ -131,6 +135,7 @@ def _note(sender: object, **_: object) -> None:
         if type(scope) is dict and scope.get("type") == "http":
             running: Any = sys.modules["flask"].request
             scope[RULE_KEY] = running.url_rule
+            scope[FLASK_APP] = sys.modules["flask"].current_app._get_current_object()
             user = flask_user(running.environ)
             if user is not UNSET:
                 scope[FLASK_USER] = user

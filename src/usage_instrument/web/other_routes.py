@@ -12,7 +12,7 @@ from usage_instrument.runtime import log
 from usage_instrument.typing import Environ, Scope
 
 from .path_templates import plain_template
-from .routes import MOST, Route, qualified
+from .routes import MOST, UNCOUNTED, Route, qualified
 
 _PYRAMID_KEY = "usage_instrument.pyramid_route"
 """The key of an environ with the route that Pyramid has matched; Pyramid itself leaves no trace of it there."""
@@ -132,6 +132,49 @@ def _pyramid_routes(route: Any, registry: Any) -> list[Route]:
 
 def connexion_route(scope: Scope, method: str) -> Route | None:
     """The operation that Connexion has matched; None without one."""
+    routing = connexion_routing(scope)
+    name = None if routing is None else routing.get("operation_id")
+    return _operation(name, (), method) if isinstance(name, str) else None
+
+
+def connexion_routing(scope: Scope) -> dict[str, Any] | None:
+    """What Connexion has noted of its routing; None if that did not run, or not with our `extensions`."""
     routing = (scope.get("extensions") or {}).get("connexion_routing")
-    name = routing.get("operation_id") if isinstance(routing, dict) else None
-    return Route(name, (), "", methods=frozenset({method})) if isinstance(name, str) else None
+    return routing if isinstance(routing, dict) else None
+
+
+def located(operation: Route, scope: Scope) -> Route:
+    """An operation that Connexion has matched, with the template that it has in its app."""
+    found = (route for route in connexion_routes(scope.get("app")) or () if route.name == operation.name)
+    return next((route for route in found if route.methods == operation.methods), operation)
+
+
+def connexion_layers(app: Any) -> list[Any]:
+    """The layers of a Connexion app, the innermost first; none of another app. An app that has not started builds them,
+    as its first request does."""
+    middleware = getattr(app, "middleware", app)
+    if type(middleware).__module__ != "connexion.middleware.main":
+        return []
+    if middleware.middleware_stack is None:
+        middleware.app, middleware.middleware_stack = middleware._build_middleware_stack()
+    return list(middleware.middleware_stack)
+
+
+def connexion_routes(app: Any) -> list[Route] | None:
+    """The operations of a Connexion app; None for another one."""
+    routing = [layer for layer in connexion_layers(app) if type(layer).__name__ == "RoutingMiddleware"]
+    if not routing:
+        return None
+    found = (
+        _operation(route.endpoint.operation_id, (mount.path + plain_template(route.path),), method)
+        for mount in routing[0].router.routes
+        for route in mount.app.routes
+        for method in sorted(route.methods - UNCOUNTED)
+    )
+    return qualified(islice((route for route in found if route.name is not None), MOST))
+
+
+def _operation(name: str | None, templates: tuple[str, ...], method: str) -> Route:
+    module, _, attribute = (name or "").rpartition(".")
+    handler = getattr(sys.modules.get(module), attribute, None)  # which its default resolver has imported
+    return Route(name, templates, (templates or ("",))[0], handler, methods=frozenset({method}))

@@ -230,7 +230,7 @@ class RequestCounter:
             found.audited |= {route.name}
         if not counts:
             if not tracked and is_graphql(route.endpoint) and not self.reads(route):
-                found.graphql = route.templates[-1]
+                found.graphql = (route.templates or (route.local,))[-1]
             return found
         return self._fill(found, rule, tracked, route.endpoint, None if rule.explicit else route.name_for(method))
 

@@ -13,7 +13,7 @@ from .django_routes import django_routes
 from .flask_routes import FlaskRoutes, flask_apps
 from .framework_users import ids_are_keys
 from .graphql import endpoint_path
-from .other_routes import OtherRoutes
+from .other_routes import OtherRoutes, connexion_layers, connexion_routes
 from .request_counter import RequestCounter
 from .routes import Route, tracked_features, unreached
 from .setup_checks import layers
@@ -34,9 +34,9 @@ class CoveredRoute(NamedTuple):
 
 
 def route_coverage(app: Any) -> list[CoveredRoute]:
-    """The routes of a Flask, Starlette, FastAPI, Django, Bottle or Pyramid app in their order, as its UsageMiddleware
-    counts them; then the keys of `features` that are no route, and by name the features that imported modules track
-    elsewhere. For an app of another framework, the keys of `features` stand for its routes.
+    """The routes of a Flask, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion app in their order, as its
+    UsageMiddleware counts them; then the keys of `features` that are no route, and by name the features that imported
+    modules track elsewhere. For an app of another framework, the keys of `features` stand for its routes.
 
     Serves no request. Raises ConfigurationError for an app without routes or keys.
     """
@@ -48,7 +48,7 @@ def route_coverage(app: Any) -> list[CoveredRoute]:
         if not by_path:
             raise ConfigurationError(
                 f"{type(app).__name__} shows no routes: "
-                "this takes an app of Flask, Starlette, FastAPI, Django, Bottle or Pyramid. "
+                "this takes an app of Flask, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion. "
                 "UsageMiddleware counts any other by its paths: UsageMiddleware(app, features={'GET /path': 'name'})"
             )
         return [*by_path, *_elsewhere(catalog, [])]
@@ -100,6 +100,7 @@ def _layers_of(app: Any) -> Iterator[Any]:
     yield from (mounted.app for mounted in flask_apps(app))
     for layer in layers(app):
         yield layer
+        yield from connexion_layers(layer)
         yield from _django_layers(getattr(layer, "_middleware_chain", None))
         if getattr(layer, "middleware_stack", layer) is None:  # Starlette builds it when it is first called
             yield from layers(layer.build_middleware_stack())
@@ -124,6 +125,11 @@ def _routes_of(app: Any) -> list[Route] | None:
     below = list(layers(app))
     if any(type(layer).__module__.startswith("django.core.handlers") for layer in below):
         return django_routes()
+    operations = next((found for layer in below if (found := connexion_routes(layer)) is not None), None)
+    if operations is not None:  # a Connexion app of Flask's has routes of its own, too
+        known = {template for route in operations for template in route.templates}
+        plain = FlaskRoutes(app).visible() or []
+        return [*operations, *(route for route in plain if known.isdisjoint(route.templates))]
     seen = (OtherRoutes(layer).visible() for layer in below)
     return next((routes for routes in seen if routes is not None), None) or (
         FlaskRoutes(app).visible() or next((found for layer in below if (found := visible_routes(layer))), None)

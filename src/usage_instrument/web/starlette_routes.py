@@ -10,7 +10,7 @@ from typing import Any
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import Scope
 
-from .flask_routes import Mounted, flask_apps, flask_rules
+from .flask_routes import FLASK_APP, RULE_KEY, FlaskRoutes, Mounted, flask_apps, flask_rules
 from .path_templates import PathTemplate, plain_template
 from .routes import MOST, WEBSOCKET, Route, class_methods, qualified
 
@@ -49,11 +49,14 @@ class RouteTree:
 
     def __init__(self) -> None:
         self._walked: dict[int, tuple[object, dict[int, list[Route]]]] = {}
+        self._flask: FlaskRoutes | None = None
 
     def find(self, scope: Scope, marker: object, depth: int) -> tuple[Route, bool]:
         """The route, and whether the marker alone identifies it."""
         found = self._routes(scope.get("router") or scope.get("app"), marker)
-        if not found:
+        if not found and marker is scope.get(RULE_KEY):
+            found = [self._flask_routes(scope[FLASK_APP]).find(marker, "")]
+        elif not found:
             found = [_route(marker, _spelled(marker), _name(marker), getattr(marker, "endpoint", marker))]
         route = found[0] if len(found) == 1 else _by_path(found, scope)
         if depth > 0:
@@ -62,6 +65,12 @@ class RouteTree:
             aliases = (own, *route.aliases) if own else route.aliases
             route = route._replace(templates=(nearer, *route.templates), aliases=aliases)
         return route, len(found) == 1
+
+    def _flask_routes(self, app: object) -> FlaskRoutes:
+        """The routes of a Flask app that no walk leads to."""
+        if self._flask is None or self._flask.app is not app:
+            self._flask = FlaskRoutes(app)
+        return self._flask
 
     def _routes(self, router: object, marker: object) -> list[Route]:
         if router is None:
