@@ -22,7 +22,14 @@ from .web.other_routes import connexion_route, connexion_routes, connexion_routi
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
 from .web.routes import WEBSOCKET, Route
 from .web.setup_checks import ASGI, check_app, check_protocol, declare_later, layers
-from .web.starlette_routes import RouteTree, marker_of, mount_depth, starlette_login_paths, visible_routes
+from .web.starlette_routes import (
+    RouteTree,
+    follow_mounts,
+    marker_of,
+    mount_depth,
+    starlette_login_paths,
+    visible_routes,
+)
 
 __all__ = ["UsageMiddleware"]
 
@@ -96,6 +103,8 @@ class UsageMiddleware:
         self._shares_extensions = "connexion" in sys.modules
         if "flask" in sys.modules:  # an app of Flask's may be mounted
             follow_flask()
+        if "bottle" in sys.modules or "pyramid" in sys.modules:
+            follow_mounts(self.app)
 
     def _check_setup(self) -> None:
         check_app(self.app, self._counter, visible_routes)

@@ -303,6 +303,64 @@ def test_connexion(kind, tmp_path, monkeypatch):
         assert counted(lambda method, path: client.request(method, path).status_code, requests) == names  # noqa: B023
 
 
+def mounted_bottle():
+    bottle = pytest.importorskip("bottle")
+    app, inner = bottle.Bottle(), bottle.Bottle()
+    app.route("/form", ["GET", "POST"], lambda: "form", name="form")
+    app.route("/items/<number:int>", "GET", lambda number: "item", name="item")
+    inner.route("/deep", "GET", lambda: "deep", name="deep")
+    app.mount("/inner/", inner)
+    return app, [("GET", "/inner/deep")], ["deep"]
+
+
+def mounted_pyramid():
+    config = pytest.importorskip("pyramid.config")
+    from pyramid.response import Response
+
+    made = config.Configurator()
+    for name, pattern in (("form", "/form"), ("item", "/items/{number}")):
+        made.add_route(name, pattern)
+    for name, method in (("form", "GET"), ("form", "POST"), ("item", "GET")):
+        made.add_view(lambda request: Response("ok"), route_name=name, request_method=method)
+    return made.make_wsgi_app(), [], []
+
+
+@pytest.mark.parametrize("make", [mounted_bottle, mounted_pyramid])
+def test_a_bottle_or_pyramid_app_mounted_in_an_asgi_app(make, caplog):
+    wrapper = pytest.importorskip("a2wsgi").WSGIMiddleware
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+    from starlette.testclient import TestClient
+
+    wsgi_app, more, own = make()
+    app = UsageMiddleware(
+        Starlette(routes=[Mount("/old", wrapper(wsgi_app)), Mount("/named", wrapper(wsgi_app), name="n")])
+    )
+    client = TestClient(app)
+    requests = [("GET", "/form"), ("POST", "/form"), ("GET", "/items/7"), *more]
+    asked = [(method, prefix + path) for prefix in ("/old", "/named") for method, path in requests]
+    names = ["form GET", "form POST", "item", *own]
+    assert counted(lambda method, path: client.request(method, path).status_code, asked) == [
+        *names, *(f"n:{name}" for name in names),
+    ]  # fmt: skip
+    assert planned(app) == [*names, *(f"n:{name}" for name in names)]
+    assert caplog.messages == []
+
+
+def test_pyramids_traversal_is_reported_once(caplog):
+    config = pytest.importorskip("pyramid.config")
+    from pyramid.response import Response
+
+    made = config.Configurator(root_factory=lambda request: {})
+    made.add_route("routed", "/routed")
+    made.add_view(lambda request: Response("ok"), route_name="routed")
+    made.add_view(lambda request: Response("ok"), context=dict, name="seen")
+    ask = asking(WSGIMiddleware(made.make_wsgi_app()))
+    assert counted(ask, [("GET", "/routed"), *[("GET", "/seen")] * 5]) == ["routed"]
+    (message,) = caplog.messages
+    assert "features={'GET /seen': 'my_feature'}" in message
+
+
 def connexion_app(kind, tmp_path, monkeypatch):
     connexion = pytest.importorskip("connexion")
     (tmp_path / "pets.yaml").write_text(

@@ -16,7 +16,7 @@ from .path_templates import plain_template
 from .routes import MOST, Route, qualified
 
 RULE_KEY = "usage_instrument.flask_rule"
-"""The key of an ASGI scope with the rule of the Flask request that runs in it."""
+"""The key of an ASGI scope with the rule of the Flask request that runs in it, or the route of Bottle or Pyramid."""
 
 
 FLASK_APP = "usage_instrument.flask_app"

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from usage_instrument.capture.context import current_request
 from usage_instrument.runtime import log
 from usage_instrument.typing import Environ, Scope
 
+from .flask_routes import RULE_KEY
 from .path_templates import plain_template
 from .routes import MOST, UNCOUNTED, Route, qualified
 
@@ -34,7 +36,7 @@ class OtherRoutes:
     def find(self, marker: Any, method: str) -> Route:
         """The route that a `routed_object` identifies, for a method."""
         if id(marker) not in self._found:  # routes may be added while the app runs
-            pairs = list(islice(_walk(self._app), MOST))
+            pairs = list(islice(walk(self._app), MOST))
             if not any(found is marker for found, _ in pairs):
                 pairs += [(marker, route) for route in _routes_of(marker)]
             self._found = {}
@@ -46,14 +48,16 @@ class OtherRoutes:
 
     def visible(self) -> list[Route] | None:
         """The routes; None for an app of another framework."""
-        return qualified(route for _, route in islice(_walk(self._app), MOST)) if _is_known(self._app) else None
+        return qualified(route for _, route in islice(walk(self._app), MOST)) if is_known(self._app) else None
 
 
-def _is_known(app: object) -> bool:
+def is_known(app: object) -> bool:
+    """Whether an app is one of Bottle or Pyramid."""
     return _is_bottle(app) or _is_pyramid(app)
 
 
-def _walk(app: Any) -> Iterator[tuple[object, Route]]:
+def walk(app: Any) -> Iterator[tuple[object, Route]]:
+    """The routes of a Bottle or Pyramid app, each with the object that identifies it; none of another app."""
     if _is_bottle(app):
         yield from _bottle_routes(app, "", (app,))
     elif _is_pyramid(app):
@@ -91,6 +95,28 @@ def _bottle_route(route: Any, prefix: str) -> Route:
     return Route(name, (prefix + local,), local, route.callback, methods=methods)
 
 
+def follow_bottle(app: Any) -> None:
+    """Note the routes that a Bottle app matches within an ASGI request, by a hook of the app's."""
+    if _is_bottle(app):
+        app.add_hook("after_request", _note_bottle)
+
+
+def _note_bottle() -> None:
+    try:
+        bottle: Any = sys.modules["bottle"]
+        _note_in_scope(bottle.request.environ.get("bottle.route"))
+    except Exception:  # a request of the host's
+        log.debug("cannot read a Bottle request", exc_info=True)
+
+
+def _note_in_scope(route: object) -> None:
+    """Note the route that a WSGI app has matched within an ASGI request."""
+    request = current_request()
+    scope: Any = None if request is None else request.info
+    if route is not None and type(scope) is dict and scope.get("type") == "http":
+        scope[RULE_KEY] = route
+
+
 # ---- Pyramid
 
 
@@ -106,7 +132,9 @@ def follow_pyramid(app: Any) -> None:
 
 def _note(event: Any) -> None:
     try:
-        event.request.environ[_PYRAMID_KEY] = event.request.matched_route
+        route = event.request.matched_route
+        event.request.environ[_PYRAMID_KEY] = route
+        _note_in_scope(route)
     except Exception:  # a request of the host's
         log.debug("cannot read a Pyramid request", exc_info=True)
 

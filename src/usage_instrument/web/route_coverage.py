@@ -17,7 +17,7 @@ from .other_routes import OtherRoutes, connexion_layers, connexion_routes
 from .request_counter import RequestCounter
 from .routes import Route, tracked_features, unreached
 from .setup_checks import layers
-from .starlette_routes import visible_routes
+from .starlette_routes import is_static, visible_routes
 
 
 class CoveredRoute(NamedTuple):
@@ -57,7 +57,7 @@ def route_coverage(app: Any) -> list[CoveredRoute]:
             method, route.templates[0], feature, why + _audit(counter, route, method) + _mistake(route, catalog)
         )
         for route in routes
-        if route.countable or not route.is_mount or route.opaque or visible_routes(route.endpoint) is None
+        if route.countable or not route.is_mount or route.opaque or is_static(route.endpoint)
         for method in route.counted_methods
         for feature, why in [_decide(counter, catalog, route, method)]
     ]

@@ -8,9 +8,11 @@ from itertools import islice
 from typing import Any
 
 from usage_instrument.errors import ConfigurationError
+from usage_instrument.runtime import log
 from usage_instrument.typing import Scope
 
 from .flask_routes import FLASK_APP, RULE_KEY, FlaskRoutes, Mounted, flask_apps, flask_rules
+from .other_routes import follow_bottle, follow_pyramid, is_known, walk
 from .path_templates import PathTemplate, plain_template
 from .routes import MOST, WEBSOCKET, Route, class_methods, qualified
 
@@ -54,7 +56,7 @@ class RouteTree:
     def find(self, scope: Scope, marker: object, depth: int) -> tuple[Route, bool]:
         """The route, and whether the marker alone identifies it."""
         found = self._routes(scope.get("router") or scope.get("app"), marker)
-        if not found and marker is scope.get(RULE_KEY):
+        if not found and FLASK_APP in scope and marker is scope.get(RULE_KEY):
             found = [self._flask_routes(scope[FLASK_APP]).find(marker, "")]
         elif not found:
             found = [_route(marker, _spelled(marker), _name(marker), getattr(marker, "endpoint", marker))]
@@ -125,6 +127,11 @@ def _walk_one(markers: tuple[object, ...], route: Any, mount: Route, above: tupl
         return
     for rule, below in flask_rules(Mounted(prefix + one.prefix, one.app) for one in flask_apps(app)):
         yield (rule,), below._replace(name=":".join(filter(None, (full, below.name))) or None, host=found.host)
+    for one in _below(app):
+        for marker, below in walk(one):
+            template = prefix + below.templates[0]
+            name = ":".join(filter(None, (full, below.name))) or None
+            yield (marker,), below._replace(name=name, templates=(template,), spelled=template, host=found.host)
 
 
 def visible_routes(app: object) -> list[Route] | None:
@@ -133,19 +140,34 @@ def visible_routes(app: object) -> list[Route] | None:
     return None if routes is None else [route for _, route in _walked(routes)]
 
 
+def follow_mounts(app: object) -> None:
+    """Note the routes that the apps of Bottle and Pyramid match that are mounted in an ASGI app. Raises nothing."""
+    try:
+        mounts = [route for route in visible_routes(app) or () if route.is_mount]
+        for one in {id(one): one for mount in mounts for one in _below(mount.endpoint)}.values():
+            follow_bottle(one)
+            follow_pyramid(one)
+    except Exception:  # of the host's objects
+        log.debug("cannot follow mounted apps", exc_info=True)
+
+
 def _route(route: Any, template: str, name: str | None, endpoint: object, host: str = "") -> Route:
-    is_mount, is_static = _is_mount(route), _is_static(endpoint)
-    has_routes = is_mount and (_routes_below(endpoint) is not None or next(flask_apps(endpoint), None) is not None)
+    is_mount, serves_files = _is_mount(route), is_static(endpoint)
+    has_routes = is_mount and (
+        _routes_below(endpoint) is not None
+        or next(flask_apps(endpoint), None) is not None
+        or any(map(is_known, _below(endpoint)))
+    )
     own_host = getattr(route, "host", "")
     return Route(
         name,
         (plain_template(template) or "/",),
         plain_template(_spelled(route)) or "/",
         endpoint,
-        not (is_static or has_routes),
+        not (serves_files or has_routes),
         getattr(endpoint, "__module__", None) == "fastapi.applications",
         methods=_methods(route, endpoint, is_mount=is_mount),
-        opaque=is_mount and not (is_static or has_routes),
+        opaque=is_mount and not (serves_files or has_routes),
         is_mount=is_mount,
         spelled=template or "/",
         host=own_host if isinstance(own_host, str) and own_host else host,
@@ -186,11 +208,12 @@ def _below(app: object) -> Iterator[object]:
 
 def _routes_below(app: object) -> Any:
     """The list of routes of an app, or of the app that its middleware wraps; None without one."""
-    found = (getattr(one, "routes", None) for one in _below(app))
+    found = (getattr(one, "routes", None) for one in _below(app) if not is_known(one))
     return next((routes for routes in found if isinstance(routes, Sequence)), None)
 
 
-def _is_static(app: object) -> bool:
+def is_static(app: object) -> bool:
+    """Whether an app serves files."""
     return any(base.__name__ == "StaticFiles" for one in _below(app) for base in type(one).__mro__)
 
 
