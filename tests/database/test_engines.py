@@ -510,3 +510,20 @@ def test_sql_safe_updates_stop_nothing(mariadb: Database) -> None:
     finally:
         admin.exec_driver_sql("SET GLOBAL sql_safe_updates = OFF")
         admin.close()
+
+
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
+def test_a_sqlite_url_may_ask_for_foreign_keys(driver: str, sqlite: Database) -> None:
+    url = f"{driver}:///{sa.make_url(sqlite.url).database}"
+
+    def enforced(given: str) -> Any:
+        connector = engines.connect(given)
+        try:
+            return connector.run(lambda connection: connection.exec_driver_sql("PRAGMA foreign_keys").scalar())
+        finally:
+            connector.dispose()
+
+    assert enforced(url) == 0
+    assert enforced(f"{url}?foreign_keys=on") == enforced(f"{url}?timeout=9&foreign_keys=on") == 1
+    with pytest.raises(ConfigurationError, match=r"write sqlite:///usage\.db\?foreign_keys=on"):
+        engines.connect(f"{url}?foreign_keys=yes")

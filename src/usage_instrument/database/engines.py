@@ -67,6 +67,8 @@ _RECOMMENDED = {
 }
 """The scheme and extra to recommend for a URL without a driver, or with one that no extra installs."""
 _PACKAGES = {"mysql": "mysql-connector-python", "mysqldb": "mysqlclient", "psycopg2": "psycopg2-binary"}
+FOREIGN_KEYS = "foreign_keys"
+"""The parameter of a SQLite URL that has our connections enforce foreign keys, as connections of other databases do."""
 _REPLACED_OPTIONS = {
     *("isolation_level", "schema_translate_map"),  # see `own_engine` and `schema_translate_map`
     *("postgresql_readonly", "postgresql_deferrable"),
@@ -201,7 +203,21 @@ def schema_translate_map(database: Database | None) -> Mapping[str | None, str |
     return sync_engine.get_execution_options().get("schema_translate_map") or {}
 
 
+def _enforcing_foreign_keys(driver: Any, _: object) -> None:
+    with contextlib.closing(driver.cursor()) as cursor:
+        cursor.execute("PRAGMA foreign_keys = ON")
+
+
 def _engine_of_url(url: URL, connections: int, answer_timeout: float | None, probes: bool) -> Engine:
+    if url.get_backend_name() == "sqlite" and FOREIGN_KEYS in url.query:  # which sqlite3 does not know
+        plain = url.difference_update_query([FOREIGN_KEYS])
+        if url.query[FOREIGN_KEYS] != "on":
+            raise ConfigurationError(
+                f"{FOREIGN_KEYS}= in a SQLite URL is 'on': write sqlite:///usage.db?{FOREIGN_KEYS}=on"
+            )
+        engine = _engine_of_url(plain, connections, answer_timeout, probes)
+        event.listen(engine, "connect", _enforcing_foreign_keys)
+        return engine
     try:
         driver = url.get_dialect().driver
         timeouts = _timeouts(driver, url, answer_timeout)

@@ -13,6 +13,7 @@ from django.contrib.auth import get_user_model
 from django.db import models, router
 
 from usage_instrument import _default
+from usage_instrument.database.engines import FOREIGN_KEYS
 from usage_instrument.runtime import log
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX
 
@@ -49,6 +50,8 @@ class UsageConfig(AppConfig):  # type: ignore[misc]
                 return
         if alias is not None:
             database = database_url(alias)
+            if database.get_backend_name() == "sqlite":  # a row of a deleted user would make later migrations fail
+                database = database.update_query_dict({FOREIGN_KEYS: "on"})
         if sys.argv[1:2] == ["test"] and f"{ENVIRONMENT_PREFIX}ENABLED" not in os.environ:
             options.setdefault("enabled", False)
         for name, value in _of_user_model(alias).items():
