@@ -159,6 +159,30 @@ def test_django():
     assert rows["", "/here"][0] == "same /here"
 
 
+def test_the_redirects_of_the_django_admin_are_no_features():
+    django_site()
+    from django.contrib import admin
+    from django.contrib.auth import get_user_model
+    from django.core.wsgi import get_wsgi_application
+    from django.test import override_settings
+    from django.urls import path
+    from django.views.generic import RedirectView
+
+    pages = admin.AdminSite()
+    pages.register(get_user_model())
+    moved = path("moved", RedirectView.as_view(url="/admin/"), name="moved")
+    site = site_of([path("admin/", pages.urls), moved])
+    with override_settings(ROOT_URLCONF=site):
+        rows = [row for row in route_coverage(get_wsgi_application()) if row.route]
+    redirects = {row.route for row in rows if row.why == "a redirect is no use, unless in include="}
+    assert redirects == {"/admin/auth/user/{object_id}/", "/moved"}
+    assert not any(row.feature for row in rows if row.route in redirects)
+    assert asking_django(site)("POST", "/moved") == 302
+    with capture_usage() as captured:
+        asking_django(site)("POST", "/moved")
+    assert captured.names == []
+
+
 def test_rest_framework():
     pytest.importorskip("rest_framework")
     django_site()

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
@@ -220,6 +220,20 @@ def test_what_is_tracked_above_its_route_or_elsewhere_or_named_in_vain_is_told()
 def test_an_app_that_shows_no_routes_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="function shows no routes"):
         route_coverage(lambda environ, start_response: [])
+
+
+def test_routes_that_only_redirect_are_no_features(captured: CapturedUsage) -> None:
+    why = (None, "a redirect is no use, unless in include=")
+    flask = Flask("app", static_folder=None)
+    flask.add_url_rule("/old", "old", redirect_to="/new", methods=["POST"])
+    flask.wsgi_app = wsgi.UsageMiddleware(flask.wsgi_app)  # type: ignore[method-assign]
+    assert as_told(route_coverage(flask)) == {"POST /old": why}
+    starlette = Starlette(routes=[Route("/old", RedirectResponse("/new"), name="old")])
+    assert as_told(route_coverage(asgi.UsageMiddleware(starlette))) == {"/old": why}
+    named = asgi.UsageMiddleware(starlette, features={"/old": "seen"})
+    assert as_told(route_coverage(named)) == {"/old": ("seen", "features=")}
+    client = TestClient(asgi.UsageMiddleware(starlette), follow_redirects=False)
+    assert (client.post("/old").status_code, captured.names) == (307, [])
 
 
 def plain_wsgi(environ: Any, start_response: Any) -> list[bytes]:

@@ -159,7 +159,8 @@ def test_what_overrides_what() -> None:
         "/_dash-component-suites/{package}/{path}", "/metrics/",
         "/health", "/Health", "/healthz", "/health/live", "/health-check", "/api/health", "/api/v1/healthz", "/v2/ping",
         "/livez", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/favicon.ico",
-        "/robots.txt",
+        "/robots.txt", "/-/healthy", "/-/liveness", "/-/readiness", "/health/db", "/api/health-check/redis",
+        "/livez/ping", "/_ah/health", "/manifest.json", "/static/site.webmanifest",
     ],
 )  # fmt: skip
 def test_probes_and_tools_are_excluded(template: str) -> None:
@@ -172,7 +173,8 @@ def test_probes_and_tools_are_excluded(template: str) -> None:
         "/ping/{code}", "/heartbeat/{user}/start", "/docs/cron/", "/livestream", "/users/up", "/my/live",
         "/guide/schema",
         "/", "/healthy-recipes", "/healthcare", "/my/health", "/pings", "/docs/{id}", "/documents", "/metrics/{name}",
-        "/events/{id}/metrics",
+        "/events/{id}/metrics", "/health/records", "/my/health/db", "/db", "/status", "/ht/", "/healthy-recipes/db",
+        "/{name}/manifest.json", "/manifest",
     ],
 )  # fmt: skip
 def test_what_only_looks_like_a_probe_counts(template: str) -> None:

@@ -13,6 +13,7 @@ from .routes import MOST, Route, class_methods, qualified
 
 _REGEX_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?P<(?P<name>\w+)>)?|\)[?*+]?")
 """What may hold a parenthesis that groups nothing, and those that do."""
+_REDIRECT_VIEW = "django.views.generic.base.RedirectView"
 _STATIC = frozenset({"django.views.static", "django.contrib.staticfiles.views"})
 
 
@@ -107,6 +108,7 @@ def _routes_of(match: Any) -> list[Route]:
         route._replace(
             endpoint=_decorated_by_api_view(cls) or view,
             methods=None if methods is None else methods & names or methods,
+            redirects=any(f"{base.__module__}.{base.__name__}" == _REDIRECT_VIEW for base in cls.__mro__),
             owner=view if getattr(view, "view_initkwargs", None) else cls,  # the same class may show several things
         )
     ]

@@ -111,6 +111,7 @@ def _route(app: Any, rule: Any, prefix: str) -> Route:
         app.view_functions.get(endpoint) if is_name and app is not None else None,
         not is_name or not (endpoint == "static" or endpoint.endswith(".static")),
         methods=frozenset(methods) if isinstance(methods, set) else None,
+        redirects=getattr(rule, "redirect_to", None) is not None,
         spelled=prefix + rule.rule,
         owner=(app or rule),
     )

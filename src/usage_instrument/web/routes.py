@@ -38,6 +38,8 @@ class Route(NamedTuple):
     """Other names that the options may use."""
     methods: frozenset[str] | None = None
     """None if they are unknown; `WEBSOCKET` for a WebSocket."""
+    redirects: bool = False
+    """Whether it does nothing but redirect."""
     opaque: bool = False
     """Whether it is a mount whose own routes are hidden."""
     is_mount: bool = False

@@ -20,18 +20,37 @@ _ALWAYS = frozenset(
         *("__heartbeat__", "__lbheartbeat__", "__version__", "favicon.ico", "favicon.png", "favicon.svg", "robots.txt"),
         *("openapi.json", "openapi.yaml", "openapi.yml", "swagger.json", "swagger.yaml", "swagger-ui", "redoc"),
         *("apidocs", "oauth2-redirect", "_reload-hash", "_dash-layout", "_dash-dependencies", "_favicon.ico"),
+        *("manifest.json", "manifest.webmanifest", "site.webmanifest"),
     }
 )
 """Last segments of routes that are never a feature."""
 _AFTER_TECHNICAL = frozenset(
     {
-        *("health", "live", "liveness", "ready", "readiness", "startup", "started", "up", "alive", "ping", "heartbeat"),
+        *(
+            "health",
+            "healthy",
+            "live",
+            "liveness",
+            "ready",
+            "readiness",
+            "startup",
+            "started",
+            "up",
+            "alive",
+            "ping",
+            "heartbeat",
+        ),
         *("metrics", "docs", "swagger", "schema", "openapi", "prometheus"),
     }
 )
 """Last segments that may be a feature (`/my/health`), unless each segment before is technical (`/api/v1/health`)."""
+_PROBES = frozenset({"health", "healthz", "healthcheck", "health-check", "health_check", "livez", "readyz", "startupz"})
+"""Segments before the name of what a probe asks for."""
+_PROBED = frozenset({"db", "database", "cache", "redis", "queue", "broker", "storage", "disk", "migrations"})
+"""Last segments after a probe's."""
 _TECHNICAL = re.compile(
-    r"api|rest|v\d+|q|utils?|internal|system|_?status|actuator|management|monitoring|probes?|health|healthz|docs|schema"
+    r"-|_ah|api|rest|v\d+|q|utils?|internal|system|_?status|actuator|management|monitoring|probes?|docs|schema|"
+    r"health|healthz|livez|readyz|startupz|health[-_]?check"
 )
 _ASSETS = "_dash-component-suites"
 """A segment before the bundles of a framework's own pages."""
@@ -44,7 +63,10 @@ def is_technical(template: str) -> bool:
         return True
     if "{" in template:
         return False
-    return last in _ALWAYS or (last in _AFTER_TECHNICAL and all(map(_TECHNICAL.fullmatch, before)))
+    if last in _ALWAYS:
+        return True
+    is_probed = last in _PROBED and before and before[-1] in _PROBES
+    return bool(last in _AFTER_TECHNICAL or is_probed) and all(map(_TECHNICAL.fullmatch, before))
 
 
 class Rule(NamedTuple):
@@ -97,7 +119,7 @@ class Rules:
     2. **`exclude`**: patterns of routes that do not count. A pattern is like a key, and `*` matches any
        characters, `/` too: `"admin.*"`, `"/internal/*"`, `"GET /events*"`.
     3. **`include`**: patterns; no other route counts.
-    4. Health, metrics and API-docs routes do not count, unless in `include`.
+    4. Health, metrics and API-docs routes, and those that only redirect, do not count, unless in `include`.
     5. **`features`** as a callable names all other routes.
     6. The route's own name; see `qualified` for names that are not unique.
 
@@ -182,6 +204,8 @@ class Rules:
             return None if any(pattern.matches(route, method) for pattern in self._include) else "not in include="
         if route.documentation or (method != WEBSOCKET and is_technical(route.local)):
             return "probes, metrics and API documentation are not, unless in include="
+        if route.redirects:
+            return "a redirect is no use, unless in include="
         return None
 
 

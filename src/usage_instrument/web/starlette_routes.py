@@ -167,6 +167,7 @@ def _route(route: Any, template: str, name: str | None, endpoint: object, host: 
         not (serves_files or has_routes),
         getattr(endpoint, "__module__", None) == "fastapi.applications",
         methods=_methods(route, endpoint, is_mount=is_mount),
+        redirects=any(base.__name__ == "RedirectResponse" for base in type(endpoint).__mro__),
         opaque=is_mount and not (serves_files or has_routes),
         is_mount=is_mount,
         spelled=template or "/",
