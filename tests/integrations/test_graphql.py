@@ -175,6 +175,63 @@ def test_operations_count_by_their_names_and_without_errors(make):
             assert captured.complaints == []
 
 
+def handwritten(kind):
+    """A view of the app's own, which answers every query with 200."""
+    from flask import Flask, jsonify, request
+    from flask.views import MethodView
+
+    graphene = pytest.importorskip("graphene", minversion="3")
+    from usage_instrument.integrations.graphene import UsageExecutionContext
+
+    class Query(graphene.ObjectType):
+        book = graphene.String(number=graphene.Int())
+
+        def resolve_book(self, info, number):
+            return "Emma"
+
+    schema = graphene.Schema(query=Query)
+
+    class Counting(UsageExecutionContext): ...
+
+    def serve():
+        result = schema.execute(request.get_json()["query"], execution_context_class=Counting)
+        return jsonify(result.formatted)
+
+    class Served(MethodView):
+        def post(self):
+            return serve_as(Counting)
+
+    def serve_as(context):
+        return jsonify(schema.execute(request.get_json()["query"], execution_context_class=context).formatted)
+
+    view = Served.as_view("serve") if kind == "graphene class" else serve
+    app = Flask("graphql", static_folder=None)
+    app.add_url_rule("/graphql", "serve", view, methods=["POST"])
+    app.add_url_rule("/other", "other", lambda: "other")
+    app.wsgi_app = wsgi.UsageMiddleware(app.wsgi_app)
+    return app
+
+
+@pytest.mark.parametrize("kind", ["graphene", "graphene class"])
+def test_an_invalid_query_that_no_extension_sees_counts_nothing(kind, caplog):
+    app = handwritten(kind)
+    client = Client(app)
+    with capture_usage() as captured:
+        for query in ["{ nothing }", "query {", *["query Wrong { nothing }"] * 5]:
+            assert client.post("/graphql", json={"query": query}).status_code == 200
+        assert captured.uses == []
+        client.post("/graphql", json={"query": "query Look { book(number: 1) }"})
+        client.get("/other")
+        assert captured.names == ["graphql:Look", "other"]
+        client = Client(wsgi.UsageMiddleware(app.wsgi_app.app, features={"/graphql": "asked"}))
+        client.post("/graphql", json={"query": "{ nothing }"})
+        assert captured.count("asked") == 0
+    assert caplog.messages == []
+    assert [row[1:] for row in route_coverage(app) if row.route == "/graphql"] == [
+        ("/graphql", None, "its operations count, by its extension")
+    ]
+
+
 EXTENSIONS = [f"usage_instrument.integrations.{name}" for name in ("strawberry", "ariadne", "graphene")]
 
 

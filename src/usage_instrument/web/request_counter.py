@@ -37,7 +37,7 @@ from .options import (
     is_bound,
     login_paths,
 )
-from .routes import Route, first_line_of, is_graphql, source_of, tracked_features, unreached
+from .routes import Route, executes_graphql, first_line_of, is_graphql, source_of, tracked_features, unreached
 from .rules import Rule, Rules
 
 _SOURCE = "middleware"
@@ -238,7 +238,8 @@ class RequestCounter:
         """What the options and the decorators of a route's endpoint decide for one of its methods."""
         rule, tracked = self.rules.decide(route, method), tracked_features(route.endpoint, method, self.catalog)
         is_elsewhere = tracked or is_graphql(route.endpoint) or self.reads(route)
-        return Decision(rule, tracked, route.countable and (rule.explicit or not is_elsewhere))
+        counts = (rule.explicit or not is_elsewhere) and not executes_graphql(route.endpoint)
+        return Decision(rule, tracked, route.countable and counts)
 
     def reads(self, route: Route) -> bool:
         """Whether `graphql=` reads the operations of a route from its bodies."""

@@ -15,7 +15,7 @@ from .framework_users import ids_are_keys
 from .graphql import endpoint_path
 from .other_routes import OtherRoutes, connexion_layers, connexion_routes
 from .request_counter import RequestCounter
-from .routes import Route, tracked_features, unreached
+from .routes import Route, executes_graphql, tracked_features, unreached
 from .setup_checks import layers
 from .starlette_routes import is_static, visible_routes
 
@@ -166,6 +166,8 @@ def _why_operations(counter: RequestCounter, route: Route) -> str:
     """What counts the operations of a GraphQL endpoint. An extension of ours in its schema cannot be seen from here."""
     if counter.reads(route):
         return "its operations count, by graphql="
+    if executes_graphql(route.endpoint):
+        return "its operations count, by its extension"
     path = endpoint_path(route.templates[-1])
     if any(name in sys.modules for name in _EXTENSIONS):
         return f"its operations count if its schema has our UsageExtension, else pass graphql={path!r}"

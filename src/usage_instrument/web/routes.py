@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -142,6 +143,41 @@ def is_graphql(endpoint: object) -> bool:
     kind = getattr(endpoint, "view_class", None) or (endpoint if isinstance(endpoint, type) else type(endpoint))
     modules = {getattr(endpoint, "__module__", None), *(base.__module__ for base in kind.__mro__)}
     return any(isinstance(module, str) and module.partition(".")[0] in _GRAPHQL for module in modules)
+
+
+_EXTENSIONS = frozenset({"UsageExtension", "UsageExecutionContext"})
+
+
+def executes_graphql(endpoint: object) -> bool:
+    """Whether the code of an endpoint names an extension of ours for a GraphQL library.
+
+    Such a view of the app's own serves operations alone. An invalid query never reaches Graphene's extension.
+    """
+    owner: Any = getattr(endpoint, "view_class", endpoint)
+    names = [*(method.lower() for method in METHODS), *_HANDLERS]
+    served = [getattr(owner, name, None) for name in names] if isinstance(owner, type) else [endpoint]
+    return any(_names_extension(one) for one in served)
+
+
+def _names_extension(function: Any) -> bool:
+    for _ in range(50):
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return False
+        values = [function.__globals__.get(name) for name in code.co_names]
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # a variable without a value yet
+                values.append(cell.cell_contents)
+        if any(_is_extension(value) for value in values):
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+def _is_extension(value: object) -> bool:
+    return isinstance(value, type) and any(
+        base.__name__ in _EXTENSIONS and base.__module__.startswith("usage_instrument.") for base in value.__mro__
+    )
 
 
 def unreached(endpoint: object, catalog: Catalog) -> list[Feature]:
