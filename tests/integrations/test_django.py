@@ -179,6 +179,96 @@ def test_the_user_is_whom_the_request_has_loaded_and_no_query_asks_for_more(clie
     assert ask("/shop/user") == (None, 0)
 
 
+def states_unloaded(request):
+    from django.http import HttpResponse
+
+    usage.track("tracked", user=request.user)
+    with usage.as_user(request.user, actor=request.user):
+        usage.track("as_user")
+    usage.identify(request.user)
+    usage.track("identified")
+    usage.tracks("argument", user_arg="who")(lambda who: None)(request.user)
+    return HttpResponse("ok")
+
+
+async def astates_unloaded(request):
+    return states_unloaded(request)
+
+
+@pytest.mark.parametrize("name", ["states", "astates"])
+@pytest.mark.parametrize("option", [False, True])
+def test_a_user_whom_nothing_has_loaded_is_taken_without_a_query(client, path_to_states, captured, name, option):
+    """`usage.identify(request.user)` was rejected."""
+    with path_to_states(lambda request: request.user if option else None):
+        assert client(f"/{name}")[0] == 200
+        assert {use.user for use in captured.uses} == {None}, captured.rejected
+        client("/shop/login?name=ada")
+        captured.clear()
+        queries = []
+        with count_queries(queries):
+            client(f"/{name}")
+    assert [(use.feature, int(use.user)) for use in captured.uses] == [
+        ("tracked", 1), ("as_user", 1), ("identified", 1), ("argument", 1), (name, 1),
+    ]  # fmt: skip
+    assert (captured.rejected, captured.complaints, queries) == ([], [], [])
+
+
+@pytest.fixture
+def path_to_states():
+    """The site with the views, and a `user` option or none."""
+
+    @contextlib.contextmanager
+    def enter(user):
+        patterns = [
+            *site.urlpatterns,
+            path("states", states_unloaded, name="states"),
+            path("astates", astates_unloaded, name="astates"),
+            path("leaves", leaves, name="leaves"),
+        ]
+        options = {} if user(types.SimpleNamespace(user=1)) is None else {"user": user}
+        with override_settings(ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns}), USAGE_INSTRUMENT=options):
+            yield
+
+    return enter
+
+
+def leaves(request):
+    from django.contrib.auth import logout
+    from django.http import HttpResponse
+
+    usage.identify(request.user)
+    usage.track("before")
+    logout(request)
+    usage.track("after")
+    return HttpResponse("out")
+
+
+def test_a_lazy_user_is_whom_the_request_loads_later(client, path_to_states, captured):
+    with path_to_states(lambda request: None):
+        client("/shop/login?name=ada")
+        captured.clear()
+        client("/leaves")
+    assert [(use.feature, int(use.user)) for use in captured.uses] == [("before", 1), ("after", 1), ("leaves", 1)]
+
+
+def test_another_lazy_object_is_not_the_user_of_the_request(client, captured):
+    from django.http import HttpResponse
+    from django.utils.functional import SimpleLazyObject
+
+    def someone_else(request):
+        usage.track("export", user=SimpleLazyObject(lambda: site.User.objects.get()))
+        return HttpResponse("ok")
+
+    patterns = [*site.urlpatterns, path("other", someone_else, name="other")]
+    with override_settings(ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns})):
+        client("/shop/login?name=ada")
+        captured.clear()
+        client("/other")
+    assert captured.names == ["other"]
+    (rejected,) = captured.rejected
+    assert "not the user of the request that runs here: pass the user's id" in str(rejected.error)
+
+
 @contextlib.contextmanager
 def count_queries(queries):
     """Django's own hook for it is a connection's, and so a thread's."""

@@ -252,6 +252,53 @@ def test_an_unauthorised_post_is_no_use_either(captured: CapturedUsage) -> None:
     assert [use.feature for use in captured.uses] == ["login", "save"]
 
 
+@pytest.mark.parametrize("option", [False, True])
+def test_a_current_user_whom_nothing_has_loaded_is_taken_without_a_query(captured: CapturedUsage, option: bool) -> None:
+    """`usage.identify(current_user)` rejected the uses of the request."""
+    options: dict[str, Any] = {"user": lambda environ: current_user} if option else {}
+    app, loads = with_login(**options)
+
+    @app.get("/states")
+    def states() -> str:
+        usage.track("tracked", user=current_user)
+        with usage.as_user(current_user, actor=current_user):
+            usage.track("as_user")
+        usage.identify(current_user)
+        usage.track("identified")
+        return "ok"
+
+    @app.post("/leaves")
+    def leaves() -> str:
+        usage.identify(current_user)
+        usage.track("before")
+        logout_user()
+        usage.track("after")
+        return "out"
+
+    @app.post("/enters")
+    def enters() -> str:
+        usage.identify(current_user)
+        login_user(app.login_manager._user_callback("eve"))  # type: ignore[attr-defined]
+        return "in"
+
+    client = app.test_client()
+    names = ["tracked", "as_user", "identified", "states"]
+    client.get("/states")
+    assert [(use.feature, use.user) for use in captured.uses] == [(name, None) for name in names]
+    client.post("/login")
+    captured.clear()
+    client.get("/states")
+    assert loads == []
+    assert [(use.feature, use.user) for use in captured.uses] == [(name, str(ADA)) for name in names]
+    captured.clear()
+    client.post("/leaves")
+    client.post("/enters")
+    assert [(use.feature, use.user) for use in captured.uses] == [
+        ("before", str(ADA)), ("after", str(ADA)), ("leaves", str(ADA)), ("enters", "eve"),
+    ]  # fmt: skip
+    assert (captured.rejected, captured.complaints) == ([], [])
+
+
 # ---- its database
 
 

@@ -12,6 +12,7 @@ from usage_instrument.events import keep_metadata
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Unset, UserId
 
+from .context import user_here
 from .user_ids import user_id_of
 
 Kept: TypeAlias = "dict[str, Any] | str | None"
@@ -95,14 +96,14 @@ class CallReader:
                 value = argument(args, kwargs)
                 if value is UNSET:
                     raise UserIdError(f"the call does not pass {name!r}, the argument that holds the user")
-                return user_id_of(value)
+                return user_here(value)
 
             return from_argument
         if callable(user):
 
             def from_callable(args: Args, kwargs: Kwargs) -> UserId | Unset:
                 value = user(*args, **kwargs)
-                return UNSET if value is UNSET else user_id_of(value)
+                return UNSET if value is UNSET else user_here(value)
 
             return from_callable
         if user is UNSET:

@@ -60,7 +60,7 @@ async def atrack(
 def _admittable(feature: str, user: object, metadata: Metadata | None, access: Access | None) -> Use:
     """The access to admit. Raises AuditUnavailable for a value that cannot be recorded."""
     try:
-        who = context.known_user() if user is UNSET else user_ids.user_id_of(user)
+        who = context.known_user() if user is UNSET else context.user_here(user)
         return Use(check_feature(feature), who, kept_metadata(metadata), 0, access)
     except Exception as error:
         raise AuditUnavailable(f"the access cannot be recorded: {error}") from error
@@ -100,7 +100,7 @@ def _track(
     is_use = held is None or not held.silent
     if not is_use and access is None:
         return True
-    who = context.known_user() if user is UNSET else user_ids.user_id_of(user)
+    who = context.known_user() if user is UNSET else context.user_here(user)
     if not _is_count(count):
         raise CountError(f"count is a whole number from 1 to {MAX_COUNT}, not {count!r}")
     kept = None

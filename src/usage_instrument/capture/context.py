@@ -12,11 +12,11 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from usage_instrument.errors import DeclarationError, UserIdError
+from usage_instrument.errors import DeclarationError, UserIdError, describe
 from usage_instrument.events import Access
 from usage_instrument.typing import UNSET, Unset, UserId
 
-from .user_ids import is_deleted, may_be_deleted, user_id_of
+from .user_ids import is_deleted, is_unloaded, is_users_proxy, loaded_user, may_be_deleted, user_id_of
 
 SCOPE_KEY = "usage_instrument.request"
 """The key of the Request in the ASGI scope and the WSGI environ, for a middleware further in."""
@@ -36,6 +36,9 @@ class Middleware(Protocol):
 
     def leads_to_login(self, location: str, info: Any) -> bool:
         """Whether a location is a login page that the app or the framework names."""
+
+    def framework_user(self, info: Any) -> UserId | Unset:
+        """The framework's own user, as far as it is known without a query. Raises UserIdError."""
 
 
 OPERATIONS = object()
@@ -85,22 +88,49 @@ class Request:
         self._refused: UserIdError | None = None
         self._stated: object = None
         """The user object that `identify` stated, if it may be deleted in the request."""
+        self._lazy: object = None
+        """The framework's own user object that `identify` stated before anything had loaded it."""
 
     def identify(self, user: object, actor: object = UNSET) -> None:
         """Set the user, and who acts as them; the last call wins.
 
         Raises UserIdError for a bad id. Captures are then rejected until the next call.
         """
+        self._lazy = None
         try:
-            self.actor = UNSET if actor is UNSET else user_id_of(actor)
-            self.user, self._refused = user_id_of(user), None
-            self._stated = user if may_be_deleted(user) else None
+            self.actor = UNSET if actor is UNSET else self.user_of(actor)
+            self.user, self._lazy = _stated_user(user, self)
+            self._refused, self._stated = None, user if may_be_deleted(user) else None
         except UserIdError as error:
             self.refuse(error)
             raise
         if not self.open:  # a thread that outlived the response
             self.user, self.actor, self._refused, self._stated = UNSET, UNSET, None, None
-        self.ready = self.open and not self.discarded and self._stated is None
+        self.ready = self.open and not self.discarded and self._stated is None and self._lazy is None
+
+    def owns(self, user: object) -> bool:
+        """Whether an object is the framework's own user of this request, which nothing has loaded yet."""
+        return self.open and is_unloaded(user) and is_users_proxy(user, self.info)
+
+    def user_of(self, user: object) -> UserId:
+        """As user_id_of; the framework's own user need not be loaded. Raises UserIdError."""
+        try:
+            return user_id_of(user)
+        except UserIdError:
+            if not self.owns(user):
+                raise
+        return self.lazy_user(user)
+
+    def lazy_user(self, user: object) -> UserId:
+        """The user that a lazy object of the framework stands for now: the loaded one, else the one that the framework
+        knows without a query, else the anonymous user. Raises UserIdError."""
+        found = loaded_user(user)
+        if found is UNSET and self.info is not None:
+            if self.counters:
+                found = self.counters[-1].framework_user(self.info)
+            elif self._lookup is not None:
+                found = self._lookup(self.info)
+        return None if found is UNSET else found
 
     def refuse(self, error: UserIdError) -> None:
         """Reject captures from now on, because the user is not known."""
@@ -171,7 +201,7 @@ class Request:
         self.open = self.ready = self.discarded = False
         self.user, self._lookup, self._refused, self.info = UNSET, None, None, None
         self.actor = UNSET
-        self._stated = None
+        self._stated = self._lazy = None
 
     def capture_user(self) -> UserId | Unset:
         """The user of a capture, or UNSET if it does not count. Raises UserIdError for a refused statement."""
@@ -184,6 +214,8 @@ class Request:
         user = self.user
         if self._stated is not None and is_deleted(self._stated):  # by the request itself
             return None
+        if self._lazy is not None:
+            return self.lazy_user(self._lazy)
         if user is UNSET and self._lookup is not None:
             user = self._lookup(self.info)
         return None if user is UNSET else user
@@ -203,7 +235,7 @@ class Request:
 class Override:
     """The user or the pause that `as_user` and `paused` lay over the surrounding request."""
 
-    __slots__ = ("_outer", "_pauses", "_refused", "actor", "counted", "is_lifted", "ready", "request", "user")
+    __slots__ = ("_lazy", "_outer", "_pauses", "_refused", "actor", "counted", "is_lifted", "ready", "request", "user")
 
     def __init__(
         self, outer: Holder | None, user: object = UNSET, actor: object = UNSET, *, paused: bool = False
@@ -211,6 +243,8 @@ class Override:
         self._outer = outer
         self._pauses = paused
         self._refused: UserIdError | None = None
+        self._lazy: object = None
+        """As Request's."""
         self.is_lifted = False
         """Whether it has ended, and stands for what surrounds it."""
         self.request = request_of(outer)
@@ -222,8 +256,8 @@ class Override:
         """The user who acts as `user`, for the audit trail."""
         if user is not UNSET:
             try:
-                self.actor = UNSET if actor is UNSET else user_id_of(actor)
-                self.user = user_id_of(user)
+                self.actor = UNSET if actor is UNSET else user_of(actor, self.request)
+                self.user, self._lazy = _stated_user(user, self.request)
             except UserIdError as error:
                 self._refused = error
         self.ready = self.request is None and self.user is not UNSET and not self.paused
@@ -237,6 +271,11 @@ class Override:
         copy, stated = Override(request, paused=self.paused), _stated(self)
         if isinstance(stated, Override):
             copy.user, copy.actor, copy._refused = stated.user, stated.actor, stated._refused
+            if stated._lazy is not None:
+                try:
+                    copy.user = stated.known_user()
+                except Exception as error:  # the host's objects
+                    copy._refused = UserIdError(describe(error))
         return copy
 
     @property
@@ -265,6 +304,8 @@ class Override:
             return None if stated is None else stated.known_user()
         if stated._refused is not None:
             raise stated._refused
+        if stated._lazy is not None and stated.request is not None:
+            return stated.request.lazy_user(stated._lazy)
         return None if stated.user is UNSET else stated.user
 
 
@@ -283,7 +324,9 @@ def standing(held: Holder | None) -> Holder | None:
 
 def _stated(held: Holder | None) -> Holder | None:
     """The innermost holder that states a user, or the request."""
-    while isinstance(held, Override) and (held.is_lifted or (held.user is UNSET and held._refused is None)):
+    while isinstance(held, Override) and (
+        held.is_lifted or (held.user is UNSET and held._refused is None and held._lazy is None)
+    ):
         held = held._outer
     return held
 
@@ -297,6 +340,29 @@ def current_request() -> Request | None:
     """The open request or task of this context."""
     request = request_of(holder.get())
     return request if request is not None and request.open else None
+
+
+def _stated_user(user: object, request: Request | None) -> tuple[UserId | Unset, object]:
+    """The id that a statement names, or UNSET and the framework's own user, which nothing has loaded yet.
+
+    Raises UserIdError.
+    """
+    try:
+        return user_id_of(user), None
+    except UserIdError:
+        if request is None or not request.owns(user):
+            raise
+    return UNSET, user
+
+
+def user_of(user: object, request: Request | None) -> UserId:
+    """As user_id_of; the framework's own user of the request need not be loaded. Raises UserIdError."""
+    return user_id_of(user) if request is None else request.user_of(user)
+
+
+def user_here(user: object) -> UserId:
+    """As user_of, in the request of this context."""
+    return user_of(user, current_request())
 
 
 def known_user() -> UserId:

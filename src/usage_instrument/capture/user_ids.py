@@ -32,6 +32,11 @@ def user_id_of(user: object) -> UserId:
         raise _no_hash(user) from error
     found = _find_id(user, None)
     if found is UNSET:
+        if is_unloaded(user):
+            raise UserIdError(
+                f"nothing has loaded the lazy {type(user).__name__}, and it is not the user of the request that runs "
+                "here: pass the user's id"
+            )
         raise UserIdError(
             f"a user id is a UUID, an int, a str or None; {type(user).__name__} is another type, without a loaded `id`"
         )
@@ -117,6 +122,23 @@ def unwrapped(user: Any) -> Any:
                 break
             user = inside
     return user
+
+
+def is_unloaded(user: object) -> bool:
+    """Whether an object is a proxy that has not loaded its object yet."""
+    try:
+        return user is not UNSET and unwrapped(user) is UNSET
+    except TypeError:  # its class has no hash
+        return False
+
+
+def is_users_proxy(user: object, info: Any) -> bool:
+    """Whether a proxy stands for the framework's own user of the request: Flask-Login's `current_user`, or what the
+    request's `info` holds as `user`, as Django's does."""
+    login, flask = sys.modules.get("flask_login"), sys.modules.get("flask")
+    if login is not None and flask is not None and user is getattr(login, "current_user", UNSET):
+        return bool(flask.has_request_context())
+    return (info if type(info) is dict else attributes_of(info)).get("user", UNSET) is user
 
 
 def _inside_wrapt(proxy: object) -> object:

@@ -6,17 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.user_ids import loaded_user as loaded_user
 from usage_instrument.capture.user_ids import unwrapped
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Environ, Unset, UserId
-
-
-def is_unloaded(user: object) -> bool:
-    """Whether a user is lazy and not loaded."""
-    return type(attributes_of(user).get("_wrapped")) is object
-
 
 FLASK_USER = "usage_instrument.flask_user"
 """The key of an environ, and of the scope of an app in which Flask is mounted, with the user of Flask-Login."""

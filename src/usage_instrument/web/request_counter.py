@@ -16,8 +16,8 @@ from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import path_in, query_of
 from usage_instrument.capture.transactions import now
-from usage_instrument.capture.user_ids import loaded_user, user_id_of
-from usage_instrument.errors import FeatureNameError, UsageInstrumentError
+from usage_instrument.capture.user_ids import is_unloaded, is_users_proxy, loaded_user, user_id_of
+from usage_instrument.errors import FeatureNameError, UsageInstrumentError, UserIdError
 from usage_instrument.events import NAME_LENGTH, Use, check_feature
 from usage_instrument.runtime import log
 from usage_instrument.runtime.call_sites import definition
@@ -140,8 +140,9 @@ class RequestCounter:
         self.session_user = options.get("session_user")
         if self.session_user is not None:
             framework_user = partial(_session_user, framework_user, session_of, check_key(self.session_user))
+        self._framework_user = framework_user
         self.find_user: Callable[[Carrier], UserId | Unset] = (
-            framework_user if user is None else partial(_stated_user, user)
+            framework_user if user is None else partial(_stated_user, user, framework_user)
         )
         """The user, unless `as_user` or `identify` stated one. Raises UserIdError, and what the host's code raises."""
         self.success = None if success is None else check_callable("success=", success)
@@ -178,6 +179,10 @@ class RequestCounter:
         return self.catalog.recorder
 
     # ---- the request
+
+    def framework_user(self, info: Carrier) -> UserId | Unset:
+        """As Middleware.framework_user."""
+        return self._framework_user(info)
 
     def _held(self, request: Request) -> Holder:
         """The request, below the `as_user` or `paused` of the moment; a leftover of another request is ignored."""
@@ -475,5 +480,16 @@ def _session_user(
     return loaded_user(dict.get(session, key)) if isinstance(session, dict) else UNSET
 
 
-def _stated_user(user: Callable[[Carrier], object], carrier: Carrier) -> UserId:
-    return user_id_of(user(carrier))
+def _stated_user(
+    user: Callable[[Carrier], object], framework_user: Callable[[Carrier], UserId | Unset], carrier: Carrier
+) -> UserId:
+    stated = user(carrier)
+    try:
+        found: UserId | Unset = user_id_of(stated)
+    except UserIdError:
+        if not (is_unloaded(stated) and is_users_proxy(stated, carrier)):
+            raise
+        found = framework_user(carrier)
+    if found is None and stated is not None and is_users_proxy(stated, carrier):  # who may have logged out
+        found = framework_user(carrier)
+    return None if found is UNSET else found

@@ -14,14 +14,14 @@ from usage_instrument.capture.context import holder
 from usage_instrument.capture.kept_uses import Release
 from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.request_info import path_in
-from usage_instrument.capture.user_ids import unwrapped
+from usage_instrument.capture.user_ids import is_unloaded, unwrapped
 from usage_instrument.errors import AuditUnavailable, UserIdError
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Unset, UserId
 from usage_instrument.web import unavailable
 from usage_instrument.web.django_routes import DjangoRoutes, django_routes
 from usage_instrument.web.exchange import AsyncBody, BodyExchange
-from usage_instrument.web.framework_users import is_unloaded, loaded_user
+from usage_instrument.web.framework_users import loaded_user
 from usage_instrument.web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
 from usage_instrument.web.setup_checks import declare_later
 
