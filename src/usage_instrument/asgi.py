@@ -27,7 +27,7 @@ from .web.starlette_routes import (
     follow_mounts,
     marker_of,
     mount_depth,
-    starlette_login_paths,
+    starlette_login_pages,
     visible_routes,
 )
 
@@ -54,7 +54,7 @@ class UsageMiddleware:
         self._has_begun = False
         self._shares_extensions = False
         """Whether the scope needs `extensions`, in which Connexion notes its routing: it routes a copy of the scope."""
-        self._counter = RequestCounter(options, _user_in, starlette_login_paths, session_of=_session_in)
+        self._counter = RequestCounter(options, _user_in, starlette_login_pages, session_of=_session_in)
         self._counter.check_setup = self._check_setup
         self._tree = RouteTree()
 

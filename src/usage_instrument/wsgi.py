@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from .capture.context import current_request, holder
 from .capture.request_info import header_of, path_of
+from .capture.responses import flask_login_pages
 from .errors import AuditUnavailable
 from .runtime import log
 from .typing import Environ, StartResponse, WSGIApp
@@ -43,7 +44,9 @@ class UsageMiddleware:
         check_protocol(app, WSGI)
         self.app = app
         known_user = partial(flask_user, app=_flask_app(app))
-        self._counter = RequestCounter(options, known_user, session_of=flask_session)
+        self._counter = RequestCounter(
+            options, known_user, lambda environ: flask_login_pages(), session_of=flask_session
+        )
         self.routes = FlaskRoutes(app)
         innermost = list(layers(app))[-1:] or [app]
         self.others = OtherRoutes(innermost[0])

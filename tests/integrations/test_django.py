@@ -851,6 +851,71 @@ def test_a_decorated_view_that_redirects_to_the_login_page_is_no_use(has_middlew
         assert captured.names == []
 
 
+@pytest.mark.parametrize("has_middleware", [True, False])
+def test_registering_and_logging_out_count_although_they_end_at_the_login_page(captured, has_middleware):
+    """Each redirect to LOGIN_URL was a refusal."""
+    from django.contrib.auth import logout
+    from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
+    from django.contrib.auth.mixins import LoginRequiredMixin
+    from django.shortcuts import redirect
+    from django.test import Client
+    from django.views import View
+
+    def register(request):
+        return redirect("signin")
+
+    def leave(request):
+        logout(request)
+        return redirect("signin")
+
+    def by_hand(request):
+        return redirect(f"/signin?return_to={request.path}")
+
+    class Mixed(LoginRequiredMixin, View):
+        def post(self, request):
+            raise AssertionError
+
+    class Bare(Mixed):
+        login_url, redirect_field_name = "/other", None
+
+    nobody = user_passes_test(lambda user: False, login_url="/other", redirect_field_name="came")
+    nobody_bare = user_passes_test(lambda user: not user.is_anonymous, login_url="/other", redirect_field_name=None)
+    views = {
+        "register": register,
+        "leave": leave,
+        "leave_guarded": login_required(leave),
+        "done": user_passes_test(lambda user: True, redirect_field_name=None)(lambda request: redirect("/done")),
+        "guarded": login_required(register),
+        "permitted": permission_required("no.one")(register),
+        "nobody": nobody(register),
+        "nobody_bare": nobody_bare(register),
+        "mixed": Mixed.as_view(),
+        "bare": Bare.as_view(),
+        "by_hand": by_hand,
+    }
+    patterns = [path("signin", site.plain, name="signin")]
+    patterns += [path(name, view, name=name) for name, view in views.items() if has_middleware]
+    patterns += [path(f"{name}/tracked", usage.tracks(f"{name} tracked")(view)) for name, view in views.items()]
+    middleware = [each for each in settings.MIDDLEWARE if has_middleware or "usage_instrument" not in each]
+    urlconf, client = type("Site", (), {"urlpatterns": patterns}), Client()
+
+    def post(name, suffix):
+        assert client.post(f"/{name}{suffix}").status_code == 302
+
+    with override_settings(MIDDLEWARE=middleware, ROOT_URLCONF=urlconf, LOGIN_URL="signin"):
+        for suffix in ["/tracked", *([""] if has_middleware else [])]:
+            for name in views:
+                post(name, suffix)
+            for name in ("leave", "leave_guarded"):
+                client.force_login(site.User.objects.get(username="ada"))
+                post(name, suffix)
+    expected = ["register tracked", "leave tracked", "done tracked", "leave tracked", "leave_guarded tracked"]
+    if has_middleware:
+        expected += ["register POST", "leave POST", "done POST", "leave POST", "leave_guarded POST"]
+        assert [int(use.user or 0) for use in captured.uses] == [0, 0, 0, 1, 1] * 2
+    assert [use.feature for use in captured.uses] == expected
+
+
 def test_a_forged_or_damaged_session_is_nobody_and_its_response_stays_as_it_is(client, captured):
     client("/shop/login?name=ada")
     (name, cookie), *_ = client.cookies.items()

@@ -252,6 +252,48 @@ def test_an_unauthorised_post_is_no_use_either(captured: CapturedUsage) -> None:
     assert [use.feature for use in captured.uses] == ["login", "save"]
 
 
+@pytest.mark.parametrize("has_middleware", [True, False])
+def test_registering_and_logging_out_count_although_they_end_at_the_login_page(
+    captured: CapturedUsage, has_middleware: bool
+) -> None:
+    """A tracked one never counted without a middleware, and a redirect by hand counted with one."""
+    app = small("members", SECRET_KEY="test")
+    manager = LoginManager(app)
+    manager.login_view = "enter"
+    manager.user_loader(lambda key: type("Member", (UserMixin,), {"id": key})())
+
+    def enter() -> str:
+        return "form"
+
+    def register() -> Any:
+        return redirect("/enter")
+
+    def leave() -> Any:
+        logout_user()
+        return redirect("/enter")
+
+    def by_hand() -> Any:
+        return redirect(f"/enter?back={request.path}")
+
+    app.add_url_rule("/enter", "enter", enter)
+    views = {"register": register, "leave": leave, "guarded": login_required(leave), "by_hand": by_hand}
+    for name, view in views.items():
+        app.add_url_rule(f"/{name}", name, usage.tracks(name)(view), methods=["POST"])
+        if has_middleware:
+            app.add_url_rule(f"/{name}/plain", f"{name} plain", lambda view=view: view(), methods=["POST"])
+    if has_middleware:
+        UsageInstrument(app)
+    client = app.test_client()
+    for suffix in ["", *(["/plain"] if has_middleware else [])]:
+        for name in views:
+            assert client.post(f"/{name}{suffix}").status_code == 302
+        with client.session_transaction() as session:
+            session["_user_id"], session["_fresh"] = "eve", True
+        assert client.post(f"/guarded{suffix}").status_code == 302
+    plain = ["register plain", "leave plain", "guarded plain"] if has_middleware else []
+    assert captured.names == ["register", "leave", "guarded", *plain]
+
+
 @pytest.mark.parametrize("option", [False, True])
 def test_a_current_user_whom_nothing_has_loaded_is_taken_without_a_query(captured: CapturedUsage, option: bool) -> None:
     """`usage.identify(current_user)` rejected the uses of the request."""

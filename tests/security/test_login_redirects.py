@@ -71,6 +71,14 @@ def test_a_login_page_that_the_app_names_is_a_denial(captured: CapturedUsage, si
     assert captured.uses == []
 
 
+@SITES
+def test_a_bare_redirect_to_that_page_refuses_only_who_is_not_signed_in(captured: CapturedUsage, site: Any) -> None:
+    site(login_url="/login")("POST", "/pay/4?return_to=/login")
+    site(login_url="/login", user=lambda info: "eve")("POST", "/pay/4?return_to=/login")  # such as a logout
+    assert [access.outcome for access in captured.accesses] == ["denied", "success"]
+    assert [use.user for use in captured.uses] == ["eve"]
+
+
 def test_the_login_page_of_requires_is_known(captured: CapturedUsage) -> None:
     @requires("authenticated", redirect="enter")
     async def pay(request: Request) -> Response:

@@ -27,6 +27,8 @@ SILENT_METHODS = frozenset({"HEAD", "OPTIONS"})
 
 C = TypeVar("C", bound=Callable[..., Any])
 RequestKind: TypeAlias = Literal["http", "websocket", "task"]
+LoginPage: TypeAlias = Literal["bare", "with path"]
+"""Whether a refusal may lead to the page without a parameter that names the refused path, or always has one."""
 Lookup: TypeAlias = Callable[[Any], "UserId | Unset"]
 """From a request's `info` to its user."""
 
@@ -34,8 +36,8 @@ Lookup: TypeAlias = Callable[[Any], "UserId | Unset"]
 class Middleware(Protocol):
     """A middleware that a request has passed."""
 
-    def leads_to_login(self, location: str, info: Any) -> bool:
-        """Whether a location is a login page that the app or the framework names."""
+    def login_page(self, location: str, info: Any) -> LoginPage | None:
+        """Which login page of the app or the framework a location is; None if it is none."""
 
     def framework_user(self, info: Any) -> UserId | Unset:
         """The framework's own user, as far as it is known without a query. Raises UserIdError."""

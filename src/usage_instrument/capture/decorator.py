@@ -17,6 +17,7 @@ from . import session_transactions
 from .call_arguments import CallReader, ReadCall, read_nothing
 from .recording import AuditedCapture, BoundCapture, Capture
 from .registry import Catalog, Feature, declared
+from .responses import guard_of
 from .transactions import BeginSpan, span_reader
 from .wrappers import (
     ANY,
@@ -281,6 +282,7 @@ class Tracks:
             self.feature, description=self.description, display=self.display, fallback=fallback or None, source=source
         )
         feature.decorates = source
+        feature.guard = feature.guard or guard_of(target)
         return feature
 
 

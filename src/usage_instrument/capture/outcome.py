@@ -7,9 +7,10 @@ from typing import Any
 from usage_instrument.typing import Outcome
 
 from . import responses
-from .context import SAFE_METHODS, SILENT_METHODS, Holder, Request, judge, request_of
+from .context import SAFE_METHODS, SILENT_METHODS, Holder, Middleware, Request, judge, request_of
 from .loaded_attributes import attributes_of, loaded_attribute
-from .request_info import is_login_redirect
+from .request_info import is_login_redirect, names_path_of
+from .responses import Guard
 
 STATUSLESS = frozenset({type(None), bool, int, float, str, bytes, list, dict, set})
 """Types of results without an HTTP status. Most results are of one of them."""
@@ -19,16 +20,17 @@ _DENIED = frozenset({"PermissionDenied", "NotAuthenticated", "AuthenticationFail
 """Exceptions without a status: Django's and REST framework's, which nothing here imports."""
 
 
-def succeeded(held: Holder | None, result: object) -> bool | None:
+def succeeded(held: Holder | None, result: object, *, guard: Guard | None = None) -> bool | None:
     """Whether a call that returned `result` is a success (True), a failure (False), or neither (None).
 
-    It is a success unless its result is the response of an HTTP request and has another status.
+    It is a success unless its result is the response of an HTTP request and has another status. `guard` is
+    Feature.guard.
     """
     if _has_no_status(result):
         return True
     request = request_of(held)
     if request is None:
-        return _succeeded_alone(result)
+        return _succeeded_alone(result, guard=guard)
     if request.kind != "http":
         return True
     status = _status_in(request, result)
@@ -72,14 +74,14 @@ def _integer(status: object) -> int | None:
     return int(status) if issubclass(kind, int) and kind is not bool else None  # type: ignore[call-overload]
 
 
-def outcome_of(held: Holder | None, result: Any) -> Outcome:
+def outcome_of(held: Holder | None, result: Any, *, guard: Guard | None = None) -> Outcome:
     """The outcome of an access that returned: the status of a response in an HTTP request, else a success."""
     request = request_of(held)
     if _has_no_status(result) or (request is not None and request.kind != "http"):
         return "success"
     if request is None:
         status = responses.status_alone(result, status_of)
-        return "denied" if responses.leads_to_login(result, status) else outcome_of_status(status)
+        return "denied" if responses.leads_to_login(result, status, guard=guard) else outcome_of_status(status)
     status = _status_in(request, result)
     if status is None or not 300 <= status < 400:
         return outcome_of_status(status)
@@ -93,28 +95,43 @@ def _has_no_status(result: object) -> bool:
         return False
 
 
-def _succeeded_alone(result: object) -> bool | None:
+def _succeeded_alone(result: object, *, guard: Guard | None) -> bool | None:
     """Whether a view's own answer is a success where no middleware has seen its request."""
     status = responses.status_alone(result, status_of)
     if status is None:
         return True
-    return False if responses.leads_to_login(result, status) else judge(status, responses.method_alone())
+    return False if responses.leads_to_login(result, status, guard=guard) else judge(status, responses.method_alone())
 
 
 def outcome_of_response(request: Request, status: int, location: str) -> Outcome:
     """The outcome by the status and the `Location` of a response: a redirect to a login page is a denial."""
-    if 300 <= status < 400 and (request.denied or (location and _is_denial(request, location))):
+    if 300 <= status < 400 and request.denied:
+        return "denied"
+    middleware = request.counters[-1] if request.counters else None
+    if 300 <= status < 400 and location and leads_to_login(request, location, middleware, request.info):
         return "denied"
     return outcome_of_status(status)
 
 
-def _is_denial(request: Request, location: str) -> bool:
-    """Whether a redirect leads to a login page. For an unsafe method the app or the framework must name the page: the
-    client may have written the location."""
-    if request.counters and request.counters[-1].leads_to_login(location, request.info):
-        return True
+def leads_to_login(request: Request, location: str, middleware: Middleware | None, info: Any) -> bool:
+    """Whether a redirect refuses a request and sends its user to a login page.
+
+    The page must be known for an unsafe method, since the client may have written the location. A refusal names the
+    path of the request in a parameter of any name. Without one, only a user who is not signed in is refused, by a safe
+    method or by what is known to redirect so: the redirect of a registration or a logout is none.
+    """
     is_safe = request.method in SAFE_METHODS or request.method in SILENT_METHODS
-    return is_safe and is_login_redirect(location, request.info)
+    page = None if middleware is None else middleware.login_page(location, info)
+    if page is None:
+        return is_safe and is_login_redirect(location, info)
+    return names_path_of(location, info) or ((is_safe or page == "bare") and _is_anonymous(request))
+
+
+def _is_anonymous(request: Request) -> bool:
+    try:
+        return request.known_user() is None
+    except Exception:  # a refused statement is one of some user
+        return False
 
 
 def outcome_of_status(status: int | None) -> Outcome:

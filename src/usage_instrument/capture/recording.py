@@ -30,7 +30,7 @@ Kept: TypeAlias = dict[str, Any] | str | None
 
 def settle(feature: Feature, held: Holder | None, result: object) -> None:
     """Count a success without user and metadata."""
-    if succeeded(held, result):
+    if succeeded(held, result, guard=feature.guard):
         count(feature, held)
 
 
@@ -105,7 +105,7 @@ class Capture:
     def returned(self, stated: UserAndMetadata, result: object = None) -> None:
         """Count a call that ended without an exception."""
         held = holder.get()
-        if succeeded(held, result) is self.counts:
+        if succeeded(held, result, guard=self.feature.guard) is self.counts:
             count(self.feature, held, stated)
 
     def raised(self, stated: UserAndMetadata, error: BaseException) -> None:
@@ -268,8 +268,9 @@ class AuditedCapture:
     def returned(self, attempt: Attempt, result: object = None) -> None:
         """Record a call that ended without an exception."""
         held = holder.get()
-        is_use = self.counts is not None and succeeded(held, result) is self.counts
-        self._record(attempt, outcome_of(held, result), is_use)
+        guard = self.feature.guard
+        is_use = self.counts is not None and succeeded(held, result, guard=guard) is self.counts
+        self._record(attempt, outcome_of(held, result, guard=guard), is_use)
 
     def raised(self, attempt: Attempt, error: BaseException) -> None:
         """Record a call that ended with an exception. The caller sees that exception."""

@@ -127,6 +127,20 @@ def is_login_redirect(location: str, info: Any) -> bool:
     return any(path_in(url) == path_of(info) for url in targets)
 
 
+def names_path_of(location: str, info: Any) -> bool:
+    """Whether a parameter of a location, of any name, is the path of the request."""
+    path = path_of(info)
+    return any(path_in(value) == path for value in values_in(location))
+
+
+def values_in(location: str) -> list[str]:
+    """The values of the parameters of a URL; none if it cannot be parsed."""
+    try:
+        return [value for values in parse_qs(urlsplit(location).query).values() for value in values]
+    except ValueError:
+        return []
+
+
 def is_impersonated(info: Any) -> bool:
     """Whether the session or the loaded user says that somebody else acts as the user."""
     session, marks = _marks(info)

@@ -49,8 +49,9 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     """The paths of GraphQL endpoints without an extension of ours: the operations are read from the bodies of requests
     and answers, each of up to 1 MiB."""
     login_url: str | Iterable[str] | None
-    """The login pages of the app, as paths or URLs: a redirect to one is no use, and a denied access. The pages of
-    Flask-Login, of Django's LOGIN_URL and of Starlette's `requires` are known."""
+    """The login pages of the app, as paths or URLs: a redirect to one is no use, and a denied access, if nobody is
+    signed in or if it names the path of the request. The pages of Flask-Login, of Django's LOGIN_URL and access
+    decorators, and of Starlette's `requires` are known."""
     not_modified: bool
     """Whether 304 is a use: a second look at a page that the browser has. Default: False."""
     commit: Literal["request"] | None

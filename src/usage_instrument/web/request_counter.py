@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from usage_instrument.capture import request_transactions
 from usage_instrument.capture.call_arguments import kept_metadata
-from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, Request, holder, judge, request_of
+from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, LoginPage, Request, holder, judge, request_of
 from usage_instrument.capture.kept_uses import Release
+from usage_instrument.capture.outcome import leads_to_login
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import path_in, query_of
@@ -115,16 +116,16 @@ class PendingUse:
 class RequestCounter:
     """The options of a middleware, applied. It holds nothing of a single request.
 
-    `framework_user` returns the user that the framework has loaded, `framework_login` the paths of the login pages that
-    the framework names. Raises FeatureNameError, ConfigurationError
-    (ValueErrors), DeclarationError, MetadataError and TypeError.
+    `framework_user` returns the user that the framework has loaded, `framework_login` the login pages that the
+    framework names, by their paths. Raises FeatureNameError, ConfigurationError (ValueErrors), DeclarationError,
+    MetadataError and TypeError.
     """
 
     def __init__(
         self,
         options: MiddlewareOptions[Any],
         framework_user: Callable[[Carrier], UserId | Unset],
-        framework_login: Callable[[Carrier], Collection[str]] = lambda carrier: (),
+        framework_login: Callable[[Carrier], Mapping[str, LoginPage]] = lambda carrier: {},
         *,
         session_of: Callable[[Carrier], object] = lambda carrier: None,
         knows_routes: bool = False,
@@ -356,18 +357,18 @@ class RequestCounter:
             return self.not_modified
         if not 200 <= status < 300 and judge(status, request.method) is not True:
             return False
-        return not (location and self.leads_to_login(location, carrier))
+        return not (location and leads_to_login(request, location, self, carrier))
 
-    def leads_to_login(self, location: str, info: Carrier) -> bool:
-        """As Middleware.leads_to_login."""
+    def login_page(self, location: str, info: Carrier) -> LoginPage | None:
+        """As Middleware.login_page."""
         path = path_in(location)
         if path in self._login_paths:
-            return True
+            return "bare"
         try:
-            return path in self._framework_login(info)
+            return self._framework_login(info).get(path)
         except Exception:  # of the host's objects
             log.debug("cannot find the login page of the framework", exc_info=True)
-            return False
+            return None
 
     def _decides(self, request: Request) -> bool:
         """Whether this middleware decides on a request, and no middleware further in, which knows better."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from usage_instrument.capture.context import LoginPage
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.runtime import log
 from usage_instrument.typing import Scope
@@ -241,9 +242,9 @@ def _template(spelled: str) -> PathTemplate | None:
         return None
 
 
-def starlette_login_paths(scope: Scope) -> tuple[str, ...]:
-    """The paths of the pages to which `requires(…, redirect=name)` of Starlette redirects from the endpoint."""
-    found: list[str] = []
+def starlette_login_pages(scope: Scope) -> dict[str, LoginPage]:
+    """The pages, by their paths, to which `requires(…, redirect=name)` of Starlette redirects from the endpoint."""
+    found: dict[str, LoginPage] = {}
     endpoint: Any = scope.get("endpoint")
     for _ in range(50):
         code = getattr(endpoint, "__code__", None)
@@ -256,6 +257,6 @@ def starlette_login_paths(scope: Scope) -> tuple[str, ...]:
                 path = scope.get("app_root_path", scope.get("root_path", "")) + router.url_path_for(
                     variables["redirect"]
                 )
-                found.append(path)
+                found[path] = "bare"  # as before Starlette 0.21
         endpoint = getattr(endpoint, "__wrapped__", None)
-    return tuple(found)
+    return found

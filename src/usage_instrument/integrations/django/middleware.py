@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.contrib.auth.signals import user_logged_out
 
-from usage_instrument.capture.context import holder
+from usage_instrument.capture.context import LoginPage, holder
 from usage_instrument.capture.kept_uses import Release
 from usage_instrument.capture.loaded_attributes import attributes_of
-from usage_instrument.capture.request_info import path_in
+from usage_instrument.capture.responses import django_login_pages, guard_of
 from usage_instrument.capture.user_ids import is_unloaded, unwrapped
 from usage_instrument.errors import AuditUnavailable, UserIdError
 from usage_instrument.runtime import log
@@ -59,7 +59,7 @@ class UsageMiddleware:
         self._counter = RequestCounter(
             settings.middleware_options(),
             user_in,
-            _login_paths,
+            _login_pages,
             session_of=lambda http: _session_in(vars(http).get("session")),
             knows_routes=True,
         )
@@ -244,8 +244,5 @@ def _keep_logged_out(sender: object, request: HttpRequest | None = None, user: o
         log.debug("cannot read the user who logs out", exc_info=True)
 
 
-def _login_paths(http: HttpRequest) -> tuple[str]:
-    from django.conf import settings
-    from django.shortcuts import resolve_url
-
-    return (path_in(resolve_url(settings.LOGIN_URL)),)
+def _login_pages(http: HttpRequest) -> dict[str, LoginPage]:
+    return django_login_pages(guard_of(getattr(http.resolver_match, "func", None)))
