@@ -321,7 +321,7 @@ async def aopt_in(user: object) -> None:
 
 
 def merge(*, guest: object, user: object, force: bool = False) -> MergeReceipt:
-    """Move the counts and the history of a guest to a user (as Privacy.merge), for example at a login.
+    """Move the counts, history and exposures of a guest to a user (as Privacy.merge), for example at a login.
 
     Returns an empty receipt if nothing is configured or enabled.
     """

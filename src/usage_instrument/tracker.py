@@ -345,7 +345,7 @@ class Tracker:
         return Privacy(self._backend, self.settings, self._canonical, self.flush)
 
     def merge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
-        """Move the counts and the history of a guest to a user (as Privacy.merge), for example at a login.
+        """Move the counts, history and exposures of a guest to a user (as Privacy.merge), for example at a login.
 
         Nothing happens if the tracker is not enabled.
         """

@@ -66,7 +66,8 @@ def history(engine: sa.Engine, tables: Tables) -> dict[tuple[str, Any, dt.dateti
 
 
 def moved(receipt: MergeReceipt) -> tuple[int, ...]:
-    return (*receipt.moved.values(), receipt.uses)
+    """Rows of usage and history, and uses."""
+    return (*list(receipt.moved.values())[:2], receipt.uses)
 
 
 # ---- what moves
@@ -87,7 +88,7 @@ def test_a_guest_becomes_the_user_and_nobody_else_does(database: Database, make:
         tracker.track("search", user=user)
     tracker.track("export", user=guest, metadata={"format": "csv"})
     receipt = tracker.merge(guest=guest, user=ada)  # writes first what this process has not
-    assert receipt.moved == {tables.usage.fullname: 2, tables.history.fullname: 2}
+    assert receipt.moved == {tables.usage.fullname: 2, tables.history.fullname: 2, tables.exposures.fullname: 0}
     assert (receipt.uses, receipt.suppressed) == (3, False)
     assert str(guest) not in repr(receipt)
     expected = {("search", ada): 3, ("export", ada): 1, ("search", bob): 1, ("search", None): 1}
@@ -206,6 +207,126 @@ def test_no_writer_is_left_behind(database: Database, make: Make) -> None:
     assert moved(tracker.merge(guest=GUEST, user=ADA)) == (1, 1, 1)
     assert tracker.shutdown(30)
     assert all_of(engine, tables.writers) == []
+
+
+# ---- exposures
+
+
+def exposed(engine: sa.Engine, tables: Tables) -> dict[tuple[str, str, str], tuple[Any, ...]]:
+    """User, first and last time, and number of exposures, by experiment, unit and variant."""
+    return {tuple(row)[:3]: tuple(row)[3:] for row in all_of(engine, tables.exposures)}
+
+
+def expose(unit: str, variant: str, user: object, at: dt.datetime, exposures: int) -> dict[str, Any]:
+    times = {"first_exposed_at": at, "last_exposed_at": at + dt.timedelta(hours=1)}
+    return {"experiment": "page", "unit": unit, "variant": variant, "user_id": user, **times, "exposures": exposures}
+
+
+@pytest.mark.parametrize("kind", ["uuid", "integer", "string"])
+@pytest.mark.parametrize("is_guest_first", [True, False])
+def test_exposures_of_one_person_become_those_of_one_unit(
+    database: Database, make: Make, kind: Any, is_guest_first: bool
+) -> None:
+    ids: dict[str, tuple[Any, Any, Any]] = {
+        "uuid": (uuid.UUID(int=2**64 + 3), uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)),
+        "integer": (7003, 7001, 7002),
+        "string": (GUEST, ADA, BOB),
+    }
+    guest, ada, bob = ids[kind]
+    early, late = (OLD, NEW) if is_guest_first else (NEW, OLD)
+    engine = database.engine()
+    tables = made(engine, user_id_type=kind)
+    rows = [
+        expose(str(guest), "new", guest, early, 2),
+        expose(str(ada), "new", ada, late, 3),  # the same variant: one row
+        expose(str(guest), "old", guest, early, 5),  # another one: the person has seen both
+        expose("visitor 7", "old", guest, early, 1),  # a unit of the host's stays one
+        expose("visitor 8", "old", None, early, 1),
+        expose(str(bob), "old", bob, early, 1),
+    ]
+    insert(engine, tables.exposures, *rows)
+    receipt = make(database.url, user_id_type=kind).merge(guest=guest, user=ada)
+    assert receipt.moved == {tables.usage.fullname: 0, tables.history.fullname: 0, tables.exposures.fullname: 3}
+    hour = dt.timedelta(hours=1)
+    assert exposed(engine, tables) == {
+        ("page", str(ada), "new"): (ada, OLD, NEW + hour, 5),
+        ("page", str(ada), "old"): (ada, early, early + hour, 5),
+        ("page", "visitor 7", "old"): (ada, early, early + hour, 1),
+        ("page", "visitor 8", "old"): (None, early, early + hour, 1),
+        ("page", str(bob), "old"): (bob, early, early + hour, 1),
+    }
+    again = make(database.url, user_id_type=kind).merge(guest=guest, user=ada)
+    assert sum(again.moved.values()) == 0
+
+
+def test_a_unit_of_nobody_under_the_users_id_becomes_the_users(database: Database, make: Make) -> None:
+    engine = database.engine()
+    tables = made(engine, user_id_type="string")
+    insert(
+        engine,
+        tables.exposures,
+        expose(GUEST, "new", GUEST, NEW, MAX_COUNT),
+        expose(ADA, "new", None, OLD, 1),
+    )
+    assert make(database.url).merge(guest=GUEST, user=ADA).moved[tables.exposures.fullname] == 1
+    assert exposed(engine, tables) == {("page", ADA, "new"): (ADA, OLD, NEW + dt.timedelta(hours=1), MAX_COUNT)}
+
+
+def test_counts_and_exposures_of_one_guest_move_together(database: Database, make: Make) -> None:
+    engine = database.engine()
+    tables = made(engine, user_id_type="string")
+    tracker = make(database.url)
+    units = [f"visitor {number}" for number in range(230)]  # in several statements
+    for unit in units:
+        tracker.expose("page", "new", user=GUEST, unit=unit)
+    tracker.track("search", user=GUEST)
+    receipt = tracker.merge(guest=GUEST, user=ADA)
+    assert receipt.moved[tables.exposures.fullname] == len(units)
+    assert moved(receipt) == (1, 1, 1)
+    assert {key[1]: row[0] for key, row in exposed(engine, tables).items()} == dict.fromkeys(units, ADA)
+    assert balanced(tracker.stats())
+
+
+def test_exposures_beside_a_writing_process_add_up(database: Database, make: Make) -> None:
+    engine = database.engine()
+    tables = made(engine, user_id_type="string")
+    writing, merging = make(database.url), make(database.url)
+    rounds, found = 20, 0
+
+    def write() -> None:
+        for number in range(rounds):
+            for user in (GUEST, ADA):
+                for variant in ("new", "old"):
+                    writing.expose("page", variant, user=user)
+            writing.expose(f"experiment {number}", "new", user=GUEST)
+            assert writing.flush(30)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while thread.is_alive():
+        found += merging.merge(guest=GUEST, user=ADA).moved[tables.exposures.fullname]
+    thread.join()
+    found += merging.merge(guest=GUEST, user=ADA).moved[tables.exposures.fullname]
+    assert found >= rounds + 2
+    rows = exposed(engine, tables)
+    assert {row[0] for row in rows.values()} == {ADA}
+    assert {key: row[3] for key, row in rows.items()} == {
+        ("page", ADA, "new"): 2 * rounds,
+        ("page", ADA, "old"): 2 * rounds,
+        **{(f"experiment {number}", ADA, "new"): 1 for number in range(rounds)},
+    }
+
+
+def test_without_the_table_of_exposures_counts_move(database: Database, make: Make) -> None:
+    engine = database.engine()
+    tables = made(engine, user_id_type="string")
+    with engine.begin() as connection:
+        tables.exposures.drop(connection)
+    tracker = make(database.url)
+    assert sum(tracker.merge(guest=GUEST, user=ADA).moved.values()) == 0
+    tracker.track("search", user=GUEST)
+    assert moved(tracker.merge(guest=GUEST, user=ADA)) == (1, 1, 1)
+    assert counts(engine, tables) == {("search", ADA): 1}
 
 
 # ---- other processes

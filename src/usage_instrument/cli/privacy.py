@@ -105,7 +105,7 @@ def merge(
     force: Annotated[bool, typer.Option("--force", help="Also if the guest is in the users table.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Move the counts and the history of a guest to a user, and print a receipt.
+    """Move the counts, history and exposures of a guest to a user, and print a receipt.
 
     Uses that running processes have not written yet stay the guest's: run it again for them. Reads the secret from
     USAGE_INSTRUMENT_PRIVACY_KEY, which is needed where users are suppressed.

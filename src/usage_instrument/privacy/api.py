@@ -134,8 +134,10 @@ class Privacy:
         return await in_worker_thread(partial(self.forget, user, actor=actor, keep_audit=keep_audit, force=force))
 
     def merge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
-        """Move the counts and the history of a guest to a user: sums, the newer metadata and the later `last_used`.
+        """Move the counts, history and exposures of a guest to a user: sums, the newer metadata, the later `last_used`.
 
+        A guest who was exposed under their own id becomes the unit of the user. If both saw several variants of an
+        experiment, the user has a row for each, and counts for none of them.
         The audit trail does not change. Uses that other processes have not written yet stay the guest's, until `merge`
         is called again. Nothing moves if either is erased or opted out. Needs a `privacy_key` only where users are
         suppressed. Raises IdentifiedUserError if the guest is in the users table, unless `force`, and UnknownUserError

@@ -1,4 +1,4 @@
-"""Moves the counts and the history of a guest to a user."""
+"""Moves the counts, the history and the exposures of a guest to a user."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import datetime as dt
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     and_,
     cast,
     delete,
+    inspect,
     literal,
     or_,
     select,
@@ -29,6 +30,7 @@ from sqlalchemy import (
 from usage_instrument.database import dialects, suppressions
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.dialects.base import ConcurrentInsertError
+from usage_instrument.database.exposures import ExposureRow
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.database.suppressions import Key
 from usage_instrument.database.users_table import is_in_users_table
@@ -44,6 +46,9 @@ T = TypeVar("T")
 
 PATIENCE = 10.0
 """Seconds to retry while a lock or the network is in the way: a person waits for the login."""
+_KEYS_PER_QUERY = 100
+_ExposureKey: TypeAlias = tuple[str, str, str]
+"""Experiment, unit and variant."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Merge:
     def run(self, *, force: bool) -> MergeReceipt:
         """Move everything that is written for the guest. Raises IdentifiedUserError unless `force`, UnknownUserError
         and UsageInstrumentError; running it again is safe."""
-        moved = Counter[str]({table.fullname: 0 for table in (self._tables.usage, self._tables.history)})
+        moved = Counter[str]({table.fullname: 0 for table in self._tables.of_users})
         if self._guest == self._user or not self._do(self._has_rows):
             return MergeReceipt(dict(moved))
         persistently(self._store.open, PATIENCE)
@@ -120,9 +125,15 @@ class Merge:
         return persistently(partial(self._store.transact, work), PATIENCE)
 
     def _has_rows(self, connection: Connection) -> bool:
-        return any(
-            connection.scalar(select(literal(1)).select_from(table).where(_of(table, self._guest)).limit(1)) is not None
-            for table in (self._tables.usage, self._tables.history)
+        usage, history, exposures = self._tables.of_users
+        return (
+            _has(connection, usage, _of(usage, self._guest))
+            or _has(connection, history, _of(history, self._guest))
+            # Not in the schema of the release before.
+            or (
+                inspect(connection).has_table(exposures.name, schema=exposures.schema)
+                and _has(connection, exposures, exposures.c.user_id == self._guest)
+            )
         )
 
     # ---- who they are
@@ -155,13 +166,17 @@ class Merge:
             return _Part({}, suppressed=True, number=number)
         counts = self._take_counts(connection)
         buckets, is_last = self._take_history(connection)
-        if counts or buckets:
+        exposures = self._take_exposures(connection) if self._store.exposure_problem is None else []
+        if counts or buckets or exposures:
             number += 1
             if not flush.apply(connection, ledger, Batch(number, counts)):
                 raise ConcurrentInsertError  # suppressed since: look again
             if buckets:
                 flush.add_history(connection, _with_history(self._user, buckets))
-        moved = {self._tables.usage.fullname: len(counts), self._tables.history.fullname: len(buckets)}
+            if exposures:
+                flush.add_exposures(connection, exposures)
+        numbers = map(len, (counts, buckets, exposures))
+        moved = {table.fullname: rows for table, rows in zip(self._tables.of_users, numbers, strict=True)}
         self._attempt = _Part(moved, sum(count.uses for count in counts), is_last, number=number)
         return self._attempt
 
@@ -201,6 +216,48 @@ class Merge:
         self._delete(connection, history, old, len(rows))
         return rows, latest is None
 
+    def _take_exposures(self, connection: Connection) -> list[ExposureRow]:
+        """Delete the guest's exposures and return them as those of the user.
+
+        The unit that is the guest's id becomes the user's id: one person is one unit, and has several rows if they saw
+        several variants. Units of the host's own, such as the id of a visitor, stay.
+        """
+        exposures = self._tables.exposures
+        old: set[_ExposureKey] = {
+            (row.experiment, row.unit, row.variant)
+            for row in connection.execute(select(exposures).where(exposures.c.user_id == self._guest))
+            if row.user_id == self._guest  # in a table made by hand, the database may take another id for equal
+        }
+        new = {(experiment, self._unit(unit), variant) for experiment, unit, variant in old}
+        found = [row for row in self._lock_exposures(connection, sorted(old | new)) if row.user_id == self._guest]
+        for row in found:
+            self._delete(connection, exposures, _is_exposure(exposures, (row.experiment, row.unit, row.variant)), 1)
+        rows = (
+            ExposureRow(
+                row.experiment,
+                self._unit(row.unit),
+                row.variant,
+                self._user,
+                row.first_exposed_at,
+                row.last_exposed_at,
+                row.exposures,
+            )
+            for row in found
+        )
+        return sorted(rows, key=lambda row: row[:3])
+
+    def _unit(self, unit: str) -> str:
+        return str(self._user) if unit == str(self._guest) else unit
+
+    def _lock_exposures(self, connection: Connection, keys: Sequence[_ExposureKey]) -> Iterator[Any]:
+        """The rows with these keys, locked in the order of all writers: by the bytes of the primary key."""
+        exposures = self._tables.exposures
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            some = [_is_exposure(exposures, key) for key in keys[start : start + _KEYS_PER_QUERY]]
+            query = select(exposures).where(or_(*some))
+            query = query.order_by(*self._store.statements.by_bytes(*exposures.primary_key.columns)).with_for_update()
+            yield from self._read(connection, query)
+
     def _is(self, connection: Connection, table: Table, user: UserId) -> ColumnElement[bool]:
         """The named rows of a user, and of none whose id a table made by hand takes for equal."""
         dialect = dialects.get(connection.dialect.name)
@@ -216,6 +273,14 @@ class Merge:
         statement = dialect.without_waiting(connection, delete(table).where(which), self._settings)
         if connection.execute(statement).rowcount != rows:
             raise ConcurrentInsertError  # another writer has inserted one since: take that one too
+
+
+def _is_exposure(exposures: Table, key: _ExposureKey) -> ColumnElement[bool]:
+    return and_(*(column == value for column, value in zip(exposures.primary_key.columns, key, strict=True)))
+
+
+def _has(connection: Connection, table: Table, which: ColumnElement[bool]) -> bool:
+    return connection.scalar(select(literal(1)).select_from(table).where(which).limit(1)) is not None
 
 
 def _of(table: Table, user: UserId) -> ColumnElement[bool]:

@@ -109,7 +109,11 @@ class Flush(ABC):
 
     def row_order(self, table: Table) -> list[ColumnElement[Any]]:
         """The order in which all writers lock the rows of a table."""
-        return [table.c.user_id, table.c.feature_name]
+        return self.by_bytes(table.c.user_id, table.c.feature_name)
+
+    def by_bytes(self, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        """An ORDER BY of user ids and texts by their bytes, as writers sort them."""
+        return [*columns]
 
     @abstractmethod
     def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:

@@ -185,13 +185,10 @@ class PostgreSQLFlush(Flush):
 
     def _ordered(self, rows_of: Select[Any], rows: FromClause, *more: ColumnElement[Any]) -> Select[Any]:
         """Sorts by the bytes of user and feature, the anonymous user last, as the batcher does."""
-        return rows_of.order_by(rows.c.u.is_(None), *self._by_bytes(rows.c.u, rows.c.f), *more)
+        return rows_of.order_by(rows.c.u.is_(None), *self.by_bytes(rows.c.u, rows.c.f), *more)
 
-    def _by_bytes(self, user: ColumnElement[Any], feature: ColumnElement[Any]) -> list[ColumnElement[Any]]:
-        return [collate(user, "C") if isinstance(self._user_type, String) else user, collate(feature, "C")]
-
-    def row_order(self, table: Table) -> list[ColumnElement[Any]]:
-        return self._by_bytes(table.c.user_id, table.c.feature_name)
+    def by_bytes(self, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        return [collate(each, "C") if isinstance(each.type, String) else each for each in columns]
 
 
 def _unpacked(*columns: ColumnClause[Any]) -> TableValuedAlias:
