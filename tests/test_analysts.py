@@ -21,7 +21,7 @@ from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
 from usage_instrument.dashboard.results import BY_PAGE
 from usage_instrument.database.reflection import find_tables
-from usage_instrument.queries.questions import QUESTIONS, Question
+from usage_instrument.queries.questions import FEATURES, QUESTIONS, Question
 from usage_instrument.schema import Tables, create_all
 from usage_instrument.views import create_views
 
@@ -30,7 +30,9 @@ PAGE = (Path(__file__).parents[1] / "docs" / "guides" / "analysts.md").read_text
 
 
 def test_every_question_has_one_description_a_command_and_a_page() -> None:
-    assert sorted(question.select.__name__ for question in QUESTIONS) == queries.__all__
+    assert (
+        sorted(["experiment", "experiments", *(question.select.__name__ for question in QUESTIONS)]) == queries.__all__
+    )
     commands = {info.name for info in app.registered_commands}
     assert {question.name for question in QUESTIONS} <= commands
     assert list(BY_PAGE.values()) == list(QUESTIONS)
@@ -38,7 +40,11 @@ def test_every_question_has_one_description_a_command_and_a_page() -> None:
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
 def test_a_description_names_the_arguments_and_columns_of_the_function(question: Question) -> None:
-    given = {each.name: "anything" for each in question.arguments if each.is_required and each.name != "user_id"}
+    given: dict[str, Any] = {
+        each.name: ["any", "thing"] if each.type is FEATURES else "anything"
+        for each in question.arguments
+        if each.is_required and each.name != "user_id"
+    }
     if "user_id" in inspect.signature(question.select).parameters:
         given["user_id"] = "6f1f9c1e-2f0a-4f6e-9f0b-6a2f4c1d7e55"
     assert {column.name for column in question.columns} == set(question.select(**given).selected_columns.keys())

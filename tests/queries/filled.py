@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
-from queries.oracle import DAY, HOUR, Answer, Bucket, Declaration, Rows, Use, floor
+from queries.oracle import DAY, HOUR, Answer, Bucket, Declaration, Exposed, Rows, Use, floor
 from usage_instrument import queries as q
 from usage_instrument.schema import create_all, define_tables
 
@@ -45,6 +45,8 @@ class Filled:
         self._insert(self.tables.usage, [row._asdict() for row in rows.usage])
         self._insert(self.tables.history, [row._asdict() for row in rows.history])
         self._insert(self.tables.catalog, [row._asdict() for row in rows.catalog])
+        seen = [{**row._asdict(), "last_exposed_at": row.first_exposed_at + HOUR} for row in rows.exposures]
+        self._insert(self.tables.exposures, seen)
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -80,7 +82,12 @@ def rich(now: dt.datetime) -> Rows:
         if dice.random() < 0.8
     ]
     catalog = [Declaration("web", name, today - 200 * DAY, today - DAY, "What it is") for name in ("idle", "search")]
-    return Rows(now, usage, history, catalog, dict.fromkeys(USERS, "pro"))
+    exposures = [
+        Exposed("colour", str(user), "red" if number % 2 else "it's blue", user, now - 20 * DAY + number * HOUR)
+        for number, user in enumerate(USERS)
+    ]
+    exposures.append(Exposed("colour", "visitor", "red", None, now - 5 * DAY))
+    return Rows(now, usage, history, catalog, dict.fromkeys(USERS, "pro"), exposures)
 
 
 def asked(filled: Filled) -> dict[str, Asked]:
@@ -116,6 +123,8 @@ def asked(filled: Filled) -> dict[str, Asked]:
         "unused_features, a month ago": q.unused_features(since=60 * DAY, until=30 * DAY),
         "related_features": q.related_features(name),
         "recommend": q.recommend(USERS[3]),
+        "experiment": q.experiment("colour", name, since=30 * DAY),
+        "experiments": q.experiments(),
     }
 
 

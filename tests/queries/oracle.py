@@ -47,6 +47,16 @@ class Declaration(NamedTuple):
     description: str | None = None
 
 
+class Exposed(NamedTuple):
+    """A row of `feature_usage_exposures`."""
+
+    experiment: str
+    unit: str
+    variant: str
+    user_id: UUID | None
+    first_exposed_at: dt.datetime
+
+
 @dataclass(frozen=True)
 class Rows:
     """All that a database holds, and its clock."""
@@ -57,6 +67,7 @@ class Rows:
     catalog: list[Declaration] = field(default_factory=list)
     plans: dict[UUID, str | None] | None = None
     """The host's users and their plans; None where the tables know of no users."""
+    exposures: list[Exposed] = field(default_factory=list)
 
     @property
     def today(self) -> dt.datetime:
@@ -384,6 +395,67 @@ def funnel(rows: Rows, features: list[str], within: dt.timedelta, since: Moment,
         of_last = None if last is None else share(len(taken), last)
         answer.append((number, name, len(taken), share(len(taken), everyone), of_last, unknown))
         last = len(taken)
+    return answer
+
+
+def persons(exposures: list[Exposed], start: dt.datetime) -> dict[Any, tuple[set[str], dt.datetime]]:
+    """The variants that each user, or visitor without one, saw in an experiment, and when first."""
+    found: dict[Any, tuple[set[str], dt.datetime]] = {}
+    for row in exposures:
+        of_unit = [other for other in exposures if other.unit == row.unit]
+        if row.user_id is None and any(other.user_id is not None for other in of_unit):
+            continue
+        key = row.unit if row.user_id is None else row.user_id
+        saw, first = found.get(key, (set(), row.first_exposed_at))
+        found[key] = (saw | {other.variant for other in of_unit}, min(first, row.first_exposed_at))
+    return {key: (saw, first) for key, (saw, first) in found.items() if first >= start}
+
+
+def experiment(rows: Rows, name: str, goal: str, since: Moment, until: Moment) -> Answer:
+    start, end = bounds(rows.now, since, until)
+    seen = [row for row in rows.exposures if row.experiment == name and row.first_exposed_at < end]
+    everybody = persons(seen, start)
+    answer: Answer = []
+    for variant in sorted({row.variant for row in seen if row.first_exposed_at >= start}):
+        mine = {key: first for key, (saw, first) in everybody.items() if saw == {variant}}
+        used, unsure = [], []
+        for user, first in mine.items():
+            theirs = [row for row in of_feature(rows.within(since, until), goal) if row.user_id == user]
+            after = uses(row for row in theirs if row.bucket_start >= first)
+            same = uses(
+                row
+                for row in theirs
+                if row.bucket_start < first and row.bucket_start in (floor("day", first), floor("hour", first))
+            )
+            used.append(after + same)
+            unsure.append(same)
+        answer.append(
+            (
+                variant,
+                len(mine),
+                sum(isinstance(key, str) for key in mine),
+                sum(number > 0 for number in used),
+                sum(number > 0 and number == same for number, same in zip(used, unsure, strict=True)),
+                sum(used),
+                sum(unsure),
+                float(sum(number**2 for number in used)),
+                sum(len(saw) > 1 for saw, _ in everybody.values()),
+            )
+        )
+    return answer
+
+
+def experiments(rows: Rows, since: Moment, until: Moment) -> Answer:
+    start, end = bounds(rows.now, since, until)
+    answer: Answer = []
+    for name in sorted({row.experiment for row in rows.exposures}):
+        seen = [row for row in rows.exposures if row.experiment == name and row.first_exposed_at < end]
+        everybody = [saw for saw, _ in persons(seen, start).values()]
+        shown = [row for row in seen if row.first_exposed_at >= start]
+        for variant in sorted({row.variant for row in shown}):
+            times = [row.first_exposed_at for row in shown if row.variant == variant]
+            units, several = everybody.count({variant}), sum(len(saw) > 1 for saw in everybody)
+            answer.append((name, variant, units, several, min(times), max(times) + HOUR))
     return answer
 
 

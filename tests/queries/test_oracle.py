@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from queries import oracle
 from queries.filled import FEATURES, KEYS, USERS, Filled, agree
-from queries.oracle import DAY, HOUR, Bucket, Declaration, Rows, Use
+from queries.oracle import DAY, HOUR, Bucket, Declaration, Exposed, Rows, Use
 from usage_instrument import queries
 from usage_instrument.schema import define_tables
 
@@ -34,6 +34,25 @@ values = (
 metadata = st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, values))
 SPANS = [0 * DAY, HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 100 * DAY]
 limits = st.integers(1, 4)
+
+
+EXPERIMENTS, VARIANTS = ["colour", "Colour", 'it\'s "ü" 100% :b'], ["blue", "red", "Red", "größe"]
+
+
+@st.composite
+def exposures(draw: st.DrawFn, now: dt.datetime) -> list[Exposed]:
+    """Users as their own units and as those of a visitor, visitors without a user, and some who saw several variants,
+    at, before and after the start of a day and an hour."""
+    found: dict[tuple[str, str, str], Exposed] = {}
+    today, days = oracle.floor("day", now), st.integers(0, 3) | st.integers(0, 120)
+    for _ in range(draw(st.sampled_from([0, 12]))):
+        experiment, variant = draw(st.sampled_from(EXPERIMENTS[:2] * 3 + EXPERIMENTS)), draw(st.sampled_from(VARIANTS))
+        user = draw(st.none() | st.sampled_from(USERS))
+        unit = draw(st.sampled_from(["visitor 1", "visitor 2", "Visitor 1", *([str(user)] * 6 if user else [])]))
+        past = draw(st.sampled_from([0 * HOUR, HOUR / 2, 5 * HOUR, 5 * HOUR + MINUTE, 23 * HOUR + 59 * MINUTE]))
+        first = min(today - draw(days) * DAY + past, now - MINUTE)
+        found[experiment, unit, variant] = Exposed(experiment, unit, variant, user, first)
+    return list(found.values())
 
 
 @st.composite
@@ -75,7 +94,7 @@ def pasts(draw: st.DrawFn) -> Rows:
     # Whoever is missing is gone, and left rows.
     there = draw(st.just(USERS) | st.lists(st.sampled_from(USERS), unique=True))
     plans = {user: draw(st.sampled_from([None, "free", "pro"])) for user in there}
-    return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans)
+    return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans, draw(exposures(now)))
 
 
 def windows(now: dt.datetime, *, has_start: bool = False) -> list[tuple[oracle.Moment, oracle.Moment]]:
@@ -157,6 +176,18 @@ def over_time(rows: Rows, data: st.DataObject, name: str) -> list[tuple[Any, ora
     ]
 
 
+def of_experiments(rows: Rows, data: st.DataObject, goal: str) -> list[tuple[Any, oracle.Answer]]:
+    """The figures of experiments."""
+    q, window = queries, data.draw(st.sampled_from(windows(rows.now)))
+    name = data.draw(st.sampled_from([row.experiment for row in rows.exposures] or EXPERIMENTS))
+    span: Any = {"since": window[0], "until": window[1]}
+    return [
+        (q.experiment(name, goal, **span), oracle.experiment(rows, name, goal, *window)),
+        (q.experiment(name, goal), oracle.experiment(rows, name, goal, None, None)),
+        (q.experiments(**span), oracle.experiments(rows, *window)),
+    ]
+
+
 @every
 @given(st.data())
 def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) -> None:
@@ -196,6 +227,7 @@ def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) 
     asked += comparisons(filled, rows, data, name, key)
     asked += over_time(rows, data, name)
     asked += anomalies(rows, data, feature)
+    asked += of_experiments(rows, data, name)
     answers = [filled.ask(question) for question, _ in asked]
     similar = filled.ask(q.recommend(user, since=period, until=end))
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)

@@ -14,6 +14,8 @@ from usage_instrument.queries.arguments import default_tables
 from usage_instrument.queries.questions import QUESTIONS
 
 ROOT = Path(__file__).parents[2]
+FIGURES = {"experiment", "experiments"}
+"""Not questions: commands of their own make a verdict of them."""
 HELPERS = {
     *("arguments", "comparison", "display_names", "numbers", "printed"),
     *("questions", "robust", "sources", "windows"),
@@ -22,7 +24,8 @@ HELPERS = {
 
 def test_each_file_describes_its_question() -> None:
     files = {path.stem for path in Path(usage_instrument.queries.__file__).parent.glob("*.py")}
-    assert files - HELPERS - {"__init__"} == {question.select.__name__ for question in QUESTIONS} == {*queries.__all__}
+    described = {question.select.__name__ for question in QUESTIONS}
+    assert files - HELPERS - {"__init__"} == described | FIGURES == {*queries.__all__}
     for question in QUESTIONS:
         assert question.select is getattr(queries, question.select.__name__)
         given = {each.name: _given(each) for each in question.arguments}

@@ -20,6 +20,8 @@ from .silent import silent as silent
 from .variants import variants as variants
 from .related_features import related_features as related_features
 from .recommend import recommend as recommend
+from .experiment import experiment as experiment
+from .experiments import experiments as experiments
 from .questions import QUESTIONS as _QUESTIONS
 
-__all__ = sorted(question.select.__name__ for question in _QUESTIONS)
+__all__ = sorted(["experiment", "experiments", *(question.select.__name__ for question in _QUESTIONS)])

@@ -1,0 +1,142 @@
+"""What did the units do that saw each variant of an experiment?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import CTE, ColumnElement, Select, and_, case, func, literal_column, or_, select
+
+from usage_instrument.database.expressions import Real, StartOf
+from usage_instrument.database.tables import Tables
+from usage_instrument.errors import ConfigurationError, FeatureNameError
+from usage_instrument.events import check_feature
+
+from .arguments import checked_feature, default_tables
+from .numbers import ONE, ZERO, total
+from .windows import Moment, Window, window
+
+
+def experiment(
+    name: str,
+    goal: str,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    tables: Tables | None = None,
+) -> Select[str, int, int, int, int, int, int, float, int]:
+    """The figures of an experiment's variants, by their names, for `usage_instrument.experiments.analyse`: `variant`,
+    `units`, `without_user`, `converted`, `order_unknown`, `uses`, `uses_order_unknown`, `uses_squares`, `excluded`.
+
+    A unit is a user, or a visitor of the host's (`unit=`) that no user is known of. Units that saw several variants, as
+    two units of one user may have, are in no figure: `excluded` is their number, the same in each row. `without_user`
+    are the visitors among `units`: the history does not know them, so they never reach the goal.
+
+    The history has days or hours, so uses of the goal count from the day (hour) of the first exposure on. The order
+    within it is unknowable: `converted` units used the goal in or after it, and `order_unknown` of them only in it, so
+    that between `converted - order_unknown` and `converted` have used the goal after the exposure. Likewise `uses`, of
+    which `uses_order_unknown` are of that day (hour). What is counted too much is as frequent in each variant. In a
+    history by hours, the hour at midnight may be a whole day that was summed up, and counts as one.
+    `uses_squares` is the sum of the squares of each unit's uses.
+
+    `since` and `until` bound the first exposure, `until` the uses too: a timedelta (28 days: today and the 27 before),
+    a date, a datetime, the text of one or None. Raises ConfigurationError for a wrong argument.
+    """
+    tables, asked = tables or default_tables(), window(since, until)
+    name, feature, history = _checked(name), checked_feature(goal), tables.history
+    persons = persons_of(tables, asked, name)
+    first, start = persons.c.first_exposed_at, history.c.bucket_start
+    after = start >= first
+    its = and_(
+        history.c.user_id == persons.c.user_id,
+        history.c.feature_name == feature,
+        or_(after, start == StartOf("day", first), start == StartOf("hour", first)),
+        *asked.contains(start),
+    )
+    used = (
+        select(
+            persons.c.user_id,
+            total(history.c.usage_count).label("uses"),
+            total(case((after, history.c.usage_count))).label("uses_after"),
+        )
+        .join_from(persons, history, its)
+        .where(persons.c.saw_several == ZERO)
+        .group_by(persons.c.user_id)
+        .cte("used")
+    )
+    shown = _variants(tables, asked, name).cte("shown")
+    uses, uses_after = func.coalesce(used.c.uses, ZERO), func.coalesce(used.c.uses_after, ZERO)
+    counted = and_(persons.c.variant == shown.c.variant, persons.c.saw_several == ZERO)
+    only_in = and_(uses > ZERO, uses_after == ZERO)
+    excluded = select(func.count()).select_from(persons).where(persons.c.saw_several == ONE).correlate(None)
+    rows = shown.outerjoin(persons, counted).outerjoin(used, used.c.user_id == persons.c.user_id)
+    return (
+        select(
+            shown.c.variant,
+            func.count(persons.c.first_exposed_at).label("units"),
+            func.count(persons.c.visitor).label("without_user"),
+            _number(uses > ZERO).label("converted"),
+            _number(only_in).label("order_unknown"),
+            total(uses).label("uses"),
+            total(uses - uses_after).label("uses_order_unknown"),
+            func.coalesce(func.sum(Real(uses) * Real(uses)), literal_column("0.0")).label("uses_squares"),
+            excluded.scalar_subquery().label("excluded"),
+        )
+        .select_from(rows)
+        .group_by(shown.c.variant)
+        .order_by(shown.c.variant)
+    )
+
+
+def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:
+    """The units that an experiment counts, of one or of all, by their first exposure: `experiment`, `user_id`,
+    `visitor` (None for a user), `variant` (the first one by name), `first_exposed_at`, `saw_several` (1 or 0)."""
+    exposures = tables.exposures
+    unit = (exposures.c.experiment, exposures.c.unit)
+    end, its = asked.end(), [] if name is None else [exposures.c.experiment == name]
+    seen = (
+        select(
+            exposures,
+            func.count().over(partition_by=unit).label("variants"),
+            func.count(exposures.c.user_id).over(partition_by=unit).label("users"),
+        )
+        .where(*its, *([] if end is None else [exposures.c.first_exposed_at < end]))
+        .cte("seen")
+    )
+    visitor = case((seen.c.user_id.is_(None), seen.c.unit))
+    first, start = func.min(seen.c.first_exposed_at), asked.start()
+    variant = func.min(seen.c.variant)
+    several = or_(func.max(seen.c.variants) > ONE, variant != func.max(seen.c.variant))
+    # The row of a visitor who has become a user under another variant is no unit of its own.
+    is_one = or_(seen.c.user_id.is_not(None), seen.c.users == ZERO)
+    return (
+        select(
+            seen.c.experiment,
+            seen.c.user_id,
+            visitor.label("visitor"),
+            variant.label("variant"),
+            first.label("first_exposed_at"),
+            case((several, ONE), else_=ZERO).label("saw_several"),
+        )
+        .where(is_one)
+        .group_by(seen.c.experiment, seen.c.user_id, visitor)
+        .having(*([] if start is None else [first >= start]))
+        .cte("persons")
+    )
+
+
+def _variants(tables: Tables, asked: Window, name: str) -> Select[*tuple[Any, ...]]:
+    """The variants with a first exposure in the window, also if all their units saw several."""
+    exposures = tables.exposures
+    first = exposures.c.first_exposed_at
+    return select(exposures.c.variant).where(exposures.c.experiment == name, *asked.contains(first)).distinct()
+
+
+def _number(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return total(case((condition, ONE)))
+
+
+def _checked(name: object) -> str:
+    try:
+        return check_feature(name)
+    except FeatureNameError as error:
+        raise ConfigurationError(str(error).replace("a feature name", "the name of an experiment", 1)) from None
