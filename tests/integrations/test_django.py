@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import gc
 import itertools
 import json
@@ -18,6 +19,7 @@ import sys
 import textwrap
 import types
 import unittest
+import uuid
 from importlib import import_module
 from pathlib import Path
 
@@ -35,7 +37,7 @@ from django.core.asgi import get_asgi_application
 from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.db import connections, models, transaction
-from django.db.utils import ConnectionHandler
+from django.db.utils import ConnectionHandler, ProgrammingError
 from django.test import TestCase, TransactionTestCase
 from django.test.utils import override_settings
 from django.urls import path
@@ -1054,6 +1056,173 @@ def test_a_declaration_names_a_database_or_an_argument(ledger, captured):
         usage.tracks("purchase", commit="flushd")(purchase)
     with pytest.raises(ValueError, match="the aliases are 'default', 'flushed'"):
         usage.track("purchase", commit="flushd")
+
+
+@pytest.fixture
+def outbox(ledger, request):
+    """The tables in the database of the ledger, whose tracker writes when it is flushed."""
+    database = request.getfixturevalue(request.node.callspec.params["ledger"])
+    engine = database.engine()
+    tables = made(engine, user_id_type="integer")
+    usage.configure(database.url, user_id_type="integer", flush_interval=3600)
+    return types.SimpleNamespace(
+        engine=engine, tables=tables, rows=lambda: sorted(row.user_id for row in all_of(engine, tables.outbox))
+    )
+
+
+_DATABASES = pytest.mark.parametrize("ledger", ["sqlite", "postgresql", "mariadb"], indirect=True)
+
+
+@_DATABASES
+def test_a_use_is_a_row_of_the_transaction(ledger, outbox):
+    with transaction.atomic(using=ledger):
+        _buy(ledger, 1)
+        with pytest.raises(ZeroDivisionError), transaction.atomic(using=ledger):
+            _buy(ledger, 2)
+            with transaction.atomic(using=ledger):
+                _buy(ledger, 3)
+            _ = 1 / 0
+        with transaction.atomic(using=ledger):
+            _buy(ledger, 4)
+    assert outbox.rows() == [1, 4]
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using=ledger):
+        _buy(ledger, 5)
+        _ = 1 / 0
+    with transaction.atomic(using=ledger):
+        _buy(ledger, 6)
+        transaction.set_rollback(True, using=ledger)
+        usage.track("purchase", commit=ledger, user=6)  # a statement would raise
+    with transaction.atomic(using=ledger):
+        usage.track("100% {of} them", commit=ledger, user=7, count=3, metadata={"basket": ["é%s", 1]})
+    assert outbox.rows() == [1, 4, 7]
+    assert usage.stats().captured == 0
+    _buy(ledger, 8)  # autocommit
+    assert outbox.rows() == [1, 4, 7]
+    assert usage.flush()
+    assert outbox.rows() == []
+    expected = {("purchase", user): 1 for user in (1, 4, 8)}
+    assert counts(outbox.engine, outbox.tables) == {**expected, ("100% {of} them", 7): 3}
+    [use] = usage.user_features(7)
+    assert use.metadata == {"basket": ["é%s", 1]}
+    assert abs((use.last_used - dt.datetime.now(dt.UTC).replace(tzinfo=None)).total_seconds()) < 600
+    assert usage.stats().rejected == 0
+
+
+@_DATABASES
+@pytest.mark.parametrize("kind", ["uuid", "string"])
+def test_users_of_other_types_are_rows(ledger, kind, request):
+    database = request.getfixturevalue(request.node.callspec.params["ledger"])
+    tables = made(database.engine(), user_id_type=kind)
+    usage.configure(database.url, user_id_type=kind, flush_interval=3600)
+    user = uuid.UUID(int=2**127 + 7) if kind == "uuid" else "é%s"
+    with transaction.atomic(using=ledger):
+        usage.track("purchase", commit=ledger, user=user)
+        usage.track("purchase", commit=ledger, user=None)
+    assert {row.user_id for row in all_of(database.engine(), tables.outbox)} == {user, None}
+    assert usage.flush()
+    assert counts(database.engine(), tables) == {("purchase", user): 1, ("purchase", None): 1}
+
+
+@_DATABASES
+def test_a_table_that_is_not_there_leaves_the_block_alone(ledger, outbox, caplog):
+    outbox.tables.outbox.drop(outbox.engine)
+    with transaction.atomic(using=ledger):
+        _buy(ledger, 1)
+        with pytest.raises(ZeroDivisionError), transaction.atomic(using=ledger):
+            _buy(ledger, 2)
+            _ = 1 / 0
+    assert _rows(ledger) == [1]
+    assert usage.flush()
+    assert counts(outbox.engine, outbox.tables) == {("purchase", 1): 1}
+    assert caplog.text.count("uses with commit= are recorded after the commit") == 1
+
+
+@pytest.mark.parametrize("ledger", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("is_decorated", [False, True])
+def test_a_transaction_that_a_row_ends_raises_in_the_block(ledger, outbox, is_decorated):
+    """PostgreSQL would answer COMMIT with a rollback, and Django would take it for done."""
+    with transaction.atomic(using=ledger):
+        _buy(ledger, 1)
+    outbox.tables.outbox.drop(outbox.engine)
+    decorated = usage.tracks("decorated", commit=ledger, user=1)(lambda: None)
+    with pytest.raises(ProgrammingError), transaction.atomic(using=ledger):
+        with connections[ledger].cursor() as cursor:
+            cursor.execute("INSERT INTO purchases VALUES (2)")
+        if is_decorated:
+            decorated()
+        else:
+            usage.track("purchase", commit=ledger, user=2)
+    with transaction.atomic(using=ledger):
+        _buy(ledger, 3)
+    assert _rows(ledger) == [1, 3]
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_in_a_test_case_of_django_uses_wait_for_its_commits(ledger, outbox):
+    """Its transaction is rolled back, and no other connection sees its rows."""
+
+    class Case(TestCase):
+        databases = frozenset({ledger})
+
+        def test(self):
+            with self.captureOnCommitCallbacks(using=ledger, execute=True), transaction.atomic(using=ledger):
+                usage.track("purchase", commit=ledger, user=1)
+
+    result = unittest.TestResult()
+    unittest.TestSuite([Case("test")]).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    assert usage.flush()
+    assert counts(outbox.engine, outbox.tables) == {("purchase", 1): 1}
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_another_database_and_the_request_take_the_hook(ledger, outbox, monkeypatch):
+    with transaction.atomic(using="default"):
+        usage.track("elsewhere", commit="default", user=1)
+    assert outbox.rows() == []
+    monkeypatch.setitem(connections.settings[ledger], "ATOMIC_REQUESTS", True)
+    with transaction.atomic(using=ledger):
+        usage.track("request", commit="request", user=1)
+    assert outbox.rows() == []
+    assert usage.flush()
+    assert counts(outbox.engine, outbox.tables) == {("elsewhere", 1): 1, ("request", 1): 1}
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_a_second_alias_of_the_database_writes_rows_too(ledger, outbox, monkeypatch):
+    monkeypatch.setitem(connections.settings, "again", connections.settings[ledger])
+    try:
+        with transaction.atomic(using="again"):
+            usage.track("purchase", commit="again", user=1)
+        assert outbox.rows() == [1]
+    finally:
+        connections["again"].close()
+        del connections["again"]
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_within_an_event_loop_a_use_takes_the_hook(ledger, outbox, monkeypatch):
+    """Django refuses statements there, if nobody insists, but not on_commit()."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+
+    async def buy():
+        with transaction.atomic(using=ledger):
+            usage.track("purchase", commit=ledger, user=1)
+        connections[ledger].close()
+
+    asyncio.run(buy())
+    assert outbox.rows() == []
+    assert usage.flush()
+    assert counts(outbox.engine, outbox.tables) == {("purchase", 1): 1}
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_the_writer_looks_after_the_commit_of_a_transaction(ledger, outbox):
+    with transaction.atomic(using=ledger):
+        for number in range(20):
+            usage.track("purchase", commit=ledger, user=number)
+        assert len(connections[ledger].run_on_commit) == 1
+    assert usage._default.tracker()._pipeline.writer.outbox.is_asked
 
 
 @pytest.fixture

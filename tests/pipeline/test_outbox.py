@@ -182,6 +182,17 @@ def test_a_database_that_refuses_what_it_took_fails_the_commit(server, caplog):
     assert last in {row.id for row in all_of(engine, shop.PURCHASES)}
 
 
+def test_a_use_that_the_rule_drops_leaves_the_commit_alone(engine, tables):
+    usage.configure(engine, user_id_type="integer", flush_interval=3600, before_track=lambda use: None)
+    with Session(engine) as session:
+        number = buy(session)
+        session.commit()
+    assert [row.id for row in all_of(engine, shop.PURCHASES)] == [number]
+    assert usage.flush()
+    assert rows(engine, tables) == []
+    assert counts(engine, tables) == {}
+
+
 def test_racing_writers_count_each_row_once(engine, tables):
     with Session(engine) as session:
         usage.configure(engine, user_id_type="integer", flush_interval=3600)

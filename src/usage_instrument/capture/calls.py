@@ -11,6 +11,7 @@ from usage_instrument.typing import UNSET, Audit, Metadata
 
 from . import context, transactions, user_ids
 from .call_arguments import kept_metadata
+from .kept_uses import TransactionLostError
 from .recording import new_access
 from .registry import Recorder
 
@@ -78,6 +79,8 @@ def _take(
     in_time = True
     try:
         in_time = _track(recorder, feature, user, metadata, count, access, commit)
+    except TransactionLostError as lost:
+        raise lost.error from None
     except Exception as error:
         name = feature if isinstance(feature, str) else type(feature).__name__
         recorder.reject(name, error, count if _is_count(count) else 1)

@@ -16,13 +16,27 @@ class Outbox(Protocol):
     """Puts uses into a transaction of the host's that is in the database of the tables."""
 
     def takes(self, bind: Any) -> bool:
-        """Whether that is the database of an Engine or Connection."""
+        """Whether that is the database of an Engine or Connection, or of a connection of Django's."""
 
     def put(self, connection: Any, uses: Sequence[Use]) -> bool:
-        """Insert uses in the transaction of the connection; False if they must be recorded after the commit."""
+        """Insert uses in the transaction of the connection; False if they must be recorded after the commit.
+
+        Raises what the driver raises if the transaction is lost with the statement.
+        """
 
     def committed(self) -> None:
         """Rows were committed."""
+
+
+class TransactionLostError(Exception):
+    """The host's transaction is lost with a row that the database refused within a call.
+
+    The host has to see the error: it would take its own rows for committed.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        """The driver's."""
 
 
 KEY = "_usage_instrument_uses"

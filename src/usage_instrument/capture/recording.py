@@ -14,6 +14,7 @@ from usage_instrument.typing import UNSET, Outcome, Unset, UserId
 
 from .call_arguments import NOTHING, Args, Kwargs, ReadCall, UserAndMetadata
 from .context import Holder, current_request, holder, known_actor, known_user, request_of
+from .kept_uses import TransactionLostError
 from .outcome import outcome_of, outcome_of_error, succeeded
 from .request_info import impersonator, request_id
 from .transactions import BeginSpan, Span, no_transaction, now
@@ -38,7 +39,7 @@ def count(
     feature: Feature, held: Holder | None, stated: UserAndMetadata = NOTHING, span: Span | Exception | None = None
 ) -> None:
     """Hand one use over, or keep it for the transaction of `span`. Raises only what the recorder raises, which is
-    nothing unless it is strict."""
+    nothing unless it is strict, and the error of a database that has ended the host's transaction."""
     if held is not None and held.silent:
         return
     notice_fork()
@@ -70,6 +71,8 @@ def _keep(feature: Feature, user: UserId, metadata: Kept | Exception, span: Span
         if isinstance(span, Exception):
             raise span
         in_time = span.keep(recorder, Use(feature.name, user, kept, 1, None, now()))
+    except TransactionLostError as lost:
+        raise lost.error from None
     except Exception as error:  # what was passed is no session, or the host's session raises
         recorder.reject(feature.name, error)
     if not in_time:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, Dialect, delete, func, insert, select
 
 from usage_instrument.events import Count, Use, bucket_start, row_order
 from usage_instrument.typing import Bucket, UserId
@@ -29,22 +29,35 @@ class OutboxRow(NamedTuple):
     used_at: dt.datetime
 
 
-def put(connection: Connection, tables: Tables, service: str, uses: Iterable[Use]) -> None:
-    """Insert uses with canonical users and JSON text, in the caller's transaction."""
-    rows = [
-        {
+class Insert:
+    """The INSERT of one use for a dialect, compiled once: to compile it, or to look it up in SQLAlchemy's cache, takes
+    as long as to run it."""
+
+    def __init__(self, tables: Tables, dialect: Dialect, service: str) -> None:
+        outbox = tables.outbox
+        compiled = insert(outbox).inline().compile(dialect=dialect, column_keys=[column.name for column in outbox.c])
+        self.text = str(compiled)
+        self._service = service
+        names: Sequence[str] | None = compiled.positiontup
+        self._names = None if names is None else tuple(names)
+        """The columns in the order of the parameters; None if the driver takes them by name."""
+        found = {column.name: column.type.dialect_impl(dialect).bind_processor(dialect) for column in outbox.c}
+        self._processors = [(name, processor) for name, processor in found.items() if processor is not None]
+
+    def parameters(self, use: Use) -> tuple[Any, ...] | dict[str, Any]:
+        """What the driver takes for a use with a canonical user and JSON text."""
+        row: dict[str, Any] = {
             "outbox_id": uuid4(),
             "user_id": use.user,
             "feature_name": use.feature,
             "uses": use.uses,
             "metadata": use.metadata,
             "used_at": _EPOCH + dt.timedelta(microseconds=use.at or 0),
-            "service": service,
+            "service": self._service,
         }
-        for use in uses
-    ]
-    # One row alone needs no executemany, which takes some drivers a round trip more.
-    connection.execute(insert(tables.outbox), rows if len(rows) > 1 else rows[0])
+        for name, processor in self._processors:
+            row[name] = processor(row[name])
+        return row if self._names is None else tuple([row[name] for name in self._names])
 
 
 def oldest(connection: Connection, tables: Tables, limit: int) -> list[OutboxRow]:

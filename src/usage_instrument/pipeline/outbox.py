@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import exc
+from sqlalchemy import Dialect, Engine
 
 from usage_instrument.database import outbox
-from usage_instrument.database.engines import named
 from usage_instrument.errors import MetadataError, UserIdError
 from usage_instrument.events import Use, fitting_metadata
 from usage_instrument.runtime import log
 from usage_instrument.typing import UserId
 
+from .host_connections import adapt, is_at, key_of
 from .store import Store
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
-
     from usage_instrument.settings import Settings
 
     from .backend import Backend
@@ -71,46 +69,48 @@ class Outbox:
         self._canonical = canonical
         self._committed = committed
         self._here: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
+        self._django_here: dict[Hashable, bool] = {}
+        self._inserts: WeakKeyDictionary[Dialect, outbox.Insert] = WeakKeyDictionary()
         self._trusted_until = self._refused_until = 0.0
 
     def takes(self, bind: Any) -> bool:
-        """Whether an Engine or Connection of the host's is on the database of the tables, and its outbox works."""
+        """Whether an Engine or Connection of the host's, or one of Django's, is on the database of the tables, and its
+        outbox works."""
         if time.monotonic() < self._refused_until:
             return False
-        engine: Engine = bind.engine
-        found = self._here.get(engine)
+        key = key_of(bind)
+        known: Any = self._here if isinstance(key, Engine) else self._django_here
+        found: bool | None = known.get(key)
         if found is None:
-            found = self._here[engine] = self._is_here(engine)
+            database = self._backend.database
+            found = known[key] = database is not None and is_at(key, database)
         return found
 
-    def _is_here(self, engine: Engine) -> bool:
-        database = self._backend.database
-        try:
-            return database is not None and named(engine, None) == named(database, None)
-        except Exception:  # an engine with a creator and no URL
-            return False
-
-    def put(self, connection: Connection, uses: Sequence[Use]) -> bool:
+    def put(self, connection: Any, uses: Sequence[Use]) -> bool:
         """Insert the uses in the transaction of the connection; False if hooks must record them.
 
         Raises what the driver raises if the database refuses rows that it took a moment ago, and the transaction is
         lost with the statement.
         """
+        if not uses:  # the app's rule has dropped them
+            return True
         try:
             rows = [self._row(use) for use in uses]
         except (UserIdError, MetadataError):  # which a hook rejects or reports
             return False
-        tables, service = self._backend.tables(), self._settings.service
-        is_safe = connection.dialect.name == "sqlite"  # a statement that fails leaves the transaction as it was
+        host = adapt(connection)
+        is_safe = host.survives
         try:
+            insert = self._insert(host.dialect)
+            parameters = [insert.parameters(row) for row in rows]
             if is_safe or time.monotonic() < self._trusted_until:
-                outbox.put(connection, tables, service, rows)
+                host.execute(insert.text, parameters)
             else:
-                with connection.begin_nested():
-                    outbox.put(connection, tables, service, rows)
+                with host.savepoint():
+                    host.execute(insert.text, parameters)
                 self._trusted_until = time.monotonic() + _TRUST
-        except exc.SQLAlchemyError as error:
-            if not is_safe and time.monotonic() < self._trusted_until:
+        except host.errors as error:
+            if host.is_lost(error) or (not is_safe and time.monotonic() < self._trusted_until):
                 self._trusted_until = 0.0
                 raise
             self._refused_until = time.monotonic() + _REFUSAL
@@ -118,11 +118,18 @@ class Outbox:
                 "no outbox",
                 "uses with commit= are recorded after the commit, as %s takes no rows (%s): run `usage-instrument db "
                 "upgrade`, and grant INSERT",
-                tables.outbox.fullname,
+                self._backend.tables().outbox.fullname,
                 type(error).__name__,
             )
             return False
         return True
+
+    def _insert(self, dialect: Dialect) -> outbox.Insert:
+        found = self._inserts.get(dialect)
+        if found is None:
+            found = outbox.Insert(self._backend.tables(), dialect, self._settings.service)
+            self._inserts[dialect] = found
+        return found
 
     def _row(self, use: Use) -> Use:
         text = fitting_metadata(use.metadata, self._settings.metadata_max_bytes) if use.metadata else None
