@@ -15,6 +15,8 @@ from usage_instrument.typing import Bucket, UserId
 
 from .tables import Tables
 
+_KEYS = 500
+"""Keys in one statement."""
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
 
 
@@ -73,6 +75,17 @@ def remove(connection: Connection, tables: Tables, rows: Sequence[OutboxRow]) ->
     outbox = tables.outbox
     gone = delete(outbox).where(outbox.c.outbox_id.in_([row.outbox_id for row in rows]))
     return int(connection.execute(gone).rowcount)
+
+
+def remove_of(connection: Connection, tables: Tables, user: UserId) -> int:
+    """Delete the rows of a user, and return their number. By their keys: `sql_safe_updates` of MariaDB refuses anything
+    else, and rows that live for seconds are worth no index on users."""
+    outbox = tables.outbox
+    ids = connection.scalars(select(outbox.c.outbox_id).where(outbox.c.user_id == user)).all()
+    return sum(
+        connection.execute(delete(outbox).where(outbox.c.outbox_id.in_(ids[start : start + _KEYS]))).rowcount
+        for start in range(0, len(ids), _KEYS)
+    )
 
 
 def waiting(connection: Connection, tables: Tables) -> int:

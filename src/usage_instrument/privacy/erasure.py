@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Table, inspect, literal, select
+from sqlalchemy import Connection, inspect, literal, select
 
 from usage_instrument.audit import admin_chain
 from usage_instrument.audit.erasure import erase, record_kept
 from usage_instrument.audit.gate import SUPPRESSIONS_INTERVAL
-from usage_instrument.database import suppressions
+from usage_instrument.database import outbox, suppressions
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.database.suppressions import FORGOTTEN, FORGOTTEN_KEPT, Key
@@ -99,10 +99,9 @@ class Erasure:
             self._do(partial(record, chain=self._store.new_chain() if in_trail is None else None))
         flush()
         # All batches in flight are committed by now, and no later one can name the user.
-        deleted = {
-            table.fullname: self._do(partial(delete_rows, table=table, user=self._user))
-            for table in (*self._outbox(), *self._store.tables_of_users)
-        }
+        deleted = self._empty_outbox()
+        for table in self._store.tables_of_users:
+            deleted[table.fullname] = self._do(partial(delete_rows, table=table, user=self._user))
         pseudonymised = 0 if keep_audit else self._pseudonymise(actor)
         journals = self._empty_journals(flush)
         if not keep_audit and self._has_trail():
@@ -111,11 +110,12 @@ class Erasure:
         kept = self._count_in_trail() if keep_audit else 0
         return Receipt(deleted, pseudonymised, kept, journals, utcnow())
 
-    def _outbox(self) -> tuple[Table, ...]:
-        """The outbox, which goes first: a writer moves its rows to the others. The schema before has none."""
-        outbox = self._tables.outbox
-        has_table = self._do(lambda connection: inspect(connection).has_table(outbox.name, schema=outbox.schema))
-        return (outbox,) if has_table else ()
+    def _empty_outbox(self) -> dict[str, int]:
+        """Delete from the outbox first: a writer moves its rows to the others. The schema before has none."""
+        table = self._tables.outbox
+        if not self._do(lambda connection: inspect(connection).has_table(table.name, schema=table.schema)):
+            return {}
+        return {table.fullname: self._do(partial(outbox.remove_of, tables=self._tables, user=self._user))}
 
     def _do(self, work: Callable[[Connection], T]) -> T:
         return persistently(partial(self._store.transact, work), PATIENCE)
