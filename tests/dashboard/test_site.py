@@ -58,6 +58,7 @@ def addresses(past: Past) -> list[tuple[str, dict[str, Any]]]:
     ]
     for question in BY_PAGE.values():
         takes = parameters_of(question)
+        given["by"] = "user" if question.name == "spikes" else "month"
         needed = {name: given[name] for name in takes if takes[name]}
         found += [(f"/{question.page}", needed), (f"/{question.page}.csv", needed)]
         found += [(f"/{question.page}", {**needed, name: given[name]}) for name in takes if not takes[name]]

@@ -84,7 +84,8 @@ def test_a_server_without_a_free_connection_is_waited_for(server: Database) -> N
                 while tracker.stats().last_error is None:
                     assert not tracker.flush(INTERVAL)
                 assert "connections" in str(tracker.stats().last_error)
-                assert balanced(tracker.stats())
+                while not balanced(tracker.stats()):  # what is on its way is in two figures for a moment
+                    tracker.flush(INTERVAL)
             assert_exact(engine, tables, tracker, round_)
             tracker.shutdown(60)
         assert_left_nothing(engine, tables, tracker)
