@@ -15,7 +15,7 @@ from .runtime import log
 from .typing import UNSET, ASGIApp, Message, Receive, Scope, Send, Unset, UserId
 from .web import unavailable
 from .web.exchange import Exchange
-from .web.flask_routes import RULE_KEY, follow_flask
+from .web.flask_routes import RULE_KEY, FlaskRoutes, follow_flask, follow_quart
 from .web.framework_users import FLASK_USER, loaded_user
 from .web.options import MiddlewareOptions
 from .web.other_routes import connexion_route, connexion_routes, connexion_routing, located
@@ -103,14 +103,21 @@ class UsageMiddleware:
         self._shares_extensions = "connexion" in sys.modules
         if "flask" in sys.modules:  # an app of Flask's may be mounted
             follow_flask()
+        if "quart" in sys.modules:
+            follow_quart()
         if "bottle" in sys.modules or "pyramid" in sys.modules:
             follow_mounts(self.app)
 
     def _check_setup(self) -> None:
         check_app(self.app, self._counter, visible_routes)
-        if (operations := connexion_routes(self.app)) is not None:
-            declare_later(self._counter, lambda: operations)
+        declare_later(self._counter, self._other_routes)
         follow_authentication(self.app)
+
+    def _other_routes(self) -> Sequence[Route]:
+        """The routes of an app of Connexion or Quart."""
+        if visible_routes(self.app) is not None:
+            return ()
+        return connexion_routes(self.app) or FlaskRoutes(self.app).visible() or ()
 
     async def _audited(self, exchange: ASGIExchange, scope: Scope, receive: Receive) -> None:
         """Record the attempt at what is required, call the app, and record the outcome."""
@@ -281,7 +288,10 @@ class ASGIExchange(Exchange):
         """What a request that no router of Starlette's has matched counts as."""
         counter, scope = self.counter, self.carrier
         operation, rule = connexion_route(scope, method), scope.get(RULE_KEY)
-        if rule is not None and operation is None:
+        if rule is not None and operation is None:  # a path may have names of its own for the parameters of the rule
+            by_path = counter.feature_of_path(scope["path"], method, names=False)
+            if by_path is not NO_ROUTE:
+                return by_path
             return counter.routes.get((id(rule), method, self.depth)) or self._find(rule, method)
         is_unmatched = operation is None and "router" in scope and connexion_routing(scope) is None
         found = self._by_path(operation, method, names=not is_unmatched)

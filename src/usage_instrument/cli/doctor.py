@@ -57,9 +57,9 @@ def doctor(
         str | None,
         typer.Option(
             metavar="MODULE:APP",
-            help="List the routes of this Flask, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion app instead: "
-            "which are counted, by which name, and why others are not. MODULE:MAKE() for a factory. The app is "
-            "imported and serves no request.",
+            help="List the routes of this Flask, Quart, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion app "
+            "instead: which are counted, by which name, and why others are not. MODULE:MAKE() for a factory. The app "
+            "is imported and serves no request.",
         ),
     ] = None,
     output: Output = Format.TABLE,

@@ -1,4 +1,4 @@
-"""The routes of Flask apps, and the one that a request took; imports no framework."""
+"""The routes of Flask and Quart apps, and the one that a request took; imports no framework."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from usage_instrument.typing import UNSET, Scope
 
 from .framework_users import FLASK_USER, flask_user
 from .path_templates import plain_template
-from .routes import MOST, Route, qualified
+from .routes import MOST, WEBSOCKET, Route, qualified
 
 RULE_KEY = "usage_instrument.flask_rule"
 """The key of an ASGI scope with the rule of the Flask request that runs in it, or the route of Bottle or Pyramid."""
@@ -101,7 +101,7 @@ class FlaskRoutes:
 
 
 def _route(app: Any, rule: Any, prefix: str) -> Route:
-    endpoint, methods = rule.endpoint, getattr(rule, "methods", None)
+    endpoint = rule.endpoint
     local = plain_template(rule.rule)
     is_name = isinstance(endpoint, str)
     return Route(
@@ -110,14 +110,21 @@ def _route(app: Any, rule: Any, prefix: str) -> Route:
         local,
         app.view_functions.get(endpoint) if is_name and app is not None else None,
         not is_name or not (endpoint == "static" or endpoint.endswith(".static")),
-        methods=frozenset(methods) if isinstance(methods, set) else None,
+        methods=_methods(rule),
         redirects=getattr(rule, "redirect_to", None) is not None,
         spelled=prefix + rule.rule,
         owner=(app or rule),
     )
 
 
-# ---- a Flask app in an ASGI app
+def _methods(rule: Any) -> frozenset[str] | None:
+    if getattr(rule, "websocket", None) is True:  # of Quart
+        return frozenset({WEBSOCKET})
+    methods = getattr(rule, "methods", None)
+    return frozenset(methods) if isinstance(methods, set) else None
+
+
+# ---- a Flask app in an ASGI app, and Quart
 
 
 def follow_flask() -> None:
@@ -142,3 +149,26 @@ def _note(sender: object, **_: object) -> None:
                 scope[FLASK_USER] = user
     except Exception:  # of the host's objects
         log.debug("cannot read a Flask request", exc_info=True)
+
+
+def follow_quart() -> None:
+    """Note the rule of Quart's requests and WebSockets. Raises nothing."""
+    try:
+        signals: Any = sys.modules["quart.signals"]
+        signals.request_started.connect(_note_quart)
+        signals.websocket_started.connect(_note_quart)
+    except Exception:  # Quart is blocked, or another thread is importing it
+        log.debug("cannot follow Quart", exc_info=True)
+
+
+async def _note_quart(sender: object, **_: object) -> None:  # Quart runs a plain function in a thread
+    try:
+        request = current_request()
+        scope: Scope | None = None if request is None else request.info
+        if type(scope) is dict and scope.get("type") in ("http", "websocket"):
+            quart: Any = sys.modules["quart"]
+            running = quart.request if quart.has_request_context() else quart.websocket
+            if running.url_rule is not None:
+                scope[RULE_KEY], scope[FLASK_APP] = running.url_rule, quart.current_app._get_current_object()
+    except Exception:  # of the host's objects
+        log.debug("cannot read a Quart request", exc_info=True)

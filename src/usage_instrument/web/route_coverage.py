@@ -34,7 +34,7 @@ class CoveredRoute(NamedTuple):
 
 
 def route_coverage(app: Any) -> list[CoveredRoute]:
-    """The routes of a Flask, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion app in their order, as its
+    """The routes of a Flask, Quart, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion app in their order, as its
     UsageMiddleware counts them; then the keys of `features` that are no route, and by name the features that imported
     modules track elsewhere. For an app of another framework, the keys of `features` stand for its routes.
 
@@ -48,7 +48,7 @@ def route_coverage(app: Any) -> list[CoveredRoute]:
         if not by_path:
             raise ConfigurationError(
                 f"{type(app).__name__} shows no routes: "
-                "this takes an app of Flask, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion. "
+                "this takes an app of Flask, Quart, Starlette, FastAPI, Django, Bottle, Pyramid or Connexion. "
                 "UsageMiddleware counts any other by its paths: UsageMiddleware(app, features={'GET /path': 'name'})"
             )
         return [*by_path, *_elsewhere(catalog, [])]

@@ -85,4 +85,4 @@ def layers(app: Any) -> Iterator[Any]:
             return
         yield app
         own = vars(app) if hasattr(app, "__dict__") and not hasattr(app, "__func__") else {}
-        app = next((own[name] for name in ("app", "wsgi_app", "middleware_stack") if name in own), None)
+        app = next((own[name] for name in ("app", "wsgi_app", "asgi_app", "middleware_stack") if name in own), None)
