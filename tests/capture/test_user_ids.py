@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import functools
 import importlib
 import types
 import typing
@@ -87,6 +88,27 @@ class Plain:
         self.id = id_
 
 
+class Property:
+    """As a wrapper around an entry of LDAP or the claims of OpenID Connect."""
+
+    def __init__(self, id_: object) -> None:
+        self.claims = {"sub": id_}
+
+    @property
+    def id(self) -> object:
+        return self.claims["sub"]
+
+
+class InheritedProperty(Property):
+    pass
+
+
+class CachedProperty(Property):
+    @functools.cached_property
+    def id(self) -> object:
+        return self.claims["sub"]
+
+
 class Slots:
     __slots__ = ("id",)
 
@@ -118,6 +140,9 @@ MAKERS: list[Any] = [
     lambda id_: OldTuple("x", id_),
     lambda id_: {"id": id_},
     lambda id_: types.SimpleNamespace(id=id_),
+    Property,
+    InheritedProperty,
+    CachedProperty,
 ]
 
 
@@ -141,6 +166,14 @@ def test_an_id_that_leads_back_is_refused() -> None:
     for loop in (plain, mapping):
         with pytest.raises(UserIdError):
             user_id_of(loop)
+
+
+def test_a_property_that_fails_is_rejected_with_its_type_alone() -> None:
+    user = Property(5)
+    user.claims = {}
+    for find in (user_id_of, loaded_user):
+        with pytest.raises(UserIdError, match=r"^`id` of the user failed: KeyError raised$"):
+            find(user)
 
 
 def test_an_unset_slot_is_no_id() -> None:
@@ -255,6 +288,18 @@ class Person(Base):
     uid: orm.Mapped[int] = orm.mapped_column(primary_key=True)
 
 
+class Renamed(Base):
+    """Its `id` is a property over a column that may have to be loaded."""
+
+    __tablename__ = "renamed"
+    team: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    number: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+    @property
+    def id(self) -> int:
+        return self.number
+
+
 class Member(Base):
     __tablename__ = "members"
     team: orm.Mapped[int] = orm.mapped_column(primary_key=True)
@@ -273,6 +318,7 @@ def session(sqlite: Database) -> typing.Iterator[orm.Session]:
                 Account(email="a@b.c", id=8),
                 Person(uid=9),
                 Member(team=1, id=10),
+                Renamed(team=1, number=11),
             ]
         )
         session.commit()
@@ -318,6 +364,15 @@ def test_an_expired_instance_whose_key_is_not_its_id_is_refused(session: orm.Ses
     assert said == []
 
 
+def test_a_property_of_an_orms_class_never_runs(session: orm.Session) -> None:
+    renamed = session.scalars(sa.select(Renamed)).one()
+    session.commit()
+    said = _statements(session)
+    with pytest.raises(UserIdError):
+        user_id_of(renamed)
+    assert said == []
+
+
 def test_a_new_instance_has_no_id_yet(session: orm.Session) -> None:
     said = _statements(session)
     with pytest.raises(UserIdError):
@@ -353,6 +408,10 @@ class Signed(flask_login.UserMixin):  # type: ignore[misc]
         self.id = id_
 
 
+class SignedByProperty(Property, flask_login.UserMixin):  # type: ignore[misc]
+    pass
+
+
 def rows() -> list[Any]:
     with sa.create_engine("sqlite://", poolclass=sa.StaticPool).connect() as connection:
         row = connection.execute(sa.text("SELECT 'x' AS name, 5 AS id")).one()
@@ -372,6 +431,8 @@ FOUND: list[tuple[object, object]] = [
     (AnonymousUser(), None),
     (flask_login.AnonymousUserMixin(), None),
     (Signed(5), 5),
+    (SignedByProperty(5), 5),
+    (Property(5), 5),
     (Mock(id=5, is_authenticated=True), 5),
 ]
 

@@ -242,6 +242,32 @@ def test_the_user_of_flask_login_and_its_redirect(captured: CapturedUsage) -> No
     ]  # fmt: skip
 
 
+def test_a_user_class_whose_id_is_a_property(captured: CapturedUsage) -> None:
+    """Each use was anonymous, and so was each loaded current_user."""
+    app = small("members", SECRET_KEY="test")
+
+    class Entry(UserMixin):  # type: ignore[misc]
+        def __init__(self, uid: str) -> None:
+            self.entry = {"uid": uid}
+
+        @property
+        def id(self) -> str:
+            return self.entry["uid"]
+
+    LoginManager(app).user_loader(Entry)
+    app.add_url_rule("/login", "login", lambda: str(login_user(Entry("ada"))))
+    app.add_url_rule("/loads", "loads", lambda: str(current_user.is_authenticated))
+    app.add_url_rule("/plain", "plain", lambda: "plain")
+    app.add_url_rule("/logout", "logout", lambda: str(logout_user()))
+    UsageInstrument(app)
+    client = app.test_client()
+    for name in ("login", "loads", "plain", "logout"):
+        client.get(f"/{name}")
+    assert [(use.feature, use.user) for use in captured.uses] == [
+        (name, "ada") for name in ("login", "loads", "plain", "logout")
+    ]
+
+
 def test_an_unauthorised_post_is_no_use_either(captured: CapturedUsage) -> None:
     app, _ = with_login()
     app.add_url_rule("/save", "save", login_required(lambda: "saved"), methods=["POST"])

@@ -192,6 +192,34 @@ class Member(BaseUser):
         return True
 
 
+class Claims(BaseUser):
+    """Its id is a property."""
+
+    is_authenticated = True
+
+    def __init__(self, claims: dict[str, str]) -> None:
+        self.claims = claims
+
+    @property
+    def id(self) -> str:
+        return self.claims["sub"]
+
+
+def test_the_id_of_the_user_may_be_a_property(captured: CapturedUsage) -> None:
+    class Backend(AuthenticationBackend):
+        async def authenticate(self, conn: Any) -> tuple[AuthCredentials, BaseUser]:
+            return AuthCredentials(), Claims({"sub": "ada"})
+
+    async def page(request: Request) -> Response:
+        return PlainTextResponse("page")
+
+    app = Starlette(routes=[Route("/page", page)])
+    app.add_middleware(AuthenticationMiddleware, backend=Backend())
+    instrument(app)
+    TestClient(app).get("/page")
+    assert [(use.feature, use.user) for use in captured.uses] == [("page", "ada")]
+
+
 class Bearer(AuthenticationBackend):
     """As a backend that has verified a JSON web token, whose subject is a string."""
 

