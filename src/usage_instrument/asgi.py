@@ -16,7 +16,7 @@ from .typing import UNSET, ASGIApp, Message, Receive, Scope, Send, Unset, UserId
 from .web import unavailable
 from .web.exchange import Exchange
 from .web.flask_routes import RULE_KEY, FlaskRoutes, follow_flask, follow_quart
-from .web.framework_users import FLASK_USER, loaded_user
+from .web.framework_users import FLASK_USER, loaded_user, note_session_user
 from .web.options import MiddlewareOptions
 from .web.other_routes import connexion_route, connexion_routes, connexion_routing, located
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
@@ -73,8 +73,8 @@ class UsageMiddleware:
         exchange.tree = self._tree
         exchange.has_begun = False
         exchange.depth = mount_depth(scope) if "app_root_path" in scope else 0
-        if "user" in scope:  # logging out may replace it
-            scope[_FIRST_USER] = scope["user"]
+        if "user" in scope or "session" in scope:
+            self._note_users(scope)
         if self._counter.graphql:
             receive = _read_bodies(exchange, scope, receive)
         token = holder.set(exchange.holder)
@@ -98,6 +98,13 @@ class UsageMiddleware:
             if exchange.is_ours:
                 exchange.close_request()
 
+    def _note_users(self, scope: Scope) -> None:
+        """Keep the users of middlewares further out: logging out may replace or remove them."""
+        if "user" in scope:
+            scope[_FIRST_USER] = scope["user"]
+        if self._counter.session_user is not None:
+            note_session_user(scope, scope.get("session"), self._counter.session_user)
+
     def _begin(self) -> None:
         self._has_begun = True
         self._shares_extensions = "connexion" in sys.modules
@@ -107,11 +114,15 @@ class UsageMiddleware:
             follow_quart()
         if "bottle" in sys.modules or "pyramid" in sys.modules:
             follow_mounts(self.app)
+        if self._counter.session_user is not None:
+            follow_session(self.app, self._counter.session_user)
 
     def _check_setup(self) -> None:
         check_app(self.app, self._counter, visible_routes)
         declare_later(self._counter, self._other_routes)
         follow_authentication(self.app)
+        if self._counter.session_user is not None:  # the first call may have been before the app built its layers
+            follow_session(self.app, self._counter.session_user)
 
     def _other_routes(self) -> Sequence[Route]:
         """The routes of an app of Connexion or Quart."""
@@ -362,6 +373,30 @@ def follow_authentication(app: ASGIApp) -> None:
                 return
     except Exception:  # of the host's objects
         log.debug("cannot follow AuthenticationMiddleware", exc_info=True)
+
+
+def follow_session(app: ASGIApp, key: str) -> None:
+    """Have a SessionMiddleware further in note the user of its session, before an endpoint empties the session."""
+    try:
+        for layer in layers(app):
+            if any(base.__name__ == "SessionMiddleware" for base in type(layer).__mro__):
+                if not (type(layer.app) is _NotesSession and layer.app.key == key):
+                    layer.app = _NotesSession(layer.app, key)
+                return
+    except Exception:  # of the host's objects
+        log.debug("cannot follow SessionMiddleware", exc_info=True)
+
+
+class _NotesSession:
+    """The app below a SessionMiddleware, with the user of the session kept in the scope."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self.app = app
+        self.key = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        note_session_user(scope, scope.get("session"), self.key)
+        await self.app(scope, receive, send)
 
 
 class _NotesUser:

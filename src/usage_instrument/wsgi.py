@@ -16,7 +16,7 @@ from .typing import Environ, StartResponse, WSGIApp
 from .web import unavailable
 from .web.exchange import BodyExchange
 from .web.flask_routes import FlaskRoutes, flask_request
-from .web.framework_users import flask_session, flask_user, keep_logged_out
+from .web.framework_users import flask_session, flask_user, keep_logged_out, note_session_user
 from .web.graphql import GraphQLBodies, ReadBody, ReadInput
 from .web.options import MiddlewareOptions
 from .web.other_routes import OtherRoutes, follow_pyramid, routed_object
@@ -53,6 +53,16 @@ class UsageMiddleware:
         follow_pyramid(innermost[0])
         self._counter.check_setup = partial(check_app, app, self._counter, self._visible_routes)
         self._hears_flask_login = False
+        if self._counter.session_user is not None and "flask" in sys.modules:
+            _connect_flask_session(self._note_session)
+
+    def _note_session(self, sender: object, **_: object) -> None:
+        try:
+            request, key = current_request(), self._counter.session_user
+            if request is not None and key is not None and self._counter in request.counters:
+                note_session_user(request.info, flask_session(request.info), key)
+        except Exception:  # of the host's objects
+            log.debug("cannot read the session of a request", exc_info=True)
 
     def _visible_routes(self, app: object) -> list[Route] | None:
         return self.others.visible() or self.routes.visible()
@@ -213,6 +223,15 @@ def _connect_flask_login() -> None:
         signals.user_logged_out.connect(keep_logged_out)
     except Exception:  # Flask-Login is blocked, or another thread is importing it
         log.debug("cannot follow Flask-Login", exc_info=True)
+
+
+def _connect_flask_session(receiver: Callable[..., None]) -> None:
+    """Hear of each request of Flask's that begins."""
+    try:
+        signals: Any = sys.modules["flask"]
+        signals.request_started.connect(receiver)
+    except Exception:  # Flask is blocked, or another thread is importing it
+        log.debug("cannot follow Flask", exc_info=True)
 
 
 def _deny(sender: object, **_: object) -> None:

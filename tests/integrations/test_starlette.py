@@ -432,6 +432,66 @@ def test_the_id_in_a_session_is_the_user(kind: str) -> None:
     assert [(use.feature, use.user) for use in captured.uses] == [("page", None), ("enter", 7), ("page", 7)]
 
 
+@pytest.mark.parametrize("kind", ["starlette within", "starlette around", "starlette app", "flask"])
+def test_emptying_the_session_logs_out_its_user(kind: str) -> None:
+    """A logout by `session.clear()` or `pop` was anonymous."""
+
+    def clear_and_track(session: Any) -> None:
+        session.clear()
+        usage.track("after")
+
+    names = ["cleared", "popped", "switched", "tracked"]
+    change: dict[str, Any] = {
+        "cleared": lambda session: session.clear(),
+        "popped": lambda session: session.pop("user_id"),
+        "switched": lambda session: session.update(user_id=8),
+        "tracked": clear_and_track,
+    }
+    with capture_usage() as captured:
+        if kind == "flask":
+            from flask import Flask, session
+
+            from usage_instrument.wsgi import UsageMiddleware
+
+            flask = Flask("app")
+            flask.secret_key = "secret"
+            flask.add_url_rule("/enter", "enter", lambda: session.update(user_id=7) or "in")
+            for name in names:
+                flask.add_url_rule(f"/{name}", name, lambda name=name: str(change[name](session)))
+            flask.wsgi_app = UsageMiddleware(flask.wsgi_app, session_user="user_id")  # type: ignore[method-assign]
+            get: Any = flask.test_client().get
+        else:
+            pytest.importorskip("itsdangerous")
+            from starlette.middleware.sessions import SessionMiddleware
+
+            async def enter(request: Request) -> Response:
+                request.session["user_id"] = 7
+                return PlainTextResponse("in")
+
+            def page(name: str) -> Any:
+                async def changed(request: Request) -> Response:
+                    change[name](request.session)
+                    return PlainTextResponse("changed")
+
+                return changed
+
+            routes = [Route("/enter", enter), *(Route(f"/{name}", page(name), name=name) for name in names)]
+            app: Any = Starlette(routes=routes)
+            if kind == "starlette around":
+                app.add_middleware(asgi.UsageMiddleware, session_user="user_id")
+            app.add_middleware(SessionMiddleware, secret_key="secret")
+            if kind == "starlette within":
+                instrument(app, session_user="user_id")
+            if kind == "starlette app":
+                app = asgi.UsageMiddleware(app, session_user="user_id")
+            get = TestClient(app).get
+        for name in names:
+            get("/enter")
+            get(f"/{name}")
+    found = [(use.feature, use.user) for use in captured.uses if use.feature != "enter"]
+    assert found == [("cleared", 7), ("popped", 7), ("switched", 8), ("after", 7), ("tracked", 7)]
+
+
 def test_a_session_key_is_text() -> None:
     with pytest.raises(DeclarationError, match="session_user= is the key of the session"):
         instrument(Starlette(), session_user=5)  # type: ignore[arg-type]

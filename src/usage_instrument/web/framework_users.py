@@ -69,6 +69,17 @@ def _session(flask: Any) -> Any:
     return vars(context).get("_session", vars(context).get("session"))
 
 
+SESSION_USERS = "usage_instrument.session_users"
+"""The key of a scope or environ with the users whom the session held when the request began, by the session's keys."""
+
+
+def note_session_user(info: Any, session: object, key: str) -> None:
+    """Keep the user of a session that has just begun, since logging out may empty the session."""
+    found = dict.get(session, key) if isinstance(session, dict) else None
+    if found is not None and type(info) is dict:
+        info.setdefault(SESSION_USERS, {})[key] = found
+
+
 def flask_session(environ: Environ) -> object:
     """The session of the Flask request that runs; None without one."""
     flask: Any = sys.modules.get("flask")

@@ -26,6 +26,7 @@ from usage_instrument.runtime.processes import ALIVE, notice_fork
 from usage_instrument.typing import UNSET, Metadata, Unset, UserId
 
 from .audit_policy import AuditPolicy
+from .framework_users import SESSION_USERS
 from .graphql import GraphQLBodies, endpoint_path, graphql_paths
 from .options import (
     OPTIONS,
@@ -478,7 +479,10 @@ def _session_user(
         return found
     session = session_of(carrier)
     # Not the session's own `get`, which may note an access and change the Vary header.
-    return loaded_user(dict.get(session, key)) if isinstance(session, dict) else UNSET
+    found = loaded_user(dict.get(session, key)) if isinstance(session, dict) else UNSET
+    if found is UNSET and type(carrier) is dict and SESSION_USERS in carrier:  # who has logged out
+        found = loaded_user(carrier[SESSION_USERS].get(key))
+    return found
 
 
 def _stated_user(
