@@ -168,6 +168,13 @@ def test_an_id_that_leads_back_is_refused() -> None:
             user_id_of(loop)
 
 
+@pytest.mark.parametrize("value", [True, np.bool_(True), Plain(np.bool_(False)), Plain(True)], ids=range(4))
+def test_a_bool_is_no_id_and_the_message_says_so(value: object) -> None:
+    """That of numpy was "bool is another type, without a loaded `id`"."""
+    with pytest.raises(UserIdError, match=r"^a user id is not a bool$"):
+        user_id_of(value)
+
+
 def test_a_property_that_fails_is_rejected_with_its_type_alone() -> None:
     user = Property(5)
     user.claims = {}

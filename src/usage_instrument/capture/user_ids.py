@@ -222,6 +222,8 @@ def _shape_of(kind: Any) -> _Shape:
     for base, convert in _CONVERT.items():
         if issubclass(kind, base):
             return _Shape(read, convert)
+    if kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_"):  # which has no base of Python's
+        return _Shape(read, _refuse_bool)
     if kind is dict:
         return _Shape(read, read_row=lambda row: row.get("id", UNSET))
     wrapt, row = sys.modules.get("wrapt"), sys.modules.get("sqlalchemy.engine.row")
