@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, str] = {
     "testing": f"{_VALUES} capture",
     "pytest_plugin": "",
     "dashboard": f"{_VALUES} runtime capture web audit database queries views {FRONT}",
-    "cli": f"{_STAGES} web queries views upgrade schema asgi dashboard {FRONT}",
+    "cli": f"{_STAGES} web experiments queries views upgrade schema asgi dashboard {FRONT}",
     "integrations": f"{_STAGES} web tracker _default asgi wsgi schema dashboard queries cli {FRONT}",
 }
 """Each package and top-level module by what it may import; what is named stands further up. The modules of a package

@@ -22,6 +22,7 @@ from usage_instrument.experiments import (
     VariantFigures,
     Verdict,
     analyse,
+    figures_of,
     sample_size,
 )
 
@@ -413,3 +414,19 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="has no attribute 'analyze'"):
         experiments.analyze  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_figures_of_rows_of_the_query() -> None:
+    rows = [
+        {"variant": "blue", "units": 9, "converted": 2, "uses": 5, "uses_squares": 13.0, "excluded": 1},
+        {"variant": "red", "units": 7, "converted": 0, "uses": 0, "uses_squares": 0.0, "excluded": 1},
+    ]
+    blue, red = VariantFigures("blue", 9, 2, 5, 13.0), VariantFigures("red", 7)
+    assert figures_of(rows) == (blue, red)
+    assert figures_of(rows, {"red": 1, "blue": 3, "green": 2}) == (
+        dataclasses.replace(red, weight=1),
+        dataclasses.replace(blue, weight=3),
+        VariantFigures("green", 0, weight=2),
+    )
+    with pytest.raises(ExperimentError, match="lack variants that were seen: 'blue'"):
+        figures_of(rows, {"red": 1})

@@ -17,6 +17,7 @@ from .db import db
 from .demo.command import demo
 from .doctor import doctor
 from .errors import fail
+from .experiments import experiment, experiments
 from .journal import journal
 from .mcp import mcp
 from .options import USER, example
@@ -38,6 +39,8 @@ _EXAMPLES = {
     "db views": "",
     "demo": "--rows 20000 --yes",
     "doctor": "--app shop.main:app",
+    "experiment": "button_color --goal checkout --weights equal",
+    "experiments": "--since 90d",
     "export": f"{USER} --output ada.json",
     "forget": USER,
     "journal": "status --journal /var/lib/app/usage",
@@ -87,7 +90,7 @@ def _usage_instrument(
 
 
 questions.add_to(app)
-for command in (dashboard, demo, doctor, export, forget, mcp, merge, opt_in, opt_out, prune):
+for command in (dashboard, demo, doctor, experiment, experiments, export, forget, mcp, merge, opt_in, opt_out, prune):
     app.command()(command)
 for group_name, group in (("audit", audit), ("db", db), ("journal", journal)):
     app.add_typer(group, name=group_name, epilog=example(group_name, _EXAMPLES[group_name]))

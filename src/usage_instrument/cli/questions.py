@@ -213,7 +213,7 @@ def ask(connection: Connection, tables: Tables, question: Question, query: Query
         found = list(caveats(connection, tables, question, given, rows))
         nothing = is_empty(connection, tables) and (question is not UNUSED or NOTHING_DECLARED in found)
         answer = Answer(*with_display_names(names, rows, display_names(connection, tables)), found, nothing)
-        features = () if named == [None] else _features(connection, tables)
+        features = () if named == [None] else known_features(connection, tables)
         unknown = [name for name in named if name is not None and name not in features]
     except exc.DBAPIError:
         connection.rollback()
@@ -223,20 +223,25 @@ def ask(connection: Connection, tables: Tables, question: Question, query: Query
         fix = "upgrade" if old_tables(connection, tables) else "create"
         raise SchemaError(f"there is no table {missing[0]}: run `usage-instrument db {fix}`") from None
     if unknown:
-        raise _unknown(unknown[0], features)
+        raise unknown_feature(unknown[0], features)
     return answer
 
 
-def _features(connection: Connection, tables: Tables) -> list[str]:
+def known_features(connection: Connection, tables: Tables) -> list[str]:
     """Every feature that was used or declared."""
     names = union(*(select(each.c.feature_name) for each in (tables.usage, tables.catalog)))
     return [name for name in connection.scalars(names) if name is not None]
 
 
-def _unknown(feature: str, features: Sequence[str]) -> ConfigurationError:
-    close = difflib.get_close_matches(feature, features, 3, 0.5)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return ConfigurationError(f"no feature {feature!r} was used or declared here{hint}")
+def unknown_feature(feature: str, features: Sequence[str]) -> ConfigurationError:
+    """The error for a feature that was neither used nor declared."""
+    return ConfigurationError(f"no feature {feature!r} was used or declared here{meant(feature, features)}")
+
+
+def meant(name: str, names: Sequence[str]) -> str:
+    """The end of an error message: the names that resemble the unknown one."""
+    close = difflib.get_close_matches(name, names, 3, 0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _draw(answer: Answer) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from usage_instrument.capture.assignment import assign
 from usage_instrument.errors import ConfigurationError
 
-from .figures import GuardrailFigures, Metric, VariantFigures
+from .figures import GuardrailFigures, Metric, VariantFigures, figures_of
 from .results import (
     Analysis,
     Comparison,
@@ -58,5 +58,6 @@ __all__ = [
     "Verdict",
     "analyse",
     "assign",
+    "figures_of",
     "sample_size",
 ]

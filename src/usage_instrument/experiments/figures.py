@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from math import isfinite
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from usage_instrument.errors import ExperimentError
 
@@ -80,3 +80,29 @@ class GuardrailFigures:
     feature: str
     variants: Sequence[VariantFigures]
     metric: Metric = "converted"
+
+
+def figures_of(
+    rows: Iterable[Mapping[str, Any]], weights: Mapping[str, float] | None = None
+) -> tuple[VariantFigures, ...]:
+    """The figures in the rows of `queries.experiment`, as `connection.execute(…).mappings()` returns them.
+
+    `weights` are the planned ones by variant, those that the code passes to `variant`. A variant among them that no
+    unit saw has a row of zeros. Raises ExperimentError for weights that lack a variant that was seen.
+    """
+    by_name = {row["variant"]: row for row in rows}
+    if weights is not None and (unplanned := sorted(by_name.keys() - weights.keys())):
+        raise ExperimentError(f"the weights lack variants that were seen: {', '.join(map(repr, unplanned))}")
+    return tuple(
+        VariantFigures(
+            name=name,
+            units=row["units"],
+            converted=row["converted"],
+            total=row["uses"],
+            total_squares=row["uses_squares"],
+            weight=None if weights is None else weights[name],
+        )
+        if (row := by_name.get(name)) is not None
+        else VariantFigures(name, 0, weight=None if weights is None else weights[name])
+        for name in (weights or by_name)
+    )

@@ -37,7 +37,7 @@ def conclude(
     fallen = [each for each in guardrails if each.has_fallen and each.variant not in worse]
     harmful = {each.variant for each in fallen}
     if best := next((each for each in better if each.name not in harmful), None):
-        return Verdict.BETTER, best.name, f"{_name(best)} is better: {_effect(best, metric)}"
+        return Verdict.BETTER, best.name, f"{_name(best)} is better: {effect_of(best, metric)}"
     if fallen:
         first = better[0].name if better else fallen[0].variant
         return Verdict.GUARDRAIL, first, _fallen_words([each for each in fallen if each.variant == first], better)
@@ -47,10 +47,10 @@ def conclude(
         nearest = max(same, key=_value)
         is_relative = nearest.comparison is not None and nearest.comparison.always_valid_lift is not None
         least = f"of {100 * minimum_effect:g} % or more" if is_relative else "that matters"
-        return Verdict.NO_DIFFERENCE, nearest.name, f"No difference {least}: {_effect(nearest, metric)}"
+        return Verdict.NO_DIFFERENCE, nearest.name, f"No difference {least}: {effect_of(nearest, metric)}"
     nearest = max(by_verdict[Verdict.WORSE], key=_value)
     words = "is worse" if len(results) == 2 else "is the least bad, and worse"
-    return Verdict.WORSE, nearest.name, f"{_name(nearest)} {words}: {_effect(nearest, metric)}"
+    return Verdict.WORSE, nearest.name, f"{_name(nearest)} {words}: {effect_of(nearest, metric)}"
 
 
 def effect_words(estimate: Estimate) -> str:
@@ -58,6 +58,14 @@ def effect_words(estimate: Estimate) -> str:
     digits = _digits(100 * (estimate.high - estimate.low))
     low, high = (_number(100 * each, digits) for each in (estimate.low, estimate.high))
     return f"{_percent(estimate.value, digits, sign='+')} ({low} to {high} %)"
+
+
+def estimate_words(estimate: Estimate, metric: Metric) -> str:
+    """`14.2 % (13.1 to 15.4 %)` of a share, `1.42 (1.31 to 1.54)` of a mean."""
+    factor, unit = (100, " %") if metric == "converted" else (1, "")
+    digits = _digits(factor * (estimate.high - estimate.low))
+    value, low, high = (_number(factor * each, digits) for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value}{unit} ({low} to {high}{unit})"
 
 
 def _value(result: VariantResult) -> float:
@@ -69,8 +77,8 @@ def _name(result: VariantResult) -> str:
     return result.name[:1].upper() + result.name[1:]
 
 
-def _effect(result: VariantResult, metric: Metric) -> str:
-    """By the intervals that decided."""
+def effect_of(result: VariantResult, metric: Metric) -> str:
+    """The effect of a variant, by the intervals that decide: `+12 % (3 to 21 %)`; empty for the control."""
     comparison = result.comparison
     if comparison is None:
         return ""

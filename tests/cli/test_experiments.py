@@ -1,0 +1,200 @@
+"""`usage-instrument experiment` and `experiments`: the verdict, its figures in every form, and what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from conftest import Database
+from reading import made
+from usage_instrument.cli.app import app
+from usage_instrument.schema import Tables
+
+DAY = dt.timedelta(days=1)
+START = dt.datetime(2026, 3, 2)
+CONVERTED = {"red": 100, "blue": 400}
+"""Of 1,000 users each."""
+
+
+def run(database: Database, *words: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--url", database.url], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def tables(database: Database) -> Tables:
+    return filled(database)
+
+
+@pytest.fixture
+def past(sqlite: Database) -> Database:
+    filled(sqlite)
+    return sqlite
+
+
+def filled(database: Database) -> Tables:
+    """A test that blue wins: a tenth of the users bought on the day of the exposure, two saw both, a visitor is none.
+    All users have searched once."""
+    engine = database.engine()
+    tables = made(engine, user_id_type="integer")
+    exposures: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []
+    for first, (variant, converted) in enumerate(CONVERTED.items()):
+        for number in range(1_000):
+            user = first * 1_000 + number + 1
+            exposures.append(exposure("button", variant, user, START + dt.timedelta(hours=9)))
+            history.append(bucket(user, "search", START))
+            if number < converted:
+                history.append(bucket(user, "buy", START if number % 10 == 0 else START + DAY))
+    for user in (9_001, 9_002):
+        exposures += [exposure("button", variant, user, START) for variant in CONVERTED]
+    exposures.append({**exposure("button", "red", 0, START), "unit": "visitor", "user_id": None})
+    exposures.append(exposure("price", "new", 1, START + 40 * DAY))
+    with engine.begin() as connection:
+        connection.execute(tables.exposures.insert(), exposures)
+        connection.execute(tables.history.insert(), history)
+        usage = [
+            {"user_id": 1, "feature_name": name, "usage_count": 1, "last_used": START} for name in ("buy", "search")
+        ]
+        connection.execute(tables.usage.insert(), usage)
+    return tables
+
+
+def exposure(experiment: str, variant: str, user: int, at: dt.datetime) -> dict[str, Any]:
+    times = {"first_exposed_at": at, "last_exposed_at": at + DAY}
+    return {"experiment": experiment, "unit": str(user), "variant": variant, "user_id": user, **times}
+
+
+def bucket(user: int, feature: str, start: dt.datetime) -> dict[str, Any]:
+    return {"user_id": user, "feature_name": feature, "bucket_start": start, "usage_count": 2}
+
+
+ASKED = ("experiment", "button", "--goal", "buy", "--weights", "red=1,blue=1")
+
+
+def test_a_verdict_for_people_and_for_programs(database: Database, tables: Tables) -> None:
+    done = run(database, *ASKED)
+    assert done.exit_code == 0, done.output
+    first, _, *table = done.stdout.splitlines()
+    assert first.startswith("Blue is better: +")
+    assert [line.split()[:3] for line in table[2:]] == [["red", "1001", "100"], ["blue", "1000", "400"]]
+    assert "40.0 % (37.0 to 43.1 %)" in table[3]
+    assert "control" in table[2]
+    assert "50 of 500 units used buy only in the day (hour) of their first exposure" in done.stderr
+    assert "1 units are visitors without a user" in done.stderr
+    assert "2 units saw several variants" in done.stderr
+    assert "--weights" not in done.stderr
+
+    found = json.loads(run(database, *ASKED, "--guardrail", "search", "--format", "json").stdout)
+    assert (found["verdict"], found["leader"], found["control"]) == ("better", "blue", "red")
+    assert found["words"] == first
+    assert [(row["variant"], row["units"], row["converted"], row["order_unknown"]) for row in found["figures"]] == [
+        ("blue", 1_000, 400, 40),
+        ("red", 1_001, 100, 10),
+    ]
+    assert found["excluded"] == 2
+    assert [(each["feature"], each["has_fallen"]) for each in found["guardrails"]] == [("search", False)]
+
+    red, blue = csv.DictReader(io.StringIO(run(database, *ASKED, "--format", "csv").stdout))
+    assert (red["lift"], blue["verdict"], blue["experiment_verdict"]) == ("", "better", "better")
+    assert float(blue["lift_low"]) < float(blue["lift"]) < float(blue["lift_high"])
+    assert float(blue["conversion"]) == 0.4
+
+    lines = run(database, *ASKED, "--format", "markdown").stdout.splitlines()
+    assert lines[0] == f"**{first}**"
+    assert lines[2].startswith("| variant | units | converted | conversion | effect | best |")
+
+
+def test_uses_and_another_control(database: Database, tables: Tables) -> None:
+    done = run(database, *ASKED, "--metric", "uses", "--control", "blue", "--format", "json")
+    found = json.loads(done.stdout)
+    assert (found["metric"], found["control"], found["verdict"]) == ("uses", "blue", "worse")
+    means = {each["name"]: each["mean"]["value"] for each in found["variants"]}
+    assert means == {"red": pytest.approx(200 / 1_001), "blue": pytest.approx(0.8)}
+    assert "uses per unit" in run(database, *ASKED, "--metric", "uses").stdout
+
+
+def test_a_split_that_was_not_meant_is_broken(past: Database) -> None:
+    done = run(past, *ASKED[:-1], "red=1,blue=3")
+    assert done.stdout.startswith("Broken: 50/50 split where 25/75 was meant")
+    assert "Broken" not in run(past, *ASKED[:-1], "equal").stdout
+    assert "the split between the variants is not checked" in run(past, *ASKED[:-2]).stderr
+
+
+def test_a_period_bounds_the_exposures(past: Database) -> None:
+    done = run(past, "experiment", "button", "--goal", "buy", "--since", "2026-03-03")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "usage-instrument: nobody was exposed to an experiment 'button' in the period\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("buton", "--goal", "buy"), "nobody was exposed to an experiment 'buton'; did you mean button?"),
+        (("button", "--goal", "buys"), "no feature 'buys' was used or declared here; did you mean buy?"),
+        (("button", "--goal", "buy", "--guardrail", "x"), "no feature 'x' was used or declared here"),
+        (("button", "--goal", "buy", "--control", "green"), "the control 'green' is none of the variants: blue, red"),
+        (("button", "--goal", "buy", "--weights", "red"), "weights are given as red=1,blue=3, or as equal, not 'red'"),
+        (("button", "--goal", "buy", "--weights", "red=1"), "the weights lack variants that were seen: 'blue'"),
+        (("button", "--goal", "buy", "--since", "soon"), "since is 12h, 30d"),
+        (("button", "--goal", "buy", "--minimum-effect", "2"), "minimum_effect"),
+    ],
+)
+def test_what_is_wrong_is_one_line(past: Database, words: tuple[str, ...], problem: str) -> None:
+    done = run(past, "experiment", *words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"usage-instrument: {problem}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_all_experiments(database: Database, tables: Tables) -> None:
+    rows = json.loads(run(database, "experiments", "--format", "json").stdout)
+    assert [(row["experiment"], row["variant"], row["units"], row["excluded"]) for row in rows] == [
+        ("button", "blue", 1_000, 2),
+        ("button", "red", 1_001, 2),
+        ("price", "new", 1, 0),
+    ]
+    assert rows[2]["first_exposed_at"] == "2026-04-11 00:00:00"
+    shown = run(database, "experiments", "--since", "2026-04-01", "--format", "csv").stdout.splitlines()
+    assert shown[0] == '"experiment","variant","units","excluded","first_exposed_at","last_exposed_at"'
+    assert [line.split(",")[0] for line in shown[1:]] == ['"price"']
+    assert "No experiment" in run(database, "experiments", "--since", "2026-05-01", "--until", "2026-05-02").stdout
+
+
+def test_a_database_of_the_release_before(database: Database, tables: Tables) -> None:
+    with database.engine().begin() as connection:
+        tables.exposures.drop(connection)
+    for words in (("experiments",), ASKED):
+        done = run(database, *words)
+        assert (done.exit_code, done.stderr) == (
+            2,
+            "usage-instrument: there is no table feature_usage_exposures: run `usage-instrument db upgrade`\n",
+        )
+
+
+WITHOUT_SCIPY = """
+import sys
+sys.modules["scipy"] = None
+from usage_instrument.cli.app import app
+app()
+"""
+
+
+def test_without_scipy_the_extra_is_named(past: Database) -> None:
+    def ran(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT_SCIPY, *words, "--url", past.url]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = ran(*ASKED)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert 'pip install "usage-instrument[experiments]"' in done.stderr
+    assert ran("experiments").returncode == 0
