@@ -20,6 +20,7 @@ from reading import made
 from usage_instrument import queries
 from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
+from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.schema import create_all
 
 COMMAND = Path(sys.executable).with_name("usage-instrument")
@@ -64,7 +65,7 @@ def test_every_question_is_a_tool_that_reads_and_names_nobody(filled: tuple[str,
         return {tool.name: await client.call_tool(tool.name, given.get(tool.name, {})) for tool in tools}
 
     answers = ask(url, all_tools)
-    assert set(answers) == set(queries.__all__) - OF_ONE_USER
+    assert set(answers) == {question.select.__name__ for question in QUESTIONS} - OF_ONE_USER
     assert not [name for name, answer in answers.items() if answer.is_error]
     found = {name: answer.structured_content for name, answer in answers.items()}
     with engine.connect() as connection:
