@@ -59,7 +59,6 @@ def experiment(
             total(case((after, history.c.usage_count))).label("uses_after"),
         )
         .join_from(persons, history, its)
-        .where(persons.c.saw_several == ZERO)
         .group_by(persons.c.user_id)
         .cte("used")
     )
@@ -91,34 +90,36 @@ def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:
     """The units that an experiment counts, of one or of all, by their first exposure: `experiment`, `user_id`,
     `visitor` (None for a user), `variant` (the first one by name), `first_exposed_at`, `saw_several` (1 or 0)."""
     exposures = tables.exposures
-    unit = (exposures.c.experiment, exposures.c.unit)
-    end, its = asked.end(), [] if name is None else [exposures.c.experiment == name]
-    seen = (
-        select(
-            exposures,
-            func.count().over(partition_by=unit).label("variants"),
-            func.count(exposures.c.user_id).over(partition_by=unit).label("users"),
-        )
-        .where(*its, *([] if end is None else [exposures.c.first_exposed_at < end]))
-        .cte("seen")
+    unit, end = (exposures.c.experiment, exposures.c.unit), asked.end()
+    rows = [] if name is None else [exposures.c.experiment == name]
+    rows += [] if end is None else [exposures.c.first_exposed_at < end]
+    # Few units, so this is faster than a window over all of them.
+    mixed = (
+        select(*unit, func.count(exposures.c.user_id).label("users"))
+        .where(*rows)
+        .group_by(*unit)
+        .having(func.count() > ONE)
+        .cte("mixed")
     )
-    visitor = case((seen.c.user_id.is_(None), seen.c.unit))
-    first, start = func.min(seen.c.first_exposed_at), asked.start()
-    variant = func.min(seen.c.variant)
-    several = or_(func.max(seen.c.variants) > ONE, variant != func.max(seen.c.variant))
+    is_mixed = and_(mixed.c.experiment == exposures.c.experiment, mixed.c.unit == exposures.c.unit)
+    visitor = case((exposures.c.user_id.is_(None), exposures.c.unit))
+    first, start = func.min(exposures.c.first_exposed_at), asked.start()
+    variant = func.min(exposures.c.variant)
+    several = or_(func.count(mixed.c.unit) > ZERO, variant != func.max(exposures.c.variant))
     # The row of a visitor who has become a user under another variant is no unit of its own.
-    is_one = or_(seen.c.user_id.is_not(None), seen.c.users == ZERO)
+    is_one = or_(exposures.c.user_id.is_not(None), func.coalesce(mixed.c.users, ZERO) == ZERO)
     return (
         select(
-            seen.c.experiment,
-            seen.c.user_id,
+            exposures.c.experiment,
+            exposures.c.user_id,
             visitor.label("visitor"),
             variant.label("variant"),
             first.label("first_exposed_at"),
             case((several, ONE), else_=ZERO).label("saw_several"),
         )
-        .where(is_one)
-        .group_by(seen.c.experiment, seen.c.user_id, visitor)
+        .select_from(exposures.outerjoin(mixed, is_mixed))
+        .where(is_one, *rows)
+        .group_by(exposures.c.experiment, exposures.c.user_id, visitor)
         .having(*([] if start is None else [first >= start]))
         .cte("persons")
     )
