@@ -61,7 +61,7 @@ class Experiment:
         self.arms: dict[str, Feature] = {}
         """What records the exposures to a variant, by its name."""
         self.assigned: dict[UserId, tuple[str, Feature]] = {}
-        """The variants of users whom this process has seen."""
+        """The variants of users that this process has seen."""
 
 
 class Recorder(Protocol):

@@ -15,7 +15,7 @@ Metric: TypeAlias = Literal["converted", "uses", "value"]
 """What is compared: the share of units that reached the goal, or the mean of uses or values of a unit."""
 
 _ROUNDING = Fraction(1, 10**6)
-"""How far, relatively, a sum of squares may be off for the rounding of whoever added it up."""
+"""How far, relatively, a sum of squares may be off by rounding."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -354,7 +354,7 @@ class Store:
                 return Moved()
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
-            # Locked: whoever suppresses a user waits for this transaction, or is seen here.
+            # Locked: another process that suppresses a user waits for this transaction, or is seen here.
             if ledger.live_suppression(connection, lock=True) != ledger.suppression:
                 self._read_suppressions(connection, ledger)
                 raise _SuppressedMeanwhile

@@ -70,7 +70,7 @@ def _session(flask: Any) -> Any:
 
 
 SESSION_USERS = "usage_instrument.session_users"
-"""The key of a scope or environ with the users whom the session held when the request began, by the session's keys."""
+"""The key of a scope or environ with the users in the session when the request began, by the session's keys."""
 
 
 def note_session_user(info: Any, session: object, key: str) -> None:
