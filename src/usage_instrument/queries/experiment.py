@@ -12,7 +12,7 @@ from usage_instrument.errors import ConfigurationError, FeatureNameError
 from usage_instrument.events import check_feature
 
 from .arguments import checked_feature, default_tables
-from .numbers import ONE, ZERO, total
+from .numbers import ONE, ZERO, total, whole
 from .windows import Moment, Window, window
 
 
@@ -64,24 +64,34 @@ def experiment(
     )
     shown = _variants(tables, asked, name).cte("shown")
     uses, uses_after = func.coalesce(used.c.uses, ZERO), func.coalesce(used.c.uses_after, ZERO)
-    counted = and_(persons.c.variant == shown.c.variant, persons.c.saw_several == ZERO)
     only_in = and_(uses > ZERO, uses_after == ZERO)
-    excluded = select(func.count()).select_from(persons).where(persons.c.saw_several == ONE).correlate(None)
-    rows = shown.outerjoin(persons, counted).outerjoin(used, used.c.user_id == persons.c.user_id)
-    return (
+    # Not joined with the variants first: MariaDB takes quadratic time to index as many equal values.
+    counted = (
         select(
-            shown.c.variant,
-            func.count(persons.c.first_exposed_at).label("units"),
+            persons.c.variant,
+            func.count().label("units"),
             func.count(persons.c.visitor).label("without_user"),
             _number(uses > ZERO).label("converted"),
             _number(only_in).label("order_unknown"),
             total(uses).label("uses"),
             total(uses - uses_after).label("uses_order_unknown"),
-            func.coalesce(func.sum(Real(uses) * Real(uses)), literal_column("0.0")).label("uses_squares"),
+            func.sum(Real(uses) * Real(uses)).label("uses_squares"),
+        )
+        .select_from(persons.outerjoin(used, used.c.user_id == persons.c.user_id))
+        .where(persons.c.saw_several == ZERO)
+        .group_by(persons.c.variant)
+        .cte("counted")
+    )
+    excluded = select(func.count()).select_from(persons).where(persons.c.saw_several == ONE)
+    numbers = ("units", "without_user", "converted", "order_unknown", "uses", "uses_order_unknown")
+    return (
+        select(
+            shown.c.variant,
+            *(whole(counted.c[number]).label(number) for number in numbers),
+            func.coalesce(counted.c.uses_squares, literal_column("0.0")).label("uses_squares"),
             excluded.scalar_subquery().label("excluded"),
         )
-        .select_from(rows)
-        .group_by(shown.c.variant)
+        .select_from(shown.outerjoin(counted, counted.c.variant == shown.c.variant))
         .order_by(shown.c.variant)
     )
 
