@@ -88,7 +88,12 @@ def test_a_guest_becomes_the_user_and_nobody_else_does(database: Database, make:
         tracker.track("search", user=user)
     tracker.track("export", user=guest, metadata={"format": "csv"})
     receipt = tracker.merge(guest=guest, user=ada)  # writes first what this process has not
-    assert receipt.moved == {tables.usage.fullname: 2, tables.history.fullname: 2, tables.exposures.fullname: 0}
+    assert receipt.moved == {
+        tables.usage.fullname: 2,
+        tables.history.fullname: 2,
+        tables.exposures.fullname: 0,
+        tables.outbox.fullname: 0,
+    }
     assert (receipt.uses, receipt.suppressed) == (3, False)
     assert str(guest) not in repr(receipt)
     expected = {("search", ada): 3, ("export", ada): 1, ("search", bob): 1, ("search", None): 1}
@@ -185,6 +190,48 @@ def test_ids_that_look_alike_are_other_guests(database: Database, make: Make, gu
     assert counts(engine, tables) == {("search", ADA): 3}
 
 
+def test_uses_of_committed_transactions_that_wait_become_the_users(database: Database, make: Make) -> None:
+    engine = database.engine()
+    tables = made(engine, user_id_type="string")
+    tracker = make(database.url)
+    with engine.connect() as connection:
+        connection.begin()
+        for user, uses in [(GUEST, 2), (GUEST, 3), (GUEST.upper(), 1), (BOB, 1)]:
+            tracker.track("purchase", commit=connection, user=user, count=uses)
+        connection.commit()
+    other = make(database.url)  # which has no reason to look for rows
+    receipt = other.merge(guest=GUEST, user=ADA)
+    assert (receipt.moved[tables.outbox.fullname], moved(receipt)) == (2, (0, 0, 0))
+    assert sorted(row.user_id for row in all_of(engine, tables.outbox)) == sorted((GUEST.upper(), ADA, ADA, BOB))
+    assert sum(other.merge(guest=GUEST, user=ADA).moved.values()) == 0
+    assert tracker.flush(30)
+    assert counts(engine, tables) == {("purchase", ADA): 5, ("purchase", GUEST.upper()): 1, ("purchase", BOB): 1}
+
+
+def test_waiting_uses_of_a_user_who_is_erased_stay(database: Database, make: Make) -> None:
+    engine = database.engine()
+    tables = made(engine, user_id_type="string")
+    tracker = make(database.url, privacy_key=KEY)
+    tracker.privacy.forget(ADA, force=True)
+    with engine.connect() as connection:
+        connection.begin()
+        tracker.track("purchase", commit=connection, user=GUEST)
+        connection.commit()
+    receipt = make(database.url, privacy_key=KEY).merge(guest=GUEST, user=ADA)
+    assert (receipt.suppressed, sum(receipt.moved.values())) == (True, 0)
+    assert [row.user_id for row in all_of(engine, tables.outbox)] == [GUEST]
+
+
+def test_the_outbox_of_an_older_schema_is_not_missed(sqlite: Database, make: Make) -> None:
+    engine = sqlite.engine()
+    tables = made(engine, user_id_type="string")
+    tables.outbox.drop(engine)
+    tracker = make(sqlite.url)
+    tracker.track("search", user=GUEST)
+    assert moved(tracker.merge(guest=GUEST, user=ADA)) == (1, 1, 1)
+    assert counts(engine, tables) == {("search", ADA): 1}
+
+
 def test_the_audit_trail_stays(database: Database, make: Make) -> None:
     engine = database.engine()
     tables = made(engine, user_id_type="string")
@@ -246,7 +293,12 @@ def test_exposures_of_one_person_become_those_of_one_unit(
     ]
     insert(engine, tables.exposures, *rows)
     receipt = make(database.url, user_id_type=kind).merge(guest=guest, user=ada)
-    assert receipt.moved == {tables.usage.fullname: 0, tables.history.fullname: 0, tables.exposures.fullname: 3}
+    assert receipt.moved == {
+        tables.usage.fullname: 0,
+        tables.history.fullname: 0,
+        tables.exposures.fullname: 3,
+        tables.outbox.fullname: 0,
+    }
     hour = dt.timedelta(hours=1)
     assert exposed(engine, tables) == {
         ("page", str(ada), "new"): (ada, OLD, NEW + hour, 5),

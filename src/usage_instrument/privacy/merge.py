@@ -1,4 +1,4 @@
-"""Moves the counts, the history and the exposures of a guest to a user."""
+"""Moves the counts, the history, the exposures and the waiting uses of a guest to a user."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from sqlalchemy import (
     or_,
     select,
     type_coerce,
+    update,
 )
 
 from usage_instrument.database import dialects, suppressions
@@ -98,7 +99,7 @@ class Merge:
     def run(self, *, force: bool) -> MergeReceipt:
         """Move everything that is written for the guest. Raises IdentifiedUserError unless `force`, UnknownUserError
         and UsageInstrumentError; running it again is safe."""
-        moved = Counter[str]({table.fullname: 0 for table in self._tables.of_users})
+        moved = Counter[str]({table.fullname: 0 for table in (*self._tables.of_users, self._tables.outbox)})
         if self._guest == self._user or not self._do(self._has_rows):
             return MergeReceipt(dict(moved))
         persistently(self._store.open, PATIENCE)
@@ -129,10 +130,12 @@ class Merge:
         return (
             _has(connection, usage, _of(usage, self._guest))
             or _has(connection, history, _of(history, self._guest))
-            # Not in the schema of the release before.
-            or (
-                inspect(connection).has_table(exposures.name, schema=exposures.schema)
-                and _has(connection, exposures, exposures.c.user_id == self._guest)
+            or any(
+                inspect(connection).has_table(
+                    table.name, schema=table.schema
+                )  # not in the schema of the release before
+                and _has(connection, table, table.c.user_id == self._guest)
+                for table in (exposures, self._tables.outbox)
             )
         )
 
@@ -164,10 +167,12 @@ class Merge:
         key, both = None if secret is None else Key(secret), (self._guest, self._user)
         if suppressions.any_suppressed(connection, self._tables, key, both):
             return _Part({}, suppressed=True, number=number)
+        # First, as a writer takes them: those that one counts meanwhile are rows of the guest's in the next line.
+        waiting = self._give_waiting(connection) if self._store.has_outbox else 0
         counts = self._take_counts(connection)
         buckets, is_last = self._take_history(connection)
         exposures = self._take_exposures(connection) if self._store.exposure_problem is None else []
-        if counts or buckets or exposures:
+        if counts or buckets or exposures or waiting:
             number += 1
             if not flush.apply(connection, ledger, Batch(number, counts)):
                 raise ConcurrentInsertError  # suppressed since: look again
@@ -177,8 +182,15 @@ class Merge:
                 flush.add_exposures(connection, exposures)
         numbers = map(len, (counts, buckets, exposures))
         moved = {table.fullname: rows for table, rows in zip(self._tables.of_users, numbers, strict=True)}
+        moved[self._tables.outbox.fullname] = waiting
         self._attempt = _Part(moved, sum(count.uses for count in counts), is_last, number=number)
         return self._attempt
+
+    def _give_waiting(self, connection: Connection) -> int:
+        """Make the guest's rows of the outbox the user's, which a writer counts later, and return their number."""
+        outbox = self._tables.outbox
+        given = update(outbox).where(self._is(connection, outbox, self._guest)).values(user_id=self._user)
+        return int(connection.execute(given).rowcount)
 
     def _take_counts(self, connection: Connection) -> tuple[Count, ...]:
         """Delete the guest's rows and return them as counts of the user."""
