@@ -118,6 +118,19 @@ class Client:
         return asyncio.run(ask())
 
 
+@pytest.mark.parametrize("kind", ["WSGI", "ASGI"])
+def test_a_site_that_is_mounted_counts_by_its_own_middleware(kind, captured):
+    from a2wsgi import WSGIMiddleware
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+    from starlette.testclient import TestClient
+
+    site_app = get_asgi_application() if kind == "ASGI" else WSGIMiddleware(get_wsgi_application())
+    app = asgi.UsageMiddleware(Starlette(routes=[Mount("/site", site_app)]))
+    assert TestClient(app).get("/site/archive/2024").status_code == 200
+    assert features(captured) == [("archive", None)]
+
+
 def features(captured):
     return [(use.feature, use.user) for use in captured.uses]
 
@@ -534,8 +547,9 @@ def test_the_app_configures_the_tracker_from_the_settings(sqlite, monkeypatch):
         configured(servce="shop")
 
 
-def test_a_build_without_a_database_goes_on(monkeypatch, caplog):
-    monkeypatch.setattr(settings, "DATABASES", {"default": {"ENGINE": "django.db.backends.dummy"}})
+@pytest.mark.parametrize("databases", [{"default": {"ENGINE": "django.db.backends.dummy"}}, {}, {"default": {}}])
+def test_a_build_without_a_database_goes_on(databases, monkeypatch, caplog):
+    monkeypatch.setattr(settings, "DATABASES", databases)
     assert configured() is None
     assert "DATABASES names no database" in caplog.text
 

@@ -45,7 +45,8 @@ class UsageConfig(AppConfig):  # type: ignore[misc]
             alias = database
         elif database is None and not os.environ.get(DATABASE_VARIABLE):
             alias = "default"
-            if settings.DATABASES["default"]["ENGINE"] == "django.db.backends.dummy":
+            dummy = {"ENGINE": "django.db.backends.dummy"}  # as Django takes it
+            if (settings.DATABASES.get("default") or dummy)["ENGINE"] == dummy["ENGINE"]:
                 log.emit(WARNING, "DATABASES names no database, as in a build: nothing is counted")
                 return
         if alias is not None:
