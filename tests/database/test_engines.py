@@ -505,6 +505,7 @@ def test_sql_safe_updates_stop_nothing(mariadb: Database) -> None:
             assert usage.flush(10), usage.stats()
         usage.opt_out(user)
         usage.opt_in(user)
+        usage.merge(guest=user, user=uuid.UUID(int=8))
         usage.forget(user)
         usage.shutdown(10)
     finally:

@@ -8,7 +8,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Dialect, delete, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Dialect,
+    Table,
+    Update,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)  # fmt: skip
 
 from usage_instrument.events import Count, Use, bucket_start, row_order
 from usage_instrument.typing import Bucket, UserId
@@ -78,14 +90,22 @@ def remove(connection: Connection, tables: Tables, rows: Sequence[OutboxRow]) ->
 
 
 def remove_of(connection: Connection, tables: Tables, user: UserId) -> int:
-    """Delete the rows of a user, and return their number. By their keys: `sql_safe_updates` of MariaDB refuses anything
-    else, and rows that live for seconds are worth no index on users."""
+    """Delete the rows of a user, and return their number."""
     outbox = tables.outbox
-    ids = connection.scalars(select(outbox.c.outbox_id).where(outbox.c.user_id == user)).all()
-    return sum(
-        connection.execute(delete(outbox).where(outbox.c.outbox_id.in_(ids[start : start + _KEYS]))).rowcount
-        for start in range(0, len(ids), _KEYS)
-    )
+    return _by_keys(connection, outbox, outbox.c.user_id == user, delete(outbox))
+
+
+def give(connection: Connection, tables: Tables, guest: ColumnElement[bool], user: UserId) -> int:
+    """Make the rows of a guest the user's, and return their number."""
+    return _by_keys(connection, tables.outbox, guest, update(tables.outbox).values(user_id=user))
+
+
+def _by_keys(connection: Connection, outbox: Table, whose: ColumnElement[bool], change: Delete | Update) -> int:
+    """Change rows by their keys: `sql_safe_updates` of MariaDB refuses anything else, and rows that live for seconds
+    are worth no index on users."""
+    ids = connection.scalars(select(outbox.c.outbox_id).where(whose)).all()
+    parts = (ids[start : start + _KEYS] for start in range(0, len(ids), _KEYS))
+    return sum(connection.execute(change.where(outbox.c.outbox_id.in_(part), whose)).rowcount for part in parts)
 
 
 def waiting(connection: Connection, tables: Tables) -> int:

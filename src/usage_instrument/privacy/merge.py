@@ -25,10 +25,9 @@ from sqlalchemy import (
     or_,
     select,
     type_coerce,
-    update,
 )
 
-from usage_instrument.database import dialects, suppressions
+from usage_instrument.database import dialects, outbox, suppressions
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.dialects.base import ConcurrentInsertError
 from usage_instrument.database.exposures import ExposureRow
@@ -188,9 +187,8 @@ class Merge:
 
     def _give_waiting(self, connection: Connection) -> int:
         """Make the guest's rows of the outbox the user's, which a writer counts later, and return their number."""
-        outbox = self._tables.outbox
-        given = update(outbox).where(self._is(connection, outbox, self._guest)).values(user_id=self._user)
-        return int(connection.execute(given).rowcount)
+        guest = self._is(connection, self._tables.outbox, self._guest)
+        return outbox.give(connection, self._tables, guest, self._user)
 
     def _take_counts(self, connection: Connection) -> tuple[Count, ...]:
         """Delete the guest's rows and return them as counts of the user."""
