@@ -84,6 +84,8 @@ class Machine(RuleBasedStateMachine):
         """What a server may come back with: the position of the present writer, and the rows."""
         self.acknowledged: dict[int, int] = {}
         """The uses of acknowledged batches, by their numbers."""
+        self.erased: Counter[int] = Counter()
+        """Those of suppressed users in batches that were kept at that time, by the batches' numbers."""
 
     # ---- the aggregator
 
@@ -140,8 +142,8 @@ class Machine(RuleBasedStateMachine):
         lacking = self.lacking()
         missing = self.batcher.fall_back(self.position)
         self.dropped += missing.uses
-        erased = lacking - missing.uses - sum(batch.uses for batch in missing.kept)
-        assert erased >= 0
+        erased = sum(uses for number, uses in self.erased.items() if number > self.position)
+        assert lacking == missing.uses + sum(batch.uses for batch in missing.kept) + erased
         self.rejected += erased
         self.acknowledged = {number: uses for number, uses in self.acknowledged.items() if number <= self.position}
         return True
@@ -158,6 +160,7 @@ class Machine(RuleBasedStateMachine):
         self.batcher.applied()
         self.ledger.number = batch.number
         self.acknowledged[batch.number] = batch.uses
+        self.erased[batch.number] = 0
 
     @precondition(lambda self: self.past)
     @rule(data=st.data())
@@ -238,6 +241,7 @@ class Machine(RuleBasedStateMachine):
         self.last_batch[self.ledger.writer_id] = 0
         self.past.clear()
         self.acknowledged.clear()
+        self.erased.clear()
         # A writer drops them either way, and may be wrong.
         self.dropped += sum(batch.uses for batch in self.batcher.abandon() if batch.number > before)
         if self.batcher.state is BatchState.READY:
@@ -254,6 +258,7 @@ class Machine(RuleBasedStateMachine):
     def suppress(self, user: Any, whole: bool) -> None:
         self.suppressions.users = {user}
         state = self.batcher.state
+        self.erase(user)
         self.rejected += self.batcher.discard(self.suppressions, batch=whole).uses
         assert not self.batcher.names(self.suppressions)
         if self.batcher.batch is not None:
@@ -264,8 +269,13 @@ class Machine(RuleBasedStateMachine):
     def suppress_beside_a_doubt(self, user: Any) -> None:
         self.suppressions.users = {user}
         batch = self.batcher.batch
+        self.erase(user)
         self.rejected += self.batcher.discard(self.suppressions).uses
         assert self.batcher.batch is batch
+
+    def erase(self, user: Any) -> None:
+        for batch, _ in self.batcher._acknowledged._batches:
+            self.erased[batch.number] += sum(count.uses for count in batch.counts if count.user == user)
 
     # ---- the process
 
@@ -326,6 +336,7 @@ class JournaledMachine(Machine):
         self.dropped += self.lacking()  # the batches are gone with their process
         self.past.clear()
         self.acknowledged.clear()
+        self.erased.clear()
         self.ledger = Ledger(saved.writer_id, self.last_batch[saved.writer_id])
         self.pending = PendingCounts(ROOM)
         self.batcher = Batcher(self.pending, self.settings, self.journal)

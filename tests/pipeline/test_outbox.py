@@ -163,6 +163,38 @@ def test_without_the_table_the_transaction_of_the_host_goes_on(engine, tables, t
     assert caplog.text.count("uses with commit= are recorded after the commit") == 1
 
 
+def test_a_table_that_an_upgrade_makes_is_used_at_once(engine, tables, tracker):
+    tables.outbox.drop(engine)
+    usage.track("search", user=7)
+    assert usage.flush(), "the writer has looked for the table"
+    tables.outbox.create(engine)
+    with Session(engine) as session:
+        buyer = buy(session)
+        session.commit()
+    assert rows(engine, tables) == [buyer]
+    assert usage.flush()
+    assert counts(engine, tables) == {("search", 7): 1, ("purchase", buyer): 1}
+
+
+@pytest.mark.parametrize("waiting", ["a user", "the trail"])
+def test_rows_are_moved_while_something_else_waits(users_database, waiting):
+    """For `user_retry`, or as long as there is no trail."""
+    tables = made(users_database.engine, users=users_database.users)
+    host = shop.begin_by_hand(users_database.engine)
+    shop.PURCHASES.create(host)
+    if waiting == "the trail":
+        tables.access.drop(host)
+    usage.configure(host, tables=tables, flush_interval=3600)
+    usage.track("search", user=uuid.uuid4() if waiting == "a user" else None, audit=waiting == "the trail")
+    assert not usage.flush(5)
+    with host.connect() as connection:
+        connection.begin()
+        usage.track("purchase", user=users_database.user_ids[0], commit=connection)
+        connection.commit()
+    assert not usage.flush(5)
+    assert counts(host, tables)["purchase", users_database.user_ids[0]] == 1
+
+
 def test_a_database_that_refuses_what_it_took_fails_the_commit(server, caplog):
     """The statement has ended the transaction: to go on would lose the rows of the host silently."""
     engine = server.engine()
@@ -240,8 +272,9 @@ def test_users_who_are_gone_are_rejected_and_those_who_opted_out_dropped(databas
     assert all_of(users.engine, tables.outbox) == []
     assert counts(users.engine, tables) == {("purchase", known): 1, ("purchase", None): 1}
     stats = usage.stats()
-    assert (stats.captured, stats.written, stats.rejected) == (3, 2, 1)
-    assert [(row.reason, row.uses) for row in all_of(users.engine, tables.losses)] == [("unknown user", 1)]
+    assert (stats.captured, stats.written, stats.rejected) == (4, 2, 2)
+    lost = {(row.reason, row.uses) for row in all_of(users.engine, tables.losses)}
+    assert lost == {("unknown user", 1), ("opted out or forgotten", 1)}
 
 
 def test_a_young_row_waits_for_its_user(database):

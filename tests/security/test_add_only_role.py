@@ -41,6 +41,31 @@ def role(server: Database) -> Iterator[sa.URL]:
         connection.exec_driver_sql(f"DROP {'ROLE' if postgresql else 'USER'} {name}")
 
 
+def test_counts_go_on_without_rights_to_the_newest_tables(server: Database, role: sa.URL) -> None:
+    """As after `db upgrade`, before the role has what the guide grants now."""
+    engine = server.engine()
+    tables = made(engine)
+    with engine.begin() as connection:
+        for table in (tables.exposures, tables.outbox):
+            connection.exec_driver_sql(f"REVOKE ALL PRIVILEGES ON {table.name} FROM {role.username}")
+    tracker = Tracker(role, Settings(flush_interval=3600))
+    tracker.track("search", user=BOB)
+    tracker.expose("page", "new", user=BOB)
+    assert tracker.flush(30), tracker.stats()
+    host = sa.create_engine(role, poolclass=sa.NullPool)
+    with host.begin() as connection:
+        tracker.track("purchase", user=BOB, commit=connection)
+    for _ in range(2):
+        tracker.track("search", user=BOB)
+        assert tracker.flush(30), tracker.stats()
+    assert tracker.count(BOB, "search") == 3
+    assert counts(engine, tables) == {("search", BOB): 3, ("purchase", BOB): 1}
+    assert all_of(engine, tables.exposures) == []
+    assert (tracker.stats().rejected, tracker.stats().last_error) == (1, None)
+    assert tracker.shutdown(30)
+    host.dispose()
+
+
 def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role: sa.URL) -> None:
     engine = server.engine()
     tables = made(engine)

@@ -14,7 +14,7 @@ from . import dialects
 from .definitions import OPTIONAL
 from .dialects.base import as_uuid, live_users_column
 from .foreign_keys import CASCADES, key_actions
-from .reflection import elsewhere
+from .reflection import elsewhere, has_table
 from .schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from .tables import Tables
 from .users_table import fits, in_sql, kind_of
@@ -37,7 +37,7 @@ def check(connection: Connection, tables: Tables, inspector: Inspector | None = 
     problems: list[Problem] = []
     missing: list[Table] = []
     for table in tables:
-        if not inspector.has_table(table.name, schema=table.schema):
+        if not has_table(inspector, table):
             missing.append(table)
             continue
         found = _check_columns(connection, inspector, table, tables)
@@ -85,7 +85,7 @@ def _problem(
     connection: Connection, inspector: Inspector, tables: Tables, table: Table, about: tuple[str, ...] = ()
 ) -> str | None:
     """The first difference that blocks writing to a table, or begins as `about`; None if there is none."""
-    if not inspector.has_table(table.name, schema=table.schema):
+    if not has_table(inspector, table):
         return f"table {table.fullname} does not exist: {CREATE}"
     found = _check_columns(connection, inspector, table, tables)
     return next((each.message for each in found if each.blocks_writing or each.message.startswith(about)), None)

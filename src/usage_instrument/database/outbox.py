@@ -18,6 +18,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     select,
     update,
 )  # fmt: skip
@@ -72,6 +73,11 @@ class Insert:
         for name, processor in self._processors:
             row[name] = processor(row[name])
         return row if self._names is None else tuple([row[name] for name in self._names])
+
+
+def has_rows(connection: Connection, tables: Tables) -> bool:
+    """Whether anything waits, without a lock."""
+    return connection.scalar(select(literal(1)).select_from(tables.outbox).limit(1)) is not None
 
 
 def oldest(connection: Connection, tables: Tables, limit: int) -> list[OutboxRow]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, MetaData, column, inspect, select, table
+import contextlib
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, MetaData, Table, column, exc, inspect, literal, select, table
+from sqlalchemy.engine.reflection import Inspector
 
 from usage_instrument.errors import SchemaError
 
+from . import dialects
 from .dialects.base import as_uuid, live_users_column
 from .schema import default_tables, define_tables
 from .tables import Tables
@@ -45,9 +50,36 @@ def elsewhere(connection: Connection) -> str | None:
     return f"it is in {place}: pass --schema {schemas[0]}, schema={schemas[0]!r}, or set $USAGE_INSTRUMENT_SCHEMA"
 
 
+def has_table(inspector: Inspector, table: Table) -> bool:
+    """Whether a table is there; False also where MariaDB does not show it to a role without rights."""
+    with _without_rights(inspector.dialect.name):
+        return inspector.has_table(table.name, schema=table.schema)
+    return False
+
+
+def is_readable(connection: Connection, table: Table) -> bool:
+    """Whether a table is there, and the role may read it; within a transaction."""
+    if not has_table(inspect(connection), table):
+        return False
+    with _without_rights(connection.dialect.name), connection.begin_nested():
+        connection.execute(select(literal(1)).select_from(table).limit(1))
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _without_rights(dialect_name: str) -> Iterator[None]:
+    """Leave the block where the role has no right to what it does."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if dialects.get(dialect_name).classify(error) is not dialects.Fault.CONFIGURATION:
+            raise
+
+
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:
     """The tables that queries read and the database lacks."""
     inspector = inspect(connection)
     unasked = (tables.access, tables.suppressions, tables.trail, tables.exposures, tables.outbox)
     queried = [each for each in tables if each not in unasked]
-    return [each.fullname for each in queried if not inspector.has_table(each.name, schema=each.schema)]
+    return [each.fullname for each in queried if not has_table(inspector, each)]

@@ -50,11 +50,16 @@ class Acknowledged:
             self._dropped.append((oldest.number, oldest.uses, len(oldest.accesses)))
 
     def take(self, number: int) -> Missing:
-        """Remove all batches; return those after a number."""
-        uses = sum(uses for each, uses, _ in self._dropped if each > number)
-        accesses = sum(accesses for each, _, accesses in self._dropped if each > number)
-        kept = [batch for batch, _ in self._batches if batch.number > number]
-        self.clear()
+        """Remove and return the batches after a number."""
+        kept: list[Batch] = []
+        while self._batches and self._batches[-1][0].number > number:
+            batch, size = self._batches.pop()
+            self._bytes -= size
+            kept.insert(0, batch)
+        uses = accesses = 0
+        while self._dropped and self._dropped[-1][0] > number:
+            _, dropped_uses, dropped_accesses = self._dropped.pop()
+            uses, accesses = uses + dropped_uses, accesses + dropped_accesses
         return Missing(kept, uses, accesses)
 
     def clear(self) -> None:

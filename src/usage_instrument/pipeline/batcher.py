@@ -115,6 +115,8 @@ class Batcher:
         self._acknowledged = Acknowledged(settings.resend_max_bytes)
         self._resent: deque[Batch] = deque()
         """Batches in doubt that follow the one that is sent next, in the order of their numbers."""
+        self._last_number = 0
+        """The highest number of an acknowledged batch."""
         self._positions: tuple[ReadPosition, ...] = ()
         self._is_snapshot_stale = False
         self.deferred = DeferredCounts(settings.user_retry)
@@ -187,10 +189,15 @@ class Batcher:
                 self._is_snapshot_stale |= bool(accesses)
             losses = self._take_losses()
             self._is_snapshot_stale |= bool(losses)  # they are in the batch now
-            self._freeze(ledger.number + 1, counts, losses, accesses, BatchState.READY)
+            self._freeze(self._number_after(ledger) + 1, counts, losses, accesses, BatchState.READY)
         if self._is_snapshot_stale and self.batch is not None:
             self._save(ledger)
         return self.batch
+
+    def _number_after(self, ledger: Ledger) -> int:
+        """The number that the next one follows: no number is given twice, as a server that lacks some may be replaced
+        by the one that has them."""
+        return max(ledger.number, self._last_number)
 
     def _cut(self) -> None:
         """Divide what was taken into parts. Without a journal, cut one part: the other counts stay aggregated."""
@@ -205,7 +212,7 @@ class Batcher:
     def _save(self, ledger: Ledger) -> None:
         if self._journal is not None:
             first = [*([] if self.batch is None else [self.batch]), *self._resent]
-            number = (first[-1].number if first else ledger.number) + 1
+            number = (first[-1].number if first else self._number_after(ledger)) + 1
             batches = (*first, *(Batch(number + index, part) for index, part in enumerate(self._parts)))
             held = Snapshot(self._positions, batches, tuple(self.deferred.counts), self._lost(), tuple(self._accesses))
             self._journal.save(SavedSnapshot(ledger.writer_id, ledger.registered, held))
@@ -233,7 +240,9 @@ class Batcher:
         if left:
             self.batch, self.state = left.popleft(), BatchState.IN_DOUBT  # it may have been sent
         for batch in left:
-            self._parts.append(batch.counts)
+            if batch.counts:
+                self._parts.append(batch.counts)
+            self._accesses.extend(batch.accesses)
             self._return_losses(batch.losses)
         self._return_losses(snapshot.losses)
         self.deferred.defer(snapshot.waiting, time.monotonic())
@@ -255,7 +264,9 @@ class Batcher:
     @_locked
     def applied(self) -> None:
         """The batch is in the tables."""
-        self._acknowledged.add(self._require(BatchState.READY, BatchState.IN_DOUBT))
+        batch = self._require(BatchState.READY, BatchState.IN_DOUBT)
+        self._acknowledged.add(batch)
+        self._last_number = max(self._last_number, batch.number)
         self._freeze(0, (), (), (), BatchState.NONE)
 
     @_locked
@@ -288,8 +299,9 @@ class Batcher:
 
     @_locked
     def abandon(self) -> list[Batch]:
-        """Remove what is in doubt, as the row that numbered it is gone; return it."""
+        """Remove what is in doubt, as the row that numbered the batches is gone; return it."""
         self._acknowledged.clear()
+        self._last_number = 0
         given_up = [self.give_up()] if self.state is BatchState.IN_DOUBT else []
         given_up += self._resent
         self._resent.clear()
@@ -382,9 +394,9 @@ class Batcher:
     def names(self, suppressions: Suppressions) -> bool:
         """Whether anything outside of the batch names a suppressed user."""
         parts = (count.user for part in self._parts for count in part)
-        resent = (user for batch in self._resent for user in batch.users)
-        users = {*self._uncut.counts.users, *self.deferred.users, *parts, *resent, *self._acknowledged.users}
-        accesses = (*self._accesses, *self._uncut.accesses)
+        resent = (count.user for batch in self._resent for count in batch.counts)
+        users = {*self._uncut.counts.users, *self.deferred.users, *parts, *resent}
+        accesses = [*self._accesses, *self._uncut.accesses, *(use for batch in self._resent for use in batch.accesses)]
         return any(map(suppressions.suppresses, users)) or any(
             suppressions.pseudonymises(user) for use in accesses for user in use.users
         )
@@ -399,27 +411,27 @@ class Batcher:
             has_erased = has_erased or suppressions.erases(user)
             return suppressions.suppresses(user)
 
+        def left(counts: Collection[Count]) -> tuple[Count, ...]:
+            return tuple(count for count in counts if not is_suppressed(count.user))
+
         def kept(counts: Collection[Count]) -> tuple[Count, ...]:
             nonlocal uses
-            left = tuple(count for count in counts if not is_suppressed(count.user))
-            uses += sum(count.uses for count in counts) - sum(count.uses for count in left)
-            return left
+            found = left(counts)
+            uses += sum(count.uses for count in counts) - sum(count.uses for count in found)
+            return found
+
+        def without(batch: Batch, left: Callable[[Collection[Count]], tuple[Count, ...]]) -> Batch:
+            accesses = tuple(without_erased_users(use, suppressions.pseudonym) for use in batch.accesses)
+            return batch._replace(counts=left(batch.counts), accesses=accesses)
 
         uses += self._uncut.counts.discard(is_suppressed) + self.deferred.discard(is_suppressed)
         self._parts = deque(filter(None, map(kept, self._parts)))
         self._accesses = deque(without_erased_users(use, suppressions.pseudonym) for use in self._accesses)
-
-        def without(batch: Batch) -> Batch:
-            accesses = tuple(without_erased_users(use, suppressions.pseudonym) for use in batch.accesses)
-            return batch._replace(counts=kept(batch.counts), accesses=accesses)
-
-        self._resent = deque(map(without, self._resent))
-        discarded = uses
-        self._acknowledged.change(without)
-        uses = discarded  # those are written
+        self._resent = deque(without(each, kept) for each in self._resent)
+        self._acknowledged.change(lambda each: without(each, left))  # which are written
         self._uncut.accesses[:] = [without_erased_users(use, suppressions.pseudonym) for use in self._uncut.accesses]
         if batch and self.batch is not None:
-            self._change(without(self.batch))
+            self._change(without(self.batch, kept))
         self._is_snapshot_stale = True
         return Discarded(uses, has_erased)
 

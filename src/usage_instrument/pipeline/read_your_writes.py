@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, inspect, literal, null, select, type_coerce
+from sqlalchemy import Connection, literal, null, select, type_coerce
 
 from usage_instrument.database.engines import Connector, Database, connect
+from usage_instrument.database.reflection import is_readable
 from usage_instrument.database.spellings import Spellings
 from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.events import MAX_COUNT, Count, is_exposure
@@ -117,7 +118,7 @@ class UsageReader:
     ) -> tuple[int, list[FeatureUse], list[Count]]:
         usage, writers, outbox = self._tables().usage, self._tables().writers, self._tables().outbox
         if self._has_outbox is None:
-            self._has_outbox = inspect(connection).has_table(outbox.name, schema=outbox.schema)
+            self._has_outbox = is_readable(connection, outbox)
         last_batch = select(writers.c.last_batch).where(writers.c.writer_id == mine.writer_id).scalar_subquery()
         whose = usage.c.user_id.is_(None) if user is None else usage.c.user_id == user
         # An outer join: a user without rows still gets one row with the ledger's position.

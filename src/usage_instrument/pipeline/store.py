@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import enum
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from logging import WARNING
@@ -21,6 +22,7 @@ from usage_instrument.database.dialects.base import live_users_column
 from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.database.exposures import exposure_rows
 from usage_instrument.database.ledger import Ledger, utcnow
+from usage_instrument.database.reflection import is_readable
 from usage_instrument.database.spellings import Spellings
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.database.upsert import upsert
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _USERS_A_QUERY = 500
+_REFUSAL = 60.0
+"""Seconds until rights to the table of exposures are looked for again."""
 _LONGEST_RETRY = 86400.0 * 365
 """Seconds: the most that a row of the outbox waits for its user."""
 
@@ -100,6 +104,7 @@ class Store:
         self._trail: UUID | None = None
         self._access_insert: AccessInsert | None = None
         self._has_outbox = False
+        self._exposures_refused_until = 0.0
         self.suppressions = Suppressions(tables, settings.privacy_key)
         """The suppressed users, as last read."""
         self.audit_problem: str | None = None
@@ -129,8 +134,7 @@ class Store:
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
             self.audit_problem = inspection.audit_problem(connection, self._tables, inspector)
             self.exposure_problem = inspection.exposure_problem(connection, self._tables, inspector)
-            outbox_table = self._tables.outbox
-            self._has_outbox = inspector.has_table(outbox_table.name, schema=outbox_table.schema)
+            self._has_outbox = is_readable(connection, self._tables.outbox)
 
         self.transact(check)
 
@@ -139,8 +143,22 @@ class Store:
         self.audit_problem = self.transact(lambda connection: inspection.audit_problem(connection, self._tables))
 
     def check_exposures(self) -> None:
-        """Check again whether exposures can be written. Raises WriteError."""
-        self.exposure_problem = self.transact(lambda connection: inspection.exposure_problem(connection, self._tables))
+        """Check again whether exposures can be written, unless the role had no right a moment ago. Raises
+        WriteError."""
+        if time.monotonic() >= self._exposures_refused_until:
+            look = partial(inspection.exposure_problem, tables=self._tables)
+            self.exposure_problem = self.transact(lambda connection: look(connection))
+
+    def refuses_exposures(self, error: WriteError) -> bool:
+        """Whether a batch failed as the role has no right to the table of exposures: then they have a problem."""
+        if error.fault is not Fault.CONFIGURATION or self._tables.exposures.name not in str(error):
+            return False
+        self.exposure_problem, self._exposures_refused_until = str(error), time.monotonic() + _REFUSAL
+        return True
+
+    def check_outbox(self) -> None:
+        """Look again for the outbox. Raises WriteError."""
+        self._has_outbox = self.transact(lambda connection: is_readable(connection, self._tables.outbox))
 
     @property
     def tables_of_users(self) -> tuple[Table, ...]:
@@ -349,6 +367,9 @@ class Store:
         settings, tables, flush = self._settings, self._tables, cast("Flush", self._flush)
 
         def move(connection: Connection) -> Moved:
+            if not outbox.has_rows(connection, tables):
+                return Moved()
+            flush.queue(connection)  # before any row, as every writer
             rows = outbox.oldest(connection, tables, limit)
             if not rows:
                 return Moved()
@@ -363,10 +384,13 @@ class Store:
                 self.suppressions.spellings.look_up(connection, users)
             unknown = self._unknown_of(connection, users)
             young = utcnow() - dt.timedelta(seconds=min(settings.user_retry, _LONGEST_RETRY))
+            suppressed = [row for row in rows if self._suppresses(row.user_id)]
+            unknown -= {row.user_id for row in suppressed}
             late = [row for row in rows if row.user_id in unknown and row.used_at < young]
             early = {row.outbox_id for row in rows if row.user_id in unknown and row.used_at >= young}
-            suppressed = [row for row in rows if self._suppresses(row.user_id)]
-            refused = [row for row in rows if rejects and row.user_id not in unknown]
+            refused = [
+                row for row in rows if rejects and row.user_id not in unknown and not self._suppresses(row.user_id)
+            ]
             left_out = {row.outbox_id for row in (*late, *suppressed, *refused)} | early
             counted = [row for row in rows if row.outbox_id not in left_out]
             counts = outbox.counts_of(counted, settings.history, settings.metadata_max_bytes)
@@ -376,7 +400,9 @@ class Store:
                 passing.suppression = 0
                 flush.apply(connection, passing, self._respelled(connection, Batch(1, counts)))
                 passing.retire(connection)
-            for reason, some in ((losses.UNKNOWN_USER, late), (losses.REFUSED, refused)):
+            for reason, some in (
+                (losses.UNKNOWN_USER, late), (losses.REFUSED, refused), (losses.SUPPRESSED, suppressed),
+            ):  # fmt: skip
                 if some:
                     self._add_loss(connection, Loss(losses.today(), reason, sum(row.uses for row in some)))
             gone = [row for row in rows if row.outbox_id not in early]
@@ -385,7 +411,7 @@ class Store:
             is_all = len(rows) < limit
             return Moved(
                 sum(row.uses for row in counted),
-                sum(row.uses for row in (*late, *refused)),
+                sum(row.uses for row in (*late, *refused, *suppressed)),
                 sum(row.uses for row in rows if row.outbox_id in early)
                 if is_all
                 else outbox.waiting(connection, tables),

@@ -128,7 +128,7 @@ class Writer:
             self.batcher.take()
             if not self.batcher.is_idle:
                 self._send_all(final)
-            if self.batcher.is_idle and self.outbox.is_due(self._store):
+            if self.batcher.batch is None and self.outbox.is_due(self._store):
                 self._move_outbox()
             store, ledger = self._store, self.ledger
             if store is not None and ledger is not None and ledger.registered:
@@ -166,9 +166,11 @@ class Writer:
         """Count the uses of committed transactions, while no batch of this writer is on its way."""
         store, ledger = self._ready()
         if not store.has_outbox:
+            store.check_outbox()  # `db upgrade` may have made it
+        self.outbox.is_asked, limit, rejects = False, self._settings.flush_rows, False
+        if not store.has_outbox:
             self.outbox.looked(0)
             return
-        self.outbox.is_asked, limit, rejects = False, self._settings.flush_rows, False
         try:
             for _ in range(_MOVES):
                 try:
@@ -191,7 +193,11 @@ class Writer:
                 if not moved.has_more:
                     return
             self.outbox.is_asked = True
-        except BaseException:
+        except WriteError as error:
+            if error.fault is Fault.CONFIGURATION:  # a missing right stops nothing else
+                self.outbox.looked(self.outbox.waiting)
+                log.warning("outbox", "the uses of committed transactions wait, as they cannot be moved: %s", error)
+                return
             self.outbox.is_asked = True
             raise
 
@@ -245,6 +251,9 @@ class Writer:
         except WriteError as error:
             if error.in_doubt:
                 self.batcher.doubt()
+            elif batch.exposures and store.refuses_exposures(error):
+                self.batcher.roll_back()  # the ledger had moved before, as below; next, they are rejected
+                return
             # While an earlier attempt is in doubt, this one may have waited for the locks of that attempt.
             elif self.batcher.state is BatchState.READY and self.rejection.isolate(error, batch):
                 return
@@ -291,7 +300,9 @@ class Writer:
         """The ledger row is gone (pruned, or the database was restored): take a new id. Nobody can know whether a batch
         in doubt was applied under the old one: it is dropped rather than counted twice."""
         log.warning(
-            "ledger row gone", "this writer's row in feature_usage_writers is gone; it continues under a new id"
+            "ledger row gone",
+            "this writer's row in feature_usage_writers is gone; it continues under a new id. If a standby took over, "
+            "or a backup was restored, uses that it had written before may be missing",
         )
         self.ledger = store.new_ledger()
         given_up = self.batcher.abandon()
@@ -353,6 +364,7 @@ class Writer:
         self._store = None
         if clean:
             self.ledger = None
+            self.batcher.abandon()  # nothing is in doubt, and nothing can be sent again under the row that is deleted
             self.maintenance.end()
 
     def resume(self, ledger: Ledger, snapshot: SavedSnapshot | None) -> None:

@@ -123,8 +123,9 @@ class Erasure:
     def _is_known(self) -> bool:
         def look_up(connection: Connection) -> bool:
             is_suppressed = suppressions.state_of(connection, self._tables, self._key, self._user) is not None
+            waiting = (self._tables.outbox,) if self._store.has_outbox else ()
             return is_suppressed or any(
-                has_rows(connection, table, self._user) for table in self._store.tables_of_users
+                has_rows(connection, table, self._user) for table in (*self._store.tables_of_users, *waiting)
             )
 
         return self._do(look_up) or self._store.has_user(self._user) or bool(self._naming_journals())
