@@ -386,7 +386,7 @@ class Tracker:
     def as_user(self, user: object, *, actor: object = UNSET) -> CaptureScope:
         """As usage_instrument.as_user, for this tracker."""
         if self.settings.strict:
-            context.user_here(user)
+            context.check_user(user)
         return context.as_user(user, actor)
 
     def paused(self) -> CaptureScope:

@@ -228,6 +228,42 @@ def test_a_user_whom_nothing_has_loaded_is_taken_without_a_query(client, path_to
     assert (captured.rejected, captured.complaints, queries) == ([], [], [])
 
 
+@pytest.mark.parametrize("name", ["states", "astates"])
+def test_a_user_whom_only_a_query_could_tell_is_never_written_as_anonymous(client, path_to_states, captured, name):
+    """With Django's default sessions, each statement of a signed-in user wrote the anonymous one."""
+    with path_to_states(lambda request: None), override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db"):
+        client(f"/{name}")
+        names = ["tracked", "as_user", "identified", "argument", name]
+        assert features(captured) == [(each, None) for each in names], "no session is nobody's"
+        client("/shop/login?name=ada")
+        captured.clear()
+        queries = []
+        with count_queries(queries):
+            assert client(f"/{name}")[0] == 200
+        assert (captured.uses, queries) == ([], [])
+        assert [rejected.feature for rejected in captured.rejected] == names
+        assert all("`request.user.pk`" in str(rejected.error) for rejected in captured.rejected)
+        captured.clear()
+        client("/loads")
+        assert [(use.feature, int(use.user)) for use in captured.uses] == [("loaded", 1), ("loads", 1)]
+        client("/shop/logout")
+        captured.clear()
+        client(f"/{name}")
+    assert features(captured) == [(each, None) for each in names]
+    assert captured.rejected == []
+
+
+def loads_later(request):
+    """The statement comes first; its user is the one of the moment of the use."""
+    from django.http import HttpResponse
+
+    usage.identify(request.user)
+    with usage.as_user(request.user):
+        assert request.user.is_authenticated
+        usage.track("loaded")
+    return HttpResponse("ok")
+
+
 @pytest.fixture
 def path_to_states():
     """The site with the views, and a `user` option or none."""
@@ -239,6 +275,7 @@ def path_to_states():
             path("states", states_unloaded, name="states"),
             path("astates", astates_unloaded, name="astates"),
             path("leaves", leaves, name="leaves"),
+            path("loads", loads_later, name="loads"),
         ]
         options = {} if user(types.SimpleNamespace(user=1)) is None else {"user": user}
         with override_settings(ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns}), USAGE_INSTRUMENT=options):

@@ -367,6 +367,47 @@ def test_a_current_user_whom_nothing_has_loaded_is_taken_without_a_query(capture
     assert (captured.rejected, captured.complaints) == ([], [])
 
 
+def test_a_current_user_with_a_get_id_of_its_own_is_never_written_as_anonymous(
+    captured: CapturedUsage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = small("states", SECRET_KEY="test")
+
+    class Tokened(UserMixin):  # type: ignore[misc]
+        id = "ada"
+
+    # Undone after the test, since each user class of the process decides whether the id in a session is a key.
+    monkeypatch.setattr(Tokened, "get_id", lambda self: "token of ada")
+    LoginManager(app).user_loader(lambda token: Tokened())
+    app.add_url_rule("/login", "login", lambda: str(login_user(Tokened())))
+
+    @app.get("/states")
+    def states() -> str:
+        usage.track("tracked", user=current_user)
+        with usage.as_user(current_user):
+            usage.track("as_user")
+        usage.identify(current_user)
+        usage.track("identified")
+        if "load" in request.args:
+            assert current_user.is_authenticated
+            usage.track("loaded")
+        return "ok"
+
+    UsageInstrument(app)
+    client = app.test_client()
+    client.get("/states")
+    assert [use.user for use in captured.uses] == [None] * 4
+    client.get("/states", headers={"Cookie": "remember_token=forged|0"})
+    assert [use.user for use in captured.uses] == [None] * 8
+    client.get("/login")
+    captured.clear()
+    client.get("/states")
+    assert captured.uses == []
+    assert [rejected.feature for rejected in captured.rejected] == ["tracked", "as_user", "identified", "states"]
+    assert all("`current_user.id` with Flask-Login" in str(rejected.error) for rejected in captured.rejected)
+    client.get("/states?load=1")
+    assert [(use.feature, use.user) for use in captured.uses] == [("loaded", "ada"), ("states", "ada")]
+
+
 # ---- its database
 
 

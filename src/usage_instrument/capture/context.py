@@ -16,6 +16,7 @@ from usage_instrument.errors import DeclarationError, UserIdError, describe
 from usage_instrument.events import Access
 from usage_instrument.typing import UNSET, Unset, UserId
 
+from .lazy_users import is_nobody
 from .user_ids import is_deleted, is_unloaded, is_users_proxy, loaded_user, may_be_deleted, user_id_of
 
 SCOPE_KEY = "usage_instrument.request"
@@ -125,14 +126,26 @@ class Request:
 
     def lazy_user(self, user: object) -> UserId:
         """The user that a lazy object of the framework stands for now: the loaded one, else the one that the framework
-        knows without a query, else the anonymous user. Raises UserIdError."""
+        knows without a query, else the anonymous user if the framework would load no other.
+
+        Raises UserIdError where only a query could tell, since a user who is signed in is never written as anonymous.
+        """
         found = loaded_user(user)
         if found is UNSET and self.info is not None:
             if self.counters:
                 found = self.counters[-1].framework_user(self.info)
             elif self._lookup is not None:
                 found = self._lookup(self.info)
-        return None if found is UNSET else found
+        if found is not UNSET:
+            return found
+        if not is_unloaded(user):
+            return user_id_of(user)
+        if is_nobody(user, self.info):
+            return None
+        raise UserIdError(
+            f"nothing has loaded the lazy {type(user).__name__}, and only a query could find its id: pass the id, "
+            "`request.user.pk` in Django or `current_user.id` with Flask-Login, which loads the user"
+        )
 
     def refuse(self, error: UserIdError) -> None:
         """Reject captures from now on, because the user is not known."""
@@ -360,6 +373,11 @@ def _stated_user(user: object, request: Request | None) -> tuple[UserId | Unset,
 def user_of(user: object, request: Request | None) -> UserId:
     """As user_id_of; the framework's own user of the request need not be loaded. Raises UserIdError."""
     return user_id_of(user) if request is None else request.user_of(user)
+
+
+def check_user(user: object) -> None:
+    """Check what `as_user` and `identify` take in this context. Raises UserIdError."""
+    _stated_user(user, current_request())
 
 
 def user_here(user: object) -> UserId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -46,6 +47,18 @@ def request_id(info: Any) -> str | None:
             return "".join(character for character in value if character.isprintable())[:_REQUEST_ID]
     parts = header(info, "traceparent").split("-")
     return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 and parts[1].isalnum() else None
+
+
+def flask_session() -> object:
+    """The session of the Flask request that runs; None without one.
+
+    Read without the session's own methods and property, which change the Vary header.
+    """
+    flask: Any = sys.modules.get("flask")
+    if flask is None or not flask.has_request_context():
+        return None
+    context = flask.globals.request_ctx._get_current_object()
+    return vars(context).get("_session", vars(context).get("session"))
 
 
 def path_of(info: Any) -> str:

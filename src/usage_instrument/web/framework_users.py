@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from usage_instrument.capture import request_info
 from usage_instrument.capture.user_ids import loaded_user as loaded_user
 from usage_instrument.capture.user_ids import unwrapped
 from usage_instrument.runtime import log
@@ -48,7 +49,7 @@ def keep_logged_out(sender: object, user: object = None, **_: object) -> None:
 def _session_user(flask: Any) -> UserId | Unset:
     """The id that Flask-Login would load the user by, as it checks it; UNSET where that may not be the user's key."""
     manager = getattr(flask.current_app, "login_manager", None)
-    session = _session(flask)
+    session = request_info.flask_session()
     if manager is None or not isinstance(session, dict) or not ids_are_keys():
         return UNSET
     config = flask.current_app.config
@@ -61,12 +62,6 @@ def _session_user(flask: Any) -> UserId | Unset:
         cookie = flask.request.cookies.get(config.get("REMEMBER_COOKIE_NAME", "remember_token"))
         user = None if cookie is None else sys.modules["flask_login"].utils.decode_cookie(cookie)
     return user if isinstance(user, str) else UNSET
-
-
-def _session(flask: Any) -> Any:
-    """The session, without its own methods and property, which change the Vary header."""
-    context = flask.globals.request_ctx._get_current_object()
-    return vars(context).get("_session", vars(context).get("session"))
 
 
 SESSION_USERS = "usage_instrument.session_users"
@@ -82,8 +77,7 @@ def note_session_user(info: Any, session: object, key: str) -> None:
 
 def flask_session(environ: Environ) -> object:
     """The session of the Flask request that runs; None without one."""
-    flask: Any = sys.modules.get("flask")
-    return _session(flask) if flask is not None and flask.has_request_context() else None
+    return request_info.flask_session()
 
 
 def _cookie_user(app: Any, environ: Environ) -> UserId | Unset:

@@ -1,0 +1,53 @@
+"""Decides without a query whether a framework's lazy user certainly stands for nobody."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from usage_instrument.typing import UNSET
+
+from .loaded_attributes import attributes_of
+from .request_info import flask_session
+
+_DJANGO_COOKIES = "django.contrib.sessions.backends.signed_cookies"
+
+
+def is_nobody(user: object, info: Any) -> bool:
+    """Whether a proxy that nothing has loaded would load the anonymous user.
+
+    The user is one for which the framework of the request with this `info` knows no id without a query. False where
+    only a query, or code of the host's, could tell.
+    """
+    login = sys.modules.get("flask_login")
+    if login is not None and user is getattr(login, "current_user", UNSET):
+        return _is_nobody_in_flask()
+    make = getattr(attributes_of(user).get("_setupfunc"), "__globals__", {})
+    return make.get("__name__") == "django.contrib.auth.middleware" and _is_nobody_in_django(attributes_of(info))
+
+
+def _is_nobody_in_django(request: Mapping[str, Any]) -> bool:
+    for name in ("_acached_user", "_cached_user"):
+        if name in request:  # without an id
+            return True
+    session = request.get("session")
+    if type(session).__module__ == _DJANGO_COOKIES:
+        return True
+    state = attributes_of(session)
+    # Not `session_key`, which another class may define.
+    return "_session_cache" in state or state.get("_SessionBase__session_key", UNSET) is None
+
+
+def _is_nobody_in_flask() -> bool:
+    flask: Any = sys.modules["flask"]
+    manager, session = getattr(flask.current_app, "login_manager", None), flask_session()
+    if manager is None or not isinstance(session, dict):
+        return False
+    loaders = (getattr(manager, name, None) for name in ("_request_callback", "_header_callback"))
+    if any(loader is not None for loader in loaders) or dict.get(session, "_user_id") is not None:
+        return False
+    cookie = flask.request.cookies.get(flask.current_app.config.get("REMEMBER_COOKIE_NAME", "remember_token"))
+    if cookie is None or dict.get(session, "_remember") == "clear":
+        return True
+    return sys.modules["flask_login"].utils.decode_cookie(cookie) is None
