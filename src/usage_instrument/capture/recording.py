@@ -145,7 +145,7 @@ class BoundCapture:
     def returned(self, begun: tuple[UserAndMetadata, Span | Exception | None], result: object = None) -> None:
         """As Capture.returned."""
         held = holder.get()
-        if succeeded(held, result) is self.counts:
+        if succeeded(held, result, guard=self.feature.guard) is self.counts:
             count(self.feature, held, *begun)
 
     def raised(self, begun: object, error: BaseException) -> None:
