@@ -49,6 +49,7 @@ from usage_instrument import Settings, Tracker, _default, asgi, wsgi
 from usage_instrument.capture.context import holder
 from usage_instrument.capture.user_ids import user_id_of
 from usage_instrument.errors import ConfigurationError, DeclarationError, UserIdError
+from usage_instrument.experiments import assign
 from usage_instrument.integrations.django import database_url
 from usage_instrument.integrations.django.dashboard import Dashboard
 from usage_instrument.schema import create_all, define_tables
@@ -253,6 +254,24 @@ def test_a_user_whom_only_a_query_could_tell_is_never_written_as_anonymous(clien
     assert captured.rejected == []
 
 
+def assigns(request):
+    """Answers with the variant of a user whom nothing has loaded."""
+    from django.http import HttpResponse
+
+    return HttpResponse(usage.variant("page", ["red", "blue", "green"], user=request.user))
+
+
+def test_a_user_whom_nothing_has_loaded_gets_a_variant_of_their_own(client, path_to_states, captured):
+    """Everybody got the first variant."""
+    with path_to_states(lambda request: None):
+        client("/shop/login?name=ada")
+        captured.clear()
+        _, _, body = client("/assigns")
+    assert body.decode() == assign("page", "1", ["red", "blue", "green"]) != "red"
+    assert [(each.variant, int(each.user)) for each in captured.exposures] == [(body.decode(), 1)]
+    assert captured.rejected == []
+
+
 def loads_later(request):
     """The statement comes first; its user is the one of the moment of the use."""
     from django.http import HttpResponse
@@ -276,6 +295,7 @@ def path_to_states():
             path("astates", astates_unloaded, name="astates"),
             path("leaves", leaves, name="leaves"),
             path("loads", loads_later, name="loads"),
+            path("assigns", assigns, name="assigns"),
         ]
         options = {} if user(types.SimpleNamespace(user=1)) is None else {"user": user}
         with override_settings(ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns}), USAGE_INSTRUMENT=options):
@@ -902,6 +922,26 @@ def test_a_decorated_view_that_redirects_to_the_login_page_is_no_use(has_middlew
             assert [client.get("/pay").status_code, client.post("/pay").status_code] == [302, 302]
             assert client.get("/open").status_code == 403
         assert captured.names == []
+
+
+def test_a_refusal_is_no_use_that_waits_for_a_commit(captured):
+    """Without the middleware, the redirect to a login page of the decorator's own counted."""
+    from django.contrib.auth.decorators import login_required
+    from django.test import Client
+
+    decorated = usage.tracks("paid", commit="default")
+    patterns = [
+        path("pay", decorated(login_required(site.plain, login_url="/other"))),
+        path("plain", decorated(site.plain)),
+    ]
+    middleware = [each for each in settings.MIDDLEWARE if "usage_instrument" not in each]
+    with override_settings(MIDDLEWARE=middleware, ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns})):
+        with transaction.atomic():
+            assert Client().post("/pay").status_code == 302
+        assert captured.names == []
+        with transaction.atomic():
+            Client().post("/plain")
+    assert (captured.names, captured.rejected, captured.complaints) == (["paid"], [], [])
 
 
 @pytest.mark.parametrize("has_middleware", [True, False])

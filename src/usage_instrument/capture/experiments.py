@@ -14,9 +14,8 @@ from usage_instrument.runtime.processes import ALIVE, notice_fork
 from usage_instrument.typing import UNSET, UserId
 
 from .assignment import assign, checked_experiment, checked_variant, ranges_of
-from .context import Holder, holder
+from .context import Holder, holder, user_here
 from .registry import Catalog, Experiment, Feature, Recorder, declared
-from .user_ids import user_id_of
 
 _ASSIGNED = 10_000
 """Users of one experiment whose variant a process remembers: to hash a user again takes longer than to record one."""
@@ -195,7 +194,7 @@ def _arm(catalog: Catalog, experiment: str, variant: str) -> Feature:
 def _user(held: Holder | None, stated: object) -> UserId:
     """Raises UserIdError, and what the host's own lookup raises."""
     if stated is not UNSET:
-        return user_id_of(stated)
+        return user_here(stated)
     if held is None:
         return None
     return held.user if held.ready else held.known_user()  # type: ignore[return-value]  # ready: the user is known
