@@ -27,3 +27,24 @@ def test_a_regular_expression_is_a_template(regex: str, template: str) -> None:
     )
     assert route.templates == (template,)
     assert below.templates == ("/x" + template,)
+
+
+def test_a_redirect_view_with_a_method_of_its_own_is_a_feature() -> None:
+    """Each subclass was a route that only redirects, and its requests a silent zero."""
+    from django.urls import path
+    from django.utils.decorators import method_decorator
+    from django.views.decorators.cache import never_cache
+    from django.views.generic import RedirectView
+
+    def own(self: object, *args: object, **more: object) -> None: ...
+
+    @method_decorator(never_cache, name="dispatch")
+    class Guarded(RedirectView):  # type: ignore[misc]
+        permanent = True
+
+    names = ["post", "get", "put", "patch", "delete", "get_redirect_url", "dispatch"]
+    kinds = [RedirectView, Guarded, *(type(name, (Guarded,), {name: own}) for name in names)]
+    patterns = [path(str(number), kind.as_view(url="/"), name=kind.__name__) for number, kind in enumerate(kinds)]
+    found = django_routes(type("urls", (), {"urlpatterns": patterns}))
+    assert [route.name for route in found if route.redirects] == ["RedirectView", "Guarded"]
+    assert [route.name for route in found if not route.redirects] == names

@@ -14,6 +14,8 @@ from .routes import MOST, Route, class_methods, qualified
 _REGEX_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?P<(?P<name>\w+)>)?|\)[?*+]?")
 """What may hold a parenthesis that groups nothing, and those that do."""
 _REDIRECT_VIEW = "django.views.generic.base.RedirectView"
+_REDIRECTING = ("dispatch", "get", "post", "put", "patch", "delete", "get_redirect_url")
+"""The methods of a RedirectView that a request which may be a use runs."""
 _STATIC = frozenset({"django.views.static", "django.contrib.staticfiles.views"})
 
 
@@ -108,10 +110,18 @@ def _routes_of(match: Any) -> list[Route]:
         route._replace(
             endpoint=_decorated_by_api_view(cls) or view,
             methods=None if methods is None else methods & names or methods,
-            redirects=any(f"{base.__module__}.{base.__name__}" == _REDIRECT_VIEW for base in cls.__mro__),
+            redirects=_only_redirects(cls),
             owner=view if getattr(view, "view_initkwargs", None) else cls,  # the same class may show several things
         )
     ]
+
+
+def _only_redirects(cls: type) -> bool:
+    """Whether a class is a RedirectView whose methods are all Django's: one of the host's may do more."""
+    if all(f"{base.__module__}.{base.__name__}" != _REDIRECT_VIEW for base in cls.__mro__):
+        return False
+    methods = (getattr(cls, name, None) for name in _REDIRECTING)
+    return all((getattr(method, "__module__", None) or "").startswith("django.") for method in methods)
 
 
 def _required_methods(view: Any) -> frozenset[str] | None:
