@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from usage_instrument.web.django_routes import django_routes
+from usage_instrument.web.rules import Rules
 
 django = pytest.importorskip("django")
 
@@ -17,6 +18,12 @@ django = pytest.importorskip("django")
         (r"a/([()]+)/(?P<kind>(?:a|(b)))/(?:v1)?c", "/a/*/{kind}/*c"),
         (r"a/[^)(]/(?P<rest>[]\[)]+)/z", "/a/[^)(]/{rest}/z"),
         (r"^$", "/"),
+        (r"^health/?$", "/health"),
+        (r"^robots\.txt$", "/robots.txt"),
+        (r"(?i)^health\-check/\Z", "/health-check/"),
+        (r"^a\.b/(?P<file>\w+\.\w+)\.csv\/?$", "/a.b/{file}.csv"),
+        (r"^price\$", r"/price\$"),
+        (r"^(a/?)$", "/*"),
     ],
 )
 def test_a_regular_expression_is_a_template(regex: str, template: str) -> None:
@@ -48,3 +55,21 @@ def test_a_redirect_view_with_a_method_of_its_own_is_a_feature() -> None:
     found = django_routes(type("urls", (), {"urlpatterns": patterns}))
     assert [route.name for route in found if route.redirects] == ["RedirectView", "Guarded"]
     assert [route.name for route in found if not route.redirects] == names
+
+
+@pytest.mark.parametrize(
+    ("regex", "is_probe"),
+    [
+        (r"^health/?$", True),
+        (r"^robots\.txt$", True),
+        (r"(?i)^api/healthz\Z", True),
+        (r"^(\w+)/robots\.txt$", False),
+        (r"^(?P<shop>\w+)/healthz$", False),
+        (r"^healthy\-recipes/?$", False),
+    ],
+)
+def test_a_probe_is_one_in_a_regular_expression_too(regex: str, is_probe: bool) -> None:
+    from django.urls import re_path
+
+    (route,) = django_routes(type("urls", (), {"urlpatterns": [re_path(regex, print, name="page")]}))
+    assert (Rules(None, None, None).decide(route, "GET").feature is None) is is_probe

@@ -13,6 +13,9 @@ from .routes import MOST, Route, class_methods, qualified
 
 _REGEX_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?P<(?P<name>\w+)>)?|\)[?*+]?")
 """What may hold a parenthesis that groups nothing, and those that do."""
+_REGEX_BEGIN = re.compile(r"^(?:\(\?[aiLmsux]+\))?(?:\^|\\A)?")
+_REGEX_END = re.compile(r"(?:\\?/\?)?(?:(?<!\\)\$|\\[Zz])$")
+_ESCAPED = frozenset({r"\.", r"\-", r"\/"})
 _REDIRECT_VIEW = "django.views.generic.base.RedirectView"
 _REDIRECTING = ("dispatch", "get", "post", "put", "patch", "delete", "get_redirect_url")
 """The methods of a RedirectView that a request which may be a use runs."""
@@ -75,12 +78,16 @@ def _matches(resolver: Any, prefix: str, namespaces: list[str]) -> Iterator[Any]
 def _of_regex(regex: str) -> str:
     r"""A regular expression as a template: `^archive/(?P<year>\d{4})/$` is `archive/{year}/`.
 
-    A group without a name is `*`; what stands between groups stays as it is written.
+    A group without a name is `*`. What stands between groups stays as it is written, but for escaped punctuation of
+    paths and for an optional slash at the end.
     """
-    regex = regex.removeprefix("^").removesuffix("$")
+    regex = _REGEX_END.sub("", _REGEX_BEGIN.sub("", regex))
     found, start, depth = "", 0, 0
     for token in _REGEX_TOKEN.finditer(regex):
-        if token[0].startswith("("):
+        if token[0] in _ESCAPED:
+            if depth == 0:
+                found, start = found + regex[start : token.start()] + token[0][1], token.end()
+        elif token[0].startswith("("):
             if depth == 0:
                 found += regex[start : token.start()] + (f"{{{token['name']}}}" if token["name"] else "*")
             depth += 1

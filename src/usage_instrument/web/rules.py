@@ -61,7 +61,7 @@ def is_technical(template: str) -> bool:
     *before, last = template.lower().strip("/").split("/")
     if _ASSETS in before:
         return True
-    if "{" in template:
+    if "{" in template or "*" in template:  # a group without a name, in a regular expression of Django's
         return False
     if last in _ALWAYS:
         return True
