@@ -44,6 +44,23 @@ def innermost() -> Override:
     return held
 
 
+def test_no_capture_takes_a_user_whom_a_statement_is_replacing(request_: Request) -> None:
+    """A thread of the request found it ready, without a user, while `identify` set the next one."""
+    found = []
+
+    class Asking:
+        @property
+        def id(self) -> uuid.UUID:
+            found.append(request_.ready)
+            return BOB
+
+    request_.identify(ANNE)
+    assert request_.ready
+    request_.identify(Asking())
+    assert found == [False]
+    assert (request_.ready, request_.user) == (True, BOB)
+
+
 # ---- outside of a request
 
 

@@ -24,6 +24,7 @@ import usage_instrument as usage
 from conftest import Database
 from reading import counts, made
 from usage_instrument import _default
+from usage_instrument.capture.request_info import flask_session
 from usage_instrument.errors import ConfigurationError, DeclarationError
 from usage_instrument.integrations.flask import UsageInstrument, command
 from usage_instrument.schema import FeatureUsageMixin, Tables, define_tables
@@ -318,6 +319,29 @@ def test_registering_and_logging_out_count_although_they_end_at_the_login_page(
         assert client.post(f"/guarded{suffix}").status_code == 302
     plain = ["register plain", "leave plain", "guarded plain"] if has_middleware else []
     assert captured.names == ["register", "leave", "guarded", *plain]
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+def test_to_judge_a_redirect_accesses_no_session(captured: CapturedUsage, in_session: bool) -> None:
+    """It marked the session as accessed, for which Flask adds `Vary: Cookie` to the answer."""
+    app = small("members", SECRET_KEY="test", USE_SESSION_FOR_NEXT=in_session)
+    manager = LoginManager(app)
+    manager.login_view = "enter"
+    manager.user_loader(lambda key: None)
+    app.add_url_rule("/enter", "enter", lambda: "form")
+    marks = []
+
+    @app.post("/register")
+    def register() -> Any:
+        answer = usage.tracks("register")(lambda: redirect("/enter"))()
+        marks.append(flask_session().accessed)  # type: ignore[attr-defined]
+        return answer
+
+    app.add_url_rule("/guarded", "guarded", usage.tracks("guarded")(login_required(lambda: "in")), methods=["POST"])
+    client = app.test_client()
+    assert client.post("/guarded").status_code == 302
+    assert client.post("/register").status_code == 302
+    assert (captured.names, marks) == (["register"], [False])
 
 
 @pytest.mark.parametrize("option", [False, True])

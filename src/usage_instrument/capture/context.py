@@ -100,6 +100,7 @@ class Request:
         Raises UserIdError for a bad id. Captures are then rejected until the next call.
         """
         self._lazy = None
+        self.ready = False  # until the user is final: another thread of the request may capture meanwhile
         try:
             self.actor = UNSET if actor is UNSET else self.user_of(actor)
             self.user, self._lazy = _stated_user(user, self)

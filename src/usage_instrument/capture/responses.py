@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from usage_instrument.runtime import log
 
 from .context import SAFE_METHODS, SILENT_METHODS, LoginPage
-from .request_info import header, is_login_redirect, names_path_of, path_in, path_of, values_in
+from .request_info import flask_session, header, is_login_redirect, names_path_of, path_in, path_of, values_in
 
 _FRAMEWORKS = frozenset({"werkzeug", "starlette", "django", "webob", "bottle"})
 
@@ -91,7 +91,8 @@ def flask_login_pages() -> dict[str, LoginPage]:
 def _is_next_in_session(environ: Any) -> bool:
     """Whether Flask-Login has kept the refused path in the session, instead of in a parameter."""
     flask: Any = sys.modules["flask"]
-    kept = flask.session.get("next") if flask.current_app.config.get("USE_SESSION_FOR_NEXT") else None
+    session = flask_session() if flask.current_app.config.get("USE_SESSION_FOR_NEXT") else None
+    kept = dict.get(session, "next") if isinstance(session, dict) else None
     return isinstance(kept, str) and path_in(kept) == path_of(environ)
 
 
