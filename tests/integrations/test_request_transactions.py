@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI
@@ -14,6 +16,7 @@ from sqlalchemy.orm import Session
 
 import usage_instrument as usage
 from usage_instrument.asgi import UsageMiddleware
+from usage_instrument.capture import request_transactions
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.integrations.flask import UsageInstrument
 from usage_instrument.testing import capture_usage
@@ -92,7 +95,7 @@ class Shop:
 
         @view("POST", "/login")
         def login():
-            db.session.execute(sa.text("SELECT 1"))
+            db.session.execute(sa.text('SELECT payment AS updated_at FROM "order"'))
             return "logged in"
 
         @view("GET", "/static-page")
@@ -212,3 +215,22 @@ def test_without_a_request_it_counts_at_once(captured):
     usage.track("purchase", commit="request")
     assert captured.names == ["purchase"]
     assert captured.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "reads"),
+    [
+        ("SELECT updated_at FROM orders WHERE is_deleted = 0", True),
+        ("  /* shop:list, which merges */ -- insert\n (SELECT inserted_at FROM orders)", True),
+        ("WITH gone AS (SELECT deleted FROM updates) SELECT 1 FROM gone FOR UPDATE", True),
+        ("EXPLAIN DELETE FROM orders", True),
+        ("with new as (select 1) INSERT  INTO orders SELECT * FROM new", False),
+        ("WITH old AS (SELECT 1) UPDATE ONLY orders AS o SET a = 1", False),
+        ("WITH gone AS (DELETE\nFROM orders RETURNING *) SELECT * FROM gone", False),
+        ("/* shop:save */ UPDATE orders SET a = 1", False),
+        ("CALL purge()", False),
+    ],
+)
+def test_textual_sql_is_read_by_its_verb_and_not_by_its_columns(statement, reads):
+    state = SimpleNamespace(statement=sa.text(statement))
+    assert request_transactions._is_writing_text(state) is not reads

@@ -6,6 +6,7 @@ nothing has nothing to commit, and counts. A transaction of Django's ATOMIC_REQU
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 
 REQUEST = "request"
 """The value of `commit=` for the transaction of the request."""
-_READS = ("select", "show", "explain", "pragma", "values", "set", "with")
-"""How textual statements begin that write nothing, unless they have a word of _WRITES."""
-_WRITES = ("insert", "update", "delete", "merge")
+_READS = ("select", "show", "explain", "pragma", "values", "set", "describe", "table")
+"""How textual statements begin that write nothing. A function that they call may write: that is not seen."""
+_BEFORE = re.compile(r"(?:[\s(]|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
+"""What may stand before a statement: comments of tools that name the caller, too."""
+_WRITES = re.compile(
+    r"\b(?:insert\s+into|update\s+(?:only\s+)?\S+\s+(?:(?:as\s+)?\S+\s+)?set|delete\s+from|merge\s+into)\b"
+)
+"""What writes behind WITH, or within it."""
 _following = allocate_lock()
 _wanted = _follows = False
 
@@ -128,8 +134,8 @@ def _is_writing_text(state: ORMExecuteState) -> bool:
     text = getattr(state.statement, "text", None)
     if not isinstance(text, str):
         return False
-    text = text.lstrip(" \t\r\n(").lower()
-    return not text.startswith(_READS) or any(word in text for word in _WRITES)
+    text = text[_BEFORE.match(text).end() :].lower()  # type: ignore[union-attr]  # which matches the empty text, too
+    return bool(_WRITES.search(text)) if text.startswith("with") else not text.startswith(_READS)
 
 
 def _note(session: Session) -> None:
