@@ -1249,6 +1249,47 @@ def test_a_transaction_that_a_row_ends_raises_in_the_block(ledger, outbox, is_de
 
 
 @pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_a_use_that_cannot_be_recorded_behind_the_commit_is_logged(ledger, monkeypatch, tmp_path, caplog):
+    tracker = usage.configure(f"sqlite:///{tmp_path / 'other.db'}", user_id_type="integer", flush_interval=3600)
+
+    def fail(uses):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tracker, "_take", fail)
+    with transaction.atomic(using=ledger):
+        _buy(ledger, 1)
+    assert _rows(ledger) == [1]
+    assert "a use could not be recorded when its transaction committed" in caplog.text
+
+
+@pytest.mark.parametrize("ledger", ["mariadb", "postgresql"], indirect=True)
+def test_trust_in_one_alias_is_not_trust_in_another(ledger, outbox, monkeypatch):
+    """A second role without the right to insert, on the same database."""
+    role = f"app_{uuid.uuid4().hex[:12]}"
+    is_postgresql = outbox.engine.dialect.name == "postgresql"
+    login = "ROLE {} LOGIN PASSWORD 'secret'" if is_postgresql else "USER {} IDENTIFIED BY 'secret'"
+    with outbox.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE " + login.format(role))
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT ON purchases TO {role}")
+    settings = {**connections.settings[ledger], "USER": role, "PASSWORD": "secret"}
+    monkeypatch.setitem(connections.settings, "poor", settings)
+    try:
+        for number, alias in enumerate((ledger, "poor", ledger)):
+            with transaction.atomic(using=alias):
+                _buy(alias, number)
+    finally:
+        connections["poor"].close()
+        del connections["poor"]
+        with outbox.engine.begin() as connection:
+            if is_postgresql:
+                connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP {'ROLE' if is_postgresql else 'USER'} {role}")
+    assert (_rows(ledger), outbox.rows()) == ([0, 1, 2], [0, 2])
+    assert usage.flush()
+    assert counts(outbox.engine, outbox.tables) == {("purchase", number): 1 for number in range(3)}
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
 def test_in_a_test_case_of_django_uses_wait_for_its_commits(ledger, outbox):
     """Its transaction is rolled back, and no other connection sees its rows."""
 

@@ -22,6 +22,8 @@ import usage_instrument as usage
 from conftest import with_users
 from reading import all_of, counts, made
 from usage_instrument import Settings, Tracker
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.pipeline import host_connections
 from usage_instrument.pipeline import outbox as outbox_module
 from usage_instrument.schema import define_tables
 
@@ -195,23 +197,199 @@ def test_rows_are_moved_while_something_else_waits(users_database, waiting):
     assert counts(host, tables)["purchase", users_database.user_ids[0]] == 1
 
 
-def test_a_database_that_refuses_what_it_took_fails_the_commit(server, caplog):
-    """The statement has ended the transaction: to go on would lose the rows of the host silently."""
-    engine = server.engine()
+def test_a_database_that_refuses_what_it_took_fails_the_commit_of_postgresql_alone(engine, tables, tracker):
+    """There the statement has aborted the transaction: to go on would lose the rows of the host silently."""
+    aborts = engine.dialect.name == "postgresql"
+    with Session(engine) as session:
+        first = buy(session)
+        session.commit()
+        tables.outbox.drop(engine)
+        second = buy(session)
+        if aborts:
+            with pytest.raises(sa.exc.ProgrammingError):
+                session.commit()
+            session.rollback()
+        else:
+            session.commit()
+        last = buy(session)
+        session.commit()
+    assert [row.id for row in all_of(engine, shop.PURCHASES)] == [first, last] if aborts else [first, second, last]
+
+
+def test_a_role_that_may_not_insert_does_not_inherit_the_trust_in_another(postgresql):
+    engine, role = postgresql.engine(), f"app_{uuid.uuid4().hex[:12]}"
     shop.PURCHASES.create(engine)
     tables = made(engine, user_id_type="integer")
     usage.configure(engine, user_id_type="integer", flush_interval=3600)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT ON purchases TO {role}")
+    theirs = sa.create_engine(postgresql.engine().url.set(username=role, password="secret"), poolclass=sa.NullPool)
+    try:
+        with Session(engine) as granted, Session(theirs) as session:
+            for place in (granted, session, granted):
+                bought = buy(place)
+                place.commit()
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+    assert [row.id for row in all_of(engine, shop.PURCHASES)] == [bought - 2, bought - 1, bought]
+    assert rows(engine, tables) == [bought - 2, bought]
+    assert usage.flush()
+    assert counts(engine, tables) == {("purchase", number): 1 for number in (bought - 2, bought - 1, bought)}
+
+
+def test_a_transaction_that_is_read_only_takes_the_hook(postgresql, caplog):
+    engine = postgresql.engine()
+    tables = made(engine, user_id_type="integer")
+    usage.configure(engine, user_id_type="integer", flush_interval=3600)
+    for number, read_only in enumerate((False, True, False)):
+        with engine.connect() as connection:
+            connection.execution_options(postgresql_readonly=read_only)
+            connection.execute(sa.text("SELECT 1"))
+            usage.track("read", commit=connection, user=number)
+            connection.commit()
+    assert rows(engine, tables) == [0, 2]
+    assert usage.flush()
+    assert counts(engine, tables) == {("read", number): 1 for number in range(3)}
+    assert "db upgrade" not in caplog.text
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_a_deadlock_of_the_insert_fails_the_commit(mariadb, uses):
+    """It has rolled the whole transaction back: a COMMIT would succeed without the host's rows."""
+    engine = mariadb.engine()
+    shop.PURCHASES.create(engine)
+    made(engine, user_id_type="integer")
+    usage.configure(engine, user_id_type="integer", flush_interval=3600)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE locks (id INT PRIMARY KEY, n INT) ENGINE = InnoDB")
+        connection.exec_driver_sql(f"INSERT INTO locks VALUES {','.join(f'({number}, 0)' for number in range(500))}")
+        connection.exec_driver_sql(
+            "CREATE TRIGGER waits BEFORE INSERT ON feature_usage_outbox FOR EACH ROW "
+            "UPDATE locks SET n = 2 WHERE id = 2"
+        )
+
+    def lock_the_first(other):
+        other.exec_driver_sql("UPDATE locks SET n = 3 WHERE id = 1")
+        other.rollback()
+
+    with engine.connect() as other, Session(engine) as session:
+        other.exec_driver_sql("UPDATE locks SET n = 3 WHERE id > 1")  # many rows: InnoDB takes the lighter one back
+        session.execute(sa.text("UPDATE locks SET n = 1 WHERE id = 1"))
+        for _ in range(uses):
+            buy(session)
+        thread = threading.Thread(target=lock_the_first, args=(other,))
+        thread.start()
+        with pytest.raises(sa.exc.OperationalError) as raised:
+            session.commit()
+        thread.join()
+        session.rollback()
+    assert raised.value.orig.args[0] == 1213
+    assert all_of(engine, shop.PURCHASES) == []
+    assert usage.flush()
+    assert usage.stats().captured == 0
+
+
+_REFUSING = {
+    "sqlite": "BEGIN SELECT RAISE(ABORT, 'refused') WHERE NEW.user_id = -1; END",
+    "mysql": "BEGIN IF NEW.user_id = -1 THEN SIGNAL SQLSTATE '45000'; END IF; END",
+}
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("which", ["sqlite", "mariadb"])
+def test_no_row_stays_if_one_of_several_is_refused(request, which, by_hand, caplog):
+    database = request.getfixturevalue(which)
+    engine = shop.begin_by_hand(database.engine()) if by_hand else database.engine()
+    shop.PURCHASES.create(engine)
+    tables = made(engine, user_id_type="integer")
+    usage.configure(engine, user_id_type="integer", flush_interval=3600)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER refuses BEFORE INSERT ON feature_usage_outbox FOR EACH ROW "
+            + _REFUSING[engine.dialect.name.replace("mariadb", "mysql")]
+        )
+    for writes in (True, False):  # before the uses, so that the driver has begun
+        with Session(engine) as session:
+            session.execute(sa.text("SELECT 1"))
+            if writes:
+                number = buy(session)
+            for user in (1, 2, -1, 3):
+                usage.track("page", commit=session, user=user)
+            session.commit()
+            assert rows(engine, tables) == []
+    assert [row.id for row in all_of(engine, shop.PURCHASES)] == [number]
+    assert usage.flush()
+    assert counts(engine, tables) == {("purchase", number): 1, **{("page", user): 2 for user in (-1, 1, 2, 3)}}
+    assert "recorded after its commit" in caplog.text
+    assert "db upgrade" not in caplog.text
+
+
+def test_several_rows_go_with_the_commit_that_the_driver_of_sqlite_puts_off(sqlite):
+    """SAVEPOINT begins no transaction for that driver, and the RELEASE of an outermost one is a COMMIT."""
+    engine = sqlite.engine()
+    tables = made(engine, user_id_type="integer")
+    usage.configure(engine, user_id_type="integer", flush_interval=3600)
+
+    def refuse(session):
+        raise ZeroDivisionError
+
     with Session(engine) as session:
-        buy(session)
-        session.commit()
-        tables.outbox.drop(engine)
-        buy(session)
-        with pytest.raises(sa.exc.ProgrammingError):
+        usage.track("page", commit=session, user=1)  # at once
+        session.execute(sa.text("SELECT 1"))
+        for user in (2, 3):
+            usage.track("page", commit=session, user=user)
+        sa.event.listen(session, "before_commit", refuse)
+        with pytest.raises(ZeroDivisionError):
             session.commit()
         session.rollback()
-        last = buy(session)
+    assert rows(engine, tables) == []
+
+
+def test_a_database_that_is_locked_for_a_moment_is_asked_again(sqlite, caplog):
+    engine = sa.create_engine(sqlite.url, connect_args={"timeout": 0}, poolclass=sa.NullPool)
+    tables = made(sqlite.engine(), user_id_type="integer")
+    usage.configure(sqlite.url, user_id_type="integer", flush_interval=3600)
+
+    def look(user):
+        with Session(engine) as session:
+            session.execute(sa.text("SELECT 1"))
+            usage.track("look", commit=session, user=user)
+            session.commit()
+
+    with engine.connect() as writer:
+        writer.exec_driver_sql("BEGIN IMMEDIATE")
+        look(1)
+    look(2)
+    assert rows(engine, tables) == [2]
+    assert usage.flush()
+    assert counts(engine, tables) == {("look", 1): 1, ("look", 2): 1}
+    assert "recorded after its commit, not with it: OperationalError: database is locked" in caplog.text
+    assert "db upgrade" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [UnicodeError("refused"), OverflowError("refused"), ConfigurationError("refused")])
+@pytest.mark.parametrize("uses", [1, 2])
+def test_no_exception_but_the_database_s_reaches_the_commit(engine, tables, tracker, monkeypatch, error, uses):
+    def refuse(*_):
+        raise error
+
+    with Session(engine) as session:
+        bought = [buy(session)]
+        session.commit()  # PostgreSQL is trusted from here on
+        if isinstance(error, ConfigurationError):
+            monkeypatch.setattr(tracker._outbox, "_inserts", {})
+            monkeypatch.setattr(tracker._outbox._backend, "tables", refuse)
+        else:
+            monkeypatch.setattr(host_connections.SqlAlchemyConnection, "execute", refuse)
+        bought += [buy(session) for _ in range(uses)]
         session.commit()
-    assert last in {row.id for row in all_of(engine, shop.PURCHASES)}
+    monkeypatch.undo()
+    assert [row.id for row in all_of(engine, shop.PURCHASES)] == bought
+    assert usage.flush()
+    assert counts(engine, tables) == {("purchase", number): 1 for number in bought}
 
 
 def test_a_use_that_the_rule_drops_leaves_the_commit_alone(engine, tables):

@@ -12,7 +12,8 @@ from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
-from usage_instrument.database import engines
+from usage_instrument.database import dialects, engines
+from usage_instrument.database.driver_errors import Fault
 
 _DJANGO: dict[str, Callable[..., Dialect]] = {
     "postgresql": PGDialect,
@@ -20,51 +21,83 @@ _DJANGO: dict[str, Callable[..., Dialect]] = {
     "sqlite": SQLiteDialect,
 }
 """The dialects by Django's `vendor`."""
-_DEADLOCK = 1213
-"""MySQL's error that ends the transaction; any other leaves it as it was before the statement."""
+_ENDS_TRANSACTION = {1020, 1206, 1213, 1305}
+"""MariaDB's errors that end the transaction: a changed row, a full lock table, a deadlock. The last one, of a savepoint
+that is not there, follows them. Any other leaves the transaction as it was before the statement."""
+_LOCK_WAIT_TIMEOUT = 1205
+"""MariaDB's error that ends the transaction if `innodb_rollback_on_timeout` is set."""
+
+
+class TransactionEndedError(Exception):
+    """A savepoint could not be rolled back: its transaction has ended with the statement."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        """The statement's."""
 
 
 class HostConnection(Protocol):
     """A connection with an open transaction."""
 
     dialect: Dialect
-    survives: bool
-    """Whether a statement that fails leaves the transaction as it was."""
-    errors: type[Exception]
-    """What the driver raises."""
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the driver knows the transaction as READ ONLY. Asks no database."""
 
     def savepoint(self) -> AbstractContextManager[object]:
-        """A savepoint, which is rolled back if its body raises."""
+        """A savepoint, which is rolled back if its body raises.
+
+        Raises TransactionEndedError if that fails.
+        """
 
     def execute(self, text: str, rows: Sequence[Any]) -> None:
         """Run a statement once for each row of parameters."""
 
-    def is_lost(self, error: Exception) -> bool:
-        """Whether the error ended the transaction, although the connection survives others."""
+    def scalar(self, query: str) -> Any:
+        """The only value of a query."""
 
 
 class SqlAlchemyConnection:
     """A Connection."""
 
-    errors: type[Exception] = exc.SQLAlchemyError
-
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.dialect = connection.dialect
-        self.survives = connection.dialect.name == "sqlite"
 
-    def savepoint(self) -> AbstractContextManager[object]:
+    @property
+    def is_read_only(self) -> bool:
+        """As HostConnection.is_read_only."""
+        pooled = self._connection.connection
+        if self._connection.get_execution_options().get("postgresql_readonly"):
+            return True
+        return _is_read_only(pooled.dbapi_connection) or _is_read_only(pooled.driver_connection)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
         """As HostConnection.savepoint."""
-        return self._connection.begin_nested()
+        connection = self._connection
+        if self.dialect.name == "sqlite" and not getattr(connection.connection.driver_connection, "in_transaction", 1):
+            connection.exec_driver_sql("BEGIN")  # which the driver puts off; else RELEASE would be the COMMIT
+        savepoint = connection.begin_nested()
+        try:
+            yield
+        except Exception as error:
+            try:
+                savepoint.rollback()
+            except Exception:
+                raise TransactionEndedError(error) from error
+            raise
+        savepoint.commit()
 
     def execute(self, text: str, rows: Sequence[Any]) -> None:
         """As HostConnection.execute."""
         # One row alone needs no executemany, which takes some drivers a round trip more.
         self._connection.exec_driver_sql(text, list(rows) if len(rows) > 1 else rows[0])
 
-    def is_lost(self, error: Exception) -> bool:
-        """As HostConnection.is_lost."""
-        return False
+    def scalar(self, query: str) -> Any:
+        """As HostConnection.scalar."""
+        return self._connection.exec_driver_sql(query).scalar()
 
 
 class DjangoConnection:
@@ -73,8 +106,11 @@ class DjangoConnection:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.dialect = _django_dialect(connection.vendor)
-        self.survives = connection.vendor != "postgresql"
-        self.errors: type[Exception] = Exception  # also what an execute_wrapper of the host's raises
+
+    @property
+    def is_read_only(self) -> bool:
+        """As HostConnection.is_read_only."""
+        return _is_read_only(self._connection.connection)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -83,9 +119,12 @@ class DjangoConnection:
         savepoint = connection.savepoint()
         try:
             yield
-        except BaseException:
-            connection.savepoint_rollback(savepoint)
-            connection.savepoint_commit(savepoint)  # else it stays until the end
+        except Exception as error:
+            try:
+                connection.savepoint_rollback(savepoint)
+                connection.savepoint_commit(savepoint)  # else it stays until the end
+            except Exception:
+                raise TransactionEndedError(error) from error
             raise
         connection.savepoint_commit(savepoint)
 
@@ -97,9 +136,46 @@ class DjangoConnection:
             else:
                 cursor.execute(text, rows[0])
 
-    def is_lost(self, error: Exception) -> bool:
-        """As HostConnection.is_lost."""
-        return error.args[:1] == (_DEADLOCK,) and self._connection.vendor == "mysql"
+    def scalar(self, query: str) -> Any:
+        """As HostConnection.scalar."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()[0]
+
+
+def _is_read_only(driver: Any) -> bool:
+    """As psycopg, and psycopg2 and asyncpg, name it."""
+    return bool(getattr(driver, "read_only", None) or getattr(driver, "readonly", None))
+
+
+def survives(host: HostConnection) -> bool:
+    """Whether a statement that fails leaves the transaction as it was, unless `is_lost`. PostgreSQL aborts it."""
+    return host.dialect.name != "postgresql"
+
+
+def is_lost(host: HostConnection, error: Exception) -> bool:
+    """Whether the error ended the transaction, although the database survives others."""
+    if host.dialect.name not in {"mysql", "mariadb"}:
+        return False
+    arguments = _driver_error(error).args
+    code = arguments[0] if arguments else None
+    if code == _LOCK_WAIT_TIMEOUT:
+        return bool(host.scalar("SELECT @@innodb_rollback_on_timeout"))
+    return code in _ENDS_TRANSACTION
+
+
+def fault_of(host: HostConnection, error: Exception) -> Fault | None:
+    """The class of a database's error; None for another exception."""
+    cause = _driver_error(error)
+    if cause is error and not isinstance(error, exc.DBAPIError):
+        return None
+    wrapped = error if isinstance(error, exc.DBAPIError) else exc.DBAPIError(None, None, cause)
+    return dialects.get(host.dialect.name).classify(wrapped)
+
+
+def _driver_error(error: Exception) -> BaseException:
+    """What SQLAlchemy or Django has wrapped."""
+    return getattr(error, "orig", None) or error.__cause__ or error
 
 
 @cache
@@ -113,17 +189,18 @@ def adapt(connection: Any) -> HostConnection:
 
 
 def key_of(bind: Any) -> Hashable:
-    """What decides on the database of an Engine, Connection or connection of Django's, whose settings tests change."""
+    """What decides on the database, the role and the options of an Engine, Connection or connection of Django's, whose
+    settings tests change."""
     if isinstance(bind, Engine | Connection):
         return bind.engine
     settings = bind.settings_dict
-    return bind.vendor, settings["NAME"], settings["HOST"], settings["PORT"]
+    return bind.vendor, settings["NAME"], settings["HOST"], settings["PORT"], settings["USER"], bind.alias
 
 
 def is_at(key: Any, database: engines.Database) -> bool:
     """Whether a key of `key_of` is of that database, as far as the names of both say."""
     try:
-        found = _django_url(*key) if isinstance(key, tuple) else key
+        found = _django_url(*key[:4]) if isinstance(key, tuple) else key
         return found is not None and _place(found) == _place(database)
     except Exception:  # an engine with a creator and no URL
         return False

@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Dialect, Engine
 
 from usage_instrument.database import outbox
+from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.errors import MetadataError, UserIdError
 from usage_instrument.events import Use, fitting_metadata
 from usage_instrument.runtime import log
 from usage_instrument.typing import UserId
 
-from .host_connections import adapt, is_at, key_of
+from .host_connections import HostConnection, TransactionEndedError, adapt, fault_of, is_at, is_lost, key_of, survives
 from .store import Store
 
 if TYPE_CHECKING:
@@ -28,7 +29,20 @@ _LOOK = 60.0
 _TRUST = 60.0
 """Seconds for which an INSERT that succeeded within a savepoint is repeated without one."""
 _REFUSAL = 60.0
-"""Seconds for which hooks replace the rows of a database that refused one."""
+"""Seconds for which hooks replace the rows of a bind that has no table, or may not insert."""
+_UNSENT = (ValueError, TypeError, OverflowError)
+"""What drivers raise for a value before they send anything."""
+
+
+class _Target:
+    """What is known of an engine, or of an alias of Django's."""
+
+    __slots__ = ("is_here", "refused_until", "trusted_until")
+
+    def __init__(self, *, is_here: bool) -> None:
+        self.is_here = is_here
+        """Whether it is on the database of the tables."""
+        self.trusted_until = self.refused_until = 0.0
 
 
 class OutboxSchedule:
@@ -68,61 +82,83 @@ class Outbox:
         self._settings = settings
         self._canonical = canonical
         self._committed = committed
-        self._here: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
-        self._django_here: dict[Hashable, bool] = {}
+        self._engines: WeakKeyDictionary[Engine, _Target] = WeakKeyDictionary()
+        self._aliases: dict[Hashable, _Target] = {}
         self._inserts: WeakKeyDictionary[Dialect, outbox.Insert] = WeakKeyDictionary()
-        self._trusted_until = self._refused_until = 0.0
 
     def takes(self, bind: Any) -> bool:
         """Whether an Engine or Connection of the host's, or one of Django's, is on the database of the tables, and its
         outbox works."""
-        if time.monotonic() < self._refused_until:
-            return False
+        target = self._target(bind)
+        return target.is_here and time.monotonic() >= target.refused_until
+
+    def _target(self, bind: Any) -> _Target:
         key = key_of(bind)
-        known: Any = self._here if isinstance(key, Engine) else self._django_here
-        found: bool | None = known.get(key)
+        known: Any = self._engines if isinstance(key, Engine) else self._aliases
+        found: _Target | None = known.get(key)
         if found is None:
             database = self._backend.database
-            found = known[key] = database is not None and is_at(key, database)
+            found = known[key] = _Target(is_here=database is not None and is_at(key, database))
         return found
 
     def put(self, connection: Any, uses: Sequence[Use]) -> bool:
-        """Insert the uses in the transaction of the connection; False if hooks must record them.
+        """Insert all the uses in the transaction of the connection, or none and return False: hooks must record them.
 
-        Raises what the driver raises if the database refuses rows that it took a moment ago, and the transaction is
-        lost with the statement.
+        Raises what the driver raises if the transaction is lost with the statement.
         """
         if not uses:  # the app's rule has dropped them
             return True
         try:
-            rows = [self._row(use) for use in uses]
+            host = adapt(connection)
+            target = self._target(connection)
+            insert = self._insert(host.dialect)
+            parameters = [insert.parameters(self._row(use)) for use in uses]
         except (UserIdError, MetadataError):  # which a hook rejects or reports
             return False
-        host = adapt(connection)
-        is_safe = host.survives
+        except Exception as error:
+            return self._failed(error)
+        # SQLite and MariaDB undo a statement that fails, but an executemany is several.
+        is_safe = len(parameters) == 1 if survives(host) else self._is_trusted(target, host)
         try:
-            insert = self._insert(host.dialect)
-            parameters = [insert.parameters(row) for row in rows]
-            if is_safe or time.monotonic() < self._trusted_until:
+            if is_safe:
                 host.execute(insert.text, parameters)
             else:
                 with host.savepoint():
                     host.execute(insert.text, parameters)
-                self._trusted_until = time.monotonic() + _TRUST
-        except host.errors as error:
-            if host.is_lost(error) or (not is_safe and time.monotonic() < self._trusted_until):
-                self._trusted_until = 0.0
+                target.trusted_until = time.monotonic() + _TRUST
+        except TransactionEndedError as ended:
+            raise ended.error from None
+        except Exception as error:
+            is_aborted = is_safe and not survives(host) and not isinstance(error, _UNSENT)
+            if is_aborted or is_lost(host, error):
+                target.trusted_until = 0.0
                 raise
-            self._refused_until = time.monotonic() + _REFUSAL
-            log.warning(
-                "no outbox",
-                "uses with commit= are recorded after the commit, as %s takes no rows (%s): run `usage-instrument db "
-                "upgrade`, and grant INSERT",
-                self._backend.tables().outbox.fullname,
-                type(error).__name__,
-            )
-            return False
+            return self._refused(target, host, error)
         return True
+
+    @staticmethod
+    def _is_trusted(target: _Target, host: HostConnection) -> bool:
+        return time.monotonic() < target.trusted_until and not host.is_read_only
+
+    def _refused(self, target: _Target, host: HostConnection, error: Exception) -> bool:
+        if fault_of(host, error) is not Fault.CONFIGURATION:
+            return self._failed(error)
+        target.refused_until = time.monotonic() + _REFUSAL
+        log.warning(
+            "no outbox",
+            "uses with commit= are recorded after the commit, as %s takes no rows (%s): run `usage-instrument db "
+            "upgrade`, and grant INSERT",
+            self._backend.tables().outbox.fullname,
+            type(error).__name__,
+        )
+        return False
+
+    @staticmethod
+    def _failed(error: Exception) -> bool:
+        log.warning(
+            "no outbox row", "uses of one transaction are recorded after its commit, not with it: %s", describe(error)
+        )
+        return False
 
     def _insert(self, dialect: Dialect) -> outbox.Insert:
         found = self._inserts.get(dialect)
