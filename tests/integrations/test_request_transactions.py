@@ -39,6 +39,7 @@ class Shop:
         class Order(db.Model):
             id = db.Column(db.Integer, primary_key=True)
             payment = db.Column(db.String(40), unique=True)
+            n = db.Column(db.Integer)
 
         self.Order = Order
         with app.app_context():
@@ -80,6 +81,21 @@ class Shop:
         def text(payment):
             db.session.execute(sa.text('INSERT INTO "order" (payment) VALUES (:payment)'), {"payment": payment})
             return "not committed"
+
+        @view("POST", "/bulk/<method>/<payment>")
+        def bulk(method, payment):
+            some = [Order(id=int(payment), payment=payment)] if "objects" in method else [{"id": payment, "n": 1}]
+            getattr(db.session, method)(*([] if "objects" in method else [Order]), some)
+            if "commit" in request.args:
+                db.session.commit()
+            return "bulk"
+
+        @view("POST", "/same/<payment>")
+        def same(payment):
+            order = db.session.scalars(sa.select(Order).filter_by(payment=payment)).one()
+            order.payment = payment
+            db.session.flush()
+            return "nothing changed"
 
         @view("POST", "/retry/<payment>")
         def retry(payment):
@@ -163,6 +179,22 @@ def test_what_is_not_committed_does_not_count(shop, captured):
     assert shop.post("/stream/pay_6").text == "ab"
     assert captured.names == ["core", "retry", "stream"]
     assert shop.payments == ["pay_2", "pay_5", "pay_6"]
+
+
+@pytest.mark.parametrize("method", ["bulk_save_objects", "bulk_insert_mappings", "bulk_update_mappings"])
+def test_the_bulk_methods_of_a_session_write(shop, captured, method):
+    shop.post("/save/pay_1")
+    shop.post(f"/bulk/{method}/7")
+    assert shop.payments == ["pay_1"]
+    assert captured.names == ["save"]
+    shop.post(f"/bulk/{method}/{1 if 'update' in method else 7}?commit")
+    assert captured.names == ["save", "bulk"]
+
+
+def test_a_flush_of_objects_with_their_old_values_writes_nothing(shop, captured):
+    shop.post("/save/pay_1")
+    shop.post("/same/pay_1")
+    assert captured.names == ["save", "same"]
 
 
 @pytest.mark.parametrize("ends_well", [True, False])

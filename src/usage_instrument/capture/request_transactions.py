@@ -18,7 +18,7 @@ from .context import Request, current_request
 from .kept_uses import KEY, Release, keep_in, run
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import ORMExecuteState, Session
+    from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, SessionTransactionOrigin
 
 REQUEST = "request"
 """The value of `commit=` for the transaction of the request."""
@@ -32,6 +32,7 @@ _WRITES = re.compile(
 """What writes behind WITH, or within it."""
 _following = allocate_lock()
 _wanted = _follows = False
+_subtransaction: SessionTransactionOrigin | None = None
 
 
 def want() -> None:
@@ -44,16 +45,17 @@ def want() -> None:
 def follow() -> None:
     """Listen to what all Sessions write, once, if that is wanted and the ORM is loaded. As early as possible, as
     session_transactions.follow."""
-    global _follows
+    global _follows, _subtransaction
     if _follows or not _wanted or "sqlalchemy.orm" not in sys.modules:
         return
     session_transactions.follow()
     with _following:
         if not _follows:
             from sqlalchemy import event
-            from sqlalchemy.orm import Session
+            from sqlalchemy.orm import Session, SessionTransactionOrigin
 
-            event.listen(Session, "before_flush", _flushes)
+            _subtransaction = SessionTransactionOrigin.SUBTRANSACTION
+            event.listen(Session, "after_transaction_create", _begins)
             event.listen(Session, "do_orm_execute", _executes)
             _follows = True
 
@@ -114,12 +116,21 @@ def _atomic_alias() -> str | None:
     return None
 
 
-def _flushes(session: Session, *_: object) -> None:
+def _begins(session: Session, transaction: SessionTransaction) -> None:
+    """A flush that has objects, and each bulk method, begins a transaction within the session's. The bulk methods have
+    no event of their own."""
     try:
-        if session.new or session.deleted or any(map(session.is_modified, session.dirty)):
+        if transaction.origin is _subtransaction and _is_writing(session):
             _note(session)
     except Exception:  # of the host's objects
         log.debug("cannot see what a session writes", exc_info=True)
+
+
+def _is_writing(session: Session) -> bool:
+    if session.new or session.deleted:
+        return True
+    dirty = session.dirty
+    return not dirty or any(map(session.is_modified, dirty))  # without a dirty object it is no flush
 
 
 def _executes(state: ORMExecuteState) -> None:
