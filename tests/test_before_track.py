@@ -214,7 +214,7 @@ def test_outside_of_a_request_nobody_is_excluded() -> None:
 
 def test_the_page_on_privacy_runs(sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    asked, rule = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    asked, _, rule = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     tables = made(sqlite.engine(), users=None)
     names: dict[str, Any] = {"ada": uuid.uuid4()}
     exec(compile(rule.replace("sqlite:///usage.db", sqlite.url), PAGE.name, "exec"), names)
@@ -229,6 +229,6 @@ def test_the_page_on_privacy_runs(sqlite: Database, tmp_path: Path, monkeypatch:
     usage.track("search", user=names["ada"])
     exec(compile(asked, PAGE.name, "exec"), names)
     assert names["receipt"].deleted == {
-        "feature_usage": 1, "feature_usage_history": 1, "feature_usage_exposures": 0
+        "feature_usage_outbox": 0, "feature_usage": 1, "feature_usage_history": 1, "feature_usage_exposures": 0
     }  # fmt: skip
     _default.reset()
