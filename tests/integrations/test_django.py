@@ -258,7 +258,7 @@ def assigns(request):
     """Answers with the variant of a user whom nothing has loaded."""
     from django.http import HttpResponse
 
-    return HttpResponse(usage.variant("page", ["red", "blue", "green"], user=request.user))
+    return HttpResponse(usage.variant("assigned", ["red", "blue", "green"], user=request.user))
 
 
 def test_a_user_whom_nothing_has_loaded_gets_a_variant_of_their_own(client, path_to_states, captured):
@@ -267,7 +267,7 @@ def test_a_user_whom_nothing_has_loaded_gets_a_variant_of_their_own(client, path
         client("/shop/login?name=ada")
         captured.clear()
         _, _, body = client("/assigns")
-    assert body.decode() == assign("page", "1", ["red", "blue", "green"]) != "red"
+    assert body.decode() == assign("assigned", "1", ["red", "blue", "green"]) != "red"
     assert [(each.variant, int(each.user)) for each in captured.exposures] == [(body.decode(), 1)]
     assert captured.rejected == []
 
