@@ -254,6 +254,19 @@ def test_a_user_whom_only_a_query_could_tell_is_never_written_as_anonymous(clien
     assert captured.rejected == []
 
 
+def test_an_option_that_states_a_user_whom_only_a_query_could_tell(client, path_to_states, captured):
+    engine = "django.contrib.sessions.backends.db"
+    with path_to_states(lambda request: request.user), override_settings(SESSION_ENGINE=engine):
+        client("/shop/plain")
+        assert features(captured) == [("store:plain", None)]
+        client("/shop/login?name=ada")
+        captured.clear()
+        client("/shop/plain")
+        assert (captured.uses, [rejected.feature for rejected in captured.rejected]) == ([], ["store:plain"])
+        client("/shop/user")
+    assert [(use.feature, int(use.user)) for use in captured.uses] == [("store:user", 1)]
+
+
 def assigns(request):
     """Answers with the variant of a user whom nothing has loaded."""
     from django.http import HttpResponse

@@ -16,7 +16,7 @@ from usage_instrument.errors import DeclarationError, UserIdError, describe
 from usage_instrument.events import Access
 from usage_instrument.typing import UNSET, Unset, UserId
 
-from .lazy_users import is_nobody
+from .lazy_users import nobody
 from .user_ids import is_deleted, is_unloaded, is_users_proxy, loaded_user, may_be_deleted, user_id_of
 
 SCOPE_KEY = "usage_instrument.request"
@@ -139,14 +139,7 @@ class Request:
                 found = self._lookup(self.info)
         if found is not UNSET:
             return found
-        if not is_unloaded(user):
-            return user_id_of(user)
-        if is_nobody(user, self.info):
-            return None
-        raise UserIdError(
-            f"nothing has loaded the lazy {type(user).__name__}, and only a query could find its id: pass the id, "
-            "`request.user.pk` in Django or `current_user.id` with Flask-Login, which loads the user"
-        )
+        return nobody(user, self.info) if is_unloaded(user) else user_id_of(user)
 
     def refuse(self, error: UserIdError) -> None:
         """Reject captures from now on, because the user is not known."""

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from usage_instrument.typing import UNSET
+from usage_instrument.errors import UserIdError
+from usage_instrument.typing import UNSET, UserId
 
 from .loaded_attributes import attributes_of
 from .request_info import flask_session
@@ -14,12 +15,21 @@ from .request_info import flask_session
 _DJANGO_COOKIES = "django.contrib.sessions.backends.signed_cookies"
 
 
-def is_nobody(user: object, info: Any) -> bool:
-    """Whether a proxy that nothing has loaded would load the anonymous user.
+def nobody(user: object, info: Any) -> UserId:
+    """None, the anonymous user, if a proxy that nothing has loaded would load no other.
 
-    The user is one for which the framework of the request with this `info` knows no id without a query. False where
-    only a query, or code of the host's, could tell.
+    The user is one for whom the framework of the request with this `info` knows no id without a query. Raises
+    UserIdError where only a query, or code of the host's, could find one.
     """
+    if not _is_nobody(user, info):
+        raise UserIdError(
+            f"nothing has loaded the lazy {type(user).__name__}, and only a query could find its id: pass the id, "
+            "`request.user.pk` in Django or `current_user.id` with Flask-Login, which loads the user"
+        )
+    return None
+
+
+def _is_nobody(user: object, info: Any) -> bool:
     login = sys.modules.get("flask_login")
     if login is not None and user is getattr(login, "current_user", UNSET):
         return _is_nobody_in_flask()

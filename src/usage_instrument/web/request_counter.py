@@ -12,6 +12,7 @@ from usage_instrument.capture import request_transactions
 from usage_instrument.capture.call_arguments import kept_metadata
 from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, LoginPage, Request, holder, judge, request_of
 from usage_instrument.capture.kept_uses import Release
+from usage_instrument.capture.lazy_users import nobody
 from usage_instrument.capture.outcome import leads_to_login
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
@@ -495,6 +496,8 @@ def _stated_user(
         if not (is_unloaded(stated) and is_users_proxy(stated, carrier)):
             raise
         found = framework_user(carrier)
+        if found is UNSET and is_unloaded(stated):  # the framework may have had to load it
+            return nobody(stated, carrier)
     if found is None and stated is not None and is_users_proxy(stated, carrier):  # who may have logged out
         found = framework_user(carrier)
     return None if found is UNSET else found
