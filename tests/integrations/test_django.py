@@ -942,7 +942,7 @@ def test_a_refusal_is_no_use_that_waits_for_a_commit(captured):
     from django.contrib.auth.decorators import login_required
     from django.test import Client
 
-    decorated = usage.tracks("paid", commit="default")
+    decorated = usage.tracks("paid_if_committed", commit="default")
     patterns = [
         path("pay", decorated(login_required(site.plain, login_url="/other"))),
         path("plain", decorated(site.plain)),
@@ -954,7 +954,7 @@ def test_a_refusal_is_no_use_that_waits_for_a_commit(captured):
         assert captured.names == []
         with transaction.atomic():
             Client().post("/plain")
-    assert (captured.names, captured.rejected, captured.complaints) == (["paid"], [], [])
+    assert (captured.names, captured.rejected, captured.complaints) == (["paid_if_committed"], [], [])
 
 
 @pytest.mark.parametrize("has_middleware", [True, False])
