@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
-from sqlalchemy import Connection, MetaData, Table, column, exc, inspect, literal, select, table
+from sqlalchemy import Connection, MetaData, Table, column, exc, inspect, select, table
 from sqlalchemy.engine.reflection import Inspector
 
 from usage_instrument.errors import SchemaError
@@ -52,29 +49,18 @@ def elsewhere(connection: Connection) -> str | None:
 
 def has_table(inspector: Inspector, table: Table) -> bool:
     """Whether a table is there; False also where MariaDB does not show it to a role without rights."""
-    with _without_rights(inspector.dialect.name):
+    try:
         return inspector.has_table(table.name, schema=table.schema)
-    return False
+    except exc.DBAPIError as error:
+        if dialects.get(inspector.dialect.name).classify(error) is not dialects.Fault.CONFIGURATION:
+            raise
+        return False
 
 
 def is_readable(connection: Connection, table: Table) -> bool:
     """Whether a table is there, and the role may read it; within a transaction."""
-    if not has_table(inspect(connection), table):
-        return False
-    with _without_rights(connection.dialect.name), connection.begin_nested():
-        connection.execute(select(literal(1)).select_from(table).limit(1))
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def _without_rights(dialect_name: str) -> Iterator[None]:
-    """Leave the block where the role has no right to what it does."""
-    try:
-        yield
-    except exc.DBAPIError as error:
-        if dialects.get(dialect_name).classify(error) is not dialects.Fault.CONFIGURATION:
-            raise
+    dialect = dialects.get(connection.dialect.name)
+    return has_table(inspect(connection), table) and dialect.may_read(connection, table)
 
 
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
     inspect,
     literal_column,
+    select,
 )
 from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.schema import CreateColumn
@@ -356,6 +357,16 @@ class Dialect(ABC):
         raise ConfigurationError(
             f"{connection.dialect.name} has no roles: a process that can write the file can change the audit trail"
         )
+
+    def may_read(self, connection: Connection, table: Table) -> bool:
+        """Whether the role may read a table that is there."""
+        try:
+            connection.execute(select(literal_column("1")).select_from(table).limit(1))
+        except exc.DBAPIError as error:
+            if self.classify(error) is not Fault.CONFIGURATION:
+                raise
+            return False
+        return True
 
     # ---- the read side: SQL text from SQL text, times in UTC
 

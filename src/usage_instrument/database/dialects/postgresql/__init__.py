@@ -18,7 +18,9 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
+    Text,
     bindparam,
+    cast,
     exc,
     func,
     inspect,
@@ -220,6 +222,10 @@ class PostgreSQL(Dialect):
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         return _sqlstate(error)[:2] in {"23", "40"}  # integrity_constraint_violation, transaction_rollback
+
+    def may_read(self, connection: Connection, table: Table) -> bool:
+        name = connection.dialect.identifier_preparer.format_table(table)  # a failed statement would end a transaction
+        return bool(connection.scalar(select(func.has_table_privilege(cast(name, Text), cast("SELECT", Text)))))
 
     def is_duplicate(self, error: exc.DBAPIError) -> bool:
         return _sqlstate(error) == "23505"
