@@ -18,7 +18,7 @@ _DJANGO_COOKIES = "django.contrib.sessions.backends.signed_cookies"
 def nobody(user: object, info: Any) -> UserId:
     """None, the anonymous user, if a proxy that nothing has loaded would load no other.
 
-    The user is one for whom the framework of the request with this `info` knows no id without a query. Raises
+    The framework of the request with this `info` knows no id of the user without a query. Raises
     UserIdError where only a query, or code of the host's, could find one.
     """
     if not _is_nobody(user, info):
