@@ -89,7 +89,7 @@ def keep(release: Release) -> None:
     request = _present()
     if request is None:
         run((release,))
-    elif isinstance(request, Writes) or request.kind == "websocket":  # whose end nobody tells, or is far away
+    elif isinstance(request, Writes) or request.kind == "websocket":  # whose end is not reported, or is far away
         keep_now(request, release)
     else:
         request.at_end(lambda: keep_now(request, release))

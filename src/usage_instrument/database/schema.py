@@ -32,7 +32,6 @@ from .users_table import column_name, defined_users_column, find_users, user_id_
 
 UNIQUE_USAGE = "uq_feature_usage_user_feature"
 UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"
-_TABLES = 9
 
 
 def define_tables(
@@ -155,7 +154,7 @@ def create_all(
 
 def _create_concurrently(engine: Engine, **options: Any) -> Created:
     """As create_all, while other workers of a starting app do the same."""
-    failures = 0
+    failures, tables = 0, len([*default_tables()])
     with engine.connect() as connection:
         while True:
             try:
@@ -165,7 +164,7 @@ def _create_concurrently(engine: Engine, **options: Any) -> Created:
                 # The loser of a race fails to create the table, and finds it the next time. ALTER statements follow
                 # the own CREATE and do not race.
                 failures += 1
-                if failures > _TABLES or (error.statement or "").startswith("ALTER"):
+                if failures > tables or (error.statement or "").startswith("ALTER"):
                     raise
 
 

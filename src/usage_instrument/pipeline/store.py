@@ -361,7 +361,7 @@ class Store:
     def move_outbox(self, ledger: Ledger, limit: int, *, rejects: bool = False) -> Moved:
         """Count the oldest rows of the outbox, or reject them, and delete them, in one transaction. Raises WriteError.
 
-        Exactly once by the rows themselves: whatever becomes of the transaction, they are counted if they are gone. So
+        Exactly once by the rows themselves: however the transaction ends, they are counted if they are gone. So
         it is no batch of the writer, and moves a row of the ledger that lives in this transaction alone.
         """
         settings, tables, flush = self._settings, self._tables, cast("Flush", self._flush)
