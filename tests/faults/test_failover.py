@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 import servers
 from captures import INTERVAL, Captures
 from conftest import entered
+from pipeline.recovering import recover
 from proxy import Proxy
 from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
@@ -167,8 +169,7 @@ class Behind:
         return {row.reason: row.uses for row in all_of(self.engine, self.tables.losses)}
 
 
-@pytest.mark.parametrize("journal", [False, True], ids=["memory", "journal"])
-@pytest.mark.parametrize("idle", [False, True], ids=["busy", "idle"])
+@pytest.mark.parametrize(("idle", "journal"), [(False, False), (True, False), (False, True)])
 def test_a_standby_takes_over_without_acknowledged_batches(
     pair: servers.PostgreSQLPair, idle: bool, journal: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,6 +186,19 @@ def test_a_standby_takes_over_without_acknowledged_batches(
         assert (program.tracker.stats().written, program.tracker.stats().dropped) == (captured, 0)
     (said,) = [record.getMessage() for record in caplog.records if "acknowledged" in record.getMessage()]
     assert "30 uses sent again, 0 uses lost" in said
+
+
+def test_a_process_that_is_killed_before_it_notices_has_its_batches_in_the_journal(
+    pair: servers.PostgreSQLPair, tmp_path: Path
+) -> None:
+    with before(pair.primary) as address:
+        program = Behind(pair, address, Settings(flush_interval=3600, journal=str(tmp_path / "alive")))
+        shutil.copytree(tmp_path / "alive", tmp_path / "killed")  # what kill -9 leaves
+        url = program.engine.url.render_as_string(hide_password=False)
+        recovered = recover(url, tmp_path / "killed")
+        assert (recovered.written, recovered.dropped, recovered.journals) == (30, 0, 1)
+        assert program.uses() == (35, 35)
+        assert program.end() == {}
 
 
 def test_batches_that_are_not_kept_are_booked(pair: servers.PostgreSQLPair) -> None:

@@ -237,7 +237,7 @@ def test_the_report_counts_all_that_is_held() -> None:
 
 def test_losses_that_a_later_batch_takes_are_saved_in_it() -> None:
     saved: list[Any] = []
-    journal: Any = SimpleNamespace(save=saved.append)
+    journal: Any = SimpleNamespace(save=lambda each, anew: saved.append(each))
     pending = PendingCounts(ROOM)
     for user in (1, 2):
         pending.counts.add(None, "f", [(user, 1)], STAMP, ROOM)

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from usage_instrument.events import Batch, row_order
 from usage_instrument.pipeline.batcher import Batcher, BatchState
 from usage_instrument.pipeline.journal import SavedSnapshot
+from usage_instrument.pipeline.journal.archive import sent as sent_before
 from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.settings import Settings
 
@@ -29,15 +30,22 @@ class Ledger:
 
 
 class Journal:
-    """Keeps the snapshot that was saved last; the disk may refuse it."""
+    """Keeps the snapshots; the disk may refuse one."""
 
     def __init__(self) -> None:
         self.saved: SavedSnapshot | None = None
+        self.kept: list[tuple[int, SavedSnapshot]] = []
         self.is_full = False
 
-    def save(self, saved: SavedSnapshot) -> None:
+    def save(self, saved: SavedSnapshot, *, anew: bool) -> None:
         if self.is_full:
             raise OSError("full")
+        if anew:
+            self.kept.clear()
+        elif self.saved is not None and saved.held.batches:
+            number = saved.held.batches[0].number
+            if number > max((kept for kept, _ in self.kept), default=0):
+                self.kept.append((number, self.saved))
         self.saved = saved
 
 
@@ -333,14 +341,14 @@ class JournaledMachine(Machine):
     def kill(self) -> None:
         saved: SavedSnapshot = self.journal.saved
         held = saved.held
-        self.dropped += self.lacking()  # the batches are gone with their process
+        self.ledger = Ledger(saved.writer_id, self.last_batch[saved.writer_id])
         self.past.clear()
         self.acknowledged.clear()
         self.erased.clear()
-        self.ledger = Ledger(saved.writer_id, self.last_batch[saved.writer_id])
         self.pending = PendingCounts(ROOM)
         self.batcher = Batcher(self.pending, self.settings, self.journal)
-        self.batcher.resume(held, self.ledger.number)
+        sent = sent_before(self.journal.kept, saved, self.ledger.number)
+        self.batcher.resume(held, self.ledger.number, sent)
         read = held.positions[0] if held.positions else 0
         for position, user, uses in self.unread:
             if position > read:  # type: ignore[operator]

@@ -60,7 +60,7 @@ class Journal:
         self.is_rotated = False
         self.rotations = 0
 
-    def save(self, saved: Any) -> None:
+    def save(self, saved: Any, *, anew: bool) -> None:
         self.saved.append(saved.held)
 
     def rotate_soon(self) -> None:

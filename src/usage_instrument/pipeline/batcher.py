@@ -119,6 +119,8 @@ class Batcher:
         """The highest number of an acknowledged batch."""
         self._positions: tuple[ReadPosition, ...] = ()
         self._is_snapshot_stale = False
+        self._begins_anew = False
+        """Whether the next snapshot has everything that may be sent again: earlier ones must not be used."""
         self.deferred = DeferredCounts(settings.user_retry)
         self.batch: Batch | None = None
         self.state = BatchState.NONE
@@ -215,8 +217,8 @@ class Batcher:
             number = (first[-1].number if first else self._number_after(ledger)) + 1
             batches = (*first, *(Batch(number + index, part) for index, part in enumerate(self._parts)))
             held = Snapshot(self._positions, batches, tuple(self.deferred.counts), self._lost(), tuple(self._accesses))
-            self._journal.save(SavedSnapshot(ledger.writer_id, ledger.registered, held))
-        self._is_snapshot_stale = False
+            self._journal.save(SavedSnapshot(ledger.writer_id, ledger.registered, held), anew=self._begins_anew)
+        self._is_snapshot_stale = self._begins_anew = False
 
     def _lost(self) -> tuple[Loss, ...]:
         return tuple(Loss(day, reason, uses) for (day, reason), uses in sorted(self._losses.items()))
@@ -231,14 +233,18 @@ class Batcher:
             self._losses[loss.day, loss.reason] += loss.uses
 
     @_locked
-    def resume(self, snapshot: Snapshot, number: int) -> None:
-        """Hold what a dead writer held; `number` is the last batch that is applied."""
+    def resume(self, snapshot: Snapshot, number: int, sent: Collection[Batch] = ()) -> None:
+        """Hold what a dead writer held; `number` is the last batch that is applied, and `sent` are batches after it
+        that the database had acknowledged, and lacks."""
         self._require(BatchState.NONE)
         self._positions = snapshot.positions
         self._uncut = self._uncut._replace(positions=snapshot.positions)
         left = deque(batch for batch in snapshot.batches if batch.number > number)
+        self._resent.extend(sent)
         if left:
-            self.batch, self.state = left.popleft(), BatchState.IN_DOUBT  # it may have been sent
+            self._resent.append(left.popleft())  # it may have been sent
+        if self._resent:
+            self._freeze(*self._resent.popleft(), BatchState.IN_DOUBT)
         for batch in left:
             if batch.counts:
                 self._parts.append(batch.counts)
@@ -247,7 +253,7 @@ class Batcher:
         self._return_losses(snapshot.losses)
         self.deferred.defer(snapshot.waiting, time.monotonic())
         self._accesses.extend(snapshot.accesses)
-        self._is_snapshot_stale = True
+        self._is_snapshot_stale = self._begins_anew = True
 
     @_locked
     def doubt(self) -> None:
@@ -294,13 +300,14 @@ class Batcher:
         self._freeze(0, (), (), (), BatchState.NONE)
         if self._resent:
             self._freeze(*self._resent.popleft(), BatchState.IN_DOUBT)
-        self._is_snapshot_stale = True
+        self._is_snapshot_stale = self._begins_anew = True
         return missing
 
     @_locked
     def abandon(self) -> list[Batch]:
         """Remove what is in doubt, as the row that numbered the batches is gone; return it."""
         self._acknowledged.clear()
+        self._begins_anew = True
         self._last_number = 0
         given_up = [self.give_up()] if self.state is BatchState.IN_DOUBT else []
         given_up += self._resent
@@ -441,6 +448,7 @@ class Batcher:
         if self.batch is not None or self._resent or self._parts or self._uncut.counts or self._journal is None:
             return False
         self._cut()
+        self._begins_anew = True  # earlier snapshots name everybody who was held
         self._save(ledger)
         return True
 

@@ -55,7 +55,12 @@ class Pipeline:
         recover = None
         if settings.journal is not None:
             self.journal = Journal(
-                settings.journal, backend.name, settings.journal_max_bytes, settings.max_pending, self._spill
+                settings.journal,
+                backend.name,
+                settings.journal_max_bytes,
+                settings.max_pending,
+                self._spill,
+                settings.resend_max_bytes,
             )
             recover = Recovery(settings.journal, backend.name, settings, canonical).run
         self._aggregator = Aggregator(self.buffer, self._pending, settings, canonical, self.journal, sinks_changed)

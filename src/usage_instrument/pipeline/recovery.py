@@ -10,7 +10,7 @@ from typing import NamedTuple
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import Ledger
-from usage_instrument.events import uses_text
+from usage_instrument.events import Batch, uses_text
 from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
 from usage_instrument.stats import Recovered
@@ -89,7 +89,9 @@ class Recovery:
             if directory.is_incomplete:
                 directory.remove()
                 return Recovered()
-            journal, saved = Journal.load(directory, self._root, self._settings.journal_max_bytes)
+            journal, saved = Journal.load(
+                directory, self._root, self._settings.journal_max_bytes, self._settings.resend_max_bytes
+            )
             ledger = self._ledger(directory, saved, store)
             return self._write(path, store, stop, journal, saved, ledger)
         except NewerJournalError as error:
@@ -131,7 +133,7 @@ class Recovery:
         aggregator = Aggregator(Buffer(), pending, self._settings, self._canonical, journal)
         maintenance = Maintenance(Catalog(), self._settings)
         writer = Writer(pending, self._settings, _OpenStore(store), aggregator, maintenance, journal)
-        writer.resume(ledger, saved)
+        writer.resume(ledger, saved, _sent(journal, saved, ledger))
         done = False
         while not done and not stop():
             aggregator.aggregate()
@@ -155,3 +157,14 @@ class Recovery:
             except WriteError as error:  # the row is pruned in time
                 log.debug("%s", error)
         return replace(figures, journals=1)
+
+
+def _sent(journal: Journal, saved: SavedSnapshot | None, ledger: Ledger) -> tuple[Batch, ...]:
+    """The acknowledged batches that the database lacks, as far as the journal can give them. Raises OSError."""
+    if saved is None:
+        return ()
+    try:
+        return journal.sent_before(saved, ledger.number)
+    except CorruptJournalError as error:
+        log.warning(("archive", journal.root), "batches that the database may lack cannot be sent again: %s", error)
+        return ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from usage_instrument.database.driver_errors import Fault
@@ -367,11 +367,22 @@ class Writer:
             self.batcher.abandon()  # nothing is in doubt, and nothing can be sent again under the row that is deleted
             self.maintenance.end()
 
-    def resume(self, ledger: Ledger, snapshot: SavedSnapshot | None) -> None:
-        """Continue where a dead writer ended, under its row in the ledger."""
+    def resume(self, ledger: Ledger, snapshot: SavedSnapshot | None, sent: Sequence[Batch]) -> None:
+        """Continue where a dead writer ended, under its row in the ledger. It had `sent` batches before those of its
+        snapshot, which the database lacks."""
         self.ledger = ledger
         if snapshot is not None:
-            self.batcher.resume(snapshot.held, ledger.number)
+            first = [*sent, *snapshot.held.batches][:1]
+            missing = max(first[0].number - ledger.number - 1, 0) if first else 0
+            if sent or missing:
+                log.warning(
+                    ("fallen back", ledger.writer_id),
+                    "the database lacks batches that it had acknowledged to a dead process, since a failover or a "
+                    "restored backup: %s sent again, %d batches not kept",
+                    uses_text(sum(batch.uses for batch in sent)),
+                    missing,
+                )
+            self.batcher.resume(snapshot.held, ledger.number, sent)
 
     def unwritten(self, users: Collection[UserId]) -> Unwritten:
         """The counts of a user, who may have several spellings, that are not confirmed."""

@@ -179,6 +179,11 @@ class Directory:
         with self._descriptor() as here:
             os.rename(name, to, src_dir_fd=here, dst_dir_fd=here)
 
+    def link(self, name: str, to: str) -> None:
+        """Give a file a second name. Raises OSError."""
+        with self._descriptor() as here:
+            os.link(name, to, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=False)
+
     def unlink(self, *names: str) -> None:
         """Delete files that may be gone already. Raises OSError."""
         with self._descriptor() as here:
@@ -191,6 +196,11 @@ class Directory:
         """The names of its files, sorted. Raises OSError."""
         with self._descriptor() as here, os.scandir(here) as entries:
             return sorted(entry.name for entry in entries)
+
+    def size_of(self, name: str) -> int:
+        """Bytes of one file. Raises OSError."""
+        with self._descriptor() as here:
+            return os.stat(name, dir_fd=here, follow_symlinks=False).st_size
 
     @property
     def size(self) -> int:

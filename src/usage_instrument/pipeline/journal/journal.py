@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from uuid import UUID, uuid4
 
-from usage_instrument.events import Use
+from usage_instrument.events import Batch, Use
 from usage_instrument.runtime import log
 from usage_instrument.runtime.threads import allocate_lock, get_ident
 from usage_instrument.runtime.waiting import in_greenlets
 from usage_instrument.typing import UserId
 
-from . import snapshot
+from . import archive, snapshot
 from .directory import Directory
 from .segment import Chunk, Segment, numbers
 from .snapshot import ReadPosition, SavedSnapshot
@@ -37,12 +37,19 @@ class Journal:
     """
 
     def __init__(
-        self, root: str, database: str, max_bytes: int, max_keys: int, spill: Callable[[str, UserId], object]
+        self,
+        root: str,
+        database: str,
+        max_bytes: int,
+        max_keys: int,
+        spill: Callable[[str, UserId], object],
+        archive_max_bytes: int = 0,
     ) -> None:
         self.root = root
         self._database = database
         self._max_bytes = max_bytes
         self._max_keys = max_keys
+        self._archive_max_bytes = archive_max_bytes
         self._slots = max(min(_SLOTS, max_bytes // 32), _SLOTS_MIN)
         self._spill = spill
         self._opening = allocate_lock()
@@ -60,9 +67,11 @@ class Journal:
         """Whether slots fill so fast that the aggregator must read more often."""
 
     @classmethod
-    def load(cls, directory: Directory, root: str, max_bytes: int) -> tuple[Journal, SavedSnapshot | None]:
+    def load(
+        cls, directory: Directory, root: str, max_bytes: int, archive_max_bytes: int = 0
+    ) -> tuple[Journal, SavedSnapshot | None]:
         """The journal of a dead writer, to be read. Raises CorruptJournalError, OSError."""
-        journal = cls(root, directory.database or "", max_bytes, 0, lambda feature, user: None)
+        journal = cls(root, directory.database or "", max_bytes, 0, lambda feature, user: None, archive_max_bytes)
         journal.directory = directory
         saved = snapshot.load(directory)
         positions = {position.segment: position for position in saved.held.positions} if saved is not None else {}
@@ -229,20 +238,31 @@ class Journal:
 
     # ---- the writer
 
-    def save(self, saved: SavedSnapshot) -> None:
-        """Keep what the writer holds, and delete the segments that are in it whole.
+    def sent_before(self, saved: SavedSnapshot, number: int) -> tuple[Batch, ...]:
+        """The batches after a number that were sent before those of the last snapshot, as far as they are kept.
+        Raises CorruptJournalError, OSError."""
+        return archive.sent(archive.load(self.directory), saved, number) if self.directory is not None else ()
+
+    def save(self, saved: SavedSnapshot, *, anew: bool = False) -> None:
+        """Keep what the writer holds, and delete the segments that are in it whole. The snapshot before is kept too,
+        as far as there is room; `anew` deletes all earlier ones.
 
         Raises OSError. Then the batches must not be sent: a recovery would send those of the snapshot before.
         """
         directory = self.directory
         if directory is None:
             return
+        if not anew and saved.held.batches:
+            with contextlib.suppress(OSError):  # the file system is full, or has no second names
+                archive.add(directory, saved.held.batches[0].number, self._archive_max_bytes)
         try:
             snapshot.save(saved, directory)
         except OSError:
-            if not self._free_reserve():
+            if not (archive.clear(directory) or self._free_reserve()):
                 raise
             snapshot.save(saved, directory)
+        if anew:
+            archive.clear(directory)
         for segment in list(self._segments):
             if segment.is_done and segment.position in saved.held.positions:
                 segment.remove()  # first: as long as a file is there, the snapshots must have its position
@@ -299,12 +319,16 @@ class Journal:
         """Raises OSError."""
         if self.directory is None:
             raise OSError("closed")
-        if self._segments and self.directory.size + self._slots * 4 > self._max_bytes:
+        if self._segments and not self._has_room() and not (archive.clear(self.directory) and self._has_room()):
             raise OSError(f"journal_max_bytes ({self._max_bytes}) are in use")
         segment = Segment.create(self.directory, self._next_number, self._slots, lambda user: self.is_erased(user))
         self._next_number += 1
         self._segments.append(segment)
         return segment
+
+    def _has_room(self) -> bool:
+        """Whether another segment is within the bound. Raises OSError."""
+        return self.directory is not None and self.directory.size + self._slots * 4 <= self._max_bytes
 
     def _make_if_possible(self) -> Segment | None:
         try:

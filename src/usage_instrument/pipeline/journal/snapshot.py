@@ -24,7 +24,7 @@ from .records import (
     use_to_json,
 )
 
-_NAME = "frame"
+NAME = "frame"
 VERSION = 2
 _WITHOUT_ACCESSES = 1
 """The version of a snapshot without accesses, so that the release before reads it."""
@@ -43,7 +43,7 @@ class Snapshot(NamedTuple):
 
     positions: tuple[ReadPosition, ...]
     batches: tuple[Batch, ...] = ()
-    """In the order of their numbers, which follow each other. Those up to the ledger's number are applied."""
+    """In the order of their numbers. Those up to the ledger's number are applied."""
     waiting: tuple[Count, ...] = ()
     """Counts whose user is not in the users table yet."""
     losses: tuple[Loss, ...] = ()
@@ -95,16 +95,16 @@ def save(saved: SavedSnapshot, directory: Directory) -> None:
             "accesses": [use_to_json(use) for use in held.accesses],
         },
     ]
-    with os.fdopen(directory.open_file(f"{_NAME}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+    with os.fdopen(directory.open_file(f"{NAME}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
         file.writelines(records.pack(part) for part in parts)
-    directory.rename(f"{_NAME}.new", _NAME)
+    directory.rename(f"{NAME}.new", NAME)
 
 
-def load(directory: Directory) -> SavedSnapshot | None:
-    """The last snapshot; None if there was none. Raises CorruptJournalError, OSError."""
-    path = directory.path / _NAME
+def load(directory: Directory, name: str = NAME) -> SavedSnapshot | None:
+    """The last snapshot, or one that was kept; None if there was none. Raises CorruptJournalError, OSError."""
+    path = directory.path / name
     try:
-        with os.fdopen(directory.open_file(_NAME, os.O_RDONLY), "rb") as file:
+        with os.fdopen(directory.open_file(name, os.O_RDONLY), "rb") as file:
             parts = records.read(file, os.fstat(file.fileno()).st_size)
             head: dict[str, Any] = next(parts, {})
             if natural(head["version"]) > VERSION:
@@ -120,7 +120,7 @@ def load(directory: Directory) -> SavedSnapshot | None:
 def _from_json(head: dict[str, Any], batches: list[dict[str, Any]], rest: dict[str, Any]) -> SavedSnapshot:
     """Raises one of MALFORMED."""
     given = [natural(batch["number"]) for batch in batches]
-    if len(given) != head["batches"] or given != [number + given[0] for number in range(len(given))]:
+    if len(given) != head["batches"] or given != sorted(set(given)):
         raise ValueError("a batch is missing")
     held = Snapshot(
         tuple(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from usage_instrument.errors import UsageInstrumentError
+from usage_instrument.events import Batch
 
 from .directory import Directory, directories, writer_of
 from .journal import Journal
@@ -79,12 +80,21 @@ def _status(path: Path, root: str, applied: Callable[[UUID], int]) -> JournalSta
             adopted.release()
     if journal.clock:
         found = found._replace(silent=max(time.time() - journal.clock / 1e6, 0.0))
-    return found if saved is None else _with_snapshot(found, saved, applied(saved.writer_id))
+    if saved is None:
+        return found
+    last_batch = applied(saved.writer_id)
+    try:
+        sent = journal.sent_before(saved, last_batch)
+    except (OSError, UsageInstrumentError):
+        sent = ()
+    return _with_snapshot(found, saved, sent, last_batch)
 
 
-def _with_snapshot(found: JournalStatus, saved: SavedSnapshot, last_batch: int) -> JournalStatus:
+def _with_snapshot(
+    found: JournalStatus, saved: SavedSnapshot, sent: tuple[Batch, ...], last_batch: int
+) -> JournalStatus:
     held = saved.held
-    batches = [batch for batch in held.batches if batch.number > last_batch]
+    batches = [*sent, *(batch for batch in held.batches if batch.number > last_batch)]
     return found._replace(
         writer=saved.writer_id,
         in_batches=sum(batch.uses for batch in batches) + sum(count.uses for count in held.waiting),

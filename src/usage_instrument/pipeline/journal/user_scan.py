@@ -7,7 +7,7 @@ from pathlib import Path
 
 from usage_instrument.typing import UserId
 
-from . import snapshot
+from . import archive, snapshot
 from .dictionary import Dictionary
 from .directory import Directory, directories
 from .records import CorruptJournalError
@@ -36,6 +36,8 @@ def _users(path: Path) -> Iterator[UserId]:
     saved = snapshot.load(directory)
     if saved is not None:
         yield from saved.held.users
+    for _, earlier in archive.load(directory):
+        yield from earlier.held.users
     for name in directory.names:
         if name.endswith(".log"):
             yield from Dictionary(directory, name).users
