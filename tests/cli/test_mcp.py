@@ -8,12 +8,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from mcp import Client, StdioServerParameters
 
 from conftest import Database
 from reading import made
@@ -23,6 +22,9 @@ from usage_instrument.cli.demo import past
 from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.schema import create_all
 
+if TYPE_CHECKING:
+    from mcp import Client
+
 COMMAND = Path(sys.executable).with_name("usage-instrument")
 OF_ONE_USER = {"user_features", "recommend"}
 VARIED = {"feature": past.VARIED, "key": "variant"}
@@ -30,6 +32,7 @@ VARIED = {"feature": past.VARIED, "key": "variant"}
 
 def ask(url: str, questions: Callable[[Client], Any], *options: str) -> Any:
     """What the questions find; the command is started, and ended by the end of its input."""
+    from mcp import Client, StdioServerParameters  # takes seconds
 
     async def asked() -> Any:
         arguments = ["mcp", "--url", url, *options]

@@ -10,9 +10,9 @@ import sys
 from typing import Any
 
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from usage_instrument.errors import ExperimentError
 from usage_instrument.experiments import (
@@ -66,7 +66,9 @@ def test_better() -> None:
     assert against.lift.value == against.always_valid_lift.value == pytest.approx(0.2)
     assert against.always_valid_lift.low < against.lift.low < against.lift.high < against.always_valid_lift.high
     assert against.p_value < against.always_valid_p < 0.001
-    assert against.p_value == pytest.approx(stats.chi2_contingency([[2000, 18000], [2400, 17600]], correction=False)[1])
+    assert against.p_value == pytest.approx(
+        scipy.stats.chi2_contingency([[2000, 18000], [2400, 17600]], correction=False)[1]
+    )
 
 
 def test_worse() -> None:
@@ -251,7 +253,7 @@ def test_uses() -> None:
     assert red.mean.value == pytest.approx(4.0)
     assert blue.expected_loss == pytest.approx(0, abs=1e-9)
     assert red.expected_loss == pytest.approx(1.0, abs=1e-6)
-    expected = stats.ttest_ind_from_stats(5.0, 6.0, 5000, 4.0, 5.0, 5000, equal_var=False).pvalue
+    expected = scipy.stats.ttest_ind_from_stats(5.0, 6.0, 5000, 4.0, 5.0, 5000, equal_var=False).pvalue
     assert comparison(found).p_value == pytest.approx(expected)
 
 
@@ -320,7 +322,7 @@ def test_a_guardrail_is_one_sided() -> None:
     assert (found.always_valid_p, found.has_fallen) == (1.0, False)
     falls = GuardrailFigures("checkout", figures((50_000, 5000), (50_000, 4900)))
     (found,) = analyse(figures((50_000, 5000), (50_000, 5700)), guardrails=[falls]).guardrails
-    two_sided = stats.chi2_contingency([[5000, 45_000], [4900, 45_100]], correction=False)[1]
+    two_sided = scipy.stats.chi2_contingency([[5000, 45_000], [4900, 45_100]], correction=False)[1]
     assert found.p_value == pytest.approx(two_sided / 2)
 
 

@@ -8,10 +8,9 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
-from statsmodels.stats import weightstats
 
 from usage_instrument.errors import ExperimentError
 from usage_instrument.experiments.figures import VariantFigures
@@ -52,21 +51,23 @@ def test_welch_and_fieller_as_r() -> None:
     assert difference is not None
     assert (difference.low, difference.high) == pytest.approx((-1.3249365, 0.9271785), abs=1e-6)
     # mratios has the degrees of freedom of the estimated ratio, we have those of the test.
-    lift = pair.lift_interval(float(stats.t.ppf(0.975, 6.938238685728117)))
+    lift = pair.lift_interval(float(scipy.stats.t.ppf(0.975, 6.938238685728117)))
     assert lift is not None
     assert (1 + lift.low, 1 + lift.value, 1 + lift.high) == pytest.approx((0.4056763, 0.8643849, 2.6170008), abs=1e-6)
 
 
 @given(samples, samples)
 def test_welch_as_scipy_and_statsmodels(control: list[float], variant: list[float]) -> None:
+    from statsmodels.stats import weightstats  # takes seconds: with Pandas
+
     pair = means(control, variant)
     if min(np.ptp(control), np.ptp(variant)) < 0.01:
         return
-    expected = stats.ttest_ind(variant, control, equal_var=False)
+    expected = scipy.stats.ttest_ind(variant, control, equal_var=False)
     assert pair.statistic == pytest.approx(expected.statistic, rel=1e-6, abs=1e-9)
     assert pair.p_value == pytest.approx(expected.pvalue, rel=1e-5, abs=1e-12)
     assert pair.p_value_of_fall == pytest.approx(
-        stats.ttest_ind(variant, control, equal_var=False, alternative="less").pvalue, rel=1e-5, abs=1e-12
+        scipy.stats.ttest_ind(variant, control, equal_var=False, alternative="less").pvalue, rel=1e-5, abs=1e-12
     )
     compared = weightstats.CompareMeans(weightstats.DescrStatsW(variant), weightstats.DescrStatsW(control))
     difference = pair.difference_interval(pair.critical_value(0.05))
@@ -81,7 +82,7 @@ def test_student_as_scipy(sample: list[float]) -> None:
     if np.ptp(sample) < 0.01:
         return
     estimate = student(figures("a", sample), 0.05)
-    expected = stats.t.interval(0.95, len(sample) - 1, np.mean(sample), stats.sem(sample))
+    expected = scipy.stats.t.interval(0.95, len(sample) - 1, np.mean(sample), scipy.stats.sem(sample))
     assert (estimate.low, estimate.high) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
@@ -122,7 +123,7 @@ def test_negative_means_have_no_lift() -> None:
     pair = means([-5.0, -4.0, -6.0], [2.0, 1.0, 3.0])
     assert (pair.lift, pair.lift_interval(2.0)) == (None, None)
     assert pair.difference == 7.0
-    assert pair.p_value == pytest.approx(stats.ttest_ind([2, 1, 3], [-5, -4, -6], equal_var=False).pvalue)
+    assert pair.p_value == pytest.approx(scipy.stats.ttest_ind([2, 1, 3], [-5, -4, -6], equal_var=False).pvalue)
 
 
 def test_very_large_counts() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from statsmodels.stats import power as power_of
 
 from usage_instrument.errors import ExperimentError
 from usage_instrument.experiments import sample_size
@@ -24,6 +23,8 @@ def test_shares_as_published(baseline: float, effect: float, power: float, units
 
 @pytest.mark.parametrize(("mean", "deviation", "effect"), [(10.0, 5.0, 0.1), (3.0, 12.0, 0.05), (1.0, 1.0, -0.5)])
 def test_means_as_statsmodels(mean: float, deviation: float, effect: float) -> None:
+    from statsmodels.stats import power as power_of  # takes seconds: with Pandas
+
     expected = power_of.NormalIndPower().solve_power(effect * mean / deviation, alpha=0.05, power=0.8)
     assert sample_size(mean, effect, deviation=deviation, always_valid=False) == pytest.approx(expected, abs=1)
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special, stats
 
 from usage_instrument.experiments.posteriors import BetaPosterior, NormalPosterior, best
 
@@ -25,8 +25,8 @@ def miller(a: BetaPosterior, b: BetaPosterior) -> float:
     alpha_a, beta_a = a.converted + 1, a.units - a.converted + 1
     alpha_b, beta_b = b.converted + 1, b.units - b.converted + 1
     i = np.arange(alpha_b)
-    logs = special.betaln(alpha_a + i, beta_a + beta_b) - np.log(beta_b + i)
-    return float(np.sum(np.exp(logs - special.betaln(1 + i, beta_b) - special.betaln(alpha_a, beta_a))))
+    logs = scipy.special.betaln(alpha_a + i, beta_a + beta_b) - np.log(beta_b + i)
+    return float(np.sum(np.exp(logs - scipy.special.betaln(1 + i, beta_b) - scipy.special.betaln(alpha_a, beta_a))))
 
 
 def stucchio(a: BetaPosterior, b: BetaPosterior) -> float:
@@ -94,10 +94,10 @@ def test_normal_posteriors_as_the_closed_form(mean: float, error: float) -> None
     """The difference of two is normal; its positive part has the mean `d Φ(d / s) + s φ(d / s)`."""
     found = best([NormalPosterior(0.0, 1.0), NormalPosterior(mean, error)])
     spread = math.hypot(1.0, error)
-    assert found[1][0] == pytest.approx(stats.norm.cdf(mean / spread), abs=1e-9)
+    assert found[1][0] == pytest.approx(scipy.stats.norm.cdf(mean / spread), abs=1e-9)
     for sign, (_, loss) in zip((1, -1), found, strict=True):
         d = sign * mean / spread
-        expected = spread * (d * stats.norm.cdf(d) + stats.norm.pdf(d))
+        expected = spread * (d * scipy.stats.norm.cdf(d) + scipy.stats.norm.pdf(d))
         assert loss == pytest.approx(expected, rel=1e-7, abs=1e-12)
 
 
@@ -119,5 +119,5 @@ def test_large_counts_as_the_normal_approximation(units: int) -> None:
     (_, loss), (probability, _) = best(
         [BetaPosterior(converted, units), BetaPosterior(converted + round(spread * units), units)]
     )
-    assert probability == pytest.approx(stats.norm.cdf(1), abs=1e-3)
-    assert loss == pytest.approx(spread * (stats.norm.cdf(1) + stats.norm.pdf(1)), rel=5e-3)
+    assert probability == pytest.approx(scipy.stats.norm.cdf(1), abs=1e-3)
+    assert loss == pytest.approx(spread * (scipy.stats.norm.cdf(1) + scipy.stats.norm.pdf(1)), rel=5e-3)

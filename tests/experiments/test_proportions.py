@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import optimize, stats
-from statsmodels.stats import proportion
 
 from usage_instrument.experiments.proportions import Proportions, normal_quantile, wilson
 from usage_instrument.experiments.results import Estimate
@@ -34,6 +33,8 @@ def test_wilson_as_published(converted: int, units: int, low: float, high: float
 
 @given(counts, st.sampled_from([0.2, 0.05, 0.001]))
 def test_wilson_as_statsmodels(count: tuple[int, int], alpha: float) -> None:
+    from statsmodels.stats import proportion  # takes seconds: with Pandas
+
     expected = proportion.proportion_confint(*count, alpha=alpha, method="wilson")
     estimate = wilson(*count, alpha)
     assert bounds(estimate) == pytest.approx(expected, abs=1e-12)
@@ -54,12 +55,14 @@ def test_chi_square_as_published() -> None:
 
 @given(counts, counts)
 def test_chi_square_as_scipy_and_statsmodels(control: tuple[int, int], variant: tuple[int, int]) -> None:
+    from statsmodels.stats import proportion  # takes seconds: with Pandas
+
     pair = Proportions(*control, *variant)
     converted = [pair.control_converted, pair.converted]
     units = [pair.control_units, pair.units]
     if 0 < sum(converted) < sum(units):
         table = np.array([converted, np.subtract(units, converted)])
-        assert pair.p_value == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue, rel=1e-8)
+        assert pair.p_value == pytest.approx(scipy.stats.chi2_contingency(table, correction=False).pvalue, rel=1e-8)
         statistic, p_value = proportion.proportions_ztest(converted[::-1], units[::-1])
         assert pair.statistic == pytest.approx(statistic, abs=1e-9)
         assert pair.p_value == pytest.approx(p_value, rel=1e-8)
@@ -101,6 +104,8 @@ PAIRS = [Proportions(12, 100, 21, 90), Proportions(500, 5000, 640, 5100), Propor
 @pytest.mark.parametrize("alpha", [0.2, 0.05, 0.001])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_ratio_as_statsmodels(pair: Proportions, alpha: float) -> None:
+    from statsmodels.stats import proportion  # takes seconds: with Pandas
+
     expected = proportion.confint_proportions_2indep(
         pair.converted, pair.units, pair.control_converted, pair.control_units,
         method="score", compare="ratio", alpha=alpha, correction=False,
@@ -120,15 +125,17 @@ def test_the_difference_as_its_definition(pair: Proportions, alpha: float) -> No
 
         def unlikely(share: float, bound: float = bound) -> float:
             return -float(
-                stats.binom.logpmf(pair.control_converted, pair.control_units, share)
-                + stats.binom.logpmf(pair.converted, pair.units, share + bound)
+                scipy.stats.binom.logpmf(pair.control_converted, pair.control_units, share)
+                + scipy.stats.binom.logpmf(pair.converted, pair.units, share + bound)
             )
 
-        control = optimize.minimize_scalar(unlikely, bounds=(least, most), method="bounded", options={"xatol": 1e-12}).x
+        control = scipy.optimize.minimize_scalar(
+            unlikely, bounds=(least, most), method="bounded", options={"xatol": 1e-12}
+        ).x
         variance = control * (1 - control) / pair.control_units
         variance += (control + bound) * (1 - control - bound) / pair.units
         statistic = (pair.difference - bound) / math.sqrt(variance)
-        assert 2 * stats.norm.sf(abs(statistic)) == pytest.approx(alpha, rel=1e-3)
+        assert 2 * scipy.stats.norm.sf(abs(statistic)) == pytest.approx(alpha, rel=1e-3)
 
 
 @given(counts, counts, st.sampled_from([0.3, 0.05, 1e-6]))
@@ -196,4 +203,4 @@ def test_very_large_counts() -> None:
     assert lift is not None
     half = Z * math.sqrt(0.9 * 2 / 10**14)
     assert (lift.low, lift.value, lift.high) == pytest.approx((1e-6 - half, 1e-6, 1e-6 + half), abs=half / 100)
-    assert pair.p_value == pytest.approx(2 * stats.norm.sf(1e8 / math.sqrt(2 * 0.09 * 10**15)), rel=1e-4)
+    assert pair.p_value == pytest.approx(2 * scipy.stats.norm.sf(1e8 / math.sqrt(2 * 0.09 * 10**15)), rel=1e-4)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from usage_instrument.experiments.figures import VariantFigures
 from usage_instrument.experiments.results import SampleRatio
@@ -36,7 +36,7 @@ def test_as_scipy(variants: list[tuple[int, int]]) -> None:
     if units < 100:
         assert (found.p_value, found.is_broken) == (None, False)
         return
-    expected = stats.chisquare([n for n, _ in variants], [w / total * units for _, w in variants]).pvalue
+    expected = scipy.stats.chisquare([n for n, _ in variants], [w / total * units for _, w in variants]).pvalue
     assert found.p_value == pytest.approx(expected, rel=1e-6, abs=1e-300)
     assert found.is_broken == (expected < 0.001)
     assert sum(found.observed) == pytest.approx(1)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+import scipy
 
 from usage_instrument.experiments.figures import VariantFigures
 from usage_instrument.experiments.means import Means
@@ -22,12 +22,12 @@ def mixture(statistic: float, ratio: float, sides: float = 1.0) -> float:
     """The likelihood ratio, by quadrature over effects of the deviation sqrt(ratio), for a standard error of 1."""
 
     def density(effect: float) -> float:
-        return float(sides * stats.norm.pdf(effect, scale=math.sqrt(ratio))) * math.exp(
+        return float(sides * scipy.stats.norm.pdf(effect, scale=math.sqrt(ratio))) * math.exp(
             statistic * effect - effect**2 / 2
         )
 
     above = 0.0 if sides == 2 else math.inf
-    return float(integrate.quad(density, -math.inf, above, epsabs=1e-13, epsrel=1e-11, limit=500)[0])
+    return float(scipy.integrate.quad(density, -math.inf, above, epsabs=1e-13, epsrel=1e-11, limit=500)[0])
 
 
 @pytest.mark.parametrize(("statistic", "ratio"), CASES)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pandas as pd
-import polars as pl
 import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
@@ -57,6 +55,8 @@ def test_flask_sqlalchemy(filled: Filled, answers: dict[str, Answer]) -> None:
 
 
 def test_pandas(filled: Filled, answers: dict[str, Answer]) -> None:
+    import pandas as pd  # takes a second
+
     for name, question in asked(filled).items():
         frame = pd.read_sql(question, filled.connection)
         assert [*frame.columns] == question.selected_columns.keys()
@@ -68,6 +68,8 @@ def test_pandas(filled: Filled, answers: dict[str, Answer]) -> None:
 
 
 def test_polars(filled: Filled, answers: dict[str, Answer]) -> None:
+    import polars as pl  # takes a second
+
     for name, question in asked(filled).items():
         frame = pl.read_database(question, filled.connection)
         assert frame.columns == question.selected_columns.keys()
