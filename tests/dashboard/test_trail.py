@@ -88,9 +88,10 @@ def trail_on(database: Database, kind: Any, **options: Any) -> Trail:
 KINDS = pytest.mark.parametrize("kind", [by_asgi, by_wsgi])
 
 
-@pytest.fixture(params=[by_asgi, by_wsgi])
-def trail(request: pytest.FixtureRequest, database: Database) -> Iterator[Trail]:
-    made = trail_on(database, request.param)
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def trail(request: pytest.FixtureRequest) -> Iterator[Trail]:
+    """On each kind of database, and by each shell."""
+    made = trail_on(request.getfixturevalue(request.param), by_wsgi if request.param == "postgresql" else by_asgi)
     yield made
     assert made.tracker.shutdown()
 
@@ -283,9 +284,9 @@ def test_who_is_not_known_may_not_look(sqlite: Database, kind: Any) -> None:
 
 
 @KINDS
-def test_what_cannot_be_recorded_is_not_shown(database: Database, kind: Any, caplog: pytest.LogCaptureFixture) -> None:
-    impatient = Tracker(database.url, Settings(flush_interval=0, audit_timeout=0.5))  # it retries until then
-    trail = trail_on(database, kind, tracker=impatient)
+def test_what_cannot_be_recorded_is_not_shown(sqlite: Database, kind: Any, caplog: pytest.LogCaptureFixture) -> None:
+    impatient = Tracker(sqlite.url, Settings(flush_interval=0, audit_timeout=0.5))  # it retries until then
+    trail = trail_on(sqlite, kind, tracker=impatient)
     access = trail.tables.access
     refuse = sa.event.listens_for(sa.Engine, "before_cursor_execute")
 
