@@ -83,8 +83,9 @@ class UsageMiddleware:
                 await self.app(scope, receive, exchange.send)
             else:
                 await self._audited(exchange, scope, receive)
-        except AuditUnavailable as error:
-            if exchange.has_begun:
+        except BaseException as error:
+            exchange.request.succeeded = False  # also where the response has started
+            if exchange.has_begun or not isinstance(error, AuditUnavailable):
                 raise
             unavailable.report(error)
             await _refuse(kind, send)

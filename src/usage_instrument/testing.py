@@ -15,7 +15,7 @@ from .settings import Settings
 from .typing import UNSET, Outcome, UserId, UserIdType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from .events import Access, Use
 
@@ -193,6 +193,9 @@ class CapturedUsage:
 
     def request_ended(self) -> None:
         """As Recorder.request_ended."""
+
+    def confirm_users(self, users: Collection[UserId]) -> None:
+        """As Recorder.confirm_users."""
 
     async def ashutdown(self, timeout: float | None = None) -> bool:  # the protocol's
         """As Recorder.ashutdown."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -238,6 +238,10 @@ class Tracker:
     def request_ended(self) -> None:
         """As Recorder.request_ended."""
         self._pipeline.relieve()
+
+    def confirm_users(self, users: Collection[UserId]) -> None:
+        """As Recorder.confirm_users."""
+        self._pipeline.confirm_users(users)
 
     def _outbox_grew(self) -> None:
         self._watch()

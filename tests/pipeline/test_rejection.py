@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from usage_instrument.database.driver_errors import Fault
-from usage_instrument.events import Access, Batch, Use
-from usage_instrument.pipeline import losses, rejection
+from usage_instrument.events import Access, Batch, Use, canonical_user
+from usage_instrument.pipeline import known_users, losses
 from usage_instrument.pipeline.batcher import Batcher
+from usage_instrument.pipeline.known_users import KnownUsers
 from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.pipeline.rejection import Rejection
 from usage_instrument.pipeline.retry import RetryPolicy
@@ -30,7 +31,8 @@ class Bench:
         self.capture(*users, metadata=metadata)
         self.batcher = Batcher(self.pending, Settings(user_id_type="integer", flush_rows=flush_rows), journal)
         self.retry = RetryPolicy()
-        self.rejection = Rejection(self.batcher, self.retry)
+        self.known = KnownUsers(canonical_user("integer"))
+        self.rejection = Rejection(self.batcher, self.retry, self.known)
         self.ledger: Any = SimpleNamespace(number=0, writer_id=uuid.UUID(int=1), registered=True)
         self.unknown: set[Any] = set()
         self.written: list[Any] = []
@@ -104,13 +106,28 @@ def test_users_who_had_a_row_and_have_none_are_deleted_and_count_for_nobody() ->
 
 
 def test_not_every_user_is_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejection, "_SEEN", 2)
+    monkeypatch.setattr(known_users, "MOST", 2)
     bench = Bench(1)
     bench.run(lambda batch: None)
     for user in (2, 3):
         bench.capture(user)
         bench.run(lambda batch: None)
-    assert list(bench.rejection._seen) == [2, 3]
+    assert bench.known.among({1, 2, 3}) == {2, 3}
+
+
+@pytest.mark.parametrize("has_met_users", [True, False])
+def test_users_of_ended_requests_without_a_row_are_deleted(
+    has_met_users: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(*[1] * has_met_users)
+    bench.run(lambda batch: None)
+    bench.known.add(["2", "no id"])  # as a session spells it
+    bench.unknown = {2, 4}
+    bench.capture(2, 4)
+    bench.run(lambda batch: UNKNOWN if bench.unknown & {count.user for count in batch.counts} else None)
+    assert bench.written == [*[1] * has_met_users, None]
+    assert list(bench.batcher.deferred.users) == [4]
+    assert ("names another table" in caplog.text) is not has_met_users, "unless others are found in it"
 
 
 def test_a_user_who_has_appeared_is_tried_again_but_not_for_ever() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from usage_instrument.events import canonical_user
 from usage_instrument.pipeline.batcher import Batcher, BatchState
+from usage_instrument.pipeline.known_users import KnownUsers
 from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.pipeline.rejection import Rejection
 from usage_instrument.pipeline.retry import RetryPolicy
@@ -42,7 +44,7 @@ class Bench:
         self.pending.counts.add(None, "f", [(user, 1) for user in users], 0, 100)
         self.batcher = Batcher(self.pending, SETTINGS, journal)
         self.batcher.take()
-        self.rejection = Rejection(self.batcher, RetryPolicy())
+        self.rejection = Rejection(self.batcher, RetryPolicy(), KnownUsers(canonical_user("integer")))
         self.filter = SuppressionFilter(self.batcher, self.rejection, settings, journal)
         self.store: Any = SimpleNamespace(suppressions=Suppressed(), is_outdated=lambda ledger: True)
         self.ledger: Any = SimpleNamespace(number=0, writer_id=None, registered=True)

@@ -22,6 +22,7 @@ from usage_instrument.database.ledger import Ledger
 from usage_instrument.pipeline.aggregator import Aggregator
 from usage_instrument.pipeline.buffer import Buffer
 from usage_instrument.pipeline.flush_request import FlushRequest
+from usage_instrument.pipeline.known_users import KnownUsers
 from usage_instrument.pipeline.maintenance import Maintenance
 from usage_instrument.pipeline.pending_counts import PendingCounts
 from usage_instrument.pipeline.store import Store, WriteError
@@ -483,9 +484,8 @@ def test_flushes_that_nobody_waits_for_any_more_hold_up_nobody() -> None:
     aggregator = Aggregator(Buffer(), pending, tracker.settings, tracker._canonical)
     maintenance = Maintenance(tracker.catalog, tracker.settings)
     waiting: list[FlushRequest] = []
-    writer = Writer(
-        pending, tracker.settings, tracker._backend, aggregator, maintenance, is_asked=lambda: bool(waiting)
-    )
+    known, is_asked = KnownUsers(tracker._canonical), lambda: bool(waiting)
+    writer = Writer(pending, tracker.settings, tracker._backend, aggregator, maintenance, known, is_asked=is_asked)
     requests = [*(FlushRequest(0) for _ in range(5)), FlushRequest(0, final=True)]
     waiting += requests
     while waiting:

@@ -125,6 +125,7 @@ def _track(
             request.mark_access(key)
         if is_use:
             request.counted.add(key)
+            request.note_user(who)
     return in_time
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar, Token
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -43,6 +43,9 @@ class Middleware(Protocol):
     def framework_user(self, info: Any) -> UserId | Unset:
         """The framework's own user, as far as it is known without a query. Raises UserIdError."""
 
+    def confirm(self, users: Collection[UserId]) -> None:
+        """A request of these users has ended with success. Raises nothing."""
+
 
 OPERATIONS = object()
 """As `Request.judged_by`: the operations of the request count, each by itself, and the route does not."""
@@ -65,6 +68,10 @@ class Request:
     """Whether a tuple may be a response, as in WSGI."""
     denied = False
     """Whether the framework has sent the user to a login page."""
+    succeeded = False
+    """Whether its answer is no error, so that what it wrote is committed when it has ended."""
+    _users: set[UserId] | None = None
+    """The users of its uses, beside `user`."""
     _accesses: dict[object, Access | None] | None = None
     sessions: dict[Any, bool | None] | None = None
     """The sessions of SQLAlchemy that wrote in the request, and whether their last transaction committed; None while it
@@ -100,6 +107,8 @@ class Request:
         Raises UserIdError for a bad id. Captures are then rejected until the next call.
         """
         self._lazy = None
+        if self.user is not UNSET:
+            self.note_user(self.user)
         self.ready = False  # until the user is final: another thread of the request may capture meanwhile
         try:
             self.actor = UNSET if actor is UNSET else self.user_of(actor)
@@ -168,6 +177,22 @@ class Request:
         self.denied = True
         self.discard()
 
+    def note_user(self, user: UserId) -> None:
+        """Keep the user of a use."""
+        if user is None or not self.open:
+            return
+        if self._users is None:
+            self._users = {user}
+        else:
+            self._users.add(user)
+
+    @property
+    def users(self) -> set[UserId]:
+        """The users of its uses so far."""
+        if self.user is not UNSET:
+            self.note_user(self.user)
+        return self._users or set()
+
     def open_access(self, key: object, access: Access | None) -> None:
         """Keep an access to a feature (`Feature.key`) whose attempt is recorded and whose outcome is not."""
         if self._accesses is None:
@@ -210,7 +235,7 @@ class Request:
         self.open = self.ready = self.discarded = False
         self.user, self._lookup, self._refused, self.info = UNSET, None, None, None
         self.actor = UNSET
-        self._stated = self._lazy = None
+        self._stated = self._lazy = self._users = None
 
     def capture_user(self) -> UserId | Unset:
         """The user of a capture, or UNSET if it does not count. Raises UserIdError for a refused statement."""

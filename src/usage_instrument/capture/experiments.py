@@ -14,7 +14,7 @@ from usage_instrument.runtime.processes import ALIVE, notice_fork
 from usage_instrument.typing import UNSET, UserId
 
 from .assignment import assign, checked_experiment, checked_variant, ranges_of
-from .context import Holder, holder, user_here
+from .context import Holder, holder, request_of, user_here
 from .registry import Catalog, Experiment, Feature, Recorder, declared
 
 _ASSIGNED = 10_000
@@ -193,11 +193,14 @@ def _arm(catalog: Catalog, experiment: str, variant: str) -> Feature:
 
 def _user(held: Holder | None, stated: object) -> UserId:
     """Raises UserIdError, and what the host's own lookup raises."""
-    if stated is not UNSET:
-        return user_here(stated)
     if held is None:
-        return None
-    return held.user if held.ready else held.known_user()  # type: ignore[return-value]  # ready: the user is known
+        return None if stated is UNSET else user_here(stated)
+    if stated is UNSET and held.ready:
+        return held.user  # type: ignore[return-value]  # ready: the user is known
+    user, request = held.known_user() if stated is UNSET else user_here(stated), request_of(held)
+    if request is not None:
+        request.note_user(user)
+    return user
 
 
 def _is_silent(held: Holder | None) -> bool:

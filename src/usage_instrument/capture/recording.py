@@ -54,6 +54,7 @@ def count(
     request = request_of(held)
     if request is not None:
         request.counted.add(feature.key)
+        request.note_user(user)
     if span is not None:
         _keep(feature, user, metadata, span)
     elif metadata is None or isinstance(metadata, Exception):
@@ -291,12 +292,14 @@ class AuditedCapture:
             request.mark_access(feature.key)
             if is_use:
                 request.counted.add(feature.key)
-        is_kept = is_use and attempt.span is not None
+        is_kept, user = is_use and attempt.span is not None, _audited_user(attempt.stated)
+        if request is not None and not isinstance(user, Exception):
+            request.note_user(user)
         ended(
             feature.catalog.recorder,
             feature.name,
             attempt.access._replace(outcome=outcome),
-            _audited_user(attempt.stated),
+            user,
             attempt.stated[1],
             int(is_use and not is_kept),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
 from usage_instrument.errors import AuditUnavailable
@@ -100,6 +100,9 @@ class Recorder(Protocol):
 
     def request_ended(self) -> None:
         """A request ended: revive a writer that died or starves."""
+
+    def confirm_users(self, users: Collection[UserId]) -> None:
+        """A request of these users has ended with success: a row that one of them lacks now was deleted."""
 
     async def ashutdown(self, timeout: float | None = None) -> bool:
         """Write the pending uses and stop, at the end of a lifespan; True if nothing is left."""
@@ -265,6 +268,9 @@ class Unconfigured:
 
     def request_ended(self) -> None:
         """As Recorder.request_ended."""
+
+    def confirm_users(self, users: Collection[UserId]) -> None:
+        """As Recorder.confirm_users."""
 
     async def ashutdown(self, timeout: float | None = None) -> bool:
         """As Recorder.ashutdown."""

@@ -89,6 +89,7 @@ class TaskRun:
     def succeed(self, name: str, function: object) -> None:
         """Count the task, under its name unless the options or a decorator of its function say otherwise."""
         counter, found = self._counter, None
+        self._request.succeeded = True
         try:
             found = self._feature(name, function)
             use = PendingUse(self._request, self._task)
@@ -115,6 +116,8 @@ class TaskRun:
             holder.reset(token)
         except ValueError:  # the pool has moved the task to another context
             pass
+        if self._request.succeeded and (users := self._request.users):
+            self._counter.confirm(users)
         self._request.close()
         self._counter.ended()
 

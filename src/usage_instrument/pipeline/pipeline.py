@@ -22,6 +22,7 @@ from .batcher import Unwritten
 from .buffer import Buffer
 from .flush_request import FlushRequest
 from .journal import Journal
+from .known_users import KnownUsers
 from .maintenance import Maintenance
 from .pending_counts import PendingCounts
 from .recovery import Recovery
@@ -65,12 +66,14 @@ class Pipeline:
             recover = Recovery(settings.journal, backend.name, settings, canonical).run
         self._aggregator = Aggregator(self.buffer, self._pending, settings, canonical, self.journal, sinks_changed)
         self.maintenance = Maintenance(catalog, settings, recover)
+        self._known_users = KnownUsers(canonical)
         self.writer = Writer(
             self._pending,
             settings,
             backend,
             self._aggregator,
             self.maintenance,
+            self._known_users,
             self.journal,
             lambda: self._writing.is_asked,
         )
@@ -121,6 +124,12 @@ class Pipeline:
         """Rows were committed there."""
         self.writer.outbox.is_asked = True
         self.arm()
+
+    def confirm_users(self, users: Collection[UserId]) -> None:
+        """A request of these users has ended: what it wrote is committed."""
+        self._known_users.add(users)
+        outbox = self.writer.outbox
+        outbox.is_asked |= bool(outbox.waiting)
 
     def _spill(self, feature: str, user: UserId) -> None:
         """Take a use that the journal has no room for."""

@@ -26,6 +26,7 @@ from .journal import (
     SavedSnapshot,
     directories,
 )
+from .known_users import KnownUsers
 from .maintenance import Maintenance
 from .pending_counts import PendingCounts
 from .store import Store, WriteError
@@ -132,7 +133,8 @@ class Recovery:
         pending = PendingCounts(self._settings.max_pending, self._settings.max_pending_bytes)
         aggregator = Aggregator(Buffer(), pending, self._settings, self._canonical, journal)
         maintenance = Maintenance(Catalog(), self._settings)
-        writer = Writer(pending, self._settings, _OpenStore(store), aggregator, maintenance, journal)
+        known = KnownUsers(self._canonical)
+        writer = Writer(pending, self._settings, _OpenStore(store), aggregator, maintenance, known, journal)
         writer.resume(ledger, saved, _sent(journal, saved, ledger))
         done = False
         while not done and not stop():

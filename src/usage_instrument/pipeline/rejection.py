@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import islice
 
 from usage_instrument.database.driver_errors import Fault
 from usage_instrument.events import Batch, Count, uses_text
@@ -12,6 +11,7 @@ from usage_instrument.typing import UserId
 
 from . import losses
 from .batcher import Batcher
+from .known_users import KnownUsers
 from .retry import RetryPolicy
 from .store import Store, WriteError
 
@@ -21,8 +21,6 @@ _ATTEMPTS = 3
 """Statement timeouts in a row after which a single row is rejected."""
 _LOCKED_ATTEMPTS = 2
 """Lock timeouts in a row after which a batch is halved: most locks are short."""
-_SEEN = 10_000
-"""Users of the latest batches who are remembered."""
 _LOCKED_CYCLE = 10
 """Lock timeouts in a row after which a cycle ends: the whole table may be locked."""
 
@@ -30,13 +28,14 @@ _LOCKED_CYCLE = 10
 class Rejection:
     """Changes the batch after a confirmed rollback, and counts what is rejected."""
 
-    def __init__(self, batcher: Batcher, retry: RetryPolicy) -> None:
+    def __init__(self, batcher: Batcher, retry: RetryPolicy, known_users: KnownUsers) -> None:
         self._batcher = batcher
         self._retry = retry
+        self._known_users = known_users
+        self._has_met_users = False
+        """Whether something was written for a user with a row in the users table."""
         self._appeared = 0
         self._locked = self._locked_now = self._timeouts = 0
-        self._seen: dict[UserId, None] = {}
-        """Users with a row in the users table when something was written for them."""
         self.lock_error: str | None = None
         """The error because of which users were deferred in this cycle: another transaction holds locks on them."""
         self.rejected = 0
@@ -51,11 +50,9 @@ class Rejection:
         """A batch was applied, `quickly` if one of twice the size would not be too slow. `has_users` if a foreign key
         asks for its users."""
         if has_users:
-            for count in batch.counts:
-                self._seen.pop(count.user, None)  # the latest stand last
-                self._seen[count.user] = None
-            for user in [*islice(self._seen, max(len(self._seen) - _SEEN, 0))]:
-                del self._seen[user]
+            users = {count.user for count in batch.counts} - {None}
+            self._known_users.add(users)
+            self._has_met_users |= bool(users)
         self._appeared = self._locked = self._locked_now = self._timeouts = 0
         if quickly:
             self._batcher.grow(_rows(batch))
@@ -94,8 +91,9 @@ class Rejection:
         """Change the batch so that the refused row is out of the way of the others. Raises WriteError."""
         if error.fault is Fault.UNKNOWN_USER:
             unknown = store.unknown_users({count.user for count in batch.counts})
-            deleted = unknown & self._seen.keys()
+            deleted = self._known_users.among(unknown)
             if unknown:
+                self._report_deleted(batch, deleted)
                 self._reject(self._batcher.anonymize(deleted), losses.UNKNOWN_USER)
                 if self._batcher.batch is not None:
                     self._batcher.defer(unknown - deleted)
@@ -113,6 +111,17 @@ class Rejection:
             self._batcher.replace((batch.counts[0]._replace(metadata=None),))
         else:
             self._give_up(error, batch)
+
+    def _report_deleted(self, batch: Batch, deleted: Collection[UserId]) -> None:
+        """Log users who are taken for deleted, unless others are in the users table."""
+        uses = sum(count.uses for count in batch.counts if count.user in deleted)
+        if uses and not self._has_met_users:
+            log.warning(
+                "deleted users",
+                "%s counted for the anonymous user, since the users of requests that have ended have no row in the "
+                "users table: they were deleted, or `users=` names another table than that of the app's users",
+                uses_text(uses),
+            )
 
     def _give_up(self, error: WriteError, batch: Batch) -> None:
         self._batcher.give_up()

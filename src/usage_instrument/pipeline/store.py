@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
     from usage_instrument.settings import Settings
 
+    from .known_users import KnownUsers
+
 T = TypeVar("T")
 _USERS_A_QUERY = 500
 _REFUSAL = 60.0
@@ -358,7 +360,7 @@ class Store:
         """Whether the database has the table of the outbox; known after open()."""
         return self._has_outbox
 
-    def move_outbox(self, ledger: Ledger, limit: int, *, rejects: bool = False) -> Moved:
+    def move_outbox(self, ledger: Ledger, limit: int, known_users: KnownUsers, *, rejects: bool = False) -> Moved:
         """Count the oldest rows of the outbox, or reject them, and delete them, in one transaction. Raises WriteError.
 
         Exactly once by the rows themselves: however the transaction ends, they are counted if they are gone. So
@@ -386,13 +388,19 @@ class Store:
             young = utcnow() - dt.timedelta(seconds=min(settings.user_retry, _LONGEST_RETRY))
             suppressed = [row for row in rows if self._suppresses(row.user_id)]
             unknown -= {row.user_id for row in suppressed}
+            deleted = known_users.among(unknown)
+            unknown -= deleted
             late = [row for row in rows if row.user_id in unknown and row.used_at < young]
             early = {row.outbox_id for row in rows if row.user_id in unknown and row.used_at >= young}
             refused = [
                 row for row in rows if rejects and row.user_id not in unknown and not self._suppresses(row.user_id)
             ]
             left_out = {row.outbox_id for row in (*late, *suppressed, *refused)} | early
-            counted = [row for row in rows if row.outbox_id not in left_out]
+            counted = [
+                row._replace(user_id=None) if row.user_id in deleted else row
+                for row in rows
+                if row.outbox_id not in left_out
+            ]
             counts = outbox.counts_of(counted, settings.history, settings.metadata_max_bytes)
             if counts:
                 passing = self.new_ledger()

@@ -22,6 +22,7 @@ from .aggregator import Aggregator
 from .batcher import Batcher, BatchState, Unwritten
 from .flush_request import FlushRequest
 from .journal import Journal, SavedSnapshot
+from .known_users import KnownUsers
 from .maintenance import Maintenance
 from .outbox import OutboxSchedule
 from .pending_counts import PendingCounts
@@ -55,12 +56,14 @@ class Writer:
         backend: OpensStore,
         aggregator: Aggregator,
         maintenance: Maintenance,
+        known_users: KnownUsers,
         journal: Journal | None = None,
         is_asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self._backend = backend
         self._aggregator = aggregator
+        self._known_users = known_users
         self._journal = journal
         self._is_asked = is_asked
         self._turn = allocate_lock()
@@ -68,7 +71,7 @@ class Writer:
         self._next_look = 0.0
         self.batcher = Batcher(pending, settings, journal)
         self.retry = RetryPolicy()
-        self.rejection = Rejection(self.batcher, self.retry)
+        self.rejection = Rejection(self.batcher, self.retry, known_users)
         self.maintenance = maintenance
         self._suppression_filter = SuppressionFilter(self.batcher, self.rejection, settings, journal)
         self.ledger: Ledger | None = None
@@ -174,7 +177,7 @@ class Writer:
         try:
             for _ in range(_MOVES):
                 try:
-                    moved = store.move_outbox(ledger, limit, rejects=rejects)
+                    moved = store.move_outbox(ledger, limit, self._known_users, rejects=rejects)
                 except WriteError as error:
                     if error.in_doubt or error.fault is not Fault.REFUSED or rejects:
                         raise
@@ -202,10 +205,12 @@ class Writer:
             raise
 
     def _release(self, final: bool) -> None:
-        """Send deferred counts whose users have appeared; reject those that waited long enough."""
+        """Send deferred counts whose users have appeared, or are known to be gone; reject those that waited long
+        enough."""
         if self.batcher.deferred:
             store, _ = self._ready()
             unknown = store.unknown_users(self.batcher.deferred.users)
+            unknown -= self._known_users.among(unknown)  # refused once more, they count for the anonymous user
             late = self.batcher.release(unknown, float("inf") if final else time.monotonic())
             self.rejection.reject(late, losses.UNKNOWN_USER, "no such row in the users table")
 

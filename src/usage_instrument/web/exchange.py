@@ -99,6 +99,7 @@ class Exchange(PendingUse):
         exception of ours leaves."""
         self.is_pending = False
         counter, request, location, route = self.counter, self.request, "", None
+        request.succeeded = status is None or status < 400
         try:
             if status is not None and 300 <= status < 400:
                 location = header_of(headers, "location")
@@ -121,7 +122,7 @@ class Exchange(PendingUse):
     def malformed(self, error: Exception) -> None:
         """The response starts with an invalid status: reject the use. The server gets the response and raises its own
         error."""
-        self.is_pending = False
+        self.is_pending = self.request.succeeded = False
         self.answered("failed")
         if not self.request.discarded:
             self.counter.failed(error)
@@ -138,7 +139,7 @@ class Exchange(PendingUse):
 
     def fail(self, error: BaseException) -> None:
         """The app failed before its response, or before the first piece of the body; in the request's context."""
-        self.is_pending = False
+        self.is_pending = self.request.succeeded = False
         if self.audit is not None:
             self.end_audit(error)
 
@@ -155,7 +156,10 @@ class Exchange(PendingUse):
 
     def close_request(self) -> None:
         """The request is over: from now on it identifies nobody."""
-        self.request.close()
+        request = self.request
+        if request.succeeded:
+            self._confirm_users()
+        request.close()
         # Frameworks leave scope and environ to the garbage collector, so that they must form no cycle with the request.
         if self.outer is None:
             self.shelf.pop(SCOPE_KEY, None)
@@ -165,6 +169,18 @@ class Exchange(PendingUse):
         if now >= counter.next_end:  # not for each of many requests
             counter.next_end = now + _ENDS_APART
             counter.ended()
+
+    def _confirm_users(self) -> None:
+        """What the request wrote for its users is committed, or will be with the request that dispatched it."""
+        users = self.request.users
+        if not users:
+            return
+        if self.outer is not None:
+            for user in users:
+                self.outer.note_user(user)
+            return
+        for counter in self.request.counters:
+            counter.confirm(users)
 
     # ---- its accesses
 
@@ -299,6 +315,8 @@ class BodyExchange(Exchange):
             piece = next(self.iterator)
             if self.is_pending or self.audit is not None:
                 self.complete()
+                if self.is_ours and self.request.succeeded:  # most apps have ended, and test clients close no body
+                    self._confirm_users()
             return piece
         except BaseException as error:
             self.stopped(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -207,6 +207,13 @@ class RequestCounter:
             self.catalog.recorder.request_ended()
         except Exception:
             log.debug("request_ended failed", exc_info=True)
+
+    def confirm(self, users: Collection[UserId]) -> None:
+        """As Middleware.confirm."""
+        try:
+            self.catalog.recorder.confirm_users(users)
+        except Exception:
+            log.debug("confirm_users failed", exc_info=True)
 
     # ---- its feature
 
@@ -433,6 +440,8 @@ class RequestCounter:
         if request.discarded or key in request.counted:
             return
         request.counted.add(key)
+        if use.user is not None:
+            request.note_user(use.user)
         if not ALIVE[0]:
             notice_fork()
         if self.is_bound:
