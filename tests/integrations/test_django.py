@@ -957,6 +957,24 @@ def test_a_refusal_is_no_use_that_waits_for_a_commit(captured):
     assert (captured.names, captured.rejected, captured.complaints) == (["paid_if_committed"], [], [])
 
 
+def test_each_view_of_a_feature_has_the_login_page_of_its_own_decorator(captured):
+    """The page of the first view stood for all."""
+    from django.contrib.auth.decorators import login_required
+    from django.test import Client
+
+    pay, show = usage.tracks("pay"), usage.tracks("show", audit=True)
+    patterns = [
+        path(f"{name}/{page}", decorated(login_required(site.plain, login_url=f"/{page}")))
+        for page in ("one", "two")
+        for name, decorated in (("pay", pay), ("show", show))
+    ]
+    middleware = [each for each in settings.MIDDLEWARE if "usage_instrument" not in each]
+    with override_settings(MIDDLEWARE=middleware, ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns})):
+        for each in patterns:
+            assert Client().post(f"/{each.pattern}").status_code == 302
+    assert (captured.names, [access.outcome for access in captured.accesses]) == ([], ["denied"] * 2)
+
+
 @pytest.mark.parametrize("has_middleware", [True, False])
 def test_registering_and_logging_out_count_although_they_end_at_the_login_page(captured, has_middleware):
     """Each redirect to LOGIN_URL was a refusal."""

@@ -211,16 +211,16 @@ class Tracks:
     ) -> Function:
         if self.audit:
             return self._wrap_audited(function, read or read_nothing, begin_span, kind, feature)
-        hidden = hidden_kind_of(function) if kind == "function" else kind
+        hidden, guard = hidden_kind_of(function) if kind == "function" else kind, guard_of(function)
         if read is None and begin_span is None and self.when == "success":
             if kind == "coroutine":
-                return plain_coroutine(function, feature)
+                return plain_coroutine(function, feature, guard)
             if simple and hidden == "function":
-                return plain_function(function, feature)
+                return plain_function(function, feature, guard)
         counts = _COUNTS[self.when]
-        capture: Capture | BoundCapture = Capture(feature, read or read_nothing, counts)
+        capture: Capture | BoundCapture = Capture(feature, read or read_nothing, counts, guard)
         if begin_span is not None:
-            capture = BoundCapture(feature, read or read_nothing, counts, begin_span)
+            capture = BoundCapture(feature, read or read_nothing, counts, guard, begin_span)
         if self.when == "call":
             return at_call(function, capture.called)
         if kind == "function":
@@ -243,7 +243,9 @@ class Tracks:
                 f"@tracks({self.feature!r}, audit={self.audit!r}) takes no {kind}, whose body may never run: "
                 "audit the function that returns it"
             )
-        capture = AuditedCapture(feature, read, _COUNTS[self.when], begin_span, required=self.audit == "required")
+        capture = AuditedCapture(
+            feature, read, _COUNTS[self.when], guard_of(function), begin_span, required=self.audit == "required"
+        )
         if kind == "coroutine":
             return any_coroutine(function, capture.open, capture, capture.admit)
         return any_function(function, capture, "coroutine")
@@ -282,7 +284,6 @@ class Tracks:
             self.feature, description=self.description, display=self.display, fallback=fallback or None, source=source
         )
         feature.decorates = source
-        feature.guard = feature.guard or guard_of(target)
         return feature
 
 

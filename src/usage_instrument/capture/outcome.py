@@ -24,7 +24,7 @@ def succeeded(held: Holder | None, result: object, *, guard: Guard | None = None
     """Whether a call that returned `result` is a success (True), a failure (False), or neither (None).
 
     It is a success unless its result is the response of an HTTP request and has another status. `guard` is
-    Feature.guard.
+    the access decorator below `tracks`, if any.
     """
     if _has_no_status(result):
         return True

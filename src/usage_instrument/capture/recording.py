@@ -17,6 +17,7 @@ from .context import Holder, current_request, holder, known_actor, known_user, r
 from .kept_uses import TransactionLostError
 from .outcome import outcome_of, outcome_of_error, succeeded
 from .request_info import impersonator, request_id
+from .responses import Guard
 from .transactions import BeginSpan, Span, no_transaction, now
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ Kept: TypeAlias = dict[str, Any] | str | None
 # ---- uses
 
 
-def settle(feature: Feature, held: Holder | None, result: object) -> None:
-    """Count a success without user and metadata."""
-    if succeeded(held, result, guard=feature.guard):
+def settle(feature: Feature, held: Holder | None, result: object, guard: Guard | None) -> None:
+    """Count a success without user and metadata. `guard` is the access decorator below `tracks`, if any."""
+    if succeeded(held, result, guard=guard):
         count(feature, held)
 
 
@@ -90,17 +91,19 @@ def _user_of(held: Holder | None) -> UserId | Unset | Exception:
 class Capture:
     """Counts the calls of one tracked function.
 
-    `counts` is the verdict of `succeeded` that makes a call a use; None counts each call as it begins.
+    `counts` is the verdict of `succeeded` that makes a call a use; None counts each call as it begins. `guard` is the
+    access decorator below `tracks`, if any.
     """
 
-    __slots__ = ("begin", "counts", "feature")
+    __slots__ = ("begin", "counts", "feature", "guard")
 
     failures: type[BaseException] = Exception
 
-    def __init__(self, feature: Feature, read: ReadCall, counts: bool | None) -> None:
+    def __init__(self, feature: Feature, read: ReadCall, counts: bool | None, guard: Guard | None) -> None:
         self.feature = feature
         self.begin = read
         self.counts = counts
+        self.guard = guard
 
     def called(self, args: Args, kwargs: Kwargs) -> None:
         """Count a call that begins."""
@@ -109,7 +112,7 @@ class Capture:
     def returned(self, stated: UserAndMetadata, result: object = None) -> None:
         """Count a call that ended without an exception."""
         held = holder.get()
-        if succeeded(held, result, guard=self.feature.guard) is self.counts:
+        if succeeded(held, result, guard=self.guard) is self.counts:
             count(self.feature, held, stated)
 
     def raised(self, stated: UserAndMetadata, error: BaseException) -> None:
@@ -125,13 +128,16 @@ class Capture:
 class BoundCapture:
     """As Capture, for calls that count if their transaction commits."""
 
-    __slots__ = ("_begin_span", "_read", "counts", "feature")
+    __slots__ = ("_begin_span", "_read", "counts", "feature", "guard")
 
     failures: type[BaseException] = Exception
 
-    def __init__(self, feature: Feature, read: ReadCall, counts: bool | None, begin_span: BeginSpan) -> None:
+    def __init__(
+        self, feature: Feature, read: ReadCall, counts: bool | None, guard: Guard | None, begin_span: BeginSpan
+    ) -> None:
         self.feature = feature
         self.counts = counts
+        self.guard = guard
         self._read = read
         self._begin_span = begin_span
 
@@ -146,7 +152,7 @@ class BoundCapture:
     def returned(self, begun: tuple[UserAndMetadata, Span | Exception | None], result: object = None) -> None:
         """As Capture.returned."""
         held = holder.get()
-        if succeeded(held, result, guard=self.feature.guard) is self.counts:
+        if succeeded(held, result, guard=self.guard) is self.counts:
             count(self.feature, held, *begun)
 
     def raised(self, begun: object, error: BaseException) -> None:
@@ -221,21 +227,29 @@ class Attempt(NamedTuple):
 
 
 class AuditedCapture:
-    """Records the accesses to one feature, and counts those that are uses. `counts` is that of Capture.
+    """Records the accesses to one feature, and counts those that are uses. `counts` and `guard` are those of Capture.
 
     With `required`, an access is committed to the audit trail before it happens.
     """
 
-    __slots__ = ("begin_span", "counts", "feature", "read", "required")
+    __slots__ = ("begin_span", "counts", "feature", "guard", "read", "required")
 
     failures: type[BaseException] = BaseException
 
     def __init__(
-        self, feature: Feature, read: ReadCall, counts: bool | None, begin_span: BeginSpan | None, *, required: bool
+        self,
+        feature: Feature,
+        read: ReadCall,
+        counts: bool | None,
+        guard: Guard | None,
+        begin_span: BeginSpan | None,
+        *,
+        required: bool,
     ) -> None:
         self.feature = feature
         self.read = read
         self.counts = counts
+        self.guard = guard
         self.begin_span = begin_span
         self.required = required
 
@@ -272,7 +286,7 @@ class AuditedCapture:
     def returned(self, attempt: Attempt, result: object = None) -> None:
         """Record a call that ended without an exception."""
         held = holder.get()
-        guard = self.feature.guard
+        guard = self.guard
         is_use = self.counts is not None and succeeded(held, result, guard=guard) is self.counts
         self._record(attempt, outcome_of(held, result, guard=guard), is_use)
 

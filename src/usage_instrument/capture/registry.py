@@ -16,8 +16,6 @@ from usage_instrument.runtime import log
 from usage_instrument.runtime.call_sites import caller
 from usage_instrument.typing import UserId
 
-from .responses import Guard
-
 _UNCONFIGURED = (
     "usage-instrument is not configured: call usage_instrument.configure(), or, with an integration, set "
     "$USAGE_INSTRUMENT_DATABASE_URL"
@@ -27,7 +25,7 @@ _UNCONFIGURED = (
 class Feature:
     """A declared feature. `append(user)` records one plain use."""
 
-    __slots__ = ("append", "catalog", "decorates", "description", "display", "guard", "key", "name", "source")
+    __slots__ = ("append", "catalog", "decorates", "description", "display", "key", "name", "source")
 
     append: Callable[[UserId], object]
 
@@ -41,8 +39,6 @@ class Feature:
         self.source = source
         self.decorates: str | None = None
         """The `module:qualified_name` that `tracks` decorates, if any."""
-        self.guard: Guard | None = None
-        """The access decorator of Django's below `tracks`, if any."""
 
     def __repr__(self) -> str:
         return f"Feature({self.name!r})"

@@ -54,7 +54,7 @@ def location_of(result: Any) -> str:
 
 def leads_to_login(result: object, status: int | None, *, guard: Guard | None) -> bool:
     """Whether an answer is a refusal that leads to the login page of Flask-Login or Django, by the rule of
-    outcome.leads_to_login; `guard` is Feature.guard."""
+    outcome.leads_to_login; `guard` is the view's."""
     location = location_of(result) if status is not None and 300 <= status < 400 else ""
     if not location:
         return False

@@ -21,6 +21,7 @@ from .recording import settle
 
 if TYPE_CHECKING:
     from .registry import Feature
+    from .responses import Guard
 
 Function: TypeAlias = Callable[..., Any]
 Begin: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any]
@@ -65,7 +66,7 @@ def at_call(function: Function, called: Function) -> Function:
     return tracked
 
 
-def plain_function(function: Function, feature: Feature) -> Function:
+def plain_function(function: Function, feature: Feature, guard: Guard | None) -> Function:
     """The hot path: the successes of a function whose declaration has neither user nor metadata."""
     current, alive, forked, settled, key = holder.get, ALIVE, notice_fork, settle, feature.key
     type_of, statusless, unfinished, awaited = type, STATUSLESS, types.CoroutineType, plain_coroutine
@@ -74,30 +75,30 @@ def plain_function(function: Function, feature: Feature) -> Function:
         result = function(*args, **kwargs)
         kind = type_of(result)
         if kind is unfinished:  # a decorator below hides an `async def`: the use is the await
-            return awaited(lambda: result, feature)()
+            return awaited(lambda: result, feature, guard)()
         held = current()
         if not alive[0]:  # a fork that ran no hook
             forked()
         try:
             if kind not in statusless:
-                settled(feature, held, result)
+                settled(feature, held, result, guard)
             elif held is None:
                 feature.append(None)
             elif held.ready:  # what `settle` does, unrolled
                 held.counted.add(key)
                 feature.append(held.user)  # type: ignore[arg-type]  # ready: the user is known
             else:
-                settled(feature, held, result)
+                settled(feature, held, result, guard)
         except TypeError:
             if type_of(kind).__hash__ is not None:  # strict=True
                 raise
-            settled(feature, held, result)
+            settled(feature, held, result, guard)
         return result
 
     return tracked
 
 
-def plain_coroutine(function: Function, feature: Feature) -> Function:
+def plain_coroutine(function: Function, feature: Feature, guard: Guard | None) -> Function:
     """As plain_function."""
     current, alive, forked, settled, key = holder.get, ALIVE, notice_fork, settle, feature.key
     type_of, statusless = type, STATUSLESS
@@ -109,18 +110,18 @@ def plain_coroutine(function: Function, feature: Feature) -> Function:
             forked()
         try:
             if type_of(result) not in statusless:
-                settled(feature, held, result)
+                settled(feature, held, result, guard)
             elif held is None:
                 feature.append(None)
             elif held.ready:
                 held.counted.add(key)
                 feature.append(held.user)  # type: ignore[arg-type]
             else:
-                settled(feature, held, result)
+                settled(feature, held, result, guard)
         except TypeError:
             if type_of(type_of(result)).__hash__ is not None:
                 raise
-            settled(feature, held, result)
+            settled(feature, held, result, guard)
         return result
 
     return tracked
