@@ -267,6 +267,39 @@ def test_an_option_that_states_a_user_whom_only_a_query_could_tell(client, path_
     assert [(use.feature, int(use.user)) for use in captured.uses] == [("store:user", 1)]
 
 
+@pytest.mark.parametrize("engine", ["signed_cookies", "db"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_emptying_the_session_counts_for_the_user_who_was_in_it(captured, engine, is_async):
+    """`session.flush()` of an app with a login of its own counted as anonymous."""
+    from django.http import HttpResponse
+    from django.test import Client
+
+    def enter(request):
+        request.session["user_id"] = 7
+        return HttpResponse("in")
+
+    def leave(request):
+        known = request.session.get("user_id")
+        request.session.flush()
+        return HttpResponse(str(known))
+
+    async def aleave(request):
+        known = await request.session.aget("user_id")
+        await request.session.aflush()
+        return HttpResponse(str(known))
+
+    patterns = [path("enter", enter, name="enter"), path("leave", aleave if is_async else leave, name="leave")]
+    with override_settings(
+        ROOT_URLCONF=type("Site", (), {"urlpatterns": patterns}),
+        SESSION_ENGINE=f"django.contrib.sessions.backends.{engine}",
+        USAGE_INSTRUMENT={"session_user": "user_id"},
+    ):
+        client = Client()
+        texts = [client.post(f"/{name}").content.decode() for name in ("enter", "leave", "leave")]
+    assert texts == ["in", "7", "None"]
+    assert ([use.user for use in captured.uses], captured.rejected) == ([7, 7, None], [])
+
+
 def assigns(request):
     """Answers with the variant of a user whom nothing has loaded."""
     from django.http import HttpResponse

@@ -201,6 +201,23 @@ def test_strong_session_protection_holds(captured: CapturedUsage) -> None:
     assert [use.user for use in captured.uses] == [7, None, "7"]
 
 
+def test_an_unloaded_user_of_another_clients_session_is_nobody(captured: CapturedUsage) -> None:
+    """It was rejected, although strong protection certainly makes it anonymous."""
+    app, loads = site_with_logins(SESSION_PROTECTION="strong")
+
+    @app.get("/states")
+    def states() -> str:
+        usage.track("stated", user=flask_login.current_user)
+        return "stated"
+
+    client = app.test_client()
+    client.post("/login", headers={"User-Agent": "one"})
+    for agent in ("another", "one"):
+        client.get("/states", headers={"User-Agent": agent})
+    assert [use.user for use in captured.uses if use.feature == "stated"] == [None, "7"]
+    assert (captured.rejected, loads) == ([], [])
+
+
 # ---- WebSockets
 
 

@@ -49,11 +49,21 @@ def _is_nobody_in_django(request: Mapping[str, Any]) -> bool:
     return "_session_cache" in state or state.get("_SessionBase__session_key", UNSET) is None
 
 
+def is_refused_session(manager: Any, session: dict[str, Any]) -> bool:
+    """Whether Flask-Login takes the user of a session for nobody: with `strong` protection, one of another client."""
+    mode = sys.modules["flask"].current_app.config.get("SESSION_PROTECTION", manager.session_protection)
+    if not session or mode != "strong" or dict.get(session, "_permanent"):
+        return False
+    return bool(dict.get(session, "_id") != manager._session_identifier_generator())
+
+
 def _is_nobody_in_flask() -> bool:
     flask: Any = sys.modules["flask"]
     manager, session = getattr(flask.current_app, "login_manager", None), flask_session()
     if manager is None or not isinstance(session, dict):
         return False
+    if is_refused_session(manager, session):
+        return True
     loaders = (getattr(manager, name, None) for name in ("_request_callback", "_header_callback"))
     if any(loader is not None for loader in loaders) or dict.get(session, "_user_id") is not None:
         return False

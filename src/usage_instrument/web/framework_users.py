@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from usage_instrument.capture import request_info
+from usage_instrument.capture.lazy_users import is_refused_session
 from usage_instrument.capture.user_ids import loaded_user as loaded_user
 from usage_instrument.capture.user_ids import unwrapped
 from usage_instrument.runtime import log
@@ -52,11 +53,9 @@ def _session_user(flask: Any) -> UserId | Unset:
     session = request_info.flask_session()
     if manager is None or not isinstance(session, dict) or not ids_are_keys():
         return UNSET
-    config = flask.current_app.config
-    mode = config.get("SESSION_PROTECTION", manager.session_protection)
-    is_protected = session and mode == "strong" and not dict.get(session, "_permanent")
-    if is_protected and dict.get(session, "_id") != manager._session_identifier_generator():
+    if is_refused_session(manager, session):
         return UNSET
+    config = flask.current_app.config
     user = dict.get(session, "_user_id")
     if user is None and dict.get(session, "_remember") != "clear":
         cookie = flask.request.cookies.get(config.get("REMEMBER_COOKIE_NAME", "remember_token"))

@@ -13,6 +13,7 @@ from usage_instrument.capture.call_arguments import kept_metadata
 from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, LoginPage, Request, holder, judge, request_of
 from usage_instrument.capture.kept_uses import Release
 from usage_instrument.capture.lazy_users import nobody
+from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.outcome import leads_to_login
 from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
@@ -490,8 +491,9 @@ def _session_user(
     session = session_of(carrier)
     # Not the session's own `get`, which may note an access and change the Vary header.
     found = loaded_user(dict.get(session, key)) if isinstance(session, dict) else UNSET
-    if found is UNSET and type(carrier) is dict and SESSION_USERS in carrier:  # who has logged out
-        found = loaded_user(carrier[SESSION_USERS].get(key))
+    noted = carrier if type(carrier) is dict else attributes_of(carrier)
+    if found is UNSET and SESSION_USERS in noted:  # who has logged out
+        found = loaded_user(noted[SESSION_USERS].get(key))
     return found
 
 

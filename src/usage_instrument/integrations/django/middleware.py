@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from usage_instrument.typing import UNSET, Unset, UserId
 from usage_instrument.web import unavailable
 from usage_instrument.web.django_routes import DjangoRoutes, django_routes
 from usage_instrument.web.exchange import AsyncBody, BodyExchange
-from usage_instrument.web.framework_users import loaded_user
+from usage_instrument.web.framework_users import SESSION_USERS, loaded_user, note_session_user
 from usage_instrument.web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
 from usage_instrument.web.setup_checks import declare_later
 
@@ -71,7 +72,7 @@ class UsageMiddleware:
             markcoroutinefunction(self)
         if self._counter.is_bound:
             check_atomic_requests()
-        if self._counter.policy is not None or self._counter.is_bound:
+        if self._counter.policy is not None or self._counter.is_bound or self._counter.session_user is not None:
             self.process_view = self._admit_async if self._is_async else self._admit
             """As Django says: between the routing and the view."""
 
@@ -98,6 +99,8 @@ class UsageMiddleware:
     def _admit(self, request: HttpRequest, view: Callable[..., Any], *_: object) -> HttpResponseBase | None:
         try:
             exchange: DjangoExchange = vars(request)[_KEY]
+            if self._counter.session_user is not None:
+                _follow_session(request, self._counter.session_user)
             if self._counter.is_bound:
                 exchange.follow(view)
             exchange.admit()
@@ -108,6 +111,8 @@ class UsageMiddleware:
     async def _admit_async(self, request: HttpRequest, view: Callable[..., Any], *_: object) -> HttpResponseBase | None:
         try:
             exchange: DjangoExchange = vars(request)[_KEY]
+            if self._counter.session_user is not None:
+                _follow_session(request, self._counter.session_user)
             if self._counter.is_bound and not iscoroutinefunction(view):
                 # In the thread of the view, whose connections are its own.
                 await sync_to_async(exchange.follow)(view)
@@ -128,7 +133,7 @@ class DjangoExchange(BodyExchange):
         self.routes = routes
         self.body = ()
         self.iterator = None
-        if counter.policy is not None or counter.is_bound:
+        if counter.policy is not None or counter.is_bound or counter.session_user is not None:
             vars(http)[_KEY] = self
 
     def follow(self, view: Callable[..., Any]) -> None:
@@ -234,6 +239,39 @@ def _session_in(session: Any) -> object:
         )
     except Exception:  # forged, or too old
         return None
+
+
+def _follow_session(http: HttpRequest, key: str) -> None:
+    """Note the user of the session before the view, which may empty the session: now, or when something loads it."""
+    try:
+        session: Any = vars(http).get("session")
+        found = _session_in(session)
+        if found is not None or session is None:
+            note_session_user(vars(http), found, key)
+            return
+        # Of this one session, which ends with the request; without a cycle of references.
+        notes: dict[str, Any] = vars(http).setdefault(SESSION_USERS, {})
+        vars(session)["load"] = partial(_load_session, weakref.ref(session), notes, key)
+        if hasattr(session, "aload"):  # since Django 5.1
+            vars(session)["aload"] = partial(_load_session_async, weakref.ref(session), notes, key)
+    except Exception:  # of the host's objects
+        log.debug("cannot follow the session of a request", exc_info=True)
+
+
+def _load_session(session: Any, notes: dict[str, Any], key: str) -> Any:
+    loaded = type(session()).load(session())
+    return _noted(loaded, notes, key)
+
+
+async def _load_session_async(session: Any, notes: dict[str, Any], key: str) -> Any:
+    loaded = await type(session()).aload(session())
+    return _noted(loaded, notes, key)
+
+
+def _noted(loaded: Any, notes: dict[str, Any], key: str) -> Any:
+    if isinstance(loaded, dict) and loaded.get(key) is not None:
+        notes.setdefault(key, loaded[key])
+    return loaded
 
 
 def _keep_logged_out(sender: object, request: HttpRequest | None = None, user: object = None, **_: object) -> None:
