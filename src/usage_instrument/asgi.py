@@ -293,7 +293,7 @@ class ASGIExchange(Exchange):
             and found.namer is None
             and not found.graphql
         ):
-            counter.report_unnamed(self.request, scope["path"], method)
+            counter.report_unnamed(self.request, scope["path"], method, mount.templates[0])
         return found
 
     def _without_route(self, method: str) -> RouteFeature:

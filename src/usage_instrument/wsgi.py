@@ -7,22 +7,24 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Unpack
 
-from .capture.context import current_request, holder
+from .capture.context import SCOPE_KEY, current_request, holder
 from .capture.request_info import header_of, path_of
 from .capture.responses import flask_login_pages
 from .errors import AuditUnavailable
 from .runtime import log
-from .typing import Environ, StartResponse, WSGIApp
+from .typing import UNSET, Environ, Scope, StartResponse, Unset, UserId, WSGIApp
 from .web import unavailable
+from .web.adapted_asgi import below, combined_routes, follow_adapters, told_apart
 from .web.exchange import BodyExchange
 from .web.flask_routes import FlaskRoutes, flask_request
-from .web.framework_users import flask_session, flask_user, keep_logged_out, note_session_user
+from .web.framework_users import flask_session, flask_user, keep_logged_out, loaded_user, note_session_user
 from .web.graphql import GraphQLBodies, ReadBody, ReadInput
 from .web.options import MiddlewareOptions
 from .web.other_routes import OtherRoutes, follow_pyramid, routed_object
 from .web.request_counter import NO_ROUTE, RequestCounter, RouteFeature
 from .web.routes import Route
 from .web.setup_checks import WSGI, check_app, check_protocol, layers
+from .web.starlette_routes import RouteTree, marker_of
 
 __all__ = ["UsageMiddleware"]
 
@@ -43,7 +45,7 @@ class UsageMiddleware:
     def __init__(self, app: WSGIApp, **options: Unpack[MiddlewareOptions[Environ]]) -> None:
         check_protocol(app, WSGI)
         self.app = app
-        known_user = partial(flask_user, app=_flask_app(app))
+        known_user = partial(_known_user, app=_flask_app(app))
         self._counter = RequestCounter(
             options, known_user, lambda environ: flask_login_pages(), session_of=flask_session
         )
@@ -52,7 +54,8 @@ class UsageMiddleware:
         self.others = OtherRoutes(innermost[0])
         follow_pyramid(innermost[0])
         self._counter.check_setup = partial(check_app, app, self._counter, self._visible_routes)
-        self._hears_flask_login = False
+        self.tree = RouteTree()
+        self._has_begun = self._hears_flask_login = False
         if self._counter.session_user is not None and "flask" in sys.modules:
             _connect_flask_session(self._note_session)
 
@@ -65,10 +68,14 @@ class UsageMiddleware:
             log.debug("cannot read the session of a request", exc_info=True)
 
     def _visible_routes(self, app: object) -> list[Route] | None:
-        return self.others.visible() or self.routes.visible()
+        return self.others.visible() or combined_routes(self.app) or self.routes.visible()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """As PEP 3333 says."""
+        if not self._has_begun:
+            self._has_begun = True
+            if "a2wsgi" in sys.modules:
+                follow_adapters(self.app)
         if not self._hears_flask_login and "flask_login" in sys.modules:
             self._hears_flask_login = True
             _connect_flask_login()
@@ -185,7 +192,8 @@ class WSGIExchange(BodyExchange):
         key = (id(rule), method, prefix)
         found = counter.routes.get(key)
         if found is None:
-            found = counter.feature_of(self.middleware.routes.find(rule, prefix), method, rule)
+            route = told_apart(self.middleware.app, self.middleware.routes.find(rule, prefix))
+            found = counter.feature_of(route, method, rule)
             counter.remember(key, found)
         return found
 
@@ -199,11 +207,39 @@ class WSGIExchange(BodyExchange):
                 found = counter.feature_of(self.middleware.others.find(marker, method), method, marker)
                 counter.remember(key, found)
             return found
+        scope = self.request.inner_scope
+        marker = None if scope is None else marker_of(scope)
+        if scope is not None and marker is not None:
+            return self._in_asgi(scope, marker, method)
         path = path_of(environ)
-        found = counter.feature_of_path(path, method)
+        found = counter.feature_of_path(path, method, names=scope is None or "router" not in scope)
+        if found is NO_ROUTE and scope is not None and "router" in scope:  # which has matched none
+            return found
         if found is NO_ROUTE:
             counter.report_unnamed(self.request, path, method)
         return found
+
+    def _in_asgi(self, scope: Scope, marker: object, method: str) -> RouteFeature:
+        """What the route counts as that a router of Starlette's has matched within an adapter."""
+        counter, prefix = self.counter, scope.get("root_path", "").removeprefix(self.script)
+        if scope.get("app_root_path") is not None:
+            prefix = scope["app_root_path"].removeprefix(self.script)
+        key = (id(marker), method, prefix)
+        found = counter.routes.get(key)
+        if found is None:
+            route, is_certain = self.middleware.tree.find(scope, marker, 0)
+            found = counter.feature_of(told_apart(self.middleware.app, below(prefix, route)), method, marker)
+            if is_certain:
+                counter.remember(key, found)
+        return found
+
+
+def _known_user(environ: Environ, app: Any = None) -> UserId | Unset:
+    """The user of Flask-Login, else that of AuthenticationMiddleware in an ASGI app within an adapter."""
+    found = flask_user(environ, app)
+    request = environ.get(SCOPE_KEY)
+    scope = None if found is not UNSET or request is None else request.inner_scope
+    return found if scope is None else loaded_user(scope.get("user"))
 
 
 def _is_untouchable(body: object, environ: Environ) -> bool:

@@ -492,6 +492,83 @@ def test_a_flask_app_mounted_in_an_asgi_app(module):
     assert sorted(planned(UsageMiddleware(app))) == sorted(names)
 
 
+@pytest.mark.parametrize("is_inner_counted", [False, True])
+def test_fastapi_apps_within_a_wsgi_app(is_inner_counted, caplog):
+    """Nothing of them was counted."""
+    adapter = pytest.importorskip("a2wsgi").ASGIMiddleware
+    from fastapi import APIRouter, FastAPI
+    from flask import Flask
+    from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+    from starlette.middleware.authentication import AuthenticationMiddleware
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    class User(SimpleUser):
+        id = 7
+
+    class Backend(AuthenticationBackend):
+        async def authenticate(self, conn):
+            return AuthCredentials(), User("ada")
+
+    flask, api, router = Flask("names", static_folder=None), FastAPI(), APIRouter(prefix="/items")
+    flask.add_url_rule("/index", "index", lambda: "index")
+    api.add_middleware(AuthenticationMiddleware, backend=Backend())
+    api.get("/index", name="index")(lambda: "index")
+    api.get("/healthz", name="probe")(lambda: "up")
+    api.get("/told", name="told")(usage.tracks("told_inside")(lambda: "told"))
+    router.get("/{number}", name="item")(lambda number: number)
+    router.delete("/{number}", name="item")(lambda number: number)
+    api.include_router(router)
+    if is_inner_counted:
+        api.add_middleware(UsageMiddleware)
+    app = WSGIMiddleware(DispatcherMiddleware(flask, {"/api": adapter(api), "/other": adapter(FastAPI())}))
+    client = WSGIClient(app)
+    requests = [("GET", path) for path in ("/index", "/api/index", "/api/items/7", "/api/healthz", "/api/told")]
+    requests.append(("DELETE", "/api/items/7"))
+    place = "/items/{number}" if is_inner_counted else "/api/items/{number}"  # an inner middleware knows its own app
+    index = "index" if is_inner_counted else "index /api/index"
+    names = ["index /index", index, f"item GET {place}", "told_inside", f"item DELETE {place}"]
+    with capture_usage() as captured:
+        for method, path in requests:
+            with client.open(path, method=method) as response:
+                assert (response.status_code, bool(response.data)) == (200, True), path
+        assert client.open("/api/missing", buffered=True).status_code == 404
+    assert [(use.feature, use.user) for use in captured.uses] == [
+        (name, None if name == "index /index" else 7) for name in names
+    ]  # fmt: skip
+    if not is_inner_counted:
+        assert sorted({*planned(app)} - {"openapi", "swagger_ui_html"}) == sorted(names)
+    assert caplog.messages == []
+
+
+def test_a_mount_that_nothing_names_is_reported_beside_features_of_other_routes(caplog):
+    """`features=` for other routes silenced the warning."""
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Mount, Route
+    from starlette.testclient import TestClient
+
+    async def page(request):
+        return PlainTextResponse("page")
+
+    async def hidden(scope, receive, send):
+        await PlainTextResponse("hidden")(scope, receive, send)
+
+    def ask_five_times(**options):
+        app = Starlette(routes=[Route("/home", page, name="home"), Mount("/old", hidden)])
+        client = TestClient(UsageMiddleware(app, **options))
+        caplog.clear()
+        with capture_usage():
+            for _ in range(5):
+                client.get("/home")
+                client.get("/old/pages")
+        return caplog.messages
+
+    (message,) = ask_five_times(features={"home": "start", "/home": "start"})
+    assert "features={'GET /old/{id}': 'my_feature'}" in message or "'GET /old/pages'" in message
+    assert ask_five_times(features={"/old/other": "other"}) == []
+    assert ask_five_times(exclude=["/old/*"]) == []
+
+
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_flask_socketio_copies_the_environ(ours_first):
     socketio = pytest.importorskip("flask_socketio")

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from usage_instrument.errors import DeclarationError, UserIdError, describe
 from usage_instrument.events import Access
-from usage_instrument.typing import UNSET, Unset, UserId
+from usage_instrument.typing import UNSET, Scope, Unset, UserId
 
 from .lazy_users import nobody
 from .user_ids import is_deleted, is_unloaded, is_users_proxy, loaded_user, may_be_deleted, user_id_of
@@ -76,6 +76,8 @@ class Request:
     sessions: dict[Any, bool | None] | None = None
     """The sessions of SQLAlchemy that wrote in the request, and whether their last transaction committed; None while it
     is open. Only noted for `commit="request"`."""
+    inner_scope: Scope | None = None
+    """The scope of the ASGI app that runs within the WSGI request, while it runs."""
     undecided: list[Callable[[], object]] | None = None
     """What decides on the uses of `commit="request"` when the app has answered."""
 
@@ -235,7 +237,7 @@ class Request:
         self.open = self.ready = self.discarded = False
         self.user, self._lookup, self._refused, self.info = UNSET, None, None, None
         self.actor = UNSET
-        self._stated = self._lazy = self._users = None
+        self._stated = self._lazy = self._users = self.inner_scope = None
 
     def capture_user(self) -> UserId | Unset:
         """The user of a capture, or UNSET if it does not count. Raises UserIdError for a refused statement."""

@@ -266,10 +266,15 @@ class RequestCounter:
         rule = self.rules.decide_path(path, method, names=names)
         return self._fill(RouteFeature(), rule, frozenset(), None, None) if rule.explicit else NO_ROUTE
 
-    def report_unnamed(self, request: Request, path: str, method: str) -> None:
-        """Nothing can name a success: log that once, unless `features` names others, or something within counts."""
-        self._unnamed += not request.counted
-        if self._unnamed == _FIRST and not request.counted and not self.rules.keys and not self.rules.has_callables:
+    def report_unnamed(self, request: Request, path: str, method: str, mount: str = "") -> None:
+        """Nothing can name a success: log that once, unless `features` names other paths below the mount (a template),
+        an option excludes the path, or something within counts."""
+        if request.counted or self.rules.has_callables or self.rules.has_paths(mount):
+            return
+        if self.rules.exclusion(Route(None, (path,), path), method) is not None:
+            return
+        self._unnamed += 1
+        if self._unnamed == _FIRST:
             first, *others = path.strip("/").split("/")  # what follows may be a name or a token
             example = f"/{first if _WORD.fullmatch(first) else '{id}'}" + "/{id}" * len(others)
             log.warning(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from usage_instrument.capture.registry import Catalog, Unconfigured, declared
 from usage_instrument.errors import ConfigurationError
 
+from .adapted_asgi import combined_routes
 from .django_routes import django_routes
 from .flask_routes import FlaskRoutes, flask_apps
 from .framework_users import ids_are_keys
@@ -127,12 +128,15 @@ def _routes_of(app: Any) -> list[Route] | None:
         return django_routes()
     operations = next((found for layer in below if (found := connexion_routes(layer)) is not None), None)
     if operations is not None:  # a Connexion app of Flask's has routes of its own, too
-        known = {template for route in operations for template in route.templates}
+        taken = {template for route in operations for template in route.templates}
         plain = FlaskRoutes(app).visible() or []
-        return [*operations, *(route for route in plain if known.isdisjoint(route.templates))]
+        return [*operations, *(route for route in plain if taken.isdisjoint(route.templates))]
     seen = (OtherRoutes(layer).visible() for layer in below)
-    return next((routes for routes in seen if routes is not None), None) or (
-        FlaskRoutes(app).visible() or next((found for layer in below if (found := visible_routes(layer))), None)
+    known = next((routes for routes in seen if routes is not None), None) or combined_routes(app)
+    return (
+        known
+        or FlaskRoutes(app).visible()
+        or next((found for layer in below if (found := visible_routes(layer))), None)
     )
 
 

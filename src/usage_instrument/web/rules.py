@@ -162,6 +162,11 @@ class Rules:
         """Whether some feature names are known only with a request."""
         return self._namer is not None or any(callable(key.value) for key in self.keys)
 
+    def has_paths(self, prefix: str) -> bool:
+        """Whether an entry of `features` names paths below a template."""
+        targets = [key.target for key in self.keys if key.template is not None]
+        return any(target.startswith(prefix) or "*" in target for target in targets)
+
     def unmatched(self, routes: list[Route]) -> list[str]:
         """The keys of `features` that are no route of an app; keys that a mounted app may have are left out."""
         hidden = [route.templates[0] for route in routes if route.opaque]
