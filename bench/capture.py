@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from databases import POSTGRESQL, SQLITE, database
 from peers import EMPTY, PROMETHEUS, Function, after, awaiting, closure, empty, installed
 from rounds import Bar, Case, Result, Table, compare, main, now, times
 from sqlalchemy.orm import Session
@@ -169,7 +170,7 @@ def side_by_side(title: str, loop: Callable[[Any], float], cases: dict[str, Any]
 
 
 def at_commit(rounds: int) -> Iterator[Result]:
-    """A use that waits for a transaction, beside one that does not; and what its transaction then costs more."""
+    """A use that waits for a transaction, beside one that does not, and beside a listener of the host's own."""
     engine = sa.create_engine("sqlite://")
 
     def committed(begin: Callable[[], Any], uses: int, track: Callable[[Any], object]) -> Case:
@@ -199,22 +200,74 @@ def at_commit(rounds: int) -> Iterator[Result]:
         found.begin()
         return found
 
-    plain, hooked = "track()", "track(commit=…)"
+    def listen(session: Session) -> None:
+        sa.event.listen(session, "after_commit", lambda _: usage.track("bench"), once=True)
+
+    plain, hooked, by_hand = "track()", "track(commit=…)", "track() in an after_commit listener"
     for name, begin in (("Session", session), ("Connection", connection)):
         for uses in (1, 10):
-            found = compare(
-                f"A use in a transaction of a {name}, {uses} in each, its end included",
-                {
-                    "no use": committed(begin, uses, lambda place: None),
-                    plain: committed(begin, uses, lambda place: usage.track("bench")),
-                    hooked: committed(begin, uses, lambda place: usage.track("bench", commit=place)),
-                },
-                plain,
-                rounds=rounds,
-                between=usage.flush,
-            )
+            cases = {
+                "no use": committed(begin, uses, lambda place: None),
+                plain: committed(begin, uses, lambda place: usage.track("bench")),
+                hooked: committed(begin, uses, lambda place: usage.track("bench", commit=place)),
+            }
+            if name == "Session":  # a Connection has no event behind its COMMIT
+                cases[by_hand] = committed(begin, uses, listen)
+            title = f"A use in a transaction of a {name}, {uses} in each, its end included"
+            found = compare(title, cases, plain, rounds=rounds, between=usage.flush)
             yield found
-            yield Bar(f"µs that commit= adds to a use, {name}, {uses} in a transaction", found[hooked].over * 1e6, 3.0)
+            what = f"{uses} in a transaction of a {name}"
+            yield Bar(
+                f"a use with commit= by a hook, over one without, {what}", found[hooked].over * 1e6, 3.0, unit="µs"
+            )
+            if by_hand in cases:
+                added = found[hooked].over / found[by_hand].over
+                yield Bar(f"a use with commit= by a hook, what it adds / what a listener adds, {what}", added, 1.0)
+
+
+ROW, TWO, COUNTED = "one INSERT", "two INSERTs", "one INSERT and a use with commit="
+
+
+def in_the_outbox(name: str, rounds: int) -> Iterator[Result]:
+    """A row of the outbox beside a row of the host's own, in one transaction and by the wall clock."""
+    orders = sa.Table(
+        "orders", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("what", sa.Text)
+    )
+    numbers = itertools.count(1)
+
+    with database(name) as url:
+        engine = sa.create_engine(url)
+        schema.create_all(engine, user_id_type="integer")
+        orders.create(engine)
+        usage.configure(url, user_id_type="integer", flush_interval=3600)
+
+        def committed(rows: int, uses: int) -> Case:
+            """Seconds of a transaction."""
+
+            def case() -> float:
+                start = time.perf_counter()
+                for _ in range(FEW):
+                    with engine.begin() as connection:
+                        for _ in range(rows):
+                            connection.execute(orders.insert().values(id=next(numbers), what="a chair"))
+                        for _ in range(uses):
+                            usage.track("bench", commit=connection, user=7)
+                return (time.perf_counter() - start) / FEW
+
+            return case
+
+        found = compare(
+            f"{name}: a transaction of a Connection",
+            {ROW: committed(1, 0), COUNTED: committed(1, 1), TWO: committed(2, 0)},
+            ROW,
+            rounds=rounds,
+            between=usage.flush,
+        )
+        yield found
+        share = found[COUNTED].over / found[TWO].over
+        yield Bar(f"{name}: a use in the outbox / an INSERT more in the transaction", share, 1.3)
+        _default.reset()
+        engine.dispose()
 
 
 def measure(scale: float) -> Iterator[Result]:
@@ -259,6 +312,8 @@ def measure(scale: float) -> Iterator[Result]:
         threaded = {name: plain[name] for name in (BARE, EMPTY, TRACKED)}
         yield side_by_side(f"A function, called by {THREADS} threads at once", call_in_threads, threaded, rounds)
         yield from at_commit(rounds)
+    for name in (SQLITE, POSTGRESQL):
+        yield from in_the_outbox(name, times(20, scale))
     with configured(journal=True):
         cases = {BARE: function, EMPTY: empty(function), TRACKED: tracks(function)}
         found = side_by_side("A function, with the journal on", call, cases, rounds)

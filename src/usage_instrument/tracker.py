@@ -41,19 +41,16 @@ C = TypeVar("C", bound=Callable[..., Any])
 class Held:
     """Uses that wait for a transaction of the host's. A call records them."""
 
-    __slots__ = ("_tracker", "uses")
+    __slots__ = ("_tracker", "outbox", "uses")
 
     def __init__(self, tracker: Tracker, uses: Sequence[Use]) -> None:
         self._tracker = tracker
+        self.outbox = tracker._outbox
+        """Where they go if the transaction is in the database of the tables."""
         self.uses = uses
 
     def __call__(self) -> None:
         self._tracker._take(self.uses)
-
-    @property
-    def outbox(self) -> Outbox | None:
-        """Where they go if the transaction is in the database of the tables."""
-        return self._tracker._outbox
 
 
 class Tracker:
@@ -81,6 +78,8 @@ class Tracker:
         self.tables_given = self._backend.tables_given
         self.user_id_type = self._backend.user_id_type
         self._canonical = canonical_user(self.user_id_type)
+        self._is_plain = self.settings.enabled and not self.settings.strict and self.settings.before_track is None
+        """Whether a capture needs no check."""
         self._left_behind: list[object] = []
         self.catalog = catalog if catalog is not None else Catalog()
         self._renew()
@@ -152,7 +151,7 @@ class Tracker:
         """As Recorder.sink; once the threads run, it is the deque's own append."""
         if not self.settings.enabled:
             return lambda user: None
-        if self.settings.strict or self.settings.before_track is not None:
+        if not self._is_plain:
             return lambda user: self.record(Use(feature.name, user))
         return self._pipeline.sink(feature.name) or partial(self._append_first, feature.name)
 
@@ -177,10 +176,9 @@ class Tracker:
 
     def hold(self, use: Use) -> Callable[[], object]:
         """As Recorder.hold."""
-        settings = self.settings
-        if settings.before_track is None and not settings.strict and settings.enabled:
+        if self._is_plain:
             return Held(self, (use,))
-        return Held(self, self._checked(use) if settings.enabled else ())
+        return Held(self, self._checked(use) if self.settings.enabled else ())
 
     def _checked(self, use: Use) -> list[Use]:
         """The uses to record of one, after the app's rule. Raises only if strict."""

@@ -43,32 +43,20 @@ def outcome_since(connection: Connection, ended: int) -> bool | None:
 
 def is_open(bind: Any) -> TypeGuard[Connection]:
     """Whether the bind of a session is a Connection with an open transaction."""
-    from sqlalchemy import Connection
-
-    return isinstance(bind, Connection) and bind.in_transaction()
+    in_transaction = getattr(bind, "in_transaction", None)  # which an Engine has not
+    return in_transaction is not None and bool(in_transaction())
 
 
 def _follow(transaction: Any) -> None:
     """Have a transaction and the savepoints around it report how they end."""
-    while transaction is not None:
+    while transaction is not None and not isinstance(transaction, _Reports):
         kind = type(transaction)
-        if issubclass(kind, _Reports):
-            return
-        if kind not in _kinds:
-            _kinds[kind] = type(kind.__name__, (_Reports, kind), {"__slots__": ()})
-        transaction.__class__ = _kinds[kind]
-        transaction = _around(transaction)
-
-
-def _around(transaction: Any) -> Any:
-    """What surrounds a savepoint: another one, or the outermost transaction, which nothing surrounds."""
-    if not _is_savepoint(transaction):
-        return None
-    return transaction._previous_nested or transaction.connection.get_transaction()
-
-
-def _is_savepoint(transaction: Any) -> bool:
-    return hasattr(transaction, "_previous_nested")
+        reporting = _kinds.get(kind)
+        if reporting is None:
+            base = _ReportsSavepoint if hasattr(transaction, "_previous_nested") else _ReportsOutermost
+            reporting = _kinds[kind] = type(kind.__name__, (base, kind), {"__slots__": ()})
+        transaction.__class__ = reporting
+        transaction = transaction._around
 
 
 class _Reports:
@@ -78,58 +66,99 @@ class _Reports:
 
     connection: Connection
 
-    def commit(self) -> None:
-        """As Transaction.commit; then the uses count, or wait for what surrounds a savepoint."""
-        connection = self.connection
-        found = kept_by(connection)
-        if found is not None and not _is_savepoint(self) and not hasattr(self, "xid"):  # which is prepared already
-            found.put(connection, lambda: connection)
-        super().commit()  # type: ignore[misc]
-        if found is None:
-            return
-        if _is_savepoint(self):
-            outer = connection.get_nested_transaction() or connection.get_transaction()
-            _follow(outer)
-            found.move(self, outer)
-        else:
-            uses = found.take()
-            found.end(committed=True)
-            run(uses)
-
     def rollback(self) -> None:
         """As Transaction.rollback; its uses do not count."""
-        is_open = _is_open(self)
+        is_open = self._is_open
         try:
             super().rollback()  # type: ignore[misc]
         finally:
             if is_open:
-                _rolled_back(self)
+                self._rolled_back()
 
     def close(self) -> None:
         """As Transaction.close, which rolls an open transaction back."""
-        is_open = _is_open(self)
+        is_open = self._is_open
         try:
             super().close()  # type: ignore[misc]
         finally:
             if is_open:
-                _rolled_back(self)
+                self._rolled_back()
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether it has not ended. A COMMIT that failed leaves it to a rollback."""
+        raise NotImplementedError
+
+    def _rolled_back(self) -> None:
+        raise NotImplementedError
 
 
-def _is_open(transaction: Any) -> bool:
-    """Whether a transaction has not ended. A COMMIT that failed leaves it to a rollback."""
-    return _is_savepoint(transaction) or transaction.connection.get_transaction() is transaction
+class _ReportsOutermost(_Reports):
+    """For a transaction that is no savepoint."""
+
+    __slots__ = ()
+
+    _around = None
+
+    def commit(self) -> None:
+        """As Transaction.commit; then the uses count."""
+        connection = self.connection
+        found = kept_by(connection)
+        if found is None:
+            super().commit()  # type: ignore[misc]
+            return
+        if found.levels and not hasattr(self, "xid"):  # which is prepared already
+            outboxes = found.outboxes_at(connection)
+            if outboxes:
+                found.put(outboxes, connection)
+        super().commit()  # type: ignore[misc]
+        uses = found.take()
+        found.end(committed=True)
+        run(uses)
+
+    @property
+    def _is_open(self) -> bool:
+        present: object = self.connection.get_transaction()
+        return present is self
+
+    def _rolled_back(self) -> None:
+        found = kept_by(self.connection)
+        if found is not None:
+            found.end(committed=False)
 
 
-def _rolled_back(transaction: Any) -> None:
-    found = kept_by(transaction.connection)
-    if found is None:
-        return
-    if not _is_savepoint(transaction):
-        found.end(committed=False)
-        return
-    for level in list(found.levels):
-        inner: Any = level  # a savepoint within one that is rolled back
-        while inner is not None and inner is not transaction:
-            inner = _around(inner)
-        if inner is transaction:
-            del found.levels[level]
+class _ReportsSavepoint(_Reports):
+    """For a savepoint, which another one or the outermost transaction surrounds."""
+
+    __slots__ = ()
+
+    _previous_nested: Any
+
+    @property
+    def _around(self) -> Any:
+        return self._previous_nested or self.connection.get_transaction()
+
+    def commit(self) -> None:
+        """As Transaction.commit; then the uses wait for what surrounds it."""
+        connection = self.connection
+        super().commit()  # type: ignore[misc]
+        found = kept_by(connection)
+        if found is not None:
+            outer = connection.get_nested_transaction() or connection.get_transaction()
+            _follow(outer)
+            found.move(self, outer)
+
+    @property
+    def _is_open(self) -> bool:
+        return True
+
+    def _rolled_back(self) -> None:
+        found = kept_by(self.connection)
+        if found is None:
+            return
+        for level in list(found.levels):
+            inner: Any = level  # a savepoint within one that is rolled back
+            while inner is not None and inner is not self:
+                inner = inner._around
+            if inner is self:
+                del found.levels[level]

@@ -46,20 +46,19 @@ KEY = "_usage_instrument_uses"
 class KeptUses:
     """The uses that wait, by the transaction or savepoint they were captured in, and the latest outcome."""
 
-    __slots__ = ("committed", "committing", "ended", "levels", "outboxes", "request")
+    outboxes: Sequence[Outbox] = ()
+    """Those that have rows in the open transaction."""
+    committing = False
+    """Whether the outermost transaction has committed and has not ended."""
+    ended = 0
+    """The number of outermost transactions that have ended."""
+    committed = False
+    """Whether the latest of them committed."""
+    request: Any = None
+    """The request in which the session wrote something that is not committed, for `commit="request"`."""
 
     def __init__(self) -> None:
         self.levels: dict[object, list[Release]] = {}
-        self.outboxes: set[Outbox] = set()
-        """Those that have rows in the open transaction."""
-        self.committing = False
-        """Whether the outermost transaction has committed and has not ended."""
-        self.ended = 0
-        """The number of outermost transactions that have ended."""
-        self.committed = False
-        """Whether the latest of them committed."""
-        self.request: Any = None
-        """The request in which the session wrote something that is not committed, for `commit="request"`."""
 
     def keep(self, level: object, release: Release) -> None:
         """Keep a use until its transaction or savepoint ends. If the transaction has committed, record it at once."""
@@ -78,33 +77,46 @@ class KeptUses:
         if uses:
             self.levels.setdefault(outer, []).extend(uses)
 
-    def put(self, bind: Any, connect: Callable[[], Any]) -> None:
-        """Put the uses into the outbox as far as it is in the database of `bind`: the outermost transaction is about to
-        commit. `connect` returns its connection."""
-        for level, uses in list(self.levels.items()):
-            found: dict[Outbox, list[Any]] = {}
+    def outboxes_at(self, bind: Any) -> list[Outbox]:
+        """The outboxes of the kept uses that are in the database of `bind`: their uses become rows."""
+        found: list[Outbox] = []
+        last: Outbox | None = None  # nearly all uses have the same one
+        for uses in self.levels.values():
             for release in uses:
-                outbox = getattr(release, "outbox", None)
-                if outbox is not None and outbox.takes(bind):
-                    found.setdefault(outbox, []).append(release)
-            for outbox, some in found.items():
-                if outbox.put(connect(), [use for held in some for use in held.uses]):
-                    self.outboxes.add(outbox)
-                    gone = set(map(id, some))
-                    self.levels[level] = [release for release in self.levels[level] if id(release) not in gone]
+                outbox: Outbox | None = getattr(release, "outbox", None)
+                if outbox is not last and outbox is not None:
+                    last = outbox
+                    if outbox not in found and outbox.takes(bind):
+                        found.append(outbox)
+        return found
+
+    def put(self, outboxes: Iterable[Outbox], connection: Any) -> None:
+        """Put the uses into their outboxes: the outermost transaction of the connection is about to commit."""
+        for outbox in outboxes:
+            kept: list[Any] = [release for uses in self.levels.values() for release in uses]
+            theirs = [release for release in kept if getattr(release, "outbox", None) is outbox]
+            if outbox.put(connection, [use for release in theirs for use in release.uses]):
+                self.outboxes = (*self.outboxes, outbox)
+                for level, uses in self.levels.items():
+                    self.levels[level] = [release for release in uses if getattr(release, "outbox", None) is not outbox]
 
     def take(self) -> list[Release]:
         """Hand over all uses, in the order of their levels, and have the writer look into the outbox."""
-        outboxes, self.outboxes = self.outboxes, set()
-        run(outbox.committed for outbox in outboxes)
-        uses = [release for level in self.levels.values() for release in level]
+        if self.outboxes:
+            run(outbox.committed for outbox in self.outboxes)
+            self.outboxes = ()
+        taken: list[Release] = []
+        for uses in self.levels.values():
+            taken += uses
         self.levels.clear()
-        return uses
+        return taken
 
     def end(self, *, committed: bool) -> None:
         """The outermost transaction has ended; what is left was rolled back."""
-        self.levels.clear()
-        self.outboxes.clear()
+        if self.levels:
+            self.levels.clear()
+        if self.outboxes:
+            self.outboxes = ()
         self.ended += 1
         self.committed, self.committing = committed, False
 
@@ -140,4 +152,4 @@ def autocommits(bind: Any) -> bool:
     level = bind.get_execution_options().get("isolation_level")
     if level is None:  # that of create_engine()
         level = getattr(bind.dialect, "_on_connect_isolation_level", None)
-    return bool(level == "AUTOCOMMIT")
+    return level is not None and bool(level == "AUTOCOMMIT")

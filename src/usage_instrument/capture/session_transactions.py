@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _following = allocate_lock()
 _follows = False
+_get_bind: Any = None
+"""SQLAlchemy's own `Session.get_bind`."""
+_binds = ""
+"""The attribute of a session with its binds by class; SQLAlchemy 2.0 has a private one."""
 
 
 def follow() -> None:
@@ -27,7 +31,7 @@ def follow() -> None:
     SQLAlchemy forbids it while another thread runs the listeners of the same event, so that it is done as early as
     possible: when a tracker is made, and when `commit=` is declared.
     """
-    global _follows
+    global _follows, _get_bind, _binds
     if _follows or "sqlalchemy.orm" not in sys.modules:
         return
     with _following:
@@ -35,6 +39,7 @@ def follow() -> None:
             from sqlalchemy import event
             from sqlalchemy.orm import Session
 
+            _get_bind, _binds = Session.get_bind, "binds" if hasattr(Session(), "binds") else "_Session__binds"
             # First, since an exception of the host's own listener keeps later ones from running.
             event.listen(Session, "before_commit", _committing)
             event.listen(Session, "after_commit", _committed, insert=True)
@@ -49,7 +54,7 @@ def keep(session: Session, release: Release) -> bool:
     transaction = session.get_nested_transaction() or session.get_transaction()
     if transaction is None or autocommits(session.bind):
         return False
-    (session.__dict__.get(KEY) or keep_in(session)).keep(transaction, release)
+    keep_in(session).keep(transaction, release)
     return True
 
 
@@ -71,20 +76,20 @@ def _committing(session: Session) -> None:
     if found is None or not found.levels or session.twophase or session.get_nested_transaction() is not None:
         return
     bind = _only_bind(session)
-    if bind is not None:
-        found.put(bind, lambda: session.connection(bind_arguments={"bind": bind}))
+    outboxes = None if bind is None else found.outboxes_at(bind)
+    if outboxes:
+        found.put(outboxes, session.connection(bind_arguments={"bind": bind}))
 
 
 def _only_bind(session: Session) -> Any:
     """The bind of a session, if it has one alone: of several, one may commit and the next one fail."""
-    from sqlalchemy.orm import Session
-
-    try:
-        if getattr(session, "binds", None) or getattr(session, "_Session__binds", None):  # the latter in 2.0
-            return None
-        if type(session).get_bind is not Session.get_bind and len(session._db.engines) != 1:  # type: ignore[attr-defined]
-            return None  # it is Flask-SQLAlchemy's, or a class of the host's that has no such attribute
-        return session.get_bind()
+    attributes = session.__dict__
+    if attributes.get(_binds):
+        return None
+    if type(session).get_bind is _get_bind:
+        return session.bind
+    try:  # it is Flask-SQLAlchemy's, or a class of the host's that has no such attribute
+        return session.get_bind() if len(session._db.engines) == 1 else None  # type: ignore[attr-defined]
     except Exception:
         return None
 
@@ -99,10 +104,11 @@ def _committed(session: Session) -> None:
         return
     found.committing = True
     uses = found.take()
-    outer = session.bind
-    if uses and connection_transactions.is_open(outer):  # the session only takes part in a transaction of the host's
-        uses = [release for release in uses if not connection_transactions.keep(outer, release)]
-    run(uses)
+    if uses:
+        outer = session.bind
+        if connection_transactions.is_open(outer):  # the session only takes part in a transaction of the host's
+            uses = [release for release in uses if not connection_transactions.keep(outer, release)]
+        run(uses)
 
 
 def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | None:
@@ -117,9 +123,10 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
     if found is None:
         return
     if transaction.parent is None:
-        request, found.request = found.request, None
-        if request is not None and request.sessions is not None:
-            request.sessions[session] = found.committing
+        if found.request is not None:
+            request, found.request = found.request, None
+            if request.sessions is not None:
+                request.sessions[session] = found.committing
         found.end(committed=found.committing)
     else:
         found.levels.pop(transaction, None)

@@ -191,7 +191,9 @@ def adapt(connection: Any) -> HostConnection:
 def key_of(bind: Any) -> Hashable:
     """What decides on the database, the role and the options of an Engine, Connection or connection of Django's, whose
     settings tests change."""
-    if isinstance(bind, Engine | Connection):
+    if isinstance(bind, Engine):
+        return bind
+    if isinstance(bind, Connection):
         return bind.engine
     settings = bind.settings_dict
     return bind.vendor, settings["NAME"], settings["HOST"], settings["PORT"], settings["USER"], bind.alias

@@ -90,11 +90,11 @@ class Outbox:
         """Whether an Engine or Connection of the host's, or one of Django's, is on the database of the tables, and its
         outbox works."""
         target = self._target(bind)
-        return target.is_here and time.monotonic() >= target.refused_until
+        return target.is_here and (not target.refused_until or time.monotonic() >= target.refused_until)
 
     def _target(self, bind: Any) -> _Target:
         key = key_of(bind)
-        known: Any = self._engines if isinstance(key, Engine) else self._aliases
+        known: Any = self._aliases if isinstance(key, tuple) else self._engines
         found: _Target | None = known.get(key)
         if found is None:
             database = self._backend.database
