@@ -25,7 +25,8 @@ class Stats:
     metadata_lost: int = 0
     """Uses kept without their metadata."""
     outbox_pending: int = 0
-    """Uses of committed transactions that wait in `feature_usage_outbox`, of all processes, as last seen."""
+    """Uses of committed transactions that wait in `feature_usage_outbox`, of all processes, when the writer last
+    looked: at each flush(), after commits of this process, and once a minute."""
     audited: int = 0
     """Rows of the audit trail in committed transactions."""
     audit_pending: int = 0

@@ -104,17 +104,21 @@ def test_async_sessions(database, engine, tables, tracker):
     assert counts(engine, tables) == {("purchase", 1): 1, ("purchase", 2): 1}
 
 
-def test_a_session_of_another_database_takes_the_hook(database, tables, engine, sqlite, tmp_path):
+def test_a_session_of_another_database_takes_the_hook_and_says_so(tables, engine, tmp_path, caplog):
     other = shop.begin_by_hand(sa.create_engine(f"sqlite:///{tmp_path / 'other.db'}"))
     shop.PURCHASES.create(other)
-    usage.configure(engine, user_id_type="integer", flush_interval=3600)
-    with Session(other) as session:
-        number = buy(session)
-        session.commit()
+    usage.configure(engine, user_id_type="integer", flush_interval=3600, strict=True)
+    bought = []
+    for _ in range(2):
+        with Session(other) as session:
+            bought.append(buy(session))
+            session.commit()
+        [record] = [record for record in caplog.records if "commit= finds a transaction in" in record.message]
+        assert f"other.db, and the tables are in {engine.dialect.name}" in record.message.replace("mysql", "mariadb")
     other.dispose()
     assert rows(engine, tables) == []
     assert usage.flush()
-    assert counts(engine, tables) == {("purchase", number): 1}
+    assert counts(engine, tables) == {("purchase", number): 1 for number in bought}
 
 
 def test_a_session_of_several_databases_takes_the_hook(engine, tables, tracker):
@@ -474,6 +478,61 @@ def test_a_young_row_waits_for_its_user(database):
     assert counts(users.engine, tables) == {("purchase", late): 1}
 
 
+def test_rows_of_users_who_are_not_there_yet_do_not_hold_up_those_behind(database):
+    users = with_users(database)
+    tables = define_tables(users.users.metadata, users=users.users)
+    tables.usage.metadata.create_all(users.engine)
+    usage.configure(users.engine, tables=tables, flush_interval=3600, flush_rows=2)
+    known = users.user_ids[0]
+    late = [uuid.UUID(int=number) for number in range(1, 6)]
+    with users.engine.connect() as connection:
+        connection.begin()
+        for user in (*late[:3], known, *late[3:], known):
+            usage.track("purchase", commit=connection, user=user)
+        connection.commit()
+    usage.flush()
+    assert counts(users.engine, tables) == {("purchase", known): 2}
+    assert (usage.stats().written, usage.stats().outbox_pending) == (2, 5)
+    with users.engine.begin() as connection:
+        connection.execute(users.users.insert(), [{"id": user, "name": "late"} for user in late])
+    assert usage.flush()
+    assert usage.stats().outbox_pending == 0
+    assert counts(users.engine, tables) == {("purchase", known): 2, **{("purchase", user): 1 for user in late}}
+
+
+def test_a_flush_sees_what_other_processes_have_committed(sqlite):
+    engine = shop.begin_by_hand(sqlite.engine())
+    tables = made(engine, user_id_type="integer")
+    usage.configure(engine, user_id_type="integer", flush_interval=3600)
+    usage.track("search", user=7)
+    assert usage.flush()
+    with engine.begin() as connection:  # as another process
+        connection.execute(
+            tables.outbox.insert().values(
+                outbox_id=uuid.uuid4(), user_id=8, feature_name="purchase", used_at=dt.datetime(2026, 1, 31)
+            )
+        )
+    assert usage.flush()
+    assert counts(engine, tables) == {("search", 7): 1, ("purchase", 8): 1}
+    assert usage.stats().outbox_pending == 0
+
+
+def test_the_export_of_a_user_has_what_waits(users_database):
+    tables = made(users_database.engine, users=users_database.users)
+    usage.configure(users_database.engine, tables=tables, flush_interval=3600)
+    guest = uuid.uuid4()
+    with users_database.engine.connect() as connection:
+        connection.begin()
+        usage.track("purchase", commit=connection, user=guest, count=2, metadata={"basket": 1})
+        usage.track("purchase", commit=connection, user=users_database.user_ids[0])
+        connection.commit()
+    data = usage.export(guest)
+    [use] = data["waiting"]
+    assert (use["feature_name"], use["uses"], use["metadata"], data["usage"]) == ("purchase", 2, {"basket": 1}, [])
+    counted = usage.export(users_database.user_ids[0])
+    assert ([use["usage_count"] for use in counted["usage"]], counted["waiting"]) == ([1], [])
+
+
 def test_erasing_a_user_empties_the_outbox_of_them(engine, tables):
     usage.configure(engine, user_id_type="integer", flush_interval=3600, privacy_key="k" * 40)
     with Session(engine) as session:
@@ -497,5 +556,6 @@ def test_the_schedule(monkeypatch):
     monkeypatch.setattr(outbox_module.time, "monotonic", lambda: now)
     schedule = outbox_module.OutboxSchedule()
     assert not schedule.is_due(None)
+    assert not schedule.is_due(None, asked=True)
     schedule.is_asked = True
     assert schedule.is_due(None)

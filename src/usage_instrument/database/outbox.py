@@ -15,10 +15,12 @@ from sqlalchemy import (
     Dialect,
     Table,
     Update,
+    and_,
     delete,
     func,
     insert,
     literal,
+    or_,
     select,
     update,
 )  # fmt: skip
@@ -80,11 +82,14 @@ def has_rows(connection: Connection, tables: Tables) -> bool:
     return connection.scalar(select(literal(1)).select_from(tables.outbox).limit(1)) is not None
 
 
-def oldest(connection: Connection, tables: Tables, limit: int) -> list[OutboxRow]:
-    """The oldest rows, locked; those that another writer has locked are left to it."""
+def oldest(connection: Connection, tables: Tables, limit: int, behind: OutboxRow | None = None) -> list[OutboxRow]:
+    """The oldest rows `behind` a row, locked; those that another writer has locked are left to it."""
     outbox = tables.outbox
     columns = (outbox.c[name] for name in OutboxRow._fields)
-    query = select(*columns).order_by(outbox.c.used_at).limit(limit).with_for_update(skip_locked=True)
+    time, key = outbox.c.used_at, outbox.c.outbox_id
+    query = select(*columns).order_by(time, key).limit(limit).with_for_update(skip_locked=True)
+    if behind is not None:
+        query = query.where(or_(time > behind.used_at, and_(time == behind.used_at, key > behind.outbox_id)))
     return [OutboxRow(*row) for row in connection.execute(query)]
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
-from usage_instrument.database import dialects, engines
+from usage_instrument.database import dialects, urls
 from usage_instrument.database.driver_errors import Fault
 
 _DJANGO: dict[str, Callable[..., Dialect]] = {
@@ -199,17 +199,14 @@ def key_of(bind: Any) -> Hashable:
     return bind.vendor, settings["NAME"], settings["HOST"], settings["PORT"], settings["USER"], bind.alias
 
 
-def is_at(key: Any, database: engines.Database) -> bool:
-    """Whether a key of `key_of` is of that database, as far as the names of both say."""
+def place_of(key: Any) -> str | None:
+    """The database of an engine or URL, or of a key of `key_of`, without credentials; None if nothing names it."""
     try:
-        found = _django_url(*key[:4]) if isinstance(key, tuple) else key
-        return found is not None and _place(found) == _place(database)
+        is_djangos = isinstance(key, tuple) and not isinstance(key, URL)  # which is a tuple, too
+        found = _django_url(*key[:4]) if is_djangos else key
+        return None if found is None else urls.named(found, None).replace("mariadb://", "mysql://", 1)
     except Exception:  # an engine with a creator and no URL
-        return False
-
-
-def _place(database: engines.Database) -> str:
-    return engines.named(database, None).replace("mariadb://", "mysql://", 1)
+        return None
 
 
 def _django_url(vendor: str, name: Any, host: str, port: str | int) -> URL | None:

@@ -16,7 +16,16 @@ from usage_instrument.events import Use, fitting_metadata
 from usage_instrument.runtime import log
 from usage_instrument.typing import UserId
 
-from .host_connections import HostConnection, TransactionEndedError, adapt, fault_of, is_at, is_lost, key_of, survives
+from .host_connections import (
+    HostConnection,
+    TransactionEndedError,
+    adapt,
+    fault_of,
+    is_lost,
+    key_of,
+    place_of,
+    survives,
+)
 from .store import Store
 
 if TYPE_CHECKING:
@@ -58,9 +67,12 @@ class OutboxSchedule:
         """Uses that were left there at the last look."""
         self._next_look = 0.0
 
-    def is_due(self, store: Store | None) -> bool:
-        """Whether to look now. A process that writes nothing else opens no connection for it."""
-        return self.is_asked or (store is not None and store.has_outbox and time.monotonic() >= self._next_look)
+    def is_due(self, store: Store | None, *, asked: bool = False) -> bool:
+        """Whether to look now; at each flush that somebody `asked` for. A process that writes nothing else opens no
+        connection for it."""
+        if self.is_asked:
+            return True
+        return store is not None and store.has_outbox and (asked or time.monotonic() >= self._next_look)
 
     def looked(self, waiting: int) -> None:
         """A look has ended."""
@@ -97,9 +109,22 @@ class Outbox:
         known: Any = self._aliases if isinstance(key, tuple) else self._engines
         found: _Target | None = known.get(key)
         if found is None:
-            database = self._backend.database
-            found = known[key] = _Target(is_here=database is not None and is_at(key, database))
+            found = known[key] = _Target(is_here=self._is_here(key))
         return found
+
+    def _is_here(self, key: Hashable) -> bool:
+        database = self._backend.database
+        ours, theirs = None if database is None else place_of(database), place_of(key)
+        if ours is None or theirs is None or ours == theirs:
+            return ours is not None and ours == theirs
+        log.once(
+            ("elsewhere", theirs, ours),
+            "commit= finds a transaction in %s, and the tables are in %s: a hook counts such uses after the commit, "
+            "and a crash in between loses them. If both are one database, write its host, port and name alike",
+            theirs,
+            ours,
+        )
+        return False
 
     def put(self, connection: Any, uses: Sequence[Use]) -> bool:
         """Insert all the uses in the transaction of the connection, or none and return False: hooks must record them.

@@ -84,6 +84,8 @@ class Moved(NamedTuple):
     """Uses that are left."""
     has_more: bool = False
     """Whether to go on at once."""
+    last: outbox.OutboxRow | None = None
+    """The row to go on behind, if rows before it wait for their users."""
     is_outdated: bool = False
     """Whether nothing was done, as users were suppressed since or the writer's row is gone."""
 
@@ -360,8 +362,17 @@ class Store:
         """Whether the database has the table of the outbox; known after open()."""
         return self._has_outbox
 
-    def move_outbox(self, ledger: Ledger, limit: int, known_users: KnownUsers, *, rejects: bool = False) -> Moved:
-        """Count the oldest rows of the outbox, or reject them, and delete them, in one transaction. Raises WriteError.
+    def move_outbox(
+        self,
+        ledger: Ledger,
+        limit: int,
+        known_users: KnownUsers,
+        behind: outbox.OutboxRow | None = None,
+        *,
+        rejects: bool = False,
+    ) -> Moved:
+        """Count the oldest rows of the outbox `behind` one, or reject them, and delete them, in one transaction. Raises
+        WriteError.
 
         Exactly once by the rows themselves: however the transaction ends, they are counted if they are gone. So
         it is no batch of the writer, and moves a row of the ledger that lives in this transaction alone.
@@ -372,9 +383,9 @@ class Store:
             if not outbox.has_rows(connection, tables):
                 return Moved()
             flush.queue(connection)  # before any row, as every writer
-            rows = outbox.oldest(connection, tables, limit)
+            rows = outbox.oldest(connection, tables, limit, behind)
             if not rows:
-                return Moved()
+                return Moved(waiting=outbox.waiting(connection, tables))
             if ledger.suppression is None:
                 self._read_suppressions(connection, ledger)
             # Locked: another process that suppresses a user waits for this transaction, or is seen here.
@@ -420,10 +431,9 @@ class Store:
             return Moved(
                 sum(row.uses for row in counted),
                 sum(row.uses for row in (*late, *refused, *suppressed)),
-                sum(row.uses for row in rows if row.outbox_id in early)
-                if is_all
-                else outbox.waiting(connection, tables),
-                has_more=not is_all and bool(gone),
+                outbox.waiting(connection, tables),
+                has_more=not is_all,
+                last=rows[-1] if early else behind,
             )
 
         try:

@@ -131,7 +131,7 @@ class Writer:
             self.batcher.take()
             if not self.batcher.is_idle:
                 self._send_all(final)
-            if self.batcher.batch is None and self.outbox.is_due(self._store):
+            if self.batcher.batch is None and self.outbox.is_due(self._store, asked=asked):
                 self._move_outbox()
             store, ledger = self._store, self.ledger
             if store is not None and ledger is not None and ledger.registered:
@@ -170,14 +170,14 @@ class Writer:
         store, ledger = self._ready()
         if not store.has_outbox:
             store.check_outbox()  # `db upgrade` may have made it
-        self.outbox.is_asked, limit, rejects = False, self._settings.flush_rows, False
+        self.outbox.is_asked, limit, rejects, behind = False, self._settings.flush_rows, False, None
         if not store.has_outbox:
             self.outbox.looked(0)
             return
         try:
             for _ in range(_MOVES):
                 try:
-                    moved = store.move_outbox(ledger, limit, self._known_users, rejects=rejects)
+                    moved = store.move_outbox(ledger, limit, self._known_users, behind, rejects=rejects)
                 except WriteError as error:
                     if error.in_doubt or error.fault is not Fault.REFUSED or rejects:
                         raise
@@ -188,7 +188,7 @@ class Writer:
                         self._start_anew(store)
                         store, ledger = self._ready()
                     continue
-                rejects = False
+                rejects, behind = False, moved.last
                 self.written += moved.written
                 self.outbox.moved += moved.written + moved.rejected
                 self.outbox.rejected += moved.rejected

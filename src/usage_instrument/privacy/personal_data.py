@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, or_, select
@@ -33,10 +34,12 @@ def delete_rows(connection: Connection, table: Table, user: UserId) -> int:
 
 
 def personal_data(
-    connection: Connection, tables: Tables, user: UserId, *, accesses: bool, exposures: bool
+    connection: Connection, tables: Tables, user: UserId, *, accesses: bool, exposures: bool, waiting: bool
 ) -> dict[str, Any]:
-    """The rows of a user as JSON values: `usage`, `history`, `exposures`, and `accesses`, those of the audit trail.
-    Without `accesses` or `exposures`, the database lacks the table."""
+    """The rows of a user as JSON values: `usage`, `history`, `exposures`, `waiting`, those of the outbox, and
+    `accesses`, those of the audit trail. Without `accesses`, `exposures` or `waiting`, the database lacks the table."""
+    # Read first: a row that a writer moves meanwhile is in both, rather than in neither.
+    uncounted = _rows(connection, tables.outbox, user, "used_at", "feature_name") if waiting else []
     return {
         "usage": [
             {
@@ -65,6 +68,15 @@ def personal_data(
                 "exposures": row["exposures"],
             }
             for row in (_rows(connection, tables.exposures, user, *_OF_EXPOSURES) if exposures else ())
+        ],
+        "waiting": [
+            {
+                "feature_name": row["feature_name"],
+                "uses": row["uses"],
+                "used_at": row["used_at"].isoformat(),
+                "metadata": None if row["metadata"] is None else json.loads(row["metadata"]),
+            }
+            for row in uncounted
         ],
         "accesses": [
             {
