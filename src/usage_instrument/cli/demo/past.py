@@ -12,6 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from usage_instrument.database.tables import Tables
+from usage_instrument.experiments import assign
 
 from .traffic import Person, people
 
@@ -61,6 +62,12 @@ SPIKE, DEAD, RETIRED, NEVER = (
     "calendar_print_month",
 )
 VARIED, RELATED = "calendar_new_event", ("calendar_set_reminder", "calendar_snooze_reminder")
+GOAL, WON, CHECK = "calendar_invite_guests", "invite_dialog", "invite_check"
+_WON_ARMS, _CHECK_ARMS = ("form", "suggestions"), ("one", "two")
+_WINNERS = 0.68
+"""The share of those who reach the goal that the winner gets."""
+_EXPOSED = 20_000
+"""People in an experiment, at most."""
 _SPIKE_DAYS_AGO, _DEAD_FOR, _RETIRED_FOR = 2, 150, 60
 
 
@@ -82,6 +89,10 @@ class Truths:
     """A feature, the key in its metadata, and the value of the users who use it twice as often."""
     related: tuple[str, str] = RELATED
     """The users of the second feature use the first."""
+    experiment: tuple[str, str, str] = (WON, GOAL, _WON_ARMS[1])
+    """An experiment, its goal, and the variant that leads more users to it."""
+    check: str = CHECK
+    """An experiment with two equal variants, an A/A test."""
 
 
 def fill(
@@ -92,7 +103,8 @@ def fill(
     users: sa.Table | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Truths:
-    """Write rows of `feature_usage`, their history and the catalogue into empty tables, and the people into `users`."""
+    """Write rows of `feature_usage`, their history, exposures and the catalogue into empty tables, and the people into
+    `users`."""
     dice = random.Random(seed)
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     persons = people(rows // 4 + 5, dice)  # some of them without uses
@@ -101,14 +113,17 @@ def fill(
         if users is not None:
             for part in _parts((person.row for person in persons), _SLICE):
                 connection.execute(users.insert(), part)
-        written = 0
+        written, reached = 0, _Reached(now)
         for part in _parts(_uses(persons, rows, now, dice), _SLICE):
             connection.execute(tables.usage.insert(), [usage for usage, _ in part])
             days = [day for _, days in part for day in days]
+            reached.note(part)
             for slice_ in _parts(iter(days), _SLICE):
                 connection.execute(tables.history.insert(), slice_)
             written += len(part)
             progress(written)
+        for part in _parts(reached.exposures(random.Random(seed)), _SLICE):
+            connection.execute(tables.exposures.insert(), part)
     return Truths(
         spike=(SPIKE, (now - dt.timedelta(days=_SPIKE_DAYS_AGO)).date()),
         power_user=persons[0].id,
@@ -181,6 +196,45 @@ def _row(
         {**key, "bucket_start": today - dt.timedelta(days=day), "usage_count": uses} for day, uses in counts.items()
     ]
     return usage, history
+
+
+class _Reached:
+    """The people, each with the ages in days of their uses of the goal."""
+
+    def __init__(self, now: dt.datetime) -> None:
+        self._now = now
+        self._ages: dict[UUID, list[int]] = {}
+
+    def note(self, rows: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
+        for usage, days in rows:
+            user = usage["user_id"]
+            if user is None or (user not in self._ages and len(self._ages) >= _EXPOSED):
+                continue
+            ages = self._ages.setdefault(user, [])
+            if usage["feature_name"] == GOAL:
+                ages += [(self._now.date() - day["bucket_start"].date()).days for day in days]
+
+    def exposures(self, dice: random.Random) -> Iterator[dict[str, Any]]:
+        """An exposure to a variant of each experiment for each of them. The winner has more who reach the goal later,
+        and as many people; the other experiment's variants are those of the hash."""
+        begun = {user: dice.randrange(30, 90) for user in self._ages}
+        reached = {user: any(age < begun[user] for age in ages) for user, ages in self._ages.items()}
+        share = sum(reached.values()) / max(len(reached), 1)
+        others = (0.5 - share * _WINNERS) / (1 - share) if share < 0.5 else 0.5
+        for user, is_reached in reached.items():
+            won = _WON_ARMS[dice.random() < (_WINNERS if is_reached else others)]
+            first = self._now - dt.timedelta(days=begun[user], seconds=dice.randrange(3_600))
+            last = self._now - dt.timedelta(seconds=dice.randrange(60, 86_400))
+            for name, variant in ((WON, won), (CHECK, assign(CHECK, str(user), _CHECK_ARMS))):
+                yield {
+                    "experiment": name,
+                    "unit": str(user),
+                    "user_id": user,
+                    "variant": variant,
+                    "first_exposed_at": first,
+                    "last_exposed_at": last,
+                    "exposures": 1 + dice.randrange(20),
+                }
 
 
 def _parts(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -85,12 +85,14 @@ def truths(console: Console, rows: int, found: Truths) -> None:
     feature, day = found.spike
     varied, key, winner = found.variant
     first, second = found.related
+    experiment, goal, leader = found.experiment
     facts = {
         "spikes": f"{feature} was used far more than usual on {day}",
         "unused --since 60d": f"{found.dead} is dead, {found.retired} is retired, {found.never} was never used",
         "power-users": f"{str(found.power_user)[:8]}… has the most uses",
         f"variants {varied} {key}": f"users with variant {winner} use it twice as often",
         f"related {second}": f"its users use {first} too",
+        "experiments": f"{experiment}: {leader} leads more users to {goal}; {found.check}: equal variants",
         "trend": "uses and users by day",
     }
     _heading(console, f"{rows:,} rows with known facts; each command finds one")
