@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, str] = {
     "upgrade": f"{_VALUES} database views",
     "testing": f"{_VALUES} capture",
     "pytest_plugin": "",
-    "dashboard": f"{_VALUES} runtime capture web audit database queries views {FRONT}",
+    "dashboard": f"{_VALUES} runtime capture web audit experiments database queries views {FRONT}",
     "cli": f"{_STAGES} web experiments queries views upgrade schema asgi dashboard {FRONT}",
     "integrations": f"{_STAGES} web tracker _default asgi wsgi schema dashboard queries cli {FRONT}",
 }

@@ -92,7 +92,13 @@ def test_the_real_page(small_past: Past, tab: Browser, tmp_path: Path) -> None:
 
         for width in (360, 1280):
             tab.look(width, dark=width == 360)
-            for page in ("", "feature?feature=search", f"user?user={small_past.user_ids[0]}", "adoption"):
+            for page in (
+                "",
+                "feature?feature=search",
+                f"user?user={small_past.user_ids[0]}",
+                "adoption",
+                "experiments",
+            ):
                 tab.go(origin + page)
                 assert tab.run("document.documentElement.scrollWidth") <= width, (page, width)
         assert tab.run("getComputedStyle(document.body).color") != ""

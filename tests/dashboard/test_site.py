@@ -52,6 +52,7 @@ def addresses(past: Past) -> list[tuple[str, dict[str, Any]]]:
     given |= {"features": "search, export", "returning": "export", "by": "month", "within": "2d"}
     found = [
         ("/", {}),
+        ("/experiments", {}),
         ("/search", {"q": "ex"}),
         ("/feature", {"feature": "export"}),
         ("/user", {"user": given["user"]}),

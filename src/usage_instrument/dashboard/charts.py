@@ -110,6 +110,73 @@ def chart(
     )
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A value that lies somewhere in a range."""
+
+    name: str
+    words: str
+    """The value and its range, as people read them."""
+    low: float
+    value: float
+    high: float
+    mark: str = ""
+    """A class of the style sheet."""
+
+
+@dataclass(frozen=True)
+class IntervalBar:
+    """An interval as it is drawn: positions in percent of the width."""
+
+    name: str
+    words: str
+    mark: str
+    x: float
+    end: float
+    at: float
+
+
+@dataclass(frozen=True)
+class IntervalChart:
+    """Intervals on one scale, one below the other. Their words are the text equivalent."""
+
+    title: str
+    about: str
+    bars: tuple[IntervalBar, ...]
+    zero: float | None
+    """Where 0 is, in percent; None if it is not on the scale."""
+    axis: tuple[Tick, ...]
+
+
+_MARGIN = 0.04
+"""The part of the width that is free on both sides."""
+
+
+def intervals(title: str, about: str, found: Sequence[Interval], unit: str, *, has_zero: bool) -> IntervalChart:
+    """A chart of these intervals. `has_zero`: the scale includes 0."""
+    ends = [each for one in found for each in (one.low, one.high)] + ([0.0] if has_zero else [])
+    low, high = min(ends), max(ends)
+    span = (high - low) or abs(high) or 1.0
+    low, span = (low + high - span) / 2 - span * _MARGIN, span * (1 + 2 * _MARGIN)
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / span, 2)
+
+    bars = [IntervalBar(one.name, one.words, one.mark, at(one.low), at(one.high), at(one.value)) for one in found]
+    step = _step(span / (_LABELS - 1))
+    marks = [number * step for number in range(math.ceil(low / step), math.floor((low + span) / step) + 1)]
+    ticks = [
+        Tick(at(mark), f"{formatting.decimal(mark)}{unit}", spare=place % 2 == 1) for place, mark in enumerate(marks)
+    ]
+    return IntervalChart(title, about, tuple(bars), at(0) if has_zero else None, tuple(ticks))
+
+
+def _step(least: float) -> float:
+    """The next number at which a scale may have its marks: 1, 2 or 5 times a power of ten."""
+    size: float = 10.0 ** math.floor(math.log10(least))
+    return next(size * factor for factor in (1, 2, 5, 10) if size * factor >= least)
+
+
 def _description(unit: str, points: Sequence[Point]) -> str:
     if not points or not any(point.value for point in points):
         return f"No {unit} in this period."

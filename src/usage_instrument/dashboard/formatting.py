@@ -28,6 +28,11 @@ def short(value: int) -> str:
     return str(value)
 
 
+def decimal(value: float) -> str:
+    """1,234.5, with as many decimals as it has."""
+    return f"{float(f'{value:.6g}'):,.10g}".replace("-", "−")
+
+
 def share(value: float | None) -> str:
     """12.3% for 0.123."""
     if value is None:

@@ -53,6 +53,7 @@ _FORMATS = (
     "context",
     "count",
     "day",
+    "decimal",
     "instant",
     "moment",
     "plural",

@@ -27,8 +27,9 @@ from .html import address
 T = TypeVar("T")
 
 MAX_KEY = 100
+_OF_EXPERIMENTS = frozenset({"control", "effect", "experiment", "goal", "guardrail", "metric", "weights"})
 PARAMETERS = frozenset({"from", "page", "period", "q", "to"}).union(
-    argument.parameter for question in QUESTIONS for argument in question.arguments
+    _OF_EXPERIMENTS, (argument.parameter for question in QUESTIONS for argument in question.arguments)
 )
 """The parameters of the pages, without those of the audit trail."""
 ROWS = 50

@@ -25,6 +25,8 @@ from .html import render
 from .http import HTTPRequest, Response, asset, into, page, redirect
 from .page_jobs import Job, PageJobs, TooManyJobsError
 from .page_request import DEFAULT, PARAMETERS, PERIODS, PageRequest, period_of
+from .pages.experiment import experiment, experiment_file
+from .pages.experiments import experiments, experiments_file
 from .pages.feature import feature
 from .pages.overview import overview
 from .pages.search import search
@@ -41,9 +43,15 @@ Verdict = TypeVar("Verdict")
 
 _PAGES: dict[str, Callable[[PageRequest], str]] = {
     "/": overview,
+    "/experiment": experiment,
+    "/experiments": experiments,
     "/feature": feature,
     "/search": search,
     "/user": user,
+}
+_FILES: dict[str, Callable[[PageRequest], Response]] = {
+    "/experiment.csv": experiment_file,
+    "/experiments.csv": experiments_file,
 }
 _TRAIL = frozenset({"/audit", "/audit.csv"})
 
@@ -185,6 +193,8 @@ def _page_of(path: str) -> Callable[[PageRequest], Response]:
     show = _PAGES.get(path)
     if show is not None:
         return lambda request: page(show(request))
+    if path in _FILES:
+        return _FILES[path]
     name, dot, ending = path.removeprefix("/").partition(".")
     question = BY_PAGE.get(name)
     if question is None or (dot and ending != "csv"):

@@ -82,9 +82,12 @@ def effect_of(result: VariantResult, metric: Metric) -> str:
     comparison = result.comparison
     if comparison is None:
         return ""
-    if comparison.always_valid_lift is not None:
-        return effect_words(comparison.always_valid_lift)
-    return _difference_words(comparison.always_valid_difference, metric)
+    return change_words(comparison.always_valid_lift, comparison.always_valid_difference, metric)
+
+
+def change_words(lift: Estimate | None, difference: Estimate | None, metric: Metric) -> str:
+    """A lift in words, or the difference where no lift is known."""
+    return effect_words(lift) if lift is not None else _difference_words(difference, metric)
 
 
 def _difference_words(difference: Estimate | None, metric: Metric) -> str:
@@ -107,8 +110,7 @@ def _missing(results: Sequence[VariantResult], undecided: Sequence[VariantResult
 
 def _fallen_words(fallen: Sequence[GuardrailResult], better: Sequence[VariantResult]) -> str:
     first = fallen[0]
-    lift, difference = first.always_valid_lift, first.always_valid_difference
-    change = effect_words(lift) if lift else _difference_words(difference, first.metric)
+    change = change_words(first.always_valid_lift, first.always_valid_difference, first.metric)
     gains = any(each.name == first.variant for each in better)
     name = first.variant[:1].upper() + first.variant[1:]
     words = f"{name} {'is better, but' if gains else 'does harm:'} {first.feature} falls: {change}"
