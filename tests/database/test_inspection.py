@@ -33,12 +33,13 @@ def test_finds_nothing_in_new_tables(users_database: UsersDatabase) -> None:
 
 def test_names_every_missing_table(database: Database) -> None:
     found = problems(database.engine())
-    assert len(found) == 10
+    assert len(found) == 11
     assert [problem.message for problem in found if not problem.blocks_writing] == [
         "table feature_usage_access does not exist: run `usage-instrument db create`",
         "table feature_usage_trail does not exist: run `usage-instrument db create`",
         "table feature_usage_exposures does not exist: run `usage-instrument db create`",
         "table feature_usage_outbox does not exist: run `usage-instrument db create`",
+        "table feature_usage_alerts does not exist: run `usage-instrument db create`",
     ]
     assert found[0].message == "table feature_usage does not exist: run `usage-instrument db create`"
 

@@ -31,6 +31,7 @@ NAMES = {
     "feature_usage_access",
     "feature_usage_suppressions",
     "feature_usage_outbox",
+    "feature_usage_alerts",
     "feature_usage_trail",
     "feature_usage_exposures",
 }

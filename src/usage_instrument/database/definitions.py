@@ -231,6 +231,27 @@ def define_outbox(metadata: MetaData, schema: str | None, user_type: TypeEngine[
     )
 
 
+def define_alerts(metadata: MetaData, schema: str | None) -> Table:
+    """One row per rule of `usage-instrument watch`, subject and channel, from the begin of an alert to the report of
+    its end."""
+    return _table(
+        "feature_usage_alerts",
+        metadata,
+        schema,
+        "Alerts of usage-instrument watch that have begun, until their end is reported",
+        _exact("rule", NAME_LENGTH, "The rule, as its file names it"),
+        _exact("subject", STRING_ID_LENGTH, "What it is about, such as a feature; of a user, a hash"),
+        _exact("channel", NAME_LENGTH, "The channel that reports it"),
+        Column("alert_id", Uuid, nullable=False, comment="In both reports, at random"),
+        Column("facts", _long_text(), nullable=False, comment="What the reports say, a JSON object without user ids"),
+        Column("begun_at", _timestamp(), nullable=False, comment="When it was found, UTC"),
+        Column("reported_at", _timestamp(), nullable=True, comment="When the begin was delivered, UTC"),
+        Column("ended_at", _timestamp(), nullable=True, comment="When it was found no more, UTC"),
+        Column("claimed_by", Uuid, nullable=True, comment="The run that delivers it now"),
+        Column("claimed_until", _timestamp(), nullable=True, comment="When another run may, UTC"),
+    )
+
+
 def define_trail(metadata: MetaData, schema: str | None) -> Table:
     """One row: the id of the audit trail."""
     return _table(

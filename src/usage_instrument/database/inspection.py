@@ -61,7 +61,7 @@ def check(connection: Connection, tables: Tables, inspector: Inspector | None = 
 
 def _without_counts(tables: Tables) -> tuple[Table, ...]:
     """The tables without which counts are written all the same."""
-    return tables.access, tables.trail, tables.exposures, tables.outbox
+    return tables.access, tables.trail, tables.exposures, tables.outbox, tables.alerts
 
 
 def exposure_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:

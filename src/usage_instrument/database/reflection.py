@@ -66,6 +66,6 @@ def is_readable(connection: Connection, table: Table) -> bool:
 def missing_tables(connection: Connection, tables: Tables) -> list[str]:
     """The tables that queries read and the database lacks."""
     inspector = inspect(connection)
-    unasked = (tables.access, tables.suppressions, tables.trail, tables.exposures, tables.outbox)
+    unasked = (tables.access, tables.suppressions, tables.trail, tables.exposures, tables.outbox, tables.alerts)
     queried = [each for each in tables if each not in unasked]
     return [each.fullname for each in queried if not has_table(inspector, each)]

@@ -16,6 +16,7 @@ from usage_instrument.typing import IdType, UserIdType
 from . import dialects
 from .definitions import (
     define_access,
+    define_alerts,
     define_catalog,
     define_exposures,
     define_history,
@@ -76,6 +77,7 @@ def define_tables(
         trail=define_trail(metadata, schema),
         exposures=define_exposures(metadata, schema, user_column),
         outbox=define_outbox(metadata, schema, user_type),
+        alerts=define_alerts(metadata, schema),
         user_id_type=user_id_type,
         users=column_name(users_column),
     )

@@ -39,6 +39,8 @@ class Tables:
     """`feature_usage_exposures`: which unit saw which variant of an experiment."""
     outbox: Table
     """`feature_usage_outbox`: uses of committed transactions that a writer has not counted yet."""
+    alerts: Table
+    """`feature_usage_alerts`: what `usage-instrument watch` has reported."""
     user_id_type: UserIdType
     """The type of a user's id."""
     users: str | None
@@ -52,6 +54,7 @@ class Tables:
             (
                 *(self.usage, self.writers, self.history, self.catalog, self.losses),
                 *(self.access, self.suppressions, self.trail, self.exposures, self.outbox),
+                self.alerts,
             )
         )
 
