@@ -42,12 +42,13 @@ MAY_IMPORT: dict[str, str] = {
     "exclusions": f"{_VALUES} capture",
     "schema": "database",
     "migrations": "database",
+    "alerts": f"{_VALUES} runtime database pipeline queries",
     "views": f"{_VALUES} database queries",
     "upgrade": f"{_VALUES} database views",
     "testing": f"{_VALUES} capture",
     "pytest_plugin": "",
     "dashboard": f"{_VALUES} runtime capture web audit experiments database queries views {FRONT}",
-    "cli": f"{_STAGES} web experiments queries views upgrade schema asgi dashboard {FRONT}",
+    "cli": f"{_STAGES} web experiments queries alerts views upgrade schema asgi dashboard {FRONT}",
     "integrations": f"{_STAGES} web tracker _default asgi wsgi schema dashboard queries cli {FRONT}",
 }
 """Each package and top-level module by what it may import; what is named stands further up. The modules of a package

@@ -23,6 +23,7 @@ from .mcp import mcp
 from .options import USER, example
 from .privacy import export, forget, merge, opt_in, opt_out
 from .prune import prune
+from .watch import watch
 
 _EXAMPLES = {
     "audit": "verify",
@@ -51,6 +52,7 @@ _EXAMPLES = {
     "opt-in": USER,
     "opt-out": USER,
     "prune": "--older-than 400d --dry-run",
+    "watch": "--rules watch.toml --once",
 }
 """The options of an example by command; the questions bring their own."""
 
@@ -90,7 +92,10 @@ def _usage_instrument(
 
 
 questions.add_to(app)
-for command in (dashboard, demo, doctor, experiment, experiments, export, forget, mcp, merge, opt_in, opt_out, prune):
+for command in (
+    *(dashboard, demo, doctor, experiment, experiments, export, forget, mcp, merge, opt_in, opt_out, prune),
+    *(watch,),
+):
     app.command()(command)
 for group_name, group in (("audit", audit), ("db", db), ("journal", journal)):
     app.add_typer(group, name=group_name, epilog=example(group_name, _EXAMPLES[group_name]))
