@@ -23,6 +23,7 @@ from .mcp import mcp
 from .options import USER, example
 from .privacy import export, forget, merge, opt_in, opt_out
 from .prune import prune
+from .report import report
 from .watch import watch
 
 _EXAMPLES = {
@@ -52,6 +53,7 @@ _EXAMPLES = {
     "opt-in": USER,
     "opt-out": USER,
     "prune": "--older-than 400d --dry-run",
+    "report": "--since 7d --html --output week.html",
     "watch": "--rules watch.toml --once",
 }
 """The options of an example by command; the questions bring their own."""
@@ -94,7 +96,7 @@ def _usage_instrument(
 questions.add_to(app)
 for command in (
     *(dashboard, demo, doctor, experiment, experiments, export, forget, mcp, merge, opt_in, opt_out, prune),
-    *(watch,),
+    *(report, watch),
 ):
     app.command()(command)
 for group_name, group in (("audit", audit), ("db", db), ("journal", journal)):
