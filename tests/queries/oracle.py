@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
 import statistics
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 T = TypeVar("T", bound=Hashable)
 Moment = dt.timedelta | dt.date | str | None
@@ -93,6 +95,16 @@ class Rows:
         """The buckets in between."""
         start, end = bounds(self.now, since, until, by)
         return [row for row in self.history if start <= row.bucket_start < end]
+
+    def local(self, tz: str) -> Rows:
+        """The same rows with a local clock and local hours, as a question in this time zone takes them."""
+        zone = ZoneInfo(tz)
+
+        def local(moment: dt.datetime) -> dt.datetime:
+            return moment.replace(tzinfo=dt.UTC).astimezone(zone).replace(tzinfo=None)
+
+        history = [row._replace(bucket_start=local(row.bucket_start)) for row in self.history]
+        return replace(self, now=local(self.now), history=history)
 
 
 # ---- the questions
@@ -199,6 +211,15 @@ def trend(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment
         mine = [row for row in counted if floor(by, row.bucket_start) == start]
         answer.append((start, uses(mine), users(mine), uses(row for row in mine if row.user_id is None), start == last))
         start = following(by, start)
+    return answer
+
+
+def rhythm(rows: Rows, feature: str | None, since: Moment, until: Moment) -> Answer:
+    counted = of_feature(rows.within(since, until), feature)
+    answer = []
+    for weekday, hour in itertools.product(range(1, 8), range(24)) if counted else ():
+        mine = [row for row in counted if (row.bucket_start.isoweekday(), row.bucket_start.hour) == (weekday, hour)]
+        answer.append((weekday, hour, uses(mine), users(mine), share(uses(mine), uses(counted))))
     return answer
 
 

@@ -146,7 +146,7 @@ def _is_of_many(row: Mapping[str, Any]) -> bool:
 
 
 def _description(question: Question, identities: bool) -> str:
-    about = question.about.format(period="in the period", by="step", key="key")
+    about = question.about.format(period="in the period", by="step", key="key", tz="UTC or tz")
     hidden = (
         f" Values of fewer than {FEWEST} users are left out." if question.names_of("variant") and not identities else ""
     )

@@ -89,7 +89,7 @@ def add_to(app: typer.Typer) -> None:
     """Add a command for each question, and the commands that print their SQL."""
     for question in QUESTIONS:
         options = {**_SHARED, "fail_over": (_FAIL_OVER, None)} if question is UNUSED else _SHARED
-        about = question.about.format(period="in the period", by="step", key="KEY")
+        about = question.about.format(period="in the period", by="step", key="KEY", tz="UTC or --tz")
         help_ = f"{question.summary}\n\n{about}"
         for group, work, of_command, epilog in (
             (app, _answer, options, example(question.name, question.example)),
@@ -163,7 +163,8 @@ def _answer(
     if question is TREND and output is Format.TABLE and answer.rows and not answer.is_empty:
         _draw(answer)
     else:
-        words = {"period": window_words(given.get("since"), given.get("until")), "key": given.get("key"), "by": ""}
+        period = window_words(given.get("since"), given.get("until"))
+        words = {"period": period, "key": given.get("key"), "by": "", "tz": given.get("tz") or "UTC"}
         empty = (
             "Nothing was counted so far. An app writes its uses every five seconds. "
             "Is it configured with this database? `usage-instrument doctor` checks."

@@ -84,7 +84,7 @@ def query(question: Question, request: PageRequest, limit: int) -> Query:
     """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
     since, until = window_of(question, request)
     compare = compare_of(question, request)
-    of_page = {"limit": limit, "since": since, "until": until, "compare": compare, "by": request.period.by}
+    of_page = {"limit": limit, "since": since, "until": until, "compare": compare, "tz": None, "by": request.period.by}
     decided = _of_page(question)
     try:
         given = {
@@ -100,7 +100,7 @@ def query(question: Question, request: PageRequest, limit: int) -> Query:
 
 def _of_page(question: Question) -> frozenset[str]:
     """The arguments that the page decides; the others come from its address."""
-    return frozenset({"limit", "since", "until", "compare", *(["by"] if question is TREND else [])})
+    return frozenset({"limit", "since", "until", "compare", "tz", *(["by"] if question is TREND else [])})
 
 
 def window_of(question: Question, request: PageRequest) -> tuple[Moment, Moment]:
@@ -149,6 +149,7 @@ def laid_out(
         "period": window_words(*window_of(question, request)),
         "by": request.period.by,
         "key": request.parameters.get("key", ""),
+        "tz": "UTC",
     }
     columns = [
         column

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
-from sqlalchemy import BigInteger, ColumnElement, Date, DateTime, Double, Text, literal, literal_column
+from sqlalchemy import BigInteger, ColumnElement, Date, DateTime, Double, Integer, Text, literal, literal_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -117,6 +117,28 @@ class Day(Expression[dt.date]):
 
     def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
         return dialect.day(*arguments)
+
+
+class HourOfDay(Expression[int]):
+    """The hour of a time, 0 to 23."""
+
+    name = "hour_of_day"
+    type = Integer()
+    inherit_cache = True
+
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        return dialect.hour_of_day(*arguments)
+
+
+class Weekday(Expression[int]):
+    """The weekday of a time, 1 (Monday) to 7."""
+
+    name = "weekday"
+    type = Integer()
+    inherit_cache = True
+
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        return dialect.weekday(*arguments)
 
 
 class Real(Expression[float]):

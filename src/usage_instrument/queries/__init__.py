@@ -10,6 +10,7 @@ from .unused_features import unused_features as unused_features
 from .power_users import power_users as power_users
 from .trend import trend as trend
 from .active_users import active_users as active_users
+from .rhythm import rhythm as rhythm
 from .retention import retention as retention
 from .lifecycle import lifecycle as lifecycle
 from .funnel import funnel as funnel

@@ -49,6 +49,7 @@ LIMIT = ArgumentType({"type": "integer", "minimum": 1}, "NUMBER")
 SCORE = ArgumentType({"type": "number", "exclusiveMinimum": 0}, "NUMBER")
 FEATURES = ArgumentType({"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 10})
 SPAN = ArgumentType({"type": "string"}, "TIME", written=written)
+ZONE = ArgumentType({"type": "string"}, "ZONE", written=str)
 MOMENT = ArgumentType({"type": "string"}, "TIME", written=written)
 
 
@@ -105,9 +106,10 @@ _SHARED = (
     Argument("feature", NAME, "The feature, by its name in the code."),
     Argument("user_id", USER, "The user's id, or 'anonymous'."),
     Argument("limit", LIMIT, "The maximum number of rows."),
-    Argument("since", MOMENT, "The first day (UTC): 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, last month."),
+    Argument("since", MOMENT, "The first day: 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, last month."),
     Argument("compare", choice("WINDOW", "previous"), "previous: also the window of the same length before."),
     Argument("until", MOMENT, "The last day, in the same forms; 7d is the day before the last 7 days."),
+    Argument("tz", ZONE, "The time zone of days and hours, such as Europe/Berlin: it needs hours in the history."),
 )
 """The arguments of several questions."""
 
@@ -138,7 +140,8 @@ LAST_USED = QuestionColumn("last_used", "Last used", "time")
 class Question:
     """A question: the function that builds its Select, its arguments and columns, and the words about it.
 
-    In `about` and `empty`, `{period}` becomes for example "in the last 28 days", `{by}` the step and `{key}` the key.
+    In `about` and `empty`, `{period}` becomes for example "in the last 28 days", `{by}` the step, `{key}` the key and
+    `{tz}` the time zone.
     """
 
     name: str

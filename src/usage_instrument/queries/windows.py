@@ -4,16 +4,20 @@ A timedelta is subtracted from the database's current time, and `last month` is 
 printed SQL stays valid. The history has days (or hours), UTC, so a window consists of whole days: 7 days are today and
 the six before, 36 hours are two days, and a datetime stands for its day. `until` is where a window ends: 7 days are the
 end of the day before the last 7 days, a date is the last day of the window, a datetime is the first moment after it.
+
+With a time zone, days are its days. All that is compared is local then: the edges, the current time, and the history,
+whose hours are shifted where it is read.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import CTE, ColumnElement, Table, literal_column, select, union_all
+from sqlalchemy import CTE, ColumnElement, FromClause, literal_column, select, union_all
 
 from usage_instrument.database.expressions import Ago, Instant, Later, StartOf
 from usage_instrument.database.tables import Tables
@@ -21,6 +25,7 @@ from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import Unit
 
 from .numbers import ONE, ZERO
+from .zones import UTC, TimeZone, Zone, checked_zone, zone_for
 
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
@@ -33,8 +38,8 @@ _LONGEST = 36_500 * DAY
 _FORMS = "12h, 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, yesterday or last month"
 
 Moment: TypeAlias = dt.timedelta | dt.date | str | None
-"""`since` or `until`: a timedelta back from now, a date, a datetime (UTC unless it has a time zone), the text of one,
-or None for no bound."""
+"""`since` or `until`: a timedelta back from now, a date, a datetime (of the question's time zone, unless it has its
+own), the text of one, or None for no bound."""
 Side = Literal["since", "until"]
 
 
@@ -46,14 +51,14 @@ class UnitStart:
     later: int
     """The number of units after the current one; negative before it."""
 
-    def sql(self) -> ColumnElement[Any]:
+    def sql(self, now: ColumnElement[Any]) -> ColumnElement[Any]:
         """The expression."""
-        start = StartOf(self.unit, Ago())
+        start = StartOf(self.unit, now)
         return start if not self.later else Later(self.unit, start, literal_column(str(self.later)))
 
 
 Edge: TypeAlias = dt.timedelta | dt.datetime | UnitStart | None
-"""A checked `since` or `until`; a datetime is naive UTC like the columns, and not in the window as `until`."""
+"""A checked `since` or `until`; a datetime is naive and local, and not in the window as `until`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,40 @@ class Window:
 
     since: Edge
     until: Edge
+    tz: dt.tzinfo | None = None
+    """The time zone of its days; None for UTC."""
+
+    @functools.cached_property
+    def zone(self) -> Zone:
+        """The offsets of its time zone. Raises ConfigurationError where one is not a whole number of hours."""
+        if self.tz is None:
+            return UTC
+        since, until = (point(edge, _clock(self.tz)) for edge in (self.since, self.until))
+        if isinstance(since, dt.timedelta):
+            since = _clock(self.tz) - since
+        return zone_for(self.tz, since, until if isinstance(until, dt.datetime) else None)
+
+    def now(self) -> ColumnElement[Any]:
+        """The database's current time, as a local one."""
+        return self.zone.now()
+
+    def history(self, tables: Tables, before: int | None = 0, by: Unit = "day") -> FromClause:
+        """The history with local times, of the window and so many days before it; None for all of it.
+
+        The bounds in UTC are a day wider than the window, and let an index find the rows.
+        """
+        history = tables.history
+        if self.zone.is_utc:
+            return history
+        bucket = history.c.bucket_start
+        columns = [history.c[name] for name in ("user_id", "feature_name", "usage_count")]
+        found = select(*columns, self.zone.local(bucket).label("bucket_start"))
+        start, end = (None, None) if before is None else (self.start(by), self.end(by))
+        if start is not None:
+            found = found.where(bucket >= Later("day", start, literal_column(str(-1 - (before or 0)))))
+        if end is not None:
+            found = found.where(bucket < Later("day", end, ONE))
+        return found.subquery("local_history")
 
     @property
     def is_all_time(self) -> bool:
@@ -76,10 +115,10 @@ class Window:
             case dt.datetime():
                 return StartOf(by, Instant(self.since))
             case UnitStart():
-                start = self.since.sql()
+                start = self.since.sql(self.now())
                 return start if by in ("hour", "day", self.since.unit) else StartOf(by, start)
         grain = _grain(by)
-        return StartOf(by, Ago(max(_whole(self.since, grain) - grain, dt.timedelta(0))))
+        return StartOf(by, self._ago(max(_whole(self.since, grain) - grain, dt.timedelta(0))))
 
     def end(self, by: Unit = "day") -> ColumnElement[Any] | None:
         """The end of its last day (hour, week, month), which may lie after `until`; None for no bound."""
@@ -90,15 +129,23 @@ class Window:
                 end = next_start(by, self.until)
                 return None if end is None else Instant(end)
             case UnitStart():
-                first_after = self.until.sql()
+                first_after = self.until.sql(self.now())
                 if by in ("hour", "day", self.until.unit):
                     return first_after
                 return Later(by, StartOf(by, Later("day", first_after, literal_column("-1"))), ONE)
         grain = _grain(by)
         whole = _whole(self.until, grain)
         if by in ("hour", "day"):
-            return StartOf(by, Ago(whole - grain))
-        return Later(by, StartOf(by, Ago(whole)), ONE)
+            return StartOf(by, self._ago(whole - grain))
+        return Later(by, StartOf(by, self._ago(whole)), ONE)
+
+    def _ago(self, span: dt.timedelta) -> ColumnElement[Any]:
+        """The local time so many days or hours ago; a day ago is the same time of the day before."""
+        if self.zone.is_utc:
+            return Ago(span)
+        unit: Unit = "hour" if span % DAY else "day"
+        number = span // (HOUR if span % DAY else DAY)
+        return Later(unit, self.now(), literal_column(str(-number))) if number else self.now()
 
     def contains(self, bucket_start: ColumnElement[Any], by: Unit = "day") -> list[ColumnElement[bool]]:
         """The conditions that a bucket is in the window."""
@@ -109,15 +156,15 @@ class Window:
         ]
 
     def begins_by(self, time: ColumnElement[Any]) -> list[ColumnElement[bool]]:
-        """The condition that a time is not before `since`, to the second."""
+        """The condition that a time (UTC) is not before `since`, to the second."""
         match self.since:
             case None:
                 return []
             case dt.timedelta():
                 return [time >= Ago(self.since)]
             case dt.datetime():
-                return [time >= Instant(self.since)]
-        return [time >= self.since.sql()]
+                return [self.zone.local(time) >= Instant(self.since)]
+        return [self.zone.local(time) >= self.since.sql(self.now())]
 
     @property
     def days(self) -> int | None:
@@ -135,53 +182,55 @@ class Window:
             case dt.timedelta(), None | dt.timedelta():
                 first = max(_whole(self.since, DAY), DAY)
                 length = first - _whole(self.until or dt.timedelta(0), DAY)
-                return Window(first + length, first)
+                return Window(first + length, first, self.tz)
             case UnitStart(), UnitStart() if self.since.unit == self.until.unit and self.until.later <= 0:
                 units = self.until.later - self.since.later
-                return Window(UnitStart(self.since.unit, self.since.later - units), self.since)
+                return Window(UnitStart(self.since.unit, self.since.later - units), self.since, self.tz)
         first_day, after = self._bounds()
         if first_day is None:
             raise ConfigurationError("a window without since has none before it: pass since")
         length = min(max(after - first_day, DAY), first_day - dt.date.min)
-        return Window(_midnight(first_day - length), _midnight(first_day))
+        return Window(_midnight(first_day - length), _midnight(first_day), self.tz)
 
     def _bounds(self) -> tuple[dt.date | None, dt.date]:
         """The first day, and the one after the last up to today, by the clock of this process."""
-        now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+        now = _clock(self.tz)
         tomorrow = now.date() + DAY
         first = None if self.since is None else _first_day(self.since, now)
         return first, tomorrow if self.until is None else min(_first_day_after(self.until, now), tomorrow)
 
 
-def window(since: Moment, until: Moment = None) -> Window:
+def window(since: Moment, until: Moment = None, tz: TimeZone = None) -> Window:
     """The window of these arguments. Raises ConfigurationError."""
-    found = Window(edge_of(since, "since"), edge_of(until, "until"))
-    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    zone = checked_zone(tz)
+    found = Window(edge_of(since, "since", zone), edge_of(until, "until", zone), zone)
+    now = _clock(zone)
     has_both = found.since is not None and found.until is not None
     if has_both and _first_day(found.since, now) >= _first_day_after(found.until, now):
         raise ConfigurationError(f"since must be before until: {_written(since)} to {_written(until)} has no day")
     return found
 
 
-def counted_in(tables: Tables, window: Window) -> tuple[Table, list[ColumnElement[bool]]]:
+def counted_in(tables: Tables, window: Window) -> tuple[FromClause, list[ColumnElement[bool]]]:
     """The table with the uses of a window and the conditions for it; for all time, `feature_usage` without any."""
     if window.is_all_time:
         return tables.usage, []
-    return tables.history, window.contains(tables.history.c.bucket_start)
+    history = window.history(tables)
+    return history, window.contains(history.c.bucket_start)
 
 
 # ---- arguments
 
 
-def edge_of(moment: object, side: Side) -> Edge:
-    """A `since` or `until`, checked. Raises ConfigurationError."""
+def edge_of(moment: object, side: Side, tz: dt.tzinfo | None = None) -> Edge:
+    """A `since` or `until`, checked, in local time. Raises ConfigurationError."""
     if isinstance(moment, str):
         moment = _of_text(moment, side)
     match moment:
         case None | UnitStart():
             return moment
         case dt.datetime():
-            return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)
+            return moment if moment.tzinfo is None else moment.astimezone(tz or dt.UTC).replace(tzinfo=None)
         case dt.date():
             return _midnight(moment) if side == "since" else _following(moment)
         case dt.timedelta():
@@ -269,6 +318,11 @@ def next_start(by: Unit, moment: dt.datetime) -> dt.datetime | None:
     return start if start == moment else after
 
 
+def _clock(tz: dt.tzinfo | None) -> dt.datetime:
+    """The local time by the clock of this process."""
+    return dt.datetime.now(tz or dt.UTC).replace(tzinfo=None)
+
+
 def _grain(by: Unit) -> dt.timedelta:
     return HOUR if by == "hour" else DAY
 
@@ -305,7 +359,7 @@ def _start_of(edge: UnitStart, now: dt.datetime) -> dt.datetime:
 
 def point(edge: Edge, now: dt.datetime | None = None) -> dt.timedelta | dt.datetime | None:
     """An edge without the calendar of the database; now is by default that of this process."""
-    now = now or dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    now = now or _clock(None)
     return _start_of(edge, now) if isinstance(edge, UnitStart) else edge
 
 
@@ -368,8 +422,15 @@ def _span_words(span: dt.timedelta, *, is_ago: bool = False) -> str:
 # ---- the calendar
 
 
-def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | None = None, name: str = "units") -> CTE:
-    """A row per unit, used or not, from `start` until now and before `end`: `bucket_start`. No rows if start is NULL.
+def calendar(
+    unit: Unit,
+    start: ColumnElement[Any],
+    end: ColumnElement[Any] | None = None,
+    name: str = "units",
+    zone: Zone = UTC,
+) -> CTE:
+    """A row per unit, used or not, from `start` until now and before `end`, all local: `bucket_start`. No rows if start
+    is NULL.
 
     The units are numbered like the nodes of a binary tree, n with the children 2n and 2n + 1. So the recursion is only
     as deep as the logarithm of their number: MariaDB silently stops after a thousand rounds.
@@ -380,7 +441,7 @@ def calendar(unit: Unit, start: ColumnElement[Any], end: ColumnElement[Any] | No
     units = first.cte(name, recursive=True)
     number = units.c.n * literal_column("2") + children.c.child
     moment = Later(unit, units.c.start, number - ONE)
-    inside = [moment <= Ago(), *([] if end is None else [moment < end])]
+    inside = [moment <= zone.now(), *([] if end is None else [moment < end])]
     always = children.c.child <= units.c.n  # without a comparison SQLAlchemy warns of a cartesian product
     more = (
         select(number.label("n"), units.c.start, moment.label("bucket_start"))

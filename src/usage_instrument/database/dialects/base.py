@@ -395,6 +395,14 @@ class Dialect(ABC):
         """The DATE of a time."""
 
     @abstractmethod
+    def hour_of_day(self, moment: str) -> str:
+        """The hour of a time, 0 to 23."""
+
+    @abstractmethod
+    def weekday(self, moment: str) -> str:
+        """The weekday of a time, 1 (Monday) to 7."""
+
+    @abstractmethod
     def real(self, number: str) -> str:
         """A number as a float."""
 

@@ -331,6 +331,12 @@ class MariaDB(Dialect):
     def day(self, moment: str) -> str:
         return f"DATE({moment})"
 
+    def hour_of_day(self, moment: str) -> str:
+        return f"HOUR({moment})"
+
+    def weekday(self, moment: str) -> str:
+        return f"(WEEKDAY({moment}) + 1)"
+
     def real(self, number: str) -> str:
         return f"(({number}) * 1e0)"  # some servers cannot CAST to a float
 

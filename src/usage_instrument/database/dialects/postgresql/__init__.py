@@ -248,6 +248,12 @@ class PostgreSQL(Dialect):
     def day(self, moment: str) -> str:
         return f"({moment})::date"
 
+    def hour_of_day(self, moment: str) -> str:
+        return f"EXTRACT(HOUR FROM {moment})::int"
+
+    def weekday(self, moment: str) -> str:
+        return f"EXTRACT(ISODOW FROM {moment})::int"
+
     def real(self, number: str) -> str:
         return f"({number})::float"
 

@@ -241,6 +241,12 @@ class SQLite(Dialect):
         is_clock = moment.startswith(_CLOCK)
         return f"date('now'{moment.removeprefix(_CLOCK)}" if is_clock else f"substr({moment}, 1, 10)"
 
+    def hour_of_day(self, moment: str) -> str:
+        return f"CAST(substr({moment}, 12, 2) AS INTEGER)"
+
+    def weekday(self, moment: str) -> str:
+        return f"((strftime('%w', {self.day(moment)}) + 6) % 7 + 1)"
+
     def real(self, number: str) -> str:
         return f"CAST({number} AS REAL)"
 

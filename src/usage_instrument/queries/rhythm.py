@@ -1,0 +1,100 @@
+"""At which hours of the week are features used?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, FromClause, Select, and_, func, literal_column, select
+
+from usage_instrument.database.expressions import HourOfDay, StartOf, Weekday
+from usage_instrument.database.tables import Tables
+
+from .arguments import default_tables, rows_of
+from .numbers import ONE, ZERO, share, whole
+from .questions import SHARE, USERS, USES, Question, QuestionColumn, described
+from .robust import days_later
+from .windows import MONTH, Moment, Window, window
+from .zones import TimeZone
+
+
+def rhythm(
+    feature: str | None = None,
+    *,
+    since: Moment = MONTH,
+    until: Moment = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Select[int, int, int, int, float]:
+    """Uses and users by weekday and hour of the day, Monday first: `weekday` (1 is Monday, 7 is Sunday), `hour` (0 to
+    23), `uses`, `unique_users`, `share`.
+
+    Of one feature or of all; `share` (0 to 1) is of all uses of the window, the anonymous ones included. All 168 hours
+    of the week have a row, unless the window has no hours at all: the history has them with the setting
+    `history="hour"`. Uses from before the setting changed, and those that `prune` has summed up to days, are left out.
+
+    Weekdays and hours are those of `tz`, a time zone such as `Europe/Berlin` (default: UTC). `since` and `until` bound
+    the days: a timedelta (28 days: today and the 27 before, four of each weekday), a date, a datetime, the text of one
+    or None. Raises ConfigurationError for a wrong argument.
+    """
+    tables, asked = tables or default_tables(), window(since, until, tz)
+    history = asked.history(tables)
+    bucket = history.c.bucket_start
+    rows = [*rows_of(history.c.feature_name, feature), *asked.contains(bucket)]
+    key = (Weekday(bucket).label("weekday"), HourOfDay(bucket).label("hour"))
+    uses, users = func.sum(history.c.usage_count), func.count(history.c.user_id.distinct())
+    counts = select(*key, uses.label("uses"), users.label("users")).group_by(*key)
+    counts_ = counts.where(*rows, bucket >= _first_hour(tables, asked)).cte("counts")
+    weekdays, hours = _week()
+    same = and_(counts_.c.weekday == weekdays.c.number, counts_.c.hour == hours.c.number)
+    all_uses = select(func.sum(counts_.c.uses)).scalar_subquery()
+    return (
+        select(
+            weekdays.c.number.label("weekday"),
+            hours.c.number.label("hour"),
+            whole(counts_.c.uses).label("uses"),
+            whole(counts_.c.users).label("unique_users"),
+            share(counts_.c.uses, all_uses).label("share"),
+        )
+        .select_from(weekdays.join(hours, weekdays.c.number.between(ONE, literal_column("7"))).outerjoin(counts_, same))
+        .where(select(counts_.c.hour).exists())
+        .order_by(weekdays.c.number, hours.c.number)
+    )
+
+
+def _first_hour(tables: Tables, asked: Window) -> ColumnElement[Any]:
+    """The first hour, of the window or of the four weeks before it, that does not begin at midnight (UTC), and so is no
+    day. A history of days has none; one that has hours by now has days before it."""
+    bucket, start = tables.history.c.bucket_start, asked.start()
+    is_near = [] if start is None else [bucket >= days_later(start, -MONTH.days)]
+    first = select(func.min(bucket).label("first")).where(bucket != StartOf("day", bucket), *is_near)
+    if asked.zone.is_utc:
+        return first.scalar_subquery()
+    return select(asked.zone.local(first.subquery("first_hours").c.first)).scalar_subquery()
+
+
+def _week() -> tuple[FromClause, FromClause]:
+    """The numbers 0 to 23, as weekdays and as hours."""
+    number = select(ZERO.label("number")).cte("numbers", recursive=True)
+    numbers = number.union_all(select(number.c.number + ONE).where(number.c.number < literal_column("23")))
+    return numbers.alias("weekdays"), numbers.alias("hours")
+
+
+RHYTHM = described(
+    Question(
+        "rhythm",
+        rhythm,
+        "Rhythm",
+        "At which hours of the week features are used.",
+        "Uses and users by weekday and hour {period}, in {tz}. 1 is Monday.",
+        'There is no hour with a use {period}. The history has hours with the setting history="hour".',
+        "--feature calendar_search --tz Europe/Berlin",
+        (
+            QuestionColumn("weekday", "Weekday", "count"),
+            QuestionColumn("hour", "Hour", "count"),
+            USES,
+            USERS,
+            SHARE,
+        ),
+        bar="share",
+    )
+)
