@@ -31,7 +31,8 @@ PAGE = (Path(__file__).parents[1] / "docs" / "guides" / "analysts.md").read_text
 
 def test_every_question_has_one_description_a_command_and_a_page() -> None:
     assert (
-        sorted(["experiment", "experiments", *(question.select.__name__ for question in QUESTIONS)]) == queries.__all__
+        sorted(["check_hours", "experiment", "experiments", *(question.select.__name__ for question in QUESTIONS)])
+        == queries.__all__
     )
     commands = {info.name for info in app.registered_commands}
     assert {question.name for question in QUESTIONS} <= commands

@@ -39,6 +39,12 @@ def dashboard(
         str | None,
         typer.Option(metavar="USER", help="Open the audit trail too, and record each look at it as this user's."),
     ] = None,
+    tz: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ZONE", help="The time zone of days, such as Europe/Berlin: it needs hours in the history."
+        ),
+    ] = None,
 ) -> None:
     """Serve the dashboard: features, users, trends and spikes in the browser."""
     # Imported here: the other commands do not wait for a web server.
@@ -61,7 +67,7 @@ def dashboard(
         raise fail("--audit-as takes the id of the user who looks at the audit trail, not 'anonymous'")
     with explained(database):
         audit = {} if user is None else _audit_options(auth, user, Tracker(database, _settings(), tables))
-        app = auth.protect(Dashboard(database, authorize=auth.authorize, schema=schema, **audit))
+        app = auth.protect(Dashboard(database, authorize=auth.authorize, schema=schema, tz=tz, **audit))
     listening = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/{auth.prefix}/"
     shown = auth.secret if token_file is None else f"(the content of {token_file})"

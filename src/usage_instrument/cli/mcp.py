@@ -30,7 +30,8 @@ FEWEST = 5
 """Without identities, a value in the metadata of fewer users is left out: it may identify them."""
 _INSTRUCTIONS = (
     "Answers questions about which features of an application people use. It only reads. `adoption` lists the features "
-    "with their users and uses, `unused` those without. Days are UTC days. Anonymous uses have no user."
+    "with their users and uses, `unused` those without. Days are UTC days, unless `tz` names a time zone. "
+    "Anonymous uses have no user."
 )
 
 

@@ -209,6 +209,7 @@ def ask(connection: Connection, tables: Tables, question: Question, query: Query
     """The answer to a question with these options. Raises UsageInstrumentError."""
     named = given.get("features") or [given.get("feature")]
     try:
+        question.check_hours(connection, tables, given)
         result = connection.execute(query)
         names, rows = list(result.keys()), [dict(row) for row in result.mappings()]
         found = list(caveats(connection, tables, question, given, rows))

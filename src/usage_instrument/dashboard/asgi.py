@@ -38,8 +38,10 @@ class Dashboard(Site[Scope, bool | Awaitable[bool]]):
     - `tables`: the result of `define_tables`; default: the tables in `schema`, or in the schema of
       `$USAGE_INSTRUMENT_SCHEMA`, or in the connection's own.
     - `login_url`: where a refused visitor may sign in, a path or an address; `{next}` in it becomes the refused path.
+    - `tz`: the time zone of all days, such as `Europe/Berlin`, or a tzinfo; default: UTC. It needs `history="hour"`,
+      and a clock that is whole hours from UTC.
 
-    Raises ConfigurationError without `authorize` and for a database that cannot be read.
+    Raises ConfigurationError without `authorize`, for another time zone, and for a database that cannot be read.
     """
 
     @cached_property

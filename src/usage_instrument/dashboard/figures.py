@@ -77,11 +77,13 @@ class Totals:
 
 def totals(connection: sa.Connection, tables: Tables, asked: Window, feature: str | None) -> Totals:
     """Add up the history of one feature or of all, in a window and in the one before it."""
-    history = tables.history
+    history = asked.history(tables, before=asked.days)
     start, before = asked.start(), asked.previous().start()
     is_now = sa.case((history.c.bucket_start >= start, 1), else_=0).label("is_now")
     found = sa.select(is_now, history.c.user_id, sa.func.sum(history.c.usage_count).label("uses"))
-    found = found.where(history.c.bucket_start >= before, *Window(None, asked.until).contains(history.c.bucket_start))
+    found = found.where(
+        history.c.bucket_start >= before, *Window(None, asked.until, asked.tz).contains(history.c.bucket_start)
+    )
     found = found.group_by(is_now, history.c.user_id)
     if feature is not None:
         found = found.where(history.c.feature_name == feature)
@@ -94,8 +96,9 @@ def totals(connection: sa.Connection, tables: Tables, asked: Window, feature: st
             sa.func.sum(sa.case((is_side, by_user.c.uses), else_=0)).label(f"uses_{name}"),
             sa.func.count(sa.case((is_side, by_user.c.user_id))).label(f"users_{name}"),
         ]
-    reaches = sa.exists().where(history.c.bucket_start <= before).label("reaches")
-    has_history = sa.exists(history.c.bucket_start).label("has_history")
+    bucket = tables.history.c.bucket_start
+    reaches = sa.exists().where(asked.zone.local(bucket) <= before).label("reaches")
+    has_history = sa.exists(bucket).label("has_history")
     row = connection.execute(sa.select(*columns, reaches, has_history).select_from(by_user)).one()
 
     def figure(name: str) -> Figure:

@@ -48,6 +48,8 @@ class Period:
     days: int
     until: dt.date | None = None
     """Its last day; None for today."""
+    tz: dt.tzinfo | None = field(default=None, compare=False)
+    """The time zone of its days; None for UTC."""
 
     @property
     def since(self) -> dt.timedelta | dt.date:
@@ -57,7 +59,7 @@ class Period:
     @property
     def first(self) -> dt.date:
         """Its first day; today's clock is that of this process."""
-        return (self.until or dt.datetime.now(dt.UTC).date()) - dt.timedelta(days=self.days - 1)
+        return (self.until or dt.datetime.now(self.tz or dt.UTC).date()) - dt.timedelta(days=self.days - 1)
 
     @property
     def by(self) -> Literal["day", "week", "month"]:
@@ -86,9 +88,9 @@ class Period:
         if self.days <= days:
             return self
         return (
-            Period(f"{days}d", days)
+            Period(f"{days}d", days, tz=self.tz)
             if self.until is None
-            else dates(self.until - dt.timedelta(days=days - 1), self.until)
+            else dates(self.until - dt.timedelta(days=days - 1), self.until, self.tz)
         )
 
 
@@ -100,34 +102,34 @@ PERIODS = tuple(Period(f"{days}d", days) for days in (7, 28, 90, 400))
 DEFAULT = PERIODS[1]
 
 
-def dates(first: dt.date, last: dt.date) -> Period:
+def dates(first: dt.date, last: dt.date, tz: dt.tzinfo | None = None) -> Period:
     """The period from one day to another."""
-    return Period(f"{first}-to-{last}", (last - first).days + 1, last)
+    return Period(f"{first}-to-{last}", (last - first).days + 1, last, tz)
 
 
-def period_of(parameters: Mapping[str, str]) -> Period:
-    """The period that an address names; the default without one. Raises PageError."""
+def period_of(parameters: Mapping[str, str], tz: dt.tzinfo | None = None) -> Period:
+    """The period that an address names, in days of the time zone; the default without one. Raises PageError."""
     if parameters.get("from") or parameters.get("to"):
-        return _dates_of(parameters.get("from", ""), parameters.get("to", ""))
+        return _dates_of(parameters.get("from", ""), parameters.get("to", ""), tz)
     name = parameters.get("period")
     for period in PERIODS:
         if period.name == (name or DEFAULT.name):
-            return period
+            return replace(period, tz=tz)
     names = ", ".join(period.name for period in PERIODS)
     raise PageError(400, f"There is no period “{name}”", f"Choose one of {names} above, or dates.")
 
 
-def _dates_of(first_text: str, last_text: str) -> Period:
+def _dates_of(first_text: str, last_text: str, tz: dt.tzinfo | None) -> Period:
     try:
         first = dt.date.fromisoformat(first_text)
-        last = dt.date.fromisoformat(last_text) if last_text else dt.datetime.now(dt.UTC).date()
+        last = dt.date.fromisoformat(last_text) if last_text else dt.datetime.now(tz or dt.UTC).date()
     except ValueError:
         raise PageError(
             400, "These are no days", "Write both as in 2026-01-31. Without the last, it is today."
         ) from None
     if not 0 <= (last - first).days < LONGEST:
         raise PageError(400, "This period has no days", f"The last day follows the first, {LONGEST:,} days at most.")
-    return dates(first, last)
+    return dates(first, last, tz)
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class PageRequest:
     @property
     def window(self) -> Window:
         """The period, as totals take it."""
-        return window(self.period.since, self.period.until)
+        return window(self.period.since, self.period.until, self.period.tz)
 
     @property
     def feature(self) -> str:

@@ -84,13 +84,21 @@ def query(question: Question, request: PageRequest, limit: int) -> Query:
     """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
     since, until = window_of(question, request)
     compare = compare_of(question, request)
-    of_page = {"limit": limit, "since": since, "until": until, "compare": compare, "tz": None, "by": request.period.by}
+    of_page = {
+        "limit": limit,
+        "since": since,
+        "until": until,
+        "compare": compare,
+        "tz": request.period.tz,
+        "by": request.period.by,
+    }
     decided = _of_page(question)
     try:
         given = {
             each.name: of_page[each.name] if each.name in decided else request.argument(each)
             for each in question.open_arguments
         }
+        question.check_hours(request.connection, request.tables, given)
         asked = question.select(**given, tables=request.tables)
     except UsageInstrumentError as error:
         message = str(error)
@@ -149,7 +157,7 @@ def laid_out(
         "period": window_words(*window_of(question, request)),
         "by": request.period.by,
         "key": request.parameters.get("key", ""),
-        "tz": "UTC",
+        "tz": str(request.period.tz or "UTC"),
     }
     columns = [
         column

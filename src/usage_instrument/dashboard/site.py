@@ -14,6 +14,8 @@ from usage_instrument.capture.registry import Recorder
 from usage_instrument.database.engines import Database
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditUnavailable
+from usage_instrument.queries.windows import window
+from usage_instrument.queries.zones import TimeZone, checked_zone
 from usage_instrument.runtime import log
 
 from .access import checked, checked_login_url, nobody
@@ -71,6 +73,7 @@ class Site(Generic[Given, Verdict]):
         tables: Tables | None = None,
         schema: str | None = None,
         login_url: str | None = None,
+        tz: TimeZone = None,
     ) -> None:
         self._authorize: Callable[[Given], Any] = checked(authorize, self._can_await)
         self._authorize_audit: Callable[[Given], Any] = nobody
@@ -79,6 +82,8 @@ class Site(Generic[Given, Verdict]):
         self._has_trail = authorize_audit is not None
         self._tracker = tracker
         self._login_url = checked_login_url(login_url)
+        self._tz = checked_zone(tz)
+        _ = window(DEFAULT.since, None, self._tz).zone  # raises for a zone that no page could show
         self._reader = Reader(database, tables, schema)
         self._cache = Cache()
         self._jobs = PageJobs()
@@ -172,7 +177,9 @@ class Site(Generic[Given, Verdict]):
         parameters = request.parameters()
         if parameters is None or any("\0" in value for value in parameters.values()):
             raise PageError(400, "This address is too long, or broken", "Start again from the overview.")
-        period = DEFAULT if self._is_of_trail(request) else period_of(parameters)  # the trail has dates of its own
+        period = (
+            DEFAULT if self._is_of_trail(request) else period_of(parameters, self._tz)
+        )  # the trail has dates of its own
 
         def work(connection: Connection, tables: Tables) -> Response:
             name, fresh = request.path.removeprefix("/"), freshness(connection, tables)

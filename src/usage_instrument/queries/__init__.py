@@ -23,6 +23,7 @@ from .related_features import related_features as related_features
 from .recommend import recommend as recommend
 from .experiment import experiment as experiment
 from .experiments import experiments as experiments
+from .hours import check_hours as check_hours
 from .questions import QUESTIONS as _QUESTIONS
 
-__all__ = sorted(["experiment", "experiments", *(question.select.__name__ for question in _QUESTIONS)])
+__all__ = sorted(["check_hours", "experiment", "experiments", *(question.select.__name__ for question in _QUESTIONS)])

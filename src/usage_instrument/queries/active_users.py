@@ -7,41 +7,48 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
 
-from usage_instrument.database.expressions import Ago, Day, Later, StartOf
+from usage_instrument.database.expressions import Day, Later, StartOf
 from usage_instrument.database.tables import Tables
 
 from .arguments import default_tables, rows_of
 from .numbers import ONE, share
 from .questions import Question, QuestionColumn, described
-from .windows import DAY, MONTH, WEEK, Moment, calendar, window
+from .windows import DAY, MONTH, WEEK, Moment, Window, calendar, window
+from .zones import TimeZone
 
 
 def active_users(
-    feature: str | None = None, *, until: Moment = None, tables: Tables | None = None
+    feature: str | None = None, *, until: Moment = None, tz: TimeZone = None, tables: Tables | None = None
 ) -> Select[dt.date, int, int, int, float]:
     """The active users as of a day, of one feature or of all, in one row: `day`, `dau`, `wau`, `mau`, `stickiness`.
 
-    `day` is today (UTC), or the last day before `until` (a timedelta, a date, which is that day, a datetime, or the
-    text of one); the users are those of that day, of the 7 days and of the 28 days that end with it. `stickiness` (0 to
-    1) is the mean of the daily numbers over `mau`: the share of days on which a user is active, of 28 days, or of those
-    since the history began. The anonymous user does not count. Raises ConfigurationError for a wrong argument.
+    `day` is today in the time zone `tz` (default: UTC), or the last day before `until` (a timedelta, a date, which is
+    that day, a datetime, or the text of one); the users are those of that day, of the 7 days and of the 28 days that
+    end with it. `stickiness` (0 to 1) is the mean of the daily numbers over `mau`: the share of days on which a user is
+    active, of 28 days, or of those since the history began. The anonymous user does not count. Raises
+    ConfigurationError for a wrong argument.
     """
-    history = (tables or default_tables()).history
-    end = _end(until)
-    start, is_before = _start(MONTH, end), [] if end is None else [history.c.bucket_start < end]
+    asked = window(None, until, tz)
+    history = asked.history(tables or default_tables(), None)
+    end = _end(asked)
+    start, is_before = _start(MONTH, asked, end), [] if end is None else [history.c.bucket_start < end]
     rows = [*rows_of(history.c.feature_name, feature), history.c.bucket_start >= start, *is_before]
     day = Day(history.c.bucket_start).label("day")
     visits = select(history.c.user_id, day).where(history.c.user_id.is_not(None), *rows).distinct().subquery("visits")
     latest = func.max(visits.c.day).label("latest")
     users = select(latest, func.count().label("days")).group_by(visits.c.user_id).subquery("users")
-    today, week = Day(_start(DAY, end)), Day(_start(WEEK, end))
+    today, week = Day(_start(DAY, asked, end)), Day(_start(WEEK, asked, end))
     monthly = func.count(users.c.latest)
     is_older = select(history.c.bucket_start).where(history.c.bucket_start < start).exists()
     first = select(StartOf("day", func.min(history.c.bucket_start))).where(history.c.bucket_start >= start)
-    since_first = select(func.count()).select_from(calendar("day", first.scalar_subquery(), end)).scalar_subquery()
+    since_first = (
+        select(func.count())
+        .select_from(calendar("day", first.scalar_subquery(), end, zone=asked.zone))
+        .scalar_subquery()
+    )
     days = case((is_older, literal_column(str(MONTH // DAY))), else_=since_first)
     return select(
-        (Day(Ago()) if end is None else today).label("day"),
+        (Day(asked.now()) if end is None else today).label("day"),
         func.count(case((users.c.latest >= today, users.c.latest))).label("dau"),
         func.count(case((users.c.latest >= week, users.c.latest))).label("wau"),
         monthly.label("mau"),
@@ -49,17 +56,16 @@ def active_users(
     )
 
 
-def _end(until: Moment) -> ColumnElement[Any] | None:
+def _end(asked: Window) -> ColumnElement[Any] | None:
     """The end of the last day; None for today."""
-    asked = window(None, until)
-    end, tomorrow = asked.end(), Later("day", StartOf("day", Ago()), ONE)
+    end, tomorrow = asked.end(), Later("day", StartOf("day", asked.now()), ONE)
     return end if end is None or isinstance(asked.until, dt.timedelta) else case((end < tomorrow, end), else_=tomorrow)
 
 
-def _start(length: dt.timedelta, end: ColumnElement[Any] | None) -> ColumnElement[Any]:
+def _start(length: dt.timedelta, asked: Window, end: ColumnElement[Any] | None) -> ColumnElement[Any]:
     """The start of the days that end with the last one."""
     if end is None:
-        return StartOf("day", Ago(length - DAY))
+        return StartOf("day", asked.ago(length - DAY))
     return Later("day", end, literal_column(str(-(length // DAY))))
 
 
@@ -79,5 +85,6 @@ ACTIVE = described(
             QuestionColumn("mau", "28 days", "count"),
             QuestionColumn("stickiness", "Stickiness", "share"),
         ),
+        days_before=28,
     )
 )

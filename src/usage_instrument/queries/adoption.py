@@ -12,13 +12,20 @@ from usage_instrument.errors import ConfigurationError
 from .arguments import default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, share, total
-from .questions import FEATURE, NAME, SHARE, USERS, Argument, Question, QuestionColumn, described
+from .questions import FEATURE, NAME, SHARE, USERS, Argument, Question, QuestionColumn, described, if_bounded
 from .sources import counts_in, of_population, population, users_column
 from .windows import Moment, Window, window
+from .zones import TimeZone
 
 
 def adoption(
-    *, by: Any = None, since: Moment = None, until: Moment = None, compare: Compare = None, tables: Tables | None = None
+    *,
+    by: Any = None,
+    since: Moment = None,
+    until: Moment = None,
+    compare: Compare = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
 ) -> Select[Any]:
     """Users and uses by feature, the most widely used first: `feature_name`, `unique_users`, `uses`, `share`.
 
@@ -26,13 +33,13 @@ def adoption(
     used anything. The anonymous user, and a user who is not in the users table any more, does not count as a user, but
     the uses count. `by=User.plan`, any column of the host's users table or model, or its name as in `users.plan`,
     splits each feature by its value, in a column of its name after `feature_name`; `share` is then of the users with
-    that value, and uses without a user have None there. `since` and `until` bound the days, UTC, that the history
-    answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of one; without both, it is
-    all time. Raises ConfigurationError for a wrong argument.
+    that value, and uses without a user have None there. `since` and `until` bound the days of the time zone `tz`
+    (default: UTC), which the history answers: a timedelta (7 days: today and the six before), a date, a datetime or the
+    text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
     """
-    tables, before = tables or default_tables(), window_before(compare, since, until)
+    tables, before = tables or default_tables(), window_before(compare, since, until, tz)
     column = None if by is None else _column(by, tables)
-    found = _counted(tables, window(since, until), column)
+    found = _counted(tables, window(since, until, tz), column)
     keys = ["feature_name"] if column is None else ["feature_name", column.name]
     if before is not None:
         found = compared(found, _counted(tables, before, column, "counts_before"), keys, ["unique_users", "uses"])
@@ -118,5 +125,6 @@ ADOPTION = described(
         bar="share",
         compared=("unique_users", "uses"),
         own_arguments=(Argument("by", NAME, "A column of the users table, such as users.plan.", is_of_command=True),),
+        needs_hours=if_bounded,
     )
 )

@@ -12,18 +12,19 @@ from usage_instrument.errors import ConfigurationError
 
 from .numbers import ZERO, over, total
 from .windows import Moment, Window, window
+from .zones import TimeZone
 
 Compare: TypeAlias = Literal["previous"] | None
 """`previous`: beside the numbers of a window those of the window of the same length before it."""
 
 
-def window_before(compare: object, since: Moment, until: Moment) -> Window | None:
+def window_before(compare: object, since: Moment, until: Moment, tz: TimeZone = None) -> Window | None:
     """The window to compare with; None for no comparison. Raises ConfigurationError."""
     if compare is None:
         return None
     if compare != "previous":
         raise ConfigurationError(f"compare is 'previous' or None, not {compare!r}")
-    return window(since, until).previous()
+    return window(since, until, tz).previous()
 
 
 def changes(name: str, now: ColumnElement[Any], before: ColumnElement[Any]) -> list[ColumnElement[Any]]:

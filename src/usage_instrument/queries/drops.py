@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal, select, union_all
 
-from usage_instrument.database.expressions import Ago, Day, Real, StartOf
+from usage_instrument.database.expressions import Day, Real, StartOf
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
@@ -16,6 +16,7 @@ from .numbers import ZERO, over, total
 from .questions import FEATURE, SCORE, USES, Argument, Question, QuestionColumn, described
 from .robust import checked_threshold, days_later, medians, scale
 from .windows import MONTH, WEEK, Moment, calendar, window
+from .zones import TimeZone
 
 WEEKS = 8
 """Earlier days of the same weekday with which a day is compared."""
@@ -31,6 +32,7 @@ def drops(
     until: Moment = None,
     feature: str | None = None,
     threshold: float = 5.0,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[str, dt.date, int, float, float, float]:
     """Days with far fewer uses than usual, the highest score first: `feature_name`, `day`, `uses`, `baseline`, `score`,
@@ -42,17 +44,17 @@ def drops(
     10 at most. Days whose score is at least `threshold` are drops. A feature that is usually used less than 20 times on
     that weekday, or was first used less than 4 weeks before, has no row, and neither has today, which has not ended.
 
-    `since` and `until` bound the days, UTC: a timedelta (7 days: today and the six before), a date, a datetime or the
-    text of one, 28 days at most. Raises ConfigurationError for a wrong argument.
+    `since` and `until` bound the days of the time zone `tz` (default: UTC): a timedelta (7 days: today and the six
+    before), a date, a datetime or the text of one, 28 days at most. Raises ConfigurationError for a wrong argument.
     """
-    asked = window(since, until)
+    asked = window(since, until, tz)
     start, end, days = asked.start(), asked.end(), asked.days
     if start is None or days is None or days > MONTH.days:
         raise ConfigurationError(
             f"drops are those of {MONTH.days} days at most, not of {f'{days} days' if days else 'all time'}: "
             "choose a later since or an earlier until"
         )
-    history, today = (tables or default_tables()).history, StartOf("day", Ago())
+    history, today = asked.history(tables or default_tables(), None), StartOf("day", asked.now())
     end = today if end is None else case((end < today, end), else_=today)
     rows = [history.c.feature_name.is_not(None), *rows_of(history.c.feature_name, feature)]
     key = (history.c.feature_name, StartOf("day", history.c.bucket_start).label("bucket_start"))
@@ -61,7 +63,7 @@ def drops(
     daily = found.where(*in_time, *rows).cte("daily")
     first = StartOf("day", func.min(history.c.bucket_start)).label("first_day")
     known = select(history.c.feature_name, first).where(*rows).group_by(history.c.feature_name).subquery("known")
-    units = calendar("day", start, end)
+    units = calendar("day", start, end, zone=asked.zone)
     targets = (
         select(known.c.feature_name, known.c.first_day, units.c.bucket_start.label("day"))
         .join_from(known, units, known.c.first_day <= days_later(units.c.bucket_start, -7 * FEWEST_WEEKS))
@@ -127,5 +129,6 @@ DROPS = described(
         ),
         longest=MONTH,
         own_arguments=(Argument("threshold", SCORE, "The score from which a day is a drop: up to 10."),),
+        days_before=56,
     )
 )

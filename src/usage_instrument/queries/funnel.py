@@ -16,6 +16,7 @@ from .arguments import checked_feature, default_tables
 from .numbers import ONE, share, total
 from .questions import FEATURE, FEATURES, SHARE, SPAN, USERS, Argument, Question, QuestionColumn, described
 from .windows import HOUR, MONTH, WEEK, Moment, span_of, window, written
+from .zones import TimeZone
 
 MOST = 10
 """Steps of a funnel at most."""
@@ -27,6 +28,7 @@ def funnel(
     *,
     since: Moment = MONTH,
     until: Moment = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[int, str, int, float, float | None, int]:
     """How many users use these features in this order, the first step first: `step` (from 1), `feature_name`,
@@ -39,12 +41,12 @@ def funnel(
     the order within one is unknowable: `order_unknown` is how many users took the step in the same day (hour) as the
     one before. The anonymous user is left out.
 
-    `since` and `until` bound the first step: a timedelta (28 days: today and the 27 before), a date, a datetime, the
-    text of one or None. Raises ConfigurationError for a wrong argument.
+    `since` and `until` bound the first step, in days of the time zone `tz` (default: UTC): a timedelta (28 days: today
+    and the 27 before), a date, a datetime, the text of one or None. Raises ConfigurationError for a wrong argument.
     """
     names, hours = _checked(features), _hours(within)
-    history = (tables or default_tables()).history
-    rows = window(since, until).contains(history.c.bucket_start)
+    asked, history = window(since, until, tz), (tables or default_tables()).history
+    rows = asked.contains(asked.zone.local(history.c.bucket_start))
     time = func.min(history.c.bucket_start)
     known = [history.c.user_id.is_not(None), history.c.feature_name == names[0], *rows]
     first = select(history.c.user_id, time.label("begun"), time.label("taken"), null().label("before"))

@@ -6,13 +6,14 @@ import datetime as dt
 
 from sqlalchemy import ColumnElement, Select, case, func, literal_column, or_, select, union_all
 
-from usage_instrument.database.expressions import Ago, Later, StartOf
+from usage_instrument.database.expressions import Later, StartOf
 from usage_instrument.database.tables import Tables
 
 from .arguments import checked_step, default_tables, rows_of
 from .numbers import ONE, ZERO, total
 from .questions import BY_STEP, Question, QuestionColumn, described
 from .windows import QUARTER, Moment, Window, calendar, window
+from .zones import TimeZone
 
 _KINDS = ("new_users", "returning_users", "resurrected_users", "dormant_users")
 
@@ -23,22 +24,24 @@ def lifecycle(
     *,
     since: Moment = QUARTER,
     until: Moment = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[dt.datetime, int, int, int, int, bool]:
-    """Users by what they did before, the first week first: `bucket_start` (UTC), `new_users`, `returning_users`,
+    """Users by what they did before, the first week first: `bucket_start`, `new_users`, `returning_users`,
     `resurrected_users`, `dormant_users`, `is_running`.
 
     Of one feature or of all, `by` day, week (from Monday) or month. New users are active for the first time in the
     history, returning ones were active in the week before too, resurrected ones before that only. Dormant ones were
     active in the week before and are not in this one, so their number falls while a week `is_running`. The anonymous
-    user is left out. `since` and `until` are a timedelta (84 days: twelve weeks), a date, a datetime, the text of one
-    or None; the first and the last week are complete. Raises ConfigurationError for a wrong argument.
+    user is left out. Days, weeks and months are those of the time zone `tz` (default: UTC). `since` and `until` are a
+    timedelta (84 days: twelve weeks), a date, a datetime, the text of one or None; the first and the last week are
+    complete. Raises ConfigurationError for a wrong argument.
     """
-    history, unit = (tables or default_tables()).history, checked_step(by)
-    asked = window(since, until)
+    asked, unit = window(since, until, tz), checked_step(by)
+    history = asked.history(tables or default_tables(), None)
     start, end, bucket = asked.start(unit), asked.end(unit), history.c.bucket_start
     rows = [history.c.user_id.is_not(None), *rows_of(history.c.feature_name, feature)]
-    rows += Window(None, asked.until).contains(bucket, unit)
+    rows += Window(None, asked.until, asked.tz).contains(bucket, unit)
     unit_start = StartOf(unit, bucket).label("bucket_start")
     active = select(history.c.user_id, unit_start).where(*rows).distinct().subquery("active")
     time = active.c.bucket_start
@@ -58,12 +61,12 @@ def lifecycle(
     sides = union_all(here, gone).subquery("sides")
     if start is None:
         start = select(func.min(visits.c.bucket_start)).scalar_subquery()
-    units = calendar(unit, start, end)
+    units = calendar(unit, start, end, zone=asked.zone)
     return (
         select(
             units.c.bucket_start,
             *(total(sides.c[name]).label(name) for name in _KINDS),
-            (units.c.bucket_start == StartOf(unit, Ago())).label("is_running"),
+            (units.c.bucket_start == StartOf(unit, asked.now())).label("is_running"),
         )
         .select_from(units.outerjoin(sides, sides.c.bucket_start == units.c.bucket_start))
         .group_by(units.c.bucket_start)
@@ -86,5 +89,6 @@ LIFECYCLE = described(
             QuestionColumn("is_running", "So far", "running"),
         ),
         own_arguments=(BY_STEP,),
+        days_before=31,
     )
 )

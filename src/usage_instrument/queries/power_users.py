@@ -13,8 +13,9 @@ from usage_instrument.typing import UserId
 from .arguments import checked_limit, default_tables, rows_of
 from .comparison import Compare, changes, window_before
 from .numbers import share, total
-from .questions import SHARE, USES, Query, Question, QuestionColumn, described
+from .questions import SHARE, USES, Query, Question, QuestionColumn, described, if_bounded
 from .windows import Moment, Window, counted_in, window
+from .zones import TimeZone
 
 
 @overload
@@ -25,6 +26,7 @@ def power_users(
     since: Moment = None,
     until: Moment = None,
     compare: None = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[UserId, int, float, int, dt.datetime]: ...
 @overload
@@ -35,6 +37,7 @@ def power_users(
     since: Moment,
     until: Moment = None,
     compare: Compare,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Query: ...
 def power_users(
@@ -44,20 +47,21 @@ def power_users(
     since: Moment = None,
     until: Moment = None,
     compare: Compare = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Query:
     """The users with the most uses, of one feature or of all: `user_id`, `uses`, `share`, `features`, `last_used`.
 
     `share` (0 to 1) is of all uses, the anonymous ones included; `features` is the number of features that the user
-    used. `last_used` is of all time. The anonymous user is left out. `since` and `until` bound the days, UTC, that the
-    history answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of one; without
-    both, it is all time. Raises ConfigurationError for a wrong argument.
+    used. `last_used` is of all time. The anonymous user is left out. `since` and `until` bound the days of the time
+    zone `tz` (default: UTC), which the history answers: a timedelta (7 days: today and the six before), a date, a
+    datetime or the text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
 
     `compare="previous"` adds `uses_before` (in the window of the same length before), `uses_change` and
     `uses_relative_change` (0.1 is a tenth more, None if there was nothing before).
     """
-    tables, before = tables or default_tables(), window_before(compare, since, until)
-    source, period = counted_in(tables, window(since, until))
+    tables, before = tables or default_tables(), window_before(compare, since, until, tz)
+    source, period = counted_in(tables, window(since, until, tz))
     rows = [*rows_of(source.c.feature_name, feature), *period]
     uses = total(source.c.usage_count).label("uses")
     # Grouped by user alone: by user and feature there are many times more groups, of which ten users need a few.
@@ -81,7 +85,7 @@ def power_users(
 
 
 def _changes(tables: Tables, before: Window, feature: str | None, top: FromClause) -> list[ColumnElement[Any]]:
-    history = tables.history
+    history = before.history(tables)
     rows = [*rows_of(history.c.feature_name, feature), *before.contains(history.c.bucket_start)]
     uses = select(total(history.c.usage_count)).where(history.c.user_id == top.c.user_id, *rows)
     return changes("uses", top.c.uses, uses.scalar_subquery())
@@ -105,5 +109,6 @@ POWER_USERS = described(
         ),
         bar="uses",
         compared=("uses",),
+        needs_hours=if_bounded,
     )
 )

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Select
+from sqlalchemy import Connection, Select
 
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
 from .arguments import STEPS, user_id
-from .windows import written
+from .hours import check_window
+from .windows import window, written
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 ColumnKind = Literal[
@@ -116,6 +117,16 @@ _SHARED = (
 # ---- questions
 
 
+def if_bounded(given: Mapping[str, Any]) -> bool:
+    """Whether the history answers, and not the totals."""
+    return given["since"] is not None or given["until"] is not None
+
+
+def if_ended(given: Mapping[str, Any]) -> bool:
+    """Whether the history answers, and not the times of the last uses."""
+    return given["until"] is not None
+
+
 @dataclass(frozen=True)
 class QuestionColumn:
     """One column of an answer, by its label there."""
@@ -166,6 +177,10 @@ class Question:
     """Its page and file in the dashboard, if that is not its name."""
     longest: dt.timedelta | None = None
     """The longest period that it accepts."""
+    days_before: int = 0
+    """The days before its window that it reads by day, too."""
+    needs_hours: Callable[[Mapping[str, Any]], bool] = lambda given: True
+    """Whether, with these arguments, a time zone needs hours in the history."""
     is_of_all_time: bool = False
     """Whether its page is about all time, whatever the period of the dashboard."""
     arguments: tuple[Argument, ...] = field(init=False)
@@ -212,6 +227,16 @@ class Question:
             for argument in self.arguments
         }
         return self.select(**arguments, tables=tables)
+
+    def check_hours(self, connection: Connection, tables: Tables, given: Mapping[str, Any]) -> None:
+        """Raise ConfigurationError if the time zone of these arguments needs hours where the history has days."""
+        if given.get("tz") is None or not self.needs_hours(given):
+            return
+        until, by = given["until"], given.get("by")
+        asked = window(given.get("since", until or "today"), until, given["tz"])
+        if given.get("compare"):
+            asked = asked.previous()
+        check_window(connection, tables, asked, self.days_before, by if by in STEPS else "day")
 
 
 def _changes(name: str) -> tuple[QuestionColumn, ...]:

@@ -10,13 +10,20 @@ from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, user_and_tables
 from .numbers import share
-from .questions import FEATURE, Question, QuestionColumn, described
+from .questions import FEATURE, Question, QuestionColumn, described, if_bounded
 from .sources import counts_in
 from .windows import Moment, window
+from .zones import TimeZone
 
 
 def recommend(
-    user_id: UserId, limit: int = 5, *, since: Moment = None, until: Moment = None, tables: Tables | None = None
+    user_id: UserId,
+    limit: int = 5,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
 ) -> Select[str, float, int]:
     """Features that similar users use and this user does not, the likeliest first: `feature_name`, `score`,
     `unique_users`.
@@ -24,14 +31,14 @@ def recommend(
     Users who share a feature with the user are similar. The weight of each is the number of features that both use over
     the number that either uses (Jaccard). `score` (0 to 1) is the weight of the similar users who use the feature over
     the weight of all similar users; `unique_users` is their number. A user without uses gets no row. `since` and
-    `until` bound the days, UTC, that the history answers: a timedelta (7 days: today and the six before), a date, a
-    datetime or the text of one; without both, it is all time. Raises UserIdError for None or an id of another type,
-    ConfigurationError for a wrong argument.
+    `until` bound the days of the time zone `tz` (default: UTC), which the history answers: a timedelta (7 days: today
+    and the six before), a date, a datetime or the text of one; without both, it is all time. Raises UserIdError for
+    None or an id of another type, ConfigurationError for a wrong argument.
     """
     if user_id is None:
         raise UserIdError("recommend takes a user's id: the anonymous user resembles nobody")
     user_id, tables = user_and_tables(user_id, tables)
-    usage = counts_in(tables, window(since, until))
+    usage = counts_in(tables, window(since, until, tz))
     theirs = usage.alias("theirs")
     mine = select(usage.c.feature_name).where(usage.c.user_id == user_id, usage.c.feature_name.is_not(None)).cte("mine")
     common, features = func.count(mine.c.feature_name), func.count(usage.c.feature_name)
@@ -68,5 +75,6 @@ RECOMMEND = described(
         (FEATURE, QuestionColumn("score", "Score", "share"), QuestionColumn("unique_users", "Similar users", "count")),
         bar="score",
         is_of_all_time=True,
+        needs_hours=if_bounded,
     )
 )

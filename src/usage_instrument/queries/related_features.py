@@ -9,9 +9,10 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import checked_feature, checked_limit, default_tables
 from .numbers import share
-from .questions import FEATURE, Question, QuestionColumn, described
+from .questions import FEATURE, Question, QuestionColumn, described, if_bounded
 from .sources import counts_in, seen
 from .windows import Moment, window
+from .zones import TimeZone
 
 
 def related_features(
@@ -20,6 +21,7 @@ def related_features(
     *,
     since: Moment = None,
     until: Moment = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[str, int, float, float, float]:
     """The features related to a feature, the closest first: `feature_name`, `unique_users`, `support`, `confidence`,
@@ -28,12 +30,12 @@ def related_features(
     `unique_users` use both; `support` (0 to 1) is their share of all users that used anything, `confidence` (0 to 1)
     their share of this feature's users. `lift` is how many times more likely its users are to use the other one than
     all users are: 1 means independent. The closest features have the most common users above the number that
-    independence predicts, which favours neither popular nor rare ones. `since` and `until` bound the days, UTC, that
-    the history answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of one; without
-    both, it is all time. Raises ConfigurationError for a wrong argument.
+    independence predicts, which favours neither popular nor rare ones. `since` and `until` bound the days of the time
+    zone `tz` (default: UTC), which the history answers: a timedelta (7 days: today and the six before), a date, a
+    datetime or the text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
     """
     tables = tables or default_tables()
-    usage = counts_in(tables, window(since, until))
+    usage = counts_in(tables, window(since, until, tz))
     name = checked_feature(feature)
     users = select(usage.c.user_id).where(usage.c.feature_name == name, usage.c.user_id.is_not(None)).cte("its_users")
     everyone, its = seen(usage), select(func.count()).select_from(users).scalar_subquery()
@@ -84,5 +86,6 @@ RELATED = described(
         ),
         bar="confidence",
         is_of_all_time=True,
+        needs_hours=if_bounded,
     )
 )

@@ -96,5 +96,6 @@ RHYTHM = described(
             SHARE,
         ),
         bar="share",
+        needs_hours=lambda given: False,
     )
 )

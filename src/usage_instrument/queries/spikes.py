@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import replace
 from typing import Any, Literal, overload
 
-from sqlalchemy import CTE, Column, ColumnElement, Select, Table, and_, func, literal, literal_column, select
+from sqlalchemy import CTE, ColumnElement, FromClause, Select, and_, func, literal, literal_column, select
 
 from usage_instrument.database.expressions import Day, Real, StartOf
 from usage_instrument.database.tables import Tables
@@ -18,6 +18,7 @@ from .numbers import ZERO, over, total
 from .questions import FEATURE, SCORE, USES, Argument, Query, Question, QuestionColumn, choice, described
 from .robust import checked_threshold, days_later, medians, scale
 from .windows import MONTH, WEEK, Moment, Window, calendar, window
+from .zones import TimeZone
 
 PAST = -28
 """Days of the past with which a period is compared."""
@@ -36,6 +37,7 @@ def spikes(
     feature: str | None = None,
     by: Literal["feature"] = "feature",
     threshold: float = 5.0,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[str, dt.date, int, float, float, float]: ...
 @overload
@@ -46,6 +48,7 @@ def spikes(
     feature: str | None = None,
     by: Literal["user"],
     threshold: float = 5.0,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[UserId, dt.date, int, float, float, float]: ...
 def spikes(
@@ -55,6 +58,7 @@ def spikes(
     feature: str | None = None,
     by: Literal["feature", "user"] = "feature",
     threshold: float = 5.0,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Query:
     """Days with far more uses than usual, the highest score first: `feature_name` (or `user_id`), `day`, `uses`,
@@ -69,13 +73,14 @@ def spikes(
     `by="user"` compares each user, of one feature or of all, with the user's own past instead: a script, or a stolen
     account. Then a spike has at least 20 uses, and the anonymous user is left out.
 
-    `since` and `until` bound the days, UTC: a timedelta (7 days: today and the six before), a date, a datetime or the
-    text of one, 28 days at most. Raises ConfigurationError for a wrong argument.
+    `since` and `until` bound the days of the time zone `tz` (default: UTC): a timedelta (7 days: today and the six
+    before), a date, a datetime or the text of one, 28 days at most. Raises ConfigurationError for a wrong argument.
     """
     if by not in _ENTITIES:
         raise ConfigurationError(f"by is 'feature' or 'user', not {by!r}")
-    start, end = _bounds(window(since, until))
-    history = (tables or default_tables()).history
+    asked = window(since, until, tz)
+    start, end = _bounds(asked)
+    history = asked.history(tables or default_tables(), None)
     name = _ENTITIES[by]
     entity = history.c[name]
     rows = [entity.is_not(None), *rows_of(history.c.feature_name, feature)]
@@ -85,7 +90,7 @@ def spikes(
     if by == "user":  # of many users, few have so many uses: only their past is read
         is_spike.append(daily.c.uses >= literal_column(str(LEAST)))
         rows.append(entity.in_(select(daily.c[name]).where(*is_spike)))
-    usual = _usual(entity, history, rows, start, daily).cte("usual")
+    usual = _usual(entity, history, rows, asked, daily).cte("usual")
     baseline = medians(usual, name).cte("baselines")
     deviation = func.abs(usual.c.value - baseline.c.value).label("value")
     deviations = select(usual.c[name], deviation).join(baseline, baseline.c[name] == usual.c[name])
@@ -115,7 +120,9 @@ def _bounds(asked: Window) -> tuple[ColumnElement[Any], ColumnElement[Any] | Non
     return start, asked.end()
 
 
-def _daily(entity: Column[Any], history: Table, rows: list[Any], start: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+def _daily(
+    entity: ColumnElement[Any], history: FromClause, rows: list[Any], start: ColumnElement[Any]
+) -> Select[*tuple[Any, ...]]:
     """The uses of each feature or user by day, in the period and in the past."""
     key = (entity, StartOf("day", history.c.bucket_start).label("bucket_start"))
     found = select(*key, total(history.c.usage_count).label("uses")).group_by(*key)
@@ -123,13 +130,15 @@ def _daily(entity: Column[Any], history: Table, rows: list[Any], start: ColumnEl
 
 
 def _usual(
-    entity: Column[Any], history: Table, rows: list[Any], start: ColumnElement[Any], daily: CTE
+    entity: ColumnElement[Any], history: FromClause, rows: list[Any], asked: Window, daily: CTE
 ) -> Select[*tuple[Any, ...]]:
     """The uses of each feature or user with a past, by day of that past, with `value`."""
-    first, name = func.min(history.c.bucket_start), entity.name
-    known = select(entity, StartOf("day", first).label("first_day")).group_by(entity)
-    known_ = known.where(*rows).having(first <= days_later(start, SHORTEST)).subquery("known")
-    past = calendar("day", days_later(start, PAST), start)
+    first, name = func.min(history.c.bucket_start), str(entity.key)
+    start: Any = asked.start()
+    first_day = StartOf("day", first)
+    known = select(entity, first_day.label("first_day")).group_by(entity)
+    known_ = known.where(*rows).having(first_day <= days_later(start, SHORTEST)).subquery("known")
+    past = calendar("day", days_later(start, PAST), start, zone=asked.zone)
     same = and_(daily.c[name] == known_.c[name], daily.c.bucket_start == past.c.bucket_start)
     days = known_.join(past, past.c.bucket_start >= known_.c.first_day).outerjoin(daily, same)
     return select(known_.c[name], func.coalesce(daily.c.uses, ZERO).label("value")).select_from(days)
@@ -158,5 +167,6 @@ SPIKES = described(
             Argument("by", choice("WHAT", "feature", "user"), "What is compared with its past: feature or user."),
             Argument("threshold", SCORE, "The score from which a day is a spike."),
         ),
+        days_before=28,
     )
 )

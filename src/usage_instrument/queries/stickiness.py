@@ -11,19 +11,27 @@ from .arguments import default_tables, rows_of
 from .numbers import share
 from .questions import SHARE, USERS, Question, QuestionColumn, described
 from .windows import MONTH, Moment, window
+from .zones import TimeZone
 
 
 def stickiness(
-    feature: str | None = None, *, since: Moment = MONTH, until: Moment = None, tables: Tables | None = None
+    feature: str | None = None,
+    *,
+    since: Moment = MONTH,
+    until: Moment = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
 ) -> Select[int, int, float]:
     """How many users were active on how many days, one day first: `active_days`, `unique_users`, `share`.
 
     Of one feature or of all; `share` (0 to 1) is of the users with a use in the window. Numbers of days without a user
-    have no row. The anonymous user is left out. `since` and `until` bound the days, UTC: a timedelta (28 days: today
-    and the 27 before), a date, a datetime, the text of one or None. Raises ConfigurationError for a wrong argument.
+    have no row. The anonymous user is left out. `since` and `until` bound the days of the time zone `tz` (default:
+    UTC): a timedelta (28 days: today and the 27 before), a date, a datetime, the text of one or None. Raises
+    ConfigurationError for a wrong argument.
     """
-    history = (tables or default_tables()).history
-    rows = [*rows_of(history.c.feature_name, feature), *window(since, until).contains(history.c.bucket_start)]
+    asked = window(since, until, tz)
+    history = asked.history(tables or default_tables())
+    rows = [*rows_of(history.c.feature_name, feature), *asked.contains(history.c.bucket_start)]
     day = Day(history.c.bucket_start).label("day")
     visits = select(history.c.user_id, day).where(history.c.user_id.is_not(None), *rows).distinct().subquery("visits")
     by_user = (

@@ -11,8 +11,9 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_limit, default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, total
-from .questions import FEATURE, Query, Question, QuestionColumn, described
+from .questions import FEATURE, Query, Question, QuestionColumn, described, if_bounded
 from .windows import Moment, Window, counted_in, window
+from .zones import TimeZone
 
 
 @overload
@@ -22,11 +23,18 @@ def top_features(
     since: Moment = None,
     until: Moment = None,
     compare: None = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[str | None, int]: ...
 @overload
 def top_features(
-    limit: int = 5, *, since: Moment, until: Moment = None, compare: Compare, tables: Tables | None = None
+    limit: int = 5,
+    *,
+    since: Moment,
+    until: Moment = None,
+    compare: Compare,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
 ) -> Query: ...
 def top_features(
     limit: int = 5,
@@ -34,18 +42,20 @@ def top_features(
     since: Moment = None,
     until: Moment = None,
     compare: Compare = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Query:
     """The most used features and their uses by all users: `feature_name`, `total_usage`.
 
-    `since` and `until` bound the days, UTC, that the history answers: a timedelta (7 days: today and the six before), a
-    date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
+    `since` and `until` bound the days of the time zone `tz` (default: UTC), which the history answers: a timedelta (7
+    days: today and the six before), a date, a datetime or the text of one; without both, it is all time. Raises
+    ConfigurationError for a wrong argument.
 
     `compare="previous"` adds `total_usage_before` (in the window of the same length before), `total_usage_change` and
     `total_usage_relative_change` (0.1 is a tenth more, None if there was nothing before), and features used only then.
     """
-    tables, before = tables or default_tables(), window_before(compare, since, until)
-    found: Query = _uses(tables, window(since, until))
+    tables, before = tables or default_tables(), window_before(compare, since, until, tz)
+    found: Query = _uses(tables, window(since, until, tz))
     if before is not None:
         found = compared(found, _uses(tables, before), ["feature_name"], ["total_usage"])
     feature, uses = found.selected_columns["feature_name"], found.selected_columns["total_usage"]
@@ -71,5 +81,6 @@ TOP = described(
         bar="total_usage",
         page_name="top-features",
         compared=("total_usage",),
+        needs_hours=if_bounded,
     )
 )

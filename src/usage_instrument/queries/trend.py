@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, get_args, overload
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias, get_args, overload
 
-from sqlalchemy import Select, Table, case, func, select
+from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
 
-from usage_instrument.database.expressions import Ago, StartOf
+from usage_instrument.database.expressions import Later, StartOf
 from usage_instrument.database.tables import Tables
 from usage_instrument.typing import Unit
 
 from .arguments import checked_unit, default_tables, rows_of
 from .comparison import Compare, changes, window_before
-from .numbers import total, whole
+from .numbers import ONE, total, whole
 from .questions import USERS, USES, Argument, Query, Question, QuestionColumn, choice, described
 from .windows import MONTH, Moment, Window, calendar, window
+from .zones import UTC, TimeZone
+
+Inside: TypeAlias = Callable[[ColumnElement[Any]], list[ColumnElement[bool]]]
+"""The conditions that a unit is in a window."""
 
 
 @overload
@@ -26,6 +32,7 @@ def trend(
     since: Moment = MONTH,
     until: Moment = None,
     compare: None = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[dt.datetime, int, int, int, bool]: ...
 @overload
@@ -36,6 +43,7 @@ def trend(
     since: Moment = MONTH,
     until: Moment = None,
     compare: Compare,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Query: ...
 def trend(
@@ -45,31 +53,39 @@ def trend(
     since: Moment = MONTH,
     until: Moment = None,
     compare: Compare = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Query:
-    """Uses and users by day, the first day first: `bucket_start` (UTC), `uses`, `unique_users`, `anonymous_uses`,
+    """Uses and users by day, the first day first: `bucket_start`, `uses`, `unique_users`, `anonymous_uses`,
     `is_running`.
 
-    Of one feature or of all, `by` hour (if the history has hours), day, week (from Monday) or month, with zeros for
-    those without use. `since` is a timedelta (28 days: today and the 27 before, UTC), a date, a datetime or the text of
-    one, or None for the whole history; so is `until`, None for now. The first and the last week or month are complete.
-    One that `is_running` has not ended, so its numbers still grow. Raises ConfigurationError for a wrong argument.
+    Days, weeks and months are those of the time zone `tz` (default: UTC); the day on which its clock goes forward has
+    23 hours, and the one on which it goes back 25. Of one feature or of all, `by` hour (if the history has hours), day,
+    week (from Monday) or month, with zeros for those without use. `since` is a timedelta (28 days: today and the 27
+    before), a date, a datetime or the text of one, or None for the whole history; so is `until`, None for now. The
+    first and the last week or month are complete. One that `is_running` has not ended, so its numbers still grow.
+    Raises ConfigurationError for a wrong argument.
 
     `compare="previous"` adds to uses and users the columns `_before` (of the same day, counted from the start, of the
     window of the same length before), `_change` and `_relative_change`.
     """
-    history, unit = (tables or default_tables()).history, checked_unit(by)
-    before = window_before(compare, since, until)
-    found = _by_unit(history, window(since, until), unit, feature, "units")
+    tables, unit = tables or default_tables(), checked_unit(by)
+    before = window_before(compare, since, until, tz)
+    asked = window(since, until, tz)
+    found = _by_unit(tables, asked, unit, feature, "units")
+    shown = asked.zone if unit == "hour" else UTC
     if before is None:
-        return found.order_by(found.selected_columns["bucket_start"])
+        start, *others = found.selected_columns
+        if not shown.is_utc:
+            found = found.with_only_columns(shown.local(start).label("bucket_start"), *others)
+        return found.order_by(start)
     now, then = (
         _numbered(each).subquery(name)
-        for each, name in ((found, "now_"), (_by_unit(history, before, unit, feature, "units_before"), "before_"))
+        for each, name in ((found, "now_"), (_by_unit(tables, before, unit, feature, "units_before"), "before_"))
     )
     return (
         select(
-            now.c.bucket_start,
+            shown.local(now.c.bucket_start).label("bucket_start"),
             now.c.uses,
             *changes("uses", now.c.uses, whole(then.c.uses)),
             now.c.unique_users,
@@ -89,14 +105,18 @@ def _numbered(found: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
 
 
 def _by_unit(
-    history: Table, asked: Window, unit: Unit, feature: str | None, name: str
+    tables: Tables, asked: Window, unit: Unit, feature: str | None, name: str
 ) -> Select[dt.datetime, int, int, int, bool]:
-    rows = rows_of(history.c.feature_name, feature)
+    history, zone = asked.history(tables, by=unit), asked.zone
     start, end = asked.start(unit), asked.end(unit)
-    rows += asked.contains(history.c.bucket_start, unit)
+    inside: Inside = partial(asked.contains, by=unit)
+    if unit == "hour" and not zone.is_utc:
+        history, zone = tables.history, UTC
+        start, end, inside = _hours(asked)
+    rows = [*rows_of(history.c.feature_name, feature), *inside(history.c.bucket_start)]
     if start is None:
         start = select(StartOf(unit, func.min(history.c.bucket_start))).where(*rows).scalar_subquery()
-    units = calendar(unit, start, end, name)
+    units = calendar(unit, start, end, name, zone)
     bucket, uses = StartOf(unit, history.c.bucket_start).label("bucket_start"), func.sum(history.c.usage_count)
     used = select(bucket, history.c.user_id, uses.label("uses")).where(*rows).group_by(bucket, history.c.user_id)
     by_user = used.subquery(f"used_in_{name}")
@@ -107,12 +127,36 @@ def _by_unit(
             total(by_user.c.uses).label("uses"),
             func.count(by_user.c.user_id).label("unique_users"),
             total(anonymous).label("anonymous_uses"),
-            (units.c.bucket_start == StartOf(unit, Ago())).label("is_running"),
+            (units.c.bucket_start == StartOf(unit, zone.now())).label("is_running"),
         )
         .select_from(units)
         .outerjoin(by_user, by_user.c.bucket_start == units.c.bucket_start)
+        .where(*(inside(units.c.bucket_start) if zone is not asked.zone else []))
         .group_by(units.c.bucket_start)
     )
+
+
+def _hours(asked: Window) -> tuple[ColumnElement[Any] | None, ColumnElement[Any] | None, Inside]:
+    """Bounds (UTC) around the hours of a window in a time zone, and the conditions that an hour is in it.
+
+    The hours are those of UTC, because two in autumn have the same local time: that day has 25, one in spring has 23.
+    """
+    since, until, timedelta = asked.since, asked.until, dt.timedelta
+    passed = Window(since if isinstance(since, timedelta) else None, until if isinstance(until, timedelta) else None)
+    dated = Window(
+        None if isinstance(since, timedelta) else since, None if isinstance(until, timedelta) else until, asked.tz
+    )
+    start, end = passed.start("hour"), passed.end("hour")
+    first, after = dated.start("hour"), dated.end("hour")
+    start = Later("day", first, literal_column("-1")) if first is not None else start
+    end = Later("day", after, ONE) if after is not None else end
+
+    def inside(hour: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+        near = [] if start is None else [hour >= start]
+        near += [] if end is None else [hour < end]
+        return [*near, *dated.contains(asked.zone.local(hour), "hour")]
+
+    return start, end, inside
 
 
 TREND = described(
@@ -121,7 +165,7 @@ TREND = described(
         trend,
         "Trend",
         "Uses and users over time.",
-        "Uses and users by {by} {period}, in UTC. The last {by} is not over.",
+        "Uses and users by {by} {period}, in {tz}. The last {by} is not over.",
         "Nothing was used {period}.",
         "--feature calendar_search --by week --since 90d",
         (

@@ -12,24 +12,25 @@ from usage_instrument.typing import UserId
 
 from .arguments import user_and_tables
 from .numbers import by_name, total
-from .questions import FEATURE, LAST_USED, Question, QuestionColumn, described
+from .questions import FEATURE, LAST_USED, Question, QuestionColumn, described, if_ended
 from .windows import WEEK, Moment, Window, window
+from .zones import TimeZone
 
 
 def user_features(
-    user_id: UserId, since: Moment = WEEK, *, until: Moment = None, tables: Tables | None = None
+    user_id: UserId, since: Moment = WEEK, *, until: Moment = None, tz: TimeZone = None, tables: Tables | None = None
 ) -> Select[str | None, int | None, dt.datetime, dict[str, Any] | None]:
     """The features of one user, the latest first: `feature_name`, `usage_count`, `last_used` (UTC), `metadata`.
 
-    `usage_count` is of all time. `since` is a timedelta back from now, a date, a datetime (UTC unless it has a time
-    zone), the text of one, or None for all time. With `until`, the history answers: `usage_count` is of the days of the
-    window, `last_used` the last of its days (hours) with a use, and `metadata` is None if a later use has replaced it.
-    A user of None is the anonymous user; a text is parsed as a UUID if the ids are UUIDs. Raises UserIdError for an id
-    of another type, ConfigurationError for another wrong argument.
+    `usage_count` is of all time. `since` is a timedelta back from now, a date, a datetime, the text of one, or None for
+    all time; its days are those of the time zone `tz` (default: UTC). With `until`, the history answers: `usage_count`
+    is of the days of the window, `last_used` the last of its days (hours) with a use, and `metadata` is None if a later
+    use has replaced it. A user of None is the anonymous user; a text is parsed as a UUID if the ids are UUIDs. Raises
+    UserIdError for an id of another type, ConfigurationError for another wrong argument.
     """
     user_id, tables = user_and_tables(user_id, tables)
     usage = tables.usage
-    asked = window(since, until)
+    asked = window(since, until, tz)
     if asked.until is not None:
         return _of_history(user_id, asked, tables)
     found = select(usage.c.feature_name, usage.c.usage_count, usage.c.last_used, usage.c.metadata)
@@ -42,11 +43,12 @@ def _of_history(
 ) -> Select[str | None, int | None, dt.datetime, dict[str, Any] | None]:
     history, usage = tables.history, tables.usage
     last, feature = func.max(history.c.bucket_start, type_=history.c.bucket_start.type), history.c.feature_name
+    bucket = asked.zone.local(history.c.bucket_start)
     counted = select(feature, total(history.c.usage_count).label("usage_count"), last.label("last_used"))
-    counted = counted.where(history.c.user_id == user_id, *asked.contains(history.c.bucket_start)).group_by(feature)
+    counted = counted.where(history.c.user_id == user_id, *asked.contains(bucket)).group_by(feature)
     used = counted.subquery("used")
     end = asked.end()
-    is_latest = [] if end is None else [usage.c.last_used < end]
+    is_latest = [] if end is None else [asked.zone.local(usage.c.last_used) < end]
     name, other = usage.c.feature_name, used.c.feature_name
     same = [usage.c.user_id == user_id, or_(name == other, and_(name.is_(None), other.is_(None)))]
     metadata = select(usage.c.metadata).where(*same, *is_latest).scalar_subquery().label("metadata")
@@ -73,5 +75,6 @@ USER_FEATURES = described(
         bar="usage_count",
         page_name="user-features",
         is_of_all_time=True,
+        needs_hours=if_ended,
     )
 )

@@ -12,9 +12,10 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_feature, checked_key, default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, share, total
-from .questions import NAME, SHARE, USERS, USES, Argument, Query, Question, QuestionColumn, described
+from .questions import NAME, SHARE, USERS, USES, Argument, Query, Question, QuestionColumn, described, if_bounded
 from .sources import counts_in
 from .windows import Moment, Window, window
+from .zones import TimeZone
 
 
 @overload
@@ -25,11 +26,19 @@ def variants(
     since: Moment = None,
     until: Moment = None,
     compare: None = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[str | None, int, int, float]: ...
 @overload
 def variants(
-    feature: str, key: str, *, since: Moment, until: Moment = None, compare: Compare, tables: Tables | None = None
+    feature: str,
+    key: str,
+    *,
+    since: Moment,
+    until: Moment = None,
+    compare: Compare,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
 ) -> Query: ...
 def variants(
     feature: str,
@@ -38,6 +47,7 @@ def variants(
     since: Moment = None,
     until: Moment = None,
     compare: Compare = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Query:
     """Users and uses of a feature by the value of a key of its metadata, for an A/B test, the most widely used first:
@@ -45,16 +55,16 @@ def variants(
 
     The metadata is the latest context of each user, so all uses of a user count for the last variant: a user must keep
     the same variant throughout a test. `variant` is text, None if the key is missing. `share` (0 to 1) is of the
-    feature's users; the anonymous user does not count as one, but the uses count. `since` and `until` bound the days,
-    UTC, that the history answers: a timedelta (7 days: today and the six before), a date, a datetime or the text of
-    one; without both, it is all time. Raises ConfigurationError for a wrong argument.
+    feature's users; the anonymous user does not count as one, but the uses count. `since` and `until` bound the days of
+    the time zone `tz` (default: UTC), which the history answers: a timedelta (7 days: today and the six before), a
+    date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
 
     `compare="previous"` adds to users and uses the columns `_before` (of the window of the same length before),
     `_change` and `_relative_change`. Raises ConfigurationError for a wrong argument.
     """
-    tables, before = tables or default_tables(), window_before(compare, since, until)
+    tables, before = tables or default_tables(), window_before(compare, since, until, tz)
     name, key = checked_feature(feature), checked_key(key)
-    found: Query = _counted(tables, window(since, until), name, key)
+    found: Query = _counted(tables, window(since, until, tz), name, key)
     if before is not None:
         found = compared(
             found, _counted(tables, before, name, key, "counts_before"), ["variant"], ["unique_users", "uses"]
@@ -98,5 +108,6 @@ VARIANTS = described(
         compared=("unique_users", "uses"),
         own_arguments=(Argument("key", NAME, "The key in the metadata."),),
         is_of_all_time=True,
+        needs_hours=if_bounded,
     )
 )

@@ -118,7 +118,7 @@ class Window:
                 start = self.since.sql(self.now())
                 return start if by in ("hour", "day", self.since.unit) else StartOf(by, start)
         grain = _grain(by)
-        return StartOf(by, self._ago(max(_whole(self.since, grain) - grain, dt.timedelta(0))))
+        return StartOf(by, self.ago(max(_whole(self.since, grain) - grain, dt.timedelta(0))))
 
     def end(self, by: Unit = "day") -> ColumnElement[Any] | None:
         """The end of its last day (hour, week, month), which may lie after `until`; None for no bound."""
@@ -136,10 +136,10 @@ class Window:
         grain = _grain(by)
         whole = _whole(self.until, grain)
         if by in ("hour", "day"):
-            return StartOf(by, self._ago(whole - grain))
-        return Later(by, StartOf(by, self._ago(whole)), ONE)
+            return StartOf(by, self.ago(whole - grain))
+        return Later(by, StartOf(by, self.ago(whole)), ONE)
 
-    def _ago(self, span: dt.timedelta) -> ColumnElement[Any]:
+    def ago(self, span: dt.timedelta) -> ColumnElement[Any]:
         """The local time so many days or hours ago; a day ago is the same time of the day before."""
         if self.zone.is_utc:
             return Ago(span)

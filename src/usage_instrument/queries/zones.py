@@ -75,12 +75,12 @@ def checked_zone(tz: object) -> dt.tzinfo | None:
 def zone_for(tz: dt.tzinfo | None, since: dt.datetime | None, until: dt.datetime | None) -> Zone:
     """The offsets of a window, between local times. Raises ConfigurationError where one is not a whole number of hours.
 
-    Without `until`, the window goes on.
+    Without `until`, the window goes on. It always reaches the current time, with which local times are compared.
     """
     if tz is None:
         return UTC
-    soon = dt.datetime.now(dt.UTC).replace(tzinfo=None) + _FUTURE
-    end = soon if until is None else min(until, soon)
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    end = now + _FUTURE if until is None else min(max(until, now), now + _FUTURE)
     start = _EARLIEST if since is None else max(min(since, end) - PAST, _EARLIEST)
     return _zone(tz, start.date(), end.date())  # by day, so that a process works it out once a day
 
