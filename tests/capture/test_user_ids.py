@@ -380,6 +380,65 @@ def test_a_property_of_an_orms_class_never_runs(session: orm.Session) -> None:
     assert said == []
 
 
+class Wrapper:
+    """A user of the app's own around a row, as many logins have one."""
+
+    def __init__(self, row: Any) -> None:
+        self.row = row
+
+    @property
+    def is_authenticated(self) -> bool:
+        return self.row.named() is not None
+
+    @property
+    def id(self) -> int:
+        return self.row.id  # type: ignore[no-any-return]
+
+
+class SlottedWrapper:
+    __slots__ = ("row",)
+    is_authenticated = True
+
+    def __init__(self, row: Any) -> None:
+        self.row = row
+
+    @property
+    def id(self) -> int:
+        return self.row.named()  # type: ignore[no-any-return]
+
+
+class Named(Base):
+    __tablename__ = "named"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(default="")
+
+    def named(self) -> int:
+        return self.id
+
+
+@pytest.mark.parametrize("wrapper", [Wrapper, SlottedWrapper])
+def test_the_property_of_a_wrapper_around_an_expired_row_loads_nothing(session: orm.Session, wrapper: Any) -> None:
+    row = Named(id=7)
+    session.add(row)
+    session.commit()  # which expires it
+    said, user = _statements(session), wrapper(row)
+    assert user_id_of(user) == 7
+    assert (said, user.row) == ([], row)
+
+
+def test_the_property_of_a_wrapper_that_only_a_query_could_answer_is_refused(session: orm.Session) -> None:
+    class Holder(Wrapper):
+        is_authenticated = True
+
+    row = session.get(Account, "a@b.c")
+    session.commit()
+    said = _statements(session)
+    with pytest.raises(UserIdError, match="'id' of a row is not loaded"):
+        user_id_of(Holder(row))
+    assert said == []
+    assert (Holder(row).id, user_id_of(Holder(row))) == (8, 8), "once it is loaded"
+
+
 def test_a_new_instance_has_no_id_yet(session: orm.Session) -> None:
     said = _statements(session)
     with pytest.raises(UserIdError):

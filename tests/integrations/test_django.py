@@ -300,6 +300,21 @@ def test_emptying_the_session_counts_for_the_user_who_was_in_it(captured, engine
     assert ([use.user for use in captured.uses], captured.rejected) == ([7, 7, None], [])
 
 
+def test_an_id_that_is_a_property_makes_no_query(captured):
+    class Wrapper:
+        @property
+        def id(self):
+            return site.User.objects.values_list("pk", flat=True).first()
+
+    site.User.objects.exists()  # the connection is open
+    queries = []
+    with count_queries(queries):
+        usage.track("wrapped", user=Wrapper())
+    assert (captured.uses, queries) == ([], [])
+    (rejected,) = captured.rejected
+    assert "`id` of the user failed" in str(rejected.error)
+
+
 def assigns(request):
     """Answers with the variant of a user whom nothing has loaded."""
     from django.http import HttpResponse

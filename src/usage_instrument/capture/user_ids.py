@@ -15,6 +15,7 @@ from usage_instrument.errors import UserIdError, describe
 from usage_instrument.typing import UNSET, Unset, UserId
 
 from .loaded_attributes import attributes_of, attributes_reader, loaded_attribute
+from .loaded_rows import read_loaded
 
 _IDS = frozenset({UUID, int, str})
 _EXACT = _IDS | {type(None)}
@@ -25,7 +26,7 @@ _OF_PROXIES = frozenset({"__class__", "__getattribute__"})
 def user_id_of(user: object) -> UserId:
     """The id of a user: the id itself, or the loaded id of a user object; None for an anonymous user object.
 
-    An `id` that is a property runs, unless its class is mapped by SQLAlchemy or Django.
+    An `id` that is a property runs, unless its class is mapped by SQLAlchemy or Django, and without a query.
 
     Raises UserIdError for a wrong type, and for an object whose id is not loaded.
     """
@@ -170,10 +171,20 @@ def _is_anonymous(user: Any, attributes: Mapping[str, Any]) -> bool:
         return False  # an ORM's row may have to load what its property reads
     try:
         in_memory = attributes.get("is_authenticated", UNSET)
-        answer = user.is_authenticated if in_memory is UNSET else in_memory
-        return not (answer() if callable(answer) else answer)
+        return not (read_loaded(_read_answer, user, attributes) if in_memory is UNSET else _called(in_memory))
     except Exception as error:  # the host's property
         raise UserIdError(f"`is_authenticated` of the user failed: {describe(error)}") from error
+
+
+def _read_answer(user: Any) -> Any:
+    return _called(user.is_authenticated)
+
+
+def _called(answer: Any) -> Any:
+    return answer() if callable(answer) else answer
+
+
+_read_id = functools.partial(loaded_attribute, name="id", run_property=True)
 
 
 def _loaded_id(user: object, shape: _Shape, attributes: Mapping[str, Any]) -> object:
@@ -185,7 +196,9 @@ def _loaded_id(user: object, shape: _Shape, attributes: Mapping[str, Any]) -> ob
         identity: tuple[object, ...] = getattr(state, "identity", None) or ()
         return identity[0] if len(identity) == 1 and _identifies(state) else UNSET
     try:
-        return loaded_attribute(user, "id", run_property=shape.runs_property)
+        if not shape.runs_property:
+            return loaded_attribute(user, "id")
+        return read_loaded(_read_id, user, attributes)
     except Exception as error:  # the host's property
         raise UserIdError(f"`id` of the user failed: {describe(error)}") from error
 
