@@ -325,7 +325,11 @@ class ASGIExchange(Exchange):
 
 
 def _read_bodies(exchange: ASGIExchange, scope: Scope, receive: Receive) -> Receive:
-    """The `receive` of the app. The operations of GraphQL count before the last piece of the answer is sent."""
+    """The `receive` of the app.
+
+    The operations of GraphQL count when the app has given the last piece of its answer, before it is sent: a client
+    that has the answer finds them counted, and one that leaves then has used them all the same.
+    """
     if scope["type"] != "http":
         return receive
     content_type = header_of(scope.get("headers", ()), "content-type")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import json
 import logging
 import sys
@@ -415,6 +416,58 @@ def test_operations_are_read_from_the_bodies(make):
         client.post("/other", json=REQUESTS[0][0])
         assert captured.names == ["graphql:query book", "other"]
         assert captured.complaints == []
+
+
+def answered_in_pieces(environ, start_response):
+    """Fails after the first piece if the request says so."""
+
+    def body():
+        yield b'{"data":'
+        if b"Fails" in environ["wsgi.input"].read():
+            raise OSError("the database is away")
+        yield b'{"book":"Emma"}}'
+
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return body()
+
+
+async def aanswered_in_pieces(scope, receive, send):
+    sent = (await receive())["body"]
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+    await send(start)
+    await send({"type": "http.response.body", "body": b'{"data":', "more_body": True})
+    if b"Fails" in sent:
+        raise OSError("the database is away")
+    await send({"type": "http.response.body", "body": b'{"book":"Emma"}}'})
+
+
+@pytest.mark.parametrize(("operation", "names"), [("Look", ["graphql:Look"]), ("Fails", [])])
+def test_an_operation_counts_before_its_last_piece_is_sent_and_not_if_the_answer_fails(operation, names):
+    """In WSGI, an operation whose answer failed in its midst counted."""
+    pytest.importorskip("graphql")
+    body = json.dumps({"query": f"query {operation} {{ book }}"}).encode()
+    seen = []
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def send(message):
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            seen.append(list(captured.names))
+
+    scope = {"type": "http", "method": "POST", "path": "/graphql", "headers": [(b"content-type", b"application/json")]}
+    environ = {"wsgi.input": io.BytesIO(body), "CONTENT_TYPE": "application/json"}
+    environ |= {"REQUEST_METHOD": "POST", "PATH_INFO": "/graphql", "SCRIPT_NAME": ""}
+    with capture_usage() as captured:
+        with contextlib.suppress(OSError):
+            asyncio.run(UsageMiddleware(aanswered_in_pieces, graphql="/graphql")(scope, receive, send))
+        assert (captured.names, seen) == (names, [names] if names else [])
+        captured.clear()
+        answer = wsgi.UsageMiddleware(answered_in_pieces, graphql="/graphql")(environ, lambda *_: None)
+        with contextlib.suppress(OSError):
+            list(answer)
+        answer.close()
+        assert captured.names == names
 
 
 @pytest.mark.parametrize("make", BY_BODIES, ids=lambda make: make.__name__)

@@ -127,6 +127,10 @@ class GraphQLBodies:
         if len(self._answer) <= LONGEST:
             self._answer += data
 
+    def fail(self) -> None:
+        """The app has failed in the midst of its answer: its operations count nothing."""
+        self._succeeds = False
+
     def count(self) -> None:
         """Count the operations, once, when the answer is complete. Raises nothing unless strict.
 
@@ -222,9 +226,13 @@ class ReadBody:
         self._bodies = bodies
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self._body:
-            self._bodies.answered(piece)
-            yield piece
+        try:
+            for piece in self._body:
+                self._bodies.answered(piece)
+                yield piece
+        except Exception:
+            self._bodies.fail()
+            raise
         self._bodies.count()
 
     def close(self) -> None:
