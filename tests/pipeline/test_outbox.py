@@ -201,23 +201,77 @@ def test_rows_are_moved_while_something_else_waits(users_database, waiting):
     assert counts(host, tables)["purchase", users_database.user_ids[0]] == 1
 
 
-def test_a_database_that_refuses_what_it_took_fails_the_commit_of_postgresql_alone(engine, tables, tracker):
-    """There the statement has aborted the transaction: to go on would lose the rows of the host silently."""
-    aborts = engine.dialect.name == "postgresql"
+def test_a_database_that_refuses_what_it_took_leaves_the_commit_alone(engine, tables, tracker):
     with Session(engine) as session:
         first = buy(session)
         session.commit()
         tables.outbox.drop(engine)
         second = buy(session)
-        if aborts:
-            with pytest.raises(sa.exc.ProgrammingError):
-                session.commit()
-            session.rollback()
-        else:
-            session.commit()
+        session.commit()
         last = buy(session)
         session.commit()
-    assert [row.id for row in all_of(engine, shop.PURCHASES)] == [first, last] if aborts else [first, second, last]
+    assert [row.id for row in all_of(engine, shop.PURCHASES)] == [first, second, last]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+@pytest.mark.parametrize("uses", [1, 2])
+def test_a_role_that_may_not_insert_fails_no_commit(postgresql, driver, uses):
+    """It is set within a transaction, as row-level security wants it, after an INSERT that the database took."""
+    role = f"app_{uuid.uuid4().hex[:12]}"
+    tables = made(postgresql.engine(), user_id_type="integer")
+    shop.PURCHASES.create(postgresql.engine())
+    with postgresql.engine().begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role}")
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT ON purchases TO {role}")
+    url = postgresql.engine().url.set(drivername=f"postgresql+{driver}")
+    usage.configure(postgresql.url, user_id_type="integer", flush_interval=3600)
+    bought = []
+
+    def run(host):
+        for statement in ("SELECT 1", f"SET LOCAL ROLE {role}", "SET TRANSACTION READ ONLY"):
+            with Session(host) as session, session.begin():
+                session.execute(sa.text(statement))
+                if not statement.endswith("READ ONLY"):
+                    bought.append(next(numbers))
+                    session.execute(shop.PURCHASES.insert().values(id=bought[-1]))
+                for _ in range(uses):
+                    usage.track("purchase", commit=session, user=7)
+
+    async def arun():
+        host = create_async_engine(url, poolclass=sa.NullPool)
+        async with AsyncSession(host) as session:
+            await session.run_sync(lambda session: run(session.bind))
+
+    try:
+        if driver == "asyncpg":
+            asyncio.run(arun())
+        else:
+            run(sa.create_engine(url, poolclass=sa.NullPool))
+    finally:
+        with postgresql.engine().begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+    assert [row.id for row in all_of(postgresql.engine(), shop.PURCHASES)] == bought
+    assert usage.flush()
+    assert counts(postgresql.engine(), tables) == {("purchase", 7): 3 * uses}
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_a_transaction_that_postgresql_has_aborted_counts_nothing(postgresql, uses):
+    """Its COMMIT rolls back, and the driver does not report that."""
+    engine = postgresql.engine()
+    shop.PURCHASES.create(engine)
+    tables = made(engine, user_id_type="integer")
+    usage.configure(engine, user_id_type="integer", flush_interval=3600)
+    with engine.connect() as connection:
+        for _ in range(uses):
+            buy(connection)
+        with pytest.raises(sa.exc.ProgrammingError):
+            connection.exec_driver_sql("SELECT nonsense")
+        connection.commit()
+    assert all_of(engine, shop.PURCHASES) == []
+    assert usage.flush()
+    assert counts(engine, tables) == {}
 
 
 def test_a_role_that_may_not_insert_does_not_inherit_the_trust_in_another(postgresql):

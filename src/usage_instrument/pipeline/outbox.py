@@ -21,6 +21,7 @@ from .host_connections import (
     TransactionEndedError,
     adapt,
     fault_of,
+    is_aborted,
     is_lost,
     key_of,
     place_of,
@@ -35,23 +36,19 @@ if TYPE_CHECKING:
 
 _LOOK = 60.0
 """Seconds between two looks for rows that other processes left."""
-_TRUST = 60.0
-"""Seconds for which an INSERT that succeeded within a savepoint is repeated without one."""
 _REFUSAL = 60.0
 """Seconds for which hooks replace the rows of a bind that has no table, or may not insert."""
-_UNSENT = (ValueError, TypeError, OverflowError)
-"""What drivers raise for a value before they send anything."""
 
 
 class _Target:
     """What is known of an engine, or of an alias of Django's."""
 
-    __slots__ = ("is_here", "refused_until", "trusted_until")
+    __slots__ = ("is_here", "refused_until")
 
     def __init__(self, *, is_here: bool) -> None:
         self.is_here = is_here
         """Whether it is on the database of the tables."""
-        self.trusted_until = self.refused_until = 0.0
+        self.refused_until = 0.0
 
 
 class OutboxSchedule:
@@ -143,27 +140,20 @@ class Outbox:
         except Exception as error:
             return self._failed(error)
         # SQLite and MariaDB undo a statement that fails, but an executemany is several.
-        is_safe = len(parameters) == 1 if survives(host) else self._is_trusted(target, host)
+        execute = host.execute if len(parameters) == 1 and survives(host) else host.execute_in_savepoint
         try:
-            if is_safe:
-                host.execute(insert.text, parameters)
-            else:
-                with host.savepoint():
-                    host.execute(insert.text, parameters)
-                target.trusted_until = time.monotonic() + _TRUST
+            execute(insert.text, parameters)
         except TransactionEndedError as ended:
+            if is_aborted(ended.error):  # by the host, whose COMMIT rolls back: the uses go with its rows
+                return True
             raise ended.error from None
         except Exception as error:
-            is_aborted = is_safe and not survives(host) and not isinstance(error, _UNSENT)
-            if is_aborted or is_lost(host, error):
-                target.trusted_until = 0.0
+            if is_aborted(error):
+                return True
+            if is_lost(host, error):
                 raise
             return self._refused(target, host, error)
         return True
-
-    @staticmethod
-    def _is_trusted(target: _Target, host: HostConnection) -> bool:
-        return time.monotonic() < target.trusted_until and not host.is_read_only
 
     def _refused(self, target: _Target, host: HostConnection, error: Exception) -> bool:
         if fault_of(host, error) is not Fault.CONFIGURATION:
