@@ -163,6 +163,28 @@ def test_the_user_of_the_request_does_not_follow_a_job():
     assert sorted((use.feature, use.user) for use in captured.uses) == [("carried", 7), ("nobodys", None)]
 
 
+@usage.tracks("report_sent", audit=True)
+def send_report():
+    pass
+
+
+def report_job(user, actor):
+    with usage.as_user(user, actor=actor):
+        send_report()
+
+
+def test_a_stored_job_enters_the_user_of_its_arguments(tmp_path):
+    store = SQLAlchemyJobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    with capture_usage() as captured, running(jobstores={"default": store}) as (scheduler, happened):
+        scheduler.start()
+        with usage.as_user(7):
+            scheduler.add_job(usage.carry(send_report))
+        assert codes(happened, 1) == [events.EVENT_JOB_EXECUTED]
+        scheduler.add_job(report_job, args=[7, 1])
+        assert codes(happened, 1) == [events.EVENT_JOB_EXECUTED]
+    assert [(access.user, access.actor) for access in captured.accesses] == [(None, None), (7, 1)]
+
+
 def test_its_uses_become_rows(sqlite: Database) -> None:
     engine = sqlite.engine()
     tables = made(engine, user_id_type="integer")
