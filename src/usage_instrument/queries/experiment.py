@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Select, and_, case, func, literal_column, or_, select
+from sqlalchemy import CTE, ColumnElement, Select, and_, case, func, literal_column, or_, select, union_all
 
 from usage_instrument.database.expressions import Real, StartOf
 from usage_instrument.database.tables import Tables
@@ -54,46 +55,63 @@ def experiment(
     )
     used = (
         select(
-            persons.c.user_id,
+            persons.c.variant,
             total(history.c.usage_count).label("uses"),
             total(case((after, history.c.usage_count))).label("uses_after"),
+            # No condition: PostgreSQL would expect few rows, and loop over an index.
+            func.max(persons.c.saw_several).label("saw_several"),
         )
         .join_from(persons, history, its)
-        .group_by(persons.c.user_id)
-        .cte("used")
+        .group_by(persons.c.user_id, persons.c.variant)
+        .having(func.sum(history.c.usage_count) > ZERO)
+        .subquery("used")
     )
-    shown = _variants(tables, asked, name).cte("shown")
-    uses, uses_after = func.coalesce(used.c.uses, ZERO), func.coalesce(used.c.uses_after, ZERO)
-    only_in = and_(uses > ZERO, uses_after == ZERO)
-    # Not joined with the variants first: MariaDB takes quadratic time to index as many equal values.
-    counted = (
-        select(
-            persons.c.variant,
-            func.count().label("units"),
-            func.count(persons.c.visitor).label("without_user"),
-            _number(uses > ZERO).label("converted"),
-            _number(only_in).label("order_unknown"),
-            total(uses).label("uses"),
-            total(uses - uses_after).label("uses_order_unknown"),
-            func.sum(Real(uses) * Real(uses)).label("uses_squares"),
-        )
-        .select_from(persons.outerjoin(used, used.c.user_id == persons.c.user_id))
-        .where(persons.c.saw_several == ZERO)
-        .group_by(persons.c.variant)
-        .cte("counted")
-    )
-    excluded = select(func.count()).select_from(persons).where(persons.c.saw_several == ONE)
-    numbers = ("units", "without_user", "converted", "order_unknown", "uses", "uses_order_unknown")
+    is_counted, has_used = persons.c.saw_several == ZERO, used.c.saw_several == ZERO
+    uses, uses_after = (case((has_used, each), else_=ZERO) for each in (used.c.uses, used.c.uses_after))
+    parts = [
+        _part(_variants(tables, asked, name), {}),
+        _part(
+            select(persons.c.variant).select_from(persons).group_by(persons.c.variant),
+            {
+                "units": _number(is_counted),
+                "without_user": func.count(case((is_counted, persons.c.visitor))),
+                "saw_several": total(persons.c.saw_several),
+            },
+        ),
+        _part(
+            select(used.c.variant).select_from(used).group_by(used.c.variant),
+            {
+                "converted": _number(has_used),
+                "order_unknown": _number(and_(has_used, used.c.uses_after == ZERO)),
+                "uses": total(uses),
+                "uses_order_unknown": total(uses - uses_after),
+                "uses_squares": func.sum(Real(uses) * Real(uses)),
+            },
+        ),
+    ]
+    # Not joined: a database without statistics would sum up one part again for each row of another.
+    by_variant = union_all(*parts).subquery("by_variant")
     return (
         select(
-            shown.c.variant,
-            *(whole(counted.c[number]).label(number) for number in numbers),
-            func.coalesce(counted.c.uses_squares, literal_column("0.0")).label("uses_squares"),
-            excluded.scalar_subquery().label("excluded"),
+            by_variant.c.variant,
+            *(total(by_variant.c[number]).label(number) for number in _NUMBERS[:-2]),
+            func.sum(by_variant.c.uses_squares).label("uses_squares"),
+            whole(func.sum(func.sum(by_variant.c.saw_several)).over()).label("excluded"),
         )
-        .select_from(shown.outerjoin(counted, counted.c.variant == shown.c.variant))
-        .order_by(shown.c.variant)
+        .group_by(by_variant.c.variant)
+        .order_by(by_variant.c.variant)
     )
+
+
+_NUMBERS = (
+    "units", "without_user", "converted", "order_unknown", "uses", "uses_order_unknown", "saw_several", "uses_squares",
+)  # fmt: skip
+
+
+def _part(variants: Select[*tuple[Any, ...]], numbers: Mapping[str, ColumnElement[Any]]) -> Select[*tuple[Any, ...]]:
+    """Some of the numbers by variant, and 0 for the others."""
+    zeros = {number: ZERO if number != "uses_squares" else literal_column("0.0") for number in _NUMBERS}
+    return variants.add_columns(*(number.label(name) for name, number in {**zeros, **numbers}.items()))
 
 
 def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:
@@ -110,6 +128,7 @@ def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:
         .group_by(*unit)
         .having(func.count() > ONE)
         .cte("mixed")
+        .prefix_with("MATERIALIZED", dialect="postgresql")  # without statistics, it would be read again for each row
     )
     is_mixed = and_(mixed.c.experiment == exposures.c.experiment, mixed.c.unit == exposures.c.unit)
     visitor = case((exposures.c.user_id.is_(None), exposures.c.unit))
