@@ -60,7 +60,7 @@ THIRD_PARTY = {
     "integrations": {
         *("asgiref", "celery", "click", "django", "fastapi", "flask", "flask_admin", "flask_login", "opentelemetry"),
         *("ariadne", "arq", "graphql", "sqladmin", "strawberry"),
-        *("dramatiq", "huey", "prometheus_client", "rq", "starlette", "taskiq", "werkzeug"),
+        *("dramatiq", "huey", "openfeature", "prometheus_client", "rq", "starlette", "taskiq", "werkzeug"),
     },
     "experiments": {"numpy", "scipy"},
     "database.alembic_operations": {"alembic"},
