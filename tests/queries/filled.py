@@ -29,7 +29,11 @@ class Filled:
     def __init__(self, database: Database) -> None:
         self.database, self.engine = database, database.engine()
         self.people = sa.Table(
-            "users", sa.MetaData(), sa.Column("id", sa.Uuid, primary_key=True), sa.Column("plan", sa.String(10))
+            "users",
+            sa.MetaData(),
+            sa.Column("id", sa.Uuid, primary_key=True),
+            sa.Column("plan", sa.String(10)),
+            sa.Column("created_at", sa.DateTime),
         )
         self.people.metadata.create_all(self.engine)
         create_all(self.engine, users=None)  # as a database that enforces no foreign keys: rows of the gone stay
@@ -41,7 +45,9 @@ class Filled:
         self.connection.rollback()
         for table in (*self.tables, self.people):
             self.connection.execute(table.delete())
-        self._insert(self.people, [{"id": id_, "plan": plan} for id_, plan in (rows.plans or {}).items()])
+        plans = (rows.plans or {}).items()
+        people = [{"id": user, "plan": plan, "created_at": rows.created.get(user)} for user, plan in plans]
+        self._insert(self.people, people)
         self._insert(self.tables.usage, [row._asdict() for row in rows.usage])
         self._insert(self.tables.history, [row._asdict() for row in rows.history])
         self._insert(self.tables.catalog, [row._asdict() for row in rows.catalog])
@@ -114,6 +120,7 @@ def asked(filled: Filled) -> dict[str, Asked]:
         "lifecycle": q.lifecycle(by="day", since=7 * DAY),
         "funnel": q.funnel(["search", name], 3 * DAY),
         "stickiness": q.stickiness(),
+        "time_to_adopt": q.time_to_adopt(name),
         "drops": q.drops(threshold=0.1),
         "spikes by user": q.spikes(by="user", threshold=1),
         "top_features, compared": q.top_features(since=week, compare="previous"),

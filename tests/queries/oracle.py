@@ -70,6 +70,8 @@ class Rows:
     plans: dict[UUID, str | None] | None = None
     """The host's users and their plans; None where the tables know of no users."""
     exposures: list[Exposed] = field(default_factory=list)
+    created: dict[UUID, dt.datetime | None] = field(default_factory=dict)
+    """When the host's users were created."""
 
     @property
     def today(self) -> dt.datetime:
@@ -104,7 +106,8 @@ class Rows:
             return moment.replace(tzinfo=dt.UTC).astimezone(zone).replace(tzinfo=None)
 
         history = [row._replace(bucket_start=local(row.bucket_start)) for row in self.history]
-        return replace(self, now=local(self.now), history=history)
+        created = {user: time and local(time) for user, time in self.created.items()}
+        return replace(self, now=local(self.now), history=history, created=created)
 
 
 # ---- the questions
@@ -385,6 +388,27 @@ def lifecycle(rows: Rows, feature: str | None, by: str, since: Moment, until: Mo
         kinds = (here - earlier, here & last, (here & earlier) - last, last - here)
         answer.append((start, *map(len, kinds), start == floor(by, rows.now)))
         start = following(by, start)
+    return answer
+
+
+def time_to_adopt(rows: Rows, feature: str, since: Moment, until: Moment, *, by_creation: bool = False) -> Answer:
+    start, end = bounds(rows.now, since, until)
+    begins = {user: time for user, time in rows.created.items() if time is not None}
+    if not by_creation:
+        known = {row.user_id for row in rows.history if row.user_id is not None}
+        begins = {user: min(row.bucket_start for row in rows.history if row.user_id == user) for user in known}
+    begins = {user: time for user, time in begins.items() if start <= time < end}
+    days = []
+    for user, begin in begins.items():
+        used = [row.bucket_start for row in of_feature(rows.history, feature) if row.user_id == user]
+        if used:
+            days.append(max((min(used).date() - begin.date()).days, 0))
+    days.sort()
+    quantiles = [days[math.ceil(len(days) * percent / 100) - 1] for percent in (25, 50, 75, 90)] if days else []
+    answer, adopted = [], 0
+    for number, count in sorted(Counter(days).items()):
+        adopted += count
+        answer.append((number, count, adopted, share(adopted, len(begins)), len(begins), *quantiles))
     return answer
 
 

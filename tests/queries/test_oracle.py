@@ -94,7 +94,8 @@ def pasts(draw: st.DrawFn) -> Rows:
     # Whoever is missing is gone, and left rows.
     there = draw(st.just(USERS) | st.lists(st.sampled_from(USERS), unique=True))
     plans = {user: draw(st.sampled_from([None, "free", "pro"])) for user in there}
-    return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans, draw(exposures(now)))
+    created = {user: draw(st.none() | days.map(lambda ago: today - ago * DAY + 9 * MINUTE)) for user in there}
+    return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans, draw(exposures(now)), created)
 
 
 def windows(now: dt.datetime, *, has_start: bool = False) -> list[tuple[oracle.Moment, oracle.Moment]]:
@@ -160,7 +161,7 @@ def anomalies(rows: Rows, data: st.DataObject, feature: str | None) -> list[tupl
     ]
 
 
-def over_time(rows: Rows, data: st.DataObject, name: str) -> list[tuple[Any, oracle.Answer]]:
+def over_time(filled: Filled, rows: Rows, data: st.DataObject, name: str) -> list[tuple[Any, oracle.Answer]]:
     """The questions that follow users over time."""
     q = queries
     by, window = data.draw(st.sampled_from(["day", "week", "month"])), data.draw(st.sampled_from(windows(rows.now)))
@@ -172,6 +173,11 @@ def over_time(rows: Rows, data: st.DataObject, name: str) -> list[tuple[Any, ora
         (q.retention(feature, other, by, **span), oracle.retention(rows, feature, other, by, *window)),
         (q.lifecycle(feature, by, **span), oracle.lifecycle(rows, feature, by, *window)),
         (q.stickiness(feature, **span), oracle.stickiness(rows, feature, *window)),
+        (q.time_to_adopt(name, **span), oracle.time_to_adopt(rows, name, *window)),
+        (
+            q.time_to_adopt(name, filled.people.c.created_at, **span),
+            oracle.time_to_adopt(rows, name, *window, by_creation=True),
+        ),
         (q.funnel(steps, within, **span), oracle.funnel(rows, steps, within, *window)),
     ]
 
@@ -225,7 +231,7 @@ def test_answers_are_those_of_plain_python(filled: Filled, data: st.DataObject) 
         ),
     ]
     asked += comparisons(filled, rows, data, name, key)
-    asked += over_time(rows, data, name)
+    asked += over_time(filled, rows, data, name)
     asked += anomalies(rows, data, feature)
     asked += of_experiments(rows, data, name)
     answers = [filled.ask(question) for question, _ in asked]

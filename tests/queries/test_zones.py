@@ -65,6 +65,7 @@ def test_answers_are_those_of_plain_python(filled: Filled, tz: str) -> None:
             (q.stickiness("search", **span), oracle.stickiness(local, "search", since, until)),
             (q.retention("search", **span), oracle.retention(local, "search", None, "week", since, until)),
             (q.lifecycle(by="day", **span), oracle.lifecycle(local, None, "day", since, until)),
+            (q.time_to_adopt("share", **span), oracle.time_to_adopt(local, "share", since, until)),
             (q.active_users(until=until, tz=tz), oracle.active_users(local, None, until)),
             (q.spikes(threshold=0.5, **span), oracle.spikes(local, since, until, None, 0.5)),
             (q.drops(threshold=0.1, **span), oracle.drops(local, since, until, None, 0.1)),

@@ -119,6 +119,17 @@ class Day(Expression[dt.date]):
         return dialect.day(*arguments)
 
 
+class DaysBetween(Expression[int]):
+    """The number of days from the day of a time to that of a later one."""
+
+    name = "days_between"
+    type = Integer()
+    inherit_cache = True
+
+    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
+        return dialect.days_between(*arguments)
+
+
 class HourOfDay(Expression[int]):
     """The hour of a time, 0 to 23."""
 

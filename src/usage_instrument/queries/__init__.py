@@ -13,6 +13,7 @@ from .active_users import active_users as active_users
 from .rhythm import rhythm as rhythm
 from .retention import retention as retention
 from .lifecycle import lifecycle as lifecycle
+from .time_to_adopt import time_to_adopt as time_to_adopt
 from .funnel import funnel as funnel
 from .stickiness import stickiness as stickiness
 from .spikes import spikes as spikes

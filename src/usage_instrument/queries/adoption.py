@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, MetaData, Select, Table, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from usage_instrument.database.tables import Tables
-from usage_instrument.errors import ConfigurationError
 
 from .arguments import default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, share, total
 from .questions import FEATURE, NAME, SHARE, USERS, Argument, Question, QuestionColumn, described, if_bounded
-from .sources import counts_in, of_population, population, users_column
+from .sources import counts_in, host_column, host_key, of_population, population
 from .windows import Moment, Window, window
 from .zones import TimeZone
 
@@ -38,7 +37,7 @@ def adoption(
     text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
     """
     tables, before = tables or default_tables(), window_before(compare, since, until, tz)
-    column = None if by is None else _column(by, tables)
+    column = None if by is None else host_column(by, tables, "by", "plan")
     found = _counted(tables, window(since, until, tz), column)
     keys = ["feature_name"] if column is None else ["feature_name", column.name]
     if before is not None:
@@ -55,7 +54,7 @@ def _counted(tables: Tables, asked: Window, column: Any, cte: str = "counts") ->
     if column is None:
         source, user = of_population(tables, used)
         return _answer([feature], func.count(user), uses, population(tables)).select_from(source).group_by(feature)
-    user = _id(tables.usage, column.table)
+    user = host_key(tables.usage, column.table)
     users = func.count(user).label("users")
     counted = select(feature, column.label("value"), users, uses.label("uses"))
     counted = counted.select_from(used.outerjoin(column.table, user == used.c.user_id))
@@ -69,47 +68,6 @@ def _counted(tables: Tables, asked: Window, column: Any, cte: str = "counts") ->
 
 def _answer(names: list[Any], users: Any, uses: Any, size: ColumnElement[Any]) -> Select[Any]:
     return select(*names, users.label("unique_users"), uses.label("uses"), share(users, size).label("share"))
-
-
-def _column(by: Any, tables: Tables) -> Any:
-    if isinstance(by, str):
-        return _named(by, tables)
-    clause = getattr(by, "__clause_element__", None)
-    column = by if clause is None else clause()
-    if not isinstance(column, ColumnElement) or not isinstance(getattr(column, "table", None), FromClause):
-        raise ConfigurationError(f"by is a column of the users table or an attribute of its model, not {by!r}")
-    return column
-
-
-def _named(by: str, tables: Tables) -> Column[Any]:
-    """The column of the users table that is named so, with its table or without."""
-    known = users_column(tables)
-    if known is None:
-        raise ConfigurationError(
-            f"by={by!r} is a column of the users table, and these tables refer to none: "
-            "pass a column such as User.plan, or create them with users="
-        )
-    users: Any = known.table
-    place, _, name = by.rpartition(".")
-    if not name or place not in ("", users.name, users.fullname):
-        raise ConfigurationError(f"by is a column of {users.fullname}, such as '{users.name}.plan', not {by!r}")
-    if name in users.c:
-        found: Column[Any] = users.c[name]
-        return found
-    # A table that is known by the foreign key alone has one column.
-    return Table(users.name, MetaData(), Column(known.name), Column(name), schema=users.schema).c[name]
-
-
-def _id(usage: Table, users: Any) -> Any:
-    """The column to join with `user_id`: the one it refers to, if in this table, else the primary key."""
-    for key in usage.c.user_id.foreign_keys:
-        place, _, name = key.target_fullname.rpartition(".")
-        if place == getattr(users, "fullname", None):
-            return users.c[name]
-    keys = [column for column in users.c if isinstance(column, Column) and column.primary_key]
-    if len(keys) != 1:
-        raise ConfigurationError(f"{users} has no primary key of one column to join with user_id")
-    return keys[0]
 
 
 ADOPTION = described(

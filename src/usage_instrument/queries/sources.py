@@ -24,6 +24,7 @@ from sqlalchemy.exc import NoReferencedTableError
 
 from usage_instrument.database.expressions import Ago, Later
 from usage_instrument.database.tables import Tables
+from usage_instrument.errors import ConfigurationError
 
 from .arguments import rows_of
 from .numbers import ONE, ZERO, total
@@ -82,6 +83,55 @@ def users_column(tables: Tables) -> Column[Any] | None:
             *schema, name, id_ = key.target_fullname.split(".")
             return Table(name, MetaData(), Column(id_), schema=".".join(schema) or None).c[id_]
     return None
+
+
+# ---- columns of the host
+
+
+def host_column(given: Any, tables: Tables, argument: str, example: str) -> Any:
+    """A column of the host's users table: itself, an attribute of its model, or its name. Raises ConfigurationError."""
+    if isinstance(given, str):
+        return _named(given, tables, argument, example)
+    clause = getattr(given, "__clause_element__", None)
+    column = given if clause is None else clause()
+    if not isinstance(column, ColumnElement) or not isinstance(getattr(column, "table", None), FromClause):
+        raise ConfigurationError(
+            f"{argument} is a column of the users table or an attribute of its model, not {given!r}"
+        )
+    return column
+
+
+def _named(given: str, tables: Tables, argument: str, example: str) -> Column[Any]:
+    """The column of the users table that is named so, with its table or without."""
+    known = users_column(tables)
+    if known is None:
+        raise ConfigurationError(
+            f"{argument}={given!r} is a column of the users table, and these tables refer to none: "
+            f"pass a column such as User.{example}, or create them with users="
+        )
+    users: Any = known.table
+    place, _, name = given.rpartition(".")
+    if not name or place not in ("", users.name, users.fullname):
+        raise ConfigurationError(
+            f"{argument} is a column of {users.fullname}, such as '{users.name}.{example}', not {given!r}"
+        )
+    if name in users.c:
+        found: Column[Any] = users.c[name]
+        return found
+    # A table that is known by the foreign key alone has one column.
+    return Table(users.name, MetaData(), Column(known.name), Column(name), schema=users.schema).c[name]
+
+
+def host_key(usage: Table, users: Any) -> Any:
+    """The column to join with `user_id`: the one it refers to, if in this table, else the primary key."""
+    for key in usage.c.user_id.foreign_keys:
+        place, _, name = key.target_fullname.rpartition(".")
+        if place == getattr(users, "fullname", None):
+            return users.c[name]
+    keys = [column for column in users.c if isinstance(column, Column) and column.primary_key]
+    if len(keys) != 1:
+        raise ConfigurationError(f"{users} has no primary key of one column to join with user_id")
+    return keys[0]
 
 
 # ---- features

@@ -395,6 +395,10 @@ class Dialect(ABC):
         """The DATE of a time."""
 
     @abstractmethod
+    def days_between(self, moment: str, later: str) -> str:
+        """The number of days from the day of a time to that of a later one."""
+
+    @abstractmethod
     def hour_of_day(self, moment: str) -> str:
         """The hour of a time, 0 to 23."""
 

@@ -331,6 +331,9 @@ class MariaDB(Dialect):
     def day(self, moment: str) -> str:
         return f"DATE({moment})"
 
+    def days_between(self, moment: str, later: str) -> str:
+        return f"DATEDIFF({later}, {moment})"
+
     def hour_of_day(self, moment: str) -> str:
         return f"HOUR({moment})"
 

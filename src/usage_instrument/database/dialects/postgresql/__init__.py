@@ -248,6 +248,9 @@ class PostgreSQL(Dialect):
     def day(self, moment: str) -> str:
         return f"({moment})::date"
 
+    def days_between(self, moment: str, later: str) -> str:
+        return f"(({later})::date - ({moment})::date)"
+
     def hour_of_day(self, moment: str) -> str:
         return f"EXTRACT(HOUR FROM {moment})::int"
 

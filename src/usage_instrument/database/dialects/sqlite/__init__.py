@@ -241,6 +241,9 @@ class SQLite(Dialect):
         is_clock = moment.startswith(_CLOCK)
         return f"date('now'{moment.removeprefix(_CLOCK)}" if is_clock else f"substr({moment}, 1, 10)"
 
+    def days_between(self, moment: str, later: str) -> str:
+        return f"CAST(julianday({self.day(later)}) - julianday({self.day(moment)}) AS INTEGER)"
+
     def hour_of_day(self, moment: str) -> str:
         return f"CAST(substr({moment}, 12, 2) AS INTEGER)"
 
