@@ -32,6 +32,7 @@ _EXAMPLES = {
     "audit cut": "--older-than 400d --dry-run",
     "audit export": "--since 30d --format csv --output trail.csv",
     "audit show": "--feature open_vault --since 7d",
+    "audit anomalies": "--since 7d --tz Europe/Berlin",
     "audit verify": "",
     "dashboard": "--url postgresql+psycopg://reader@db/app",
     "db": "create",

@@ -1,4 +1,4 @@
-"""`usage-instrument audit`: show, export, verify and truncate the audit trail, and make checkpoints."""
+"""`usage-instrument audit`: show, export, verify and truncate the audit trail, find anomalies, and make checkpoints."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 from sqlalchemy import Connection, exc, select
 
+from usage_instrument.audit.anomalies import Search
+from usage_instrument.audit.anomalies import anomalies as find_anomalies
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
 from usage_instrument.audit.query import accesses, metadata_of, person
 from usage_instrument.audit.truncation import count_old, truncate
@@ -26,7 +28,8 @@ from usage_instrument.database.inspection import audit_problem
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import AuditError
 from usage_instrument.queries.arguments import user_id
-from usage_instrument.queries.windows import edge_of, point
+from usage_instrument.queries.robust import checked_threshold
+from usage_instrument.queries.windows import edge_of, point, window
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UNSET
 
@@ -38,7 +41,7 @@ from .output import show
 T = TypeVar("T")
 _METADATA_WIDTH = 80
 
-audit = typer.Typer(help="The audit trail: show, export, verify, checkpoint, cut.", no_args_is_help=True)
+audit = typer.Typer(help="The audit trail: show, export, anomalies, verify, checkpoint, cut.", no_args_is_help=True)
 
 
 class OutcomeName(str, enum.Enum):
@@ -131,6 +134,40 @@ def export(
 
     number = _with_trail(url, schema, work)
     typer.echo(f"usage-instrument: {'1 row' if number == 1 else f'{number:,} rows'} written", err=True)
+
+
+@audit.command()
+def anomalies(
+    since: Annotated[str, typer.Option(metavar="TIME", help="The first day: 7d, 2026-01-31, last month.")] = "7d",
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="The last day, in the same forms.")] = None,
+    tz: Annotated[
+        str | None, typer.Option(metavar="ZONE", help="The time zone of days and hours, such as Europe/Berlin.")
+    ] = None,
+    hours: Annotated[
+        str, typer.Option(metavar="HOURS", help="The office hours, Monday to Friday; others are out of hours.")
+    ] = "7-19",
+    threshold: Annotated[float, typer.Option(metavar="NUMBER", help="The score from which denials are a burst.")] = 5.0,
+    url: Url = None,
+    schema: Schema = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show what stands out: bursts of denials, first accesses, accesses out of hours, attempts without an outcome."""
+    first, last = _hours(hours)
+
+    def work(connection: Connection, tables: Tables) -> list[dict[str, Any]]:
+        days = window(since, until, tz)
+        begin, after = days.bounds()
+        search = Search(begin or dt.date.min, after, days.tz or dt.UTC, first, last, checked_threshold(threshold))
+        return [found._asdict() for found in find_anomalies(connection, tables, search)]
+
+    show(_with_trail(url, schema, work), output, empty="Nothing stands out in these days.")
+
+
+def _hours(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last) <= 24):
+        raise fail(f"--hours is the first and the last full hour of a working day, such as 7-19, not {text!r}")
+    return int(first), int(last)
 
 
 @audit.command()

@@ -169,7 +169,7 @@ class Window:
     @property
     def days(self) -> int | None:
         """Its number of days up to today, by the clock of this process; None without `since`."""
-        first, after = self._bounds()
+        first, after = self.bounds()
         return None if first is None else max((after - first).days, 1)
 
     def previous(self) -> Window:
@@ -186,14 +186,14 @@ class Window:
             case UnitStart(), UnitStart() if self.since.unit == self.until.unit and self.until.later <= 0:
                 units = self.until.later - self.since.later
                 return Window(UnitStart(self.since.unit, self.since.later - units), self.since, self.tz)
-        first_day, after = self._bounds()
+        first_day, after = self.bounds()
         if first_day is None:
             raise ConfigurationError("a window without since has none before it: pass since")
         length = min(max(after - first_day, DAY), first_day - dt.date.min)
         return Window(_midnight(first_day - length), _midnight(first_day), self.tz)
 
-    def _bounds(self) -> tuple[dt.date | None, dt.date]:
-        """The first day, and the one after the last up to today, by the clock of this process."""
+    def bounds(self) -> tuple[dt.date | None, dt.date]:
+        """The first day, None for all time, and the one after the last up to today, by the clock of this process."""
         now = _clock(self.tz)
         tomorrow = now.date() + DAY
         first = None if self.since is None else _first_day(self.since, now)
