@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, str] = {
 may import each other, without a cycle."""
 
 THIRD_PARTY = {
-    "cli": {"alembic", "anyio", "jsonschema", "mcp", "mcp_types", "rich", "starlette", "typer", "uvicorn"},
+    "cli": {"alembic", "anyio", "pyarrow", "jsonschema", "mcp", "mcp_types", "rich", "starlette", "typer", "uvicorn"},
     "dashboard": {"anyio", "jinja2", "markupsafe", "starlette"},
     "integrations": {
         *("asgiref", "celery", "click", "django", "fastapi", "flask", "flask_admin", "flask_login", "opentelemetry"),

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, case, func, in
 
 from .database import dialects
 from .database.expressions import Ago, Day, StartOf
+from .database.ledger import is_process
 from .database.reflection import find_tables, missing_tables
 from .database.tables import Tables
 from .errors import ConfigurationError, SchemaError
@@ -225,12 +226,16 @@ def _quality(tables: Tables) -> Select[*tuple[Any, ...]]:
     usage, writers, losses = tables.usage, tables.writers, tables.losses
     silent = writers.c.heartbeat_at < Ago(SILENT)
     # A writer that exits cleanly deletes its row, so its last sign is in `last_used`.
-    signs = union_all(select(func.max(writers.c.heartbeat_at).label("sign")), select(func.max(usage.c.last_used)))
+    beat = select(func.max(writers.c.heartbeat_at).label("sign")).where(is_process(writers))
+    signs = union_all(beat, select(func.max(usage.c.last_used)))
     return select(
         select(func.max(signs.subquery("signs").c.sign)).scalar_subquery().label("as_of"),
         select(total(losses.c.uses)).where(losses.c.day > Day(Ago(WEEK))).scalar_subquery().label("losses_7d"),
-        select(total(case((silent, ZERO), else_=ONE))).select_from(writers).scalar_subquery().label("writers"),
-        select(total(case((silent, ONE), else_=ZERO))).select_from(writers).scalar_subquery().label("silent_writers"),
+        select(total(case((silent, ZERO), else_=ONE))).where(is_process(writers)).scalar_subquery().label("writers"),
+        select(total(case((silent, ONE), else_=ZERO)))
+        .where(is_process(writers))
+        .scalar_subquery()
+        .label("silent_writers"),
     )
 
 

@@ -24,6 +24,7 @@ from .options import USER, example
 from .privacy import export, forget, merge, opt_in, opt_out
 from .prune import prune
 from .report import report
+from .transfer.bring import import_
 from .watch import watch
 
 _EXAMPLES = {
@@ -46,6 +47,7 @@ _EXAMPLES = {
     "experiments": "--since 90d",
     "export": f"{USER} --output ada.json",
     "forget": USER,
+    "import": "counts.csv --dry-run",
     "journal": "status --journal /var/lib/app/usage",
     "journal recover": "--journal /var/lib/app/usage",
     "journal status": "--journal /var/lib/app/usage",
@@ -100,6 +102,7 @@ for command in (
     *(report, watch),
 ):
     app.command()(command)
+app.command("import")(import_)
 for group_name, group in (("audit", audit), ("db", db), ("journal", journal)):
     app.add_typer(group, name=group_name, epilog=example(group_name, _EXAMPLES[group_name]))
 for prefix, commands in (("", app), ("audit ", audit), ("db ", db), ("journal ", journal)):

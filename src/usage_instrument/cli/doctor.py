@@ -12,7 +12,7 @@ import typer
 from sqlalchemy import Connection, exc, func, select
 
 from usage_instrument.database import dialects, inspection
-from usage_instrument.database.ledger import Ledger, utcnow
+from usage_instrument.database.ledger import Ledger, is_process, utcnow
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import SchemaError, UsageInstrumentError
@@ -207,7 +207,7 @@ def _ids(connection: Connection, tables: Tables, settings: Settings) -> Iterator
 
 def _writers(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:
     writers = tables.writers
-    beats = connection.execute(select(writers.c.service, writers.c.heartbeat_at)).all()
+    beats = connection.execute(select(writers.c.service, writers.c.heartbeat_at).where(is_process(writers))).all()
     silent = [row for row in beats if row.heartbeat_at < utcnow() - SILENT]
     living = len(beats) - len(silent)
     used = connection.scalar(select(func.max(tables.usage.c.last_used)))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 import usage_instrument
 from usage_instrument.database.expressions import Ago, Day
+from usage_instrument.database.ledger import is_process
 from usage_instrument.database.tables import Tables
 from usage_instrument.queries.windows import Window
 from usage_instrument.views import SILENT
@@ -43,7 +44,7 @@ def freshness(connection: sa.Connection, tables: Tables) -> Freshness:
             sa.func.count(sa.case((is_silent, writers.c.writer_id))).label("silent"),
             sa.select(sa.func.sum(losses.c.uses)).where(is_recent).scalar_subquery().label("lost"),
             sa.select(sa.func.max(usage.c.last_used)).scalar_subquery().label("last_used"),
-        )
+        ).where(is_process(writers))
     ).one()
     stats = usage_instrument.stats()
     return Freshness(

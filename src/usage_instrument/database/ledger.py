@@ -5,11 +5,19 @@ from __future__ import annotations
 import datetime as dt
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, update
 
 from usage_instrument.typing import UNSET, Unset
 
 from .tables import Tables
+
+IMPORT = "import:"
+"""The begin of the `service` of an import. Its row stays: it is why the same import adds nothing a second time."""
+
+
+def is_process(writers: Table) -> ColumnElement[bool]:
+    """The condition for the row of a process, which has a heartbeat; not for that of an import."""
+    return writers.c.service.not_like(f"{IMPORT}%")
 
 
 class Ledger:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, selec
 from usage_instrument.database import dialects
 from usage_instrument.database.dialects.base import ConcurrentInsertError, Flush
 from usage_instrument.database.expressions import Ago, StartOf
+from usage_instrument.database.ledger import is_process
 from usage_instrument.events import Count, bucket_start
 from usage_instrument.typing import UserId
 
@@ -167,8 +168,8 @@ class Retention:
         return int(self._execute(connection, gone).rowcount)
 
     def _silent(self) -> ColumnElement[bool]:
-        silent: ColumnElement[bool] = self._tables.writers.c.heartbeat_at < Ago(DEAD)
-        return silent
+        writers = self._tables.writers
+        return and_(writers.c.heartbeat_at < Ago(DEAD), is_process(writers))
 
     # ---- statements
 
