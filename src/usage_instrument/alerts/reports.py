@@ -20,7 +20,7 @@ class Report:
     rule: str
     question: str
     label: str | None
-    """What it is about, such as a feature; None for the app as a whole, and for a user whom the rule does not name."""
+    """What it is about, such as a feature; None for the app as a whole, and for a user."""
     facts: Mapping[str, Any]
     """The numbers at the begin."""
     begun_at: dt.datetime

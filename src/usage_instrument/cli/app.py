@@ -25,6 +25,7 @@ from .privacy import export, forget, merge, opt_in, opt_out
 from .prune import prune
 from .report import report
 from .transfer.bring import import_
+from .transfer.take import dump
 from .watch import watch
 
 _EXAMPLES = {
@@ -38,6 +39,7 @@ _EXAMPLES = {
     "dashboard": "--url postgresql+psycopg://reader@db/app",
     "db": "create",
     "db check": "",
+    "db dbt": "--schema analytics",
     "db create": "--users users.id --user-id-type integer",
     "db upgrade": "--dry-run",
     "db views": "",
@@ -45,6 +47,7 @@ _EXAMPLES = {
     "doctor": "--app shop.main:app",
     "experiment": "button_color --goal checkout --weights equal",
     "experiments": "--since 90d",
+    "dump": "warehouse --format csv --closed-days",
     "export": f"{USER} --output ada.json",
     "forget": USER,
     "import": "counts.csv --dry-run",
@@ -99,7 +102,7 @@ def _usage_instrument(
 questions.add_to(app)
 for command in (
     *(dashboard, demo, doctor, experiment, experiments, export, forget, mcp, merge, opt_in, opt_out, prune),
-    *(report, watch),
+    *(dump, report, watch),
 ):
     app.command()(command)
 app.command("import")(import_)

@@ -15,6 +15,7 @@ from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
 
 from .database import read, run
+from .dbt import dbt
 from .errors import PROBLEMS
 from .options import Format, IdKind, Ids, Output, Schema, Url, UserIdKind, UserIds, Users
 from .output import show
@@ -151,6 +152,9 @@ def views_(
     if drop and found and output is Format.TABLE:
         typer.echo("Dropped:", err=True)
     show(found, output, empty="There are none.")
+
+
+db.command()(dbt)
 
 
 def _type_problem(options: ReflectedOptions) -> str | None:
