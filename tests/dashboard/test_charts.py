@@ -8,13 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_instrument.dashboard.charts import HEIGHT, Point, chart
+from usage_instrument.dashboard.charts import HEIGHT, Bar, Point, chart
 
 START = dt.date(2026, 1, 30)
 
 
+def height(bar: Bar) -> float:
+    return sum(segment.height for segment in bar.segments)
+
+
 def points(*values: int) -> list[Point]:
-    return [Point(START + dt.timedelta(days=n), value) for n, value in enumerate(values)]
+    return [Point(START + dt.timedelta(days=n), (value,)) for n, value in enumerate(values)]
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=500))
@@ -23,18 +27,18 @@ def test_bars_lie_within_and_stand_as_high_as_their_values(values: list[int]) ->
     assert len(drawn.bars) == len(values)
     for bar, value in zip(drawn.bars, values, strict=True):
         assert 0 <= bar.x <= bar.x + bar.width <= 100.01
-        assert (bar.height > 0) == (value > 0)
-        assert -1 <= bar.y <= HEIGHT
+        assert (height(bar) > 0) == (value > 0)
+        assert all(-2 <= segment.y <= HEIGHT for segment in bar.segments)
     tallest = max(range(len(values)), key=values.__getitem__)
-    assert drawn.bars[tallest].height == max(bar.height for bar in drawn.bars)
+    assert height(drawn.bars[tallest]) == max(map(height, drawn.bars))
 
 
 @given(st.integers(0, 2**50))
 def test_the_scale_reaches_over_the_largest_value(value: int) -> None:
     drawn = chart("uses", "Uses", "uses", points(value))
-    assert drawn.bars[0].height <= HEIGHT
+    assert height(drawn.bars[0]) <= HEIGHT
     if value > 4:
-        assert drawn.bars[0].height >= HEIGHT / 2 - 1, "and not far over"
+        assert height(drawn.bars[0]) >= HEIGHT / 2 - 1, "and not far over"
 
 
 def test_says_in_words_what_it_shows() -> None:
@@ -45,10 +49,22 @@ def test_says_in_words_what_it_shows() -> None:
     assert chart("uses", "Uses", "uses", []).about == "No uses in this period."
 
 
-def test_a_bar_says_its_day_and_its_part() -> None:
-    (bar,) = chart("uses", "Uses", "uses", [Point(START, 1_200, 300)], part="anonymous").bars
-    assert bar.title == "30 Jan 2026: 1,200 uses, 300 of them anonymous"
-    assert bar.part == pytest.approx(bar.height / 4, abs=0.2)
+def test_a_bar_says_its_day_and_its_parts() -> None:
+    both = ("signed in", "anonymous")
+    (bar,) = chart("uses", "Uses", "uses", [Point(START, (900, 300))], series=both).bars
+    assert bar.title == "30 Jan 2026: 1,200 uses, 900 signed in, 300 anonymous"
+    lower, upper = bar.segments
+    assert upper.height == pytest.approx(lower.height / 3, abs=0.2)
+    assert upper.y + upper.height == pytest.approx(lower.y, abs=0.2)
+
+
+def test_values_below_the_ground_hang_from_it() -> None:
+    drawn = chart("users", "Users", "users", [Point(START, (6,), (2,))], series=("here", "gone"), adds_up=False)
+    above, below = drawn.bars[0].segments
+    assert above.y + above.height == below.y == drawn.ground == HEIGHT * 6 / 8
+    assert below.y + below.height == HEIGHT
+    assert drawn.bars[0].title == "30 Jan 2026: 6 users, 6 here, 2 gone"
+    assert drawn.about == "Users from 30 Jan 2026 to 30 Jan 2026; the most, 6, on 30 Jan 2026."
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7, 28, 90, 400])

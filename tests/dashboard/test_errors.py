@@ -96,7 +96,8 @@ def test_an_address_that_is_too_long_or_broken(small_past: Past) -> None:
     told(asgi(app, "/search", q="a\0b"), 400, "too long, or broken")
     many: dict[str, Any] = {f"p{n}": "" for n in range(30)}
     told(asgi(app, "/search", **many), 400, "too long, or broken")
-    told(asgi(app, "/variants", feature="export"), 400, "Which key?")
+    told(asgi(app, "/variants.csv", feature="export"), 400, "Which key?")
+    told(asgi(app, "/variants", feature="export", key="x" * 101), 400, "Which key?")
     assert asgi(app, "/search", q="\ufffd\ud7ff").status == 200
 
 

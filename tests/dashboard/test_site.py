@@ -22,8 +22,8 @@ from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard import formatting
 from usage_instrument.dashboard import wsgi as by_wsgi
 from usage_instrument.dashboard.html import breakable
-from usage_instrument.dashboard.http import POLICY
-from usage_instrument.dashboard.page_request import PERIODS
+from usage_instrument.dashboard.http import POLICY, HTTPRequest
+from usage_instrument.dashboard.page_request import LISTS, PERIODS
 from usage_instrument.dashboard.results import BY_PAGE, CARD, parameters_of
 
 from .conftest import HOSTILE, Past
@@ -344,6 +344,41 @@ def test_spikes_of_users_name_users(past: Past) -> None:
     assert re.search(rf"User Day Uses Usual Score Threshold {user} \d+ \w+ 900 0\b", page.said)
     assert "Feature Day" not in page.said
     assert re.search(r"Feature Day Uses .* burst \d+ \w+ 900 0", asgi(app, "/spikes", feature="burst").page.said)
+
+
+def test_a_page_asks_for_what_its_question_needs(small_past: Past) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    page = asgi(app, "/funnel", period="7d").page
+    assert "Fill in the fields above." in page.said
+    steps = [field for field in page.all("input") if field.get("list") == "features"]
+    assert [(field["value"], "required" in field) for field in steps] == [("", True), ("", True), ("", False)]
+    assert "export" in [option.get("value") for option in page.all("option")], "a browser suggests the names"
+    assert [field["value"] for field in page.all("input") if field.get("name") == "period"] == ["7d", "7d"]
+    page = asgi(app, "/funnel", features="search,export,fax", within="2d").page
+    steps = [field for field in page.all("input") if field.get("list") == "features"]
+    assert [field["value"] for field in steps] == ["search", "export", "fax", ""], "and one more step"
+    assert re.search(r"search 5 users 100% export 2 users 40% 3 users of the step before did not get here", page.said)
+    assert "2 users took both steps in one day or hour" in page.said
+    assert "drawn pale" in page.said
+    assert asgi(app, "/recommend").page.all("input")
+    assert asgi(app, "/funnel.csv").status == asgi(app, "/funnel", features="search").status == 400
+
+
+def test_the_fields_of_a_list_are_one_parameter() -> None:
+    request = HTTPRequest("GET", "", "/funnel", "features=search&features=open%2Cbook&features=&by=day&by=week")
+    assert request.parameters(LISTS) == {"features": "search,open,book", "by": "week"}
+
+
+@pytest.mark.parametrize(("period", "by"), [("7d", "day"), ("28d", "week"), ("400d", "month")])
+def test_users_are_followed_by_steps_that_fit_the_period(small_past: Past, period: str, by: str) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    assert f"again in each {by} since then" in asgi(app, "/retention", period=period).page.said
+    lifecycle = asgi(app, "/lifecycle", period=period).page
+    assert f"Lifecycle by {by}" in lifecycle.said
+    assert [option for option in lifecycle.all("option") if "selected" in option]
+    if period == "400d":  # everybody began 60 days ago
+        assert "Steps later, by month" in asgi(app, "/retention", period=period).page.said
+        assert "Steps later, by day" in asgi(app, "/retention", period=period, by="day").page.said
 
 
 STEPS = [(1, "day"), (120, "day"), (121, "week"), (1000, "week"), (1001, "month"), (9999, "month")]

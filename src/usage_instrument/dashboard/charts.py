@@ -16,27 +16,38 @@ _LABELS = 5
 
 @dataclass(frozen=True)
 class Point:
-    """The values of one day or week."""
+    """The values of one day, week or month."""
 
     start: dt.date
-    value: int
-    part: int = 0
-    """The part of the value that is drawn paler."""
+    above: tuple[int, ...]
+    """The values that are stacked on the ground line, the lowest first."""
+    below: tuple[int, ...] = ()
+    """The values that hang below it."""
+    is_running: bool = False
+    """Whether it is not over."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One value of a bar: y and height in pixels."""
+
+    y: float
+    height: float
+    number: int
+    """The number of its series, from 1, which has a colour."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: x and width in percent, y and heights in pixels."""
+    """One bar: x and width in percent."""
 
     x: float
     width: float
-    y: float
-    height: float
-    part: float
-    """The height of the paler part."""
+    segments: tuple[Segment, ...]
     slot: float
     """The start of the area that reacts to the pointer, in percent."""
     title: str
+    is_running: bool
 
 
 @dataclass(frozen=True)
@@ -59,9 +70,13 @@ class Chart:
     title: str
     about: str
     """The content in words, for screen readers."""
+    legend: tuple[str, ...]
+    """The names of the series; none for a single one."""
     has_axis: bool
     """Whether its days are printed below."""
     height: int
+    ground: float
+    """The y of the ground line, in pixels."""
     step: float
     """The width of one slot, in percent."""
     bars: tuple[Bar, ...]
@@ -75,37 +90,42 @@ def chart(
     unit: str,
     points: Sequence[Point],
     *,
-    part: str = "",
+    series: Sequence[str] = (),
+    adds_up: bool = True,
     height: int = HEIGHT,
     has_axis: bool = True,
 ) -> Chart:
-    """A chart of these points. `unit` names the values, `part` their paler part."""
-    top = _round_up(max((point.value for point in points), default=0))
+    """A chart of these points. `unit` names the values, `series` their parts, those below the ground line last.
+
+    `adds_up`: whether the sum of all days is a number of this unit; the users of two days may be the same.
+    """
+    top = _round_up(max((sum(point.above) for point in points), default=0))
+    deepest = max((sum(point.below) for point in points), default=0)
+    scale = height / (top + deepest)
+    ground = top * scale
     step = 100 / max(len(points), 1)
-    bars = []
-    for number, point in enumerate(points):
-        tall, pale = height * point.value / top, height * point.part / top
-        title_ = f"{formatting.day(point.start)}: {point.value:,} {unit}"
-        bars.append(
-            Bar(
-                x=round(number * step + step * 0.16, 3),
-                width=round(step * 0.68, 3),
-                y=round(height - tall, 1),
-                height=round(max(tall, 1.5 if point.value else 0), 1),
-                part=round(pale, 1),
-                slot=round(number * step, 3),
-                title=f"{title_}, {point.part:,} of them {part}" if part and point.part else title_,
-            )
+    bars = [
+        Bar(
+            round(number * step + step * 0.16, 3),
+            round(step * 0.68, 3),
+            tuple(_segments(point, ground, scale)),
+            round(number * step, 3),
+            _title(point, unit, series),
+            point.is_running,
         )
+        for number, point in enumerate(points)
+    ]
     return Chart(
         name,
         title,
-        _description(unit, points),
+        _description(unit, points, adds_up),
+        tuple(series),
         has_axis,
         height,
+        round(ground, 1),
         round(step, 3),
         tuple(bars),
-        _grid(top, height),
+        _grid(top, ground),
         _axis(points),
     )
 
@@ -177,14 +197,37 @@ def _step(least: float) -> float:
     return next(size * factor for factor in (1, 2, 5, 10) if size * factor >= least)
 
 
-def _description(unit: str, points: Sequence[Point]) -> str:
-    if not points or not any(point.value for point in points):
+def _segments(point: Point, ground: float, scale: float) -> list[Segment]:
+    """What of a value is seen: at least a line."""
+    found = []
+    y = ground
+    for number, value in enumerate(point.above, 1):
+        if value:
+            tall = max(value * scale, 1.5)
+            y -= tall
+            found.append(Segment(round(y, 1), round(tall, 1), number))
+    y = ground
+    for number, value in enumerate(point.below, len(point.above) + 1):
+        if value:
+            tall = max(value * scale, 1.5)
+            found.append(Segment(round(y, 1), round(tall, 1), number))
+            y += tall
+    return found
+
+
+def _title(point: Point, unit: str, series: Sequence[str]) -> str:
+    parts = [f"{value:,} {name}" for value, name in zip((*point.above, *point.below), series, strict=False) if value]
+    return ", ".join([f"{formatting.day(point.start)}: {sum(point.above):,} {unit}", *parts])
+
+
+def _description(unit: str, points: Sequence[Point], adds_up: bool) -> str:
+    if not points or not any(any((*point.above, *point.below)) for point in points):
         return f"No {unit} in this period."
-    most = max(points, key=lambda point: point.value)
-    return (
-        f"{sum(point.value for point in points):,} {unit} from {formatting.day(points[0].start)} to "
-        f"{formatting.day(points[-1].start)}; the most, {most.value:,}, on {formatting.day(most.start)}."
-    )
+    most = max(points, key=lambda point: sum(point.above))
+    period = f"from {formatting.day(points[0].start)} to {formatting.day(points[-1].start)}"
+    whole = f"{sum(sum(point.above) for point in points):,} {unit} {period}" if adds_up else f"{unit} {period}"
+    text = f"{whole}; the most, {sum(most.above):,}, on {formatting.day(most.start)}."
+    return text[:1].upper() + text[1:]
 
 
 def _round_up(value: int) -> int:
@@ -199,9 +242,9 @@ def _round_up(value: int) -> int:
     )
 
 
-def _grid(top: int, height: int) -> tuple[Tick, ...]:
-    values = (top, top // 2) if height >= 100 else (top,)
-    return tuple(Tick(round(height - height * value / top, 1), formatting.short(value)) for value in values)
+def _grid(top: int, ground: float) -> tuple[Tick, ...]:
+    values = (top, top // 2) if ground >= 90 else (top,)
+    return tuple(Tick(round(ground - ground * value / top, 1), formatting.short(value)) for value in values)
 
 
 def _axis(points: Sequence[Point]) -> tuple[Tick, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -48,14 +49,22 @@ class HTTPRequest:
         """Whether a page of another site, or of another port of this host, asks; or a page embeds the response."""
         return self.fetch_site not in ("", "same-origin", "none") or self.fetch_dest not in ("", "document", "empty")
 
-    def parameters(self) -> dict[str, str] | None:
-        """The query's parameters, the last of each name; None for more than any link of ours has."""
+    def parameters(self, lists: Container[str] = ()) -> dict[str, str] | None:
+        """The query's parameters, the last of each name; None for more than any link of ours has.
+
+        Those in `lists` are all of that name, with commas in between: a form has several fields for a list.
+        """
         if len(self.query) > MAX_QUERY:
             return None
         try:
-            return dict(parse_qsl(self.query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS))
+            given = parse_qsl(self.query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
         except ValueError:
             return None
+        found: dict[str, str] = {}
+        for name, value in given:
+            known = found.get(name) if name in lists else None
+            found[name] = ",".join(filter(None, (known, value)))
+        return found
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from usage_instrument.database.tables import Tables
 from usage_instrument.events import NAME_LENGTH, STRING_ID_LENGTH
 from usage_instrument.queries.display_names import display_names
-from usage_instrument.queries.questions import QUESTIONS, Argument
+from usage_instrument.queries.questions import FEATURES, QUESTIONS, Argument
 from usage_instrument.queries.windows import Window, window
 from usage_instrument.typing import UserId
 
@@ -32,6 +32,10 @@ PARAMETERS = frozenset({"from", "page", "period", "q", "to"}).union(
     _OF_EXPERIMENTS, (argument.parameter for question in QUESTIONS for argument in question.arguments)
 )
 """The parameters of the pages, without those of the audit trail."""
+LISTS = frozenset(
+    argument.parameter for question in QUESTIONS for argument in question.arguments if argument.type is FEATURES
+)
+"""The parameters that an address may have several times."""
 ROWS = 50
 """Rows on a page of a table."""
 MAX_PAGE = 200
@@ -65,6 +69,11 @@ class Period:
     def by(self) -> Literal["day", "week", "month"]:
         """The step of its charts."""
         return "day" if self.days <= MAX_DAYS else "week" if self.days <= MAX_WEEKS else "month"
+
+    @property
+    def step(self) -> Literal["day", "week", "month"]:
+        """The step of questions that follow users over time: a fortnight or more is followed by weeks."""
+        return "day" if self.days <= 14 else "week" if self.days <= 200 else "month"
 
     @property
     def words(self) -> str:

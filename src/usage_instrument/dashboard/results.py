@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from usage_instrument.errors import UsageInstrumentError
-from usage_instrument.queries.questions import NUMBERS, QUESTIONS, Query, Question, QuestionColumn
+from usage_instrument.queries.questions import (
+    BY_STEP,
+    NUMBERS,
+    QUESTIONS,
+    Argument,
+    Query,
+    Question,
+    QuestionColumn,
+)
 from usage_instrument.queries.trend import TREND
 from usage_instrument.queries.windows import Moment, window_words
 
 from .charts import Chart, Point, chart
+from .drawings import DRAWN, Drawn, day_of, drawn
 from .errors import PageError
 from .html import address
 from .page_request import ROWS, PageRequest, Pages, Period
@@ -80,7 +88,7 @@ def parameters_of(question: Question) -> dict[str, bool]:
     return {each.parameter: each.is_required for each in question.open_arguments if each.name not in _of_page(question)}
 
 
-def query(question: Question, request: PageRequest, limit: int) -> Query:
+def query(question: Question, request: PageRequest, limit: int | None) -> Query:
     """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
     since, until = window_of(question, request)
     compare = compare_of(question, request)
@@ -95,7 +103,7 @@ def query(question: Question, request: PageRequest, limit: int) -> Query:
     decided = _of_page(question)
     try:
         given = {
-            each.name: of_page[each.name] if each.name in decided else request.argument(each)
+            each.name: of_page[each.name] if each.name in decided else _argument(each, request)
             for each in question.open_arguments
         }
         question.check_hours(request.connection, request.tables, given)
@@ -104,6 +112,23 @@ def query(question: Question, request: PageRequest, limit: int) -> Query:
         message = str(error)
         raise PageError(400, "This address is wrong", f"{message[:1].upper()}{message[1:]}.") from None
     return asked if "limit" in given else asked.limit(limit)
+
+
+def _argument(argument: Argument, request: PageRequest) -> Any:
+    """The argument in the address, or its default: steps are as long as the period asks for."""
+    if is_step(argument) and not request.parameters.get(argument.parameter):
+        return step_of(request)
+    return request.argument(argument)
+
+
+def is_step(argument: Argument) -> bool:
+    """Whether it is the length of the steps in which a question follows users."""
+    return argument.type is BY_STEP.type
+
+
+def step_of(request: PageRequest) -> str:
+    """The length of these steps when the address names none."""
+    return request.period.step
 
 
 def _of_page(question: Question) -> frozenset[str]:
@@ -139,12 +164,17 @@ def _uncached(question: Question, request: PageRequest, limit: int) -> Sequence[
     return request.rows(query(question, request, limit))
 
 
-def page_of(question: Question, request: PageRequest) -> tuple[Result, Pages]:
-    """One page of its whole answer. Raises PageError."""
+def page_of(question: Question, request: PageRequest) -> tuple[Result, Pages, Drawn | None]:
+    """One page of its whole answer, and the drawing of all. Raises PageError."""
     last = request.number * ROWS
-    rows = (rows_of if last <= CACHED else _uncached)(question, request, last + 1)
+    wanted = last if question.drawing is None else max(last, DRAWN)
+    rows = (rows_of if last <= CACHED else _uncached)(question, request, wanted + 1)
     pages = request.pages(len(rows), links_of(question, request))
-    return laid_out(question, request, rows, ROWS, pages.first), pages
+    return (
+        laid_out(question, request, rows, ROWS, pages.first),
+        pages,
+        drawn(question, rows, _step(question, request)),
+    )
 
 
 def laid_out(
@@ -155,7 +185,7 @@ def laid_out(
     carried = links_of(question, request)
     words = {
         "period": window_words(*window_of(question, request)),
-        "by": request.period.by,
+        "by": _step(question, request),
         "key": request.parameters.get("key", ""),
         "tz": str(request.period.tz or "UTC"),
     }
@@ -175,6 +205,13 @@ def laid_out(
         address(f"{question.page}.csv", **carried),
         _comparison(question, carried),
     )
+
+
+def _step(question: Question, request: PageRequest) -> str:
+    """The length of a step on this page, for the words about it."""
+    if question is TREND:
+        return request.period.by
+    return request.parameters.get("by") or step_of(request)
 
 
 def _comparison(question: Question, carried: dict[str, str]) -> tuple[str, str] | None:
@@ -218,16 +255,18 @@ def trend(request: PageRequest) -> Trend:
     """The trend of the page's feature, or of all features: two charts with one time axis, and their numbers."""
     found = result(TREND, request, STEPS)
     rows = [row.values for row in found.rows]
-    starts = [_day(row["bucket_start"]) for row in rows]
-    uses = [Point(start, row["uses"], row["anonymous_uses"]) for start, row in zip(starts, rows, strict=True)]
-    users = [Point(start, row["unique_users"]) for start, row in zip(starts, rows, strict=True)]
+    times = [(day_of(row["bucket_start"]), bool(row["is_running"])) for row in rows]
+    uses = [
+        Point(start, (row["uses"] - row["anonymous_uses"], row["anonymous_uses"]), is_running=is_running)
+        for (start, is_running), row in zip(times, rows, strict=True)
+    ]
+    users = [
+        Point(start, (row["unique_users"],), is_running=is_running)
+        for (start, is_running), row in zip(times, rows, strict=True)
+    ]
     by = request.period.by
     return Trend(
-        chart("uses", f"Uses per {by}", "uses", uses, part="anonymous", has_axis=False),
-        chart("users", f"Users per {by}", "users", users, height=_SMALL_CHART),
+        chart("uses", f"Uses per {by}", "uses", uses, series=("signed in", "anonymous"), has_axis=False),
+        chart("users", f"Users per {by}", "users", users, adds_up=False, height=_SMALL_CHART),
         found,
     )
-
-
-def _day(start: dt.datetime | dt.date) -> dt.date:
-    return start.date() if isinstance(start, dt.datetime) else start

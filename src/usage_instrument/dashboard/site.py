@@ -26,7 +26,7 @@ from .formatting import plural
 from .html import render
 from .http import HTTPRequest, Response, asset, into, page, redirect
 from .page_jobs import Job, PageJobs, TooManyJobsError
-from .page_request import DEFAULT, PARAMETERS, PERIODS, PageRequest, period_of
+from .page_request import DEFAULT, LISTS, PARAMETERS, PERIODS, PageRequest, period_of
 from .pages.experiment import experiment, experiment_file
 from .pages.experiments import experiments, experiments_file
 from .pages.feature import feature
@@ -100,7 +100,7 @@ class Site(Generic[Given, Verdict]):
             return redirect(into(request))
         if request.path.endswith(".csv"):  # a program that fetches a file would not come back for it
             return self._answer(request)
-        parameters = request.parameters() or {}
+        parameters = request.parameters(LISTS) or {}
         # Other parameters change nothing: they must not make another page.
         key = (request.path, tuple(sorted((name, parameters[name]) for name in PARAMETERS & parameters.keys())))
         try:
@@ -174,7 +174,7 @@ class Site(Generic[Given, Verdict]):
             return message(500, "This page failed", "This is a bug of ours; the log of this process has the details.")
 
     def _read(self, request: HTTPRequest, show: Callable[[PageRequest], Response], job: Job | None) -> Response:
-        parameters = request.parameters()
+        parameters = request.parameters(LISTS)
         if parameters is None or any("\0" in value for value in parameters.values()):
             raise PageError(400, "This address is too long, or broken", "Start again from the overview.")
         period = (

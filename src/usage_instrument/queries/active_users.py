@@ -86,5 +86,6 @@ ACTIVE = described(
             QuestionColumn("stickiness", "Stickiness", "share"),
         ),
         days_before=28,
+        topic="Users",
     )
 )

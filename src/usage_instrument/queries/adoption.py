@@ -80,6 +80,7 @@ ADOPTION = described(
         "No signed-in user used a feature {period}.",
         "--since 28d",
         (FEATURE, USERS, SHARE, QuestionColumn("uses", "Uses", "count", is_extra=True)),
+        topic="Features",
         bar="share",
         compared=("unique_users", "uses"),
         own_arguments=(Argument("by", NAME, "A column of the users table, such as users.plan.", is_of_command=True),),

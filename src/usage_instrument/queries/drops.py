@@ -127,6 +127,7 @@ DROPS = described(
             QuestionColumn("score", "Score", "count", is_extra=True),
             QuestionColumn("threshold", "Threshold", "count", is_extra=True),
         ),
+        topic="Anomalies",
         longest=MONTH,
         own_arguments=(Argument("threshold", SCORE, "The score from which a day is a drop: up to 10."),),
         days_before=56,

@@ -14,7 +14,18 @@ from usage_instrument.errors import ConfigurationError
 
 from .arguments import checked_feature, default_tables
 from .numbers import ONE, share, total
-from .questions import FEATURE, FEATURES, SHARE, SPAN, USERS, Argument, Question, QuestionColumn, described
+from .questions import (
+    FEATURE,
+    FEATURES,
+    SHARE,
+    SPAN,
+    USERS,
+    Argument,
+    Question,
+    QuestionColumn,
+    Steps,
+    described,
+)
 from .windows import HOUR, MONTH, WEEK, Moment, span_of, window, written
 from .zones import TimeZone
 
@@ -126,7 +137,9 @@ FUNNEL = described(
             QuestionColumn("share_of_previous", "Of the step before", "share"),
             QuestionColumn("order_unknown", "Same day", "count"),
         ),
+        topic="Users",
         bar="share",
+        drawing=Steps("feature_name", "unique_users", "order_unknown"),
         own_arguments=(
             Argument("features", FEATURES, "The features, in order."),
             Argument("within", SPAN, "The time for all steps: 12h, 7d, 4w."),

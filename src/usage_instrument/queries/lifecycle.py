@@ -11,7 +11,7 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import checked_step, default_tables, rows_of
 from .numbers import ONE, ZERO, total
-from .questions import BY_STEP, Question, QuestionColumn, described
+from .questions import BY_STEP, Bars, Question, QuestionColumn, described
 from .windows import QUARTER, Moment, Window, calendar, window
 from .zones import TimeZone
 
@@ -80,7 +80,7 @@ LIFECYCLE = described(
         lifecycle,
         "Lifecycle",
         "New, returning, resurrected and dormant users over time.",
-        "Users {period} who are new, were active in the step before too, only earlier, or in the step before only.",
+        "Users {period} who are new, were active in the {by} before too, only earlier, or in the {by} before only.",
         "No signed-in user was active {period}.",
         "--by month --since 400d",
         (
@@ -88,6 +88,8 @@ LIFECYCLE = described(
             *(QuestionColumn(kind, kind.removesuffix("_users").capitalize(), "count") for kind in _KINDS),
             QuestionColumn("is_running", "So far", "running"),
         ),
+        topic="Users",
+        drawing=Bars("bucket_start", _KINDS[:3], _KINDS[3:]),
         own_arguments=(BY_STEP,),
         days_before=31,
     )

@@ -107,6 +107,7 @@ POWER_USERS = described(
             QuestionColumn("features", "Features", "count", is_extra=True),
             QuestionColumn("last_used", "Last used", "time", is_extra=True),
         ),
+        topic="Users",
         bar="uses",
         compared=("uses",),
         needs_hours=if_bounded,

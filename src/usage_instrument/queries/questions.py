@@ -48,6 +48,7 @@ NAME = ArgumentType({"type": "string"})
 USER = ArgumentType({"type": "string"}, parse=user_id)
 LIMIT = ArgumentType({"type": "integer", "minimum": 1}, "NUMBER")
 SCORE = ArgumentType({"type": "number", "exclusiveMinimum": 0}, "NUMBER")
+FEATURE_NAME = ArgumentType({"type": "string"})
 FEATURES = ArgumentType({"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 10})
 SPAN = ArgumentType({"type": "string"}, "TIME", written=written)
 ZONE = ArgumentType({"type": "string"}, "ZONE", written=str)
@@ -104,7 +105,7 @@ class Argument:
 BY_STEP = Argument("by", choice("STEP", *STEPS), f"The length of a step: {', '.join(STEPS[:-1])} or {STEPS[-1]}.")
 """The steps of questions that follow users over time."""
 _SHARED = (
-    Argument("feature", NAME, "The feature, by its name in the code."),
+    Argument("feature", FEATURE_NAME, "The feature, by its name in the code."),
     Argument("user_id", USER, "The user's id, or 'anonymous'."),
     Argument("limit", LIMIT, "The maximum number of rows."),
     Argument("since", MOMENT, "The first day: 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, last month."),
@@ -147,6 +148,52 @@ SHARE = QuestionColumn("share", "Share", "share")
 LAST_USED = QuestionColumn("last_used", "Last used", "time")
 
 
+# ---- drawings
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A cell for each row of an answer, the darker the larger its value: a cohort triangle, a heat map."""
+
+    row: str
+    """The column whose values head the rows."""
+    column: str
+    """The column whose values head the columns."""
+    value: str
+    part: str | None = None
+    """The column with the number whose share of `size` the value is; then a last row has the share of all."""
+    size: str | None = None
+    """The column with the size of a row, which stands beside its head."""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A bar for each row of an answer, in the order of time."""
+
+    at: str
+    """The column with the time."""
+    above: tuple[str, ...]
+    """The columns that are stacked on the ground line."""
+    below: tuple[str, ...] = ()
+    """The columns that hang below it."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A bar for each row of an answer, each a part of the one before."""
+
+    name: str
+    """The column with the feature of the step."""
+    value: str
+    unknown: str
+    """The column with the part of the value whose order is unknown."""
+
+
+Drawing: TypeAlias = Grid | Bars | Steps
+Topic = Literal["Features", "Users", "Anomalies"]
+"""A group of questions in the menu of the dashboard."""
+
+
 @dataclass(frozen=True)
 class Question:
     """A question: the function that builds its Select, its arguments and columns, and the words about it.
@@ -169,8 +216,12 @@ class Question:
     columns: tuple[QuestionColumn, ...]
     own_arguments: tuple[Argument, ...] = ()
     """The arguments that no other question has."""
+    topic: Topic | None = None
+    """Its group in the menu of the dashboard. None for a question about a feature or a user, whose page links to it."""
     bar: str | None = None
     """The column that the dashboard draws as a bar."""
+    drawing: Drawing | None = None
+    """How its page draws the whole answer, above the table."""
     compared: tuple[str, ...] = ()
     """The columns beside which `compare` shows the change."""
     page_name: str | None = None

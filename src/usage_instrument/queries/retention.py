@@ -11,7 +11,7 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import checked_step, default_tables, rows_of
 from .numbers import ONE, share, whole
-from .questions import BY_STEP, NAME, SHARE, USERS, Argument, Question, QuestionColumn, described
+from .questions import BY_STEP, FEATURE_NAME, SHARE, USERS, Argument, Grid, Question, QuestionColumn, described
 from .windows import QUARTER, Moment, calendar, window
 from .zones import TimeZone
 
@@ -76,7 +76,7 @@ RETENTION = described(
         retention,
         "Retention",
         "How many users come back after their first use.",
-        "Users by their first use {period}, and how many of them were active again in each step since then.",
+        "Users by their first use {period}, and how many of them were active again in each {by} since then.",
         "No signed-in user began {period}.",
         "--feature calendar_search --by month --since 400d",
         (
@@ -87,10 +87,12 @@ RETENTION = described(
             SHARE,
             QuestionColumn("is_running", "So far", "running"),
         ),
+        topic="Users",
         bar="share",
+        drawing=Grid("cohort", "period", "share", part="returned", size="unique_users"),
         own_arguments=(
             BY_STEP,
-            Argument("returning", NAME, "The feature that counts as coming back. Default: the same."),
+            Argument("returning", FEATURE_NAME, "The feature that counts as coming back. Default: the same."),
         ),
     )
 )

@@ -82,6 +82,7 @@ SILENT = described(
             QuestionColumn("active_days", "Active days of 28", "count"),
             LAST_USED,
         ),
+        topic="Anomalies",
         bar="uses",
         days_before=28,
     )

@@ -162,6 +162,7 @@ SPIKES = described(
             QuestionColumn("score", "Score", "count", is_extra=True),
             QuestionColumn("threshold", "Threshold", "count", is_extra=True),
         ),
+        topic="Anomalies",
         longest=MONTH,
         own_arguments=(
             Argument("by", choice("WHAT", "feature", "user"), "What is compared with its past: feature or user."),

@@ -55,6 +55,7 @@ STICKINESS = described(
         "No signed-in user was active {period}.",
         "--feature calendar_search --since 28d",
         (QuestionColumn("active_days", "Active days", "count"), USERS, SHARE),
+        topic="Users",
         bar="share",
     )
 )

@@ -78,6 +78,7 @@ TOP = described(
         "Nothing was used {period}. Is the app running, and does it call `usage.configure`?",
         "--since 28d --limit 3",
         (FEATURE, QuestionColumn("total_usage", "Uses", "count")),
+        topic="Features",
         bar="total_usage",
         page_name="top-features",
         compared=("total_usage",),

@@ -175,6 +175,7 @@ TREND = described(
             QuestionColumn("anonymous_uses", "Anonymous uses", "count"),
             QuestionColumn("is_running", "So far", "running"),
         ),
+        topic="Features",
         compared=("uses", "unique_users"),
         own_arguments=(
             Argument("by", choice("STEP", *get_args(Unit)), "The length of a step: hour, day, week or month."),

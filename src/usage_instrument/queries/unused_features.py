@@ -93,5 +93,6 @@ UNUSED = described(
             QuestionColumn("description", "Description", "text", is_extra=True),
         ),
         needs_hours=if_ended,
+        topic="Features",
     )
 )

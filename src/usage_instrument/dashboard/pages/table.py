@@ -7,27 +7,32 @@ from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import Question
 
 from .. import csv
+from ..drawings import DRAWN
+from ..forms import form_of, lacks
 from ..html import render
 from ..http import Response
 from ..page_request import ROWS, PageRequest
-from ..results import has_period, page_of, parameters_of, period_of, query, window_of
+from ..results import has_period, laid_out, page_of, parameters_of, period_of, query, window_of
 
 MAX_FILE = 100_000
 """Rows of a file: what a spreadsheet still opens."""
 
 
 def table(question: Question, request: PageRequest) -> str:
-    """The page."""
-    result, pages = page_of(question, request)
-    return render(
-        "table.html",
-        request=request,
-        result=result,
-        pages=pages,
-        has_period=has_period(question),
-        about={name: request.parameters[name] for name in parameters_of(question) if request.parameters.get(name)},
-        sql=printed(query(question, request, request.number * ROWS), request.connection.dialect),
-    )
+    """The page; without an argument that the question needs, a form for it."""
+    shown = {
+        "request": request,
+        "form": form_of(question, request),
+        "has_period": has_period(question),
+        "about": {name: request.parameters[name] for name in parameters_of(question) if request.parameters.get(name)},
+        "most": DRAWN,
+    }
+    if lacks(question, request):
+        return render("table.html", **shown, result=laid_out(question, request, ()), is_asked=False)
+    result, pages, drawing = page_of(question, request)
+    limit = request.number * ROWS if question.drawing is None else None
+    sql = printed(query(question, request, limit), request.connection.dialect)
+    return render("table.html", **shown, result=result, is_asked=True, pages=pages, drawing=drawing, sql=sql)
 
 
 def file(question: Question, request: PageRequest) -> Response:
