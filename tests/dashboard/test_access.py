@@ -22,6 +22,7 @@ PATHS = [
     "/feature",
     "/user",
     "/search",
+    "/anomalies",
     "/nothing",
     "",
     *(f"/{name}" for name in BY_PAGE),

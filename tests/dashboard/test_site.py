@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable
 from html import unescape
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ from usage_instrument.dashboard.html import breakable
 from usage_instrument.dashboard.http import POLICY, HTTPRequest
 from usage_instrument.dashboard.page_request import LISTS, PERIODS
 from usage_instrument.dashboard.results import BY_PAGE, CARD, parameters_of
+from usage_instrument.queries.questions import QUESTIONS, Topic
 
 from .conftest import HOSTILE, Past
 from .visitor import Answer, asgi, wsgi
@@ -54,6 +55,8 @@ def addresses(past: Past) -> list[tuple[str, dict[str, Any]]]:
         ("/", {}),
         ("/experiments", {}),
         ("/search", {"q": "ex"}),
+        ("/anomalies", {}),
+        ("/anomalies", {"by": "user"}),
         ("/feature", {"feature": "export"}),
         ("/user", {"user": given["user"]}),
     ]
@@ -257,7 +260,7 @@ def test_the_question_is_there_in_sql(past: Past) -> None:
 def test_every_period_has_its_pages(small_past: Past, period: str) -> None:
     app = by_asgi.Dashboard(small_past.url, authorize=yes)
     page = asgi(app, "/", period=period).page
-    (chosen,) = [a for a in page.all("a") if a.get("aria-current")]
+    (chosen,) = [a for a in page.all("a") if a.get("aria-current") == "true"]
     assert chosen["href"] in (f"./?period={period}", "./")
     days = next(p.days for p in PERIODS if p.name == period)
     assert f"The last {days} days" in page.said
@@ -285,7 +288,7 @@ def test_dates_have_their_pages(past: Past) -> None:
     assert all(given.items() <= _parameters(href).items() for href in kept)
     fields = {field.get("name"): field.get("value") for field in page.all("input")}
     assert (fields["from"], fields["to"]) == (str(first), str(last))
-    assert not [a for a in page.all("a") if a.get("aria-current")]
+    assert not [a for a in page.all("a") if a.get("aria-current") == "true"]
     days = [row[1:11] for row in asgi(app, "/trend.csv", **given).text.splitlines()[1:]]
     assert days == [str(today - dt.timedelta(days=ago)) for ago in range(19, 9, -1)]
     for path in ("/feature", "/power-users", "/spikes", "/related"):
@@ -344,6 +347,31 @@ def test_spikes_of_users_name_users(past: Past) -> None:
     assert re.search(rf"User Day Uses Usual Score Threshold {user} \d+ \w+ 900 0\b", page.said)
     assert "Feature Day" not in page.said
     assert re.search(r"Feature Day Uses .* burst \d+ \w+ 900 0", asgi(app, "/spikes", feature="burst").page.said)
+
+
+def test_the_menu_has_each_question_about_the_app_once(small_past: Past) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    page = asgi(app, "/search", period="7d").page
+    links = [(a.get("href") or "").partition("?") for a in page.all("a")]
+    for question in QUESTIONS:
+        if question.topic is not None:
+            assert links.count((question.page, "?", "period=7d")) == 1, question.page
+        else:
+            assert question.page not in {page for page, _, _ in links}
+    here = [a["href"] for a in asgi(app, "/lifecycle").page.all("a") if a.get("aria-current") == "page"]
+    assert here == ["lifecycle"]
+    assert [detail["name"] for detail in page.all("details") if "name" in detail] == ["menu"] * len(get_args(Topic))
+
+
+def test_anomalies_are_on_one_page(small_past: Past) -> None:
+    app = by_asgi.Dashboard(small_past.url, authorize=yes)
+    page = asgi(app, "/anomalies", period="7d").page
+    assert re.search(r"Spikes .* export \d+ \w+ 80 2\b.* Drops .* No day .* Silent .* Every feature", page.said)
+    users = asgi(app, "/anomalies", period="7d", by="user").page
+    assert re.search(rf"User Day Uses Usual ({'|'.join(map(str, small_past.user_ids[:2]))}) \d+ \w+ 4\d ", users.said)
+    files = [a["href"] for a in users.all("a") if "download" in a]
+    assert files == ["spikes.csv?by=user&period=7d", "drops.csv?period=7d", "silent.csv?period=7d"]
+    assert asgi(app, "/anomalies", by="weekday").status == 400
 
 
 def test_a_page_asks_for_what_its_question_needs(small_past: Past) -> None:
@@ -502,7 +530,9 @@ def test_many_power_users_are_pages(sqlite: Database) -> None:
     assert "Rows 101 to 120" in answer.page.said
     bars = [float((rect["width"] or "").rstrip("%")) for rect in answer.page.all("rect") if rect.get("rx") == "3"]
     assert bars[0] == pytest.approx(100 * 899 / 999, abs=0.01), "of the first of all, not of the first of this page"
-    assert {_parameters(a["href"]).get("page") for a in answer.page.all("a") if a.get("aria-current")} == {None}
+    assert {_parameters(a["href"]).get("page") for a in answer.page.all("a") if a.get("aria-current") == "true"} == {
+        None
+    }
     for number in ("4", "0", "-1", "201", "x", "1" * 5000):
         assert asgi(app, "/power-users", page=number).status in (404, 400)
     assert asgi(app, "/power-users.csv").text.count("\n") == 121

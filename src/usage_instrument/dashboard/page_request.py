@@ -23,6 +23,7 @@ from .errors import PageError
 from .figures import Freshness
 from .formatting import day, plural
 from .html import address
+from .menu import Menu, menu_of
 
 T = TypeVar("T")
 
@@ -186,6 +187,11 @@ class PageRequest:
     def kept(self) -> dict[str, str]:
         """The parameters that links carry on: the period, unless it is the default."""
         return self.period.parameters
+
+    @property
+    def menu(self) -> Menu:
+        """The links to all other pages."""
+        return menu_of(self.page, self.kept, has_trail=self.has_trail)
 
     @property
     def window(self) -> Window:

@@ -27,6 +27,7 @@ from .html import render
 from .http import HTTPRequest, Response, asset, into, page, redirect
 from .page_jobs import Job, PageJobs, TooManyJobsError
 from .page_request import DEFAULT, LISTS, PARAMETERS, PERIODS, PageRequest, period_of
+from .pages.anomalies import anomalies
 from .pages.experiment import experiment, experiment_file
 from .pages.experiments import experiments, experiments_file
 from .pages.feature import feature
@@ -45,6 +46,7 @@ Verdict = TypeVar("Verdict")
 
 _PAGES: dict[str, Callable[[PageRequest], str]] = {
     "/": overview,
+    "/anomalies": anomalies,
     "/experiment": experiment,
     "/experiments": experiments,
     "/feature": feature,
