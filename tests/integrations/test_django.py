@@ -37,7 +37,8 @@ from django.core.asgi import get_asgi_application
 from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.db import connections, models, transaction
-from django.db.utils import ConnectionHandler
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import ConnectionHandler, ProgrammingError
 from django.test import TestCase, TransactionTestCase
 from django.test.utils import override_settings
 from django.urls import path
@@ -792,6 +793,15 @@ def is_ada(request):
     return request.user.get_username() == "ada"
 
 
+def _names(ids):
+    held.append(connections["default"])
+    return {user: f"Mr {site.User.objects.count()} of {user}" for user in ids}
+
+
+held: list[BaseDatabaseWrapper] = []
+"""The connections that the names were read by."""
+
+
 @pytest.fixture
 def dashboard(sqlite):
     """In the site, at /admin/usage/, for Ada."""
@@ -802,6 +812,7 @@ def dashboard(sqlite):
             connection.execute(tables.usage.insert().values(user_id=7, feature_name="export", usage_count=3))
         tracker = Tracker(sqlite.url, Settings(user_id_type="integer"))
         options = {"authorize_audit": is_ada, "tracker": tracker, "login_url": "/login?next={next}"}
+        options["user_label"] = _names
         shown = Dashboard(sqlite.url, authorize=is_ada, **options)
         urls = (path("admin/usage/", shown.urls), *site.urlpatterns)
         with override_settings(ROOT_URLCONF=urls):
@@ -825,6 +836,13 @@ def test_the_dashboard_in_the_site(client, dashboard):
     assert client("/admin/usage/", "POST")[0] == 405
     status, headers, body = client("/admin/usage/", "HEAD")
     assert (status, body) == (200, b"")
+
+
+def test_the_names_of_users_are_read_by_a_connection_that_is_closed(client, dashboard):
+    client("/shop/login?name=ada")
+    held.clear()
+    assert b"Mr 1 of 7" in client("/admin/usage/user?user=7")[2]
+    assert [connection.connection for connection in held] == [None]
 
 
 def test_a_look_at_the_trail_is_the_users_of_the_site(client, dashboard):

@@ -35,6 +35,10 @@ def dashboard(
         Path | None,
         typer.Option(metavar="FILE", help="Read the token from this file. Default: a random token.", dir_okay=False),
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Group users by this column of the users table, such as users.plan."),
+    ] = None,
     audit_as: Annotated[
         str | None,
         typer.Option(metavar="USER", help="Open the audit trail too, and record each look at it as this user's."),
@@ -67,7 +71,9 @@ def dashboard(
         raise fail("--audit-as takes the id of the user who looks at the audit trail, not 'anonymous'")
     with explained(database):
         audit = {} if user is None else _audit_options(auth, user, Tracker(database, _settings(), tables))
-        app = auth.protect(Dashboard(database, authorize=auth.authorize, schema=schema, tz=tz, **audit))
+        app = auth.protect(
+            Dashboard(database, authorize=auth.authorize, schema=schema, tz=tz, user_groups=group or (), **audit)
+        )
     listening = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/{auth.prefix}/"
     shown = auth.secret if token_file is None else f"(the content of {token_file})"

@@ -31,13 +31,11 @@ def checked(authorize: F, can_await: bool) -> F:
     return authorize
 
 
-def checked_login_url(login_url: str | None) -> str | None:
-    """The address of the app's login. Raises ConfigurationError for one that no browser should follow."""
-    if login_url is None or (isinstance(login_url, str) and _ADDRESS.match(login_url)):
-        return login_url
-    raise ConfigurationError(
-        f"login_url is a path or an http(s) address, such as '/login?next={{next}}', not {login_url!r}"
-    )
+def checked_address(url: str | None, option: str, example: str) -> str | None:
+    """An address of the app. Raises ConfigurationError for one that no browser should follow."""
+    if url is None or (isinstance(url, str) and _ADDRESS.match(url)):
+        return url
+    raise ConfigurationError(f"{option} is a path or an http(s) address, such as {example!r}, not {url!r}")
 
 
 def nobody(_: object) -> bool:

@@ -24,12 +24,13 @@ from .figures import Freshness
 from .formatting import day, plural
 from .html import address
 from .menu import Menu, menu_of
+from .people import PageUsers
 
 T = TypeVar("T")
 
 MAX_KEY = 100
 _OF_EXPERIMENTS = frozenset({"control", "effect", "experiment", "goal", "guardrail", "metric", "weights"})
-PARAMETERS = frozenset({"from", "page", "period", "q", "to"}).union(
+PARAMETERS = frozenset({"from", "group", "page", "period", "q", "to"}).union(
     _OF_EXPERIMENTS, (argument.parameter for question in QUESTIONS for argument in question.arguments)
 )
 """The parameters of the pages, without those of the audit trail."""
@@ -154,6 +155,8 @@ class PageRequest:
     period: Period
     freshness: Freshness
     cache: Cache
+    users: PageUsers
+    """The users on this page."""
     ages: list[dt.datetime] = field(default_factory=list)
     """The times of the cached answers on this page."""
     has_trail: bool = False
@@ -191,7 +194,7 @@ class PageRequest:
     @property
     def menu(self) -> Menu:
         """The links to all other pages."""
-        return menu_of(self.page, self.kept, has_trail=self.has_trail)
+        return menu_of(self.page, self.kept, has_groups=bool(self.users.people.groups), has_trail=self.has_trail)
 
     @property
     def window(self) -> Window:

@@ -189,6 +189,8 @@ def laid_out(
         "key": request.parameters.get("key", ""),
         "tz": str(request.period.tz or "UTC"),
     }
+    for name in question.names_of("user"):
+        request.users.want(row[name] for row in rows[shown] if name in row)
     columns = [
         column
         for column in question.columns_of(compare_of(question, request))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import quote
 
@@ -18,7 +18,7 @@ from usage_instrument.queries.windows import window
 from usage_instrument.queries.zones import TimeZone, checked_zone
 from usage_instrument.runtime import log
 
-from .access import checked, checked_login_url, nobody
+from .access import checked, checked_address, nobody
 from .cache import Cache
 from .errors import PageError
 from .figures import freshness
@@ -31,12 +31,14 @@ from .pages.anomalies import anomalies
 from .pages.experiment import experiment, experiment_file
 from .pages.experiments import experiments, experiments_file
 from .pages.feature import feature
+from .pages.groups import group, group_file, groups, groups_file
 from .pages.overview import overview
 from .pages.search import search
 from .pages.table import file, table
 from .pages.trail import file as trail_file
 from .pages.trail import page as trail_page
 from .pages.user import user
+from .people import PageUsers, People, UserLabel, UserSearch
 from .reader import Reader
 from .results import BY_PAGE
 from .trail_access import TrailAccess
@@ -50,12 +52,16 @@ _PAGES: dict[str, Callable[[PageRequest], str]] = {
     "/experiment": experiment,
     "/experiments": experiments,
     "/feature": feature,
+    "/group": group,
+    "/groups": groups,
     "/search": search,
     "/user": user,
 }
 _FILES: dict[str, Callable[[PageRequest], Response]] = {
     "/experiment.csv": experiment_file,
     "/experiments.csv": experiments_file,
+    "/group.csv": group_file,
+    "/groups.csv": groups_file,
 }
 _TRAIL = frozenset({"/audit", "/audit.csv"})
 
@@ -76,6 +82,10 @@ class Site(Generic[Given, Verdict]):
         schema: str | None = None,
         login_url: str | None = None,
         tz: TimeZone = None,
+        user_label: UserLabel | None = None,
+        user_search: UserSearch | None = None,
+        user_url: str | None = None,
+        user_groups: Sequence[Any] = (),
     ) -> None:
         self._authorize: Callable[[Given], Any] = checked(authorize, self._can_await)
         self._authorize_audit: Callable[[Given], Any] = nobody
@@ -83,10 +93,11 @@ class Site(Generic[Given, Verdict]):
             self._authorize_audit = checked(authorize_audit, self._can_await)
         self._has_trail = authorize_audit is not None
         self._tracker = tracker
-        self._login_url = checked_login_url(login_url)
         self._tz = checked_zone(tz)
         _ = window(DEFAULT.since, None, self._tz).zone  # raises for a zone that no page could show
+        self._login_url = checked_address(login_url, "login_url", "/login?next={next}")
         self._reader = Reader(database, tables, schema)
+        self._people = People(user_label, user_search, user_url, user_groups)
         self._cache = Cache()
         self._jobs = PageJobs()
 
@@ -106,13 +117,17 @@ class Site(Generic[Given, Verdict]):
         # Other parameters change nothing: they must not make another page.
         key = (request.path, tuple(sorted((name, parameters[name]) for name in PARAMETERS & parameters.keys())))
         try:
-            made = self._jobs.page(key, lambda job: self._answer(request, job=job))
+            made = self._jobs.page(key, lambda job: self._made(request, job))
         except TooManyJobsError:
             return waiting("This dashboard is busy", "It makes many other pages. This page appears after them.", 503)
         if isinstance(made, Response):
             return made
         so_far = plural(math.ceil(made), "second")
         return waiting("Counting …", f"There is much to count: {so_far} so far. The page appears by itself.", 202)
+
+    def _made(self, request: HTTPRequest, job: Job) -> Response:
+        """The page, in a thread of its own, which ends afterwards. Raises nothing."""
+        return self._answer(request, job=job)
 
     def _is_of_trail(self, request: HTTPRequest) -> bool:
         """Whether it asks for the audit trail of a site that shows one."""
@@ -186,7 +201,17 @@ class Site(Generic[Given, Verdict]):
         def work(connection: Connection, tables: Tables) -> Response:
             name, fresh = request.path.removeprefix("/"), freshness(connection, tables)
             return show(
-                PageRequest(connection, tables, name, parameters, period, fresh, self._cache, has_trail=self._has_trail)
+                PageRequest(
+                    connection,
+                    tables,
+                    name,
+                    parameters,
+                    period,
+                    fresh,
+                    self._cache,
+                    PageUsers(self._people),
+                    has_trail=self._has_trail,
+                )
             )
 
         return self._reader.read(work, job)

@@ -33,6 +33,10 @@ class Dashboard(Site[Environ, bool]):
     - `login_url`: where a refused visitor may sign in, a path or an address; `{next}` in it becomes the refused path.
     - `tz`: the time zone of all days, such as `Europe/Berlin`, or a tzinfo; default: UTC. It needs `history="hour"`,
       and a clock that is whole hours from UTC.
+    - `user_label`: from the ids of the users on a page to a dict of their names, asked once a page, in a thread.
+    - `user_search`: from a text to the ids of the users with that name.
+    - `user_url`: the address of a user in the app's own admin; `{user}` in it becomes the id.
+    - `user_groups`: columns of the users table, such as `["plan"]`, by which users are grouped.
 
     Raises ConfigurationError without `authorize`, for another time zone, for a coroutine function, and for a database
     that cannot be read.

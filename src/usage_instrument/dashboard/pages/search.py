@@ -1,10 +1,12 @@
-"""The search: features by a part of their name, a user by the exact id."""
+"""The search: features by a part of their name, users by the exact id, and by their names if the host finds them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
+
+from usage_instrument.typing import UserId
 
 from ..html import render
 from ..page_request import PageRequest, parsed
@@ -17,13 +19,16 @@ def search(request: PageRequest) -> str:
     """The page."""
     asked = request.parameters.get("q", "").strip()
     features = [name for name in names_of(request, asked, _FOUND + 1) if name] if asked else []
+    users = _users(request, asked) if asked else []
+    request.users.want(users)
     return render(
         "search.html",
         request=request,
         asked=asked,
         features=features[:_FOUND],
         has_more=len(features) > _FOUND,
-        user=_user(request, asked),
+        users=users,
+        by_name=request.users.people.has_search,
     )
 
 
@@ -41,11 +46,10 @@ def names_of(request: PageRequest, part: str = "", limit: int = _KNOWN) -> Seque
     return [*displayed, *(name for name in found if name not in displayed)][:limit]
 
 
-def _user(request: PageRequest, asked: str) -> str | None:
-    """The text as a user id, if that user used something."""
-    user = parsed(asked, request.tables) if asked else None
-    if user is None:
-        return None
+def _users(request: PageRequest, asked: str) -> list[UserId]:
+    """The user with this id, and those that the host finds by this text, if they used something."""
+    texts = [asked, *map(str, request.users.people.found(asked))]
+    users = list(dict.fromkeys(user for text in texts if (user := parsed(text, request.tables)) is not None))
     column = request.tables.usage.c.user_id
-    known = request.connection.scalar(sa.select(sa.literal(1)).where(column == user).limit(1))
-    return str(user) if known else None
+    known = set(request.connection.scalars(sa.select(column).where(column.in_(users)).distinct())) if users else set()
+    return [user for user in users if user in known]

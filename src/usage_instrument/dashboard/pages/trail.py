@@ -38,6 +38,9 @@ def page(request: PageRequest) -> tuple[str, dict[str, Any]]:
     fields = {name: request.parameters[name] for name in _FIELDS if request.parameters.get(name)}
     pages = request.pages(len(found), fields)
     shown = found[pages.first : pages.last]
+    rows = [_shown(row) for row in shown]
+    people = (row[name] for row in rows for name in ("user_id", "actor_id"))
+    request.users.want(person for person in people if not str(person).startswith("forgotten:"))
     if pages.first:
         details["page"] = request.number
     text = render(
@@ -45,7 +48,7 @@ def page(request: PageRequest) -> tuple[str, dict[str, Any]]:
         request=request,
         fields=fields,
         outcomes=OUTCOMES,
-        rows=[_shown(row) for row in shown],
+        rows=rows,
         pages=pages,
         file=address("audit.csv", **fields),
     )

@@ -31,10 +31,12 @@ def user(request: PageRequest) -> str:
             "This user used nothing",
             f"No row of {usage.name} has the id “{user_id}”. Uses that are pending or were rejected have no row.",
         )
+    request.users.want([user_id])
     return render(
         "user.html",
         request=request,
         user_id=user_id,
+        url=request.users.people.url_of(user_id),
         used=used,
         features=result(USER_FEATURES, request, _ROWS),
         recommended=result(RECOMMEND, request),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, re_path
 
@@ -11,6 +12,7 @@ import usage_instrument
 from usage_instrument import _default
 from usage_instrument.dashboard.access import granted_by
 from usage_instrument.dashboard.http import HTTPRequest, Response
+from usage_instrument.dashboard.page_jobs import Job
 from usage_instrument.dashboard.site import Site
 from usage_instrument.dashboard.trail_access import TrailAccess
 from usage_instrument.database.engines import Database
@@ -30,7 +32,8 @@ class Dashboard(Site[HttpRequest, bool]):
     `path("admin/usage/", Dashboard(authorize=lambda request: request.user.is_superuser).urls)`, above the path of the
     admin site. `authorize` and `authorize_audit` get the HttpRequest; they are ordinary functions and may query.
     `database` is a URL, an Engine or an AsyncEngine; default: the one of the configured tracker, else
-    `DATABASES["default"]`. Raises ConfigurationError as the WSGI app does.
+    `DATABASES["default"]`. `user_label` and `user_search` may query too. Raises ConfigurationError as the WSGI app
+    does.
     """
 
     _can_await: ClassVar[bool] = False
@@ -54,6 +57,12 @@ class Dashboard(Site[HttpRequest, bool]):
         response = self._respond(request, page)
         body = b"" if request.method == "HEAD" else response.body
         return HttpResponse(body, status=response.status, headers=dict(response.headers))
+
+    def _made(self, request: HTTPRequest, job: Job) -> Response:
+        try:
+            return super()._made(request, job)
+        finally:
+            connections.close_all()  # those of this thread, which `user_label` has opened
 
     def _respond(self, request: HttpRequest, page: str) -> Response:
         asked = HTTPRequest(
