@@ -12,6 +12,7 @@ from usage_instrument.queries.funnel import FUNNEL
 from usage_instrument.queries.lifecycle import LIFECYCLE
 from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.queries.retention import RETENTION
+from usage_instrument.queries.rhythm import RHYTHM
 from usage_instrument.queries.top_features import TOP
 
 MONDAY = dt.datetime(2026, 11, 2)
@@ -83,6 +84,24 @@ def test_steps_show_who_left_and_whose_order_is_unknown() -> None:
     nobody = drawn(FUNNEL, [{**row, "unique_users": 0, "order_unknown": 0} for row in rows], "week")
     assert isinstance(nobody, DrawnSteps)
     assert [step.share for step in nobody.steps] == [None] * 4
+
+
+def test_a_rhythm_is_a_week_of_hours() -> None:
+    rows = [
+        {"weekday": day, "hour": hour, "uses": day * hour, "unique_users": 1, "share": 0.0}
+        for day in range(1, 8)
+        for hour in range(24)
+    ]
+    found = drawn(RHYTHM, rows, "day")
+    assert isinstance(found, DrawnGrid)
+    assert (found.size, found.across, found.columns[::23]) == (None, "Hour", ("0", "23"))
+    assert [row.head for row in found.rows][::6] == ["Monday", "Sunday"]
+    last = found.rows[6].cells[23]
+    assert last is not None
+    assert (last.text, last.title, last.level) == ("161", "Sunday, 23: 161 uses", 9)
+    first = found.rows[0].cells[0]
+    assert first is not None
+    assert (first.text, first.level) == ("0", 0)
 
 
 def test_nothing_and_too_much_are_not_drawn() -> None:

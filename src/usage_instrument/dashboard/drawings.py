@@ -189,7 +189,9 @@ def _level(value: float | None, top: float) -> int:
 
 
 def _head(column: QuestionColumn, value: Any) -> str:
-    return formatting.day(day_of(value)) if column.kind == "day" else str(value)
+    if column.kind == "day":
+        return formatting.day(day_of(value))
+    return formatting.weekday(value) if column.kind == "weekday" else str(value)
 
 
 # ---- steps

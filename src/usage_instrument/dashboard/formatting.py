@@ -8,6 +8,7 @@ from typing import Any
 
 _STEPS = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"))
 # Those of strftime depend on the host's locale.
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -57,6 +58,11 @@ def relative(value: float | None) -> str:
 def day(value: dt.date, now: dt.date | None = None) -> str:
     """12 Mar 2026; without the year, if that is the current one."""
     return short_day(value) if now is not None and now.year == value.year else f"{short_day(value)} {value.year}"
+
+
+def weekday(number: int) -> str:
+    """Monday for 1, Sunday for 7."""
+    return _WEEKDAYS[number - 1]
 
 
 def short_day(value: dt.date) -> str:

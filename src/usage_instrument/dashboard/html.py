@@ -61,6 +61,7 @@ _FORMATS = (
     "second",
     "share",
     "short",
+    "weekday",
 )
 _environment.globals.update(address=address, stylesheet=STYLESHEET)
 _environment.filters.update(

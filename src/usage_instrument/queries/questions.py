@@ -22,7 +22,19 @@ from .windows import window, written
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 ColumnKind = Literal[
-    "feature", "user", "variant", "status", "text", "context", "count", "share", "change", "day", "time", "running"
+    "feature",
+    "user",
+    "variant",
+    "status",
+    "text",
+    "context",
+    "count",
+    "share",
+    "change",
+    "day",
+    "weekday",
+    "time",
+    "running",
 ]
 """How a value is shown; `running` marks the row."""
 NUMBERS = frozenset({"change", "count", "share"})

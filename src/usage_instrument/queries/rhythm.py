@@ -11,7 +11,7 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import default_tables, rows_of
 from .numbers import ONE, ZERO, share, whole
-from .questions import SHARE, USERS, USES, Question, QuestionColumn, described
+from .questions import SHARE, USERS, USES, Grid, Question, QuestionColumn, described
 from .robust import days_later
 from .windows import MONTH, Moment, Window, window
 from .zones import TimeZone
@@ -89,13 +89,15 @@ RHYTHM = described(
         'There is no hour with a use {period}. The history has hours with the setting history="hour".',
         "--feature calendar_search --tz Europe/Berlin",
         (
-            QuestionColumn("weekday", "Weekday", "count"),
+            QuestionColumn("weekday", "Weekday", "weekday"),
             QuestionColumn("hour", "Hour", "count"),
             USES,
             USERS,
             SHARE,
         ),
+        topic="Users",
         bar="share",
+        drawing=Grid("weekday", "hour", "uses"),
         needs_hours=lambda given: False,
     )
 )
