@@ -81,9 +81,11 @@ def test_steps_show_who_left_and_whose_order_is_unknown() -> None:
         (100, None, 0), (25, 30, 10), (25, 0, 0), (0, 10, 0),
     ]  # fmt: skip
     assert found.unknown == 4
+    assert not found.is_empty
     nobody = drawn(FUNNEL, [{**row, "unique_users": 0, "order_unknown": 0} for row in rows], "week")
     assert isinstance(nobody, DrawnSteps)
     assert [step.share for step in nobody.steps] == [None] * 4
+    assert nobody.is_empty
 
 
 def test_a_rhythm_is_a_week_of_hours() -> None:

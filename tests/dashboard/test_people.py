@@ -182,6 +182,7 @@ def test_groups_have_any_value_and_only_the_named_columns(sqlite: Database) -> N
     assert HOSTILE[0] in page.words
     hrefs = [a["href"] or "" for a in page.all("a") if (a.get("href") or "").startswith("group?")]
     assert len(hrefs) == 3
+    assert "empty text 1 1 100%" in page.said
     assert "group?by=plan" in hrefs
     assert "group?by=plan&group=" in hrefs
     assert "f3 1 50% 1" in asgi(app, "/group", by="plan").page.said, "of the users without a value"

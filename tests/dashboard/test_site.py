@@ -386,6 +386,8 @@ def test_a_page_asks_for_what_its_question_needs(small_past: Past) -> None:
     steps = [field for field in page.all("input") if field.get("list") == "features"]
     assert [field["value"] for field in steps] == ["search", "export", "fax", ""], "and one more step"
     assert re.search(r"search 5 users 100% export 2 users 40% 3 users of the step before did not get here", page.said)
+    nobody = asgi(app, "/funnel", features="fax,export").page
+    assert "No signed-in user used these features in the last 28 days." in nobody.said
     assert "2 users took both steps in one day or hour" in page.said
     assert "drawn pale" in page.said
     assert asgi(app, "/recommend").page.all("input")

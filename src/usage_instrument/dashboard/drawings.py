@@ -27,6 +27,11 @@ class DrawnBars:
     kind: ClassVar[str] = "bars"
     chart: Chart
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all values are 0."""
+        return not any(bar.segments for bar in self.chart.bars)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -53,6 +58,7 @@ class DrawnGrid:
     """A grid, which is a table: its cells are read as they are seen."""
 
     kind: ClassVar[str] = "grid"
+    is_empty: ClassVar[bool] = False
     head: str
     size: str | None
     across: str
@@ -84,6 +90,11 @@ class DrawnSteps:
 
     kind: ClassVar[str] = "steps"
     steps: tuple[Step, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody took the first step."""
+        return not any(step.users for step in self.steps)
 
     @property
     def unknown(self) -> int:
