@@ -159,7 +159,7 @@ class Dialect(ABC):
     def column_changes(self, connection: Connection, inspector: Inspector, table: Table) -> list[ColumnChange]:
         """The columns of a live table that differ from their definition, and how to change them."""
         changes = []
-        for live in inspector.get_columns(table.name, schema=table.schema):
+        for live in self.live_columns(connection, inspector, table):
             column = table.c.get(live["name"])
             if column is None:
                 continue
@@ -170,6 +170,10 @@ class Dialect(ABC):
                 what = f"{table.fullname}.{column.name} {' and '.join(found)}"
                 changes.append(ColumnChange(what, make, bool(blocking)))
         return changes
+
+    def live_columns(self, connection: Connection, inspector: Inspector, table: Table) -> Sequence[Any]:
+        """The reflected columns of a live table, as `differences` looks at them."""
+        return inspector.get_columns(table.name, schema=table.schema)
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
         """How a reflected column is narrower than its definition."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import types as sqltypes
 from sqlalchemy.dialects.mysql import TIMESTAMP, VARCHAR
+from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.schema import CreateColumn, DefaultClause
 from sqlalchemy.types import TypeEngine
 
@@ -47,6 +48,12 @@ def _binary(connection: Connection, value: ColumnElement[Any]) -> ColumnElement[
 _COLLATION = text(
     "SELECT character_set_name, collation_name FROM information_schema.columns WHERE table_name = :table "
     "AND table_schema = COALESCE(:schema, DATABASE()) AND column_name = :column AND collation_name IS NOT NULL"
+)
+
+
+_COLLATIONS = text(
+    "SELECT column_name, character_set_name, collation_name FROM information_schema.columns "
+    "WHERE table_name = :table AND table_schema = COALESCE(:schema, DATABASE())"
 )
 
 
@@ -133,24 +140,30 @@ class MariaDB(Dialect):
             user = _binary(connection, user)
         return [user, *rest]
 
+    def live_columns(self, connection: Connection, inspector: Inspector, table: Table) -> Sequence[Any]:
+        # Reflection omits the default of the table.
+        found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": table.name})
+        texts = {name: {"charset": charset, "collation": collation} for name, charset, collation in found}
+        none = {"charset": None, "collation": None}
+        columns = super().live_columns(connection, inspector, table)
+        return [{**live, **texts.get(live["name"], none)} for live in columns]
+
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
         found = super().differences(connection, table, column, live)
         if isinstance(live["type"], TIMESTAMP):
             found.append("is TIMESTAMP, which is converted between time zones, and must be DATETIME(6), in UTC")
         wanted = self._own_text_type(connection, table, column, live)
-        if wanted is not None:
-            charset, _ = _live_collation(connection, table, column.name)
-            if is_shorter(live["type"], wanted) or charset not in {None, wanted.charset}:
-                found.append(_text_difference(connection, table, column, live))
+        if wanted is not None and (is_shorter(live["type"], wanted) or live["charset"] not in {None, wanted.charset}):
+            found.append(_text_difference(connection, column, live))
         return found
 
     def harmless_differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
         if self._is_narrow_id(connection, table, column, live):
             return ["is INTEGER and must be BIGINT"]
         wanted = self._own_text_type(connection, table, column, live)
-        if wanted is None or _live_collation(connection, table, column.name)[1] in {None, wanted.collation}:
+        if wanted is None or live["collation"] in {None, wanted.collation}:
             return []
-        return [_text_difference(connection, table, column, live)]
+        return [_text_difference(connection, column, live)]
 
     def _own_text_type(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> Any:
         """The definition of a text column with a collation of ours; None for one that follows the users table."""
@@ -370,8 +383,8 @@ def _live_collation(connection: Connection, table: Table, column: str) -> tuple[
     return _collation_of(connection, UsersColumn(table.schema, table.name, column))
 
 
-def _text_difference(connection: Connection, table: Table, column: Column[Any], live: Any) -> str:
-    charset, collation = _live_collation(connection, table, column.name)
+def _text_difference(connection: Connection, column: Column[Any], live: Any) -> str:
+    charset, collation = live["charset"], live["collation"]
     type_ = live["type"].compile(connection.dialect).partition(" ")[0]
     wanted = column.type.compile(connection.dialect)
     return f"is {type_} CHARACTER SET {charset} COLLATE {collation} and must be {wanted}"
