@@ -10,16 +10,12 @@ from reading import all_of, counts
 from traffic import FASTAPI, FLASK, STARLETTE, gunicorn, serving, uvicorn
 from usage_instrument.schema import define_tables
 
-FLASK_WORKERS = gunicorn(FLASK, "--preload", "-w", "4")
-
 
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        pytest.param(FLASK_WORKERS, "postgresql", id="gunicorn-flask-postgresql"),
-        pytest.param(FLASK_WORKERS, "mariadb", id="gunicorn-flask-mariadb"),
-        pytest.param(FLASK_WORKERS, "sqlite", id="gunicorn-flask-sqlite"),
-        pytest.param(uvicorn(STARLETTE, "--workers", "2"), "postgresql", id="uvicorn-starlette-postgresql"),
+        pytest.param(gunicorn(FLASK, "--preload", "-w", "4"), "postgresql", id="gunicorn-flask-postgresql"),
+        pytest.param(uvicorn(STARLETTE, "--workers", "2"), "sqlite", id="uvicorn-starlette-sqlite"),
         pytest.param(uvicorn(FASTAPI, "--workers", "2"), "mariadb", id="uvicorn-fastapi-mariadb"),
     ],
 )

@@ -17,8 +17,11 @@ import sqlalchemy as sa
 from conftest import Database
 from reading import made
 from usage_instrument import queries
+from usage_instrument.cli.database import parsed
 from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
+from usage_instrument.cli.mcp import server_for
+from usage_instrument.dashboard.reader import Reader
 from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.schema import create_all
 
@@ -30,14 +33,24 @@ OF_ONE_USER = {"user_features", "recommend"}
 VARIED = {"feature": past.VARIED, "key": "variant"}
 
 
-def ask(url: str, questions: Callable[[Client], Any], *options: str) -> Any:
+def ask(url: str, questions: Callable[[Client], Any], *, identities: bool = False) -> Any:
+    """What the questions find, of a server in this process."""
+    return answered(server_for(Reader(parsed(url), None, None), identities), questions)
+
+
+def ask_the_command(url: str, questions: Callable[[Client], Any], *options: str) -> Any:
     """What the questions find; the command is started, and ended by the end of its input."""
-    from mcp import Client, StdioServerParameters  # takes seconds
+    from mcp import StdioServerParameters  # takes seconds
+
+    arguments = ["mcp", "--url", url, *options]
+    return answered(StdioServerParameters(command=str(COMMAND), args=arguments, env=dict(os.environ)), questions)
+
+
+def answered(server: Any, questions: Callable[[Client], Any]) -> Any:
+    from mcp import Client
 
     async def asked() -> Any:
-        arguments = ["mcp", "--url", url, *options]
-        parameters = StdioServerParameters(command=str(COMMAND), args=arguments, env=dict(os.environ))
-        async with Client(parameters, read_timeout_seconds=60) as client:
+        async with Client(server, read_timeout_seconds=60) as client:
             return await questions(client)
 
     return asyncio.run(asked())
@@ -67,7 +80,7 @@ def test_every_question_is_a_tool_that_reads_and_names_nobody(filled: tuple[str,
         }
         return {tool.name: await client.call_tool(tool.name, given.get(tool.name, {})) for tool in tools}
 
-    answers = ask(url, all_tools)
+    answers = ask_the_command(url, all_tools)
     assert set(answers) == {question.select.__name__ for question in QUESTIONS} - OF_ONE_USER
     assert not [name for name, answer in answers.items() if answer.is_error]
     found = {name: answer.structured_content for name, answer in answers.items()}
@@ -90,7 +103,7 @@ def test_identities_are_asked_for(filled: tuple[str, sa.Engine]) -> None:
         (first,) = (await client.call_tool("power_users", {"limit": 1, "since": "30d"})).structured_content["rows"]
         return first, await client.call_tool("user_features", {"user_id": first["user_id"], "since": "400d"})
 
-    first, answer = ask(filled[0], of_the_first, "--identities")
+    first, answer = ask_the_command(filled[0], of_the_first, "--identities")
     assert first["uses"] > 0
     rows = answer.structured_content["rows"]
     assert len(rows) >= first["features"]
@@ -108,7 +121,7 @@ def test_what_a_metadata_key_holds_of_few_users_stays_hidden(sqlite: Database) -
 
     shown = [(row["variant"], row["unique_users"]) for row in ask(sqlite.url, by_key)]
     assert shown == [("ada", 5), (None, 1)]
-    assert [row["variant"] for row in ask(sqlite.url, by_key, "--identities")] == ["ada", "all", None]
+    assert [row["variant"] for row in ask(sqlite.url, by_key, identities=True)] == ["ada", "all", None]
 
 
 def test_a_change_shows_no_value_of_few_users(sqlite: Database) -> None:

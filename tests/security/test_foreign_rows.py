@@ -90,8 +90,11 @@ def run(database: Database, *arguments: str) -> Result:
 FEATURES = ("usage_instrument.cut", "usage_instrument.erasure", "usage_instrument.checkpoint")
 
 
-@pytest.mark.parametrize("name", METADATA)
-def test_a_planted_record_is_a_finding_and_stops_nothing(database: Database, name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("sqlite", name) for name in METADATA), ("postgresql", "NULL"), ("mariadb", "deep")]
+)
+def test_a_planted_record_is_a_finding_and_stops_nothing(kind: str, name: str, request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(kind)
     tables = filled(database)
     for number, feature in enumerate(FEATURES, 2):
         planted(database, tables, feature, METADATA[name], number)
@@ -108,8 +111,12 @@ def test_a_planted_record_is_a_finding_and_stops_nothing(database: Database, nam
     assert f"row 4 of the admin chain {ADMIN_CHAIN} is inconsistent" in refused.stderr
 
 
-@pytest.mark.parametrize("number", [2, 3, 2**63 - 1])
-def test_nothing_is_built_on_a_planted_row(database: Database, number: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("sqlite", 2), ("sqlite", 3), ("sqlite", 2**63 - 1), ("postgresql", 2**63 - 1), ("mariadb", 2**63 - 1)],
+)
+def test_nothing_is_built_on_a_planted_row(kind: str, number: int, request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(kind)
     tables = filled(database)
     planted(database, tables, "usage_instrument.checkpoint", "{}", number)
     with database.engine().begin() as connection, pytest.raises(AuditError, match="is inconsistent"):
