@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from usage_instrument.database.schema import default_tables
-from usage_instrument.schema import Tables, create_all
+from usage_instrument.schema import Tables, create_all, define_tables
 from usage_instrument.stats import Stats
 
 SQLALCHEMY = tuple(map(int, sa.__version__.split(".")[:2]))
@@ -46,31 +46,47 @@ def all_of(engine: sa.Engine, table: sa.Table) -> list[sa.Row[Any]]:
 
 def made(engine: sa.Engine, **options: Any) -> Tables:
     """The tables, created. An empty database gets them as an earlier one did, without a look at what is there: a copied
-    file of SQLite, and elsewhere the same statements. That takes a tenth of the time.
+    file of SQLite, and elsewhere the same statements. That takes a tenth of the time. With `users=None`, a database
+    with other tables does too, but for SQLite.
     """
-    kind = engine.dialect.name
+    given, kind = options, engine.dialect.name
+    refers_to_none = options.get("users", "") is None
+    if refers_to_none:
+        options = {name: value for name, value in options.items() if name != "users"}
     if not options.keys() <= {"user_id_type"} or (kind, engine.dialect.driver) not in _EMPTY:
-        return create_all(engine, **options).tables
+        return create_all(engine, **given).tables
     if kind == "sqlite":
         file = Path(engine.url.database or "")
         if not file.is_file() or file.stat().st_size:
-            return create_all(engine, **options).tables
+            return create_all(engine, **given).tables
         file.write_bytes(_sqlite_file(**options))
         return default_tables(None, **options)
     with engine.begin() as connection:
-        if connection.exec_driver_sql(_EMPTY[kind, engine.dialect.driver]).first() is not None:
-            return create_all(connection, **options).tables
-        key = (kind, *options.values())
-        if key not in _statements:
-            with _recorded(connection) as statements:
-                create_all(connection, **options)
-            _statements[key] = statements
-        elif kind == "postgresql":
-            connection.exec_driver_sql(";".join(_statements[key]))
-        else:
-            for statement in _statements[key]:
-                connection.exec_driver_sql(statement)
+        if not refers_to_none and connection.exec_driver_sql(_EMPTY[kind, engine.dialect.driver]).first() is not None:
+            return create_all(connection, **given).tables
+        _repeat(connection, (kind, *options.values()), given)
     return default_tables(None, **options)
+
+
+def made_beside_users(engine: sa.Engine) -> Tables:
+    """The tables, created in a database that has the `users` of conftest.with_users alone: by the statements of an
+    earlier test."""
+    with engine.begin() as connection:
+        _repeat(connection, (engine.dialect.name, "beside users"), {})
+    return define_tables(sa.MetaData(), users="users.id")
+
+
+def _repeat(connection: sa.Connection, key: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Create the tables, and the next time by the same statements."""
+    if key not in _statements:
+        with _recorded(connection) as statements:
+            create_all(connection, **options)
+        _statements[key] = statements
+    elif connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(";".join(_statements[key]))
+    else:
+        for statement in _statements[key]:
+            connection.exec_driver_sql(statement)
 
 
 _EMPTY = {
@@ -89,7 +105,7 @@ def _recorded(connection: sa.Connection) -> Iterator[list[str]]:
     statements = []
 
     def record(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if not statement.lstrip().startswith(("SELECT", "DESCRIBE", "SHOW")):
+        if not statement.lstrip().startswith(("SELECT", "DESCRIBE", "SHOW", "PRAGMA")):
             statements.append(statement)
 
     sa.event.listen(connection, "before_cursor_execute", record)

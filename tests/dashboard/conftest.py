@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase, fresh_mariadb, fresh_postgresql, fresh_sqlite, with_users
-from usage_instrument.schema import Tables, create_all
+from reading import made_beside_users
+from usage_instrument.schema import Tables
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -45,7 +46,7 @@ class Past:
 def filled(users: UsersDatabase) -> Past:
     """A database with that past, in new tables."""
     engine, ids = users.engine, users.user_ids
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None, microsecond=0)
     today = now.replace(hour=0, minute=0, second=0)
     history: dict[tuple[UUID | None, str, int], int] = {}

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from conftest import Database, UsersDatabase
 from queries import clock
 from queries.filled import Filled
-from usage_instrument.schema import Tables, create_all
+from reading import made_beside_users
+from usage_instrument.schema import Tables
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ class Past:
 def past(users_database: UsersDatabase) -> Past:
     """Five users; `search` is used by three and by anonymous, `export` by two, `share` by one, long ago."""
     engine, ids = users_database.engine, users_database.user_ids
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     rows: list[tuple[UUID | None, str, int | None, int, Any]] = [
         (ids[0], "search", 3, 1, {"page": 1}),
         (ids[1], "search", 2, 2, None),

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from conftest import Database
 from queries.oracle import DAY, HOUR, Answer, Bucket, Declaration, Exposed, Rows, Use, floor
+from reading import made
 from usage_instrument import queries as q
-from usage_instrument.schema import create_all, define_tables
+from usage_instrument.schema import define_tables
 
 Asked = sa.Select[*tuple[Any, ...]]
 
@@ -36,7 +37,7 @@ class Filled:
             sa.Column("created_at", sa.DateTime),
         )
         self.people.metadata.create_all(self.engine)
-        create_all(self.engine, users=None)  # as a database that enforces no foreign keys: rows of the gone stay
+        made(self.engine, users=None)  # as a database that enforces no foreign keys: rows of the gone stay
         self.tables = define_tables(self.people.metadata, users="users.id")
         self.connection = self.engine.connect()
 
