@@ -23,7 +23,7 @@ from reading import all_of, counts, made
 from test_kills import left, recover, wait_until_dead
 from usage_instrument import Settings, Tracker
 
-KILLS = int(os.environ.get("USAGE_TEST_COMMIT_KILLS", "12"))
+KILLS = int(os.environ.get("USAGE_TEST_COMMIT_KILLS", "6"))
 AT_ONCE = 3
 
 
@@ -51,10 +51,16 @@ def elsewhere(url: str, place: Path) -> str:
     return f"sqlite:///{place / 'shop.db'}" if url.startswith("sqlite") else url.replace("127.0.0.1", "localhost")
 
 
-@pytest.mark.parametrize("way", ["outbox", "django", "hook"])
+KINDS = ("sqlite", "postgresql", "mariadb")
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"), [*((kind, way) for kind in KINDS for way in ("outbox", "hook")), ("postgresql", "django")]
+)
 def test_what_is_committed_counts(
-    database: Database, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, way: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    database: Database = request.getfixturevalue(kind)
     tables = made(database.engine(), user_id_type="integer")
     shop = elsewhere(database.url, tmp_path) if way == "hook" else database.url
     engine = sa.create_engine(shop)
