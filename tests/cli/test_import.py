@@ -16,8 +16,9 @@ from conftest import Database, UsersDatabase
 from reading import all_of, counts, made
 from usage_instrument import Settings, Tracker
 from usage_instrument.cli.app import app
-from usage_instrument.cli.transfer import bring, rows
+from usage_instrument.cli.transfer import rows
 from usage_instrument.database.ledger import utcnow
+from usage_instrument.pipeline.store import Store
 from usage_instrument.schema import create_all
 
 PAST = """user_id,feature_name,usage_count,last_used,day
@@ -80,7 +81,7 @@ def test_a_killed_import_goes_on_where_it_stopped(
     lines = [f"u{number % 3},f{number % 2},{number + 1}" for number in range(9)]
     file = written(tmp_path, "user_id,feature_name,usage_count\n" + "\n".join(lines) + "\n")
     monkeypatch.setattr(rows, "_CHUNK", 2)
-    write, attempts = bring.Store.write, []
+    write, attempts = Store.write, []
 
     class Killed(BaseException):
         pass
@@ -92,10 +93,10 @@ def test_a_killed_import_goes_on_where_it_stopped(
             raise Killed
         return outcome
 
-    monkeypatch.setattr(bring.Store, "write", killed)
+    monkeypatch.setattr(Store, "write", killed)
     with pytest.raises(Killed):
         CliRunner().invoke(app, ["import", str(file), "--url", database.url], catch_exceptions=False)
-    monkeypatch.setattr(bring.Store, "write", write)
+    monkeypatch.setattr(Store, "write", write)
     assert attempts == [1, 2, 3]
     assert sum(counts(engine, tables).values()) == sum(range(1, 7))
     done = bring_in(database, file)

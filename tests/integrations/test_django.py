@@ -38,7 +38,7 @@ from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.utils import ConnectionHandler, ProgrammingError
+from django.db.utils import ConnectionHandler
 from django.test import TestCase, TransactionTestCase
 from django.test.utils import override_settings
 from django.urls import path

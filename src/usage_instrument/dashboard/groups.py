@@ -9,10 +9,9 @@ import sqlalchemy as sa
 
 from usage_instrument.database.tables import Tables
 from usage_instrument.queries.adoption import adoption
-from usage_instrument.queries.sources import host_column, host_key
 from usage_instrument.queries.numbers import by_name, share, total
 from usage_instrument.queries.questions import Query
-from usage_instrument.queries.sources import counts_in
+from usage_instrument.queries.sources import counts_in, host_column, host_key
 from usage_instrument.queries.windows import Moment, window
 from usage_instrument.queries.zones import TimeZone
 
