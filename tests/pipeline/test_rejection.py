@@ -194,7 +194,7 @@ def test_a_size_that_is_too_slow_is_not_tried_again_until_the_database_is_quick(
 
 
 def test_batches_that_a_journal_holds_already_shrink_too() -> None:
-    bench = Bench(*range(64), journal=SimpleNamespace(save=lambda saved: None), flush_rows=16)
+    bench = Bench(*range(64), journal=SimpleNamespace(save=lambda saved, **_: None), flush_rows=16)
     slow, sizes = WriteError(Fault.TIMEOUT, "statement timeout"), list[int]()
 
     def answer(batch: Batch) -> WriteError | None:
