@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import usage_instrument as usage
-from usage_instrument.capture import experiments
+from usage_instrument.capture import experiments, registry
 from usage_instrument.capture.assignment import assign
 from usage_instrument.capture.context import Request, holder
 from usage_instrument.capture.registry import Catalog
@@ -227,3 +227,18 @@ def test_strict_raises_for_a_wrong_user_and_unit(catalog: Catalog) -> None:
                 call(captured, user=object())
             with pytest.raises(ExperimentError):
                 call(captured, unit="")
+
+
+def test_names_that_are_made_at_run_time_fill_no_memory(
+    captured: CapturedUsage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "MAX_VARIANTS", 4)
+    catalog = captured.catalog
+    for number in range(50):
+        usage.variant(f"test of {number}", COLORS, user=number, catalog=catalog)
+        usage.expose("mail", f"to {number}", user=number, catalog=catalog)
+    assert [exposure.user for exposure in captured.exposures] == [number for number in range(50) for _ in "ab"]
+    assert captured.exposures[-2].variant == assign("test of 49", "49", COLORS)
+    kept = [arm for experiment in catalog.experiments.values() for arm in experiment.arms]
+    assert len(kept) <= 4
+    assert caplog.text.count("this process has exposed users to more than 4 variants") == 1

@@ -97,7 +97,8 @@ def _declared(catalog: Catalog, experiment: str, variants: Sequence[str] | Mappi
         names = ranges_of(experiment, variants).names
         known = Experiment(copy(variants), _order(variants))
         known.arms = {name: catalog.exposed(Exposure(experiment, name)) for name in names}
-        catalog.experiments[experiment] = known  # with the former one goes what was assigned by other variants
+        if all(map(catalog.keeps, known.arms.values())):  # names that are made at run time would fill the memory
+            catalog.experiments[experiment] = known  # with the former one goes what was assigned by other variants
     return known
 
 
@@ -182,12 +183,12 @@ def _arm(catalog: Catalog, experiment: str, variant: str) -> Feature:
     if feature is not None:
         return feature
     exposure = Exposure(checked_experiment(experiment), checked_variant(variant))
-    if known is None:
-        known = catalog.experiments.setdefault(experiment, Experiment())
-    elif known.variants is not None:
+    if known is not None and known.variants is not None:
         names = ", ".join(map(repr, known.arms))
         raise ExperimentError(f"the experiment {experiment!r} has no variant {variant!r}, but {names}")
-    feature = known.arms[variant] = catalog.exposed(exposure)
+    feature = catalog.exposed(exposure)
+    if catalog.keeps(feature):
+        catalog.experiments.setdefault(experiment, Experiment()).arms[variant] = feature
     return feature
 
 

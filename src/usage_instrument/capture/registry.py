@@ -60,6 +60,10 @@ class Experiment:
         """The variants of users that this process has seen."""
 
 
+MAX_VARIANTS = 10_000
+"""Variants of experiments that a process keeps ready. More names are made at run time, and would fill the memory."""
+
+
 class Recorder(Protocol):
     """Takes the uses: a tracker, or a stand-in of tests. No method raises unless `strict` is set, except `admit`."""
 
@@ -148,7 +152,23 @@ class Catalog:
     def exposed(self, exposure: Exposure) -> Feature:
         """A feature whose `append(user)` records one exposure. It is not among the declared features."""
         known = self._exposures.get(exposure.key)
-        return self._connected(self._exposures, Feature(self, exposure.key, None, None)) if known is None else known
+        if known is not None:
+            return known
+        feature = Feature(self, exposure.key, None, None)
+        if len(self._exposures) < MAX_VARIANTS:
+            return self._connected(self._exposures, feature)
+        log.once(
+            "variants",
+            "this process has exposed users to more than %d variants: the names of experiments and variants are fixed "
+            "texts, and no ids belong in them; further ones are recorded more slowly",
+            MAX_VARIANTS,
+        )
+        feature.append = lambda user: self.recorder.record(Use(feature.name, user))
+        return feature
+
+    def keeps(self, feature: Feature) -> bool:
+        """Whether this feature of `exposed` is kept for the next exposure."""
+        return self._exposures.get(feature.name) is feature
 
     def _connected(self, features: dict[str, Feature], feature: Feature) -> Feature:
         feature.append = self.recorder.sink(feature)
