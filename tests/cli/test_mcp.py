@@ -77,11 +77,15 @@ def test_every_question_is_a_tool_that_reads_and_names_nobody(filled: tuple[str,
             "variants": VARIED,
             "funnel": steps,
             "related_features": {"feature": past.RELATED[1]},
+            "experiment": {"name": past.WON, "goal": past.GOAL, "weights": "equal", "guardrails": ["calendar_browse"]},
         }
         return {tool.name: await client.call_tool(tool.name, given.get(tool.name, {})) for tool in tools}
 
     answers = ask_the_command(url, all_tools)
-    assert set(answers) == {question.select.__name__ for question in QUESTIONS} - OF_ONE_USER
+    assert set(answers) == {question.select.__name__ for question in QUESTIONS} - OF_ONE_USER | {
+        "experiment",
+        "experiments",
+    }
     assert not [name for name, answer in answers.items() if answer.is_error]
     found = {name: answer.structured_content for name, answer in answers.items()}
     with engine.connect() as connection:
@@ -93,6 +97,17 @@ def test_every_question_is_a_tool_that_reads_and_names_nobody(filled: tuple[str,
     assert not found["active_users"]["has_more"]
     assert len(found["power_users"]["rows"]) == 10
     assert {row["variant"] for row in found["variants"]["rows"]} >= {"A", "B"}
+    assert [(row["experiment"], row["variant"]) for row in found["experiments"]["rows"]] == [
+        (name, variant)
+        for name, variants in ((past.CHECK, ("one", "two")), (past.WON, ("form", "suggestions")))
+        for variant in variants
+    ]
+    verdict = found["experiment"]
+    assert verdict["control"] == "form"
+    assert verdict["words"].startswith(("Suggestions is better: +", "Not decided: ")), "the past is small"
+    assert verdict["advice"]
+    assert [each["variant"] for each in verdict["figures"]] == ["form", "suggestions"]
+    assert [each["feature"] for each in verdict["guardrails"]] == ["calendar_browse"]
     assert ids
     text = "".join(answer.content[0].text for answer in answers.values())
     assert not [user for user in ids if user in text]
@@ -163,6 +178,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("variants", {"feature": "x"}, "'key' is a required property"),
     ("user_features", {"user_id": "anonymous"}, "there is no tool 'user_features'"),
     ("related_features", {"feature": "a\0b"}, "feature is the name of a feature"),
+    ("experiment", {"name": "invite_dialog"}, "'goal' is a required property"),
+    ("experiment", {"name": "invite_dialg", "goal": past.GOAL}, "did you mean invite_dialog"),
+    ("experiment", {"name": past.WON, "goal": "calendar_invite"}, "did you mean calendar_invite_guests"),
+    ("experiment", {"name": past.WON, "goal": past.GOAL, "weights": "form"}, "weights are given as"),
+    ("experiments", {"limit": 3}, "'limit' was unexpected"),
 ]
 
 

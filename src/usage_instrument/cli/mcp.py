@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +18,7 @@ from usage_instrument.queries.questions import LIMIT, QUESTIONS, USER, Query, Qu
 
 from .database import parsed
 from .errors import explained, fail
+from .mcp_experiments import EXPERIMENT_TOOLS
 from .options import Schema, Url, required
 from .questions import ask
 
@@ -30,8 +31,8 @@ FEWEST = 5
 """Without identities, a value in the metadata of fewer users is left out: it may identify them."""
 _INSTRUCTIONS = (
     "Answers questions about which features of an application people use. It only reads. `adoption` lists the features "
-    "with their users and uses, `unused` those without. Days are UTC days, unless `tz` names a time zone. "
-    "Anonymous uses have no user."
+    "with their users and uses, `unused` those without. `experiment` gives the verdict on an A/B test, `experiments` "
+    "lists them. Days are UTC days, unless `tz` names a time zone. Anonymous uses have no user."
 )
 
 
@@ -74,29 +75,38 @@ def server_for(reader: Reader, identities: bool) -> Server[Any]:
         for question in QUESTIONS
         if identities or not any(argument.type is USER for argument in question.arguments)
     }
+    described = {
+        name: (question.title, _description(question, identities), _schema(question))
+        for name, question in questions.items()
+    }
+    described |= {name: (tool.title, tool.description, tool.schema) for name, tool in EXPERIMENT_TOOLS.items()}
     tools = [
         Tool(
             name=name,
-            title=question.title,
-            description=_description(question, identities),
-            input_schema=_schema(question),
+            title=title,
+            description=description,
+            input_schema=schema,
             annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
         )
-        for name, question in questions.items()
+        for name, (title, description, schema) in described.items()
     ]
+
+    def answerer(name: str, given: Mapping[str, Any]) -> Callable[[Connection, Tables], dict[str, Any]]:
+        if (tool := EXPERIMENT_TOOLS.get(name)) is not None:
+            _check(given, tool.schema, name)
+            return lambda connection, tables: _as_json(tool.answer(connection, tables, given, ROWS))
+        question = questions.get(name)
+        if question is None:
+            raise ConfigurationError(f"there is no tool {name!r}, but {', '.join(described)}")
+        complete = checked(question, given)
+        return lambda connection, tables: _answer(connection, tables, question, complete, identities)
 
     async def list_tools(*_: Any) -> ListToolsResult:
         return ListToolsResult(tools=tools)
 
     async def call_tool(_: Any, params: Any) -> CallToolResult:
         try:
-            question = questions.get(params.name)
-            if question is None:
-                raise ConfigurationError(f"there is no tool {params.name!r}, but {', '.join(questions)}")
-            given = checked(question, params.arguments or {})
-            answer = await to_thread.run_sync(
-                reader.read, lambda connection, tables: _answer(connection, tables, question, given, identities)
-            )
+            answer = await to_thread.run_sync(reader.read, answerer(params.name, params.arguments or {}))
         except (UsageInstrumentError, PageError) as error:
             text = " ".join([str(error), *getattr(error, "advice", ())])
             return CallToolResult(content=[TextContent(text=text)], is_error=True)
@@ -114,11 +124,20 @@ def server_for(reader: Reader, identities: bool) -> Server[Any]:
 
 def checked(question: Question, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a question, completed by its defaults. Raises ConfigurationError."""
+    _check(given, _schema(question), question.name)
+    return {argument.name: given.get(argument.name, argument.written_default) for argument in question.arguments}
+
+
+def _check(given: Mapping[str, Any], schema: Mapping[str, Any], name: str) -> None:
     from jsonschema import Draft202012Validator
 
-    for error in Draft202012Validator(_schema(question)).iter_errors(dict(given)):
-        raise ConfigurationError(f"{'.'.join(map(str, error.path)) or question.name}: {error.message}")
-    return {argument.name: given.get(argument.name, argument.written_default) for argument in question.arguments}
+    for error in Draft202012Validator(dict(schema)).iter_errors(dict(given)):
+        raise ConfigurationError(f"{'.'.join(map(str, error.path)) or name}: {error.message}")
+
+
+def _as_json(found: Mapping[str, Any]) -> dict[str, Any]:
+    as_json: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return as_json
 
 
 def _answer(
@@ -135,9 +154,7 @@ def _answer(
         for row in answer.rows[:limit]
         if not values or all(row[name] is None for name in values) or _is_of_many(row)
     ]
-    found = {"rows": rows, "has_more": len(answer.rows) > limit, "caveats": answer.caveats}
-    as_json: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    return as_json
+    return _as_json({"rows": rows, "has_more": len(answer.rows) > limit, "caveats": answer.caveats})
 
 
 def _is_of_many(row: Mapping[str, Any]) -> bool:
