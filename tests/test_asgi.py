@@ -289,6 +289,9 @@ def test_features_may_be_callables_and_none(captured: CapturedUsage) -> None:
         ({"user": chat}, DeclarationError),
         ({"success": "yes"}, TypeError),
         ({"metadata": [1]}, TypeError),
+        ({"dimensions": ["format"]}, TypeError),
+        ({"dimensions": chat}, DeclarationError),
+        ({"value": "7"}, TypeError),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
@@ -654,6 +657,21 @@ def test_discard_and_pause(captured: CapturedUsage) -> None:
 
     app = UsageMiddleware(Starlette(routes=[Route("/", view)]))
     assert names_after(captured, app, "GET /") == ["before"]
+
+
+def test_dimensions_and_value(captured: CapturedUsage) -> None:
+    app = Starlette(routes=[Route("/ok", ok)])
+    for options in (
+        {"dimensions": {"kind": "web"}, "value": 2},
+        {"dimensions": lambda scope: {"path": scope["path"], "none": None}},
+        {"dimensions": {"kind": "web"}, "value": lambda scope: len(scope["path"])},
+        {"dimensions": lambda scope: 1 / 0},
+    ):
+        names_after(captured, UsageMiddleware(app, **options), "GET /ok")
+    assert [(use.dimensions, use.value) for use in captured.uses] == [
+        ({"kind": "web"}, 2.0), ({"path": "/ok"}, None), ({"kind": "web"}, 3.0), (None, None)
+    ]  # fmt: skip
+    assert [type(lost.error) for lost in captured.metadata_lost] == [ZeroDivisionError]
 
 
 def test_success_and_metadata(captured: CapturedUsage) -> None:

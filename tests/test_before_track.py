@@ -229,6 +229,7 @@ def test_the_page_on_privacy_runs(sqlite: Database, tmp_path: Path, monkeypatch:
     usage.track("search", user=names["ada"])
     exec(compile(asked, PAGE.name, "exec"), names)
     assert names["receipt"].deleted == {
-        "feature_usage_outbox": 0, "feature_usage": 1, "feature_usage_history": 1, "feature_usage_exposures": 0
+        "feature_usage_outbox": 0, "feature_usage": 1, "feature_usage_history": 1, "feature_usage_exposures": 0,
+        "feature_usage_dimensions": 0,
     }  # fmt: skip
     _default.reset()

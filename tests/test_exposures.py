@@ -421,7 +421,7 @@ def test_without_the_table_counts_are_written_and_exposures_rejected(
     assert [record for record in caplog.messages if record.startswith(said)]
     assert tracker.privacy.export(ADA)["exposures"] == []
     assert tracker.privacy.forget(ADA).deleted == {
-        "feature_usage_outbox": 0, "feature_usage": 1, "feature_usage_history": 1
+        "feature_usage_outbox": 0, "feature_usage": 1, "feature_usage_history": 1, "feature_usage_dimensions": 0
     }  # fmt: skip
     with engine.connect() as connection:
         assert plan_upgrade(connection, tables).sentences == ["Create the table feature_usage_exposures."]

@@ -81,9 +81,10 @@ FIRST = autogenerate("first"), "upgrade head"
 
 
 def refuses_duplicates(engine: sa.Engine, tables: Tables) -> bool:
-    """Whether both unique indexes hold, for the anonymous user."""
+    """Whether all unique indexes hold, for the anonymous user."""
     now: sa.ColumnElement[str] = sa.literal_column("'2026-01-01 00:00:00'")
-    for table, more in ((tables.usage, {}), (tables.history, {"bucket_start": now})):
+    value = {"dimension": "format", "dimension_value": "csv", "bucket_start": now}
+    for table, more in ((tables.usage, {}), (tables.history, {"bucket_start": now}), (tables.dimensions, value)):
         row = {"user_id": None, "feature_name": "search", **more}
         with engine.begin() as connection:
             connection.execute(table.insert().values(row))
@@ -112,7 +113,7 @@ def test_owns_the_tables(database: Database, tmp_path: Path, configure: str) -> 
         filled = sa.text("SELECT relname FROM pg_class WHERE reloptions = ARRAY['fillfactor=85'] ORDER BY relname")
         with engine.connect() as connection:
             assert connection.scalars(filled).all() == [
-                "feature_usage", "feature_usage_exposures", "feature_usage_history"
+                "feature_usage", "feature_usage_dimensions", "feature_usage_exposures", "feature_usage_history"
             ]  # fmt: skip
     project.run("upgrade head", "downgrade base")
     assert [name for name in sa.inspect(engine).get_table_names() if name.startswith("feature_usage")] == []

@@ -19,8 +19,8 @@ from usage_instrument.cli.app import app
 from usage_instrument.database.engines import connect
 from usage_instrument.database.inspection import check
 from usage_instrument.database.ledger import Ledger
-from usage_instrument.database.schema import UNIQUE_USAGE, create_all, define_tables, reflected_options
-from usage_instrument.database.tables import Tables
+from usage_instrument.database.schema import create_all, define_tables, reflected_options
+from usage_instrument.database.tables import UNIQUE_USAGE, Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.events import Batch, Count
 from usage_instrument.pipeline.store import Outcome, Store

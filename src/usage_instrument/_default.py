@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .capture import calls, context, registry
@@ -129,6 +130,8 @@ def track(
     count: int = 1,
     audit: Audit = False,
     commit: object = None,
+    dimensions: Mapping[str, object] | None = None,
+    value: float | Decimal | None = None,
 ) -> None:
     """Record that `user` used `feature` `count` times.
 
@@ -144,8 +147,13 @@ def track(
     rolled back takes its uses along. User, metadata and time are those of the call. Without an open transaction the use
     counts at once, which the log reports once a feature, and which raises with `strict`. Raises TypeError for another
     object, and ValueError for an unknown alias.
+
+    `dimensions` maps up to a few names to values, such as `{"format": "csv"}`: each use is counted by each value, for
+    each user and day. `value` is a number, such as an amount or a duration, of which sum, squares, least and greatest
+    are kept beside the count; with `count`, each use has it. With `strict`, a wrong one raises DimensionError;
+    otherwise the use counts without them.
     """
-    calls.track(registry.declared.recorder, feature, user, metadata, count, audit, commit)
+    calls.track(registry.declared.recorder, feature, user, metadata, count, audit, commit, (dimensions, value))
 
 
 async def atrack(
@@ -156,9 +164,11 @@ async def atrack(
     count: int = 1,
     audit: Audit = False,
     commit: object = None,
+    dimensions: Mapping[str, object] | None = None,
+    value: float | Decimal | None = None,
 ) -> None:
     """As track, without blocking the event loop: for `audit="required"`."""
-    await calls.atrack(registry.declared.recorder, feature, user, metadata, count, audit, commit)
+    await calls.atrack(registry.declared.recorder, feature, user, metadata, count, audit, commit, (dimensions, value))
 
 
 def identify(user: object, *, actor: object = UNSET) -> None:

@@ -8,6 +8,7 @@ __all__ = [
     "ConfigurationError",
     "CountError",
     "DeclarationError",
+    "DimensionError",
     "ExperimentError",
     "FeatureNameError",
     "IdentifiedUserError",
@@ -48,6 +49,10 @@ class CountError(UsageInstrumentError, ValueError):
 
 class MetadataError(UsageInstrumentError, TypeError):
     """Metadata is a JSON object: a mapping with str keys and values that JSON can carry."""
+
+
+class DimensionError(UsageInstrumentError, TypeError):
+    """Dimensions are a mapping from names to scalars, and a value is a finite number."""
 
 
 class AuditError(UsageInstrumentError, ValueError):

@@ -5,16 +5,24 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import hashlib
 import ipaddress
 import json
 import numbers
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
-from .errors import ConfigurationError, DeclarationError, FeatureNameError, MetadataError, UserIdError
+from .errors import (
+    ConfigurationError,
+    DeclarationError,
+    DimensionError,
+    FeatureNameError,
+    MetadataError,
+    UserIdError,
+)
 from .typing import Audit, Bucket, Outcome, UserId, UserIdType
 
 __all__ = ["Access", "Use"]
@@ -57,6 +65,10 @@ class Use(NamedTuple):
     """For the audit trail, if the feature is audited."""
     at: int | None = None
     """The time of the use in microseconds since 1970, if a transaction kept it until its commit; None is now."""
+    dimensions: dict[str, str] | None = None
+    """The values that the use is counted by, by the names of their dimensions."""
+    value: float | None = None
+    """The number that is added up beside the count: an amount, a duration."""
 
     @property
     def weight(self) -> int:
@@ -101,6 +113,70 @@ def is_exposure(feature: str) -> bool:
     return feature.startswith(_EXPOSURE)
 
 
+class Slice(NamedTuple):
+    """The uses of a count on one day with one value of a dimension, to be added to one row of
+    `feature_usage_dimensions`.
+
+    The uses with a number are a slice too, of the dimension NUMBERS with the value "": whatever their dimensions.
+    """
+
+    start: dt.datetime
+    """The start of the day, UTC, naive."""
+    dimension: str
+    value: str
+    uses: int
+    numbers: int = 0
+    """The uses with a number, of which the sum, the sum of the squares, the least and the greatest follow."""
+    total: float = 0.0
+    squares: float = 0.0
+    least: float | None = None
+    greatest: float | None = None
+
+    @property
+    def key(self) -> tuple[dt.datetime, str, str]:
+        """What tells the slices of a count apart."""
+        return self[:3]
+
+    def plus(self, other: Slice) -> Slice:
+        """This one with the uses of another of the same key."""
+        return self._replace(
+            uses=self.uses + other.uses,
+            numbers=self.numbers + other.numbers,
+            total=self.total + other.total,
+            squares=self.squares + other.squares,
+            least=min((each for each in (self.least, other.least) if each is not None), default=None),
+            greatest=max((each for each in (self.greatest, other.greatest) if each is not None), default=None),
+        )
+
+
+NUMBERS = ""
+"""The dimension of all uses with a number. A dimension of the host's has a name."""
+OTHER = "(other)"
+"""The value for those beyond the limit of different values (`dimension_values`)."""
+
+
+def slices_of(use: Use, start: dt.datetime) -> list[Slice]:
+    """A use as slices of its count, on the day that begins at `start`. Each of its uses has its number."""
+    found = [Slice(start, name, value, use.uses) for name, value in (use.dimensions or {}).items()]
+    number = use.value
+    if number is None:
+        return found
+    total, squares = use.uses * number, use.uses * number * number
+    found.append(Slice(start, NUMBERS, "", use.uses))
+    return [
+        each._replace(numbers=use.uses, total=total, squares=squares, least=number, greatest=number) for each in found
+    ]
+
+
+def added_slices(slices: Iterable[Slice]) -> tuple[Slice, ...]:
+    """Slices of one count, each key once, in their first order."""
+    found: dict[tuple[dt.datetime, str, str], Slice] = {}
+    for each in slices:
+        known = found.get(each.key)
+        found[each.key] = each if known is None else known.plus(each)
+    return tuple(found.values())
+
+
 class Count(NamedTuple):
     """The uses of one feature by one user, to be added to one row of `feature_usage`.
 
@@ -116,6 +192,8 @@ class Count(NamedTuple):
     """A JSON object as text."""
     history: tuple[tuple[dt.datetime, int], ...] = ()
     """Uses by the start of their bucket. Their sum is `uses`."""
+    slices: tuple[Slice, ...] = ()
+    """The uses with dimensions or a number, each key once."""
 
 
 def row_order(count: Count) -> tuple[Any, ...]:
@@ -156,6 +234,11 @@ class Batch(NamedTuple):
         """The counts that are exposures."""
         return tuple(count for count in self.counts if is_exposure(count.feature))
 
+    @property
+    def has_slices(self) -> bool:
+        """Whether a count has dimensions or numbers."""
+        return any(count.slices for count in self.counts)
+
     def without_exposures(self) -> Batch:
         """The batch with the counts that are uses."""
         return self._replace(counts=tuple(count for count in self.counts if not is_exposure(count.feature)))
@@ -181,7 +264,7 @@ def check_display(text: object) -> str:
     if not isinstance(text, str):
         raise DeclarationError(f"display= is a str, not {type(text).__name__}")
     text = text_of(text)
-    if not 1 <= len(text) <= NAME_LENGTH or not text.isprintable() or not _encodable(text):
+    if not 1 <= len(text) <= NAME_LENGTH or not text.isprintable() or not is_encodable(text):
         raise DeclarationError(f"display= is 1 to {NAME_LENGTH} characters that can be printed, not {text[:40]!r}")
     return text
 
@@ -193,8 +276,28 @@ def check_feature(name: object) -> str:
     name = text_of(name)
     if not 1 <= len(name) <= NAME_LENGTH:
         raise FeatureNameError(f"a feature name has 1 to {NAME_LENGTH} characters, not {len(name)}: {name[:40]!r}")
-    if "\0" in name or not _encodable(name):
+    if "\0" in name or not is_encodable(name):
         raise FeatureNameError(f"a feature name holds no NUL and no lone surrogate: {name[:40]!r}")
+    return name
+
+
+def shortened(name: str) -> str:
+    """A name that fits: its first characters and a hash of all of it, the same in every process and release."""
+    if len(name) <= NAME_LENGTH:
+        return name
+    digest = hashlib.blake2s(name.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
+    return f"{name[: NAME_LENGTH - len(digest) - 1]}~{digest}"
+
+
+def check_dimension(name: object) -> str:
+    """The value of the name of a dimension. Raises DimensionError."""
+    if not isinstance(name, str):
+        raise DimensionError(f"the name of a dimension is a str, not {type(name).__name__}")
+    name = text_of(name)
+    if not 1 <= len(name) <= NAME_LENGTH or "\0" in name or not is_encodable(name):
+        raise DimensionError(
+            f"the name of a dimension has 1 to {NAME_LENGTH} characters, no NUL and no lone surrogate: {name[:40]!r}"
+        )
     return name
 
 
@@ -257,7 +360,7 @@ def _as_string(user: UserId) -> UserId:
         text = text_of(user) if isinstance(user, str) else str(user)
     except ValueError:  # an int of more digits than Python writes
         text = ""
-    if not 1 <= len(text) <= STRING_ID_LENGTH or "\0" in text or not _encodable(text):
+    if not 1 <= len(text) <= STRING_ID_LENGTH or "\0" in text or not is_encodable(text):
         raise UserIdError(f"a user id of type string has 1 to {STRING_ID_LENGTH} characters and no NUL")
     return text
 
@@ -356,6 +459,20 @@ def _plain(value: Any) -> object:
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
+def plain_scalar(value: Any) -> str | int | float:
+    """A number or text for a scalar of a common type. Raises DimensionError."""
+    if type(value) in (int, float):
+        return value  # type: ignore[no-any-return]
+    if not issubclass(type(value), set | frozenset | bytes | bytearray):
+        try:
+            plain = _plain(value)
+        except (TypeError, ValueError):
+            plain = None
+        if isinstance(plain, str | int | float):
+            return plain
+    raise DimensionError(f"a value of a dimension is a text, a number or a time, not {type(value).__name__}")
+
+
 _TEXTUAL = (
     *(UUID, decimal.Decimal, dt.timedelta, ipaddress.IPv4Address, ipaddress.IPv6Address),
     *(ipaddress.IPv4Network, ipaddress.IPv6Network, ipaddress.IPv4Interface, ipaddress.IPv6Interface),
@@ -377,7 +494,7 @@ def _key_text(key: Any) -> str:
 def _storable(value: Any) -> bool:
     kind = type(value)
     if issubclass(kind, str):
-        return "\0" not in value and _encodable(value)
+        return "\0" not in value and is_encodable(value)
     if issubclass(kind, Mapping):
         return all(_storable(key) and _storable(item) for key, item in value.items())
     if issubclass(kind, list | tuple | set | frozenset):
@@ -395,7 +512,8 @@ def _depth(value: object) -> int:
     return 0
 
 
-def _encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether a text has no lone surrogate, which databases refuse."""
     try:
         text.encode()
     except UnicodeEncodeError:

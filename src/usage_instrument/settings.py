@@ -46,6 +46,7 @@ class SettingOptions(TypedDict, total=False):
     journal: str | os.PathLike[str] | None
     journal_max_bytes: int
     metadata_max_bytes: int
+    dimension_values: int
     user_retry: Duration
     resend_max_bytes: int
     strict: bool
@@ -95,6 +96,8 @@ class Settings:
     """The largest size of the journal, in bytes."""
     metadata_max_bytes: int = 4_096
     """The largest size of the metadata of a row, in bytes of JSON."""
+    dimension_values: int = 100
+    """The number of different values of a dimension of a feature, at most 500; further ones count as `(other)`."""
     user_retry: float = 600.0
     """Seconds a use of an unknown user waits for that user's row."""
     resend_max_bytes: int = 16 * 2**20
@@ -209,6 +212,16 @@ def _integer(name: str, value: object) -> int:
     return value
 
 
+def _dimension_values(name: str, value: object) -> int:
+    number = _integer(name, value)
+    if number > _MOST_VALUES:
+        raise ConfigurationError(f"{name} is at most {_MOST_VALUES}, not {number}: a dimension has few values")
+    return number
+
+
+_MOST_VALUES = 500
+
+
 def _flag(name: str, value: object) -> bool:
     if isinstance(value, str):
         if value.lower() in _TRUE | _FALSE:
@@ -299,6 +312,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
         _integer,
     ),
     **dict.fromkeys(("strict", "enabled"), _flag),
+    "dimension_values": _dimension_values,
     "user_id_type": _choice("uuid", "integer", "string"),
     "history": _choice("day", "hour", None),
     "schema": _optional_text,

@@ -29,6 +29,8 @@ class CapturedUse(NamedTuple):
     user: UserId = None
     metadata: dict[str, Any] | None = None
     uses: int = 1
+    dimensions: dict[str, str] | None = None
+    value: float | None = None
 
 
 class CapturedAccess(NamedTuple):
@@ -52,7 +54,7 @@ class CapturedExposure(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A rejected use, or (in `metadata_lost`) a use without its metadata, with the error."""
+    """A rejected use, or (in `metadata_lost`) a use without its metadata or dimensions, with the error."""
 
     feature: str
     error: Exception
@@ -77,7 +79,7 @@ class CapturedUsage:
         self.rejected: list[Rejected] = []
         """Uses with a bad user id or name."""
         self.metadata_lost: list[Rejected] = []
-        """Uses counted without their metadata."""
+        """Uses counted without their metadata, or without their dimensions and value."""
         self.complaints: list[Exception] = []
         """Mistakes that lost no use."""
 
@@ -131,7 +133,7 @@ class CapturedUsage:
         if use.access is not None:
             self._keep_access(use, use.access, metadata)
         if use.uses:
-            self._keep(CapturedUse(use.feature, use.user, metadata, use.uses))
+            self._keep(CapturedUse(use.feature, use.user, metadata, use.uses, use.dimensions, use.value))
 
     def hold(self, use: Use) -> Callable[[], object]:
         """As Recorder.hold."""

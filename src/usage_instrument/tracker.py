@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
@@ -14,7 +15,7 @@ from .capture.context import CaptureScope
 from .capture.decorator import TracksOptions, tracks
 from .capture.registry import Catalog, Feature
 from .database import engines
-from .errors import AuditUnavailable, UserIdError, describe
+from .errors import AuditUnavailable, DimensionError, UserIdError, describe
 from .events import Use, canonical_user, check_feature, fitting_metadata
 from .pipeline import losses
 from .pipeline.backend import Backend
@@ -111,9 +112,11 @@ class Tracker:
         count: int = 1,
         audit: Audit = False,
         commit: object = None,
+        dimensions: Mapping[str, object] | None = None,
+        value: float | Decimal | None = None,
     ) -> None:
         """As usage_instrument.track, for this tracker."""
-        calls.track(self, feature, user, metadata, count, audit, commit)
+        calls.track(self, feature, user, metadata, count, audit, commit, (dimensions, value))
 
     async def atrack(
         self,
@@ -124,9 +127,11 @@ class Tracker:
         count: int = 1,
         audit: Audit = False,
         commit: object = None,
+        dimensions: Mapping[str, object] | None = None,
+        value: float | Decimal | None = None,
     ) -> None:
         """As track, without blocking the event loop."""
-        await calls.atrack(self, feature, user, metadata, count, audit, commit)
+        await calls.atrack(self, feature, user, metadata, count, audit, commit, (dimensions, value))
 
     def variant(
         self,
@@ -217,7 +222,8 @@ class Tracker:
 
     def lose_metadata(self, feature: str, error: Exception) -> None:
         """As Recorder.lose_metadata."""
-        self._capture_failed(CaptureFailure(feature, "metadata", 0, f"metadata lost: {describe(error)}"), error)
+        what = "dimensions and value" if isinstance(error, DimensionError) else "metadata"
+        self._capture_failed(CaptureFailure(feature, "metadata", 0, f"{what} lost: {describe(error)}"), error)
 
     def _capture_failed(self, failure: CaptureFailure, error: Exception) -> None:
         if self.settings.enabled:

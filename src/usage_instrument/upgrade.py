@@ -16,8 +16,7 @@ from .database import dialects
 from .database.deduplication import count_duplicates, merge_duplicates, merge_history
 from .database.foreign_keys import foreign_key_change
 from .database.inspection import check, lacks_primary_key, missing_indexes, unknown_column_problem, user_id_type_problem
-from .database.schema import UNIQUE_HISTORY, UNIQUE_USAGE
-from .database.tables import Tables
+from .database.tables import UNIQUE_USAGE, Tables
 from .errors import ConfigurationError, SchemaError
 from .views import create_views, drop_views, existing_views
 
@@ -87,7 +86,7 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
                 raise SchemaError(problem)
             altering += _column_steps(connection, table)
     steps = [*altering]
-    for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
+    for table, unique in tables.uniques:
         if table not in missing:
             steps += _unique_steps(connection, tables, table, unique)
     for table in tables.of_users:
@@ -182,7 +181,8 @@ def _unique_steps(connection: Connection, tables: Tables, table: Table, name: st
     steps = []
     live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
     has_key = {"user_id", "feature_name"} <= live
-    duplicates = count_duplicates(connection, table, tables.user_id_type) if has_key else 0
+    is_merged = has_key and table is not tables.dimensions  # without the index, no writer writes there
+    duplicates = count_duplicates(connection, table, tables.user_id_type) if is_merged else 0
     is_usage = table is tables.usage
     if duplicates:
         what = "the user and the feature" if is_usage else "the user, the feature and the bucket"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import servers
 from conftest import Database, UsersDatabase
 from usage_instrument.cli.app import app
-from usage_instrument.database.schema import UNIQUE_USAGE
+from usage_instrument.database.tables import UNIQUE_USAGE
 from usage_instrument.schema import create_all
 
 COMMAND = Path(sys.executable).with_name("usage-instrument")

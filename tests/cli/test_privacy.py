@@ -53,6 +53,7 @@ def test_a_receipt_that_does_not_tell_who(database: Database, tables: Tables) ->
         {"what": "feature_usage", "rows": "2", "status": "deleted"},
         {"what": "feature_usage_history", "rows": "2", "status": "deleted"},
         {"what": "feature_usage_exposures", "rows": "0", "status": "deleted"},
+        {"what": "feature_usage_dimensions", "rows": "0", "status": "deleted"},
         {"what": "audit trail", "rows": "2", "status": "pseudonymised"},
     ]
     assert str(ADA) not in done.output
@@ -135,11 +136,12 @@ def test_a_guest_is_merged_once(database: Database, tables: Tables) -> None:
     assert done.exit_code == 0, done.output
     moved = [{"what": "feature_usage", "rows": "2"}, {"what": "feature_usage_history", "rows": "2"}]
     moved.append({"what": "feature_usage_exposures", "rows": "0"})
+    moved.append({"what": "feature_usage_dimensions", "rows": "0"})
     moved.append({"what": "feature_usage_outbox", "rows": "0"})
     assert list(csv.DictReader(io.StringIO(done.stdout))) == moved
     assert counts(database.engine(), tables) == {("search", BOB): 3, ("open_vault", BOB): 3}
     again = run(database, "merge", str(ADA), str(BOB), "--format", "json")
-    assert [row["rows"] for row in json.loads(again.stdout)] == [0, 0, 0, 0]
+    assert [row["rows"] for row in json.loads(again.stdout)] == [0, 0, 0, 0, 0]
 
 
 def test_a_user_is_no_guest_unless_forced(database: Database, tables: Tables) -> None:

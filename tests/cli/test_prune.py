@@ -47,10 +47,13 @@ def filled(users: UsersDatabase) -> tuple[sa.Engine, Tables, dt.datetime]:
         {**key, "unit": f"{first} {last}", "first_exposed_at": now - first * DAY, "last_exposed_at": now - last * DAY}
         for first, last in ((500, 450), (500, 100), (10, 1))
     ]
+    of_day = {"feature_name": "a", "dimension": "d", "dimension_value": "v"}
+    sliced = [{**of_day, "bucket_start": today - ago * DAY} for ago in (500, 401, 400, 0)]
     dead = {"writer_id": uuid.uuid4(), "started_at": now - 500 * DAY, "heartbeat_at": now - 500 * DAY}
     with engine.begin() as connection:
         connection.execute(tables.history.insert(), rows)
         connection.execute(tables.exposures.insert(), seen)
+        connection.execute(tables.dimensions.insert(), sliced)
         connection.execute(tables.writers.insert().values(dead))
         connection.execute(tables.losses.insert().values(day=(now - 500 * DAY).date(), reason="memory full", uses=1))
     return engine, tables, today
@@ -64,11 +67,13 @@ def test_it_says_what_would_go_then_what_went(users_database: UsersDatabase) -> 
     exposures = f"exposures, the last one before {today - 400 * DAY:%Y-%m-%d}"
     writers = "writers silent for 400 days"
     would = table(database, "--hours-to-days", "30d", "--dry-run")
-    found = [(history, 6), (hours, 4), (exposures, 1), (writers, 1)]
+    dimensions = f"dimensions from before {today - 400 * DAY:%Y-%m-%d}"
+    found = [(history, 6), (hours, 4), (exposures, 1), (dimensions, 2), (writers, 1)]
     assert would == [(*each, "would be deleted") for each in found]
     assert table(database, "--hours-to-days", "30d", "--dry-run") == would
     assert table(database, "--hours-to-days", "30d") == [(*each, "deleted") for each in found]
     assert {row.unit for row in all_of(engine, tables.exposures)} == {"500 100", "10 1"}
+    assert {row.bucket_start for row in all_of(engine, tables.dimensions)} == {today - 400 * DAY, today}
     rows = {(row.user_id, row.bucket_start): row.usage_count for row in all_of(engine, tables.history)}
     assert len(rows) == 10
     for user in (None, users_database.user_ids[0]):

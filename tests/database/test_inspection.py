@@ -9,7 +9,7 @@ from conftest import Database, UsersDatabase
 from usage_instrument import Settings, Tracker
 from usage_instrument.database.dialects.base import UsersColumn, live_users_column
 from usage_instrument.database.inspection import Problem, check
-from usage_instrument.database.schema import UNIQUE_USAGE
+from usage_instrument.database.tables import UNIQUE_USAGE
 from usage_instrument.schema import create_all, define_tables
 
 
@@ -38,6 +38,7 @@ def test_names_every_missing_table(database: Database) -> None:
         "table feature_usage_access does not exist: run `usage-instrument db create`",
         "table feature_usage_trail does not exist: run `usage-instrument db create`",
         "table feature_usage_exposures does not exist: run `usage-instrument db create`",
+        "table feature_usage_dimensions does not exist: run `usage-instrument db create`",
         "table feature_usage_outbox does not exist: run `usage-instrument db create`",
         "table feature_usage_alerts does not exist: run `usage-instrument db create`",
     ]
@@ -74,6 +75,7 @@ def test_names_a_user_id_of_another_type(database: Database, made: str, asked: s
         False,
         False,
         False,
+        False,
     ]  # counts go on without them
     assert f"and user_id_type is '{asked}': set user_id_type to" in found[0].message
 
@@ -81,7 +83,7 @@ def test_names_a_user_id_of_another_type(database: Database, made: str, asked: s
 def test_knows_text_from_uuids_on_postgresql(postgresql: Database) -> None:
     engine = postgresql.engine()
     create_all(engine, user_id_type="string")
-    assert len(problems(engine, user_id_type="uuid")) == 5
+    assert len(problems(engine, user_id_type="uuid")) == 6
 
 
 @pytest.mark.parametrize("action", ["SET NULL", "NO ACTION", "RESTRICT"])

@@ -34,6 +34,7 @@ NAMES = {
     "feature_usage_alerts",
     "feature_usage_trail",
     "feature_usage_exposures",
+    "feature_usage_dimensions",
 }
 
 
@@ -87,7 +88,9 @@ def test_keeps_room_for_updates_in_place_on_postgresql(postgresql: Database) -> 
         filled = sa.text("SELECT relname FROM pg_class WHERE reloptions = ARRAY['fillfactor=85'] AND relkind = 'r'")
         roomy = connection.scalars(filled).all()
         indexed = connection.scalars(sa.text("SELECT indexdef FROM pg_indexes WHERE tablename = 'feature_usage'")).all()
-    assert sorted(roomy) == ["feature_usage", "feature_usage_exposures", "feature_usage_history"]
+    assert sorted(roomy) == [
+        "feature_usage", "feature_usage_dimensions", "feature_usage_exposures", "feature_usage_history"
+    ]  # fmt: skip
     assert not [definition for definition in indexed if "last_used" in definition or "usage_count" in definition]
 
 

@@ -594,7 +594,8 @@ def test_erasing_a_user_empties_the_outbox_of_them(engine, tables):
         session.commit()
     receipt = usage.forget(first, force=True)
     assert receipt.deleted.keys() == {
-        "feature_usage_outbox", "feature_usage", "feature_usage_history", "feature_usage_exposures"
+        "feature_usage_outbox", "feature_usage", "feature_usage_history", "feature_usage_exposures",
+        "feature_usage_dimensions",
     }  # fmt: skip
     with Session(engine) as session:
         session.begin()

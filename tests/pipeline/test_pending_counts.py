@@ -186,15 +186,15 @@ def test_the_bytes_of_metadata_are_known() -> None:
     for user in range(4):
         counts.merge_metadata(("a", user), '{"x":1}', 4096)
         counts.merge_metadata(("a", user), '{"y":22}', 4096)
-    assert counts.metadata_bytes == 4 * size_of('{"x":1,"y":22}')
+    assert counts.detail_bytes == 4 * size_of('{"x":1,"y":22}')
     counts.discard(lambda user: user == 3)
     newer = Aggregates()
     newer.absorb(counts, 4096)
-    assert newer.metadata_bytes == 3 * size_of('{"x":1,"y":22}')
+    assert newer.detail_bytes == 3 * size_of('{"x":1,"y":22}')
     newer.take(2)
-    assert newer.metadata_bytes == size_of('{"x":1,"y":22}')
+    assert newer.detail_bytes == size_of('{"x":1,"y":22}')
     newer.take(2)
-    assert newer.metadata_bytes == 0
+    assert newer.detail_bytes == 0
 
 
 def test_metadata_goes_once_and_with_its_key() -> None:

@@ -92,6 +92,7 @@ def test_a_guest_becomes_the_user_and_nobody_else_does(database: Database, make:
         tables.usage.fullname: 2,
         tables.history.fullname: 2,
         tables.exposures.fullname: 0,
+        tables.dimensions.fullname: 0,
         tables.outbox.fullname: 0,
     }
     assert (receipt.uses, receipt.suppressed) == (3, False)
@@ -297,6 +298,7 @@ def test_exposures_of_one_person_become_those_of_one_unit(
         tables.usage.fullname: 0,
         tables.history.fullname: 0,
         tables.exposures.fullname: 3,
+        tables.dimensions.fullname: 0,
         tables.outbox.fullname: 0,
     }
     hour = dt.timedelta(hours=1)

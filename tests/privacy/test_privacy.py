@@ -101,7 +101,8 @@ def test_a_user_is_forgotten_and_nobody_else(database: Database, make: Make, kin
     tracker.track("export", user=ada, metadata={"format": "csv"})
     receipt = tracker.privacy.forget(ada)
     assert receipt.deleted == {
-        tables.outbox.fullname: 0, tables.usage.fullname: 2, tables.history.fullname: 2, tables.exposures.fullname: 1
+        tables.outbox.fullname: 0, tables.usage.fullname: 2, tables.history.fullname: 2, tables.exposures.fullname: 1,
+        tables.dimensions.fullname: 0,
     }  # fmt: skip
     assert (receipt.pseudonymised, receipt.kept, receipt.journals) == (0, 0, ())
     assert str(ada) not in repr(receipt)
@@ -250,6 +251,7 @@ def test_who_is_only_a_row_of_the_users_table_is_known(users_database: UsersData
         "feature_usage": 0,
         "feature_usage_history": 0,
         "feature_usage_exposures": 0,
+        "feature_usage_dimensions": 0,
     }
     with pytest.raises(UnknownUserError):
         tracker.privacy.forget(uuid.uuid4())

@@ -27,7 +27,7 @@ def role(server: Database) -> Iterator[sa.URL]:
     engine, postgresql = server.engine(isolation_level="AUTOCOMMIT"), server.name == "postgresql"
     made(engine)
     grants = re.findall(r"^GRANT .* TO app;$", GUIDE.read_text(), re.MULTILINE)
-    assert len(grants) == 12
+    assert len(grants) == 13
     with engine.connect() as connection:
         login = "LOGIN PASSWORD 'secret'" if postgresql else "IDENTIFIED BY 'secret'"
         connection.exec_driver_sql(f"CREATE {'ROLE' if postgresql else 'USER'} {name} {login}")
@@ -46,21 +46,23 @@ def test_counts_go_on_without_rights_to_the_newest_tables(server: Database, role
     engine = server.engine()
     tables = made(engine)
     with engine.begin() as connection:
-        for table in (tables.exposures, tables.outbox):
+        for table in (tables.exposures, tables.dimensions, tables.outbox):
             connection.exec_driver_sql(f"REVOKE ALL PRIVILEGES ON {table.name} FROM {role.username}")
     tracker = Tracker(role, Settings(flush_interval=3600))
     tracker.track("search", user=BOB)
     tracker.expose("page", "new", user=BOB)
+    tracker.track("export", user=BOB, dimensions={"format": "csv"})
     assert tracker.flush(30), tracker.stats()
     host = sa.create_engine(role, poolclass=sa.NullPool)
     with host.begin() as connection:
         tracker.track("purchase", user=BOB, commit=connection)
     for _ in range(2):
         tracker.track("search", user=BOB)
+        tracker.track("export", user=BOB, dimensions={"format": "csv"})
         assert tracker.flush(30), tracker.stats()
     assert tracker.count(BOB, "search") == 3
-    assert counts(engine, tables) == {("search", BOB): 3, ("purchase", BOB): 1}
-    assert all_of(engine, tables.exposures) == []
+    assert counts(engine, tables) == {("search", BOB): 3, ("export", BOB): 3, ("purchase", BOB): 1}
+    assert all_of(engine, tables.exposures) == all_of(engine, tables.dimensions) == []
     assert (tracker.stats().rejected, tracker.stats().last_error) == (1, None)
     assert tracker.shutdown(30)
     host.dispose()
@@ -75,6 +77,7 @@ def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role:
         tracker.track("search", user=user)
     for _ in range(2):
         tracker.expose("page", "new", user=BOB)
+        tracker.track("search", user=BOB, dimensions={"kind": "fast"}, value=1)
         assert tracker.flush(30), tracker.stats()
     tracker.track("open_vault", user=ADA, audit=True)
     tracker.track("open_vault", user=ADA, audit="required")
@@ -89,7 +92,8 @@ def test_the_documented_grants_suffice_and_allow_no_more(server: Database, role:
     tracker.privacy.opt_out(BOB)
     tracker.privacy.opt_in(BOB)
     assert tracker.shutdown(30), tracker.stats()
-    assert counts(engine, tables) == {("search", BOB): 2, ("purchase", BOB): 1}
+    assert counts(engine, tables) == {("search", BOB): 4, ("purchase", BOB): 1}
+    assert [row.value_sum for row in all_of(engine, tables.dimensions)] == [2.0, 2.0]
     assert [(row.unit, row.exposures) for row in all_of(engine, tables.exposures)] == [(str(BOB), 2)]
     *_, record = rows = sorted(all_of(engine, tables.access), key=lambda row: row.occurred_at)
     assert (len(rows), record.feature_name, record.actor_id) == (3, "usage_instrument.erasure", BOB)

@@ -19,7 +19,7 @@ from usage_instrument.audit.admin_chain import ADMIN_CHAIN
 from usage_instrument.cli.app import app
 from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.database.inspection import check
-from usage_instrument.database.schema import UNIQUE_HISTORY, UNIQUE_USAGE
+from usage_instrument.database.tables import UNIQUE_HISTORY, UNIQUE_USAGE
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.privacy import erasure
 from usage_instrument.schema import Tables, create_all, define_tables

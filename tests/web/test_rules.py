@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from usage_instrument.errors import DeclarationError, FeatureNameError
+from usage_instrument.events import shortened
 from usage_instrument.web.routes import Route
-from usage_instrument.web.rules import Rule, Rules, is_technical, shortened
+from usage_instrument.web.rules import Rule, Rules, is_technical
 
 
 def route(template: str, name: str | None = "view", **more: Any) -> Route:

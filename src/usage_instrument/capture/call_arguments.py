@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from usage_instrument.errors import DeclarationError, MetadataError, UserIdError
 from usage_instrument.events import keep_metadata
@@ -32,45 +32,64 @@ def kept_metadata(metadata: object) -> Kept:
     return keep_metadata(metadata, log_lost_key)
 
 
-UserAndMetadata: TypeAlias = tuple["UserId | Unset | Exception", "Kept | Exception"]
-"""The user and the metadata of one call, read when it begins. A bad value or a failed callable is an Exception."""
-NOTHING: UserAndMetadata = (UNSET, None)
+class Measures(NamedTuple):
+    """What a use is counted by, and the number that is added up."""
+
+    dimensions: dict[str, str] | None = None
+    value: float | None = None
+
+
+NO_MEASURES = Measures()
+Stated: TypeAlias = tuple["UserId | Unset | Exception", "Kept | Exception", "Measures | Exception"]
+"""The user, the metadata and the measures of one call, read when it begins. A bad value or a failed callable is an
+Exception."""
+NOTHING: Stated = (UNSET, None, NO_MEASURES)
 ReadUser: TypeAlias = Callable[[Args, Kwargs], "UserId | Unset"]
 ReadMetadata: TypeAlias = Callable[[Args, Kwargs], Kept]
-ReadCall: TypeAlias = Callable[[Args, Kwargs], UserAndMetadata]
+ReadMeasures: TypeAlias = Callable[[Args, Kwargs], "Measures | Exception"]
+ReadCall: TypeAlias = Callable[[Args, Kwargs], Stated]
 
 
-def read_nothing(args: Args, kwargs: Kwargs) -> UserAndMetadata:
+def read_nothing(args: Args, kwargs: Kwargs) -> Stated:
     """The ReadCall of a declaration without user and metadata."""
     return NOTHING
+
+
+class ReadsMeasures(Protocol):
+    """The options of `tracks` for dimensions and a number."""
+
+    def reader(self, function: object) -> ReadMeasures | None:
+        """What reads them from the arguments of a function; None if there is nothing to read."""
 
 
 class CallReader:
     """Makes the ReadCall of a function from the options of `tracks`.
 
     `user` is a callable on the call's arguments or a user id, `user_arg` the name of an argument. `metadata` is a
-    mapping, names of arguments, or a callable on the call's arguments.
+    mapping, names of arguments, or a callable on the call's arguments. `measures` are dimensions and a number.
 
     Raises DeclarationError, UserIdError and MetadataError.
     """
 
-    def __init__(self, user: object, user_arg: object, metadata: object) -> None:
+    def __init__(self, user: object, user_arg: object, metadata: object, measures: ReadsMeasures) -> None:
         self.user = _checked_user(user)
+        self.measures = measures
         self.user_arg = None if user_arg is UNSET else _checked_name(user_arg, "user_arg")
         if self.user is not UNSET and self.user_arg is not None:
             raise DeclarationError("user= and user_arg= both set the user: pass one of them")
         self.metadata = _checked_metadata(metadata)
 
     def reader(self, function: object) -> ReadCall | None:
-        """The ReadCall of `function`; None if there is neither user nor metadata to read.
+        """The ReadCall of `function`; None if there is nothing to read.
 
         Raises DeclarationError for a name that is not an argument of the function.
         """
         read_user, read_metadata = self._user_reader(function), self._metadata_reader(function)
-        if read_user is None and read_metadata is None:
+        read_measures = self.measures.reader(function)
+        if read_user is None and read_metadata is None and read_measures is None:
             return None
 
-        def read(args: Args, kwargs: Kwargs) -> UserAndMetadata:
+        def read(args: Args, kwargs: Kwargs) -> Stated:
             user: UserId | Unset | Exception = UNSET
             metadata: Kept | Exception = None
             if read_user is not None:
@@ -83,7 +102,7 @@ class CallReader:
                     metadata = read_metadata(args, kwargs)
                 except Exception as error:
                     metadata = error
-            return user, metadata
+            return user, metadata, NO_MEASURES if read_measures is None else read_measures(args, kwargs)
 
         return read
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import TypeAlias
 
 from usage_instrument.errors import AuditUnavailable, CountError, UsageInstrumentError, UserIdError
 from usage_instrument.events import MAX_COUNT, Access, Exposure, Use, check_audit, check_feature, is_exposure
 from usage_instrument.typing import UNSET, Audit, Metadata
 
 from . import context, transactions, user_ids
-from .call_arguments import kept_metadata
+from .call_arguments import NO_MEASURES, Measures, kept_metadata
+from .dimensions import measures_of
 from .kept_uses import TransactionLostError
 from .recording import new_access
 from .registry import Recorder
+
+Measured: TypeAlias = tuple[object, object]
+"""What `dimensions=` and `value=` are given."""
+NOTHING_MEASURED: Measured = (None, None)
 
 
 def track(
@@ -24,6 +30,7 @@ def track(
     count: int,
     audit: Audit = False,
     commit: object = None,
+    measured: Measured = NOTHING_MEASURED,
 ) -> None:
     """Hand uses to a recorder. A mistake in them goes to `recorder.reject`.
 
@@ -37,7 +44,7 @@ def track(
     if audit == "required":
         recorder.admit(_admittable(feature, user, metadata, access))
         access = None
-    _take(recorder, feature, user, metadata, count, access, commit)
+    _take(recorder, feature, user, metadata, count, access, commit, measured)
 
 
 async def atrack(
@@ -48,6 +55,7 @@ async def atrack(
     count: int,
     audit: Audit = False,
     commit: object = None,
+    measured: Measured = NOTHING_MEASURED,
 ) -> None:
     """As track, without blocking the event loop."""
     if commit is not None:
@@ -55,7 +63,7 @@ async def atrack(
     if check_audit(audit) == "required":
         await recorder.aadmit(_admittable(feature, user, metadata, new_access("success")))
         audit = False
-    track(recorder, feature, user, metadata, count, audit, commit)
+    track(recorder, feature, user, metadata, count, audit, commit, measured)
 
 
 def _admittable(feature: str, user: object, metadata: Metadata | None, access: Access | None) -> Use:
@@ -75,10 +83,11 @@ def _take(
     count: int,
     access: Access | None,
     commit: object,
+    measured: Measured,
 ) -> None:
     in_time = True
     try:
-        in_time = _track(recorder, feature, user, metadata, count, access, commit)
+        in_time = _track(recorder, feature, user, metadata, count, access, commit, measured)
     except TransactionLostError as lost:
         raise lost.error from None
     except Exception as error:
@@ -96,6 +105,7 @@ def _track(
     count: int,
     access: Access | None,
     commit: object,
+    measured: Measured,
 ) -> bool:
     """False if there was no transaction to wait for."""
     feature = check_feature(feature)
@@ -111,13 +121,19 @@ def _track(
         kept = kept_metadata(metadata)
     except Exception as error:
         recorder.lose_metadata(feature, error)
+    by: Measures = NO_MEASURES
+    if measured != NOTHING_MEASURED:
+        try:
+            by = measures_of(*measured)
+        except Exception as error:
+            recorder.lose_metadata(feature, error)
     in_time = True
     if commit is None or not is_use:
-        recorder.record(Use(feature, who, kept, count if is_use else 0, access))
+        recorder.record(Use(feature, who, kept, count if is_use else 0, access, None, *by))
     else:
         if access is not None:  # it has happened, whatever the transaction does
             recorder.record(Use(feature, who, kept, 0, access))
-        in_time = transactions.keep(recorder, Use(feature, who, kept, count, None, transactions.now()), commit)
+        in_time = transactions.keep(recorder, Use(feature, who, kept, count, None, transactions.now(), *by), commit)
     request = context.request_of(held)
     if request is not None:
         key = recorder.catalog.key(feature)
@@ -142,7 +158,7 @@ def filtered(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: 
     left = _apply(recorder, rule, use)
     if use.access is None:
         return [] if left is None else [left]
-    bare = use._replace(uses=0, metadata=None)
+    bare = use._replace(uses=0, metadata=None, dimensions=None, value=None)
     if left is None:
         return [bare]
     access = bare._replace(user=left.user, metadata=left.metadata)
@@ -169,7 +185,8 @@ def _apply(recorder: Recorder, rule: Callable[[Use], Use | None], use: Use) -> U
         if use.uses and not _is_count(left.uses):
             raise CountError(f"uses is a whole number from 1 to {MAX_COUNT}, not {left.uses!r}")
         user = user_ids.user_id_of(left.user)
-        return Use(check_feature(left.feature), user, kept_metadata(left.metadata), left.uses, None, use.at)
+        by = measures_of(left.dimensions, left.value)
+        return Use(check_feature(left.feature), user, kept_metadata(left.metadata), left.uses, None, use.at, *by)
     except Exception as error:
         recorder.reject(use.feature, error, use.uses)
         return None

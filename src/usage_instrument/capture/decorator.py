@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, TypeAlias, TypedDict, TypeVar
 
 from usage_instrument.errors import ConfigurationError, DeclarationError
@@ -15,6 +16,7 @@ from usage_instrument.typing import UNSET, Audit, Metadata, Unset, UserId, When
 
 from . import session_transactions
 from .call_arguments import CallReader, ReadCall, read_nothing
+from .dimensions import MeasureReader
 from .recording import AuditedCapture, BoundCapture, Capture
 from .registry import Catalog, Feature, declared
 from .responses import guard_of
@@ -40,6 +42,8 @@ _COUNTS: dict[When, bool | None] = {"success": True, "call": None, "failure": Fa
 
 UserOption: TypeAlias = "UserId | Callable[..., object] | Unset"
 MetadataOption: TypeAlias = "Metadata | Iterable[str] | Callable[..., Metadata | None] | None"
+DimensionsOption: TypeAlias = "Mapping[str, object] | Iterable[str] | Callable[..., Mapping[str, object] | None] | None"
+ValueOption: TypeAlias = "str | float | Decimal | Callable[..., float | Decimal | None] | None"
 
 
 class TracksOptions(TypedDict, total=False):
@@ -53,6 +57,8 @@ class TracksOptions(TypedDict, total=False):
     audit: Audit
     display: str | None
     commit: object
+    dimensions: DimensionsOption
+    value: ValueOption
 
 
 def tracks(
@@ -66,6 +72,8 @@ def tracks(
     audit: Audit = False,
     display: str | None = None,
     commit: object = None,
+    dimensions: DimensionsOption = None,
+    value: ValueOption = None,
     catalog: Catalog = declared,
 ) -> Tracks:
     """Count the calls of what this decorates as uses of `feature` (1 to 100 characters).
@@ -86,21 +94,38 @@ def tracks(
       arguments that returns one, a scoped session, or the alias of a database of Django. A success counts if the
       transaction commits: the last one that ended during the call, else the one that is open when the call ends.
       `"request"` is the transaction of the request.
+    - `dimensions`: a list of names of arguments, a mapping, or a callable on the call's arguments: each use is counted
+      by each value, for each user and day.
+    - `value`: the name of an argument, a number, or a callable on the call's arguments: a number that is added up, such
+      as an amount or a duration.
 
     Arguments are read when the call begins. A callable that raises does not reach the caller: without a user the use
-    is rejected, without metadata it counts. On a class, the arguments are those of `__init__` without `self`; put
-    `@tracks` above `@dataclass`.
+    is rejected, without metadata, dimensions or value it counts. On a class, the arguments are those of `__init__`
+    without `self`; put `@tracks` above `@dataclass`.
 
     Raises, when decorating: FeatureNameError, and ConfigurationError for `when` and `audit` (ValueErrors); UserIdError,
-    MetadataError and DeclarationError (TypeErrors).
+    MetadataError, DimensionError and DeclarationError (TypeErrors).
     """
-    return Tracks(feature, user, user_arg, metadata, when, description, audit, display, commit, catalog)
+    return Tracks(
+        feature, user, user_arg, metadata, when, description, audit, display, commit, dimensions, value, catalog
+    )
 
 
 class Tracks:
     """The decorator that `tracks` returns, for any number of callables of one feature."""
 
-    __slots__ = ("_options", "audit", "catalog", "commit", "description", "display", "feature", "source", "when")
+    __slots__ = (
+        "_measures",
+        "_options",
+        "audit",
+        "catalog",
+        "commit",
+        "description",
+        "display",
+        "feature",
+        "source",
+        "when",
+    )
 
     def __init__(
         self,
@@ -113,6 +138,8 @@ class Tracks:
         audit: Audit = False,
         display: str | None = None,
         commit: object = None,
+        dimensions: object = None,
+        value: object = None,
         catalog: Catalog = declared,
     ) -> None:
         if callable(feature):
@@ -123,7 +150,7 @@ class Tracks:
             raise ConfigurationError(f"when= is one of {', '.join(map(repr, _COUNTS))}, not {when!r}")
         self.when: When = next(name for name in _COUNTS if name == when)
         self.audit = check_audit(audit)
-        self.source = CallReader(user, user_arg, metadata)
+        self.source = CallReader(user, user_arg, metadata, MeasureReader(dimensions, value))
         self.description = None if description is None else text_of(description)
         self.display = None if display is None else check_display(display)
         if commit is not None and self.when == "failure":
@@ -135,6 +162,7 @@ class Tracks:
             session_transactions.follow()  # now, before requests run
         self.catalog = catalog
         self._options = (user, user_arg, metadata)
+        self._measures = (dimensions, value)
 
     def __repr__(self) -> str:
         return f"tracks({self.feature!r})"
@@ -154,6 +182,7 @@ class Tracks:
             self.audit,
             self.display,
             self.commit,
+            *self._measures,
         )
 
     def __copy__(self) -> Tracks:

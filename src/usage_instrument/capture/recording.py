@@ -12,7 +12,7 @@ from usage_instrument.runtime import log
 from usage_instrument.runtime.processes import notice_fork
 from usage_instrument.typing import UNSET, Outcome, Unset, UserId
 
-from .call_arguments import NOTHING, Args, Kwargs, ReadCall, UserAndMetadata
+from .call_arguments import NO_MEASURES, NOTHING, Args, Kwargs, Measures, ReadCall, Stated
 from .context import Holder, current_request, holder, known_actor, known_user, request_of
 from .kept_uses import TransactionLostError
 from .outcome import outcome_of, outcome_of_error, succeeded
@@ -37,14 +37,14 @@ def settle(feature: Feature, held: Holder | None, result: object, guard: Guard |
 
 
 def count(
-    feature: Feature, held: Holder | None, stated: UserAndMetadata = NOTHING, span: Span | Exception | None = None
+    feature: Feature, held: Holder | None, stated: Stated = NOTHING, span: Span | Exception | None = None
 ) -> None:
     """Hand one use over, or keep it for the transaction of `span`. Raises only what the recorder raises, which is
     nothing unless it is strict, and the error of a database that has ended the host's transaction."""
     if held is not None and held.silent:
         return
     notice_fork()
-    user, metadata = stated
+    user, metadata, measures = stated
     if user is UNSET:
         user = _user_of(held)
     if isinstance(user, Exception):
@@ -56,23 +56,30 @@ def count(
     if request is not None:
         request.counted.add(feature.key)
         request.note_user(user)
+    kept = None if isinstance(metadata, Exception) else metadata
+    by = NO_MEASURES if isinstance(measures, Exception) else measures
     if span is not None:
-        _keep(feature, user, metadata, span)
-    elif metadata is None or isinstance(metadata, Exception):
+        _keep(feature, user, kept, by, span)
+    elif kept is None and by is NO_MEASURES:
         feature.append(user)
     else:
-        feature.catalog.recorder.record(Use(feature.name, user, metadata))
-    if isinstance(metadata, Exception):
-        feature.catalog.recorder.lose_metadata(feature.name, metadata)
+        feature.catalog.recorder.record(Use(feature.name, user, kept, 1, None, None, *by))
+    _lose(feature.catalog.recorder, feature.name, metadata, measures)
 
 
-def _keep(feature: Feature, user: UserId, metadata: Kept | Exception, span: Span | Exception) -> None:
+def _lose(recorder: Recorder, feature: str, *parts: object) -> None:
+    """Report what could not be read of a use that is recorded."""
+    for part in parts:
+        if isinstance(part, Exception):
+            recorder.lose_metadata(feature, part)
+
+
+def _keep(feature: Feature, user: UserId, metadata: Kept, by: Measures, span: Span | Exception) -> None:
     recorder, in_time = feature.catalog.recorder, True
-    kept = None if isinstance(metadata, Exception) else metadata
     try:
         if isinstance(span, Exception):
             raise span
-        in_time = span.keep(recorder, Use(feature.name, user, kept, 1, None, now()))
+        in_time = span.keep(recorder, Use(feature.name, user, metadata, 1, None, now(), *by))
     except TransactionLostError as lost:
         raise lost.error from None
     except Exception as error:  # what was passed is no session, or the host's session raises
@@ -109,13 +116,13 @@ class Capture:
         """Count a call that begins."""
         count(self.feature, holder.get(), self.begin(args, kwargs))
 
-    def returned(self, stated: UserAndMetadata, result: object = None) -> None:
+    def returned(self, stated: Stated, result: object = None) -> None:
         """Count a call that ended without an exception."""
         held = holder.get()
         if succeeded(held, result, guard=self.guard) is self.counts:
             count(self.feature, held, stated)
 
-    def raised(self, stated: UserAndMetadata, error: BaseException) -> None:
+    def raised(self, stated: Stated, error: BaseException) -> None:
         """Count a call that ended with an exception. The caller sees that exception."""
         if self.counts is not False:
             return
@@ -141,7 +148,7 @@ class BoundCapture:
         self._read = read
         self._begin_span = begin_span
 
-    def begin(self, args: Args, kwargs: Kwargs) -> tuple[UserAndMetadata, Span | Exception | None]:
+    def begin(self, args: Args, kwargs: Kwargs) -> tuple[Stated, Span | Exception | None]:
         """Read the arguments of a call that begins."""
         return self._read(args, kwargs), self._begin_span(args, kwargs)
 
@@ -149,7 +156,7 @@ class BoundCapture:
         """As Capture.called."""
         count(self.feature, holder.get(), *self.begin(args, kwargs))
 
-    def returned(self, begun: tuple[UserAndMetadata, Span | Exception | None], result: object = None) -> None:
+    def returned(self, begun: tuple[Stated, Span | Exception | None], result: object = None) -> None:
         """As Capture.returned."""
         held = holder.get()
         if succeeded(held, result, guard=self.guard) is self.counts:
@@ -205,6 +212,7 @@ def ended(
     user: UserId | Exception,
     metadata: Kept | Exception,
     uses: int = 0,
+    measures: Measures | Exception = NO_MEASURES,
 ) -> None:
     """Record an access with its outcome, and its uses. A bad user or bad metadata never loses the access."""
     if isinstance(user, Exception):
@@ -212,15 +220,15 @@ def ended(
         if uses:
             recorder.reject(feature, user)
         return
-    recorder.record(Use(feature, user, None if isinstance(metadata, Exception) else metadata, uses, access))
-    if isinstance(metadata, Exception):
-        recorder.lose_metadata(feature, metadata)
+    by = NO_MEASURES if isinstance(measures, Exception) else measures
+    recorder.record(Use(feature, user, None if isinstance(metadata, Exception) else metadata, uses, access, None, *by))
+    _lose(recorder, feature, metadata, measures)
 
 
 class Attempt(NamedTuple):
     """An audited call that has begun."""
 
-    stated: UserAndMetadata
+    stated: Stated
     access: Access
     is_admitted: bool
     span: Span | Exception | None
@@ -316,12 +324,13 @@ class AuditedCapture:
             user,
             attempt.stated[1],
             int(is_use and not is_kept),
+            attempt.stated[2] if is_use and not is_kept else NO_MEASURES,
         )
         if is_kept:
             count(feature, held, attempt.stated, attempt.span)
 
 
-def _audited_user(stated: UserAndMetadata) -> Any:
+def _audited_user(stated: Stated) -> Any:
     """The user, or an Exception. A paused or discarded capture is an access all the same."""
     user = stated[0]
     if user is not UNSET:

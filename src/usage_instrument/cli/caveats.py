@@ -9,8 +9,7 @@ from sqlalchemy import Connection, exists, select
 
 from usage_instrument.database import dialects
 from usage_instrument.database.expressions import StartOf
-from usage_instrument.database.schema import UNIQUE_HISTORY, UNIQUE_USAGE
-from usage_instrument.database.tables import Tables
+from usage_instrument.database.tables import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
 from usage_instrument.queries.questions import Question
 from usage_instrument.queries.trend import TREND
 from usage_instrument.queries.unused_features import UNUSED

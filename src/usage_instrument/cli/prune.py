@@ -35,7 +35,8 @@ def prune(
     older_than: Annotated[
         str | None,
         typer.Option(
-            metavar="PERIOD", help="How long to keep history and exposures; default: the setting history_retention."
+            metavar="PERIOD",
+            help="How long to keep history, dimensions and exposures; default: the setting history_retention.",
         ),
     ] = None,
     hours_to_days: Annotated[
@@ -45,7 +46,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Delete old history, old exposures and the rows of dead writers; sum up old hours to days.
+    """Delete old history, dimensions and exposures and the rows of dead writers; sum up old hours to days.
 
     Totals, losses and the catalogue stay. It may run beside the app, and be killed and run again at any time.
     """
@@ -58,6 +59,8 @@ def prune(
         done = [*_history(retention, keep, hours, dry_run)]
         if store.exposure_problem is None:
             done.append(_exposures(retention, keep, dry_run))
+        if store.dimension_problem is None:
+            done.append(_dimensions(retention, keep, dry_run))
         done.append(_writers(retention, journal, dry_run))
     status = "would be deleted" if dry_run else "deleted"
     show([{"what": what, "rows": rows, "status": status} for what, rows in done], output, empty="")
@@ -79,6 +82,12 @@ def _exposures(retention: Retention, keep: dt.timedelta, dry_run: bool) -> tuple
     kept = retention.first_day(keep)
     rows = retention.count_exposures(kept) if dry_run else _all(partial(retention.prune_exposures, kept))
     return f"exposures, the last one before {kept:%Y-%m-%d}", rows
+
+
+def _dimensions(retention: Retention, keep: dt.timedelta, dry_run: bool) -> tuple[str, int]:
+    kept = retention.first_day(keep)
+    rows = retention.count_dimensions(kept) if dry_run else _all(partial(retention.prune_dimensions, kept))
+    return f"dimensions from before {kept:%Y-%m-%d}", rows
 
 
 def _writers(retention: Retention, journal: str | None, dry_run: bool) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from sqlalchemy import Column, Connection, Dialect, MetaData, String, Table, ins
 from . import dialects
 from .definitions import ROOM_FOR_UPDATES
 from .inspection import lacks_primary_key
-from .schema import UNIQUE_HISTORY, UNIQUE_USAGE, define_tables
+from .schema import define_tables
 from .tables import Tables, defined_tables
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def correct(context: AutogenContext, upgrade: ops.UpgradeOps) -> None:
     upgrade.ops[:] = [op for op in upgrade.ops if getattr(op, "table_name", None) not in NAMES - known]
     for tables in _defined(context):
         _correct_exposures(connection, upgrade, tables.exposures)
-        for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
+        for table, unique in tables.uniques:
             _Correction(connection, tables, table, unique).apply(upgrade)
 
 

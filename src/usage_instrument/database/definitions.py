@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    Double,
     Index,
     Integer,
     MetaData,
@@ -127,6 +128,36 @@ def define_exposures(metadata: MetaData, schema: str | None, user_column: Callab
     return exposures
 
 
+def define_dimensions(metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]]) -> Table:
+    """One row per user, feature, day and value of a dimension."""
+    name = "feature_usage_dimensions"
+    dimensions = _table(
+        name,
+        metadata,
+        schema,
+        "Uses by user, feature, day and value of a dimension, and the numbers beside them",
+        Column("id", _big_number(), primary_key=True),
+        user_column(),
+        _feature(nullable=False),
+        _exact(
+            "dimension", NAME_LENGTH, "The dimension, as the code names it; empty for all uses with a number", False
+        ),
+        _exact("dimension_value", NAME_LENGTH, "Its value", False),
+        Column("bucket_start", _timestamp(), nullable=False, comment="The start of the day, UTC"),
+        Column("usage_count", Integer, nullable=False, server_default=text("1"), comment="Uses on this day"),
+        Column("value_count", Integer, nullable=False, server_default=text("0"), comment="Those with a number"),
+        Column("value_sum", Double, nullable=False, server_default=text("0"), comment="The sum of the numbers"),
+        Column("value_squares", Double, nullable=False, server_default=text("0"), comment="The sum of their squares"),
+        Column("value_minimum", Double, nullable=True, comment="The least of them"),
+        Column("value_maximum", Double, nullable=True, comment="The greatest of them"),
+    )
+    Index(f"ix_{name}_bucket_start", dimensions.c.bucket_start)
+    # Questions are about one dimension of a feature, and the writer looks for its values.
+    Index(f"ix_{name}_values", dimensions.c.feature_name, dimensions.c.dimension, dimensions.c.dimension_value)
+    _leave_room(dimensions)
+    return dimensions
+
+
 OPTIONAL = "usage_instrument.optional"
 """The key in the `info` of a column without which everything else works."""
 
@@ -226,6 +257,7 @@ def define_outbox(metadata: MetaData, schema: str | None, user_type: TypeEngine[
         _feature(nullable=False),
         Column("uses", Integer, nullable=False, server_default=text("1"), comment="How many uses"),
         Column("metadata", _long_text(), nullable=True, comment="The context, a JSON object"),
+        Column("dimensions", _long_text(), nullable=True, comment="Its dimensions and number, a JSON array of both"),
         Column("used_at", _timestamp(), nullable=False, comment="When, UTC, by the clock of the process"),
         _service(),
     )
@@ -307,9 +339,9 @@ def _service(*, primary_key: bool = False) -> Column[Any]:
     )
 
 
-def _exact(name: str, length: int, comment: str) -> Column[Any]:
+def _exact(name: str, length: int, comment: str, primary_key: bool = True) -> Column[Any]:
     """A part of a key whose every difference counts: writers add up equal keys before they send them."""
-    return Column(name, user_text_type(length), primary_key=True, nullable=False, comment=comment)
+    return Column(name, user_text_type(length), primary_key=primary_key, nullable=False, comment=comment)
 
 
 def _feature(**options: Any) -> Column[Any]:

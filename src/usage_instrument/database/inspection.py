@@ -12,10 +12,9 @@ from sqlalchemy.engine.reflection import Inspector
 
 from . import dialects
 from .definitions import OPTIONAL
-from .dialects.base import as_uuid, live_users_column
+from .dialects.base import KEY_COLUMNS, as_uuid, live_users_column
 from .foreign_keys import CASCADES, key_actions
 from .reflection import elsewhere, has_table
-from .schema import UNIQUE_HISTORY, UNIQUE_USAGE
 from .tables import Tables
 from .users_table import fits, in_sql, kind_of
 
@@ -42,9 +41,9 @@ def check(connection: Connection, tables: Tables, inspector: Inspector | None = 
             continue
         found = _check_columns(connection, inspector, table, tables)
         is_needed = table not in _without_counts(tables)
+        if table in dict(tables.uniques):
+            found += _check_unique(connection, table, tables)
         problems += found if is_needed else [replace(each, blocks_writing=False) for each in found]
-        if table in (tables.usage, tables.history):
-            problems += _check_unique(connection, table, tables)
         if table in (*tables.of_users, tables.access):
             problems += [_missing_index(table, index) for index in missing_indexes(inspector, table)]
         if table in tables.of_users:
@@ -61,7 +60,7 @@ def check(connection: Connection, tables: Tables, inspector: Inspector | None = 
 
 def _without_counts(tables: Tables) -> tuple[Table, ...]:
     """The tables without which counts are written all the same."""
-    return tables.access, tables.trail, tables.exposures, tables.outbox, tables.alerts
+    return tables.access, tables.trail, tables.exposures, tables.dimensions, tables.outbox, tables.alerts
 
 
 def exposure_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
@@ -72,6 +71,16 @@ def exposure_problem(connection: Connection, tables: Tables, inspector: Inspecto
     table = tables.exposures
     key = tuple(f"{table.fullname}.{column.name} " for column in table.primary_key.columns)
     return _problem(connection, inspector or inspect(connection), tables, table, key)
+
+
+def dimension_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
+    """The reason why dimensions cannot be written; None if they can."""
+    table, inspector = tables.dimensions, inspector or inspect(connection)
+    key = tuple(f"{table.fullname}.{name} " for name in KEY_COLUMNS)
+    problem = _problem(connection, inspector, tables, table, key)
+    if problem is not None:
+        return problem
+    return next((each.message for each in _check_unique(connection, table, tables) if each.blocks_writing), None)
 
 
 def audit_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
@@ -189,7 +198,7 @@ def _equality_problem(connection: Connection, table: Table) -> Problem | None:
 
 
 def _check_unique(connection: Connection, table: Table, tables: Tables) -> list[Problem]:
-    name = UNIQUE_USAGE if table is tables.usage else UNIQUE_HISTORY
+    name = dict(tables.uniques)[table]
     problems = []
     if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
         problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))

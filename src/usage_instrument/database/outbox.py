@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )  # fmt: skip
 
-from usage_instrument.events import Count, Use, bucket_start, row_order
+from usage_instrument.events import Count, Slice, Use, added_slices, bucket_start, row_order, slices_of
 from usage_instrument.typing import Bucket, UserId
 
 from .tables import Tables
@@ -43,6 +43,7 @@ class OutboxRow(NamedTuple):
     feature_name: str
     uses: int
     metadata: str | None
+    dimensions: str | None
     used_at: dt.datetime
 
 
@@ -69,12 +70,17 @@ class Insert:
             "feature_name": use.feature,
             "uses": use.uses,
             "metadata": use.metadata,
+            "dimensions": _measures(use),
             "used_at": _EPOCH + dt.timedelta(microseconds=use.at or 0),
             "service": self._service,
         }
         for name, processor in self._processors:
             row[name] = processor(row[name])
         return row if self._names is None else tuple([row[name] for name in self._names])
+
+
+def _measures(use: Use) -> str | None:
+    return json.dumps([use.dimensions, use.value]) if use.dimensions or use.value is not None else None
 
 
 def has_rows(connection: Connection, tables: Tables) -> bool:
@@ -136,13 +142,20 @@ def counts_of(rows: Iterable[OutboxRow], history: Bucket | None, max_bytes: int)
 def _count(feature: str, user: UserId, rows: list[OutboxRow], history: Bucket | None, max_bytes: int) -> Count:
     buckets: dict[dt.datetime, int] = {}
     metadata: str | None = None
+    slices: list[Slice] = []
     for row in sorted(rows, key=lambda row: row.used_at):
         if history is not None:
             start = bucket_start(row.used_at, history)
             buckets[start] = buckets.get(start, 0) + row.uses
         metadata = _merged(metadata, row.metadata, max_bytes)
+        if row.dimensions is not None:
+            dimensions, value = json.loads(row.dimensions)
+            use = Use(feature, user, None, row.uses, None, None, dimensions, value)
+            slices += slices_of(use, bucket_start(row.used_at, "day"))
     last = max(row.used_at for row in rows)
-    return Count(feature, user, sum(row.uses for row in rows), last, metadata, tuple(buckets.items()))
+    return Count(
+        feature, user, sum(row.uses for row in rows), last, metadata, tuple(buckets.items()), added_slices(slices)
+    )
 
 
 def _merged(older: str | None, newer: str | None, max_bytes: int) -> str | None:

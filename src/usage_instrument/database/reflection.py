@@ -63,9 +63,12 @@ def is_readable(connection: Connection, table: Table) -> bool:
     return has_table(inspect(connection), table) and dialect.may_read(connection, table)
 
 
-def missing_tables(connection: Connection, tables: Tables) -> list[str]:
-    """The tables that queries read and the database lacks."""
+def missing_tables(connection: Connection, tables: Tables, *more: Table) -> list[str]:
+    """The tables that most queries read, and these, as far as the database lacks them."""
     inspector = inspect(connection)
-    unasked = (tables.access, tables.suppressions, tables.trail, tables.exposures, tables.outbox, tables.alerts)
-    queried = [each for each in tables if each not in unasked]
+    unasked = (
+        *(tables.access, tables.suppressions, tables.trail, tables.exposures),
+        *(tables.dimensions, tables.outbox, tables.alerts),
+    )
+    queried = [each for each in tables if each not in unasked or each in more]
     return [each.fullname for each in queried if not has_table(inspector, each)]

@@ -18,6 +18,7 @@ from .definitions import (
     define_access,
     define_alerts,
     define_catalog,
+    define_dimensions,
     define_exposures,
     define_history,
     define_losses,
@@ -30,9 +31,6 @@ from .definitions import (
 from .dialects.base import live_users_column, unique_key
 from .tables import INFO, Tables
 from .users_table import column_name, defined_users_column, find_users, user_id_column_type
-
-UNIQUE_USAGE = "uq_feature_usage_user_feature"
-UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"
 
 
 def define_tables(
@@ -76,12 +74,13 @@ def define_tables(
         suppressions=define_suppressions(metadata, schema),
         trail=define_trail(metadata, schema),
         exposures=define_exposures(metadata, schema, user_column),
+        dimensions=define_dimensions(metadata, schema, user_column),
         outbox=define_outbox(metadata, schema, user_type),
         alerts=define_alerts(metadata, schema),
         user_id_type=user_id_type,
         users=column_name(users_column),
     )
-    for table, unique in ((tables.usage, UNIQUE_USAGE), (tables.history, UNIQUE_HISTORY)):
+    for table, unique in tables.uniques:
         Index(unique, *unique_key(table, user_id_type), unique=True, _table=table).ddl_if(
             callable_=cast(Any, _has_expression_indexes)
         )

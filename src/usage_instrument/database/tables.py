@@ -13,6 +13,9 @@ from usage_instrument.typing import UserIdType
 
 INFO = "usage_instrument"
 """The key of `MetaData.info` that holds its tables, by the full name of `feature_usage`."""
+UNIQUE_USAGE = "uq_feature_usage_user_feature"
+UNIQUE_HISTORY = "uq_feature_usage_history_user_feature_bucket"
+UNIQUE_DIMENSIONS = "uq_feature_usage_dimensions_user_feature_value_bucket"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +40,8 @@ class Tables:
     """`feature_usage_trail`: the id of the audit trail."""
     exposures: Table
     """`feature_usage_exposures`: which unit saw which variant of an experiment."""
+    dimensions: Table
+    """`feature_usage_dimensions`: uses by user, feature, day and value of a dimension."""
     outbox: Table
     """`feature_usage_outbox`: uses of committed transactions that a writer has not counted yet."""
     alerts: Table
@@ -53,15 +58,20 @@ class Tables:
         return iter(
             (
                 *(self.usage, self.writers, self.history, self.catalog, self.losses),
-                *(self.access, self.suppressions, self.trail, self.exposures, self.outbox),
-                self.alerts,
+                *(self.access, self.suppressions, self.trail, self.exposures, self.dimensions),
+                *(self.outbox, self.alerts),
             )
         )
 
     @property
+    def uniques(self) -> tuple[tuple[Table, str], ...]:
+        """The tables with a unique index on user, feature and what else their rows are by, and its name."""
+        return (self.usage, UNIQUE_USAGE), (self.history, UNIQUE_HISTORY), (self.dimensions, UNIQUE_DIMENSIONS)
+
+    @property
     def of_users(self) -> tuple[Table, ...]:
         """The tables whose rows belong to users: `user_id` refers to the users table."""
-        return self.usage, self.history, self.exposures
+        return self.usage, self.history, self.exposures, self.dimensions
 
     def translated(self, schemas: Mapping[str | None, str | None]) -> Tables:
         """The same tables in the schemas of a `schema_translate_map`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import Token
+from decimal import Decimal
 from typing import Any, Generic, TypedDict, TypeVar, cast
 from uuid import UUID
 
@@ -36,6 +37,8 @@ class TaskOptions(TypedDict, Generic[T], total=False):
     exclude: Iterable[str] | None
     user: Callable[[T], object] | None
     metadata: Metadata | Callable[[T], Metadata | None] | None
+    dimensions: Mapping[str, object] | Callable[[T], Mapping[str, object] | None] | None
+    value: float | Decimal | Callable[[T], float | Decimal | None] | None
 
 
 def stamp(headers: MutableMapping[str, Any]) -> None:

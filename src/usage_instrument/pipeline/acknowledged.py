@@ -9,14 +9,14 @@ from typing import NamedTuple
 from usage_instrument.events import Batch
 from usage_instrument.typing import UserId
 
-from .pending_counts import size_of, size_of_access
+from .pending_counts import size_of_access, size_of_details
 
 _BATCHES = 64
 """Batches that are kept whole."""
 _NUMBERS = 10_000
 """Batches before them whose number of uses is known."""
 _COUNT_BYTES = 400
-"""Bytes in memory per count, beside its metadata."""
+"""Bytes in memory per count, beside its metadata and slices."""
 
 
 class Missing(NamedTuple):
@@ -80,5 +80,5 @@ class Acknowledged:
 
 
 def _size(batch: Batch) -> int:
-    metadata = sum(size_of(count.metadata) for count in batch.counts)
-    return _COUNT_BYTES * len(batch.counts) + metadata + sum(map(size_of_access, batch.accesses))
+    details = sum(map(size_of_details, batch.counts))
+    return _COUNT_BYTES * len(batch.counts) + details + sum(map(size_of_access, batch.accesses))

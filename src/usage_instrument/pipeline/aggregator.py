@@ -19,6 +19,7 @@ from usage_instrument.events import (
     bucket_start,
     fitting_metadata,
     is_exposure,
+    slices_of,
     uses_text,
 )
 from usage_instrument.runtime import log
@@ -29,7 +30,7 @@ from usage_instrument.typing import UserId
 from . import losses
 from .buffer import Buffer, CaptureFailure, Drained
 from .journal import Chunk, CorruptJournalError, Entry, Journal
-from .pending_counts import ACCESS_OVERHEAD, PendingCounts, size_of, size_of_access
+from .pending_counts import ACCESS_OVERHEAD, SLICE_BYTES, PendingCounts, size_of, size_of_access
 
 _CHUNK = 2**16
 """Slots of the journal that are aggregated at a time."""
@@ -155,8 +156,7 @@ class Aggregator:
     def _bucket(self, stamp: int) -> dt.datetime | None:
         if self._settings.history is None:
             return None
-        moment = dt.datetime.fromtimestamp(stamp / 1e6, dt.UTC).replace(tzinfo=None)
-        return bucket_start(moment, self._settings.history)
+        return bucket_start(_moment(stamp), self._settings.history)
 
     def _add_chunk(self, chunk: Chunk) -> None:
         stamp = self._stamp_of(chunk)
@@ -203,13 +203,24 @@ class Aggregator:
         if use.at is not None:
             bucket, stamp = self._bucket(use.at), use.at
         metadata = self._metadata(use)
-        if not self._add(bucket, use.feature, [(use.user, use.uses)], stamp) or not metadata:
+        if not self._add(bucket, use.feature, [(use.user, use.uses)], stamp):
+            return
+        if use.dimensions or use.value is not None:
+            self._add_slices(use, stamp)
+        if not metadata:
             return
         if self._pending.bytes + size_of(metadata) > self._pending.max_bytes:
             self._fail(CaptureFailure(use.feature, "metadata bytes", 0, f"metadata lost: {self._too_large}"))
         else:
             key = (use.feature, self._canonical(use.user))
             self._pending.counts.merge_metadata(key, metadata, self._settings.metadata_max_bytes)
+
+    def _add_slices(self, use: Use, stamp: int) -> None:
+        slices = slices_of(use, _day(stamp))
+        if self._pending.bytes + SLICE_BYTES * len(slices) > self._pending.max_bytes:
+            self._fail(CaptureFailure(use.feature, "dimensions", 0, f"dimensions and value lost: {self._too_large}"))
+        else:
+            self._pending.counts.add_slices((use.feature, self._canonical(use.user)), slices)
 
     def _add_access(self, use: Use, access: Access) -> None:
         recorded = recordable(use, access, self._canonical, self._settings.metadata_max_bytes)
@@ -259,7 +270,17 @@ class Aggregator:
         self._warnings.setdefault(reason, detail)
 
 
+def _moment(stamp: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(stamp / 1e6, dt.UTC).replace(tzinfo=None)
+
+
+def _day(stamp: int) -> dt.datetime:
+    """Dimensions are kept by day, whatever the grain of the history."""
+    return bucket_start(_moment(stamp), "day")
+
+
 def _size_of(use: Use) -> int:
     """About the bytes that a use of the journal takes in memory."""
     metadata = use.metadata if isinstance(use.metadata, str) or use.metadata is None else json.dumps(use.metadata)
-    return size_of(metadata) if use.access is None else size_of(metadata) + ACCESS_OVERHEAD
+    size = size_of(metadata) + SLICE_BYTES * (len(use.dimensions or ()) + (use.value is not None))
+    return size if use.access is None else size + ACCESS_OVERHEAD

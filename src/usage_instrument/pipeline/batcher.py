@@ -24,7 +24,7 @@ from .acknowledged import Acknowledged, Missing
 from .deferred import DeferredCounts, unique_parts
 from .journal import Journal, ReadPosition, SavedSnapshot, Snapshot
 from .losses import today
-from .pending_counts import Aggregates, PendingCounts, TakenCounts, size_of, size_of_access
+from .pending_counts import Aggregates, PendingCounts, TakenCounts, size_of_access, size_of_details
 from .respelling import respelled
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -490,9 +490,9 @@ class Batcher:
         held = [count for part in (*self._parts, self.deferred.counts) for count in part]
         held += [count for each in batches for count in each.counts]
         accesses = [*self._accesses, *self._uncut.accesses, *(use for each in batches for use in each.accesses)]
-        size = sum(size_of(count.metadata) for count in held) + sum(map(size_of_access, accesses))
+        size = sum(map(size_of_details, held)) + sum(map(size_of_access, accesses))
         with self._pending.lock:
             self._pending.with_writer_accesses = len(accesses)
-            self._pending.with_writer_bytes = self._uncut.counts.metadata_bytes + size
+            self._pending.with_writer_bytes = self._uncut.counts.detail_bytes + size
             self._pending.with_writer_keys = self._uncut.counts.keys + len(held) + len(accesses)
             self._pending.with_writer_uses = self._uncut.counts.uses + sum(count.uses for count in held)

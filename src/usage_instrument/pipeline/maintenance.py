@@ -131,6 +131,8 @@ class Maintenance:
         yield from retention.prune(first_day)
         if store.exposure_problem is None:
             yield from retention.prune_exposures(first_day)
+        if store.dimension_problem is None:
+            yield from retention.prune_dimensions(first_day)
         root = settings.journal
         dead = retention.dead_writers(lambda: journal.writers(root) if root is not None else ())
         yield retention.forget(dead)

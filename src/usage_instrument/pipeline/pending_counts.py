@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from usage_instrument.events import Count, Use, is_exposure
+from usage_instrument.events import Count, Slice, Use, is_exposure
 from usage_instrument.runtime.threads import allocate_lock
 from usage_instrument.typing import UserId
 
@@ -21,9 +21,12 @@ _MASK = 2**_SHIFT - 1
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
 
 Key = tuple[str, UserId]
+SliceKey = tuple[dt.datetime, str, str]
 
 METADATA_OVERHEAD = 200
 """Bytes in memory per metadata, beside its text: the string's own, its key, and a place in a dict."""
+SLICE_BYTES = 500
+"""Bytes in memory per slice of a count."""
 ACCESS_OVERHEAD = 800
 """Bytes in memory per access, beside its metadata."""
 
@@ -35,9 +38,11 @@ class Aggregates:
         self._buckets: dict[dt.datetime | None, dict[str, dict[UserId, int]]] = {}
         self._metadata: dict[Key, str] = {}
         self._first: dict[Key, int] = {}  # the time of the first exposure, for exposures alone
+        self._slices: dict[Key, dict[SliceKey, Slice]] = {}  # for uses with dimensions or a number alone
         self.keys = 0
         self.uses = 0
-        self.metadata_bytes = 0
+        self.detail_bytes = 0
+        """Bytes of metadata and slices."""
 
     def __bool__(self) -> bool:
         return self.keys > 0
@@ -109,11 +114,27 @@ class Aggregates:
             newer = merged if len(merged) <= max_bytes else newer
         self._take_metadata(key)
         self._metadata[key] = newer
-        self.metadata_bytes += size_of(newer)
+        self.detail_bytes += size_of(newer)
+
+    def add_slices(self, key: Key, slices: Iterable[Slice]) -> None:
+        """Add the slices of uses that were added."""
+        mine = self._slices.setdefault(key, {})
+        before = len(mine)
+        for each in slices:
+            known = mine.get(each.key)
+            mine[each.key] = each if known is None else known.plus(each)
+        self.detail_bytes += SLICE_BYTES * (len(mine) - before)
+
+    def _take_slices(self, key: Key) -> tuple[Slice, ...]:
+        slices = self._slices.pop(key, None) if self._slices else None
+        if slices is None:
+            return ()
+        self.detail_bytes -= SLICE_BYTES * len(slices)
+        return tuple(slices.values())
 
     def _take_metadata(self, key: Key) -> str | None:
         metadata = self._metadata.pop(key, None)
-        self.metadata_bytes -= size_of(metadata)
+        self.detail_bytes -= size_of(metadata)
         return metadata
 
     def discard(self, is_suppressed: Callable[[UserId], bool]) -> int:
@@ -125,6 +146,7 @@ class Aggregates:
                     gone += users.pop(user) & _MASK
                     self.keys -= 1
                     self._take_metadata((feature, user))
+                    self._take_slices((feature, user))
                     self._first.pop((feature, user), None)
         self.uses -= gone
         return gone
@@ -158,7 +180,8 @@ class Aggregates:
                     history.append((other, more & _MASK))
         self.uses -= packed & _MASK
         count = _count(feature, user, packed, self._take_metadata((feature, user)))
-        return count._replace(history=tuple((start, number) for start, number in history if start is not None))
+        starts = tuple((start, number) for start, number in history if start is not None)
+        return count._replace(history=starts, slices=self._take_slices((feature, user)))
 
     def absorb(self, newer: Aggregates, metadata_max_bytes: int) -> None:
         """Add newer aggregates to these."""
@@ -180,11 +203,18 @@ class Aggregates:
             self._exposed_at(key, stamp)
         for key, metadata in newer._metadata.items():
             self.merge_metadata(key, metadata, metadata_max_bytes)
+        for key, slices in newer._slices.items():
+            self.add_slices(key, slices.values())
 
 
 def size_of(metadata: str | None) -> int:
     """Bytes in memory of metadata (JSON text in ASCII)."""
     return 0 if metadata is None else len(metadata) + METADATA_OVERHEAD
+
+
+def size_of_details(count: Count) -> int:
+    """Bytes in memory of the metadata and the slices of a count."""
+    return size_of(count.metadata) + SLICE_BYTES * len(count.slices)
 
 
 def size_of_access(access: Use) -> int:
@@ -237,8 +267,8 @@ class PendingCounts:
 
     @property
     def bytes(self) -> int:
-        """Bytes of metadata and accesses, here and with the writer."""
-        return self.counts.metadata_bytes + self.access_bytes + self.with_writer_bytes
+        """Bytes of metadata, slices and accesses, here and with the writer."""
+        return self.counts.detail_bytes + self.access_bytes + self.with_writer_bytes
 
     @property
     def uses(self) -> int:
@@ -256,7 +286,7 @@ class PendingCounts:
             counts, losses, accesses = self.counts, self.losses, self.accesses
             # Counted as the writer's before they leave: a concurrent reader may see uses twice, but misses none.
             self.with_writer_keys += counts.keys + len(accesses)
-            self.with_writer_bytes += counts.metadata_bytes + self.access_bytes
+            self.with_writer_bytes += counts.detail_bytes + self.access_bytes
             self.with_writer_uses += counts.uses
             self.with_writer_accesses += len(accesses)
             self.counts, self.losses, self.accesses, self.access_bytes = Aggregates(), Counter(), [], 0

@@ -146,6 +146,11 @@ class Rejection:
             self.rejected += uses
             self._batcher.lose(reason, uses)
 
+    def lose_dimensions(self, batch: Batch, detail: str) -> None:
+        """Count and log the counts of a batch whose dimensions and numbers are not written."""
+        self.metadata_lost += sum(bool(count.slices) for count in batch.counts)
+        log.warning("dimensions refused", "dimensions and values lost, and the uses are counted: %s", detail)
+
     def lose_accesses(self, number: int) -> None:
         """Count accesses that are not in the audit trail."""
         if number:

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 
-from usage_instrument.events import Batch, Count, row_order
+from usage_instrument.events import Batch, Count, added_slices, row_order
 from usage_instrument.typing import UserId
 
 
@@ -36,4 +36,5 @@ def _sum(older: Count, newer: Count, metadata_max_bytes: int) -> Count:
         last_used=newer.last_used,
         metadata=metadata,
         history=tuple(history.items()),
+        slices=added_slices((*older.slices, *newer.slices)),
     )

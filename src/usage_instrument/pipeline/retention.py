@@ -145,6 +145,25 @@ class Retention:
     def _delete_exposures(self, which: ColumnElement[bool], connection: Connection) -> int:
         return int(self._execute(connection, delete(self._tables.exposures).where(which)).rowcount)
 
+    # ---- the dimensions
+
+    def count_dimensions(self, before: dt.datetime) -> int:
+        """The number of rows of days before a moment."""
+        start = self._tables.dimensions.c.bucket_start
+        return int(self._read(select(func.count()).select_from(self._tables.dimensions).where(start < before))[0][0])
+
+    def prune_dimensions(self, before: dt.datetime) -> Iterator[int]:
+        """Delete the rows of days before a moment; yield the number of rows of each transaction."""
+        dimensions = self._tables.dimensions
+        old, key = dimensions.c.bucket_start < before, dimensions.c.id
+        while found := self._read(select(key).where(old).order_by(dimensions.c.bucket_start, key).limit(ROWS)):
+            for start in range(0, len(found), _WRITERS):
+                some = [row[0] for row in found[start : start + _WRITERS]]
+                yield self._transact(partial(self._delete_dimensions, key.in_(some)))
+
+    def _delete_dimensions(self, which: ColumnElement[bool], connection: Connection) -> int:
+        return int(self._execute(connection, delete(self._tables.dimensions).where(which)).rowcount)
+
     # ---- the ledger
 
     def dead_writers(self, known: Callable[[], Collection[UUID]]) -> list[UUID]:

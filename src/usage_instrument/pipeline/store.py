@@ -19,6 +19,7 @@ from usage_instrument.audit.insert import AccessInsert
 from usage_instrument.audit.trail import ensure
 from usage_instrument.database import dialects, inspection, outbox
 from usage_instrument.database.dialects.base import live_users_column
+from usage_instrument.database.dimensions import DimensionValues, dimension_rows
 from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.database.exposures import exposure_rows
 from usage_instrument.database.ledger import Ledger, utcnow
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _USERS_A_QUERY = 500
 _REFUSAL = 60.0
-"""Seconds until rights to the table of exposures are looked for again."""
+"""Seconds until rights to the table of exposures, or of dimensions, are looked for again."""
 _LONGEST_RETRY = 86400.0 * 365
 """Seconds: the most that a row of the outbox waits for its user."""
 
@@ -108,13 +109,16 @@ class Store:
         self._trail: UUID | None = None
         self._access_insert: AccessInsert | None = None
         self._has_outbox = False
-        self._exposures_refused_until = 0.0
+        self._refused_until: dict[str, float] = {}
+        self._values = DimensionValues(tables, settings.dimension_values)
         self.suppressions = Suppressions(tables, settings.privacy_key)
         """The suppressed users, as last read."""
         self.audit_problem: str | None = None
         """Why the audit trail takes no rows, if so; known after open()."""
         self.exposure_problem: str | None = None
         """Why exposures cannot be written, if so; known after open()."""
+        self.dimension_problem: str | None = None
+        """Why dimensions and numbers cannot be written, if so; known after open()."""
 
     def __str__(self) -> str:
         return str(self._connector)
@@ -138,7 +142,8 @@ class Store:
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
             self.audit_problem = inspection.audit_problem(connection, self._tables, inspector)
             self.exposure_problem = inspection.exposure_problem(connection, self._tables, inspector)
-            self._has_outbox = is_readable(connection, self._tables.outbox)
+            self.dimension_problem = inspection.dimension_problem(connection, self._tables, inspector)
+            self._has_outbox = self._sees_outbox(connection)
 
         self.transact(check)
 
@@ -149,26 +154,52 @@ class Store:
     def check_exposures(self) -> None:
         """Check again whether exposures can be written, unless the role had no right a moment ago. Raises
         WriteError."""
-        if time.monotonic() >= self._exposures_refused_until:
+        if self._may_check(self._tables.exposures):
             look = partial(inspection.exposure_problem, tables=self._tables)
             self.exposure_problem = self.transact(lambda connection: look(connection))
 
-    def refuses_exposures(self, error: WriteError) -> bool:
-        """Whether a batch failed as the role has no right to the table of exposures: then they have a problem."""
-        if error.fault is not Fault.CONFIGURATION or self._tables.exposures.name not in str(error):
+    def check_dimensions(self) -> None:
+        """As check_exposures, of dimensions."""
+        if self._may_check(self._tables.dimensions):
+            look = partial(inspection.dimension_problem, tables=self._tables)
+            self.dimension_problem = self.transact(lambda connection: look(connection))
+
+    def _may_check(self, table: Table) -> bool:
+        return time.monotonic() >= self._refused_until.get(table.name, 0.0)
+
+    def refuses(self, error: WriteError) -> bool:
+        """Whether a batch failed as the role has no right to the table of exposures or dimensions: then they have a
+        problem."""
+        tables, text = self._tables, str(error)
+        if error.fault is not Fault.CONFIGURATION:
             return False
-        self.exposure_problem, self._exposures_refused_until = str(error), time.monotonic() + _REFUSAL
+        if tables.exposures.name in text:
+            refused, self.exposure_problem = tables.exposures, text
+        elif tables.dimensions.name in text:
+            refused, self.dimension_problem = tables.dimensions, text
+        else:
+            return False
+        self._refused_until[refused.name] = time.monotonic() + _REFUSAL
         return True
+
+    def _sees_outbox(self, connection: Connection) -> bool:
+        """Whether the outbox is there, with all its columns."""
+        table = self._tables.outbox
+        if not is_readable(connection, table):
+            return False
+        live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
+        return live >= set(table.c.keys())
 
     def check_outbox(self) -> None:
         """Look again for the outbox. Raises WriteError."""
-        self._has_outbox = self.transact(lambda connection: is_readable(connection, self._tables.outbox))
+        self._has_outbox = self.transact(self._sees_outbox)
 
     @property
     def tables_of_users(self) -> tuple[Table, ...]:
         """The live tables with the rows of users; open() ran."""
         tables = self._tables
-        return tables.of_users if self.exposure_problem is None else (tables.usage, tables.history)
+        problems = {tables.exposures: self.exposure_problem, tables.dimensions: self.dimension_problem}
+        return tuple(table for table in tables.of_users if problems.get(table) is None)
 
     # ---- the writer's row
 
@@ -300,8 +331,14 @@ class Store:
         exposed = exposure_rows(batch.exposures)
         if exposed:
             flush.add_exposures(connection, exposed)
+        self._add_dimensions(connection, flush, batch)
         for loss in batch.losses:
             self._add_loss(connection, loss)
+
+    def _add_dimensions(self, connection: Connection, flush: Flush, batch: Batch) -> None:
+        if batch.has_slices and self.dimension_problem is None:  # a batch in doubt may have had them before
+            rows = self._values.limited(connection, dimension_rows(batch.counts))
+            flush.add_dimensions(connection, rows)
 
     def _add_loss(self, connection: Connection, loss: Loss) -> None:
         losses = self._tables.losses
@@ -417,7 +454,9 @@ class Store:
                 passing = self.new_ledger()
                 passing.register(connection)
                 passing.suppression = 0
-                flush.apply(connection, passing, self._respelled(connection, Batch(1, counts)))
+                sent = self._respelled(connection, Batch(1, counts))
+                flush.apply(connection, passing, sent)
+                self._add_dimensions(connection, flush, sent)
                 passing.retire(connection)
             for reason, some in (
                 (losses.UNKNOWN_USER, late), (losses.REFUSED, refused), (losses.SUPPRESSED, suppressed),

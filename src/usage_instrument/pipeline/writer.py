@@ -179,6 +179,8 @@ class Writer:
                 try:
                     moved = store.move_outbox(ledger, limit, self._known_users, behind, rejects=rejects)
                 except WriteError as error:
+                    if store.refuses(error):
+                        continue
                     if error.in_doubt or error.fault is not Fault.REFUSED or rejects:
                         raise
                     limit, rejects = 1, limit == 1  # look for the row that is refused
@@ -220,7 +222,7 @@ class Writer:
             batch = self.batcher.next(ledger, audits=self._can_audit(store))
             if batch is None:
                 return
-            if self._can_expose(batch, store):
+            if self._can_expose(batch, store) and self._can_slice(batch, store):
                 self._send(batch, store, ledger)
             self.batcher.report()
 
@@ -249,6 +251,18 @@ class Writer:
         self.rejection.reject(exposures, losses.REFUSED, store.exposure_problem)
         return False
 
+    def _can_slice(self, batch: Batch, store: Store) -> bool:
+        """Leave the dimensions out of a batch if the database has no table for them. False if that has changed the
+        batch."""
+        if store.dimension_problem is None or not batch.has_slices or self.batcher.state is not BatchState.READY:
+            return True
+        store.check_dimensions()
+        if store.dimension_problem is None:
+            return True
+        self.batcher.replace(tuple(count._replace(slices=()) for count in batch.counts))
+        self.rejection.lose_dimensions(batch, store.dimension_problem)
+        return False
+
     def _send(self, batch: Batch, store: Store, ledger: Ledger) -> None:
         start = time.monotonic()
         try:
@@ -256,8 +270,8 @@ class Writer:
         except WriteError as error:
             if error.in_doubt:
                 self.batcher.doubt()
-            elif batch.exposures and store.refuses_exposures(error):
-                self.batcher.roll_back()  # the ledger had moved before, as below; next, they are rejected
+            elif store.refuses(error):
+                self.batcher.roll_back()  # the ledger had moved before, as below; next, they are left out
                 return
             # While an earlier attempt is in doubt, this one may have waited for the locks of that attempt.
             elif self.batcher.state is BatchState.READY and self.rejection.isolate(error, batch):

@@ -52,9 +52,9 @@ class Privacy:
         self._flush = flush
 
     def export(self, user: object) -> dict[str, Any]:
-        """All data of a user as JSON values: `user_id`, `exported_at` (UTC), `usage`, `history`, `exposures`,
-        `waiting` (committed uses that no writer has counted yet), `accesses` as user or actor, and `counted`, which is
-        None without a `privacy_key`. Needs no `privacy_key`."""
+        """All data of a user as JSON values: `user_id`, `exported_at` (UTC), `usage`, `history`, `dimensions`,
+        `exposures`, `waiting` (committed uses that no writer has counted yet), `accesses` as user or actor, and
+        `counted`, which is None without a `privacy_key`. Needs no `privacy_key`."""
         given, secret = self._user_id(user), self._settings.privacy_key
         self._flush(self._settings.shutdown_timeout)
 
@@ -71,6 +71,7 @@ class Privacy:
                     user_id,
                     accesses=store.audit_problem is None,
                     exposures=store.exposure_problem is None,
+                    dimensions=store.dimension_problem is None,
                     waiting=store.has_outbox,
                 ),
             }

@@ -1,4 +1,4 @@
-"""Moves the counts, the history, the exposures and the waiting uses of a guest to a user."""
+"""Moves the counts, the history, the dimensions, the exposures and the waiting uses of a guest to a user."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ from sqlalchemy import (
 
 from usage_instrument.database import dialects, outbox, suppressions
 from usage_instrument.database.dialects import Fault
-from usage_instrument.database.dialects.base import ConcurrentInsertError
+from usage_instrument.database.dialects.base import KEY_COLUMNS, ConcurrentInsertError
+from usage_instrument.database.dimensions import DimensionRow
 from usage_instrument.database.exposures import ExposureRow
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.database.suppressions import Key
 from usage_instrument.database.users_table import is_in_users_table
 from usage_instrument.errors import IdentifiedUserError, UnknownUserError
-from usage_instrument.events import Batch, Count
+from usage_instrument.events import Batch, Count, Slice
 from usage_instrument.pipeline.backend import Backend
 from usage_instrument.pipeline.retry import persistently
 from usage_instrument.pipeline.store import Store, WriteError
@@ -125,7 +126,7 @@ class Merge:
         return persistently(partial(self._store.transact, work), PATIENCE)
 
     def _has_rows(self, connection: Connection) -> bool:
-        usage, history, exposures = self._tables.of_users
+        usage, history, exposures, dimensions = self._tables.of_users
         return (
             _has(connection, usage, _of(usage, self._guest))
             or _has(connection, history, _of(history, self._guest))
@@ -134,7 +135,7 @@ class Merge:
                     table.name, schema=table.schema
                 )  # not in the schema of the release before
                 and _has(connection, table, table.c.user_id == self._guest)
-                for table in (exposures, self._tables.outbox)
+                for table in (exposures, dimensions, self._tables.outbox)
             )
         )
 
@@ -171,7 +172,8 @@ class Merge:
         counts = self._take_counts(connection)
         buckets, is_last = self._take_history(connection)
         exposures = self._take_exposures(connection) if self._store.exposure_problem is None else []
-        if counts or buckets or exposures or waiting:
+        slices, is_all = self._take_dimensions(connection) if self._store.dimension_problem is None else ([], True)
+        if counts or buckets or exposures or slices or waiting:
             number += 1
             if not flush.apply(connection, ledger, Batch(number, counts)):
                 raise ConcurrentInsertError  # suppressed since: look again
@@ -179,10 +181,12 @@ class Merge:
                 flush.add_history(connection, _with_history(self._user, buckets))
             if exposures:
                 flush.add_exposures(connection, exposures)
-        numbers = map(len, (counts, buckets, exposures))
+            if slices:
+                flush.add_dimensions(connection, slices)
+        numbers = map(len, (counts, buckets, exposures, slices))
         moved = {table.fullname: rows for table, rows in zip(self._tables.of_users, numbers, strict=True)}
         moved[self._tables.outbox.fullname] = waiting
-        self._attempt = _Part(moved, sum(count.uses for count in counts), is_last, number=number)
+        self._attempt = _Part(moved, sum(count.uses for count in counts), is_last and is_all, number=number)
         return self._attempt
 
     def _give_waiting(self, connection: Connection) -> int:
@@ -255,6 +259,40 @@ class Merge:
             for row in found
         )
         return sorted(rows, key=lambda row: row[:3])
+
+    def _take_dimensions(self, connection: Connection) -> tuple[list[DimensionRow], bool]:
+        """Delete some of the guest's rows of dimensions and return them as those of the user, and whether they were
+        the last."""
+        dimensions, limit = self._tables.dimensions, self._settings.flush_rows
+        is_guest = self._is(connection, dimensions, self._guest)
+        order = self._store.statements.row_order(dimensions)
+        columns = (dimensions.c[name] for name in KEY_COLUMNS)
+        order += self._store.statements.by_bytes(*columns)
+        query = select(dimensions).where(is_guest).order_by(*order).limit(limit + 1).with_for_update()
+        rows = self._read(connection, query)
+        is_all, rows = len(rows) <= limit, rows[:limit]
+        for start in range(0, len(rows), _KEYS_PER_QUERY):
+            some = rows[start : start + _KEYS_PER_QUERY]
+            self._delete(connection, dimensions, dimensions.c.id.in_([row.id for row in some]), len(some))
+        found = (
+            DimensionRow(
+                self._user,
+                row.feature_name,
+                Slice(
+                    row.bucket_start,
+                    row.dimension,
+                    row.dimension_value,
+                    row.usage_count,
+                    row.value_count,
+                    row.value_sum,
+                    row.value_squares,
+                    row.value_minimum,
+                    row.value_maximum,
+                ),
+            )
+            for row in rows
+        )
+        return sorted(found, key=lambda row: row.order), is_all
 
     def _unit(self, unit: str) -> str:
         return str(self._user) if unit == str(self._guest) else unit

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 _PERSONS = ("user", "actor")
+_KEY_OF_DIMENSIONS = ("bucket_start", "feature_name", "dimension", "dimension_value")
+_OF_DIMENSIONS = ("usage_count", "value_count", "value_sum", "value_squares", "value_minimum", "value_maximum")
 _OF_EXPOSURES = ("experiment", "first_exposed_at", "unit", "variant")
 
 
@@ -34,10 +36,17 @@ def delete_rows(connection: Connection, table: Table, user: UserId) -> int:
 
 
 def personal_data(
-    connection: Connection, tables: Tables, user: UserId, *, accesses: bool, exposures: bool, waiting: bool
+    connection: Connection,
+    tables: Tables,
+    user: UserId,
+    *,
+    accesses: bool,
+    exposures: bool,
+    dimensions: bool,
+    waiting: bool,
 ) -> dict[str, Any]:
-    """The rows of a user as JSON values: `usage`, `history`, `exposures`, `waiting`, those of the outbox, and
-    `accesses`, those of the audit trail. Without `accesses`, `exposures` or `waiting`, the database lacks the table."""
+    """The rows of a user as JSON values: `usage`, `history`, `dimensions`, `exposures`, `waiting`, those of the outbox,
+    and `accesses`, those of the audit trail. Without one of the last four, the database lacks the table."""
     # Read first: a row that a writer moves meanwhile is in both, rather than in neither.
     uncounted = _rows(connection, tables.outbox, user, "used_at", "feature_name") if waiting else []
     return {
@@ -58,6 +67,16 @@ def personal_data(
             }
             for row in _rows(connection, tables.history, user, "bucket_start", "feature_name")
         ],
+        "dimensions": [
+            {
+                "feature_name": row["feature_name"],
+                "dimension": row["dimension"],
+                "dimension_value": row["dimension_value"],
+                "bucket_start": row["bucket_start"].isoformat(),
+                **{name: row[name] for name in _OF_DIMENSIONS},
+            }
+            for row in (_rows(connection, tables.dimensions, user, *_KEY_OF_DIMENSIONS) if dimensions else ())
+        ],
         "exposures": [
             {
                 "experiment": row["experiment"],
@@ -75,6 +94,7 @@ def personal_data(
                 "uses": row["uses"],
                 "used_at": row["used_at"].isoformat(),
                 "metadata": None if row["metadata"] is None else json.loads(row["metadata"]),
+                **dict(zip(("dimensions", "value"), json.loads(row["dimensions"] or "[null,null]"), strict=True)),
             }
             for row in uncounted
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
 from usage_instrument.capture import request_transactions
@@ -43,6 +44,10 @@ class MiddlewareOptions(TypedDict, Generic[C], total=False):
     framework itself knows no user."""
     metadata: Metadata | Callable[[C], Metadata | None] | None
     """The metadata of each use, or a callable that returns it."""
+    dimensions: Mapping[str, object] | Callable[[C], Mapping[str, object] | None] | None
+    """The values that each use is counted by, by the names of their dimensions, or a callable that returns them."""
+    value: float | Decimal | Callable[[C], float | Decimal | None] | None
+    """The number that is added up beside the count, or a callable that returns it."""
     success: Callable[[int, C], object] | None
     """From the status and the request to whether it is a use. Default: 2xx, and 3xx of an unsafe method."""
     graphql: str | Iterable[str] | None

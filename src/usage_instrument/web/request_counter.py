@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from usage_instrument.capture import request_transactions
-from usage_instrument.capture.call_arguments import kept_metadata
+from usage_instrument.capture.call_arguments import NO_MEASURES, Measures, kept_metadata
 from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, LoginPage, Request, holder, judge, request_of
+from usage_instrument.capture.dimensions import StatedMeasures
 from usage_instrument.capture.kept_uses import Release
 from usage_instrument.capture.lazy_users import nobody
 from usage_instrument.capture.loaded_attributes import attributes_of
@@ -96,7 +97,9 @@ class Decision(NamedTuple):
 class PendingUse:
     """A request or task, and the use that it is as soon as its response has started."""
 
-    __slots__ = ("carrier", "feature", "is_pending", "metadata", "metadata_error", "name", "request", "user")
+    __slots__ = (
+        *("carrier", "feature", "is_pending", "measures", "metadata", "metadata_error", "name", "request", "user"),
+    )
 
     def __init__(self, request: Request, carrier: Carrier) -> None:
         self.request = request
@@ -110,6 +113,7 @@ class PendingUse:
     user: UserId
     metadata: Kept
     metadata_error: Exception | None
+    measures: Measures | Exception
 
     def keep(self, release: Release) -> None:
         """Record the use if what the request has written is committed."""
@@ -165,6 +169,7 @@ class RequestCounter:
             self.metadata = kept_metadata(metadata)
         elif metadata is not None:
             self.metadata_of = check_callable("metadata=", metadata)
+        self.measures = StatedMeasures(options.get("dimensions"), options.get("value"))
         policy = None if audit is None else AuditPolicy(audit, self.rules, self.catalog, knows_routes=knows_routes)
         self.policy = policy if policy is not None and policy.levels else None
         self.routes: dict[object, RouteFeature] = {}
@@ -430,6 +435,8 @@ class RequestCounter:
             use.metadata, use.metadata_error = self.metadata, None
         else:
             use.metadata, use.metadata_error = self._metadata_of(use.carrier)
+        measures = self.measures
+        use.measures = measures.constant if measures.read is None else measures.read(use.carrier)
         use.is_pending = True
 
     def _metadata_of(self, carrier: Carrier) -> tuple[Kept, Exception | None]:
@@ -450,12 +457,16 @@ class RequestCounter:
             request.note_user(use.user)
         if not ALIVE[0]:
             notice_fork()
+        by = use.measures
+        if isinstance(by, Exception):
+            self.recorder.lose_metadata(use.name, by)
+            by = NO_MEASURES
         if self.is_bound:
-            use.keep(self.recorder.hold(Use(use.name, use.user, use.metadata, 1, None, now())))
-        elif use.metadata is None and feature is not None:
+            use.keep(self.recorder.hold(Use(use.name, use.user, use.metadata, 1, None, now(), *by)))
+        elif use.metadata is None and by is NO_MEASURES and feature is not None:
             feature.append(use.user)
         else:
-            self.recorder.record(Use(use.name, use.user, use.metadata))
+            self.recorder.record(Use(use.name, use.user, use.metadata, 1, None, None, *by))
         if use.metadata_error is not None:
             self.recorder.lose_metadata(use.name, use.metadata_error)
 

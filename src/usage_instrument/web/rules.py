@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from usage_instrument.errors import DeclarationError
-from usage_instrument.events import NAME_LENGTH, check_feature
+from usage_instrument.events import check_feature, shortened
 
 from .options import Features, Namer, check_callable
 from .path_templates import PathTemplate, Pattern, plain_template
@@ -212,14 +211,6 @@ class Rules:
         if route.redirects:
             return "a redirect is no use, unless in include="
         return None
-
-
-def shortened(name: str) -> str:
-    """A name that fits: its first characters and a hash of all of it, the same in every process and release."""
-    if len(name) <= NAME_LENGTH:
-        return name
-    digest = hashlib.blake2s(name.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
-    return f"{name[: NAME_LENGTH - len(digest) - 1]}~{digest}"
 
 
 class _RoutePattern(NamedTuple):

@@ -40,13 +40,23 @@ if TYPE_CHECKING:
     from usage_instrument.events import Batch, Count
     from usage_instrument.settings import Settings
 
+    from ..dimensions import DimensionRow
     from ..exposures import ExposureRow
     from ..ledger import Ledger
 
 MAX_COUNT_SQL: ColumnElement[Any] = literal_column(str(MAX_COUNT))
 """`usage_count` saturates here. A literal: a parameter inside SET fails once the driver prepares the statement."""
-NULLABLE = frozenset({"user_id", "actor_id", "request_id", "metadata", "description", "display_name", "source"})
+NULLABLE = frozenset(
+    {
+        *("user_id", "actor_id", "request_id", "metadata", "description", "display_name", "source"),
+        *("value_minimum", "value_maximum", "dimensions"),
+    }
+)
 """The columns into which the package writes NULL."""
+
+
+KEY_COLUMNS = ("dimension", "dimension_value", "bucket_start")
+"""The columns that follow user and feature in the unique index of a table that has them."""
 
 
 class ConcurrentInsertError(UsageInstrumentError):
@@ -120,6 +130,10 @@ class Flush(ABC):
     def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:
         """Add exposures to their rows, in the caller's transaction: the first time stays, the user that is known stays,
         the numbers are added up."""
+
+    @abstractmethod
+    def add_dimensions(self, connection: Connection, rows: Sequence[DimensionRow]) -> None:
+        """Add uses and numbers to the rows of dimensions, in the caller's transaction."""
 
 
 class Dialect(ABC):
@@ -468,9 +482,10 @@ def anonymous_key(user_id_type: UserIdType) -> ColumnElement[Any]:
 
 
 def unique_key(rows: FromClause, user_id_type: UserIdType) -> list[ColumnElement[Any]]:
-    """The expressions of the unique index: user, feature and, in the history, bucket, without NULLs."""
+    """The expressions of the unique index: user, feature, and value of a dimension and bucket where there are such,
+    without NULLs."""
     parts: list[ColumnElement[Any]] = [
         func.coalesce(rows.c.user_id, anonymous_key(user_id_type)),
         func.coalesce(rows.c.feature_name, literal_column("''")),
     ]
-    return [*parts, rows.c.bucket_start] if "bucket_start" in rows.c else parts
+    return [*parts, *(rows.c[name] for name in KEY_COLUMNS if name in rows.c)]

@@ -9,6 +9,7 @@ from uuid import UUID
 from usage_instrument.events import Count
 from usage_instrument.typing import UserId
 
+from ..dimensions import DimensionRow
 from ..exposures import ExposureRow
 
 _quote = json.encoder.encode_basestring_ascii
@@ -52,6 +53,22 @@ def exposures_json(rows: Iterable[ExposureRow], *, hex_users: bool = False) -> s
         for row in rows
     )
     return f"[{','.join(texts)}]"
+
+
+def dimensions_json(rows: Iterable[DimensionRow], *, hex_users: bool = False) -> str:
+    """The rows as a JSON array of objects: u(ser), f(eature), d(imension), v(alue), b(ucket), n(umber of uses), c (the
+    number of those with a number), s(um), q (the sum of the squares), l(east), g(reatest)."""
+    texts = (
+        f'{{"u":{_user(user, hex_users)},"f":{_quote(feature)},"d":{_quote(each.dimension)},"v":{_quote(each.value)},'
+        f'"b":"{each.start.isoformat(" ")}","n":{each.uses},"c":{each.numbers},"s":{each.total!r},"q":{each.squares!r},'
+        f'"l":{_real(each.least)},"g":{_real(each.greatest)}}}'
+        for user, feature, each in rows
+    )
+    return f"[{','.join(texts)}]"
+
+
+def _real(number: float | None) -> str:
+    return "null" if number is None else repr(number)
 
 
 def _bucket(count: Count) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 from uuid import UUID
 
 from usage_instrument.errors import UsageInstrumentError
-from usage_instrument.events import Access, Count, Use
+from usage_instrument.events import Access, Count, Slice, Use
 from usage_instrument.typing import UserId
 
 T = TypeVar("T")
@@ -89,6 +90,8 @@ def use_to_json(use: Use) -> list[Any]:
         fields.append([id_.hex, outcome, occurred_at, user_to_json(actor), request_id])
     if use.at is not None:
         fields += [None] * (use.access is None) + [use.at]
+    if use.dimensions or use.value is not None:
+        fields += [None] * (6 - len(fields)) + [use.dimensions, use.value]
     return fields
 
 
@@ -97,27 +100,46 @@ def use_from_json(fields: list[Any]) -> Use:
     feature, user, metadata, uses, *more = fields
     if type(metadata) is not dict:
         _check_object(metadata)
-    access, at = None, None
-    if more[1:]:
+    access, at, dimensions, value = None, None, None, None
+    if len(more) > 2:
+        dimensions, value = _measures(*more[2:])
+    if more[1:] and (more[1] is not None or len(more) == 2):
         at = stamp(more[1])
-    if more and (more[0] is not None or at is None):
+    if more and (more[0] is not None or len(more) == 1):
         id_, outcome, occurred_at, actor, request_id = more[0]
         if request_id is not None:
             exactly(str, request_id)
         access = Access(UUID(hex=id_), exactly(str, outcome), stamp(occurred_at), user_from_json(actor), request_id)  # type: ignore[arg-type]
-    return Use(exactly(str, feature), user_from_json(user), metadata, natural(uses), access, at)
+    return Use(exactly(str, feature), user_from_json(user), metadata, natural(uses), access, at, dimensions, value)
+
+
+def _measures(dimensions: Any, value: Any) -> tuple[dict[str, str] | None, float | None]:
+    """The dimensions and the number of a use. Raises one of MALFORMED."""
+    if dimensions is not None:
+        dimensions = {exactly(str, name): exactly(str, text) for name, text in exactly(dict, dimensions).items()}
+    return dimensions, None if value is None else _finite(value)
+
+
+def _finite(value: Any) -> float:
+    number = exactly(float, value)
+    if not math.isfinite(number):
+        raise ValueError("a number is not finite")
+    return number
 
 
 def count_to_json(count: Count) -> list[Any]:
     """A count, as the snapshot keeps it."""
     history = [[start.isoformat(), uses] for start, uses in count.history]
     user = user_to_json(count.user)
-    return [count.feature, user, count.uses, count.last_used.isoformat(), count.metadata, history]
+    fields = [count.feature, user, count.uses, count.last_used.isoformat(), count.metadata, history]
+    if count.slices:
+        fields.append([[each.start.isoformat(), *each[1:]] for each in count.slices])
+    return fields
 
 
 def count_from_json(fields: list[Any]) -> Count:
     """The count again. Raises one of MALFORMED."""
-    feature, user, uses, last_used, metadata, history = fields
+    feature, user, uses, last_used, metadata, history, *more = fields
     _check_object(metadata)
     return Count(
         exactly(str, feature),
@@ -126,6 +148,23 @@ def count_from_json(fields: list[Any]) -> Count:
         dt.datetime.fromisoformat(last_used),
         metadata,
         tuple((dt.datetime.fromisoformat(start), natural(number)) for start, number in history),
+        tuple(_slice_from_json(*each) for each in (more[0] if more else ())),
+    )
+
+
+def _slice_from_json(start: str, dimension: Any, value: Any, uses: Any, *numbers: Any) -> Slice:
+    number, total, squares, *ends = numbers
+    least, greatest = (None if each is None else _finite(each) for each in ends)
+    return Slice(
+        dt.datetime.fromisoformat(start),
+        exactly(str, dimension),
+        exactly(str, value),
+        natural(uses),
+        natural(number),
+        _finite(total),
+        _finite(squares),
+        least,
+        greatest,
     )
 
 

@@ -25,9 +25,9 @@ from .records import (
 )
 
 NAME = "frame"
-VERSION = 2
-_WITHOUT_ACCESSES = 1
-"""The version of a snapshot without accesses, so that the release before reads it."""
+VERSION = 3
+_WITHOUT_SLICES, _WITHOUT_ACCESSES = 2, 1
+"""The versions of a snapshot without slices, and without accesses either, so that the releases before read it."""
 
 
 class ReadPosition(NamedTuple):
@@ -72,9 +72,10 @@ def save(saved: SavedSnapshot, directory: Directory) -> None:
     """Replace the last snapshot in one step. Raises OSError."""
     held = saved.held
     has_accesses = bool(held.accesses or any(batch.accesses for batch in held.batches))
+    has_slices = any(count.slices for count in held.waiting) or any(batch.has_slices for batch in held.batches)
     parts: list[dict[str, Any]] = [
         {
-            "version": VERSION if has_accesses else _WITHOUT_ACCESSES,
+            "version": VERSION if has_slices else _WITHOUT_SLICES if has_accesses else _WITHOUT_ACCESSES,
             "writer": saved.writer_id.hex,
             "registered": saved.registered,
             "positions": [[position.segment, position.slot, list(position.holes)] for position in held.positions],

@@ -35,7 +35,7 @@ from usage_instrument.typing import Unit, UserIdType
 from ...driver_errors import Fault
 from ...tables import Tables
 from ...user_text import UserText, bytewise_collation, on_server
-from ..base import NULLABLE, Dialect, Flush, UsersColumn, as_uuid, grants, is_shorter, live_users_column
+from ..base import KEY_COLUMNS, NULLABLE, Dialect, Flush, UsersColumn, as_uuid, grants, is_shorter, live_users_column
 from .flush import BINARY_TEXT, FEATURE_KEY, USER_KEY, MariaDBFlush, anonymous_literal, has_uuid
 from .locks import Prefixed, timeouts
 
@@ -448,8 +448,8 @@ def _add_unique(
         FEATURE_KEY: f"{text_} GENERATED ALWAYS AS (COALESCE(feature_name, ''))",
     }
     changes = [f"ADD COLUMN {key} {value} VIRTUAL INVISIBLE" for key, value in columns.items()]
-    bucket = ", bucket_start" if "bucket_start" in table.c else ""
-    changes.append(f"ADD UNIQUE INDEX {name} ({USER_KEY}, {FEATURE_KEY}{bucket})")
+    key = ", ".join([USER_KEY, FEATURE_KEY, *(column for column in KEY_COLUMNS if column in table.c)])
+    changes.append(f"ADD UNIQUE INDEX {name} ({key})")
     return f"ALTER TABLE {fullname} {', '.join(changes)}"
 
 

@@ -16,12 +16,13 @@ from usage_instrument.events import MAX_COUNT, Batch, Count
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId, UserIdType
 
+from ...dimensions import DimensionRow
 from ...exposures import ExposureRow
 from ...ledger import Ledger
 from ...tables import Tables
 from ...user_text import bytewise_collation
 from ..base import ConcurrentInsertError, Flush, anonymous_key
-from ..batch_json import exposures_json, has_metadata, history_json, usage_json
+from ..batch_json import dimensions_json, exposures_json, has_metadata, history_json, usage_json
 from .locks import UserLocks, timeouts
 
 USER_KEY, FEATURE_KEY = "user_key", "feature_key"
@@ -54,6 +55,7 @@ class MariaDBFlush(Flush):
             "usage": quote(tables.usage),
             "history": quote(tables.history),
             "exposures": quote(tables.exposures),
+            "dimensions": quote(tables.dimensions),
             "same_exposure": _SAME_EXPOSURE,
             "user": "CAST(d.u AS UUID)" if tables.user_id_type == "uuid" and native else "d.u",
             "anonymous": anonymous_literal(tables.user_id_type, native),
@@ -67,7 +69,10 @@ class MariaDBFlush(Flush):
         names["buckets"] = _BUCKETS.format(**names, **_key_types(connection, tables, tables.history))
         exact = f"CHARACTER SET utf8mb4 COLLATE {bytewise_collation(connection.dialect)}"
         names["exposed"] = _EXPOSED.format(**_key_types(connection, tables, tables.usage), exact=exact)
+        dimension_types = _key_types(connection, tables, tables.dimensions)
+        names["sliced"] = _SLICED.format(**dimension_types, exact=exact)
         names["same"] = _SAME.format(**names)
+        names["same_slice"] = _SAME_SLICE.format(**names)
         names["merged"] = _MERGED.format(
             bytes=settings.metadata_max_bytes,
             newer=_MERGE.format(base="f.metadata", over="NULLIF(d.m, 'null')"),
@@ -85,7 +90,12 @@ class MariaDBFlush(Flush):
             _sql(_UPDATE_EXPOSURES, names),
             _sql(_MISSING_EXPOSURES, names),
         )
+        self._update_dimensions, self._missing_dimensions = (
+            _sql(_UPDATE_DIMENSIONS, names),
+            _sql(_MISSING_DIMENSIONS, names),
+        )
         names["places"] = "{places}"
+        self._insert_dimensions = _INSERT_DIMENSIONS.format(**names)
         self._insert_exposures = _INSERT_EXPOSURES.format(**names)
         self._insert_usage, self._insert_history = _INSERT.format(**names), _INSERT_HISTORY.format(**names)
 
@@ -152,6 +162,29 @@ class MariaDBFlush(Flush):
         )
         self._user_locks.acquire(connection, {row.user for row in missing})
         self._insert(connection, self._insert_exposures, values)
+
+    def add_dimensions(self, connection: Connection, rows: Sequence[DimensionRow]) -> None:
+        given = {"rows": dimensions_json(rows, hex_users=self._hex)}
+        updated = connection.execute(self._update_dimensions, given).rowcount
+        if updated == len(rows):
+            return
+        missing = [rows[number - 1] for number in connection.scalars(self._missing_dimensions, given)]
+        _check(rows, updated, missing)
+        values = (
+            (
+                self._user(user),
+                feature,
+                each.dimension,
+                each.value,
+                each.start,
+                min(each.uses, MAX_COUNT),
+                min(each.numbers, MAX_COUNT),
+                *each[5:],
+            )
+            for user, feature, each in missing
+        )
+        self._user_locks.acquire(connection, {row.user for row in missing})
+        self._insert(connection, self._insert_dimensions, values)
 
     def _user(self, user: UserId) -> object:
         if isinstance(user, UUID):
@@ -240,6 +273,34 @@ _INSERT_EXPOSURES = (
     "last_exposed_at = GREATEST(last_exposed_at, VALUES(last_exposed_at)), "
     "exposures = LEAST(exposures + VALUES(exposures), {limit})"
 )
+_SLICED = (
+    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {user_type} PATH '$.u', f {feature_type} PATH '$.f', "
+    "d VARCHAR(100) {exact} PATH '$.d', v VARCHAR(100) {exact} PATH '$.v', b DATETIME(6) PATH '$.b', "
+    "n BIGINT PATH '$.n', c BIGINT PATH '$.c', s DOUBLE PATH '$.s', q DOUBLE PATH '$.q', l DOUBLE PATH '$.l', "
+    "g DOUBLE PATH '$.g')) d"
+)
+_SAME_SLICE = "{same} AND f.dimension = d.d AND f.dimension_value = d.v AND f.bucket_start = d.b"
+_UPDATE_DIMENSIONS = (
+    "{not_waiting}UPDATE {sliced} STRAIGHT_JOIN {dimensions} f ON {same_slice} "
+    "SET f.usage_count = LEAST(f.usage_count + d.n, {limit}), f.value_count = LEAST(f.value_count + d.c, {limit}), "
+    "f.value_sum = f.value_sum + d.s, f.value_squares = f.value_squares + d.q, "
+    "f.value_minimum = LEAST(COALESCE(f.value_minimum, d.l), COALESCE(d.l, f.value_minimum)), "
+    "f.value_maximum = GREATEST(COALESCE(f.value_maximum, d.g), COALESCE(d.g, f.value_maximum))"
+)
+_MISSING_DIMENSIONS = (
+    "SELECT d.i FROM {sliced} LEFT JOIN {dimensions} f ON {same_slice} WHERE f.bucket_start IS NULL ORDER BY d.i"
+)
+_INSERT_DIMENSIONS = (
+    "{not_waiting}INSERT INTO {dimensions} (user_id, feature_name, dimension, dimension_value, bucket_start, "
+    "usage_count, value_count, value_sum, value_squares, value_minimum, value_maximum) VALUES {places} "
+    "ON DUPLICATE KEY UPDATE usage_count = LEAST(usage_count + VALUES(usage_count), {limit}), "
+    "value_count = LEAST(value_count + VALUES(value_count), {limit}), value_sum = value_sum + VALUES(value_sum), "
+    "value_squares = value_squares + VALUES(value_squares), "
+    "value_minimum = LEAST(COALESCE(value_minimum, VALUES(value_minimum)), "
+    "COALESCE(VALUES(value_minimum), value_minimum)), "
+    "value_maximum = GREATEST(COALESCE(value_maximum, VALUES(value_maximum)), "
+    "COALESCE(VALUES(value_maximum), value_maximum))"
+)
 
 
 def has_uuid(dialect: SQLAlchemyDialect) -> bool:
@@ -259,7 +320,9 @@ def _sql(template: str, names: dict[str, Any]) -> TextClause:
 
 def _key_types(connection: Connection, tables: Tables, table: Table) -> dict[str, str]:
     """The types of user and feature in JSON_TABLE: their collations are those of the live keys, which may be older."""
-    found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": table.name})
+    found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": table.name}).all()
+    if not found:  # a table that `db upgrade` will make is like the first one
+        found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": tables.usage.name}).all()
     collations = {row[0]: f"CHARACTER SET utf8mb4 COLLATE {row[1]}" for row in found}
     user = {
         "uuid": f"VARCHAR(36) {BINARY_TEXT}",

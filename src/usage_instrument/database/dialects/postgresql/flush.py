@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     DateTime,
+    Double,
     FromClause,
     Select,
     String,
@@ -34,11 +35,12 @@ from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 
 from usage_instrument.events import Batch, Count
 
+from ...dimensions import DimensionRow
 from ...exposures import ExposureRow
 from ...ledger import Ledger
 from ...tables import Tables
 from ..base import MAX_COUNT_SQL, Flush, anonymous_key, unique_key
-from ..batch_json import exposures_json, has_metadata, history_json, usage_json
+from ..batch_json import dimensions_json, exposures_json, has_metadata, history_json, usage_json
 
 UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', clock_timestamp())", DateTime())
 _ZERO: ColumnElement[Any] = literal_column("0")
@@ -63,6 +65,7 @@ class PostgreSQLFlush(Flush):
         self._sequence = _sequence(connection, tables.usage)
         self._statements: dict[tuple[bool, bool], Insert] = {}
         self._exposures = self._add_exposures()
+        self._dimensions = self._add_dimensions()
         rows = self._rows(_NUMBER, _BUCKET)
         self._history = self._add_history(self._ordered(self._history_of(rows), rows, rows.c.b))
 
@@ -179,6 +182,31 @@ class PostgreSQLFlush(Flush):
             "exposures": _saturated(old.exposures, new.exposures),
         }
         return statement.on_conflict_do_update(index_elements=exposures.primary_key.columns, set_=changes)
+
+    def add_dimensions(self, connection: Connection, rows: Sequence[DimensionRow]) -> None:
+        connection.execute(self._dimensions, {"rows": dimensions_json(rows)})
+
+    def _add_dimensions(self) -> Insert:
+        dimensions, reals = self._tables.dimensions, [column(name, Double) for name in "sqlg"]
+        counts = [column(name, BigInteger) for name in "nc"]
+        rows = self._rows(column("d", Text), column("v", Text), _BUCKET, *counts, *reals)
+        keys = (rows.c.u, rows.c.f, rows.c.d, rows.c.v, rows.c.b)
+        numbers = (*(func.least(rows.c[name], MAX_COUNT_SQL) for name in "nc"), *(rows.c[name] for name in "sqlg"))
+        into = [each.name for each in dimensions.c if not each.primary_key]
+        source = self._ordered(select(*keys, *numbers), rows, *self.by_bytes(rows.c.d, rows.c.v), rows.c.b)
+        statement = insert(dimensions).from_select(into, source)
+        old, new = dimensions.c, statement.excluded
+        return statement.on_conflict_do_update(
+            index_elements=unique_key(dimensions, self._tables.user_id_type),
+            set_={
+                "usage_count": _saturated(old.usage_count, new.usage_count),
+                "value_count": _saturated(old.value_count, new.value_count),
+                "value_sum": old.value_sum + new.value_sum,
+                "value_squares": old.value_squares + new.value_squares,
+                "value_minimum": func.least(old.value_minimum, new.value_minimum),  # which ignores NULL
+                "value_maximum": func.greatest(old.value_maximum, new.value_maximum),
+            },
+        )
 
     def _rows(self, *columns: ColumnClause[Any]) -> TableValuedAlias:
         return _unpacked(column("u", self._user_type), column("f", Text), *columns)

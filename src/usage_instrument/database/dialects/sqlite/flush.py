@@ -11,6 +11,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 
 from usage_instrument.events import MAX_COUNT, Batch, Count
 
+from ...dimensions import DimensionRow
 from ...exposures import ExposureRow
 from ...ledger import Ledger, utcnow
 from ...tables import Tables
@@ -65,6 +66,7 @@ class SQLiteFlush(Flush):
         self._plain_usage = self._usage_statement(tables, None)
         self._history = self._history_statement(tables)
         self._exposures = self._exposures_statement(tables.exposures)
+        self._dimensions = self._dimensions_statement(tables)
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
         if not ledger.advance(connection, batch.number):
@@ -102,6 +104,19 @@ class SQLiteFlush(Flush):
             for row in rows
         ]
         connection.execute(self._exposures, values)
+
+    def add_dimensions(self, connection: Connection, rows: Sequence[DimensionRow]) -> None:
+        values = [
+            {
+                **each._asdict(),
+                "user": user,
+                "feature": feature,
+                "uses": min(each.uses, MAX_COUNT),
+                "numbers": min(each.numbers, MAX_COUNT),
+            }
+            for user, feature, each in rows
+        ]
+        connection.execute(self._dimensions, values)
 
     @staticmethod
     def _row(count: Any, now: dt.datetime) -> dict[str, Any]:
@@ -145,6 +160,33 @@ class SQLiteFlush(Flush):
         )
 
     @staticmethod
+    def _dimensions_statement(tables: Tables) -> Insert:
+        dimensions = tables.dimensions
+        statement = insert(dimensions).values(
+            user_id=bindparam("user"),
+            feature_name=bindparam("feature"),
+            dimension=bindparam("dimension"),
+            dimension_value=bindparam("value"),
+            bucket_start=bindparam("start"),
+            usage_count=bindparam("uses"),
+            value_count=bindparam("numbers"),
+            value_sum=bindparam("total"),
+            value_squares=bindparam("squares"),
+            value_minimum=bindparam("least"),
+            value_maximum=bindparam("greatest"),
+        )
+        old, new = dimensions.c, statement.excluded
+        changes = {
+            "usage_count": _saturated(old.usage_count, new.usage_count),
+            "value_count": _saturated(old.value_count, new.value_count),
+            "value_sum": old.value_sum + new.value_sum,
+            "value_squares": old.value_squares + new.value_squares,
+            "value_minimum": func.min(*_either(old.value_minimum, new.value_minimum)),
+            "value_maximum": func.max(*_either(old.value_maximum, new.value_maximum)),
+        }
+        return statement.on_conflict_do_update(index_elements=unique_key(dimensions, tables.user_id_type), set_=changes)
+
+    @staticmethod
     def _exposures_statement(exposures: Table) -> Insert:
         statement = insert(exposures).values(
             experiment=bindparam("experiment"),
@@ -167,3 +209,8 @@ class SQLiteFlush(Flush):
 
 def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.min(func.coalesce(old, literal_column("0")) + new, MAX_COUNT_SQL)
+
+
+def _either(old: ColumnElement[Any], new: ColumnElement[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Both, or twice the one that is not NULL."""
+    return func.coalesce(old, new), func.coalesce(new, old)
