@@ -172,6 +172,29 @@ def test_a_guest_keeps_what_was_counted_before_the_login(tmp_path: Path) -> None
     assert sorted(rows, key=str) == [("ada", "list_events", 3), ("ada", "log_in", 1), (None, "list_events", 1)]
 
 
+def test_an_experiment_from_the_button_to_the_verdict(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    pytest.importorskip("scipy")
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "experiment_app:app", "--port", "0"]
+    with serving(command, tmp_path / "usage.db") as address:
+        for number in range(12):
+            with httpx.Client(base_url=address, trust_env=False) as client:
+                assert client.post("/checkout").status_code == 400
+                first = client.get("/").text
+                assert client.get("/").text == first, "a visitor sees one color"
+                if number % 2 == 0:
+                    assert client.post("/checkout").status_code == 200
+        asked = {"experiment": "button_color", "goal": "checkout", "weights": "equal"}
+        deadline = time.monotonic() + 30
+        with httpx.Client(base_url=address, trust_env=False, timeout=30) as client:
+            while "Not decided" not in (page := client.get("/usage/experiment", params=asked).text):  # not written yet
+                assert time.monotonic() < deadline, page
+    with contextlib.closing(sqlite3.connect(tmp_path / "usage.db")) as connection:
+        found = connection.execute("SELECT variant, exposures FROM feature_usage_exposures").fetchall()
+        assert (len(found), {exposures for _, exposures in found}) == (12, {2})
+        assert connection.execute("SELECT sum(usage_count) FROM feature_usage").fetchall() == [(6,)]
+
+
 def test_a_django_site_with_the_dashboard(tmp_path: Path) -> None:
     pytest.importorskip("django")
     command = [sys.executable, "examples/django_app.py", "runserver", "--noreload", f"127.0.0.1:{free_port()}"]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 import usage_instrument.experiments
 from usage_instrument.experiments import Verdict, sample_size
+from usage_instrument.schema import create_all
+from usage_instrument.testing import capture_usage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "experiment-statistics.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "experiments.md").read_text(encoding="utf-8")
 SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in Path(usage_instrument.experiments.__file__).parent.glob("*.py")
@@ -22,6 +28,33 @@ def test_the_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> 
     (said,) = re.findall(r"print\(.*\)  # (.*)", program)
     exec(program, {})
     assert capsys.readouterr().out.strip() == said
+
+
+def test_the_snippets_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("fastapi", "flask", "openfeature"):
+        pytest.importorskip(library)
+    from openfeature import api
+
+    monkeypatch.chdir(tmp_path)
+    engine = create_engine("sqlite:///usage.db")
+    create_all(engine)
+    engine.dispose()
+    names: dict[str, Any] = {"__name__": "guide"}
+    snippets = re.findall(r"^( *)```python\n(.*?)^ *```$", GUIDE, re.DOTALL | re.MULTILINE)
+    assert len(snippets) >= 6
+    try:
+        with capture_usage() as captured:
+            for _, snippet in snippets:
+                text = textwrap.dedent(snippet)
+                if "variant=variant" not in text and "metadata={" not in text:
+                    exec(compile(text, "experiments.md", "exec"), names)
+            assert ("button_color", "blue") in [(each.experiment, each.variant) for each in captured.exposures]
+            assert [(each.feature, each.metadata) for each in captured.uses] == [("checkout", {"value": 49.5})]
+            button = names["flask_app"].test_client().get("/cart").text
+    finally:
+        api.clear_hooks()
+        api.clear_providers()
+    assert button == "red", "an anonymous visitor gets the first variant"
 
 
 def test_the_sizes() -> None:

@@ -17,7 +17,7 @@ from usage_instrument.errors import ConfigurationError, describe
 from usage_instrument.runtime import log
 from usage_instrument.tracker import Tracker
 
-__all__ = ["ExposureHook", "Key", "tracking"]
+__all__ = ["ExposureHook", "tracking"]
 
 Key = Literal["user", "unit"]
 """What a targeting key is: the id of a user, or of a visitor, whose user is that of the request."""
