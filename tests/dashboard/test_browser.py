@@ -63,7 +63,7 @@ def test_the_real_page(small_past: Past, tab: Browser, tmp_path: Path) -> None:
         assert tab.run("document.querySelector('h1').innerText") == "The last 28 days"
         assert tab.run("document.cookie") == ""
         assert tab.run("document.querySelectorAll('.chart g').length") == 2 * 28
-        assert tab.run("document.querySelector('.chart .series-1').getBoundingClientRect().height") > 10
+        assert tab.run("document.querySelector('.chart rect.series-1').getBoundingClientRect().height") > 10
         assert tab.run("getComputedStyle(document.body).maxWidth") != "none", "the style sheet is there"
 
         tab.click(".periods li:first-child a")
