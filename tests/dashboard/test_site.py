@@ -358,6 +358,8 @@ def test_the_menu_has_each_question_about_the_app_once(small_past: Past) -> None
             assert links.count((question.page, "?", "period=7d")) == 1, question.page
         else:
             assert question.page not in {page for page, _, _ in links}
+            required = {argument.name for argument in question.arguments if argument.is_required}
+            assert required & {"feature", "user_id"}, f"{question.name} is on no other page: it needs a topic"
     here = [a["href"] for a in asgi(app, "/lifecycle").page.all("a") if a.get("aria-current") == "page"]
     assert here == ["lifecycle"]
     assert [detail["name"] for detail in page.all("details") if "name" in detail] == ["menu"] * len(get_args(Topic))

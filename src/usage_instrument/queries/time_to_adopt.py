@@ -112,6 +112,7 @@ TIME_TO_ADOPT = described(
             QuestionColumn("upper_quartile", "Three quarters by day", "count", is_extra=True),
             QuestionColumn("percentile_90", "Nine tenths by day", "count", is_extra=True),
         ),
+        topic="Features",
         bar="share",
         own_arguments=(
             Argument("start", NAME, "A column of the users table, such as users.created_at.", is_of_command=True),
