@@ -93,12 +93,15 @@ def test_takes_the_token_from_a_file_and_does_not_print_it(sqlite: Database, tmp
     file = tmp_path / "token"
     file.write_text("a token of the tests\n")
     file.chmod(0o600)
-    with running("--url", sqlite.url, "--token-file", str(file), "--host", "0.0.0.0") as (_, lines):
+    options = ["--token-file", str(file), "--host", "0.0.0.0", "--group", "users.plan"]
+    with running("--url", sqlite.url, *options) as (_, lines):
         assert not any("of the tests" in line for line in lines)
         (address,) = [line for line in lines if line.startswith("http")]
         port = int(address.split(":")[2].partition("/")[0])
         assert get(port, "/")[0] == 401
         assert get(port, "/active.csv", Authorization="Bearer a token of the tests")[0] == 200
+        groups = get(port, "/groups", Authorization="Bearer a token of the tests")[2]
+        assert "is a column of the users table, and these tables refer to none" in groups
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org"])
