@@ -25,10 +25,12 @@ from conftest import Database
 from reading import all_of, made
 from usage_instrument.alerts import watch
 from usage_instrument.alerts.delivery import ATTEMPTS
+from usage_instrument.alerts.findings import findings
 from usage_instrument.alerts.reports import Report
 from usage_instrument.alerts.rules import Limit, Rule, RulesError, load
 from usage_instrument.cli.app import app
 from usage_instrument.database.ledger import utcnow
+from usage_instrument.queries.questions import NUMBERS, QUESTIONS
 
 SECRET = "s3cret-s3cret-s3cret"
 DAY = dt.timedelta(days=1)
@@ -240,6 +242,21 @@ def test_uses_that_wait_are_watched(watched: Watched, tmp_path: Path, capsys: py
     failed = watched.run(watched.rules(rule.format("/nonexistent") + LOSSES))
     assert failed.errors == ["rule 'wait': the journals in /nonexistent cannot be read: No such file or directory"]
     assert len(watched.alerts) == 1, "a rule that fails ends nothing"
+
+
+def test_every_question_can_be_watched(watched: Watched) -> None:
+    watched.use("ada", "search", 2, 0, 30)
+    values = {"key": '"k"', "features": '["search", "export"]', "feature": '"search"', "user_id": '"ada"'}
+    rule = '[[rules]]\nname = "{0}"\nquestion = "{0}"\ncolumn = "{1}"\nabove = -1\nidentities = true\n{2}'
+    text = ""
+    for question in QUESTIONS:
+        required = [each.name for each in question.arguments if each.is_required]
+        number = next(each.name for each in question.columns if each.kind in NUMBERS)
+        text += rule.format(question.name, number, "".join(f"{name} = {values[name]}\n" for name in required))
+    for rule_ in watched.rules(text):
+        with watched.engine.connect() as connection:
+            for finding in findings(connection, watched.tables, rule_).values():
+                assert "ada" not in json.dumps([finding.label, dict(finding.facts)])
 
 
 # ---- two watchers
