@@ -77,6 +77,7 @@ def test_every_question_is_a_tool_that_reads_and_names_nobody(filled: tuple[str,
             "variants": VARIED,
             "funnel": steps,
             "related_features": {"feature": past.RELATED[1]},
+            "time_to_adopt": {"feature": "calendar_search"},
             "experiment": {"name": past.WON, "goal": past.GOAL, "weights": "equal", "guardrails": ["calendar_browse"]},
         }
         return {tool.name: await client.call_tool(tool.name, given.get(tool.name, {})) for tool in tools}
