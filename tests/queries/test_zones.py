@@ -75,7 +75,7 @@ def test_answers_are_those_of_plain_python(filled: Filled, tz: str) -> None:
         ]
     for question, expected in asked:
         agree(question, filled.ask(question), expected)
-    assert sum(len(expected) > 0 for _, expected in asked) > 40
+    assert sum(len(expected) > 0 for _, expected in asked) > len(asked) / 2
 
 
 @pytest.mark.parametrize("tz", [BERLIN, SANTIAGO])
