@@ -195,8 +195,10 @@ def test_the_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for snippet in blocks(CAPTURE, "python") + blocks(TABLES, "python"):
         exec(compile(snippet, "guides", "exec"), names)
         usage.flush()  # the tracker that a later snippet replaces would write behind its back
-    assert {row.feature_name for row in names["recent"]} == {"calendar_follow_event", "open_vault", "search"}
-    assert len(names["adopted"]) == 4
+    assert {row.feature_name for row in names["recent"]} == {
+        "calendar_follow_event", "open_vault", "search", "report_shared", "checkout"
+    }  # fmt: skip
+    assert len(names["adopted"]) == 6
 
     client = names["app"].test_client()
     assert client.post("/login").status_code == 200

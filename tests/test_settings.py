@@ -29,6 +29,7 @@ DEFAULTS: dict[str, object] = {
     "journal": None,
     "journal_max_bytes": 2**30,
     "metadata_max_bytes": 4096,
+    "dimension_values": 100,
     "user_retry": 600.0,
     "resend_max_bytes": 16 * 2**20,
     "strict": False,
@@ -55,6 +56,7 @@ SAID: dict[str, tuple[str, object]] = {
     "journal": ("/var/lib/usage", "/var/lib/usage"),
     "journal_max_bytes": ("4096", 4096),
     "metadata_max_bytes": ("100", 100),
+    "dimension_values": ("500", 500),
     "user_retry": ("90s", 90.0),
     "resend_max_bytes": ("1000", 1000),
     "strict": ("1", True),
@@ -80,6 +82,7 @@ INTEGERS = [
     "max_pending_bytes",
     "journal_max_bytes",
     "metadata_max_bytes",
+    "dimension_values",
     "resend_max_bytes",
 ]
 
@@ -99,6 +102,13 @@ def test_the_environment_says_it(name: str) -> None:
     text, expected = SAID[name]
     settings = Settings.from_environment({ENVIRONMENT_PREFIX + name.upper(): f" {text} "})
     assert dataclasses.asdict(settings) == {**DEFAULTS, name: expected}
+
+
+def test_a_dimension_has_few_values() -> None:
+    with pytest.raises(
+        ConfigurationError, match="dimension_values is at most 500, not 501: a dimension has few values"
+    ):
+        Settings(dimension_values=501)
 
 
 @pytest.mark.parametrize("name", SAID)
