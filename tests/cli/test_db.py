@@ -77,10 +77,10 @@ def test_creates_checks_and_has_nothing_to_upgrade(users_database: UsersDatabase
     database = users_database.database
     done = db(database, "create")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("created") == 11
+    assert done.stdout.count("created") == 12
     assert "user_id refers to users.id, which this database has." in done.stdout
     again = db(database, "create", "--format", "json")
-    assert [row["status"] for row in json.loads(again.stdout)] == ["exists"] * 11
+    assert [row["status"] for row in json.loads(again.stdout)] == ["exists"] * 12
     for command in (["check"], ["upgrade"]):
         done = db(database, *command)
         assert (done.returncode, done.stderr) == (0, "")
@@ -170,12 +170,12 @@ def test_takes_its_options_from_the_environment(postgresql: Database) -> None:
     done = db(postgresql, "create", **variables)
     assert done.returncode == 0
     assert "user_id refers to people.id." in done.stdout
-    assert len(sa.inspect(engine).get_table_names("analytics")) == 11
+    assert len(sa.inspect(engine).get_table_names("analytics")) == 12
     assert db(postgresql, "check", **variables).returncode == 0
     assert db(postgresql, "check", "--schema", "public", **variables).returncode == 1
     done = db(postgresql, "create", "--schema", "none", "--users", "none", **variables)
     assert done.returncode == 0
-    assert len(sa.inspect(engine).get_table_names("public")) == 12
+    assert len(sa.inspect(engine).get_table_names("public")) == 13
 
 
 def test_says_that_it_needs_a_database() -> None:

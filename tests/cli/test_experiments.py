@@ -11,8 +11,10 @@ import sys
 import pytest
 from typer.testing import CliRunner, Result
 
-from blue_wins import filled
+from blue_wins import START, filled
 from conftest import Database
+from queries.oracle import DAY
+from reading import made
 from usage_instrument.cli.app import app
 from usage_instrument.schema import Tables
 
@@ -154,3 +156,31 @@ def test_without_scipy_the_extra_is_named(past: Database) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert 'pip install "usage-instrument[experiments]"' in done.stderr
     assert ran("experiments").returncode == 0
+
+
+def test_the_numbers_of_a_goal_are_compared(past: Database) -> None:
+    tables = made(past.engine(), user_id_type="integer")
+    one = {"feature_name": "pay", "dimension": "", "dimension_value": "", "usage_count": 1, "value_count": 1}
+    paid = [
+        {**one, "user_id": first * 1_000 + number + 1, "bucket_start": START + DAY, "value_sum": amount + number % 3}
+        for first, amount in enumerate((10.0, 20.0))
+        for number in range(500)
+    ]
+    paid.append({**one, "user_id": 1, "bucket_start": START - DAY, "value_sum": 1e6})  # before the exposure
+    with past.engine().begin() as connection:
+        connection.execute(tables.dimensions.insert(), paid)
+        connection.execute(
+            tables.catalog.insert().values(feature_name="pay", declared_at=START, last_declared_at=START)
+        )
+    given = ("experiment", "button", "--goal", "pay", "--metric", "value", "--control", "red", "--weights", "equal")
+    done = run(past, *given, "--format", "json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["metric"], found["verdict"], found["leader"]) == ("value", "better", "blue")
+    red = next(row for row in found["figures"] if row["variant"] == "red")
+    assert (red["value"], red["converted"], red["units"]) == (10.0 * 500 + 499, 500, 1_001)
+    assert "value per unit" in run(past, *given).stdout
+    with past.engine().begin() as connection:
+        tables.dimensions.drop(connection)
+    refused = run(past, *given)
+    assert (refused.exit_code, "there is no table feature_usage_dimensions" in refused.stderr) == (2, True)

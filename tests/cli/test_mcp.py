@@ -76,6 +76,7 @@ def test_every_question_is_a_tool_that_reads_and_names_nobody(filled: tuple[str,
         given: dict[str, dict[str, Any]] = {
             "variants": VARIED,
             "funnel": steps,
+            "dimensions": {"feature": past.EXPORTED},
             "related_features": {"feature": past.RELATED[1]},
             "time_to_adopt": {"feature": "calendar_search"},
             "experiment": {"name": past.WON, "goal": past.GOAL, "weights": "equal", "guardrails": ["calendar_browse"]},

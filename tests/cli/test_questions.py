@@ -27,6 +27,7 @@ from usage_instrument.schema import Tables, create_all
 ARGUMENTS: dict[str, list[str]] = {
     "user": ["anonymous", "--since", "400d"],
     "variants": [past.VARIED, "variant"],
+    "dimensions": [past.EXPORTED],
     "related": [past.RELATED[1]],
     "time-to-adopt": ["calendar_search", "--since", "400d"],
     "funnel": ["calendar_browse", "calendar_search"],
@@ -78,6 +79,9 @@ def test_the_truths_are_found(filled: Past) -> None:
     varied, key, winner = truths.variant
     by_variant = {row["variant"]: row["uses"] / row["unique_users"] for row in filled.answer("variants", varied, key)}
     assert max(by_variant, key=lambda variant: by_variant[variant]) == winner
+    exported, dimension, most = truths.dimension
+    formats = filled.answer("dimensions", exported, "--dimension", dimension)
+    assert formats[0]["dimension_value"] == most
     related = filled.answer("related", truths.related[1])
     assert max(related, key=lambda row: float(row["lift"]))["feature_name"] == truths.related[0]
 
@@ -203,7 +207,7 @@ def test_unused_guards_a_job(filled: Past) -> None:
 def test_nothing_yet(database: Database) -> None:
     made(database.engine())
     for question in QUESTIONS:
-        if question.name in {"variants", "related", "funnel", "time-to-adopt"}:
+        if question.name in {"variants", "dimensions", "related", "funnel", "time-to-adopt"}:
             continue  # no feature has that name
         done = CliRunner().invoke(app, [question.name, *ARGUMENTS.get(question.name, []), "--url", database.url])
         assert done.exit_code == 0
@@ -275,6 +279,9 @@ def test_says_what_an_answer_does_not(filled: Past, sqlite: Database) -> None:
     assert "this history is kept by day" in hours.stderr
     other = filled.ask("variants", filled.truths.variant[0], "no such key")
     assert "no use of this feature has the key 'no such key' in its metadata" in other.stderr
+    assert "anonymous uses are left out, as only their last value is known" in other.stderr
+    by_format = filled.ask("variants", *filled.truths.dimension[:2])
+    assert "'format' is a dimension too: `usage-instrument dimensions` counts each use" in by_format.stderr
     with sqlite.engine().begin() as connection:
         connection.exec_driver_sql(
             "CREATE TABLE feature_usage (id INTEGER PRIMARY KEY, user_id CHAR(32), feature_name VARCHAR(100), "

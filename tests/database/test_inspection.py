@@ -33,7 +33,7 @@ def test_finds_nothing_in_new_tables(users_database: UsersDatabase) -> None:
 
 def test_names_every_missing_table(database: Database) -> None:
     found = problems(database.engine())
-    assert len(found) == 11
+    assert len(found) == 12
     assert [problem.message for problem in found if not problem.blocks_writing] == [
         "table feature_usage_access does not exist: run `usage-instrument db create`",
         "table feature_usage_trail does not exist: run `usage-instrument db create`",

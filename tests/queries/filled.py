@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
-from queries.oracle import DAY, HOUR, Answer, Bucket, Declaration, Exposed, Rows, Use, floor
+from queries.oracle import DAY, HOUR, Answer, Bucket, Declaration, Exposed, Rows, Sliced, Use, floor
 from reading import made
 from usage_instrument import queries as q
 from usage_instrument.schema import define_tables
@@ -54,6 +54,7 @@ class Filled:
         self._insert(self.tables.catalog, [row._asdict() for row in rows.catalog])
         seen = [{**row._asdict(), "last_exposed_at": row.first_exposed_at + HOUR} for row in rows.exposures]
         self._insert(self.tables.exposures, seen)
+        self._insert(self.tables.dimensions, [row._asdict() for row in rows.dimensions])
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -94,7 +95,13 @@ def rich(now: dt.datetime) -> Rows:
         for number, user in enumerate(USERS)
     ]
     exposures.append(Exposed("colour", "visitor", "red", None, now - 5 * DAY))
-    return Rows(now, usage, history, catalog, dict.fromkeys(USERS, "pro"), exposures)
+    dimensions = [
+        Sliced(user, FEATURES[3], name, value, today - ago * DAY, 7 + ago, 2, 3.0 - ago, 8.5, 1.0 - ago, 2.0)
+        for user in (None, *USERS)
+        for ago in (0, 5)
+        for name, value in (("", ""), ("format", "csv"), ("format", "it's"))
+    ]
+    return Rows(now, usage, history, catalog, dict.fromkeys(USERS, "pro"), exposures, dimensions=dimensions)
 
 
 def asked(filled: Filled) -> dict[str, Asked]:
@@ -133,6 +140,9 @@ def asked(filled: Filled) -> dict[str, Asked]:
         "recommend": q.recommend(USERS[3]),
         "experiment": q.experiment("colour", name, since=30 * DAY),
         "experiments": q.experiments(),
+        "experiment, by value": q.experiment("colour", name, metric="value"),
+        "dimensions": q.dimensions(name, since=30 * DAY),
+        "dimensions, by user": q.dimensions(name, "format", by="user"),
     }
 
 

@@ -59,6 +59,22 @@ class Exposed(NamedTuple):
     first_exposed_at: dt.datetime
 
 
+class Sliced(NamedTuple):
+    """A row of `feature_usage_dimensions`."""
+
+    user_id: UUID | None
+    feature_name: str
+    dimension: str
+    dimension_value: str
+    bucket_start: dt.datetime
+    usage_count: int
+    value_count: int = 0
+    value_sum: float = 0.0
+    value_squares: float = 0.0
+    value_minimum: float | None = None
+    value_maximum: float | None = None
+
+
 @dataclass(frozen=True)
 class Rows:
     """All that a database holds, and its clock."""
@@ -72,6 +88,7 @@ class Rows:
     exposures: list[Exposed] = field(default_factory=list)
     created: dict[UUID, dt.datetime | None] = field(default_factory=dict)
     """When the host's users were created."""
+    dimensions: list[Sliced] = field(default_factory=list)
 
     @property
     def today(self) -> dt.datetime:
@@ -268,7 +285,8 @@ def spikes(
 
 def variants(rows: Rows, feature: str, key: str, since: Moment, until: Moment) -> Answer:
     latest = {use.user_id: text((use.metadata or {}).get(key)) for use in of_feature(rows.usage, feature)}
-    found = [(latest.get(row.user_id), row) for row in of_feature(rows.counted(since, until), feature)]
+    counted = [row for row in of_feature(rows.counted(since, until), feature) if row.user_id is not None]
+    found = [(latest.get(row.user_id), row) for row in counted]
     everyone = users(use for _, use in found)
     answer = []
     for variant in {variant for variant, _ in found}:
@@ -502,6 +520,75 @@ def experiments(rows: Rows, since: Moment, until: Moment) -> Answer:
             units, several = everybody.count({variant}), sum(len(saw) > 1 for saw in everybody)
             answer.append((name, variant, units, several, min(times), max(times) + HOUR))
     return answer
+
+
+def experiment_of_value(rows: Rows, name: str, goal: str, since: Moment, until: Moment) -> Answer:
+    start, end = bounds(rows.now, since, until)
+    seen = [row for row in rows.exposures if row.experiment == name and row.first_exposed_at < end]
+    everybody = persons(seen, start)
+    within = [row for row in rows.dimensions if start <= row.bucket_start < end]
+    numbers = [row for row in within if (row.feature_name, row.dimension) == (goal, "")]
+    answer: Answer = []
+    for variant in sorted({row.variant for row in seen if row.first_exposed_at >= start}):
+        mine = {key: first for key, (saw, first) in everybody.items() if saw == {variant}}
+        after = {
+            user: [row for row in numbers if row.user_id == user and row.bucket_start >= first]
+            for user, first in mine.items()
+        }
+        same = {
+            user: [row for row in numbers if row.user_id == user and first > row.bucket_start == floor("day", first)]
+            for user, first in mine.items()
+        }
+        sums = [sum(row.value_sum for row in (*after[user], *same[user])) for user in mine]
+        used = [sum(row.value_count for row in (*after[user], *same[user])) for user in mine]
+        later = [sum(row.value_count for row in after[user]) for user in mine]
+        answer.append(
+            (
+                variant,
+                len(mine),
+                sum(isinstance(key, str) for key in mine),
+                sum(number > 0 for number in used),
+                sum(number > 0 and not then for number, then in zip(used, later, strict=True)),
+                float(sum(sums)),
+                float(sum(row.value_sum for user in mine for row in same[user])),
+                float(sum(number**2 for number in sums)),
+                sum(len(saw) > 1 for saw, _ in everybody.values()),
+            )
+        )
+    return answer
+
+
+def dimensions(rows: Rows, feature: str, dimension: str | None, by: str | None, since: Moment, until: Moment) -> Answer:
+    start, end = bounds(rows.now, since, until)
+    mine = [
+        row
+        for row in rows.dimensions
+        if row.feature_name == feature and dimension in (None, row.dimension) and start <= row.bucket_start < end
+    ]
+    of_user = by == "user"
+    answer: Answer = []
+    for name, value, *who in {(*row[2:4], *([row.user_id] if of_user else [])) for row in mine}:
+        its = [row for row in mine if row[2:4] == (name, value) and (not of_user or row.user_id == who[0])]
+        number = sum(row.value_count for row in its)
+        added = sum(row.value_sum for row in its)
+        least = [row.value_minimum for row in its if row.value_minimum is not None]
+        greatest = [row.value_maximum for row in its if row.value_maximum is not None]
+        answer.append(
+            (
+                *(name, value, *who, users(its), uses(its)),
+                share(uses(its), uses(row for row in mine if row.dimension == name)),
+                float(added) if number else None,
+                added / number if number else None,
+                min(least, default=None),
+                max(greatest, default=None),
+            )
+        )
+    uses_at = 4 if of_user else 3
+    return sorted(answer, key=lambda row: (row[0], -row[uses_at], row[1], *([_user_order(row[2])] if of_user else [])))
+
+
+def _user_order(user: UUID | None) -> tuple[bool, UUID]:
+    return user is None, user or UUID(int=0)
 
 
 # ---- beside the window before

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from queries.filled import USERS, Filled
-from queries.oracle import DAY, HOUR, Bucket, Exposed, Rows
+from queries.oracle import DAY, HOUR, Bucket, Exposed, Rows, Sliced
 from usage_instrument import queries as q
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.experiments import VariantFigures
+from usage_instrument.experiments import VariantFigures, figures_of
 
 NOON = dt.datetime(2026, 3, 10, 12)
 TODAY = dt.datetime(2026, 3, 10)
@@ -106,9 +106,41 @@ def test_sums_beyond_64_bits_are_figures(filled: Filled) -> None:
     assert VariantFigures("new", row["units"], row["converted"], row["uses"], row["uses_squares"]).mean == most * 400
 
 
+def test_numbers_count_from_the_day_of_the_first_exposure_on(filled: Filled) -> None:
+    def paid(user: Any, value: float, at: dt.datetime, dimension: str = "", text: str = "") -> Sliced:
+        return Sliced(user, "buy", dimension, text, at, 1, 1, value, value**2, value, value)
+
+    numbers = [
+        paid(ADA, 2.5, TODAY),  # before or after noon
+        paid(ADA, 4.0, TODAY + DAY),
+        paid(ADA, 4.0, TODAY + DAY, "currency", "EUR"),  # the same again, by a dimension
+        paid(BOB, -1.0, TODAY),
+        paid(CLEO, 99.0, TODAY - DAY),
+        paid(None, 99.0, TODAY + DAY),
+    ]
+    exposures = [seen(user, "new") for user in (ADA, BOB, CLEO, DAN)]
+    filled.fill(Rows(NOON, [], [], [], dict.fromkeys(USERS), exposures, dimensions=numbers))
+    (row,) = filled.connection.execute(q.experiment("page", "buy", metric="value")).mappings()
+    assert dict(row) == {
+        "variant": "new",
+        "units": 4,
+        "without_user": 0,
+        "converted": 2,
+        "order_unknown": 1,
+        "value": 5.5,
+        "value_order_unknown": 1.5,
+        "value_squares": 43.25,
+        "excluded": 0,
+    }
+    (figures,) = figures_of([dict(row)])
+    assert (figures.total, figures.total_squares, figures.mean) == (5.5, 43.25, 1.375)
+
+
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 101, None, 7])
 def test_a_wrong_name_is_refused(name: Any) -> None:
     with pytest.raises(ConfigurationError, match="the name of an experiment"):
         q.experiment(name, "buy")
     with pytest.raises(ConfigurationError, match="feature"):
         q.experiment("page", name)
+    with pytest.raises(ConfigurationError, match="metric is 'converted', 'uses' or 'value'"):
+        q.experiment("page", "buy", metric="revenue")  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from queries import oracle
 from queries.filled import FEATURES, KEYS, USERS, Filled, agree
-from queries.oracle import DAY, HOUR, Bucket, Declaration, Exposed, Rows, Use
+from queries.oracle import DAY, HOUR, Bucket, Declaration, Exposed, Rows, Sliced, Use
 from usage_instrument import queries
 from usage_instrument.schema import define_tables
 
@@ -52,6 +52,22 @@ def exposures(draw: st.DrawFn, now: dt.datetime) -> list[Exposed]:
         past = draw(st.sampled_from([0 * HOUR, HOUR / 2, 5 * HOUR, 5 * HOUR + MINUTE, 23 * HOUR + 59 * MINUTE]))
         first = min(today - draw(days) * DAY + past, now - MINUTE)
         found[experiment, unit, variant] = Exposed(experiment, unit, variant, user, first)
+    return list(found.values())
+
+
+@st.composite
+def dimensions(draw: st.DrawFn, now: dt.datetime) -> list[Sliced]:
+    """Numbers and values of dimensions, of users, the anonymous one and those who are gone."""
+    found: dict[tuple[Any, ...], Sliced] = {}
+    today, days = oracle.floor("day", now), st.integers(0, 3) | st.integers(0, 120)
+    values = st.sampled_from([("", "")] * 3 + [("format", "csv"), ("format", "Csv"), ("größe", "it's"), ("größe", "")])
+    for _ in range(draw(st.sampled_from([0, 20]))):
+        key = (draw(users), draw(st.sampled_from(FEATURES)), *draw(values), today - draw(days) * DAY)
+        numbers = draw(st.lists(st.sampled_from([-2.5, 0.0, 1.0, 3.25, 1e6]), max_size=3))
+        bounds = (min(numbers, default=None), max(numbers, default=None))
+        squares = sum(number**2 for number in numbers)
+        uses = draw(st.integers(1, 9)) + len(numbers)
+        found[key] = Sliced(*key, uses, len(numbers), sum(numbers), squares, *bounds)
     return list(found.values())
 
 
@@ -95,7 +111,8 @@ def pasts(draw: st.DrawFn) -> Rows:
     there = draw(st.just(USERS) | st.lists(st.sampled_from(USERS), unique=True))
     plans = {user: draw(st.sampled_from([None, "free", "pro"])) for user in there}
     created = {user: draw(st.none() | days.map(lambda ago: today - ago * DAY + 9 * MINUTE)) for user in there}
-    return Rows(now, usage, list(buckets.values()), list(catalog.values()), plans, draw(exposures(now)), created)
+    past = (usage, list(buckets.values()), list(catalog.values()), plans)
+    return Rows(now, *past, draw(exposures(now)), created, draw(dimensions(now)))
 
 
 def windows(now: dt.datetime, *, has_start: bool = False) -> list[tuple[oracle.Moment, oracle.Moment]]:
@@ -191,6 +208,11 @@ def of_experiments(rows: Rows, data: st.DataObject, goal: str) -> list[tuple[Any
         (q.experiment(name, goal, **span), oracle.experiment(rows, name, goal, *window)),
         (q.experiment(name, goal), oracle.experiment(rows, name, goal, None, None)),
         (q.experiments(**span), oracle.experiments(rows, *window)),
+        (q.experiment(name, goal, metric="value", **span), oracle.experiment_of_value(rows, name, goal, *window)),
+        (q.experiment(name, goal, metric="value"), oracle.experiment_of_value(rows, name, goal, None, None)),
+        (q.dimensions(goal, **span), oracle.dimensions(rows, goal, None, None, *window)),
+        (q.dimensions(goal, "format"), oracle.dimensions(rows, goal, "format", None, None, None)),
+        (q.dimensions(goal, by="user", **span), oracle.dimensions(rows, goal, None, "user", *window)),
     ]
 
 

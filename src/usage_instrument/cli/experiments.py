@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
-from sqlalchemy import Connection, Select, inspect, select
+from sqlalchemy import Connection, Table, inspect, select
 
 from usage_instrument import experiments as statistics
 from usage_instrument import queries
@@ -30,17 +30,19 @@ _Until = Annotated[str | None, typer.Option(metavar="TIME", help="The last day, 
 
 
 class _Metric(str, enum.Enum):
-    """What is compared, as far as the history has it."""
+    """What is compared."""
 
     CONVERTED = "converted"
     USES = "uses"
+    VALUE = "value"
 
 
 def experiment(
     name: Annotated[str, typer.Argument(help="The experiment, as the code names it.")],
     goal: Annotated[str, typer.Option(metavar="FEATURE", help="The feature that the variants shall lead to.")],
     metric: Annotated[
-        _Metric, typer.Option(metavar="METRIC", help="converted: units that used the goal. uses: how often.")
+        _Metric,
+        typer.Option(metavar="METRIC", help="converted: units that used the goal. uses: how often. value: how much."),
     ] = _Metric.CONVERTED,
     control: Annotated[
         str | None, typer.Option(metavar="VARIANT", help="Compare with this one. Default: the first of --weights.")
@@ -68,7 +70,9 @@ def experiment(
     """
     _ = statistics.analyse  # before the query: without SciPy, it raises
     features = [goal, *(guardrail or [])]
-    rows, guardrails = read(url, schema, lambda on, tables: figures(on, tables, name, features, since, until))
+    rows, guardrails = read(
+        url, schema, lambda on, tables: figures(on, tables, name, features, since, until, metric.value)
+    )
     analysis = analysed(
         rows, guardrails, metric=metric.value, control=control, weights=weights, minimum_effect=minimum_effect
     )
@@ -99,13 +103,21 @@ def experiments(
 
 
 def figures(
-    connection: Connection, tables: Tables, name: str, features: Sequence[str], since: str | None, until: str | None
+    connection: Connection,
+    tables: Tables,
+    name: str,
+    features: Sequence[str],
+    since: str | None,
+    until: str | None,
+    metric: Literal["converted", "uses", "value"] = "converted",
 ) -> tuple[Rows, dict[str, Rows]]:
     """The rows of the goal, and those of each guardrail. Raises ConfigurationError for names that nothing has."""
-    _check_table(connection, tables)
+    _check_table(connection, tables.exposures)
+    if metric == "value":
+        _check_table(connection, tables.dimensions)
 
     def rows_of(feature: str) -> Rows:
-        query: Select[*tuple[Any, ...]] = queries.experiment(name, feature, since=since, until=until, tables=tables)
+        query = queries.experiment(name, feature, metric=metric, since=since, until=until, tables=tables)
         return [dict(row) for row in connection.execute(query).mappings()]
 
     goal, *guardrails = features
@@ -123,12 +135,11 @@ def figures(
 
 def every(connection: Connection, tables: Tables, since: str | None, until: str | None) -> tuple[list[str], Rows]:
     """The columns and rows of all experiments."""
-    _check_table(connection, tables)
+    _check_table(connection, tables.exposures)
     result = connection.execute(queries.experiments(since=since, until=until, tables=tables))
     return list(result.keys()), [dict(row) for row in result.mappings()]
 
 
-def _check_table(connection: Connection, tables: Tables) -> None:
-    exposures = tables.exposures
-    if not inspect(connection).has_table(exposures.name, schema=exposures.schema):
-        raise SchemaError(f"there is no table {exposures.fullname}: run `usage-instrument db upgrade`")
+def _check_table(connection: Connection, table: Table) -> None:
+    if not inspect(connection).has_table(table.name, schema=table.schema):
+        raise SchemaError(f"there is no table {table.fullname}: run `usage-instrument db upgrade`")

@@ -219,7 +219,7 @@ def ask(connection: Connection, tables: Tables, question: Question, query: Query
         unknown = [name for name in named if name is not None and name not in features]
     except exc.DBAPIError:
         connection.rollback()
-        missing = missing_tables(connection, tables)
+        missing = missing_tables(connection, tables, tables.dimensions)
         if not missing:
             raise
         fix = "upgrade" if old_tables(connection, tables) else "create"

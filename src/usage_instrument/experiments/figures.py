@@ -85,7 +85,8 @@ class GuardrailFigures:
 def figures_of(
     rows: Iterable[Mapping[str, Any]], weights: Mapping[str, float] | None = None
 ) -> tuple[VariantFigures, ...]:
-    """The figures in the rows of `queries.experiment`, as `connection.execute(…).mappings()` returns them.
+    """The figures in the rows of `queries.experiment`, as `connection.execute(…).mappings()` returns them: of uses, or
+    with `metric="value"` of numbers.
 
     `weights` are the planned ones by variant, those that the code passes to `variant`. A variant among them that no
     unit saw has a row of zeros. Raises ExperimentError for weights that lack a variant that was seen.
@@ -98,8 +99,8 @@ def figures_of(
             name=name,
             units=row["units"],
             converted=row["converted"],
-            total=row["uses"],
-            total_squares=row["uses_squares"],
+            total=row["value" if "value" in row else "uses"],
+            total_squares=row["value_squares" if "value" in row else "uses_squares"],
             weight=None if weights is None else weights[name],
         )
         if (row := by_name.get(name)) is not None

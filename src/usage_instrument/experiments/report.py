@@ -100,7 +100,7 @@ def words_of(result: VariantResult, metric: Metric) -> dict[str, Any]:
         "variant": result.name,
         "units": result.units,
         "converted": result.converted,
-        "conversion" if metric == "converted" else "uses per unit": (
+        {"converted": "conversion", "uses": "uses per unit", "value": "value per unit"}[metric]: (
             "" if estimate is None else estimate_words(estimate, metric)
         ),
         "effect": effect_of(result, metric) if result.comparison else "control",

@@ -20,6 +20,7 @@ from .spikes import spikes as spikes
 from .drops import drops as drops
 from .silent import silent as silent
 from .variants import variants as variants
+from .dimensions import dimensions as dimensions
 from .related_features import related_features as related_features
 from .recommend import recommend as recommend
 from .experiment import experiment as experiment

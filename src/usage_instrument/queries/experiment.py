@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import CTE, ColumnElement, Select, and_, case, func, literal_column, or_, select, union_all
 
 from usage_instrument.database.expressions import Real, StartOf
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, FeatureNameError
-from usage_instrument.events import check_feature
+from usage_instrument.events import NUMBERS, check_feature
 
 from .arguments import checked_feature, default_tables
 from .numbers import ONE, ZERO, total, whole
@@ -21,10 +21,11 @@ def experiment(
     name: str,
     goal: str,
     *,
+    metric: Literal["converted", "uses", "value"] = "uses",
     since: Moment = None,
     until: Moment = None,
     tables: Tables | None = None,
-) -> Select[str, int, int, int, int, int, int, float, int]:
+) -> Select[*tuple[Any, ...]]:
     """The figures of an experiment's variants, by their names, for `usage_instrument.experiments.analyse`: `variant`,
     `units`, `without_user`, `converted`, `order_unknown`, `uses`, `uses_order_unknown`, `uses_squares`, `excluded`.
 
@@ -39,40 +40,69 @@ def experiment(
     history by hours, the hour at midnight may be a whole day that was summed up, and counts as one.
     `uses_squares` is the sum of the squares of each unit's uses.
 
+    With `metric="value"`, the numbers beside the uses of the goal (`value=` of a capture) take their place: `value` is
+    their sum, of which `value_order_unknown` is of the day of the first exposure, `value_squares` is the sum of the
+    squares of each unit's sum, and `converted` units have a number. They are kept by day, whatever the history.
+    `"converted"` and `"uses"` have the same columns.
+
     `since` and `until` bound the first exposure, `until` the uses too: a timedelta (28 days: today and the 27 before),
     a date, a datetime, the text of one or None. Raises ConfigurationError for a wrong argument.
     """
     tables, asked = tables or default_tables(), window(since, until)
-    name, feature, history = _checked(name), checked_feature(goal), tables.history
+    if metric not in ("converted", "uses", "value"):
+        raise ConfigurationError(f"metric is 'converted', 'uses' or 'value', not {metric!r}")
+    is_value = metric == "value"
+    source = tables.dimensions if is_value else tables.history
+    number, amount = (source.c.value_count, source.c.value_sum) if is_value else (source.c.usage_count, None)
+    name, feature = _checked(name), checked_feature(goal)
     persons = persons_of(tables, asked, name)
-    first, start = persons.c.first_exposed_at, history.c.bucket_start
+    first, start = persons.c.first_exposed_at, source.c.bucket_start
     after = start >= first
     its = and_(
-        history.c.user_id == persons.c.user_id,
-        history.c.feature_name == feature,
+        source.c.user_id == persons.c.user_id,
+        source.c.feature_name == feature,
+        *([source.c.dimension == NUMBERS] if is_value else []),
         or_(after, start == StartOf("day", first), start == StartOf("hour", first)),
         *asked.contains(start),
     )
     used = (
         select(
             persons.c.variant,
-            total(history.c.usage_count).label("uses"),
-            total(case((after, history.c.usage_count))).label("uses_after"),
+            total(number).label("uses"),
+            total(case((after, number))).label("uses_after"),
+            *([_sum(amount).label("value"), _sum(case((after, amount))).label("value_after")] if is_value else []),
             # No condition: PostgreSQL would expect few rows, and loop over an index.
             func.max(persons.c.saw_several).label("saw_several"),
         )
-        .join_from(persons, history, its)
+        .join_from(persons, source, its)
         .group_by(persons.c.user_id, persons.c.variant)
-        .having(func.sum(history.c.usage_count) > ZERO)
+        .having(func.sum(number) > ZERO)
         .subquery("used")
     )
     is_counted, has_used = persons.c.saw_several == ZERO, used.c.saw_several == ZERO
     uses, uses_after = (case((has_used, each), else_=ZERO) for each in (used.c.uses, used.c.uses_after))
+    figures: dict[str, ColumnElement[Any]] = {
+        "uses": total(uses),
+        "uses_order_unknown": total(uses - uses_after),
+        "uses_squares": func.sum(Real(uses) * Real(uses)),
+    }
+    if is_value:
+        value, value_after = (case((has_used, used.c[each]), else_=_NOTHING) for each in ("value", "value_after"))
+        figures = {
+            "value": func.sum(value),
+            "value_order_unknown": func.sum(value - value_after),
+            "value_squares": func.sum(value * value),
+        }
+    numbers = ("units", "without_user", "converted", "order_unknown", *(() if is_value else tuple(figures)[:2]))
+    reals = tuple(figures) if is_value else ("uses_squares",)
+    nothing: dict[str, ColumnElement[Any]] = dict.fromkeys((*numbers, "saw_several"), ZERO)
+    nothing |= dict.fromkeys(reals, _NOTHING)
     parts = [
-        _part(_variants(tables, asked, name), {}),
+        _part(_variants(tables, asked, name), nothing),
         _part(
             select(persons.c.variant).select_from(persons).group_by(persons.c.variant),
             {
+                **nothing,
                 "units": _number(is_counted),
                 "without_user": func.count(case((is_counted, persons.c.visitor))),
                 "saw_several": total(persons.c.saw_several),
@@ -81,11 +111,10 @@ def experiment(
         _part(
             select(used.c.variant).select_from(used).group_by(used.c.variant),
             {
+                **nothing,
                 "converted": _number(has_used),
                 "order_unknown": _number(and_(has_used, used.c.uses_after == ZERO)),
-                "uses": total(uses),
-                "uses_order_unknown": total(uses - uses_after),
-                "uses_squares": func.sum(Real(uses) * Real(uses)),
+                **figures,
             },
         ),
     ]
@@ -94,8 +123,8 @@ def experiment(
     return (
         select(
             by_variant.c.variant,
-            *(total(by_variant.c[number]).label(number) for number in _NUMBERS[:-2]),
-            func.sum(by_variant.c.uses_squares).label("uses_squares"),
+            *(total(by_variant.c[each]).label(each) for each in numbers),
+            *(func.sum(by_variant.c[each]).label(each) for each in reals),
             whole(func.sum(func.sum(by_variant.c.saw_several)).over()).label("excluded"),
         )
         .group_by(by_variant.c.variant)
@@ -103,15 +132,16 @@ def experiment(
     )
 
 
-_NUMBERS = (
-    "units", "without_user", "converted", "order_unknown", "uses", "uses_order_unknown", "saw_several", "uses_squares",
-)  # fmt: skip
+_NOTHING: ColumnElement[float] = literal_column("0.0")
+
+
+def _sum(numbers: Any) -> ColumnElement[float]:
+    return func.coalesce(func.sum(numbers), _NOTHING)
 
 
 def _part(variants: Select[*tuple[Any, ...]], numbers: Mapping[str, ColumnElement[Any]]) -> Select[*tuple[Any, ...]]:
-    """Some of the numbers by variant, and 0 for the others."""
-    zeros = {number: ZERO if number != "uses_squares" else literal_column("0.0") for number in _NUMBERS}
-    return variants.add_columns(*(number.label(name) for name, number in {**zeros, **numbers}.items()))
+    """Some of the numbers by variant, all in one order."""
+    return variants.add_columns(*(number.label(name) for name, number in numbers.items()))
 
 
 def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:

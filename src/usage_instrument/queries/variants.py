@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import overload
 
-from sqlalchemy import Select, and_, case, func, select
+from sqlalchemy import Select, and_, func, select
 
 from usage_instrument.database.expressions import JSONText
 from usage_instrument.database.tables import Tables
@@ -55,9 +55,11 @@ def variants(
 
     The metadata is the latest context of each user, so all uses of a user count for the last variant: a user must keep
     the same variant throughout a test. `variant` is text, None if the key is missing. `share` (0 to 1) is of the
-    feature's users; the anonymous user does not count as one, but the uses count. `since` and `until` bound the days of
-    the time zone `tz` (default: UTC), which the history answers: a timedelta (7 days: today and the six before), a
-    date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
+    feature's users. Anonymous uses are left out: only the last variant of all of them is known. If a user may meet
+    several values, capture the key with `dimensions=`, and ask `dimensions`, which counts each use by its own value.
+    `since` and `until` bound the days of the time zone `tz` (default: UTC), which the history answers: a timedelta (7
+    days: today and the six before), a date, a datetime or the text of one; without both, it is all time. Raises
+    ConfigurationError for a wrong argument.
 
     `compare="previous"` adds to users and uses the columns `_before` (of the window of the same length before),
     `_change` and `_relative_change`. Raises ConfigurationError for a wrong argument.
@@ -77,16 +79,15 @@ def _counted(
     tables: Tables, asked: Window, name: str, key: str, cte: str = "counts"
 ) -> Select[str | None, int, int, float]:
     usage = tables.usage
-    variant, is_its = JSONText(usage.c.metadata, key), usage.c.feature_name == name
+    variant = JSONText(usage.c.metadata, key).label("variant")
+    is_its = and_(usage.c.feature_name == name, usage.c.user_id.is_not(None))
     if asked.is_all_time:
-        rows = select(variant.label("variant"), usage.c.user_id, usage.c.usage_count).where(is_its)
+        rows = select(variant, usage.c.user_id, usage.c.usage_count).where(is_its)
     else:
         counts = counts_in(tables, asked, name, cte)
-        # Not joined: NULL, the anonymous user, equals nothing, and a join by more than equality takes quadratic time.
-        anonymous = select(variant).where(is_its, usage.c.user_id.is_(None)).scalar_subquery()
-        of_user = case((counts.c.user_id.is_(None), anonymous), else_=variant).label("variant")
         joined = counts.outerjoin(usage, and_(usage.c.user_id == counts.c.user_id, is_its))
-        rows = select(of_user, counts.c.user_id, counts.c.usage_count).select_from(joined)
+        rows = select(variant, counts.c.user_id, counts.c.usage_count).select_from(joined)
+        rows = rows.where(counts.c.user_id.is_not(None))
     found = rows.subquery("found")
     counted, uses = func.count(found.c.user_id), total(found.c.usage_count).label("uses")
     users, everyone = counted.label("unique_users"), func.sum(counted).over()

@@ -62,6 +62,7 @@ SPIKE, DEAD, RETIRED, NEVER = (
     "calendar_print_month",
 )
 VARIED, RELATED = "calendar_new_event", ("calendar_set_reminder", "calendar_snooze_reminder")
+EXPORTED, DIMENSION, _FORMATS = "calendar_export", "format", {"ics": 6, "csv": 3, "pdf": 1}
 GOAL, WON, CHECK = "calendar_invite_guests", "invite_dialog", "invite_check"
 _WON_ARMS, _CHECK_ARMS = ("form", "suggestions"), ("one", "two")
 _WINNERS = 0.68
@@ -91,6 +92,8 @@ class Truths:
     """The users of the second feature use the first."""
     experiment: tuple[str, str, str] = (WON, GOAL, _WON_ARMS[1])
     """An experiment, its goal, and the variant that leads more users to it."""
+    dimension: tuple[str, str, str] = (EXPORTED, DIMENSION, next(iter(_FORMATS)))
+    """A feature, its dimension, and the most frequent value."""
     check: str = CHECK
     """An experiment with two equal variants, an A/A test."""
 
@@ -103,8 +106,8 @@ def fill(
     users: sa.Table | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Truths:
-    """Write rows of `feature_usage`, their history, exposures and the catalogue into empty tables, and the people into
-    `users`."""
+    """Write rows of `feature_usage`, their history, dimensions, exposures and the catalogue into empty tables, and the
+    people into `users`."""
     dice = random.Random(seed)
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     persons = people(rows // 4 + 5, dice)  # some of them without uses
@@ -113,13 +116,15 @@ def fill(
         if users is not None:
             for part in _parts((person.row for person in persons), _SLICE):
                 connection.execute(users.insert(), part)
-        written, reached = 0, _Reached(now)
+        written, reached, formats = 0, _Reached(now), random.Random(seed)
         for part in _parts(_uses(persons, rows, now, dice), _SLICE):
             connection.execute(tables.usage.insert(), [usage for usage, _ in part])
             days = [day for _, days in part for day in days]
             reached.note(part)
             for slice_ in _parts(iter(days), _SLICE):
                 connection.execute(tables.history.insert(), slice_)
+            for slice_ in _parts(_by_format(days, formats), _SLICE):
+                connection.execute(tables.dimensions.insert(), slice_)
             written += len(part)
             progress(written)
         for part in _parts(reached.exposures(random.Random(seed)), _SLICE):
@@ -196,6 +201,14 @@ def _row(
         {**key, "bucket_start": today - dt.timedelta(days=day), "usage_count": uses} for day, uses in counts.items()
     ]
     return usage, history
+
+
+def _by_format(days: list[dict[str, Any]], dice: random.Random) -> Iterator[dict[str, Any]]:
+    """The exports of each day by their format; people stay with one for a day."""
+    for day in days:
+        if day["feature_name"] == EXPORTED:
+            (value,) = dice.choices(list(_FORMATS), list(_FORMATS.values()))
+            yield {**day, "dimension": DIMENSION, "dimension_value": value}
 
 
 class _Reached:
