@@ -208,8 +208,8 @@ def test_memory_is_bounded_in_values(sqlite: Database, make: Make) -> None:
 # ---- on the way
 
 
-def test_what_a_killed_process_captured_is_written(database: Database, tmp_path: Path) -> None:
-    engine = database.engine()
+def test_what_a_killed_process_captured_is_written(sqlite: Database, tmp_path: Path) -> None:
+    engine = sqlite.engine()
     tables = made(engine)
     code = """
         for user in (ADA, ADA, BOB):
@@ -218,8 +218,8 @@ def test_what_a_killed_process_captured_is_written(database: Database, tmp_path:
         tracker.track("export", user=ADA, dimensions={"format": "pdf"})
         tracker.track("export", user=ADA, value=7, audit=True)
     """
-    die(database.url, tmp_path, code)
-    recovered = recover(database.url, tmp_path)
+    die(sqlite.url, tmp_path, code)
+    recovered = recover(sqlite.url, tmp_path)
     assert (recovered.journals, recovered.written) == (1, 2)
     assert by_value(engine, tables) == {
         (ADA, "format", "csv"): 2,
@@ -249,12 +249,10 @@ def test_a_snapshot_keeps_dimensions_and_numbers(sqlite: Database, tmp_path: Pat
     assert set(numbers(engine, tables).values()) == {(1, 2.5, 6.25, 2.5, 2.5)}
 
 
-def test_an_outage_past_midnight_keeps_the_days(
-    database: Database, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = database.engine()
+def test_an_outage_past_midnight_keeps_the_days(sqlite: Database, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = sqlite.engine()
     tables = made(engine)
-    tracker = make(database)
+    tracker = make(sqlite)
     for day in (9, 10, 10):
         stamp = int(dt.datetime(2026, 3, day, 12, tzinfo=dt.UTC).timestamp() * 1e9)
         monkeypatch.setattr("usage_instrument.pipeline.aggregator.time.time_ns", lambda stamp=stamp: stamp)
@@ -330,10 +328,10 @@ def test_a_user_whom_the_database_does_not_know_yet(server: Database, make: Make
     assert by_value(it.engine, tables) == {(late, "format", "csv"): 1}
 
 
-def test_suppressed_users_have_none(database: Database, make: Make) -> None:
-    engine = database.engine()
+def test_suppressed_users_have_none(sqlite: Database, make: Make) -> None:
+    engine = sqlite.engine()
     tables = made(engine)
-    tracker = make(database, privacy_key=KEY)
+    tracker = make(sqlite, privacy_key=KEY)
     for user in (ADA, BOB):
         tracker.track("export", user=user, dimensions={"format": "csv"}, value=2.5)
     data = tracker.privacy.export(ADA)
