@@ -186,7 +186,10 @@ def test_groups_have_any_value_and_only_the_named_columns(sqlite: Database) -> N
     assert "group?by=plan" in hrefs
     assert "group?by=plan&group=" in hrefs
     assert "f3 1 50% 1" in asgi(app, "/group", by="plan").page.said, "of the users without a value"
-    assert "f2 1 100% 1" in asgi(app, "/group", by="plan", group="").page.said
+    empty = asgi(app, "/group", by="plan", group="").page
+    assert "f2 1 100% 1" in empty.said
+    assert "group?by=plan&group=&period=7d" in [a.get("href") for a in empty.all("a")], "the same group"
+    assert {"name": "group", "value": "", "type": "hidden"} in empty.all("input")
     assert "f1 1 100% 1" in asgi(app, "/group", by="plan", group=HOSTILE[0]).page.said
     assert asgi(app, "/group", by="plan", group="pro").status == 404
     assert asgi(app, "/groups", by="id").status == 404, "no column that the host does not name"

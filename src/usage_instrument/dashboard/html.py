@@ -25,9 +25,16 @@ _environment = Environment(
 _WORDS = re.compile(r"(?<=[_.:/-])(?=[^_.:/-])|(?<=[a-z])(?=[A-Z])")
 
 
+EMPTY = frozenset({"group"})
+"""Parameters of which the empty text is a value: without one, it is another group."""
+
+
 def address(page: str, /, **parameters: object) -> str:
-    """A relative address, which works under any mount. Parameters that are None or empty are left out."""
-    given = {name: value for name, value in parameters.items() if value not in (None, "")}
+    """A relative address, which works under any mount. Parameters that are None or empty are left out, except those
+    in `EMPTY`."""
+    given = {
+        name: value for name, value in parameters.items() if value not in (None, "") or (name in EMPTY and value == "")
+    }
     return (page or "./") + (f"?{urlencode(given)}" if given else "")
 
 

@@ -22,7 +22,7 @@ from .cache import Cache
 from .errors import PageError
 from .figures import Freshness
 from .formatting import day, plural
-from .html import address
+from .html import EMPTY, address
 from .menu import Menu, menu_of
 from .people import PageUsers
 
@@ -267,7 +267,8 @@ class PageRequest:
     def others(self) -> dict[str, str]:
         """The parameters of this page beside those of the period and of the page of a table."""
         period = {"period", "from", "to", "page"}
-        return {name: value for name, value in self.parameters.items() if name in PARAMETERS - period and value}
+        names = PARAMETERS - period
+        return {name: value for name, value in self.parameters.items() if name in names and (value or name in EMPTY)}
 
     def pages(self, found: int, carried: Mapping[str, object]) -> Pages:
         """This page of a table, and the links beside it, when so many rows were found.

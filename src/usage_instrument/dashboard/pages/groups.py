@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from sqlalchemy import RowMapping
 
@@ -60,8 +59,7 @@ def group(request: PageRequest) -> str:
     limit = request.number * ROWS
     key = ("group", by, str(row["value"]), limit)
     found = request.cached(key, lambda: request.rows(query.limit(limit + 1)))
-    carried = {"by": by, **({} if row["value"] is None else {"group": str(row["value"])}), **request.kept}
-    pages = request.pages(len(found), carried)
+    pages = request.pages(len(found), {"by": by, "group": _text(row["value"]), **request.kept})
     return render(
         "group.html",
         request=request,
@@ -89,9 +87,13 @@ def _period(request: PageRequest) -> str:
 
 
 def _address(request: PageRequest, by: str, value: object, page: str = "group") -> str:
-    """The address of a group. That of the users without a value has no `group`; an empty one is a value."""
-    given = {"by": by, **({} if value is None else {"group": str(value)}), **request.kept}
-    return f"{page}?{urlencode(given)}"
+    """The address of a group."""
+    return address(page, by=by, group=_text(value), **request.kept)
+
+
+def _text(value: object) -> str | None:
+    """A group in an address. The users without a value have none; the empty text is a value."""
+    return None if value is None else str(value)
 
 
 def _grouping(request: PageRequest, by: str) -> Grouping:
