@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from servers import Missing
 from traffic import PORT, serving
 from usage_instrument import Settings, Tracker
 from usage_instrument.dashboard.token_auth import TokenAuth
+from usage_instrument.events import NAME_LENGTH
 
 from .browser import Browser, browser
 from .conftest import HOSTILE, Past
@@ -51,6 +53,10 @@ def dashboard(url: str, directory: Path, *options: str) -> Iterator[str]:
 
 
 def test_the_real_page(small_past: Past, tab: Browser, tmp_path: Path) -> None:
+    seen = {"first_exposed_at": datetime(2026, 1, 1), "last_exposed_at": datetime(2026, 1, 1), "exposures": 1}
+    with small_past.engine.begin() as connection:
+        keys = {"experiment": "button", "unit": "visitor", "variant": "W" * NAME_LENGTH}
+        connection.execute(small_past.tables.exposures.insert().values(**keys, **seen))
     with dashboard(small_past.url, tmp_path) as origin:
         tab.go(origin)
         assert "You may not look at this" in tab.run("document.body.innerText")
@@ -98,6 +104,7 @@ def test_the_real_page(small_past: Past, tab: Browser, tmp_path: Path) -> None:
                 f"user?user={small_past.user_ids[0]}",
                 "adoption",
                 "experiments",
+                "experiment?experiment=button&goal=search",
             ):
                 tab.go(origin + page)
                 assert tab.run("document.documentElement.scrollWidth") <= width, (page, width)
