@@ -155,8 +155,8 @@ def test_without_scipy_the_page_names_the_extra(past: Database, monkeypatch: pyt
         ({**ASKED, "control": "green"}, 400, "The control 'green' is none of the variants"),
         ({**ASKED, "metric": "money"}, 400, "Metric is one of converted, uses"),
         ({**ASKED, "effect": "much"}, 400, "a number of percent"),
-        ({**ASKED, "effect": "nan"}, 400, "Minimum_effect"),
-        ({**ASKED, "effect": "200"}, 400, "Minimum_effect"),
+        ({**ASKED, "effect": "nan"}, 400, "The smallest effect is a number of percent between 0 and 100"),
+        ({**ASKED, "effect": "200"}, 400, "The smallest effect is a number of percent between 0 and 100"),
     ],
 )
 def test_what_is_wrong_is_explained(past: Database, parameters: dict[str, str], status: int, said: str) -> None:

@@ -87,6 +87,10 @@ def test_undecided_says_how_many_users_are_missing() -> None:
     assert found.units_needed + 10_000 == pytest.approx(2 * sample_size(0.104, 0.1), rel=0.05)
 
 
+def test_one_missing_user_is_a_singular() -> None:
+    assert analyse(figures((100, 100), (100, 100))).words == "Not decided: 1 more user needed"
+
+
 def test_beyond_the_planned_units_as_many_are_missing_as_decide_for_certain() -> None:
     found = analyse(figures((40_000, 4000), (40_000, 4190)))
     assert found.verdict is Verdict.UNDECIDED

@@ -102,7 +102,7 @@ def _difference_words(difference: Estimate | None, metric: Metric) -> str:
 def _missing(results: Sequence[VariantResult], undecided: Sequence[VariantResult]) -> str:
     needed = max((each.comparison.units_needed or 0 for each in undecided if each.comparison), default=0)
     if needed:
-        return f"{_round_up(needed):,} more users needed"
+        return f"{_round_up(needed):,} more {'user' if needed == 1 else 'users'} needed"
     if not any(each.converted or (each.mean and each.mean.value) for each in results):
         return "nobody has reached the goal yet"
     return "there are too few users to say how many are needed"

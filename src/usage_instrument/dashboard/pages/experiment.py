@@ -121,9 +121,11 @@ def _asked(request: PageRequest) -> _Asked:
     try:
         percent = float(effect or 10)
     except ValueError:
+        percent = 0.0
+    if not 0 < percent < 100:
         raise PageError(
-            400, "This address is wrong", "The smallest effect is a number of percent, such as 10."
-        ) from None
+            400, "This address is wrong", "The smallest effect is a number of percent between 0 and 100, such as 10."
+        )
     since, until = (request.period.since, request.period.until) if _has_period(request) else (None, None)
     return _Asked(
         name,
