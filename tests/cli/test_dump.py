@@ -106,6 +106,23 @@ def test_parquet_streams_and_is_imported_again(
     other.close()
 
 
+def test_csv_is_imported_again_as_it_was(sqlite: Database, tmp_path: Path) -> None:
+    names = ["=1+1", "'=1+1", "''=1", "+49170", " -x", "it's", "'", 'a,"b"\nc']
+    engine = sqlite.engine()
+    tables = made(engine, user_id_type="string")
+    day = utcnow().replace(hour=0, minute=0, second=0, microsecond=0) - 2 * DAY
+    keys = [{"user_id": name, "feature_name": name, "usage_count": 1} for name in names]
+    with engine.begin() as connection:
+        connection.execute(tables.usage.insert(), [{**key, "last_used": day} for key in keys])
+        connection.execute(tables.history.insert(), [{**key, "bucket_start": day} for key in keys])
+    dumped(sqlite, tmp_path / "files")
+    other = Database("sqlite", f"sqlite:///{tmp_path / 'other.db'}")
+    found = create_all(other.engine(), user_id_type="string", users=None).tables
+    run(other, "import", str(tmp_path / "files" / f"history-{day:%Y-%m-%d}.csv"))
+    assert counts(other.engine(), found) == {(name, name): 1 for name in names}
+    other.close()
+
+
 def test_a_file_is_there_as_a_whole_or_not_at_all(
     sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

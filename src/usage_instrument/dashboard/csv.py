@@ -24,7 +24,7 @@ def written(names: Sequence[str], rows: Iterable[Sequence[Any]], line_end: str =
 
 
 def cell(value: Any) -> Any:
-    """A value as it is written: a text that a spreadsheet would compute begins with `'`."""
+    """A value as it is written: a text that a spreadsheet would compute begins with `'`, which `plain` takes off."""
     if value is None:
         return ""
     if isinstance(value, int | float):
@@ -34,4 +34,14 @@ def cell(value: Any) -> Any:
     if isinstance(value, dict | list):
         value = json.dumps(value, ensure_ascii=False, default=str)
     text = str(value)
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    return f"'{text}" if _is_marked(text) else text
+
+
+def plain(text: str) -> str:
+    """The text that `cell` has written."""
+    return text[1:] if text.startswith("'") and _is_marked(text) else text
+
+
+def _is_marked(text: str) -> bool:
+    """Whether `cell` marks a text: also one that looks marked already, so that each text reads back as it was."""
+    return text.lstrip(" '").startswith(_FORMULA)

@@ -6,15 +6,18 @@ import csv
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
+from usage_instrument.dashboard.csv import plain
 from usage_instrument.errors import ConfigurationError, FeatureNameError, UserIdError
 from usage_instrument.events import canonical_user, check_feature
 from usage_instrument.typing import UserId, UserIdType
 
-from .parquet import pyarrow
+from .parquet import in_microseconds, pyarrow
 
 REQUIRED = ("user_id", "feature_name", "usage_count")
 COLUMNS = (*REQUIRED, "last_used", "day")
@@ -22,6 +25,8 @@ MOST_USES = 2**31 - 1
 _CHUNK = 2_000
 """Rows in one transaction. A constant: the batches of an import have the same content in each run."""
 _ZERO = dt.time()
+_EXACT = 2**53
+"""Whole numbers from here on may have been rounded as a float."""
 
 
 class Row(NamedTuple):
@@ -57,7 +62,7 @@ def chunks(path: Path, user_id_type: UserIdType, now: dt.datetime) -> Iterator[l
     if missing:
         raise ConfigurationError(
             f"{path} has no column {', '.join(missing)}: the columns are {', '.join(COLUMNS)}, of which the last two "
-            f"are optional; it has {', '.join(names) or 'none'}"
+            f"are optional, with commas between them; it has {', '.join(map(repr, names)) or 'none'}"
         )
     canonical = canonical_user(user_id_type)
     has_days = "day" in names
@@ -72,6 +77,9 @@ def _of_csv(path: Path) -> tuple[Sequence[str], Iterable[tuple[int, Mapping[str,
             reader = csv.DictReader(file, strict=True)
             try:
                 for record in reader:
+                    for name in ("user_id", "feature_name"):
+                        if record.get(name):
+                            record[name] = plain(record[name])  # dump writes `'` before what looks like a formula
                     yield reader.line_num, record
             except csv.Error as error:
                 raise ConfigurationError(f"{path}, after line {reader.line_num}: is no CSV: {error}") from None
@@ -79,7 +87,10 @@ def _of_csv(path: Path) -> tuple[Sequence[str], Iterable[tuple[int, Mapping[str,
                 raise ConfigurationError(f"{path}, after line {reader.line_num}: is not UTF-8") from None
 
     with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-        names = next(csv.reader(file), [])
+        try:
+            names = next(csv.reader(file), [])
+        except csv.Error as error:
+            raise ConfigurationError(f"{path}, line 1: is no CSV: {error}") from None
     return names, records()
 
 
@@ -93,11 +104,14 @@ def _of_parquet(path: Path) -> tuple[Sequence[str], Iterable[tuple[int, Mapping[
 
     def records() -> Iterator[tuple[int, Mapping[str, Any]]]:
         line = 0
-        with file:
-            for batch in file.iter_batches(_CHUNK, columns=[name for name in COLUMNS if name in names]):
-                for record in batch.to_pylist():
-                    line += 1
-                    yield line, record
+        try:
+            with file:
+                for batch in file.iter_batches(_CHUNK, columns=[name for name in COLUMNS if name in names]):
+                    for record in in_microseconds(batch).to_pylist():
+                        line += 1
+                        yield line, record
+        except arrow.ArrowException as error:
+            raise ConfigurationError(f"{path}, after row {line}: is damaged: {str(error).splitlines()[0]}") from None
 
     return names, records()
 
@@ -112,12 +126,11 @@ def _checked(
     if None in record:  # as csv.DictReader keeps them
         return BadRow(line, "there are more values than columns")
     try:
-        user = record["user_id"]
         day = _day(record["day"]) if has_days else None
         last_used = _moment(record.get("last_used"), day, now)
         return Row(
             line,
-            None if user in (None, "", "anonymous") else canonical(user if isinstance(user, int) else str(user)),
+            _user(record["user_id"], canonical),
             check_feature(record["feature_name"]),
             _uses(record["usage_count"]),
             last_used,
@@ -131,9 +144,27 @@ def _checked(
         return BadRow(line, str(error))
 
 
+def _user(value: Any, canonical: Callable[[UserId], UserId]) -> UserId:
+    """A user id, or None. Parquet has ids in other types than ours; what may have been rounded is refused."""
+    value = _whole(value)
+    if value is None or value in ("", "anonymous"):
+        return None
+    if isinstance(value, bytes) and len(value) == 16:
+        value = UUID(bytes=value)
+    if isinstance(value, bool) or not isinstance(value, int | str | UUID):
+        raise UserIdError(f"a text, a whole number or a UUID, not {value!r}")
+    return canonical(value if isinstance(value, int) else str(value))
+
+
+def _whole(value: Any) -> Any:
+    """A float or Decimal without a fraction as an int; anything else as it is."""
+    is_exact = isinstance(value, Decimal) or (isinstance(value, float) and abs(value) < _EXACT)
+    return int(value) if is_exact and value % 1 == 0 else value
+
+
 def _uses(value: Any) -> int:
     try:
-        uses = int(value) if isinstance(value, str) else value
+        uses = int(value) if isinstance(value, str) else _whole(value)
     except ValueError:
         uses = None
     if isinstance(uses, bool) or not isinstance(uses, int) or not 1 <= uses <= MOST_USES:
@@ -164,7 +195,10 @@ def _moment(value: Any, day: dt.date | None, now: dt.datetime) -> dt.datetime:
     if not isinstance(moment, dt.datetime):
         raise ValueError(f"last_used is a time such as 2026-01-31T08:00:00 (UTC without an offset), not {value!r}")
     if moment.tzinfo is not None:
-        moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+        try:
+            moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+        except OverflowError:
+            raise ValueError(f"last_used is beyond the years 1 to 9999 in UTC: {value!r}") from None
     latest = max(moment, dt.datetime.combine(day, _ZERO) if day is not None else moment)
     if latest > now + dt.timedelta(minutes=5):
         raise ValueError(f"{latest.isoformat(' ')} is in the future")
