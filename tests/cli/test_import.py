@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,8 @@ def test_an_id_stands_for_one_file(sqlite: Database, tmp_path: Path) -> None:
     assert (done.exit_code, "the import '2026' added another file" in done.output) == (2, True)
     assert bring_in(sqlite, file, "--id", "2027").exit_code == 0
     assert counts(engine, tables)["search", None] == 14
+    done = bring_in(sqlite, file)
+    assert (done.exit_code, "this file was added before, as '2027', and would count twice" in done.output) == (2, True)
     # The row of an import is no silent process, and stays as long as the counts do.
     with engine.begin() as connection:
         connection.execute(tables.writers.update().values(heartbeat_at=utcnow() - dt.timedelta(days=900)))
@@ -210,8 +213,38 @@ def test_parquet_and_wrong_files(sqlite: Database, tmp_path: Path) -> None:
         "no.csv": ("", "has no column user_id, feature_name, usage_count"),
         "no.parquet": ("x", "is no Parquet file"),
         "quoted.csv": ('user_id,feature_name,usage_count\n7,"a"b,1\n', "after line 1: is no CSV"),
+        "long.csv": ("x" * 200_000, "line 1: is no CSV"),
+        "other.csv": ("user_id;feature_name;usage_count\n", "with commas between them; it has 'user_id;feature_name"),
+        "time.csv": (
+            "user_id,feature_name,usage_count,last_used\n7,a,1,0001-01-01T00:00:00+14:00\n",
+            "line 2: last_used is beyond the years 1 to 9999 in UTC",
+        ),
+        "many.csv": ("user_id,feature_name,usage_count\n" + "7,a,0\n" * 25, "and 5 more bad rows"),
     }
     for name, (text, message) in wrong.items():
         done = bring_in(sqlite, written(tmp_path, text, name))
         assert (done.exit_code, message in done.output) == (2, True), done.output
     assert "there is no file" in bring_in(sqlite, tmp_path / "none.csv").output
+
+
+def test_ids_and_numbers_of_other_types_are_the_same_or_refused(sqlite: Database, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    engine = sqlite.engine()
+    tables = made(engine, user_id_type="string")
+    ada = uuid.uuid4()
+
+    def brought(name: str, users: Any, uses: Any, *options: str) -> Result:
+        columns = {"user_id": users, "feature_name": ["f"] * len(users), "usage_count": uses}
+        columns["last_used"] = pa.array([1_767_340_800_000_000_001] * len(users), pa.timestamp("ns"))
+        parquet.write_table(pa.table(columns), tmp_path / name)
+        return bring_in(sqlite, tmp_path / name, *options)
+
+    assert brought("float.parquet", pa.array([42.0, None]), pa.array([3.0, 4.0])).exit_code == 0
+    assert brought("bytes.parquet", pa.array([ada.bytes], pa.binary(16)), pa.array([Decimal(5)])).exit_code == 0
+    expected = {("f", "42"): 3, ("f", None): 4, ("f", str(ada)): 5}
+    assert counts(engine, tables) == expected
+    for users in ([1.5], [float("nan")], [2.0**60], [True], [b"ada"]):
+        done = brought("wrong.parquet", pa.array(users), pa.array([1]))
+        assert (done.exit_code, "line 1: user_id: a text, a whole number or a UUID, not" in done.output) == (2, True)
+    assert counts(engine, tables) == expected

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from uuid import UUID, uuid5
 
 import typer
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from usage_instrument.database import engines
 from usage_instrument.database.ledger import IMPORT, Ledger, utcnow
@@ -79,11 +79,11 @@ def import_(
             batches = 0 if dry_run else work.run()
         finally:
             store.dispose()
-    status = "would be added" if dry_run else "added" if batches else "was added before"
+    status = "would be added" if dry_run else "added" if batches or not found.rows else "was added before"
     rows = [
         {"what": "rows", "number": found.rows, "status": status},
         {"what": "uses", "number": found.uses, "status": status},
-        {"what": "bad rows", "number": len(found.bad), "status": "left out"},
+        {"what": "bad rows", "number": found.bad, "status": "left out"},
         {"what": "rows of users who are erased or opted out", "number": found.suppressed, "status": "left out"},
     ]
     show(rows, output, empty="")
@@ -98,7 +98,9 @@ class Found:
     rows: int = 0
     uses: int = 0
     suppressed: int = 0
-    bad: list[BadRow] = field(default_factory=list)
+    bad: int = 0
+    named: list[BadRow] = field(default_factory=list)
+    """The first bad rows: a file may have millions of them."""
     features: set[str] = field(default_factory=set)
 
 
@@ -164,11 +166,13 @@ class Import:
         """The rows that can be added; the others are added to the bad ones."""
         rows = [row for row in chunk if isinstance(row, Row)]
         unknown = persistently(partial(self._store.unknown_users, {row.user for row in rows}), _PATIENCE)
-        found.bad += [
+        bad = [
             row if isinstance(row, BadRow) else BadRow(row.line, _UNKNOWN)
             for row in chunk
             if isinstance(row, BadRow) or row.user in unknown
         ]
+        found.bad += len(bad)
+        found.named += bad[: _NAMED - len(found.named)]
         return [row for row in rows if row.user not in unknown]
 
     def _is_suppressed(self, user: UserId) -> bool:
@@ -178,13 +182,25 @@ class Import:
         persistently(partial(self._store.transact, self._store.suppressions.read), _PATIENCE)
 
     def _check_content(self, import_id: str | None) -> None:
-        """A name stands for one file: its parts have the numbers of the batches."""
-        writers = self._tables.writers
-        query = select(writers.c.service).where(writers.c.writer_id == self._ledger.writer_id)
-        before = persistently(partial(self._store.transact, lambda connection: connection.scalar(query)), _PATIENCE)
+        """An id stands for one file, whose parts have the numbers of the batches, and a file for one id."""
+        writers, prefix = self._tables.writers, self.service[: len(IMPORT) + _DIGEST + 1]
+        is_other = (writers.c.writer_id != self._ledger.writer_id) & writers.c.service.startswith(prefix)
+        mine = select(writers.c.service).where(writers.c.writer_id == self._ledger.writer_id)
+        others = select(writers.c.service).where(is_other, writers.c.last_batch > 0)
+
+        def read(connection: Connection) -> tuple[str | None, str | None]:
+            return connection.scalar(mine), connection.scalar(others)
+
+        before, other = persistently(partial(self._store.transact, read), _PATIENCE)
         if before not in (None, self.service):
             raise ConfigurationError(
                 f"the import {import_id!r} added another file, or this one before it was changed: choose another --id"
+            )
+        if other is not None:
+            name = other.removeprefix(prefix)
+            raise ConfigurationError(
+                f"this file was added before, {f'as {name!r}' if name else 'without --id'}, and would count twice: run "
+                f"it {f'with --id {name!r}' if name else 'without --id'} to go on"
             )
 
 
@@ -207,10 +223,10 @@ def _counts(rows: Iterator[Row]) -> tuple[Count, ...]:
 
 
 def _report_bad(found: Found, file: Path, skip_bad: bool) -> None:
-    for row in found.bad[:_NAMED]:
+    for row in found.named:
         warn(f"{file}, line {row.line}: {row.reason}")
-    if len(found.bad) > _NAMED:
-        warn(f"and {len(found.bad) - _NAMED} more bad rows")
+    if found.bad > len(found.named):
+        warn(f"and {found.bad - len(found.named)} more bad rows")
     if found.bad and not skip_bad:
         raise fail("nothing was written: correct these rows, or pass --skip-bad")
 
