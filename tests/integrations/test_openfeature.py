@@ -91,11 +91,11 @@ def test_tracked_events_are_uses_and_reach_the_provider(
     client.track("search", ADA)
     with usage.as_user("bob"):
         client.track("search")
-    uses = [(each.feature, each.user, each.metadata) for each in captured.uses]
+    uses = [(each.feature, each.user, each.metadata, each.value) for each in captured.uses]
     assert uses == [
-        ("checkout", "ada", {"currency": "EUR", "value": 49.5}),
-        ("search", "ada", None),
-        ("search", "bob", None),
+        ("checkout", "ada", {"currency": "EUR"}, 49.5),
+        ("search", "ada", None, None),
+        ("search", "bob", None, None),
     ]
     assert provider._tracking_events["checkout"].value == 49.5
 
@@ -114,7 +114,7 @@ def test_from_a_flag_to_the_verdict(sqlite: Database, client: OpenFeatureClient)
     api.set_provider_and_wait(tracking(InMemoryProvider(FLAGS), tracker=tracker))
     client.add_hooks([ExposureHook(tracker=tracker)])
     client.get_string_value("button_color", "#000", EvaluationContext("42"))
-    client.track("checkout", EvaluationContext("42"))
+    client.track("checkout", EvaluationContext("42"), TrackingEventDetails(49.5))
     assert tracker.shutdown()
     with sqlite.engine().connect() as connection:
         ((variant, units, _, converted, *_others),) = connection.execute(
@@ -122,6 +122,7 @@ def test_from_a_flag_to_the_verdict(sqlite: Database, client: OpenFeatureClient)
         )
         assert (variant, units, converted) == ("blue", 1, 1)
         assert connection.scalar(sa.select(tables.exposures.c.user_id)) == 42
+        assert connection.execute(sa.select(tables.dimensions.c.value_sum)).scalars().first() == 49.5
 
 
 def test_wrong_options_are_refused() -> None:

@@ -63,8 +63,9 @@ def tracking(
     """The provider, whose tracked events become uses too: `api.set_provider(tracking(provider))`.
 
     `client.track("checkout", context, details)` reaches the provider alone, and no hook. The use has the name of the
-    event, the targeting key as its user, and the details as its metadata, with their value as `value`. Without a key,
-    and with `targeting_key="unit"`, the user is that of the request. The provider gets the event, too.
+    event, the targeting key as its user, the attributes of the details as its metadata and their value as its `value`,
+    which is added up. Without a key, and with `targeting_key="unit"`, the user is that of the request. The provider
+    gets the event, too.
 
     No error of recording reaches the caller: it is logged, once a minute. Raises ConfigurationError for a wrong option.
     """
@@ -97,21 +98,14 @@ class _TrackingProvider:
         try:
             key = evaluation_context.targeting_key if evaluation_context is not None else None
             user = {"user": key} if key and self._key == "user" else {}
-            self._track(tracking_event_name, metadata=_metadata(tracking_event_details), **user)
+            details = tracking_event_details or TrackingEventDetails()
+            metadata = dict(details.attributes) or None
+            self._track(tracking_event_name, metadata=metadata, value=details.value, **user)
         except Exception as error:  # the host goes on
             log.limited(logging.ERROR, "openfeature", "an event of OpenFeature was not recorded: %s", describe(error))
         forward = getattr(self._provider, "track", None)  # a provider made for an older SDK has none
         if forward is not None:
             forward(tracking_event_name, evaluation_context, tracking_event_details)
-
-
-def _metadata(details: TrackingEventDetails | None) -> dict[str, Any] | None:
-    if details is None:
-        return None
-    found: dict[str, Any] = dict(details.attributes)
-    if details.value is not None:
-        found["value"] = details.value
-    return found or None
 
 
 def _checked(key: Key) -> Key:
