@@ -334,7 +334,44 @@ def test_a_begin_while_the_end_is_delivered_is_a_report_of_its_own(watched: Watc
     assert channel.sent[2].alert != channel.sent[0].alert
 
 
+def test_an_end_that_is_taken_back_while_it_is_claimed_is_no_message(watched: Watched) -> None:
+    watched.lose()
+    channel = Collector()
+    watched.run([rule_of(channel)])
+    watched.forget_losses()
+    taken_back = False
+
+    @sa.event.listens_for(watched.engine, "before_cursor_execute")
+    def take_back(connection: sa.Connection, cursor: Any, statement: str, *_: object) -> None:
+        nonlocal taken_back
+        if "claimed_by = ?" in statement and statement.startswith("SELECT") and not taken_back:
+            taken_back = True
+            cursor.connection.execute(f"UPDATE {watched.tables.alerts.name} SET ended_at = NULL")
+
+    channel.on_send = lambda: pytest.fail("a message without reports")
+    watched.run([rule_of(channel)])
+    assert taken_back
+
+
 # ---- delivery
+
+
+@pytest.mark.parametrize(
+    ("proxy", "reason"),
+    [("http:/me:hunter2@proxy", "ValueError"), ("http:///", "no host given")],
+)
+def test_a_proxy_that_fails_is_reported_without_its_password(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, proxy: str, reason: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    watched.lose()
+    outcome = watched.run(
+        watched.rules('[channels.team]\ntype = "slack"\nurl = "http://hooks.example.com/"\n' + LOSSES)
+    )
+    assert outcome.errors == [
+        f"channel 'team': hooks.example.com cannot be reached: {reason}; the next run tries again"
+    ]
 
 
 def test_what_was_not_delivered_is_delivered_by_the_next_run(watched: Watched, web: WebServer) -> None:
@@ -453,6 +490,9 @@ def test_mail_needs_a_trusted_certificate_and_the_right_password(
     assert "has an untrusted certificate" in outcome.errors[0]
     outcome = watched.run(watched.rules(by_mail(mail, certificates[0]) + LOSSES, PASSWORD="wrong"))
     assert outcome.errors == [f"channel 'mail': localhost:{mail.port} answers with SMTP 535; the next run tries again"]
+    with pytest.raises(RulesError, match="user and password must be ASCII") as error:  # smtplib raises in the midst
+        watched.rules(by_mail(mail, certificates[0]) + LOSSES, PASSWORD="hünter2")
+    assert "nter2" not in str(error.value)
     with MailServer(None) as plain:
         outcome = watched.run(watched.rules(by_mail(plain, certificates[0]) + LOSSES, PASSWORD="hunter2"))
         assert "lacks what the channel needs" in outcome.errors[0]
@@ -517,9 +557,12 @@ MISTAKES = {
     '[channels.ops]\ntype = "webhook"\nurl = "file:///etc/passwd"\nsecret_env = "S"': "url must begin with https://",
     '[channels.ops]\ntype = "webhook"\nurl = "https://me:pw@host/"\nsecret_env = "S"': "url must not contain a user",
     '[channels.ops]\ntype = "slack"\nurl = "https://host/a b"': "url contains a space",
+    '[channels.ops]\ntype = "slack"\nurl = "https://hooks..example.com/T0"': "url is no URL",
     '[channels.ops]\ntype = "slack"': "write either url, or url_env",
     MAIL + 'to = "c@d\\nBcc: e@f"': "is no plain address",
     MAIL + 'to = "c@d"\nuser = "u"': "user and password_env belong together",
+    MAIL.replace('"h"', '"smtp..example.com"') + 'to = "c@d"': "host must be the name of a server",
+    MAIL.replace('"h"', '"smtp.example.com:587"') + 'to = "c@d"': "host must be the name of a server",
     MAIL + 'to = "c@d"\nport = 0': "port must be a number from 1 to 65535",
     "rules = 3": "there are no rules: begin each with a line [[rules]]",
     "rules = [": "is no TOML",

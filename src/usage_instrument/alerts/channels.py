@@ -46,6 +46,8 @@ def _slack(name: str, entries: Entries, environment: Mapping[str, str] | None) -
 def _mail(name: str, entries: Entries, environment: Mapping[str, str] | None) -> Channel:
     security = cast("Security | None", entries.one_of("security", PORTS, "starttls"))
     host = entries.text("host", fix="host is missing: write host = 'smtp.example.com'")
+    if host is not None and not _is_host(host):
+        entries.wrong(f"host must be the name of a server, not {host!r}: write host = 'smtp.example.com'")
     sender = entries.text("from", fix="from is missing: write from = 'usage@example.com'")
     recipients = entries.texts("to", fix="to is missing: write to = ['ops@example.com']")
     for address in (sender, *(recipients or ())):
@@ -58,6 +60,8 @@ def _mail(name: str, entries: Entries, environment: Mapping[str, str] | None) ->
     password = _secret(entries, "password_env", environment)
     if ("user" in entries.given) != ("password_env" in entries.given):
         entries.wrong("user and password_env belong together: write both or neither")
+    if not all(each is None or each.isascii() for each in (user, password)):
+        entries.wrong("user and password must be ASCII, as SMTP logins are: use an app password")
     if user is not None and security == "none":
         entries.wrong("security = 'none' would send the password in the clear: choose starttls or tls")
     if ca_file is not None and environment is not None and not Path(ca_file).is_file():
@@ -73,6 +77,14 @@ def _mail(name: str, entries: Entries, environment: Mapping[str, str] | None) ->
         password,
         ca_file,
     )
+
+
+def _is_host(name: str) -> bool:
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return name.isprintable() and name.count(":") != 1 and not {" ", "/", "@"} & {*name}  # "::1" is a host
 
 
 def _stdout(name: str, entries: Entries, environment: Mapping[str, str] | None) -> Channel:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from .delivery import TIMEOUT, DeliveryError
-from .reports import Report, headline
+from .reports import Report, headline, one_line
 
 SIGNATURE = "Usage-Instrument-Signature"
 """The header `t=SECONDS,v1=HEX`: HMAC-SHA-256 of `SECONDS.BODY` by the secret."""
@@ -60,6 +60,7 @@ def url_mistake(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")  # as a connection does
     except ValueError:
         return "is no URL"
     if not is_whole:
@@ -91,11 +92,17 @@ def _post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
         after = _seconds(error.headers.get("Retry-After"))
         message = f"{host} answers with HTTP {error.code}"
         raise DeliveryError(message, is_transient=error.code in _TRANSIENT, retry_after=after) from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: the URL of a proxy
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         is_untrusted = isinstance(cause, ssl.SSLCertVerificationError)
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
-        raise DeliveryError(f"{host} cannot be reached: {reason}", is_transient=not is_untrusted) from None
+        raise DeliveryError(f"{host} cannot be reached: {_reason(cause)}", is_transient=not is_untrusted) from None
+
+
+def _reason(cause: BaseException | str) -> str:
+    """Why there is no connection. A ValueError would repeat the URL of the proxy, which may have a password."""
+    if isinstance(cause, OSError):
+        return cause.strerror or one_line(str(cause)) or type(cause).__name__
+    return one_line(cause) if isinstance(cause, str) else type(cause).__name__
 
 
 def _opener() -> urllib.request.OpenerDirector:

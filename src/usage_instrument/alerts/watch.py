@@ -120,7 +120,8 @@ def _report(
             for report in _reports(alert, rules[alert.rule], found.get(alert.rule, {}).get(alert.subject))
         ]
         try:
-            deliver(channel, reports, wait)
+            if reports:  # none of an alert whose end was taken back since it was claimed
+                deliver(channel, reports, wait)
         except DeliveryError as error:
             for alert in alerts:
                 state.release(run_id, alert)
