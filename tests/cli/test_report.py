@@ -119,6 +119,12 @@ def test_a_page_loads_nothing_and_escapes_everything(sqlite: Database, tmp_path:
     assert ADA not in " ".join(page.texts)
     assert ADA in report(sqlite, "--html", "--identities")
     assert sections(report(sqlite, "--identities"))["Power users"] == [[f"`{ADA}`", "100", "48%"]]
+    nowhere = tmp_path / "none" / "week.html"
+    done = CliRunner().invoke(app, ["report", "--output", str(nowhere), "--url", sqlite.url])
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"usage-instrument: {nowhere} cannot be written: No such file or directory\n",
+    )
 
 
 def test_longer_and_empty_periods(sqlite: Database) -> None:

@@ -109,7 +109,10 @@ def report(
     if file is None:
         Printer().write(text)
     else:
-        file.write_text(text, encoding="utf-8")
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise fail(f"{file} cannot be written: {error.strerror}") from None
 
 
 # ---- the content
@@ -212,8 +215,8 @@ def _unusual(spikes: Sequence[Mapping[str, Any]], drops: Sequence[Mapping[str, A
 def _silent(rows: Sequence[Mapping[str, Any]]) -> Section:
     return _section(
         "Silent",
-        "Used regularly before, and not once now.",
-        "Every feature that was used regularly was used.",
+        "Declared by code, used regularly before, and not once now.",
+        "Every declared feature that was used regularly was used.",
         (Column("Feature", "feature"), Column("Uses before", "count"), Column("Last used", "time")),
         ("feature", "uses", "last_used"),
         rows,

@@ -74,7 +74,7 @@ SILENT = described(
         "Silent",
         "Features that were used regularly and are not used now.",
         "Features that code declares, with uses on 14 of the 28 days before, and none {period}.",
-        "Every feature that was used regularly was used {period}.",
+        "Every declared feature that was used regularly was used {period}.",
         "--since 3d",
         (
             FEATURE,
