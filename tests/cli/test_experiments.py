@@ -94,6 +94,18 @@ def test_a_period_bounds_the_exposures(past: Database) -> None:
     )
 
 
+def test_days_of_a_period_may_be_those_of_a_time_zone(past: Database) -> None:
+    def found(*zone: str) -> str:
+        return run(
+            past, "experiments", "--until", "2026-04-11", "--since", "2026-04-11", *zone, "--format", "csv"
+        ).stdout
+
+    assert '"price"' in found(), "first seen at midnight UTC"
+    assert '"price"' not in found("--tz", "America/New_York"), "the day before there"
+    refused = run(past, *ASKED, "--since", "2026-03-02", "--tz", "Europe/Berlin")
+    assert "the history has a day instead of hours on 2026-03-02, which Europe/Berlin divides" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -108,6 +108,14 @@ def test_a_period_is_of_the_first_exposures(past: Database) -> None:
     assert {"name": "goal", "value": "buy", "type": "hidden"} in day.all("input"), "a choice of days keeps the rest"
 
 
+def test_days_are_those_of_the_time_zone(past: Database) -> None:
+    app = by_asgi.Dashboard(past.url, authorize=yes, tz="Europe/Berlin")
+    assert "Blue is better" in asgi(app, "/experiment", **ASKED).page.said, "without a period, no day is divided"
+    for path in ("/experiment", "/experiment.csv"):
+        answer = asgi(app, path, **{**ASKED, "from": "2026-03-02"})
+        assert (answer.status, "The history has a day instead of hours" in answer.page.said) == (400, True)
+
+
 def test_a_hostile_name_is_text(sqlite: Database) -> None:
     tables = filled(sqlite)
     name, variants = HOSTILE[0], HOSTILE[1:5]

@@ -97,6 +97,19 @@ def test_a_window_is_of_first_exposures_and_ends_the_uses(filled: Filled) -> Non
     }
 
 
+def test_days_of_a_window_may_be_those_of_a_time_zone(filled: Filled) -> None:
+    last, tz = dt.datetime(2026, 3, 28, 22, 30), "Europe/Berlin"  # its 29 March has 23 hours: 23:00 to 22:00 UTC
+    exposures = [seen(ADA, "new", last), seen(BOB, "new", last + HOUR), seen(CLEO, "old", last + DAY)]
+    history = [Bucket(BOB, "buy", n, last.replace(minute=0) + hours * HOUR) for n, hours in ((1, 2), (2, 23), (4, 24))]
+    day = dt.date(2026, 3, 29)
+    found = figures(filled, exposures, history, since=day, until=day, tz=tz)
+    assert {name: (row["units"], row["uses"]) for name, row in found.items()} == {"new": (1, 3)}
+    query = q.experiments(since=day, until=day, tz=tz)
+    assert [tuple(row)[:3] for row in filled.connection.execute(query)] == [("page", "new", 1)]
+    with pytest.raises(ConfigurationError, match="by day"):
+        q.experiment("page", "buy", metric="value", since=day, tz=tz)
+
+
 def test_sums_beyond_64_bits_are_figures(filled: Filled) -> None:
     most = 2**31 - 1
     history = [Bucket(ADA, "buy", most, TODAY + number * DAY) for number in range(400)]

@@ -24,9 +24,12 @@ from .questions import known_features, meant, unknown_feature
 
 _Since = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="The first day of exposures (UTC): 30d, 4w, 2026-01-31, last month."),
+    typer.Option(metavar="TIME", help="The first day of exposures: 30d, 4w, 2026-01-31, last month."),
 ]
 _Until = Annotated[str | None, typer.Option(metavar="TIME", help="The last day, in the same forms.")]
+_Zone = Annotated[
+    str | None, typer.Option("--tz", metavar="ZONE", help="The time zone of these days, such as Europe/Berlin.")
+]
 
 
 class _Metric(str, enum.Enum):
@@ -59,6 +62,7 @@ def experiment(
     ] = 0.1,
     since: _Since = None,
     until: _Until = None,
+    tz: _Zone = None,
     url: Url = None,
     schema: Schema = None,
     output: Output = Format.TABLE,
@@ -71,7 +75,7 @@ def experiment(
     _ = statistics.analyse  # before the query: without SciPy, it raises
     features = [goal, *(guardrail or [])]
     rows, guardrails = read(
-        url, schema, lambda on, tables: figures(on, tables, name, features, since, until, metric.value)
+        url, schema, lambda on, tables: figures(on, tables, name, features, since, until, tz, metric.value)
     )
     analysis = analysed(
         rows, guardrails, metric=metric.value, control=control, weights=weights, minimum_effect=minimum_effect
@@ -89,13 +93,18 @@ def experiment(
 
 
 def experiments(
-    since: _Since = None, until: _Until = None, url: Url = None, schema: Schema = None, output: Output = Format.TABLE
+    since: _Since = None,
+    until: _Until = None,
+    tz: _Zone = None,
+    url: Url = None,
+    schema: Schema = None,
+    output: Output = Format.TABLE,
 ) -> None:
     """All experiments: how many units saw each variant, and since when.
 
     Units that saw several variants of an experiment are excluded, and counted.
     """
-    names, rows = read(url, schema, lambda on, tables: every(on, tables, since, until))
+    names, rows = read(url, schema, lambda on, tables: every(on, tables, since, until, tz))
     show(rows, output, empty="No experiment has exposed anybody: call `usage.variant` or `usage.expose`.", names=names)
 
 
@@ -109,15 +118,19 @@ def figures(
     features: Sequence[str],
     since: str | None,
     until: str | None,
+    tz: str | None,
     metric: Literal["converted", "uses", "value"] = "converted",
 ) -> tuple[Rows, dict[str, Rows]]:
-    """The rows of the goal, and those of each guardrail. Raises ConfigurationError for names that nothing has."""
+    """The rows of the goal, and those of each guardrail. Raises ConfigurationError for names that nothing has, and
+    for days of a time zone that the history cannot divide."""
     _check_table(connection, tables.exposures)
     if metric == "value":
         _check_table(connection, tables.dimensions)
+    if since is not None or until is not None:
+        queries.check_hours(connection, tz, since=since, until=until, tables=tables)
 
     def rows_of(feature: str) -> Rows:
-        query = queries.experiment(name, feature, metric=metric, since=since, until=until, tables=tables)
+        query = queries.experiment(name, feature, metric=metric, since=since, until=until, tz=tz, tables=tables)
         return [dict(row) for row in connection.execute(query).mappings()]
 
     goal, *guardrails = features
@@ -133,10 +146,12 @@ def figures(
     return rows, guarded
 
 
-def every(connection: Connection, tables: Tables, since: str | None, until: str | None) -> tuple[list[str], Rows]:
+def every(
+    connection: Connection, tables: Tables, since: str | None, until: str | None, tz: str | None
+) -> tuple[list[str], Rows]:
     """The columns and rows of all experiments."""
     _check_table(connection, tables.exposures)
-    result = connection.execute(queries.experiments(since=since, until=until, tables=tables))
+    result = connection.execute(queries.experiments(since=since, until=until, tz=tz, tables=tables))
     return list(result.keys()), [dict(row) for row in result.mappings()]
 
 

@@ -15,8 +15,9 @@ from usage_instrument.experiments.report import advice_of, analysed, caveats
 
 from .experiments import every, figures
 
-_SINCE = "The first day of exposures (UTC): 30d, 4w, 2026-01-31, last month."
+_SINCE = "The first day of exposures: 30d, 4w, 2026-01-31, last month."
 _UNTIL = "The last day, in the same forms."
+_ZONE = "The time zone of these days, such as Europe/Berlin. Default: UTC."
 _WEIGHTS = "The planned split, which is checked: red=1,blue=3 or equal. Its first variant is the control."
 
 
@@ -46,7 +47,9 @@ def _verdict(connection: Connection, tables: Tables, given: Mapping[str, Any], l
     _ = statistics.analyse  # before the query: without SciPy, it raises
     goal = given["goal"]
     features = [goal, *given.get("guardrails", ())]
-    rows, guardrails = figures(connection, tables, given["name"], features, given.get("since"), given.get("until"))
+    rows, guardrails = figures(
+        connection, tables, given["name"], features, given.get("since"), given.get("until"), given.get("tz")
+    )
     analysis = analysed(
         rows,
         guardrails,
@@ -66,7 +69,7 @@ def _verdict(connection: Connection, tables: Tables, given: Mapping[str, Any], l
 
 
 def _all(connection: Connection, tables: Tables, given: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    _names, rows = every(connection, tables, given.get("since"), given.get("until"))
+    _names, rows = every(connection, tables, given.get("since"), given.get("until"), given.get("tz"))
     return {"rows": [*islice(rows, limit)], "has_more": len(rows) > limit, "caveats": []}
 
 
@@ -106,6 +109,7 @@ EXPERIMENT_TOOLS: dict[str, ExperimentTool] = {
             },
             "since": _text(_SINCE),
             "until": _text(_UNTIL),
+            "tz": _text(_ZONE),
         },
         ("name", "goal"),
         _verdict,
@@ -114,7 +118,7 @@ EXPERIMENT_TOOLS: dict[str, ExperimentTool] = {
         "Experiments",
         "All A/B tests: the units that saw each variant alone, those that saw several, first and last exposure. "
         "One without an exposure for days has probably ended.",
-        {"since": _text(_SINCE), "until": _text(_UNTIL)},
+        {"since": _text(_SINCE), "until": _text(_UNTIL), "tz": _text(_ZONE)},
         (),
         _all,
     ),

@@ -15,6 +15,7 @@ from usage_instrument.events import NUMBERS, check_feature
 from .arguments import checked_feature, default_tables
 from .numbers import ONE, ZERO, total, whole
 from .windows import Moment, Window, window
+from .zones import TimeZone
 
 
 def experiment(
@@ -24,6 +25,7 @@ def experiment(
     metric: Literal["converted", "uses", "value"] = "uses",
     since: Moment = None,
     until: Moment = None,
+    tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[*tuple[Any, ...]]:
     """The figures of an experiment's variants, by their names, for `usage_instrument.experiments.analyse`: `variant`,
@@ -42,16 +44,19 @@ def experiment(
 
     With `metric="value"`, the numbers beside the uses of the goal (`value=` of a capture) take their place: `value` is
     their sum, of which `value_order_unknown` is of the day of the first exposure, `value_squares` is the sum of the
-    squares of each unit's sum, and `converted` units have a number. They are kept by day, whatever the history.
+    squares of each unit's sum, and `converted` units have a number. They are kept by day (UTC), whatever the history.
     `"converted"` and `"uses"` have the same columns.
 
     `since` and `until` bound the first exposure, `until` the uses too: a timedelta (28 days: today and the 27 before),
-    a date, a datetime, the text of one or None. Raises ConfigurationError for a wrong argument.
+    a date, a datetime, the text of one or None, in days of the time zone `tz` (default: UTC), for which the uses need
+    hours in the history. Raises ConfigurationError for a wrong argument.
     """
-    tables, asked = tables or default_tables(), window(since, until)
+    tables, asked = tables or default_tables(), window(since, until, tz)
     if metric not in ("converted", "uses", "value"):
         raise ConfigurationError(f"metric is 'converted', 'uses' or 'value', not {metric!r}")
     is_value = metric == "value"
+    if is_value and not (asked.is_all_time or asked.zone.is_utc):
+        raise ConfigurationError("numbers are kept by day (UTC), which a time zone divides: pass no tz, or no period")
     source = tables.dimensions if is_value else tables.history
     number, amount = (source.c.value_count, source.c.value_sum) if is_value else (source.c.usage_count, None)
     name, feature = _checked(name), checked_feature(goal)
@@ -63,7 +68,7 @@ def experiment(
         source.c.feature_name == feature,
         *([source.c.dimension == NUMBERS] if is_value else []),
         or_(after, start == StartOf("day", first), start == StartOf("hour", first)),
-        *asked.contains(start),
+        *asked.contains(asked.zone.local(start)),
     )
     used = (
         select(
@@ -150,7 +155,7 @@ def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:
     exposures = tables.exposures
     unit, end = (exposures.c.experiment, exposures.c.unit), asked.end()
     rows = [] if name is None else [exposures.c.experiment == name]
-    rows += [] if end is None else [exposures.c.first_exposed_at < end]
+    rows += [] if end is None else [asked.zone.local(exposures.c.first_exposed_at) < end]
     # Few units, so this is faster than a window over all of them.
     mixed = (
         select(*unit, func.count(exposures.c.user_id).label("users"))
@@ -179,7 +184,7 @@ def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:
         .select_from(exposures.outerjoin(mixed, is_mixed))
         .where(is_one, *rows)
         .group_by(exposures.c.experiment, exposures.c.user_id, visitor)
-        .having(*([] if start is None else [first >= start]))
+        .having(*([] if start is None else [asked.zone.local(first) >= start]))
         .cte("persons")
     )
 
@@ -187,7 +192,7 @@ def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:
 def _variants(tables: Tables, asked: Window, name: str) -> Select[*tuple[Any, ...]]:
     """The variants with a first exposure in the window, also if all their units saw several."""
     exposures = tables.exposures
-    first = exposures.c.first_exposed_at
+    first = asked.zone.local(exposures.c.first_exposed_at)
     return select(exposures.c.variant).where(exposures.c.experiment == name, *asked.contains(first)).distinct()
 
 

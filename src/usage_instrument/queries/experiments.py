@@ -12,10 +12,11 @@ from .arguments import default_tables
 from .experiment import persons_of
 from .numbers import ONE, ZERO, whole
 from .windows import Moment, window
+from .zones import TimeZone
 
 
 def experiments(
-    *, since: Moment = None, until: Moment = None, tables: Tables | None = None
+    *, since: Moment = None, until: Moment = None, tz: TimeZone = None, tables: Tables | None = None
 ) -> Select[str, str, int, int, dt.datetime, dt.datetime]:
     """The variants of all experiments, by their names: `experiment`, `variant`, `units`, `excluded`,
     `first_exposed_at`, `last_exposed_at` (UTC).
@@ -24,9 +25,10 @@ def experiments(
     `excluded` is the number of those that saw several variants of the experiment, the same in each of its rows.
 
     `since` and `until` bound the first exposure: a timedelta (28 days: today and the 27 before), a date, a datetime,
-    the text of one or None. Raises ConfigurationError for a wrong argument.
+    the text of one or None, in days of the time zone `tz` (default: UTC). Raises ConfigurationError for a wrong
+    argument.
     """
-    tables, asked = tables or default_tables(), window(since, until)
+    tables, asked = tables or default_tables(), window(since, until, tz)
     exposures, persons = tables.exposures, persons_of(tables, asked)
     key = (exposures.c.experiment, exposures.c.variant)
     shown = (
@@ -35,7 +37,7 @@ def experiments(
             func.min(exposures.c.first_exposed_at).label("first_exposed_at"),
             func.max(exposures.c.last_exposed_at).label("last_exposed_at"),
         )
-        .where(*asked.contains(exposures.c.first_exposed_at))
+        .where(*asked.contains(asked.zone.local(exposures.c.first_exposed_at)))
         .group_by(*key)
         .cte("shown")
     )

@@ -16,8 +16,10 @@ from usage_instrument.experiments import Analysis, Estimate, Metric, VariantResu
 from usage_instrument.experiments.report import Rows, advice_of, analysed, caveats, words_of
 from usage_instrument.experiments.verdict import change_words, effect_of, estimate_words
 from usage_instrument.queries.experiment import experiment as select_figures
+from usage_instrument.queries.hours import check_hours
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.windows import Moment, window_words
+from usage_instrument.queries.zones import TimeZone
 
 from .. import csv
 from ..charts import Interval, IntervalChart, intervals
@@ -52,11 +54,16 @@ class _Asked:
     effect: float
     since: Moment
     until: Moment
+    tz: TimeZone
 
     def query(self, request: PageRequest, feature: str) -> sa.Select[*tuple[Any, ...]]:
         """The figures of a feature. Raises PageError."""
         try:
-            return select_figures(self.name, feature, since=self.since, until=self.until, tables=request.tables)
+            if (self.since, self.until) != (None, None):
+                check_hours(request.connection, self.tz, since=self.since, until=self.until, tables=request.tables)
+            return select_figures(
+                self.name, feature, since=self.since, until=self.until, tz=self.tz, tables=request.tables
+            )
         except UsageInstrumentError as error:
             raise _wrong(error) from None
 
@@ -137,6 +144,7 @@ def _asked(request: PageRequest) -> _Asked:
         percent / 100,
         since,
         until,
+        request.period.tz,
     )
 
 
