@@ -272,13 +272,16 @@ def spikes(
         daily: Counter[dt.datetime] = Counter()
         for row in mine:
             daily[floor("day", row.bucket_start)] += row.usage_count or 0
-        past = [daily[day] for day in (start - number * DAY for number in range(1, 29)) if day >= first]
+        before = [day for day in (start - number * DAY for number in range(1, 29)) if day >= first]
+        past = [daily[day] for day in before]
         baseline = float(statistics.median(past))
         spread = statistics.median(abs(value - baseline) for value in past)
         scale = max(spread * 1.4826, baseline * 0.1, 1.0)
         for day, number in daily.items():
             score = (number - baseline) / scale
-            if start <= day < end and score >= threshold and (by == "feature_name" or number >= 20):
+            same = statistics.median(daily[other] for other in before if other.weekday() == day.weekday())
+            is_far = (number - same) / max(spread * 1.4826, same * 0.1, 1.0) >= threshold
+            if start <= day < end and score >= threshold and is_far and (by == "feature_name" or number >= 20):
                 answer.append((name, day.date(), number, baseline, score, threshold))
     return sorted(answer, key=lambda row: (-row[4], row[1], row[0]))
 

@@ -35,6 +35,14 @@ def test_an_earlier_spike_hides_none(small: Filled) -> None:
     assert [row[2] for row in small.ask(spikes())] == [200]
 
 
+def test_a_weekly_rhythm_is_no_spike(small: Filled) -> None:
+    mondays, weekends = (500, 0, 0, 0, 0, 0, 0), (300, 300, 20, 20, 20, 20, 20)  # from some day of the week on
+    uses = days("report", {}, mondays) + days("game", {}, weekends) + days("import", {7: 900}, mondays)
+    small.fill(Rows(now(), history=uses))
+    found = small.ask(spikes(28 * DAY))
+    assert [row[:4] for row in found] == [("import", (today() - 7 * DAY).date(), 900, 0.0)]
+
+
 def test_a_rare_feature_needs_more_than_a_second_use(small: Filled) -> None:
     small.fill(Rows(now(), history=days("report", {50: 1, 1: 2}) + days("import", {50: 1, 1: 30})))
     assert [row[:5] for row in small.ask(spikes())] == [("import", (today() - DAY).date(), 30, 0.0, 30.0)]

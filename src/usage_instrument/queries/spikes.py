@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 from sqlalchemy import CTE, ColumnElement, FromClause, Select, and_, func, literal, literal_column, select
 
-from usage_instrument.database.expressions import Day, Real, StartOf
+from usage_instrument.database.expressions import Day, Real, StartOf, Weekday
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import UserId
@@ -67,7 +67,8 @@ def spikes(
     `baseline` is the median of a feature's daily uses in the 28 days before the period, from its first use on, days
     without use included. `score` is (uses - baseline) / the largest of 1.4826 x the median absolute deviation (the
     standard deviation of a normal distribution), a tenth of the baseline, and 1. Days whose score is at least
-    `threshold` are spikes. An earlier spike affects medians less than mean and standard deviation. A feature first used
+    `threshold` are spikes, if they score as much beside the median of the same weekday in these 28 days: a weekly
+    rhythm is no spike. An earlier spike affects medians less than mean and standard deviation. A feature first used
     less than 7 days before the period has no baseline and no row.
 
     `by="user"` compares each user, of one feature or of all, with the user's own past instead: a script, or a stolen
@@ -95,15 +96,21 @@ def spikes(
     deviation = func.abs(usual.c.value - baseline.c.value).label("value")
     deviations = select(usual.c[name], deviation).join(baseline, baseline.c[name] == usual.c[name])
     spread = medians(deviations.subquery("deviations"), name).subquery("spreads")
-    score = over(daily.c.uses - baseline.c.value, scale(baseline.c.value, spread.c.value))
+    of_weekday = medians(usual, name, "weekday").subquery("weekdays")
+    is_same = and_(of_weekday.c[name] == daily.c[name], of_weekday.c.weekday == Weekday(daily.c.bucket_start))
+    score, weekday_score = (
+        over(daily.c.uses - usually, scale(usually, spread.c.value))
+        for usually in (baseline.c.value, of_weekday.c.value)
+    )
+    least = Real(literal(checked_threshold(threshold)))
     scored = (
         select(daily, baseline.c.value.label("baseline"), score.label("score"))
         .join(baseline, baseline.c[name] == daily.c[name])
         .join(spread, spread.c[name] == daily.c[name])
-        .where(*is_spike)
+        .join(of_weekday, is_same)
+        .where(*is_spike, weekday_score >= least)
         .subquery("scored")
     )
-    least = Real(literal(checked_threshold(threshold)))
     day = Day(scored.c.bucket_start).label("day")
     columns = (scored.c[name], day, scored.c.uses, scored.c.baseline, scored.c.score, least.label("threshold"))
     return select(*columns).where(scored.c.score >= least).order_by(scored.c.score.desc(), day, scored.c[name])
@@ -132,7 +139,7 @@ def _daily(
 def _usual(
     entity: ColumnElement[Any], history: FromClause, rows: list[Any], asked: Window, daily: CTE
 ) -> Select[*tuple[Any, ...]]:
-    """The uses of each feature or user with a past, by day of that past, with `value`."""
+    """The uses of each feature or user with a past, by day of that past, with `weekday` and `value`."""
     first, name = func.min(history.c.bucket_start), str(entity.key)
     start: Any = asked.start()
     first_day = StartOf("day", first)
@@ -141,7 +148,8 @@ def _usual(
     past = calendar("day", days_later(start, PAST), start, zone=asked.zone)
     same = and_(daily.c[name] == known_.c[name], daily.c.bucket_start == past.c.bucket_start)
     days = known_.join(past, past.c.bucket_start >= known_.c.first_day).outerjoin(daily, same)
-    return select(known_.c[name], func.coalesce(daily.c.uses, ZERO).label("value")).select_from(days)
+    weekday = Weekday(past.c.bucket_start).label("weekday")
+    return select(known_.c[name], weekday, func.coalesce(daily.c.uses, ZERO).label("value")).select_from(days)
 
 
 SPIKES = described(
@@ -150,7 +158,7 @@ SPIKES = described(
         spikes,
         "Spikes",
         "Days with far more uses than usual.",
-        "Days {period} far above the median of the 28 days before.",
+        "Days {period} far above the median of the 28 days before, and of the same weekday in them.",
         "No day stood out {period}.",
         "--feature calendar_export --threshold 10",
         (
