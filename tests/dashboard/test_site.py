@@ -50,7 +50,7 @@ def ways(past: Past) -> list[Callable[..., Answer]]:
 def addresses(past: Past) -> list[tuple[str, dict[str, Any]]]:
     """Every page there is, with what it needs; on SQLite also with each thing that it may be given."""
     given: dict[str, Any] = {"feature": "export", "user": str(past.user_ids[0]), "key": "layout", "threshold": "3"}
-    given |= {"features": "search, export", "returning": "export", "by": "month", "within": "2d"}
+    given |= {"features": "search, export", "returning": "export", "by": "month", "within": "2d", "dimension": "format"}
     found = [
         ("/", {}),
         ("/experiments", {}),
@@ -62,7 +62,7 @@ def addresses(past: Past) -> list[tuple[str, dict[str, Any]]]:
     ]
     for question in BY_PAGE.values():
         takes = parameters_of(question)
-        given["by"] = "user" if question.name == "spikes" else "month"
+        given["by"] = "user" if question.name in ("spikes", "dimensions") else "month"
         needed = {name: given[name] for name in takes if takes[name]}
         found += [(f"/{question.page}", needed), (f"/{question.page}.csv", needed)]
         if past.database.name == "sqlite":  # tests/queries asks each database all of it
