@@ -133,6 +133,7 @@ def test_labels_are_bounded_in_time_and_number() -> None:
         ({"user_label": {"1": "Ada"}}, "user_label is a callable"),
         ({"user_search": "name"}, "user_search is a callable"),
         ({"user_url": "javascript:alert(1)"}, "user_url is a path or an http"),
+        ({"user_url": "/admin/users/"}, "user_url has {user} where the id of a user goes"),
         ({"user_groups": "plan"}, "user_groups is a list of columns"),
         ({"user_groups": [7]}, "user_groups has columns of the users table, such as 'plan', not 7"),
     ],

@@ -53,6 +53,8 @@ class People:
         self._label = _checked(label, "user_label", "from a list of user ids to a dict of their names")
         self._search = _checked(search, "user_search", "from a text to the ids of users")
         self._url = checked_address(url, "user_url", "/admin/users/{user}/")
+        if url is not None and "{user}" not in url:
+            raise ConfigurationError(f"user_url has {{user}} where the id of a user goes, and {url!r} has none")
         self.groups = _checked_groups(groups)
         """The columns of the users table by which users are grouped, by their names in addresses."""
         self._clock = clock
