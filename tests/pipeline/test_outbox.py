@@ -274,6 +274,21 @@ def test_a_transaction_that_postgresql_has_aborted_counts_nothing(postgresql, us
     assert counts(engine, tables) == {}
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_value_that_the_driver_refuses_leaves_the_commit_alone(postgresql, driver, monkeypatch):
+    """Before it has sent anything: no savepoint is there to be rolled back, and to try that would abort."""
+    shop.PURCHASES.create(postgresql.engine())
+    tables = made(postgresql.engine(), user_id_type="integer")
+    usage.configure(postgresql.url, user_id_type="integer", flush_interval=3600)
+    monkeypatch.setattr(outbox_module.Outbox, "_row", lambda outbox, use: use._replace(metadata="\0"))
+    url = postgresql.engine().url.set(drivername=f"postgresql+{driver}")
+    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
+        bought = buy(connection)
+    assert len(all_of(postgresql.engine(), shop.PURCHASES)) == 1
+    assert usage.flush()
+    assert counts(postgresql.engine(), tables) == {("purchase", bought): 1}
+
+
 def test_a_role_that_may_not_insert_does_not_inherit_the_trust_in_another(postgresql):
     engine, role = postgresql.engine(), f"app_{uuid.uuid4().hex[:12]}"
     shop.PURCHASES.create(engine)

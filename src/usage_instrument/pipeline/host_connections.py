@@ -25,6 +25,8 @@ _DJANGO: dict[str, Callable[..., Dialect]] = {
 _CLIENT_BINDING = {"psycopg", "psycopg2"}
 """SQLAlchemy's drivers of PostgreSQL that can send several statements with parameters at once."""
 _SAVEPOINT = "usage_instrument"
+_IN_TRANSACTION = 2
+"""libpq's status of a transaction in which no statement has failed."""
 _ENDS_TRANSACTION = {1020, 1206, 1213, 1305}
 """MariaDB's errors that end the transaction: a changed row, a full lock table, a deadlock. The last one, of a savepoint
 that is not there, follows them. Any other leaves the transaction as it was before the statement."""
@@ -157,12 +159,13 @@ def _execute_in_one_trip(cursor: Any, text: str, row: Any) -> None:
     """Run a statement within a savepoint of PostgreSQL's, in one round trip: the driver binds the parameters, as a
     server that binds them takes one statement at a time."""
     # As text, which drivers quote in half the time that they take for a UUID or a datetime.
-    plain = [_as_text(value) for value in (row.values() if isinstance(row, dict) else row)]
-    bound = cursor.mogrify(text, dict(zip(row, plain, strict=True)) if isinstance(row, dict) else plain)
-    bound = bound.decode() if isinstance(bound, bytes) else bound  # by psycopg2
+    named = isinstance(row, dict)
+    plain = {name: _as_text(value) for name, value in row.items()} if named else [_as_text(value) for value in row]
     try:
-        cursor.execute(f"SAVEPOINT {_SAVEPOINT}; {bound}; RELEASE SAVEPOINT {_SAVEPOINT}")
+        cursor.execute(f"SAVEPOINT {_SAVEPOINT}; {text}; RELEASE SAVEPOINT {_SAVEPOINT}", plain)
     except Exception as error:
+        if cursor.connection.info.transaction_status == _IN_TRANSACTION:  # the driver has refused a value
+            raise
         try:
             cursor.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}; RELEASE SAVEPOINT {_SAVEPOINT}")
         except Exception:
