@@ -213,7 +213,7 @@ def test_a_database_that_refuses_what_it_took_leaves_the_commit_alone(engine, ta
     assert [row.id for row in all_of(engine, shop.PURCHASES)] == [first, second, last]
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "psycopg_async", "asyncpg"])
 @pytest.mark.parametrize("uses", [1, 2])
 def test_a_role_that_may_not_insert_fails_no_commit(postgresql, driver, uses):
     """It is set within a transaction, as row-level security wants it, after an INSERT that the database took."""
@@ -225,7 +225,7 @@ def test_a_role_that_may_not_insert_fails_no_commit(postgresql, driver, uses):
         connection.exec_driver_sql(f"GRANT SELECT, INSERT ON purchases TO {role}")
     url = postgresql.engine().url.set(drivername=f"postgresql+{driver}")
     usage.configure(postgresql.url, user_id_type="integer", flush_interval=3600)
-    bought = []
+    bought, sent = [], []
 
     def run(host):
         for statement in ("SELECT 1", f"SET LOCAL ROLE {role}", "SET TRANSACTION READ ONLY"):
@@ -236,6 +236,7 @@ def test_a_role_that_may_not_insert_fails_no_commit(postgresql, driver, uses):
                     session.execute(shop.PURCHASES.insert().values(id=bought[-1]))
                 for _ in range(uses):
                     usage.track("purchase", commit=session, user=7)
+            sent.append(len(all_of(postgresql.engine(), tables.outbox)))
 
     async def arun():
         host = create_async_engine(url, poolclass=sa.NullPool)
@@ -243,7 +244,7 @@ def test_a_role_that_may_not_insert_fails_no_commit(postgresql, driver, uses):
             await session.run_sync(lambda session: run(session.bind))
 
     try:
-        if driver == "asyncpg":
+        if driver in {"psycopg_async", "asyncpg"}:
             asyncio.run(arun())
         else:
             run(sa.create_engine(url, poolclass=sa.NullPool))
@@ -251,6 +252,7 @@ def test_a_role_that_may_not_insert_fails_no_commit(postgresql, driver, uses):
         with postgresql.engine().begin() as connection:
             connection.exec_driver_sql(f"DROP OWNED BY {role}")
             connection.exec_driver_sql(f"DROP ROLE {role}")
+    assert sent[0] == uses, "before a role is set, the use is a row"
     assert [row.id for row in all_of(postgresql.engine(), shop.PURCHASES)] == bought
     assert usage.flush()
     assert counts(postgresql.engine(), tables) == {("purchase", 7): 3 * uses}

@@ -70,7 +70,7 @@ class SqlAlchemyConnection:
     def execute_in_savepoint(self, text: str, rows: Sequence[Any]) -> None:
         """As HostConnection.execute_in_savepoint."""
         driver = self._connection.connection.driver_connection
-        if len(rows) > 1 or self.dialect.driver not in _CLIENT_BINDING:
+        if len(rows) > 1 or self.dialect.is_async or self.dialect.driver not in _CLIENT_BINDING:
             with self._savepoint():
                 self.execute(text, rows)
         else:
