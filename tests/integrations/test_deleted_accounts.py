@@ -20,6 +20,7 @@ from reading import balanced, counts, made
 from usage_instrument import Settings, Tracker
 from usage_instrument.asgi import UsageMiddleware
 from usage_instrument.integrations.tasks import HEADER, TaskCounter
+from usage_instrument.pipeline.store import Store
 from usage_instrument.schema import Tables
 from usage_instrument.wsgi import UsageMiddleware as WSGIMiddleware
 
@@ -173,6 +174,32 @@ def test_a_sign_up_waits_until_its_request_has_ended_and_counts_for_the_new_user
     assert flushed == [False]
     assert site.tracker.flush(30)
     assert site.counts() == {("welcome", new): 1, ("sign_up", new): 1}
+
+
+def test_a_sign_up_whose_commit_follows_its_request_counts_for_the_new_user(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A middleware further out commits, and a flush comes in between."""
+    app, new = FastAPI(), uuid.uuid4()
+
+    @app.post("/sign-up")
+    def sign_up() -> None:
+        site.tracker.identify(new)
+
+    app.add_middleware(UsageMiddleware, tracker=site.tracker)
+    TestClient(app).post("/sign-up")
+    ask = Store.unknown_users
+
+    def ask_first(store: Store, users: Any) -> Any:
+        monkeypatch.setattr(Store, "unknown_users", ask)
+        found = ask(store, users)
+        assert found == {new}
+        site.insert(new)
+        return found
+
+    monkeypatch.setattr(Store, "unknown_users", ask_first)
+    assert site.tracker.flush(30)
+    assert site.counts() == {("sign_up", new): 1}
 
 
 @pytest.mark.parametrize("way", ["status", "exception"])

@@ -127,7 +127,7 @@ class Pipeline:
 
     def confirm_users(self, users: Collection[UserId]) -> None:
         """A request of these users has ended: what it wrote is committed."""
-        self._known_users.add(users)
+        self._known_users.confirm(users)
         outbox = self.writer.outbox
         outbox.is_asked |= bool(outbox.waiting)
 

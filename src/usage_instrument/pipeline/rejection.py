@@ -91,6 +91,8 @@ class Rejection:
         """Change the batch so that the refused row is out of the way of the others. Raises WriteError."""
         if error.fault is Fault.UNKNOWN_USER:
             unknown = store.unknown_users({count.user for count in batch.counts})
+            if self._known_users.wait_for(unknown):  # the app may have committed them meanwhile
+                unknown = store.unknown_users(unknown)
             deleted = self._known_users.among(unknown)
             if unknown:
                 self._report_deleted(batch, deleted)
