@@ -56,6 +56,9 @@ def count(
     if request is not None:
         request.counted.add(feature.key)
         request.note_user(user)
+    if span is None and metadata is None and measures is NO_MEASURES:
+        feature.append(user)
+        return
     kept = None if isinstance(metadata, Exception) else metadata
     by = NO_MEASURES if isinstance(measures, Exception) else measures
     if span is not None:
