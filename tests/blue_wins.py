@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+from sqlalchemy import Engine
+
 from conftest import Database
 from reading import made
 from usage_instrument.schema import Tables
@@ -41,6 +43,22 @@ def filled(database: Database) -> Tables:
         ]
         connection.execute(tables.usage.insert(), usage)
     return tables
+
+
+def paid(tables: Tables, engine: Engine) -> None:
+    """Half the users of each variant have paid after the exposure, 10 to 12 those of red and 20 to 22 those of blue;
+    one has paid much before it."""
+    one = {"feature_name": "pay", "dimension": "", "dimension_value": "", "usage_count": 1, "value_count": 1}
+    rows = [
+        {**one, "user_id": first * 1_000 + number + 1, "bucket_start": START + DAY, "value_sum": amount + number % 3}
+        for first, amount in enumerate((10.0, 20.0))
+        for number in range(500)
+    ]
+    rows.append({**one, "user_id": 1, "bucket_start": START - DAY, "value_sum": 1e6})
+    declared = {"feature_name": "pay", "declared_at": START, "last_declared_at": START}
+    with engine.begin() as connection:
+        connection.execute(tables.dimensions.insert(), rows)
+        connection.execute(tables.catalog.insert().values(declared))
 
 
 def exposure(experiment: str, variant: str, user: int, at: dt.datetime) -> dict[str, Any]:

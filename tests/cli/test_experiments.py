@@ -8,14 +8,15 @@ import json
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
 
-from blue_wins import START, filled
+from blue_wins import filled, paid
 from conftest import Database
-from queries.oracle import DAY
 from reading import made
 from usage_instrument.cli.app import app
+from usage_instrument.cli.mcp_experiments import EXPERIMENT_TOOLS
 from usage_instrument.schema import Tables
 
 
@@ -172,18 +173,7 @@ def test_without_scipy_the_extra_is_named(past: Database) -> None:
 
 def test_the_numbers_of_a_goal_are_compared(past: Database) -> None:
     tables = made(past.engine(), user_id_type="integer")
-    one = {"feature_name": "pay", "dimension": "", "dimension_value": "", "usage_count": 1, "value_count": 1}
-    paid = [
-        {**one, "user_id": first * 1_000 + number + 1, "bucket_start": START + DAY, "value_sum": amount + number % 3}
-        for first, amount in enumerate((10.0, 20.0))
-        for number in range(500)
-    ]
-    paid.append({**one, "user_id": 1, "bucket_start": START - DAY, "value_sum": 1e6})  # before the exposure
-    with past.engine().begin() as connection:
-        connection.execute(tables.dimensions.insert(), paid)
-        connection.execute(
-            tables.catalog.insert().values(feature_name="pay", declared_at=START, last_declared_at=START)
-        )
+    paid(tables, past.engine())
     given = ("experiment", "button", "--goal", "pay", "--metric", "value", "--control", "red", "--weights", "equal")
     done = run(past, *given, "--format", "json")
     assert done.exit_code == 0, done.output
@@ -192,6 +182,15 @@ def test_the_numbers_of_a_goal_are_compared(past: Database) -> None:
     red = next(row for row in found["figures"] if row["variant"] == "red")
     assert (red["value"], red["converted"], red["units"]) == (10.0 * 500 + 499, 500, 1_001)
     assert "value per unit" in run(past, *given).stdout
+    tool = EXPERIMENT_TOOLS["experiment"]
+    wanted = {"name": "button", "goal": "pay", "metric": "value", "control": "red", "weights": "equal"}
+    jsonschema.validate(wanted, tool.schema)
+    with past.engine().connect() as connection:
+        answer = tool.answer(connection, tables, wanted, 10)
+        none = tool.answer(connection, tables, {**wanted, "goal": "buy"}, 10)
+    assert (answer["words"], answer["figures"]) == (found["words"], found["figures"])
+    assert none["words"] == "Not decided: no use of the goal has a number"
+    assert none["advice"].startswith("Pass value= where the goal is captured")
     with past.engine().begin() as connection:
         tables.dimensions.drop(connection)
     refused = run(past, *given)

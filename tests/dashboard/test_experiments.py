@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from blue_wins import START, exposure, filled
+from blue_wins import START, exposure, filled, paid
 from conftest import Database, fresh_sqlite
 from usage_instrument import experiments
 from usage_instrument.dashboard import asgi as by_asgi
@@ -95,6 +95,27 @@ def test_every_verdict_in_words(past: Database) -> None:
     assert "Which feature shall the variants lead to?" in ask(past, experiment="button").page.said
 
 
+def test_the_numbers_of_a_goal_are_compared(sqlite: Database) -> None:
+    tables = filled(sqlite)
+    paid(tables, sqlite.engine())
+    given: dict[str, Any] = {**ASKED, "goal": "pay", "metric": "value"}
+    said = ask(sqlite, **given).page.said
+    assert "Blue is better: +" in said
+    assert "Value of pay per user (mean)" in said
+    assert "The lift of the mean. A line" in said
+    assert re.search(r"With a number Value per user .* red 1,001 500 5\.4\d \(.*\) control", said)
+    app = by_asgi.Dashboard(sqlite.url, authorize=yes)
+    rows = csv.DictReader(io.StringIO(asgi(app, "/experiment.csv", **given).text))
+    assert [(row["variant"], float(row["value"])) for row in rows] == [("blue", 10_499.0), ("red", 5_499.0)]
+    without = ask(sqlite, **{**given, "goal": "buy"}).page.said
+    assert "Not decided: no use of the goal has a number Pass value= where the goal is captured" in without
+    with sqlite.engine().begin() as connection:
+        tables.dimensions.drop(connection)
+    refused = ask(sqlite, **given)
+    assert (refused.status, "There are no numbers here" in refused.page.said) == (503, True)
+    assert ask(sqlite, **{**given, "goal": "buy", "metric": "uses"}).status == 200
+
+
 def test_a_period_is_of_the_first_exposures(past: Database) -> None:
     none = ask(past, **ASKED, **{"from": "2026-03-03", "to": "2026-03-09"}).page
     assert "Nobody saw this experiment for the first time from 2026-03-03 to 2026-03-09" in none.said
@@ -145,6 +166,7 @@ def test_without_scipy_the_page_names_the_extra(past: Database, monkeypatch: pyt
     assert answer.status == 200
     assert 'pip install "usage-instrument[experiments]"' in answer.page.said
     assert "red 1,001 100 10% 200" in answer.page.said
+    assert re.search(r"red 1,001 0 \S+ 0\.0", ask(past, **{**ASKED, "metric": "value"}).page.said)
     assert ask(past, experiment="button").status == 200
 
 

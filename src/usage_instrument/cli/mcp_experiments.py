@@ -47,13 +47,13 @@ def _verdict(connection: Connection, tables: Tables, given: Mapping[str, Any], l
     _ = statistics.analyse  # before the query: without SciPy, it raises
     goal = given["goal"]
     features = [goal, *given.get("guardrails", ())]
-    rows, guardrails = figures(
-        connection, tables, given["name"], features, given.get("since"), given.get("until"), given.get("tz")
-    )
+    metric = given.get("metric", "converted")
+    window = (given.get("since"), given.get("until"), given.get("tz"))
+    rows, guardrails = figures(connection, tables, given["name"], features, *window, metric)
     analysis = analysed(
         rows,
         guardrails,
-        metric=given.get("metric", "converted"),
+        metric=metric,
         control=given.get("control"),
         weights=given.get("weights"),
         minimum_effect=given.get("minimum_effect", 0.1),
@@ -88,9 +88,10 @@ EXPERIMENT_TOOLS: dict[str, ExperimentTool] = {
             "goal": _text("The feature that the variants shall lead to."),
             "metric": {
                 "type": "string",
-                "enum": ["converted", "uses"],
+                "enum": ["converted", "uses", "value"],
                 "default": "converted",
-                "description": "converted: units that used the goal. uses: how often.",
+                "description": "converted: units that used the goal. uses: how often, as a mean. value: the mean "
+                "of the numbers beside its uses, 0 for a unit without any.",
             },
             "control": _text("The variant to compare with. Default: the first of the weights, else the first by name."),
             "weights": _text(_WEIGHTS),

@@ -9,7 +9,7 @@ from usage_instrument.errors import ExperimentError
 
 from .figures import GuardrailFigures, Metric, figures_of
 from .results import Analysis, VariantResult, Verdict
-from .verdict import effect_of, estimate_words
+from .verdict import effect_of, estimate_words, lacks_numbers
 
 Rows = Sequence[Mapping[str, Any]]
 """The rows of `queries.experiment`."""
@@ -30,6 +30,8 @@ _ADVICE = {
 
 def advice_of(analysis: Analysis) -> str:
     """What to do after a verdict, in a sentence or two."""
+    if analysis.verdict is Verdict.UNDECIDED and lacks_numbers(analysis.variants, analysis.metric):
+        return "Pass value= where the goal is captured: then the numbers of its uses are compared."
     return _ADVICE[analysis.verdict].format(leader=analysis.leader, control=analysis.control)
 
 

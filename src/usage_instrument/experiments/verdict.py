@@ -42,7 +42,7 @@ def conclude(
         first = better[0].name if better else fallen[0].variant
         return Verdict.GUARDRAIL, first, _fallen_words([each for each in fallen if each.variant == first], better)
     if undecided := by_verdict.get(Verdict.UNDECIDED):
-        return Verdict.UNDECIDED, None, f"Not decided: {_missing(results, undecided)}"
+        return Verdict.UNDECIDED, None, f"Not decided: {_missing(results, undecided, metric)}"
     if same := by_verdict.get(Verdict.NO_DIFFERENCE):
         nearest = max(same, key=_value)
         is_relative = nearest.comparison is not None and nearest.comparison.always_valid_lift is not None
@@ -99,10 +99,17 @@ def _difference_words(difference: Estimate | None, metric: Metric) -> str:
     return f"{value if value.startswith(_MINUS) else '+' + value} {unit} ({low} to {high})"
 
 
-def _missing(results: Sequence[VariantResult], undecided: Sequence[VariantResult]) -> str:
+def lacks_numbers(results: Sequence[VariantResult], metric: Metric) -> bool:
+    """Whether the numbers beside the goal are compared, and there is none."""
+    return metric == "value" and not any(each.converted for each in results)
+
+
+def _missing(results: Sequence[VariantResult], undecided: Sequence[VariantResult], metric: Metric) -> str:
     needed = max((each.comparison.units_needed or 0 for each in undecided if each.comparison), default=0)
     if needed:
         return f"{_round_up(needed):,} more {'user' if needed == 1 else 'users'} needed"
+    if lacks_numbers(results, metric):
+        return "no use of the goal has a number"
     if not any(each.converted or (each.mean and each.mean.value) for each in results):
         return "nobody has reached the goal yet"
     return "there are too few users to say how many are needed"

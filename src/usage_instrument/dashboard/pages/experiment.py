@@ -27,12 +27,21 @@ from ..errors import PageError
 from ..html import address, render
 from ..http import Response
 from ..page_request import PERIODS, PageRequest
-from .experiments import check_table, is_running
+from .experiments import check_readable, check_table, is_running
 from .search import names_of
 from .table import csv_response
 
-METRICS: Mapping[Metric, str] = {"converted": "users who used it", "uses": "uses per user"}
-"""What the history can compare, and its words."""
+METRICS: Mapping[Metric, str] = {
+    "converted": "users who used it",
+    "uses": "uses per user",
+    "value": "value per user (mean)",
+}
+"""What can be compared, and its words."""
+_REACHED: Mapping[Metric, str] = {
+    "converted": "Users who used {goal}",
+    "uses": "Uses of {goal} per user",
+    "value": "Value of {goal} per user (mean)",
+}
 _OPTIONS = ("goal", "metric", "weights", "control", "guardrail", "effect")
 _GUARDRAILS = 5
 """Guardrails on a page: each is a query."""
@@ -58,18 +67,26 @@ class _Asked:
 
     def query(self, request: PageRequest, feature: str) -> sa.Select[*tuple[Any, ...]]:
         """The figures of a feature. Raises PageError."""
+        if self.metric == "value":
+            check_readable(request, request.tables.dimensions, "There are no numbers here")
         try:
             if (self.since, self.until) != (None, None):
                 check_hours(request.connection, self.tz, since=self.since, until=self.until, tables=request.tables)
             return select_figures(
-                self.name, feature, since=self.since, until=self.until, tz=self.tz, tables=request.tables
+                self.name,
+                feature,
+                metric=self.metric,
+                since=self.since,
+                until=self.until,
+                tz=self.tz,
+                tables=request.tables,
             )
         except UsageInstrumentError as error:
             raise _wrong(error) from None
 
     def rows(self, request: PageRequest, feature: str) -> Rows:
         """The figures of a feature, which may be those of a while ago."""
-        key = ("experiment", self.name, feature, self.since is None)
+        key = ("experiment", self.name, feature, self.metric == "value", self.since is None)
         query = self.query(request, feature)
         return request.cached(
             key, lambda: [{str(name): value for name, value in row.items()} for row in request.rows(query)]
@@ -278,7 +295,7 @@ def _values(analysis: Analysis, goal: str) -> IntervalChart | None:
             found.append(_interval(each, estimate, factor, estimate_words(estimate, analysis.metric), mark))
     if not found:
         return None
-    title = f"Users who used {goal}" if is_share else f"Uses of {goal} per user"
+    title = _REACHED[analysis.metric].format(goal=goal)
     about = f"The line is where the true value lies, with {100 * (1 - analysis.alpha):g} % confidence."
     return intervals(title, about, found, " %" if is_share else "", has_zero=False)
 
@@ -296,8 +313,11 @@ def _effects(analysis: Analysis) -> IntervalChart | None:
     if not found:
         return None
     unit = " %" if lifts else " points" if is_percent else ""
+    what = (
+        "" if analysis.metric == "converted" else "The lift of the mean. " if lifts else "The difference of the means. "
+    )
     about = "A line that crosses 0 may be chance. The lines allow for daily looks, so they are wider than those above."
-    return intervals(f"Compared with {analysis.control}", about, found, unit, has_zero=True)
+    return intervals(f"Compared with {analysis.control}", what + about, found, unit, has_zero=True)
 
 
 def _interval(result: VariantResult, estimate: Estimate, factor: int, words: str, mark: str) -> Interval:

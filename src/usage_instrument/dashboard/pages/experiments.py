@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import Select, Table
 
 from usage_instrument.database.reflection import is_readable
 from usage_instrument.queries.experiments import experiments as select_all
@@ -65,12 +65,16 @@ def experiments_file(request: PageRequest) -> Response:
 
 def check_table(request: PageRequest) -> None:
     """Raises PageError if there is no table of exposures."""
-    exposures = request.tables.exposures
-    if not is_readable(request.connection, exposures):
+    check_readable(request, request.tables.exposures, "There are no experiments here")
+
+
+def check_readable(request: PageRequest, table: Table, title: str) -> None:
+    """Raises PageError with this title if the table is missing, or not for this role."""
+    if not is_readable(request.connection, table):
         raise PageError(
             503,
-            "There are no experiments here",
-            f"There is no table {exposures.fullname} that this role may read: run `usage-instrument db upgrade`, or "
+            title,
+            f"There is no table {table.fullname} that this role may read: run `usage-instrument db upgrade`, or "
             "grant SELECT.",
         )
 
