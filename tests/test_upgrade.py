@@ -20,7 +20,7 @@ from usage_instrument.database.engines import connect
 from usage_instrument.database.inspection import check
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.database.schema import create_all, define_tables, reflected_options
-from usage_instrument.database.tables import UNIQUE_USAGE, Tables
+from usage_instrument.database.tables import UNIQUE_DIMENSIONS, UNIQUE_USAGE, Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.events import Batch, Count
 from usage_instrument.pipeline.store import Outcome, Store
@@ -296,6 +296,38 @@ def test_merges_duplicates_of_the_history(users_database: UsersDatabase) -> None
         (ANN, "search", OLD, 5),
         (ANN, "search", NEW, 1),
         (None, "search", OLD, 2**31 - 1),
+    }
+
+
+def test_merges_duplicates_of_the_dimensions(users_database: UsersDatabase) -> None:
+    engine = users_database.engine
+    tables = create_all(engine).tables
+    drop_unique(engine, "feature_usage_dimensions", UNIQUE_DIMENSIONS)
+    numbers = ("usage_count", "value_count", "value_sum", "value_squares", "value_minimum", "value_maximum")
+    csv, pdf = ("export", "format", "csv", OLD), ("export", "format", "pdf", OLD)
+    with engine.begin() as connection:
+        for user, (feature, dimension, value, start), figures in [
+            (ANN, csv, (2, 1, 3.5, 12.25, 3.5, 3.5)),
+            (ANN, csv, (3, 0, 0.0, 0.0, None, None)),
+            (ANN, csv, (1, 1, -1.0, 1.0, -1.0, -1.0)),
+            (ANN, pdf, (1, 0, 0.0, 0.0, None, None)),
+            (None, csv, (2**31 - 1, 0, 0.0, 0.0, None, None)),
+            (None, csv, (1, 0, 0.0, 0.0, None, None)),
+        ]:
+            key = {"feature_name": feature, "dimension": dimension, "dimension_value": value, "bucket_start": start}
+            row = {"user_id": user, **key, **dict(zip(numbers, figures, strict=True))}
+            connection.execute(tables.dimensions.insert().values(row))
+    assert sentences(engine, tables)[0] == (
+        "Merge 3 rows of feature_usage_dimensions into others with the same key, the user, the feature, the dimension, "
+        "its value and the day: uses and numbers are added up, and the least and the greatest number stay."
+    )
+    upgraded(engine, tables)
+    with engine.connect() as connection:
+        found = {tuple(row[1:]) for row in connection.execute(sa.select(tables.dimensions))}
+    assert found == {
+        (ANN, *csv, 6, 2, 2.5, 13.25, -1.0, 3.5),
+        (ANN, *pdf, 1, 0, 0.0, 0.0, None, None),
+        (None, *csv, 2**31 - 1, 0, 0.0, 0.0, None, None),
     }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateIndex
 from sqlalchemy.types import TypeEngine
 
 from .database import dialects
-from .database.deduplication import count_duplicates, merge_duplicates, merge_history
+from .database.deduplication import count_duplicates, key_names, merge_dimensions, merge_duplicates, merge_history
 from .database.foreign_keys import foreign_key_change
 from .database.inspection import check, lacks_primary_key, missing_indexes, unknown_column_problem, user_id_type_problem
 from .database.tables import UNIQUE_USAGE, Tables
@@ -180,20 +180,27 @@ def _unique_steps(connection: Connection, tables: Tables, table: Table, name: st
         return []
     steps = []
     live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
-    has_key = {"user_id", "feature_name"} <= live
-    is_merged = has_key and table is not tables.dimensions  # without the index, no writer writes there
-    duplicates = count_duplicates(connection, table, tables.user_id_type) if is_merged else 0
-    is_usage = table is tables.usage
+    has_key = live.issuperset(key_names(table))
+    duplicates = count_duplicates(connection, table, tables.user_id_type) if has_key else 0
     if duplicates:
-        what = "the user and the feature" if is_usage else "the user, the feature and the bucket"
-        how = (
-            "counts are added up (a NULL adds nothing), the newest last_used and the lowest id stay, "
-            "and newer metadata keys win"
-            if is_usage
-            else "counts are added up"
-        )
+        what, how, run = {
+            tables.usage: (
+                "the user and the feature",
+                (
+                    "counts are added up (a NULL adds nothing), the newest last_used and the lowest id stay, "
+                    "and newer metadata keys win"
+                ),
+                merge_duplicates,
+            ),
+            tables.history: ("the user, the feature and the bucket", "counts are added up", merge_history),
+            tables.dimensions: (
+                "the user, the feature, the dimension, its value and the day",
+                "uses and numbers are added up, and the least and the greatest number stay",
+                merge_dimensions,
+            ),
+        }[table]
         rows = "1 row" if duplicates == 1 else f"{duplicates:,} rows"
-        merge = partial(merge_duplicates if is_usage else merge_history, tables=tables)
+        merge = partial(run, tables=tables)
         steps.append(Step(f"Merge {rows} of {table.fullname} into others with the same key, {what}: {how}.", merge))
     add = partial(dialect.add_unique, table=table, name=name, user_id_type=tables.user_id_type)
     make = f"Add the unique index {name} to {table.fullname}, NULLs included."

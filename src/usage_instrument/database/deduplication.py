@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -27,10 +27,20 @@ from usage_instrument.events import MAX_COUNT, NIL
 from usage_instrument.typing import UserIdType
 
 from . import dialects
+from .dialects.base import KEY_COLUMNS
 from .reflection import find_tables
 from .tables import Tables
 
 ROWS_PER_PASS = 20_000
+_MERGED: dict[str, Callable[..., ColumnElement[Any]]] = {
+    "usage_count": func.sum,
+    "value_count": func.sum,
+    "value_sum": func.sum,
+    "value_squares": func.sum,
+    "value_minimum": func.min,
+    "value_maximum": func.max,
+}
+"""How rows of a bucket become one, by column."""
 _LONG_AGO = dt.datetime(1, 1, 1)  # noqa: DTZ001 - the columns are naive
 
 
@@ -58,25 +68,38 @@ def count_duplicates(connection: Connection, table: Table, user_id_type: UserIdT
 
 def merge_history(connection: Connection, tables: Tables) -> int:
     """Merge the rows of `feature_usage_history` that share a user, feature and bucket; the number of rows deleted."""
-    history, deleted = tables.history, 0
-    key = _key(connection, history, tables.user_id_type)
-    total, number = func.sum(history.c.usage_count), func.count()
-    anonymous = NIL[tables.user_id_type]
-    for row in connection.execute(select(*key, total, number).group_by(*key).having(number > 1)).all():
-        user, feature, start, uses, rows = tuple(row)
-        same_user: ColumnElement[bool] = key[0] == user
-        if user == anonymous:
-            same_user = or_(history.c.user_id.is_(None), history.c.user_id == anonymous)
-        connection.execute(delete(history).where(same_user, key[1] == feature, key[2] == start))
-        connection.execute(
-            insert(history).values(
-                user_id=None if user == anonymous else user,
-                feature_name=feature or None,
-                bucket_start=start,
-                usage_count=None if uses is None else min(int(uses), MAX_COUNT),
-            )
-        )
-        deleted += rows - 1
+    return _merge_buckets(connection, tables.history, tables.user_id_type)
+
+
+def merge_dimensions(connection: Connection, tables: Tables) -> int:
+    """Merge the rows of `feature_usage_dimensions` that share a user, feature, value of a dimension and day; the number
+    of rows deleted. Uses, numbers, sums and squares are added up; the least and the greatest number stay."""
+    return _merge_buckets(connection, tables.dimensions, tables.user_id_type)
+
+
+def key_names(table: Table) -> list[str]:
+    """The columns of the unique index, in its order."""
+    return ["user_id", "feature_name", *(name for name in KEY_COLUMNS if name in table.c)]
+
+
+def _merge_buckets(connection: Connection, table: Table, user_id_type: UserIdType) -> int:
+    names, anonymous, deleted = key_names(table), NIL[user_id_type], 0
+    key = _key(connection, table, user_id_type)
+    merged = [merge(table.c[name]).label(name) for name, merge in _MERGED.items() if name in table.c]
+    number = func.count()
+    for row in connection.execute(select(*key, *merged, number).group_by(*key).having(number > 1)).all():
+        values = dict(zip([*names, *(each.name for each in merged)], row[:-1], strict=True))
+        same = [part == value for part, value in zip(key, row[: len(key)], strict=True)]
+        if values["user_id"] == anonymous:
+            values["user_id"] = None
+            same[0] = or_(table.c.user_id.is_(None), table.c.user_id == anonymous)
+        if table.c.feature_name.nullable:
+            values["feature_name"] = values["feature_name"] or None
+        for count in values.keys() & {"usage_count", "value_count"}:
+            values[count] = None if values[count] is None else min(int(values[count]), MAX_COUNT)
+        connection.execute(delete(table).where(*same))
+        connection.execute(insert(table).values(values))
+        deleted += row[-1] - 1
     return deleted
 
 
