@@ -145,6 +145,53 @@ def test_a_features_page(past: Past) -> None:
     assert re.search(r"Variant Users Share Uses 1 2 100%", other.said)
 
 
+def test_a_features_page_has_its_dimensions(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    tables = made(engine, user_id_type="integer")
+    today = dt.datetime.combine(dt.datetime.now(dt.UTC), dt.time())
+    key = {"feature_name": "pay", "bucket_start": today, "value_count": 0}
+    rows = [
+        {**key, "user_id": user, "dimension": dimension, "dimension_value": value, "usage_count": uses}
+        for user, dimension, value, uses in [
+            (1, "currency", "EUR", 2),
+            (2, "currency", "EUR", 1),
+            (None, "currency", "<b>", 1),
+            (1, "method", "card", 4),
+        ]
+    ]
+    number = {"dimension": "", "dimension_value": "", "value_count": 2, "value_sum": 7.0, "usage_count": 2}
+    with engine.begin() as connection:
+        connection.execute(tables.dimensions.insert(), rows)
+        connection.execute(tables.dimensions.insert().values({**key, **number, "feature_name": "refund", "user_id": 1}))
+        connection.execute(
+            tables.usage.insert(),
+            [
+                {"user_id": 1, "feature_name": name, "usage_count": 4, "last_used": today}
+                for name in ("pay", "refund", "search")
+            ],
+        )
+    app = by_asgi.Dashboard(sqlite.url, authorize=yes)
+    page = asgi(app, "/feature", feature="pay").page
+    assert "in the last 28 days. currency method Value Users Share Uses EUR 2 75% 3 <b> 0 25% 1" in page.said
+    file = next(a["href"] for a in page.all("a") if (a["href"] or "").startswith("dimensions.csv"))
+    answer = asgi(app, "/dimensions.csv", **_parameters(file))
+    assert [row[:4] for row in csv.reader(io.StringIO(answer.text))][1:] == [
+        ["currency", "EUR", "2", "3"],
+        ["currency", "<b>", "0", "1"],
+    ]
+    method = asgi(app, "/feature", feature="pay", dimension="method").page
+    assert "currency method Value Users Share Uses card 1 100% 4" in method.said
+    assert "dimensions?feature=pay&dimension=method" in {a["href"] for a in method.all("a")}
+    numbers = asgi(app, "/feature", feature="refund").page.said
+    assert "The numbers beside the uses in the last 28 days. Users Uses Sum Mean 1 2 7.0 3.5" in numbers
+    without = asgi(app, "/feature", feature="search").page
+    assert {"id": "dimensions"} not in without.all("h2")
+    assert {"id": "dimensions"} in page.all("h2")
+    with engine.begin() as connection:
+        tables.dimensions.drop(connection)
+    assert asgi(app, "/feature", feature="pay", period="7d").status == 200
+
+
 def test_a_users_page(past: Past) -> None:
     app = by_asgi.Dashboard(past.url, authorize=yes)
     said = asgi(app, "/user", user=str(past.user_ids[0])).page.said

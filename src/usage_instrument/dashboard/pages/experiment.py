@@ -34,7 +34,7 @@ from .table import csv_response
 METRICS: Mapping[Metric, str] = {
     "converted": "users who used it",
     "uses": "uses per user",
-    "value": "value per user (mean)",
+    "value": "value per user",
 }
 """What can be compared, and its words."""
 _REACHED: Mapping[Metric, str] = {
