@@ -420,7 +420,7 @@ def test_the_menu_has_each_question_about_the_app_once(small_past: Past) -> None
 def test_anomalies_are_on_one_page(small_past: Past) -> None:
     app = by_asgi.Dashboard(small_past.url, authorize=yes)
     page = asgi(app, "/anomalies", period="7d").page
-    assert re.search(r"Spikes .* export \d+ \w+ 80 2\b.* Drops .* No day .* Silent .* Every declared feature", page.said)
+    assert re.search(r"Spikes .* export \d+ \w+ 80 2\b.* Drops .* No day .* Silent .* Every declared", page.said)
     users = asgi(app, "/anomalies", period="7d", by="user").page
     assert re.search(rf"User Day Uses Usual ({'|'.join(map(str, small_past.user_ids[:2]))}) \d+ \w+ \d+ ", users.said)
     files = [a["href"] for a in users.all("a") if "download" in a]
