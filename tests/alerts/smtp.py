@@ -35,6 +35,7 @@ class MailServer(socketserver.ThreadingTCPServer):
         self.logins: list[tuple[str, str]] = []
         self.recipients: list[str] = []
         self.refusal: str | None = None
+        self.farewell = "221 bye"
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
@@ -93,7 +94,7 @@ class _Session(socketserver.StreamRequestHandler):
                 self.server.messages.append("".join(lines))
                 self.say("250 taken")
             elif word == "QUIT":
-                self.say("221 bye")
+                self.say(self.server.farewell)
                 return
             else:
                 self.say("250 ok")

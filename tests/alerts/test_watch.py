@@ -477,8 +477,8 @@ def test_mail_is_sent_with_starttls(watched: Watched, mail: MailServer, certific
     watched.forget_losses()
     outcome = watched.run(rules)
     assert outcome.errors == [f"channel 'mail': localhost:{mail.port} answers with SMTP 451; the next run tries again"]
-    mail.refusal = None
-    assert watched.run(rules).errors == []
+    mail.refusal, mail.farewell = None, "421 too many"
+    assert watched.run(rules).errors == [], "which has accepted the message"
     assert "1 alert ended" in mail.messages[1]
 
 

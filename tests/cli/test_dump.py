@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from conftest import Database
 from reading import counts, made
 from usage_instrument.cli.app import app
-from usage_instrument.cli.transfer import take
+from usage_instrument.cli.transfer import dump
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.schema import create_all
 
@@ -61,7 +61,7 @@ def filled(database: Database, **options: Any) -> tuple[sa.Engine, Any, dt.datet
 
 def test_counts_and_history_of_closed_days(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, today = filled(database)
-    monkeypatch.setattr(take, "utcnow", lambda: today + dt.timedelta(hours=3))
+    monkeypatch.setattr(dump, "utcnow", lambda: today + dt.timedelta(hours=3))
     found = dumped(database, tmp_path / "all")
     days = [f"{today - ago * DAY:%Y-%m-%d}" for ago in range(4)]
     assert [*found] == [f"counts-{days[1]}.csv", *(f"history-{day}.csv" for day in reversed(days[1:]))]
@@ -78,7 +78,7 @@ def test_counts_and_history_of_closed_days(database: Database, tmp_path: Path, m
         f"{name}-{days[1]}.csv" for name in ("counts", "history")
     ]
     assert dumped(database, tmp_path / "none", "--since", days[0]) == {}
-    monkeypatch.setattr(take, "utcnow", lambda: today + dt.timedelta(minutes=30))
+    monkeypatch.setattr(dump, "utcnow", lambda: today + dt.timedelta(minutes=30))
     assert f"counts-{days[2]}.csv" in dumped(database, tmp_path / "early"), "yesterday has not settled"
     so_far = dumped(database, tmp_path / "open", "--open-days")[f"counts-{days[0]}.csv"]
     assert {row["feature_name"]: row["usage_count"] for row in so_far if row["user_id"]} == {
@@ -92,7 +92,7 @@ def test_parquet_streams_and_is_imported_again(
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     _, _, today = filled(sqlite)
-    monkeypatch.setattr(take, "_TOGETHER", 1)
+    monkeypatch.setattr(dump, "_TOGETHER", 1)
     dumped(sqlite, tmp_path / "files", kind="parquet")
     file = tmp_path / "files" / f"history-{today - DAY:%Y-%m-%d}.parquet"
     table = parquet.read_table(file)
@@ -134,7 +134,7 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(
     def killed(*_: object) -> Any:
         raise Killed
 
-    monkeypatch.setattr(take, "cell", killed)
+    monkeypatch.setattr(dump, "cell", killed)
     with pytest.raises(Killed):
         CliRunner().invoke(
             app, ["dump", str(tmp_path / "files"), "--format", "csv", "--url", sqlite.url], catch_exceptions=False

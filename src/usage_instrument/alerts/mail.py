@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 import ssl
 from collections.abc import Sequence
@@ -34,10 +35,12 @@ class Mail:
     def send(self, reports: Sequence[Report]) -> None:
         """Send one message. Raises DeliveryError."""
         try:
-            with self._connected() as server:
+            with contextlib.closing(self._connected()) as server:
                 if self.user is not None and self.password is not None:
                     server.login(self.user, self.password)
                 server.send_message(self._message(reports), self.sender, self.recipients)
+                with contextlib.suppress(smtplib.SMTPException, OSError):  # the message is accepted
+                    server.quit()
         except smtplib.SMTPRecipientsRefused as error:
             codes = [code for code, _ in error.recipients.values()]
             raise self._error(f"refuses the recipients ({_listed(codes)})", min(codes) < 500) from None

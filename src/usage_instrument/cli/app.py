@@ -24,8 +24,8 @@ from .options import USER, example
 from .privacy import export, forget, merge, opt_in, opt_out
 from .prune import prune
 from .report import report
-from .transfer.bring import import_
-from .transfer.take import dump
+from .transfer.dump import dump
+from .transfer.load import import_
 from .watch import watch
 
 _EXAMPLES = {

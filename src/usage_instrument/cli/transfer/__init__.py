@@ -1,1 +1,1 @@
-"""Bring and take data. In: files of counts. Out: rows of the tables, and the other way round."""
+"""Loads and dumps counts. In: files. Out: rows of the tables, and the other way round."""
