@@ -70,26 +70,14 @@ def drops(
         .where(units.c.bucket_start < end)
         .cte("targets")
     )
-    usual = _usual(targets, daily).cte("usual")
-    baseline = medians(usual, "feature_name", "day").cte("baselines")
-    same = and_(baseline.c.feature_name == usual.c.feature_name, baseline.c.day == usual.c.day)
-    deviation = func.abs(usual.c.value - baseline.c.value).label("value")
-    deviations = select(usual.c.feature_name, usual.c.day, deviation).join(baseline, same).subquery("deviations")
-    spread = medians(deviations, "feature_name", "day").subquery("spreads")
+    usual = medians(_usual(targets, daily).subquery("usual"), "feature_name", "day").subquery("usual_of_day")
     uses = func.coalesce(daily.c.uses, ZERO)
-    score = over(Real(baseline.c.value - uses), scale(baseline.c.value, spread.c.value))
-    on_day = and_(daily.c.feature_name == baseline.c.feature_name, daily.c.bucket_start == baseline.c.day)
-    its_spread = and_(spread.c.feature_name == baseline.c.feature_name, spread.c.day == baseline.c.day)
+    score = over(Real(usual.c.baseline - uses), scale(usual.c.baseline, usual.c.spread))
+    on_day = and_(daily.c.feature_name == usual.c.feature_name, daily.c.bucket_start == usual.c.day)
     scored = (
-        select(
-            baseline.c.feature_name,
-            baseline.c.day,
-            uses.label("uses"),
-            baseline.c.value.label("baseline"),
-            score.label("score"),
-        )
-        .select_from(baseline.join(spread, its_spread).outerjoin(daily, on_day))
-        .where(baseline.c.value >= Real(literal(LEAST)))
+        select(usual.c.feature_name, usual.c.day, uses.label("uses"), usual.c.baseline, score.label("score"))
+        .select_from(usual.outerjoin(daily, on_day))
+        .where(usual.c.baseline >= Real(literal(LEAST)))
         .subquery("scored")
     )
     least, day = Real(literal(checked_threshold(threshold))), Day(scored.c.day).label("day")

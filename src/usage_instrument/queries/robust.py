@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, literal_column, select
 
 from usage_instrument.database.expressions import Later, Real
 from usage_instrument.errors import ConfigurationError
@@ -14,16 +15,32 @@ from .numbers import ONE
 
 
 def medians(rows: Any, *keys: str) -> Select[*tuple[Any, ...]]:
-    """The median `value` of the rows with the same keys."""
-    key = [rows.c[name] for name in keys]
-    place = func.row_number().over(partition_by=key, order_by=rows.c.value).label("place")
-    places = func.count().over(partition_by=key).label("places")
-    ranked = select(*key, rows.c.value, place, places).subquery("ranked")
-    twice = ranked.c.place * literal_column("2")
-    middle = twice.between(ranked.c.places, ranked.c.places + literal_column("2"))
-    median = Real(func.avg(ranked.c.value)).label("value")
+    """The median `baseline` of the `value`s with the same keys, and the median `spread` of their distances from it.
+
+    No joins, only windows: PostgreSQL expects few rows of a median, and would join them in nested loops.
+    """
+    ranked = _ranked(rows, "value", keys)
     its = [ranked.c[name] for name in keys]
-    return select(*its, median).where(middle).group_by(*its)
+    baseline = Real(func.avg(case((_is_middle(ranked), ranked.c.value))).over(partition_by=its)).label("baseline")
+    usual = select(*its, ranked.c.value, baseline).subquery("with_baseline")
+    key = [usual.c[name] for name in keys]
+    distance = func.abs(usual.c.value - usual.c.baseline).label("distance")
+    away = _ranked(select(*key, usual.c.baseline, distance).subquery("distances"), "distance", keys, "by_distance")
+    its = [away.c[name] for name in keys]
+    spread = Real(func.avg(away.c.distance)).label("spread")
+    return select(*its, away.c.baseline, spread).where(_is_middle(away)).group_by(*its, away.c.baseline)
+
+
+def _ranked(rows: Any, value: str, keys: Sequence[str], name: str = "ranked") -> Subquery:
+    """The rows with their places by a value among those with the same keys."""
+    key = [rows.c[each] for each in keys]
+    place = func.row_number().over(partition_by=key, order_by=rows.c[value]).label("place")
+    return select(rows, place, func.count().over(partition_by=key).label("places")).subquery(name)
+
+
+def _is_middle(ranked: Subquery) -> ColumnElement[bool]:
+    """Whether a row is the middle one, or one of both."""
+    return (ranked.c.place * literal_column("2")).between(ranked.c.places, ranked.c.places + literal_column("2"))
 
 
 def scale(baseline: ColumnElement[float], spread: ColumnElement[float]) -> ColumnElement[float]:
