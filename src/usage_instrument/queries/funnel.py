@@ -6,7 +6,21 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CTE, Select, String, Table, and_, case, func, literal, literal_column, null, select, union_all
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Select,
+    String,
+    Table,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    null,
+    select,
+    union_all,
+)
 
 from usage_instrument.database.expressions import Later
 from usage_instrument.database.tables import Tables
@@ -26,7 +40,7 @@ from .questions import (
     Steps,
     described,
 )
-from .windows import HOUR, MONTH, WEEK, Moment, span_of, window, written
+from .windows import HOUR, MONTH, WEEK, Moment, Window, span_of, window, written
 from .zones import TimeZone
 
 MOST = 10
@@ -62,8 +76,9 @@ def funnel(
     known = [history.c.user_id.is_not(None), history.c.feature_name == names[0], *rows]
     first = select(history.c.user_id, time.label("begun"), time.label("taken"), null().label("before"))
     steps = [first.where(*known).group_by(history.c.user_id).cte("step_1")]
+    near = _near(asked, history.c.bucket_start, hours)
     for number, name in enumerate(names[1:], 2):
-        steps.append(_next(steps[-1], history, name, hours).cte(f"step_{number}"))
+        steps.append(_next(steps[-1], history, name, hours).where(*near).cte(f"step_{number}"))
     counted = union_all(
         *(_counted(number, name, step) for number, (name, step) in enumerate(zip(names, steps, strict=True), 1))
     )
@@ -79,6 +94,16 @@ def funnel(
         of_before.label("share_of_previous"),
         counts.c.order_unknown,
     ).order_by(step)
+
+
+def _near(asked: Window, bucket: ColumnElement[Any], hours: int) -> list[ColumnElement[bool]]:
+    """That a use (UTC) is in the window or so soon after it, give or take a day for the time zone: an index finds it,
+    which the times of the steps cannot use."""
+    start, end = asked.start(), asked.end()
+    return [
+        *([] if start is None else [bucket >= Later("day", start, literal_column("-1"))]),
+        *([] if end is None else [bucket < Later("hour", end, literal_column(str(hours + 24)))]),
+    ]
 
 
 def _next(step: CTE, history: Table, name: str, hours: int) -> Select[*tuple[Any, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import ColumnElement, Select, case, func, literal_column, or_, select, union_all
+from sqlalchemy import Select, case, func, literal_column, or_, select, union_all
 
 from usage_instrument.database.expressions import Later, StartOf
 from usage_instrument.database.tables import Tables
@@ -12,10 +12,13 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_step, default_tables, rows_of
 from .numbers import ONE, ZERO, total
 from .questions import BY_STEP, Bars, Question, QuestionColumn, described
+from .sources import began_before
 from .windows import QUARTER, Moment, Window, calendar, window
 from .zones import TimeZone
 
 _KINDS = ("new_users", "returning_users", "resurrected_users", "dormant_users")
+_LONGEST = 31
+"""Days of the longest step."""
 
 
 def lifecycle(
@@ -38,10 +41,13 @@ def lifecycle(
     complete. Raises ConfigurationError for a wrong argument.
     """
     asked, unit = window(since, until, tz), checked_step(by)
-    history = asked.history(tables or default_tables(), None)
-    start, end, bucket = asked.start(unit), asked.end(unit), history.c.bucket_start
+    start, end = asked.start(unit), asked.end(unit)
+    tables, before_it = tables or default_tables(), None if start is None else Later(unit, start, literal_column("-1"))
+    history = asked.history(tables, _LONGEST, unit)
+    bucket = history.c.bucket_start
     rows = [history.c.user_id.is_not(None), *rows_of(history.c.feature_name, feature)]
     rows += Window(None, asked.until, asked.tz).contains(bucket, unit)
+    rows += [] if before_it is None else [bucket >= before_it]
     unit_start = StartOf(unit, bucket).label("bucket_start")
     active = select(history.c.user_id, unit_start).where(*rows).distinct().subquery("active")
     time = active.c.bucket_start
@@ -49,23 +55,28 @@ def lifecycle(
         function(time, type_=time.type).over(partition_by=active.c.user_id, order_by=time)
         for function in (func.lag, func.lead)
     )
-    visits = select(time, before.label("before"), after.label("after")).cte("visits")
+    visits = select(active.c.user_id, time, before.label("before"), after.label("after")).cte("visits")
     last, following = (Later(unit, visits.c.bucket_start, literal_column(number)) for number in ("-1", "1"))
-    kinds: list[ColumnElement[bool]] = [
-        visits.c.before.is_(None), visits.c.before == last, visits.c.before < last
-    ]  # fmt: skip
-    counts = [func.count(case((is_kind, ONE))).label(name) for is_kind, name in zip(kinds, _KINDS, strict=False)]
-    here = select(visits.c.bucket_start, *counts, ZERO.label("dormant_users")).group_by(visits.c.bucket_start)
+    is_first, came_before = visits.c.before.is_(None), visits.c.before == last
+    returning, others = (func.count(case((is_kind, ONE))) for is_kind in (came_before, or_(is_first, ~came_before)))
+    numbers = (returning.label("returning_users"), others.label("others"), ZERO.label("dormant_users"))
+    here = select(visits.c.bucket_start, ZERO.label("new_users"), *numbers).group_by(visits.c.bucket_start)
+    new = select(visits.c.bucket_start, func.count(), ZERO, ZERO, ZERO).where(is_first).group_by(visits.c.bucket_start)
+    if before_it is not None:  # the time before is not read, but looked up, once for each user
+        new = new.where(~began_before(tables, asked, before_it, visits.c.user_id, feature))
     gone = select(following.label("next_start"), ZERO, ZERO, ZERO, func.count()).group_by(following)
     gone = gone.where(or_(visits.c.after.is_(None), visits.c.after > following))
-    sides = union_all(here, gone).subquery("sides")
+    sides = union_all(here, new, gone).subquery("sides")
     if start is None:
         start = select(func.min(visits.c.bucket_start)).scalar_subquery()
     units = calendar(unit, start, end, zone=asked.zone)
     return (
         select(
             units.c.bucket_start,
-            *(total(sides.c[name]).label(name) for name in _KINDS),
+            total(sides.c.new_users).label("new_users"),
+            total(sides.c.returning_users).label("returning_users"),
+            total(sides.c.others - sides.c.new_users).label("resurrected_users"),
+            total(sides.c.dormant_users).label("dormant_users"),
             (units.c.bucket_start == StartOf(unit, asked.now())).label("is_running"),
         )
         .select_from(units.outerjoin(sides, sides.c.bucket_start == units.c.bucket_start))
@@ -91,6 +102,6 @@ LIFECYCLE = described(
         topic="Users",
         drawing=Bars("bucket_start", _KINDS[:3], _KINDS[3:]),
         own_arguments=(BY_STEP,),
-        days_before=31,
+        days_before=_LONGEST,
     )
 )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, true
 
 from usage_instrument.database.expressions import StartOf
 from usage_instrument.database.tables import Tables
 
 from .arguments import checked_step, default_tables, rows_of
-from .numbers import ONE, share, whole
+from .numbers import ONE, ZERO, share, whole
 from .questions import BY_STEP, FEATURE_NAME, SHARE, USERS, Argument, Grid, Question, QuestionColumn, described
-from .windows import QUARTER, Moment, calendar, window
+from .sources import began_before
+from .windows import QUARTER, Moment, Window, calendar, window
 from .zones import TimeZone
 
 
@@ -40,19 +41,25 @@ def retention(
     wrong argument.
     """
     asked, unit = window(since, until, tz), checked_step(by)
-    history = asked.history(tables or default_tables(), None)
-    user, bucket, is_known = history.c.user_id, history.c.bucket_start, history.c.user_id.is_not(None)
-    first = StartOf(unit, func.min(bucket)).label("cohort")
-    firsts = select(user, first).where(is_known, *rows_of(history.c.feature_name, feature)).group_by(user)
-    begun = firsts.subquery("firsts")
-    members = select(begun).where(*asked.contains(begun.c.cohort, unit)).cte("members")
+    tables, start, end = tables or default_tables(), asked.start(unit), asked.end(unit)
+    history = Window(asked.since, None, asked.tz).history(tables, by=unit)  # users return after the window too
+    bucket, name = history.c.bucket_start, history.c.feature_name
+    begins, returns = rows_of(name, feature), rows_of(name, feature if returning is None else returning)
+    visit = (history.c.user_id, StartOf(unit, bucket).label("bucket_start"))
+    did = [func.max(_is(rows)).label(label) for rows, label in ((begins, "begins"), (returns, "returns"))]
+    its = [history.c.user_id.is_not(None), or_(and_(true(), *begins), and_(true(), *returns))]
+    its += [] if start is None else [bucket >= start]
+    visits = select(*visit, *did).where(*its).group_by(*visit).cte("visits")
+    cohort = func.min(visits.c.bucket_start)
+    firsts = select(visits.c.user_id, cohort.label("cohort")).where(visits.c.begins == ONE).group_by(visits.c.user_id)
+    if start is not None:  # the time before is not read, but looked up, once for each user
+        firsts = firsts.having(~began_before(tables, asked, start, visits.c.user_id, feature))
+    members = (firsts if end is None else firsts.having(cohort < end)).cte("members")
     sizes = select(members.c.cohort, func.count().label("users")).group_by(members.c.cohort).cte("cohorts")
-    again = rows_of(history.c.feature_name, feature if returning is None else returning)
-    is_theirs = and_(user == members.c.user_id, bucket >= members.c.cohort, *again)
-    visit = (members.c.cohort, members.c.user_id, StartOf(unit, bucket).label("bucket_start"))
-    visits = select(*visit).join_from(members, history, is_theirs).distinct().subquery("visits")
-    key = (visits.c.cohort, visits.c.bucket_start)
-    counts = select(*key, func.count().label("returned")).group_by(*key).subquery("counts")
+    is_theirs = and_(visits.c.user_id == members.c.user_id, visits.c.bucket_start >= members.c.cohort)
+    key = (members.c.cohort, visits.c.bucket_start)
+    again = select(*key, func.count().label("returned")).join_from(members, visits, is_theirs)
+    counts = again.where(visits.c.returns == ONE).group_by(*key).subquery("counts")
     units = calendar(unit, select(func.min(sizes.c.cohort)).scalar_subquery(), zone=asked.zone)
     same = and_(counts.c.cohort == sizes.c.cohort, counts.c.bucket_start == units.c.bucket_start)
     number = func.row_number().over(partition_by=sizes.c.cohort, order_by=units.c.bucket_start) - ONE
@@ -68,6 +75,10 @@ def retention(
         .select_from(sizes.join(units, units.c.bucket_start >= sizes.c.cohort).outerjoin(counts, same))
         .order_by(sizes.c.cohort, units.c.bucket_start)
     )
+
+
+def _is(rows: list[ColumnElement[bool]]) -> ColumnElement[int]:
+    return case((and_(*rows), ONE), else_=ZERO) if rows else ONE
 
 
 RETENTION = described(

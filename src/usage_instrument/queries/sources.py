@@ -74,6 +74,18 @@ def seen(counts: FromClause) -> ScalarSelect[int]:
     return select(func.count()).select_from(users).scalar_subquery()
 
 
+def began_before(
+    tables: Tables, asked: Window, start: ColumnElement[Any], user: ColumnElement[Any], feature: str | None
+) -> ColumnElement[bool]:
+    """Whether a user has used the feature, or anything, before `start`, a local time.
+
+    The index of the users finds one earlier row: to find the first use of each user is to read the whole history.
+    """
+    earlier = asked.history(tables, None).alias("earlier")
+    rows = rows_of(earlier.c.feature_name, feature)
+    return select(ONE).where(earlier.c.user_id == user, earlier.c.bucket_start < start, *rows).exists()
+
+
 def users_column(tables: Tables) -> Column[Any] | None:
     """The column that `user_id` refers to, only by name if the MetaData does not have it."""
     for key in tables.usage.c.user_id.foreign_keys:

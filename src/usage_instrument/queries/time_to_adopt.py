@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, literal_column, select
 
 from usage_instrument.database.expressions import DaysBetween
 from usage_instrument.database.tables import Tables
@@ -12,7 +12,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_feature, default_tables
 from .numbers import ZERO, share, whole
 from .questions import NAME, SHARE, USERS, Argument, Question, QuestionColumn, described
-from .sources import host_column, host_key
+from .sources import began_before, host_column, host_key
 from .windows import QUARTER, Moment, Window, window
 from .zones import TimeZone
 
@@ -46,9 +46,12 @@ def time_to_adopt(
     weeks), a date, a datetime, the text of one or None. Raises ConfigurationError for a wrong argument.
     """
     tables, asked = tables or default_tables(), window(since, until, tz)
-    history = asked.history(tables, None)
+    # Who starts in the window with the first use of anything has used nothing before it.
+    history = asked.history(tables, None) if start is not None else _from_since(tables, asked)
     user, first = history.c.user_id, func.min(history.c.bucket_start).label("first")
     is_its = and_(user.is_not(None), history.c.feature_name == checked_feature(feature))
+    if start is None:
+        is_its = and_(is_its, *Window(asked.since, None, asked.tz).contains(history.c.bucket_start))
     used = select(user, first).where(is_its).group_by(user).subquery("used")
     starts = _starts(start, tables, asked).cte("starts")
     passed = DaysBetween(starts.c.start, used.c.first)
@@ -75,15 +78,21 @@ def time_to_adopt(
 def _starts(start: Any, tables: Tables, asked: Window) -> Select[*tuple[Any, ...]]:
     """The users who started in the window, and when, in local time: `user_id`, `start`."""
     if start is None:
-        history = asked.history(tables, None)
-        user = history.c.user_id
-        firsts = select(user, func.min(history.c.bucket_start).label("start")).where(user.is_not(None)).group_by(user)
-        begun = firsts.subquery("firsts")
-        return select(begun.c.user_id, begun.c.start).where(*asked.contains(begun.c.start))
+        history, begin = _from_since(tables, asked), asked.start()
+        user, first = history.c.user_id, func.min(history.c.bucket_start).label("start")
+        rows = [user.is_not(None), *([] if begin is None else [history.c.bucket_start >= begin])]
+        begun = select(user, first).where(*rows).group_by(user).subquery("begun")
+        found = select(begun.c.user_id, begun.c.start).where(*asked.contains(begun.c.start))
+        # The time before is not read, but looked up, once for each user.
+        return found if begin is None else found.where(~began_before(tables, asked, begin, begun.c.user_id, None))
     column = host_column(start, tables, "start", "created_at")
     begun_at = asked.zone.local(column)
     user = host_key(tables.usage, column.table)
     return select(user.label("user_id"), begun_at.label("start")).where(column.is_not(None), *asked.contains(begun_at))
+
+
+def _from_since(tables: Tables, asked: Window) -> FromClause:
+    return Window(asked.since, None, asked.tz).history(tables)
 
 
 def _quantile(curve: Any, percent: int) -> ColumnElement[int]:
