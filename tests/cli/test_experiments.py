@@ -47,7 +47,7 @@ def test_a_verdict_for_people_and_for_programs(database: Database, tables: Table
     assert "40.0 % (37.0 to 43.1 %)" in table[3]
     assert "control" in table[2]
     assert "50 of 500 units used buy only in the day (hour) of their first exposure" in done.stderr
-    assert "1 units are visitors without a user" in done.stderr
+    assert "1 unit is a visitor without a user" in done.stderr
     assert "2 units saw several variants" in done.stderr
     assert "--weights" not in done.stderr
 

@@ -88,9 +88,11 @@ def caveats(analysis: Analysis, rows: Rows, goal: str, fix: str) -> Iterator[str
             "before it: the true effect may be larger"
         )
     if visitors := sum(row["without_user"] for row in rows):
-        yield f"{visitors} units are visitors without a user, whose uses nobody knows: they count as not converted"
+        are = "unit is a visitor" if visitors == 1 else "units are visitors"
+        yield f"{visitors} {are} without a user: uses of visitors are unknown, and count as none"
     if analysis.excluded:
-        yield f"{analysis.excluded} units saw several variants and are in no figure"
+        saw = "unit saw several variants and is" if analysis.excluded == 1 else "units saw several variants and are"
+        yield f"{analysis.excluded} {saw} in no figure"
     if analysis.sample_ratio.planned is None:
         yield f"the split between the variants is not checked: {fix}"
 
