@@ -62,7 +62,11 @@ def made(engine: sa.Engine, **options: Any) -> Tables:
         file.write_bytes(_sqlite_file(**options))
         return default_tables(None, **options)
     with engine.begin() as connection:
-        if not refers_to_none and connection.exec_driver_sql(_EMPTY[kind, engine.dialect.driver]).first() is not None:
+        if refers_to_none:
+            is_there = sa.inspect(connection).has_table("feature_usage")
+        else:
+            is_there = connection.exec_driver_sql(_EMPTY[kind, engine.dialect.driver]).first() is not None
+        if is_there:
             return create_all(connection, **given).tables
         _repeat(connection, (kind, *options.values()), given)
     return default_tables(None, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ GUIDES = Path(__file__).parents[1] / "docs" / "guides"
 
 
 def snippets(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (GUIDES / page).read_text(encoding="utf-8"), re.DOTALL)
+    text = (GUIDES / page).read_text(encoding="utf-8")
+    return [textwrap.dedent(snippet) for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 
 
 def run(page: str) -> dict[str, Any]:
@@ -122,4 +124,4 @@ def test_celery(engine: sa.Engine) -> None:
 
     remind.apply()
     assert usage.flush(60)
-    assert counts(engine, tables) == {("remind", None): 1, ("digest_sent", ADA): 1}
+    assert counts(engine, tables) == {("remind", None): 1, ("digest_sent", ADA): 1, ("report_sent", ADA): 1}

@@ -49,7 +49,7 @@ def test_the_snippets_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
                 if "variant=variant" not in text and "metadata={" not in text:
                     exec(compile(text, "experiments.md", "exec"), names)
             assert ("button_color", "blue") in [(each.experiment, each.variant) for each in captured.exposures]
-            assert [(each.feature, each.metadata) for each in captured.uses] == [("checkout", {"value": 49.5})]
+            assert [(each.feature, each.value) for each in captured.uses] == [("checkout", 49.5)]
             button = names["flask_app"].test_client().get("/cart").text
     finally:
         api.clear_hooks()

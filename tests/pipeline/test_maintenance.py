@@ -24,7 +24,7 @@ LOCKED = WriteError(Fault.TRANSIENT, "locked")
 class Bench:
     """Maintenance with a store that records what it is asked for, and a clock."""
 
-    exposure_problem = "there is no such table"
+    exposure_problem = dimension_problem = "there is no such table"
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, recover: Any = None) -> None:
         self.now = 1000.0

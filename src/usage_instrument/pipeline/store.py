@@ -417,8 +417,6 @@ class Store:
         settings, tables, flush = self._settings, self._tables, cast("Flush", self._flush)
 
         def move(connection: Connection) -> Moved:
-            if not outbox.has_rows(connection, tables):
-                return Moved()
             flush.queue(connection)  # before any row, as every writer
             rows = outbox.oldest(connection, tables, limit, behind)
             if not rows:
@@ -475,6 +473,8 @@ class Store:
                 last=rows[-1] if early else behind,
             )
 
+        if not self._read(lambda connection: outbox.has_rows(connection, tables)):
+            return Moved()
         try:
             return self.transact(move)
         except _SuppressedMeanwhile:

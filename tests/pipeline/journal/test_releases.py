@@ -114,15 +114,15 @@ def newer_slots(path: Path) -> None:
 
 
 def newer_snapshot(path: Path) -> None:
-    """Version 3 in the head of the snapshot, which is followed by what this release does not know."""
+    """Version 4 in the head of the snapshot, which is followed by what this release does not know."""
     head, *rest = unpack((path / "frame").read_bytes())
-    (path / "frame").write_bytes(b"".join(map(pack, ({**head, "version": 3}, *rest))))
+    (path / "frame").write_bytes(b"".join(map(pack, ({**head, "version": 4}, *rest))))
 
 
 @pytest.mark.parametrize("parked", [False, True], ids=["met", "parked-by-ce94095"])
 @pytest.mark.parametrize(
     ("name", "change", "module", "version"),
-    [("plain", newer_slots, segment, 2), ("snapshot", newer_snapshot, snapshot, 3)],
+    [("plain", newer_slots, segment, 2), ("snapshot", newer_snapshot, snapshot, 4)],
 )
 def test_one_release_writes_the_one_before_meets_and_the_first_recovers(
     sqlite: Database,
