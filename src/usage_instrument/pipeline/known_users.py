@@ -17,7 +17,7 @@ _GRACE = 0.5
 
 
 class KnownUsers:
-    """Remembers users for whom something was written, and the users of requests that have ended.
+    """Remembers users with written uses, and the users of requests that have ended.
 
     Any thread adds, without a lock.
     """
