@@ -37,7 +37,8 @@ from usage_instrument.typing import Unit, UserIdType
 from ...driver_errors import Fault
 from ...tables import Tables
 from ..base import NULLABLE, Dialect, Flush, UsersColumn, grants, is_shorter
-from .flush import UTC_NOW, PostgreSQLFlush
+from .additions import UTC_NOW
+from .flush import PostgreSQLFlush
 
 _EQUALITY = text(
     "SELECT CASE WHEN t.typname = 'citext' THEN 'citext' WHEN NOT c.collisdeterministic THEN CAST(c.collname AS text) "
