@@ -107,8 +107,11 @@ def test_the_numbers_of_a_goal_are_compared(sqlite: Database) -> None:
     app = by_asgi.Dashboard(sqlite.url, authorize=yes)
     rows = csv.DictReader(io.StringIO(asgi(app, "/experiment.csv", **given).text))
     assert [(row["variant"], float(row["value"])) for row in rows] == [("blue", 10_499.0), ("red", 5_499.0)]
-    without = ask(sqlite, **{**given, "goal": "buy"}).page.said
-    assert "Not decided: no use of the goal has a number Pass value= where the goal is captured" in without
+    without = ask(sqlite, **{**given, "goal": "buy", "guardrail": "search,pay"}).page
+    assert "Not decided: no use of the goal has a number Pass value= where the goal is captured" in without.said
+    assert not without.all("circle"), "nothing is drawn of no numbers"
+    assert re.search(r"search blue not known pay blue no fall found", without.said)
+    assert "Whether search falls cannot be known: no use of it has a number." in without.said
     with sqlite.engine().begin() as connection:
         tables.dimensions.drop(connection)
     refused = ask(sqlite, **given)

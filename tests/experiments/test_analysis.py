@@ -345,6 +345,7 @@ def test_guardrails_without_data() -> None:
     nothing = GuardrailFigures("checkout", figures((0, 0), (0, 0)))
     (found,) = analyse(figures((0, 0), (0, 0)), guardrails=[nothing]).guardrails
     assert (found.p_value, found.always_valid_p, found.has_fallen, found.always_valid_lift) == (1.0, 1.0, False, None)
+    assert not found.has_data
 
 
 # ---- the rest

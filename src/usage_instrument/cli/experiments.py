@@ -89,7 +89,7 @@ def experiment(
     else:
         words = printable(analysis.words)
         typer.echo(f"**{words}**\n" if output is Format.MARKDOWN else f"{words}\n")
-        show([words_of(each, analysis.metric) for each in analysis.variants], output, empty="")
+        show([words_of(each, analysis) for each in analysis.variants], output, empty="")
 
 
 def experiments(

@@ -230,6 +230,7 @@ def _guard(guardrail: GuardrailFigures, plan: _Plan) -> list[GuardrailResult]:
                 p_value=p_value,
                 always_valid_p=always_valid_p,
                 has_fallen=always_valid_p < plan.alpha,
+                has_data=any(each.converted for each in guardrail.variants),
             )
         )
     return results

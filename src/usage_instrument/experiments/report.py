@@ -93,13 +93,19 @@ def caveats(analysis: Analysis, rows: Rows, goal: str, fix: str) -> Iterator[str
     if analysis.excluded:
         saw = "unit saw several variants and is" if analysis.excluded == 1 else "units saw several variants and are"
         yield f"{analysis.excluded} {saw} in no figure"
+    for feature in dict.fromkeys(each.feature for each in analysis.guardrails if not each.has_data):
+        lack = "no use of it has a number" if analysis.metric == "value" else "no unit has used it"
+        yield f"whether {feature} falls cannot be known: {lack}"
     if analysis.sample_ratio.planned is None:
         yield f"the split between the variants is not checked: {fix}"
 
 
-def words_of(result: VariantResult, metric: Metric) -> dict[str, Any]:
+def words_of(result: VariantResult, analysis: Analysis) -> dict[str, Any]:
     """A variant for people."""
+    metric = analysis.metric
     estimate = result.conversion if metric == "converted" else result.mean
+    if lacks_numbers(analysis.variants, metric):
+        estimate = None
     return {
         "variant": result.name,
         "units": result.units,

@@ -109,6 +109,8 @@ class GuardrailResult:
     """One-sided, however often it is looked at."""
     has_fallen: bool
     """By the always-valid p."""
+    has_data: bool
+    """Whether any unit used the feature, with a number for the metric `value`. Without, no fall can be found."""
 
 
 @dataclass(frozen=True, slots=True)

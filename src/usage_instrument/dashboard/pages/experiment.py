@@ -279,7 +279,7 @@ def _shown(asked: _Asked, request: PageRequest) -> dict[str, Any]:
             (each, change_words(each.always_valid_lift, each.always_valid_difference, each.metric))
             for each in analysis.guardrails
         ],
-        "table": [words_of(each, analysis.metric) for each in analysis.variants],
+        "table": [words_of(each, analysis) for each in analysis.variants],
     }
 
 
@@ -293,7 +293,7 @@ def _values(analysis: Analysis, goal: str) -> IntervalChart | None:
         estimate = each.conversion if is_share else each.mean
         if estimate is not None:
             found.append(_interval(each, estimate, factor, estimate_words(estimate, analysis.metric), mark))
-    if not found:
+    if not any(each.low or each.high for each in found):  # nobody has reached anything
         return None
     title = _REACHED[analysis.metric].format(goal=goal)
     about = f"The line is where the true value lies, with {100 * (1 - analysis.alpha):g} % confidence."
