@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sqlalchemy import CTE, ColumnElement, Select, and_, case, func, literal_column, or_, select, union_all
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    case,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    union_all,
+)
 
 from usage_instrument.database.expressions import Real, StartOf
 from usage_instrument.database.tables import Tables
@@ -63,9 +76,11 @@ def experiment(
     persons = persons_of(tables, asked, name)
     first, start = persons.c.first_exposed_at, source.c.bucket_start
     after = start >= first
+    begin = select(func.min(tables.exposures.c.first_exposed_at)).where(tables.exposures.c.experiment == name)
     its = and_(
         source.c.user_id == persons.c.user_id,
         source.c.feature_name == feature,
+        start >= StartOf("day", begin.scalar_subquery()),  # an index knows the days of the experiment
         *([source.c.dimension == NUMBERS] if is_value else []),
         or_(after, start == StartOf("day", first), start == StartOf("hour", first)),
         *asked.contains(asked.zone.local(start)),
@@ -150,50 +165,78 @@ def _part(variants: Select[*tuple[Any, ...]], numbers: Mapping[str, ColumnElemen
 
 
 def persons_of(tables: Tables, asked: Window, name: str | None = None) -> CTE:
-    """The units that an experiment counts, of one or of all, by their first exposure: `experiment`, `user_id`,
-    `visitor` (None for a user), `variant` (the first one by name), `first_exposed_at`, `saw_several` (1 or 0)."""
+    """The units that an experiment counts, by their first exposure: `user_id`, `visitor` (None for a user), `variant`
+    (the first one by name), `first_exposed_at`, `saw_several` (1 or 0); without a name of all, by `experiment` too."""
     exposures = tables.exposures
-    unit, end = (exposures.c.experiment, exposures.c.unit), asked.end()
+    end, of = asked.end(), [exposures.c.experiment] if name is None else []
     rows = [] if name is None else [exposures.c.experiment == name]
     rows += [] if end is None else [asked.zone.local(exposures.c.first_exposed_at) < end]
-    # Few units, so this is faster than a window over all of them.
+
+    def same(other: FromClause, *names: str) -> ColumnElement[bool]:
+        return and_(*(exposures.c[each] == other.c[each] for each in (*(each.name for each in of), *names)))
+
+    # Few units. PostgreSQL expects few where something equals something, and so joins them by an index or a small hash.
     mixed = (
-        select(*unit, func.count(exposures.c.user_id).label("users"))
+        select(*of, exposures.c.unit)
         .where(*rows)
-        .group_by(*unit)
-        .having(func.count() > ONE)
+        .group_by(*of, exposures.c.unit)
+        .having(case((func.count() > ONE, ONE)) == ONE)
         .cte("mixed")
-        .prefix_with("MATERIALIZED", dialect="postgresql")  # without statistics, it would be read again for each row
+        .prefix_with(*_ONCE, dialect="postgresql")
     )
-    is_mixed = and_(mixed.c.experiment == exposures.c.experiment, mixed.c.unit == exposures.c.unit)
-    visitor = case((exposures.c.user_id.is_(None), exposures.c.unit))
+    seen = (
+        select(*of, exposures.c.unit, exposures.c.user_id)
+        .join_from(mixed, exposures, same(mixed, "unit"))
+        .where(*rows, exposures.c.user_id.is_not(None))
+        .cte("of_mixed")
+        .prefix_with(*_ONCE, dialect="postgresql")
+    )
+    shared = select(*(seen.c[each.name] for each in of), seen.c.user_id).distinct().subquery("shared")
+    known = select(*(seen.c[each.name] for each in of), seen.c.unit).distinct().subquery("known")
+    is_user, variant = exposures.c.user_id.is_not(None), func.min(exposures.c.variant)
     first, start = func.min(exposures.c.first_exposed_at), asked.start()
-    variant = func.min(exposures.c.variant)
-    several = or_(func.count(mixed.c.unit) > ZERO, variant != func.max(exposures.c.variant))
-    # The row of a visitor who has become a user under another variant is no unit of its own.
-    is_one = or_(exposures.c.user_id.is_not(None), func.coalesce(mixed.c.users, ZERO) == ZERO)
-    return (
-        select(
-            exposures.c.experiment,
-            exposures.c.user_id,
-            visitor.label("visitor"),
-            variant.label("variant"),
-            first.label("first_exposed_at"),
-            case((several, ONE), else_=ZERO).label("saw_several"),
+    has_several = variant != func.max(exposures.c.variant)
+
+    def persons(user: Any, visitor: Any, several: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+        return (
+            select(
+                *of,
+                user.label("user_id"),
+                visitor.label("visitor"),
+                variant.label("variant"),
+                first.label("first_exposed_at"),
+                case((several, ONE), else_=ZERO).label("saw_several"),
+            )
+            .where(*rows)
+            .having(*([] if start is None else [asked.zone.local(first) >= start]))
         )
-        .select_from(exposures.outerjoin(mixed, is_mixed))
-        .where(is_one, *rows)
-        .group_by(exposures.c.experiment, exposures.c.user_id, visitor)
-        .having(*([] if start is None else [asked.zone.local(first) >= start]))
-        .cte("persons")
+
+    users = (
+        persons(exposures.c.user_id, null(), or_(func.count(shared.c.user_id) > ZERO, has_several))
+        .select_from(exposures.outerjoin(shared, same(shared, "user_id")))
+        .where(is_user)
+        .group_by(*of, exposures.c.user_id)
     )
+    # The row of a visitor who has become a user under another variant is no unit of its own.
+    visitors = (
+        persons(null(), exposures.c.unit, has_several)
+        .select_from(exposures.outerjoin(known, same(known, "unit")))
+        .where(~is_user, known.c.unit.is_(None))
+        .group_by(*of, exposures.c.unit)
+    )
+    return union_all(users, visitors).cte("persons")
+
+
+_ONCE = ("MATERIALIZED",)
+"""Without statistics, PostgreSQL would read such a CTE again for each row of another."""
 
 
 def _variants(tables: Tables, asked: Window, name: str) -> Select[*tuple[Any, ...]]:
     """The variants with a first exposure in the window, also if all their units saw several."""
     exposures = tables.exposures
     first = asked.zone.local(exposures.c.first_exposed_at)
-    return select(exposures.c.variant).where(exposures.c.experiment == name, *asked.contains(first)).distinct()
+    found = select(exposures.c.variant).where(exposures.c.experiment == name, *asked.contains(first)).distinct()
+    return select(found.subquery("variants").c.variant)
 
 
 def _number(condition: ColumnElement[bool]) -> ColumnElement[int]:
