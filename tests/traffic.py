@@ -47,9 +47,9 @@ class Server:
         self.process = process
         self.port = port
 
-    def visits(self, visitors: int = 24) -> Uses:
-        """Requests of so many visitors, eight at a time; what succeeded."""
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    def visits(self, visitors: int = 6) -> Uses:
+        """Requests of so many visitors at a time; what succeeded."""
+        with concurrent.futures.ThreadPoolExecutor(visitors) as pool:
             return sum(pool.map(_visit, [self.port] * visitors, range(visitors)), Counter[tuple[str, "str | None"]]())
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> str:
@@ -117,10 +117,10 @@ def _answers(port: int) -> bool:
 
 
 def _visit(port: int, visitor: int) -> Uses:
-    """Forty requests of one visitor; what succeeded."""
+    """Twenty requests of one visitor; what succeeded."""
     succeeded: Uses = Counter()
     user = f"user-{visitor}" if visitor % 4 else None
-    for number in range(40):
+    for number in range(20):
         method, path, feature = (
             ("GET", "/events", "list_events"),
             ("POST", "/events/7/follow", "calendar_follow_event"),

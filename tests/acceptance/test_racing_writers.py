@@ -13,14 +13,14 @@ import sqlalchemy as sa
 from conftest import Database
 from reading import all_of, made
 
-PROCESSES, KEYS = 4, 200
-FLUSHES = int(os.environ.get("USAGE_TEST_FLUSHES", "60"))
+PROCESSES, KEYS = 3, 200
+FLUSHES = int(os.environ.get("USAGE_TEST_FLUSHES", "20"))
 
 
 @pytest.mark.parametrize("name", ["postgresql", "mariadb", "sqlite"])
 def test_racing_writers_are_exact(name: str, request: pytest.FixtureRequest) -> None:
     database: Database = request.getfixturevalue(name)
-    flushes = FLUSHES if name != "sqlite" else min(FLUSHES, 25)
+    flushes = FLUSHES if name != "sqlite" else min(FLUSHES, 10)
     engine = database.engine()
     tables = made(engine, users=None, user_id_type="integer")
     script = Path(__file__).with_name("racing.py")
