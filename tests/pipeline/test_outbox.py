@@ -112,13 +112,32 @@ def test_a_session_of_another_database_takes_the_hook_and_says_so(tables, engine
     for _ in range(2):
         with Session(other) as session:
             bought.append(buy(session))
+            [record] = [record for record in caplog.records if "commit= finds a transaction in" in record.message]
             session.commit()
-        [record] = [record for record in caplog.records if "commit= finds a transaction in" in record.message]
         assert f"other.db, and the tables are in {engine.dialect.name}" in record.message.replace("mysql", "mariadb")
     other.dispose()
     assert rows(engine, tables) == []
     assert usage.flush()
     assert counts(engine, tables) == {("purchase", number): 1 for number in bought}
+
+
+def test_a_database_that_no_url_names_is_the_configured_one_only_by_its_engine(postgresql, caplog):
+    """Such as engines with a `creator`: two such URLs are alike."""
+    tables = made(postgresql.engine(), user_id_type="integer")
+    connect = postgresql.engine().raw_connection().driver_connection.__class__.connect
+    text = postgresql.engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
+    configured, other, memory = (
+        sa.create_engine("postgresql+psycopg://", creator=lambda: connect(text)),
+        sa.create_engine("postgresql+psycopg://", creator=lambda: connect(text)),
+        sa.create_engine("sqlite://"),
+    )
+    usage.configure(configured, user_id_type="integer", flush_interval=3600)
+    for number, engine in enumerate((configured, configured.execution_options(a=1), other, memory)):
+        with engine.begin() as connection:
+            usage.track("look", commit=connection, user=number)
+        engine.dispose()
+    assert rows(postgresql.engine(), tables) == [0, 1]
+    assert caplog.text.count("commit= finds a transaction in a database that its URL does not name") == 1
 
 
 def test_a_session_of_several_databases_takes_the_hook(engine, tables, tracker):

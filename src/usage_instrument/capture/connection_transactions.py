@@ -23,7 +23,11 @@ def keep(connection: Connection, release: Release) -> bool:
     if transaction is None or autocommits(connection):
         return False
     _follow(transaction)
-    keep_in(connection).keep(transaction, release)
+    found = keep_in(connection)
+    outbox = getattr(release, "outbox", None)
+    if outbox is not found.asked:
+        found.ask(outbox, None, connection.engine)
+    found.keep(transaction, release)
     return True
 
 
@@ -107,10 +111,8 @@ class _ReportsOutermost(_Reports):
         if found is None:
             super().commit()  # type: ignore[misc]
             return
-        if found.levels and not hasattr(self, "xid"):  # which is prepared already
-            outboxes = found.outboxes_at(connection)
-            if outboxes:
-                found.put(outboxes, connection)
+        if found.reached and found.levels and not hasattr(self, "xid"):  # which is prepared already
+            found.put(found.outboxes_at(connection), connection)
         super().commit()  # type: ignore[misc]
         uses = found.take()
         found.end(committed=True)

@@ -15,8 +15,12 @@ Release: TypeAlias = Callable[[], object]
 class Outbox(Protocol):
     """Puts uses into a transaction of the host's that is in the database of the tables."""
 
+    def is_here(self, bind: Any) -> bool:
+        """Whether an Engine or Connection, or a connection of Django's, is on the database of the tables. Asks no
+        database; logs, once, that another one takes hooks."""
+
     def takes(self, bind: Any) -> bool:
-        """Whether that is the database of an Engine or Connection, or of a connection of Django's."""
+        """Whether it is, and the outbox works."""
 
     def put(self, connection: Any, uses: Sequence[Use]) -> bool:
         """Insert uses in the transaction of the connection; False if they must be recorded after the commit.
@@ -46,6 +50,12 @@ KEY = "_usage_instrument_uses"
 class KeptUses:
     """The uses that wait, by the transaction or savepoint they were captured in, and the latest outcome."""
 
+    asked: Outbox | None = None
+    """The outbox of the latest use."""
+    bound: Any = None
+    """What the session or connection was bound to at that use."""
+    reached: Sequence[Outbox] = ()
+    """The outboxes of its uses that are in the database of `bound`."""
     outboxes: Sequence[Outbox] = ()
     """Those that have rows in the open transaction."""
     committing = False
@@ -59,6 +69,14 @@ class KeptUses:
 
     def __init__(self) -> None:
         self.levels: dict[object, list[Release]] = {}
+
+    def ask(self, outbox: Outbox | None, bound: Any, database: Any) -> None:
+        """Note whether uses of an outbox can become rows: the transactions are in `database`, None if in several."""
+        if bound is not self.bound:
+            self.reached = ()
+        self.asked, self.bound = outbox, bound
+        if outbox is not None and database is not None and outbox not in self.reached and outbox.is_here(database):
+            self.reached = (*self.reached, outbox)
 
     def keep(self, level: object, release: Release) -> None:
         """Keep a use until its transaction or savepoint ends. If the transaction has committed, record it at once."""
@@ -78,24 +96,15 @@ class KeptUses:
             self.levels.setdefault(outer, []).extend(uses)
 
     def outboxes_at(self, bind: Any) -> list[Outbox]:
-        """The outboxes of the kept uses that are in the database of `bind`: their uses become rows."""
-        found: list[Outbox] = []
-        last: Outbox | None = None  # nearly all uses have the same one
-        for uses in self.levels.values():
-            for release in uses:
-                outbox: Outbox | None = getattr(release, "outbox", None)
-                if outbox is not last and outbox is not None:
-                    last = outbox
-                    if outbox not in found and outbox.takes(bind):
-                        found.append(outbox)
-        return found
+        """The outboxes that take uses in the database of `bind`."""
+        return [outbox for outbox in self.reached if outbox.takes(bind)]
 
     def put(self, outboxes: Iterable[Outbox], connection: Any) -> None:
         """Put the uses into their outboxes: the outermost transaction of the connection is about to commit."""
         for outbox in outboxes:
             kept: list[Any] = [release for uses in self.levels.values() for release in uses]
             theirs = [release for release in kept if getattr(release, "outbox", None) is outbox]
-            if outbox.put(connection, [use for release in theirs for use in release.uses]):
+            if theirs and outbox.put(connection, [use for release in theirs for use in release.uses]):
                 self.outboxes = (*self.outboxes, outbox)
                 for level, uses in self.levels.items():
                     self.levels[level] = [release for release in uses if getattr(release, "outbox", None) is not outbox]

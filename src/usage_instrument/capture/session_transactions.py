@@ -52,9 +52,14 @@ def keep(session: Session, release: Release) -> bool:
     if not _follows:
         follow()
     transaction = session.get_nested_transaction() or session.get_transaction()
-    if transaction is None or autocommits(session.bind):
+    bind = session.bind
+    if transaction is None or autocommits(bind):
         return False
-    keep_in(session).keep(transaction, release)
+    found: KeptUses = session.__dict__.get(KEY) or keep_in(session)
+    outbox = getattr(release, "outbox", None)
+    if outbox is not found.asked or bind is not found.bound:
+        found.ask(outbox, bind, _only_bind(session))
+    found.keep(transaction, release)
     return True
 
 
@@ -73,7 +78,9 @@ def outcome_since(session: Session, ended: int) -> bool | None:
 
 def _committing(session: Session) -> None:
     found: KeptUses | None = session.__dict__.get(KEY)
-    if found is None or not found.levels or session.twophase or session.get_nested_transaction() is not None:
+    if found is None or not found.reached or not found.levels:
+        return
+    if session.twophase or session.get_nested_transaction() is not None:
         return
     bind = _only_bind(session)
     outboxes = None if bind is None else found.outboxes_at(bind)

@@ -22,9 +22,8 @@ _DJANGO: dict[str, Callable[..., Dialect]] = {
     "sqlite": SQLiteDialect,
 }
 """The dialects by Django's `vendor`."""
-_CLIENT_BINDING = {"psycopg", "psycopg2"}
-"""SQLAlchemy's drivers of PostgreSQL that can send several statements with parameters at once."""
 _SAVEPOINT = "usage_instrument"
+_UNDO = f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}; RELEASE SAVEPOINT {_SAVEPOINT}"
 _IN_TRANSACTION = 2
 """libpq's status of a transaction in which no statement has failed."""
 _ENDS_TRANSACTION = {1020, 1206, 1213, 1305}
@@ -69,18 +68,44 @@ class SqlAlchemyConnection:
 
     def execute_in_savepoint(self, text: str, rows: Sequence[Any]) -> None:
         """As HostConnection.execute_in_savepoint."""
-        driver = self._connection.connection.driver_connection
-        if len(rows) > 1 or self.dialect.is_async or self.dialect.driver not in _CLIENT_BINDING:
-            with self._savepoint():
-                self.execute(text, rows)
-        else:
+        cursor = self._binding_cursor() if len(rows) == 1 else None
+        if cursor is not None:
             try:
-                if self.dialect.driver == "psycopg":
-                    _execute_in_one_trip(sys.modules["psycopg"].ClientCursor(driver), text, rows[0])
-                else:
-                    _execute_in_one_trip(driver.cursor(), text, rows[0])  # type: ignore[union-attr]
+                _execute_in_one_trip(cursor, text, rows[0])
             except self.dialect.loaded_dbapi.Error as error:
                 raise exc.DBAPIError(text, None, error) from error
+            return
+        with self._open_savepoint() if len(rows) == 1 and self._is_asyncpg_in_transaction() else self._savepoint():
+            self.execute(text, rows)
+
+    def _binding_cursor(self) -> Any:
+        """A cursor of a driver of PostgreSQL's that binds parameters, so that it sends several statements at once."""
+        found = self._connection.connection
+        driver: Any = found.driver_connection
+        if self.dialect.driver == "psycopg" and self.dialect.is_async:
+            return _AwaitedCursor(found.dbapi_connection, sys.modules["psycopg"].AsyncClientCursor(driver))
+        if self.dialect.driver == "psycopg":
+            return sys.modules["psycopg"].ClientCursor(driver)
+        return driver.cursor() if self.dialect.driver == "psycopg2" else None
+
+    def _is_asyncpg_in_transaction(self) -> bool:
+        # SQLAlchemy begins with its first statement.
+        driver: Any = self._connection.connection.driver_connection
+        return self.dialect.driver == "asyncpg" and bool(driver.is_in_transaction())
+
+    @contextmanager
+    def _open_savepoint(self) -> Iterator[None]:
+        """A savepoint by the driver alone, in one round trip. The COMMIT that is next releases it."""
+        run: Any = self._connection.connection.dbapi_connection.run_async  # type: ignore[union-attr]
+        run(lambda driver: driver.execute(f"SAVEPOINT {_SAVEPOINT}"))
+        try:
+            yield
+        except Exception as error:
+            try:
+                run(lambda driver: driver.execute(_UNDO))
+            except Exception:
+                raise TransactionEndedError(error) from error
+            raise
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
@@ -155,6 +180,19 @@ class DjangoConnection:
             return cursor.fetchone()[0]
 
 
+class _AwaitedCursor:
+    """A cursor of psycopg's AsyncConnection, whose statements SQLAlchemy awaits."""
+
+    def __init__(self, adapted: Any, cursor: Any) -> None:
+        self._adapted = adapted
+        self._cursor = cursor
+        self.connection = cursor.connection
+
+    def execute(self, text: str, parameters: Any = None) -> None:
+        """As the cursor's."""
+        self._adapted.run_async(lambda _: self._cursor.execute(text, parameters))
+
+
 def _execute_in_one_trip(cursor: Any, text: str, row: Any) -> None:
     """Run a statement within a savepoint of PostgreSQL's, in one round trip: the driver binds the parameters, as a
     server that binds them takes one statement at a time."""
@@ -167,7 +205,7 @@ def _execute_in_one_trip(cursor: Any, text: str, row: Any) -> None:
         if cursor.connection.info.transaction_status == _IN_TRANSACTION:  # the driver has refused a value
             raise
         try:
-            cursor.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}; RELEASE SAVEPOINT {_SAVEPOINT}")
+            cursor.execute(_UNDO)
         except Exception:
             raise TransactionEndedError(error) from error
         raise
@@ -234,13 +272,24 @@ def key_of(bind: Any) -> Hashable:
     return bind.vendor, settings["NAME"], settings["HOST"], settings["PORT"], settings["USER"], bind.alias
 
 
+def is_same(key: Any, database: Any) -> bool:
+    """Whether a key of `key_of` is the configured engine, or one with other options and the same pool."""
+    configured = getattr(database, "sync_engine", database)
+    return isinstance(key, Engine) and isinstance(configured, Engine) and key.pool is configured.pool
+
+
 def place_of(key: Any) -> str | None:
-    """The database of an engine or URL, or of a key of `key_of`, without credentials; None if nothing names it."""
+    """The database of an engine or URL, or of a key of `key_of`, without credentials.
+
+    None if the URL does not name it: SQLite in memory, an engine with a `creator`, a service of libpq.
+    """
     try:
         is_djangos = isinstance(key, tuple) and not isinstance(key, URL)  # which is a tuple, too
-        found = _django_url(*key[:4]) if is_djangos else key
-        return None if found is None else urls.named(found, None).replace("mariadb://", "mysql://", 1)
-    except Exception:  # an engine with a creator and no URL
+        found = _django_url(*key[:4]) if is_djangos else urls.url_of(key)
+        if found is None or not found.database or urls.is_in_memory(found):
+            return None
+        return urls.named(found, None).replace("mariadb://", "mysql://", 1)
+    except Exception:  # of settings that Django does not take either
         return None
 
 

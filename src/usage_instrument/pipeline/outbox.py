@@ -23,6 +23,7 @@ from .host_connections import (
     fault_of,
     is_aborted,
     is_lost,
+    is_same,
     key_of,
     place_of,
     survives,
@@ -95,14 +96,17 @@ class Outbox:
         self._aliases: dict[Hashable, _Target] = {}
         self._inserts: WeakKeyDictionary[Dialect, outbox.Insert] = WeakKeyDictionary()
 
+    def is_here(self, bind: Any) -> bool:
+        """Whether an Engine or Connection of the host's, or one of Django's, is on the database of the tables."""
+        return self._target(bind).is_here
+
     def takes(self, bind: Any) -> bool:
-        """Whether an Engine or Connection of the host's, or one of Django's, is on the database of the tables, and its
-        outbox works."""
+        """Whether it is, and its outbox works."""
         target = self._target(bind)
         return target.is_here and (not target.refused_until or time.monotonic() >= target.refused_until)
 
     def _target(self, bind: Any) -> _Target:
-        key = key_of(bind)
+        key = bind if isinstance(bind, Engine) else key_of(bind)
         known: Any = self._aliases if isinstance(key, tuple) else self._engines
         found: _Target | None = known.get(key)
         if found is None:
@@ -111,15 +115,17 @@ class Outbox:
 
     def _is_here(self, key: Hashable) -> bool:
         database = self._backend.database
-        ours, theirs = None if database is None else place_of(database), place_of(key)
-        if ours is None or theirs is None or ours == theirs:
-            return ours is not None and ours == theirs
+        if database is None or is_same(key, database):
+            return database is not None
+        ours, theirs = place_of(database), place_of(key)
+        if ours is not None and ours == theirs:
+            return True
+        names = theirs or "a database that its URL does not name", ours or self._backend
         log.once(
-            ("elsewhere", theirs, ours),
+            ("elsewhere", *map(str, names)),
             "commit= finds a transaction in %s, and the tables are in %s: a hook counts such uses after the commit, "
             "and a crash in between loses them. If both are one database, write its host, port and name alike",
-            theirs,
-            ours,
+            *names,
         )
         return False
 
