@@ -306,6 +306,27 @@ def mariadb(mariadb_server: int) -> Iterator[Database]:
         yield database
 
 
+@pytest.fixture
+def citus() -> Iterator[Database]:
+    """A schema of the test's on the coordinator that `$USAGE_TEST_CITUS_URL` names, as it distributes schemas."""
+    url = os.environ.get("USAGE_TEST_CITUS_URL")
+    if not url:
+        pytest.skip("no Citus: USAGE_TEST_CITUS_URL is the URL of a coordinator's superuser, with psycopg")
+    schema = f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL citus.enable_schema_based_sharding TO on")
+        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    try:
+        place = sa.make_url(url).update_query_dict({"options": f"-csearch_path={schema}"})
+        with _lent(Database("postgresql", place.render_as_string(hide_password=False))) as database:
+            yield database
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+        engine.dispose()
+
+
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def database(request: pytest.FixtureRequest) -> Database:
     found: Database = request.getfixturevalue(request.param)

@@ -53,7 +53,8 @@ def made(engine: sa.Engine, **options: Any) -> Tables:
     refers_to_none = options.get("users", "") is None
     if refers_to_none:
         options = {name: value for name, value in options.items() if name != "users"}
-    if not options.keys() <= {"user_id_type"} or (kind, engine.dialect.driver) not in _EMPTY:
+    may_repeat = "options" not in engine.url.query  # Citus takes one statement at a time
+    if not options.keys() <= {"user_id_type"} or (kind, engine.dialect.driver) not in _EMPTY or not may_repeat:
         return create_all(engine, **given).tables
     if kind == "sqlite":
         file = Path(engine.url.database or "")

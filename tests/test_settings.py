@@ -16,6 +16,7 @@ from usage_instrument.settings import ENVIRONMENT_PREFIX, SettingOptions, Settin
 DEFAULTS: dict[str, object] = {
     "flush_interval": 5.0,
     "flush_rows": 5_000,
+    "flush_statements": "auto",
     "max_pending": 100_000,
     "max_pending_bytes": 64 * 2**20,
     "shutdown_timeout": 5.0,
@@ -43,6 +44,7 @@ DEFAULTS: dict[str, object] = {
 SAID: dict[str, tuple[str, object]] = {
     "flush_interval": ("2.5", 2.5),
     "flush_rows": ("10", 10),
+    "flush_statements": ("portable", "portable"),
     "max_pending": ("7", 7),
     "max_pending_bytes": ("7", 7),
     "shutdown_timeout": ("10m", 600.0),

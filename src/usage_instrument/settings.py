@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from .errors import ConfigurationError
 from .events import Use, text_of
-from .typing import Bucket, UserIdType
+from .typing import Bucket, FlushStatements, UserIdType
 
 __all__ = ["SettingOptions", "Settings"]
 
@@ -33,6 +33,7 @@ class SettingOptions(TypedDict, total=False):
 
     flush_interval: Duration
     flush_rows: int
+    flush_statements: FlushStatements
     max_pending: int
     max_pending_bytes: int
     shutdown_timeout: Duration
@@ -70,6 +71,9 @@ class Settings:
     """Seconds between two flushes. The first comes at a random phase."""
     flush_rows: int = 5_000
     """Keys in one batch."""
+    flush_statements: FlushStatements = "auto"
+    """On PostgreSQL: `"single"` writes a batch by one statement, `"portable"` by plain ones, which distributed servers
+    also run; `"auto"` recognises Citus, CockroachDB and YugabyteDB."""
     max_pending: int = 100_000
     """Keys (pairs of user and feature) kept in memory while the database is away."""
     max_pending_bytes: int = 64 * 2**20
@@ -313,6 +317,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     ),
     **dict.fromkeys(("strict", "enabled"), _flag),
     "dimension_values": _dimension_values,
+    "flush_statements": _choice("auto", "single", "portable"),
     "user_id_type": _choice("uuid", "integer", "string"),
     "history": _choice("day", "hour", None),
     "schema": _optional_text,

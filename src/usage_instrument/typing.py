@@ -28,6 +28,8 @@ UserIdType: TypeAlias = Literal["uuid", "integer", "string"]
 """The type of the `user_id` column."""
 IdType: TypeAlias = Literal["integer", "bigint"]
 """The type of the column `feature_usage.id`. SQLite has one type for both."""
+FlushStatements: TypeAlias = Literal["auto", "single", "portable"]
+"""The statements of a flush on PostgreSQL."""
 Metadata: TypeAlias = Mapping[str, Any]
 """The context of a use: a JSON object."""
 When: TypeAlias = Literal["success", "call", "failure"]

@@ -32,6 +32,8 @@ class DriverError(Exception):
         ("23503", Fault.UNKNOWN_USER),
         ("22001", Fault.REFUSED),
         ("2200H", Fault.CONFIGURATION),
+        ("40003", Fault.TRANSIENT),
+        ("XX000", Fault.INTERNAL),
         ("42501", Fault.CONFIGURATION),
         ("42P01", Fault.CONFIGURATION),
         ("3D000", Fault.CONFIGURATION),
@@ -45,6 +47,15 @@ def test_postgresql(sqlstate: str | None, fault: Fault) -> None:
     error = sa.exc.OperationalError("SELECT 1", {}, DriverError("message", sqlstate=sqlstate))
     assert dialects.get("postgresql").classify(error) is fault
     assert fault.is_transient == (fault not in {Fault.UNKNOWN_USER, Fault.REFUSED, Fault.CONFIGURATION})
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "is_rolled_back"),
+    [("40001", True), ("40P01", True), ("23505", True), ("40003", False), ("XX000", False), (None, False)],
+)
+def test_a_commit_of_unknown_result_is_in_doubt(sqlstate: str | None, is_rolled_back: bool) -> None:
+    error = sa.exc.OperationalError("COMMIT", {}, DriverError("message", sqlstate=sqlstate))
+    assert dialects.get("postgresql").is_rolled_back(error) is is_rolled_back
 
 
 @pytest.mark.parametrize(

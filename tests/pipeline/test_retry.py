@@ -41,6 +41,16 @@ def test_an_error_that_only_a_person_can_correct_is_retried_slowly() -> None:
     assert policy.pause(5.0) == 30.0
 
 
+def test_an_internal_error_is_lasting_once_it_repeats() -> None:
+    policy = RetryPolicy()
+    for message, is_lasting in [("a", False), ("b", False), ("a", False), ("a", False), ("a", True), ("b", False)]:
+        policy.failed(WriteError(Fault.INTERNAL, message))
+        assert (policy.is_lasting, policy.pause(5.0) == 30.0) == (is_lasting, is_lasting)
+    policy.succeeded()
+    policy.failed(WriteError(Fault.INTERNAL, "b"))
+    assert not policy.is_lasting
+
+
 def test_a_lock_is_logged_only_if_it_lasts_and_once(caplog: pytest.LogCaptureFixture) -> None:
     policy = RetryPolicy()
     with caplog.at_level(logging.INFO, logger="usage_instrument"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from hypothesis import strategies as st
 from conftest import Database, UsersDatabase
 from reading import all_of, counts, made, total
 from usage_instrument.database.dialects import Fault
+from usage_instrument.database.dialects.postgresql.flush import PostgreSQLFlush
+from usage_instrument.database.dialects.postgresql.portable_flush import PortableFlush
 from usage_instrument.database.engines import connect
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.events import MAX_COUNT, Batch, Count, Exposure, Loss
@@ -55,6 +59,15 @@ class Bench:
 MakeBench = Callable[..., Bench]
 
 
+@pytest.fixture(params=["sqlite", "postgresql", "portable", "mariadb", "citus"])
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Each kind of server, PostgreSQL by both flushes, and Citus if the environment names one."""
+    portable = request.param == "portable"
+    monkeypatch.setenv("USAGE_INSTRUMENT_FLUSH_STATEMENTS", "portable" if portable else "auto")
+    found: Database = request.getfixturevalue("postgresql" if portable else request.param)
+    return found
+
+
 @pytest.fixture
 def bench() -> Iterator[MakeBench]:
     """Makes a store with a registered writer, in a database of the test's."""
@@ -63,7 +76,7 @@ def bench() -> Iterator[MakeBench]:
     def make(database: Database, users: object = None, **options: Any) -> Bench:
         engine = database.engine()
         tables = made(engine, users=users, **options)
-        store = Store(connect(database.url), tables, Settings(flush_rows=500))
+        store = Store(connect(database.url), tables, Settings.from_environment(flush_rows=500))
         stores.append(store)
         store.open()
         ledger = Ledger(tables, "tests")
@@ -99,18 +112,19 @@ def test_history_is_written_in_the_same_batch(bench: MakeBench, database: Databa
 
 
 @pytest.mark.parametrize("table", ["feature_usage", "feature_usage_history"])
+@pytest.mark.parametrize("database", ["portable", "mariadb"], indirect=True)
 def test_a_row_that_another_writer_inserts_meanwhile_is_added_to(
-    bench: MakeBench, mariadb: Database, table: str
+    bench: MakeBench, database: Database, table: str
 ) -> None:
     """Between the UPDATE, which did not find it yet, and the look for what is missing, which finds it."""
-    it, rival = bench(mariadb), mariadb.engine()
+    it, rival = bench(database), database.engine()
     rows = {"feature_usage": it.tables.usage, "feature_usage_history": it.tables.history}
     values = {"feature_name": "f", "user_id": ADA, "usage_count": 5}
     first: list[str] = []
     more = {"feature_usage": {"last_used": NOON}, "feature_usage_history": {"bucket_start": DAY}}
 
     def insert_first(connection: sa.Connection, cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("SELECT d.i") and f"{table} f" in statement and not first:
+        if statement.startswith("SELECT d.") and re.search(rf"\b{table}\b", statement) and not first:
             first.append(statement)
             with rival.begin() as other:
                 other.execute(rows[table].insert().values(**values, **more[table]))
@@ -171,6 +185,40 @@ def test_an_older_batch_is_not_applied(bench: MakeBench, database: Database) -> 
     it.write(count(), number=7)
     assert it.write(count(), number=5) is Outcome.APPLIED  # which is to say: by now it is in
     assert total(it.engine, it.tables) == 1
+
+
+@pytest.mark.parametrize("other", ["CockroachDB CCL v24.1", "PostgreSQL 15.2-YB-2.25.1", "Citus", "Citus elsewhere"])
+def test_servers_that_are_not_postgresql_get_the_portable_flush(
+    bench: MakeBench, postgresql: Database, other: str
+) -> None:
+    """As far as a server can be taken for another one: by the function `version`, and by a catalog of Citus."""
+    with postgresql.engine().begin() as connection:
+        if other.startswith("Citus"):
+            connection.exec_driver_sql("SET LOCAL allow_system_table_mods = on")
+            connection.exec_driver_sql("CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass)")
+        else:
+            connection.exec_driver_sql(f"CREATE FUNCTION version() RETURNS text LANGUAGE sql RETURN '{other}'")
+    url = f"{postgresql.url}?options=-csearch_path%3Dpublic,pg_catalog"
+    try:
+        it = bench(dataclasses.replace(postgresql, url=url))
+        if other == "Citus":
+            with it.engine.begin() as connection:
+                connection.exec_driver_sql("SET LOCAL allow_system_table_mods = on")
+                connection.exec_driver_sql("INSERT INTO pg_dist_partition VALUES ('feature_usage_history')")
+            it = bench(dataclasses.replace(postgresql, url=url))
+        assert isinstance(it.store.statements, PortableFlush) == (other != "Citus elsewhere")
+        assert it.write(count(uses=2)) is Outcome.APPLIED
+    finally:
+        with postgresql.engine().begin() as connection:
+            connection.exec_driver_sql("SET LOCAL allow_system_table_mods = on")
+            connection.exec_driver_sql("DROP TABLE IF EXISTS pg_catalog.pg_dist_partition")
+
+
+def test_tables_that_are_distributed_later_are_written_too(bench: MakeBench, citus: Database) -> None:
+    it = bench(citus)
+    it.store._flush = PostgreSQLFlush(it.engine.connect(), it.tables, 4096)  # as it was chosen before
+    assert it.write(count(uses=2)) is Outcome.APPLIED
+    assert total(it.engine, it.tables) == 2
 
 
 def test_without_the_writers_row_nothing_is_applied(bench: MakeBench, database: Database) -> None:
@@ -272,7 +320,7 @@ def test_every_type_of_user_id(bench: MakeBench, database: Database, kind: Any, 
 def test_a_known_key_burns_no_id(bench: MakeBench, database: Database) -> None:
     it = bench(database)
     keys = [count(f"f{number % 10}", uuid.UUID(int=2**90 + number // 10), 1) for number in range(50)]
-    for _ in range(200):
+    for _ in range(10):
         it.write(*keys)
     with it.engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.max(it.tables.usage.c.id))) == 50
@@ -330,12 +378,18 @@ _features = st.sampled_from(["a", "A", "é", "x" * 100, "we'ird\"; --"])
 _users = st.sampled_from([None, ADA, BOB])
 
 
+@pytest.fixture
+def made_once(bench: MakeBench, database: Database) -> Bench:
+    """For many examples."""
+    return bench(database)
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.dictionaries(st.tuples(_features, _users), st.integers(1, 1000), min_size=1), min_size=1, max_size=4)
 )
-def test_any_batches_add_up(bench: MakeBench, database: Database, batches: list[dict[tuple[str, Any], int]]) -> None:
-    it = bench(database)
+def test_any_batches_add_up(made_once: Bench, batches: list[dict[tuple[str, Any], int]]) -> None:
+    it = made_once
     with it.engine.begin() as connection:
         connection.execute(it.tables.usage.delete())
     expected: Counter[tuple[str, Any]] = Counter()

@@ -20,6 +20,8 @@ class Fault(enum.Enum):
     """Another transaction holds a lock on a row; the other rows may succeed."""
     CONNECTION_LOST = "connection lost"
     """A retry may succeed, but only on a new connection: the server restarts, or has become read-only."""
+    INTERNAL = "internal"
+    """The server fails at the statement. A retry may succeed; if it fails alike three times, somebody has to look."""
     CONFIGURATION = "configuration"
     """A retry succeeds only after somebody corrects the tables, the privileges or the settings."""
     UNKNOWN_USER = "unknown user"
@@ -30,7 +32,7 @@ class Fault(enum.Enum):
     @property
     def is_transient(self) -> bool:
         """Whether the same statement may succeed a moment later."""
-        return self in (Fault.TRANSIENT, Fault.TIMEOUT, Fault.LOCKED, Fault.CONNECTION_LOST)
+        return self in (Fault.TRANSIENT, Fault.TIMEOUT, Fault.LOCKED, Fault.CONNECTION_LOST, Fault.INTERNAL)
 
 
 def describe(error: BaseException | None) -> str:

@@ -45,6 +45,8 @@ class RetryPolicy:
     def __init__(self) -> None:
         self._in_a_row = 0
         self._fault: Fault | None = None
+        self._alike = 0
+        """The latest failures that are alike."""
         self.retries = 0
         """Failed attempts in total."""
         self.last_error: str | None = None
@@ -60,10 +62,13 @@ class RetryPolicy:
     @property
     def is_lasting(self) -> bool:
         """Whether a person has to correct something first."""
+        if self._fault is Fault.INTERNAL:
+            return self._alike >= _WORTH_A_LINE
         return self._fault is Fault.CONFIGURATION
 
     def failed(self, error: WriteError, where: object = None) -> None:
         """Count a failed attempt; log it once it is worth a line."""
+        self._alike = self._alike + 1 if str(error) == self.last_error else 1
         self._fault, self.last_error = error.fault, str(error)
         self._in_a_row += 1
         self.retries += 1
@@ -74,7 +79,7 @@ class RetryPolicy:
         """An attempt succeeded."""
         if self._in_a_row:
             log.info("writing again, after %d failed attempts", self._in_a_row)
-        self._in_a_row, self._fault, self.last_error = 0, None, None
+        self._in_a_row, self._alike, self._fault, self.last_error = 0, 0, None, None
 
     def pause(self, interval: float) -> float:
         """Seconds until the next attempt; `interval` after a success."""

@@ -39,6 +39,7 @@ from ...tables import Tables
 from ..base import NULLABLE, Dialect, Flush, UsersColumn, grants, is_shorter
 from .additions import UTC_NOW
 from .flush import PostgreSQLFlush
+from .portable_flush import PortableFlush, is_distributed
 
 _EQUALITY = text(
     "SELECT CASE WHEN t.typname = 'citext' THEN 'citext' WHEN NOT c.collisdeterministic THEN CAST(c.collname AS text) "
@@ -174,6 +175,9 @@ class PostgreSQL(Dialect):
     def flush(
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
     ) -> Flush:
+        wanted = settings.flush_statements
+        if wanted == "portable" or (wanted == "auto" and is_distributed(connection, tables)):
+            return PortableFlush(tables, settings.metadata_max_bytes)
         return PostgreSQLFlush(connection, tables, settings.metadata_max_bytes)
 
     def primary_key_sql(self, connection: Connection, table: Table) -> str | None:
@@ -222,7 +226,12 @@ class PostgreSQL(Dialect):
         return _FAULTS.get(state) or _FAULTS.get(state[:2], Fault.TRANSIENT)
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
-        return _sqlstate(error)[:2] in {"23", "40"}  # integrity_constraint_violation, transaction_rollback
+        state = _sqlstate(error)
+        # integrity_constraint_violation and transaction_rollback, but for statement_completion_unknown
+        return state[:2] in {"23", "40"} and state != "40003"
+
+    def is_outdated(self, error: exc.DBAPIError) -> bool:
+        return _sqlstate(error) in _UNFIT  # as the tables were distributed since
 
     def may_read(self, connection: Connection, table: Table) -> bool:
         name = connection.dialect.identifier_preparer.format_table(table)  # a failed statement would end a transaction
@@ -292,8 +301,12 @@ _FAULTS = {
     "57P03": Fault.CONNECTION_LOST,  # cannot_connect_now
     "57P04": Fault.CONNECTION_LOST,  # database_dropped
     "57P05": Fault.CONNECTION_LOST,  # idle_session_timeout
+    "XX": Fault.INTERNAL,  # internal_error
 }
 """By SQLSTATE or its class; every other error is transient."""
+
+_UNFIT = {"0A000", "XX000"}
+"""How Citus refuses a statement: feature_not_supported, internal_error."""
 
 
 def _sequence_of_ids(connection: Connection, table: Table) -> str | None:

@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from ...tables import Tables
 from ..base import MAX_COUNT_SQL, anonymous_key
 
-UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', clock_timestamp())", DateTime())
+UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', statement_timestamp())", DateTime())
 _ZERO: ColumnElement[Any] = literal_column("0")
 _NUMBER, _TIME = column("n", BigInteger), column("t", DateTime)
 _BUCKET, _METADATA = column("b", DateTime), column("m", JSONB)
@@ -52,8 +52,10 @@ class Addition:
     """A new row, by column."""
     order: Sequence[ColumnElement[Any]]
     """The order in which all writers lock the rows."""
-    changes: Callable[[Any], dict[str, ColumnElement[Any]]]
-    """What an existing row becomes, of the values of the new one, which are looked up by column."""
+    existing: Mapping[str, ColumnElement[Any]]
+    """What an existing row becomes, by column."""
+    conflicting: Callable[[Any], Mapping[str, ColumnElement[Any]]]
+    """As `existing`, from the columns of the row that meets it."""
 
     @property
     def source(self) -> Select[Any]:
@@ -64,7 +66,7 @@ class Addition:
         """Adds the rows; `key` are the expressions of the unique index."""
         given = self.source if source is None else source
         statement = insert(self.table).from_select(list(self.values), given)
-        return statement.on_conflict_do_update(index_elements=key, set_=self.changes(statement.excluded))
+        return statement.on_conflict_do_update(index_elements=key, set_=dict(self.conflicting(statement.excluded)))
 
 
 def usage_columns(*, with_metadata: bool, with_history: bool = False) -> list[ColumnClause[Any]]:
@@ -83,14 +85,23 @@ def usage_addition(tables: Tables, rows: FromClause, max_bytes: int, *, with_met
         **({"metadata": rows.c.m} if with_metadata else {}),
     }
 
-    def changes(new: Any) -> dict[str, ColumnElement[Any]]:
+    def changes(new: Any, used: ColumnElement[Any]) -> dict[str, ColumnElement[Any]]:
+        is_newer = used >= old.last_used  # which is not ahead: a time that is may be compared as it is
         return {
             "usage_count": _saturated(old.usage_count, new["usage_count"]),
             "last_used": func.greatest(old.last_used, new["last_used"]),
-            **({"metadata": _merged(tables.usage, new, max_bytes)} if with_metadata else {}),
+            **({"metadata": _merged(old.metadata, new["metadata"], is_newer, max_bytes)} if with_metadata else {}),
         }
 
-    return Addition(tables.usage, rows, (rows.c.u, rows.c.f), values, _order(rows), changes)
+    return Addition(
+        tables.usage,
+        rows,
+        (rows.c.u, rows.c.f),
+        values,
+        _order(rows),
+        changes(values, rows.c.t),  # Citus takes no clock within CASE
+        lambda new: changes(new, new["last_used"]),
+    )
 
 
 def history_columns() -> list[ColumnClause[Any]]:
@@ -112,7 +123,7 @@ def history_addition(tables: Tables, rows: FromClause) -> Addition:
     def changes(new: Any) -> dict[str, ColumnElement[Any]]:
         return {"usage_count": _saturated(old.usage_count, new["usage_count"])}
 
-    return Addition(tables.history, rows, key, values, _order(rows, rows.c.b), changes)
+    return Addition(tables.history, rows, key, values, _order(rows, rows.c.b), changes(values), changes)
 
 
 def exposure_addition(tables: Tables) -> Addition:
@@ -138,7 +149,7 @@ def exposure_addition(tables: Tables) -> Addition:
             "exposures": _saturated(old.exposures, new["exposures"]),
         }
 
-    return Addition(tables.exposures, rows, key, values, by_bytes(*key), changes)
+    return Addition(tables.exposures, rows, key, values, by_bytes(*key), changes(values), changes)
 
 
 def dimension_addition(tables: Tables) -> Addition:
@@ -161,7 +172,7 @@ def dimension_addition(tables: Tables) -> Addition:
         }
 
     order = _order(rows, *by_bytes(rows.c.d, rows.c.v), rows.c.b)
-    return Addition(tables.dimensions, rows, key, values, order, changes)
+    return Addition(tables.dimensions, rows, key, values, order, changes(values), changes)
 
 
 def user_rows(tables: Tables, *columns: ColumnClause[Any]) -> TableValuedAlias:
@@ -201,10 +212,10 @@ def _saturated(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElemen
     return func.least(cast(func.coalesce(old, _ZERO), BigInteger) + new, MAX_COUNT_SQL)
 
 
-def _merged(usage: Table, new: Any, max_bytes: int) -> ColumnElement[Any]:
+def _merged(
+    old: ColumnElement[Any], fresh: ColumnElement[Any], is_newer: ColumnElement[bool], max_bytes: int
+) -> ColumnElement[Any]:
     """Newer keys win. The newer metadata replaces a value that is no object, and one that would become too large."""
-    old, fresh = usage.c.metadata, new["metadata"]
-    is_newer = new["last_used"] >= usage.c.last_used
     both = case((is_newer, old.op("||")(fresh)), else_=fresh.op("||")(old))
     limit: ColumnElement[Any] = literal_column(str(max_bytes))
     both = case((func.octet_length(cast(both, Text)) <= limit, both), (is_newer, fresh), else_=old)
