@@ -124,11 +124,12 @@ def test_lives_in_a_schema(postgresql: Database, tmp_path: Path) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE SCHEMA analytics")
     project = Project(
-        tmp_path, postgresql.url, options="schema='analytics', users=users", configure="include_schemas=True"
-    )
+        tmp_path, postgresql.url, options="schema='analytics', users=users, history_partitions='month'",
+        configure="include_schemas=True",
+    )  # fmt: skip
     project.run(*FIRST, autogenerate("second"))
     assert project.is_empty("second")
-    tables = define_tables(sa.MetaData(), schema="analytics")
+    tables = define_tables(sa.MetaData(), schema="analytics", history_partitions="month")
     with engine.connect() as connection:
         assert check(connection, tables) == []
         keys = sa.inspect(connection).get_foreign_keys("feature_usage", schema="analytics")

@@ -30,6 +30,8 @@ IdType: TypeAlias = Literal["integer", "bigint"]
 """The type of the column `feature_usage.id`. SQLite has one type for both."""
 FlushStatements: TypeAlias = Literal["auto", "single", "portable"]
 """The statements of a flush on PostgreSQL."""
+HistoryPartitions: TypeAlias = Literal["month", "none"]
+"""How PostgreSQL stores the history: a partition for each month, or one table."""
 Metadata: TypeAlias = Mapping[str, Any]
 """The context of a use: a JSON object."""
 When: TypeAlias = Literal["success", "call", "failure"]

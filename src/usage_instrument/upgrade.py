@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Index, Table, inspect
+from sqlalchemy import Connection, Index, Table, exc, inspect
 from sqlalchemy import types as sqltypes
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.types import TypeEngine
 
 from .database import dialects
 from .database.deduplication import count_duplicates, key_names, merge_dimensions, merge_duplicates, merge_history
+from .database.dialects.base import live_users_column
+from .database.driver_errors import Fault
 from .database.foreign_keys import foreign_key_change
 from .database.inspection import check, lacks_primary_key, missing_indexes, unknown_column_problem, user_id_type_problem
 from .database.tables import UNIQUE_USAGE, Tables
 from .errors import ConfigurationError, SchemaError
-from .views import create_views, drop_views, existing_views
+from .views import VIEWS, create_views, drop_views, existing_views
 
 __all__ = ["Step", "Upgrade", "merge_duplicates", "plan_upgrade", "upgrade"]
 
+_PATIENCE = 300.0
+"""Seconds until an upgrade of partitions gives up waiting for the transactions of others."""
 WARNING = (
     "From then on a second plain INSERT of the same user and feature fails: "
     "let usage-instrument count, or use ON CONFLICT (ON DUPLICATE KEY on MariaDB)."
@@ -34,6 +41,8 @@ class Step:
 
     sentence: str
     run: Callable[[Connection], object]
+    is_online: bool = False
+    """Whether it runs after the others, in transactions of its own, while others write."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,8 @@ class Upgrade:
 def upgrade(connection: Connection, tables: Tables) -> Upgrade:
     """Run the steps of `plan_upgrade` and return them.
 
-    One transaction on PostgreSQL and SQLite. On MariaDB every DDL statement commits: after a failure, run it again.
+    One transaction on PostgreSQL and SQLite, but for partitions, which come after it in short ones. On MariaDB every
+    DDL statement commits. After a failure, run it again.
     Raises SchemaError if the tables cannot be upgraded, ConfigurationError if the connection is in a transaction.
     """
     if connection.in_transaction():
@@ -62,10 +72,14 @@ def upgrade(connection: Connection, tables: Tables) -> Upgrade:
     with dialect.schema_change(connection, tables.of_users) as connection_:
         plan = plan_upgrade(connection_, tables)
         for step in plan.steps:
-            step.run(connection_)
+            if not step.is_online:
+                step.run(connection_)
         blocking = [problem.message for problem in check(connection_, tables) if problem.blocks_writing]
         if blocking:
             raise SchemaError(f"after the upgrade: {blocking[0]}")
+    for step in plan.steps:
+        if step.is_online:
+            step.run(connection)
     return plan
 
 
@@ -85,6 +99,7 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
             if problem is not None:
                 raise SchemaError(problem)
             altering += _column_steps(connection, table)
+    altering += _join_steps(connection, tables, missing)
     steps = [*altering]
     for table, unique in tables.uniques:
         if table not in missing:
@@ -111,9 +126,108 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
         notes.append("Grants on the views, and views built on them, have to be made again.")
         steps.insert(0, Step(f"Drop the views {', '.join(views)}.", partial(drop_views, tables=tables)))
         steps.append(Step("Create the views again.", partial(create_views, tables=tables)))
+    steps += _partition_steps(connection, tables, missing, notes)
     if any(UNIQUE_USAGE in step.sentence for step in steps):
         notes.insert(0, WARNING)
     return Upgrade(tuple(steps), tuple(notes))
+
+
+def _join_steps(connection: Connection, tables: Tables, missing: list[Table]) -> list[Step]:
+    """From partitions back to one table."""
+    history, dialect = tables.history, dialects.get(connection.dialect.name)
+    if tables.history_partitions != "none" or history in missing or dialect.partitions(connection, history) is None:
+        return []
+    _refuse_foreign_views(connection, tables)
+    join = partial(dialect.unpartition, table=history, users=live_users_column(connection, history))
+    return [Step(f"Copy the partitions of {history.fullname} into one table, while uses wait in the processes.", join)]
+
+
+def _partition_steps(connection: Connection, tables: Tables, missing: list[Table], notes: list[str]) -> list[Step]:
+    history, dialect = tables.history, dialects.get(connection.dialect.name)
+    if history in missing:
+        return []
+    found = dialect.partitions(connection, history)
+    if found is not None and found.default is None and tables.history_partitions != "none":
+        add = dialect.new_partitions(connection, history) or [""]
+        sentence = f"Add a partition to {history.fullname} for the rows of months without one."
+        return [Step(sentence, lambda connection: connection.exec_driver_sql(add[0]))]
+    if tables.history_partitions != "month" or found is not None:
+        return []
+    _refuse_foreign_views(connection, tables)
+    if existing_views(connection, tables):
+        notes.append("The views are made again, and grants on them have to be.")
+    sentence = (
+        f"Partition {history.fullname} by month: the table becomes the partition of the past and of the next two "
+        "months. Its rows stay where they are, and processes go on."
+    )
+    return [Step(sentence, partial(_partition, tables=tables), is_online=True)]
+
+
+def _refuse_foreign_views(connection: Connection, tables: Tables) -> None:
+    dialect, history = dialects.get(connection.dialect.name), tables.history
+    others = dialect.foreign_views(connection, history, [view.name for view in VIEWS])
+    if others:
+        raise SchemaError(
+            f"{', '.join(others)} would go on reading the old table of {history.fullname}: "
+            "drop each such view first, and create it again after the upgrade"
+        )
+
+
+def _partition(connection: Connection, tables: Tables) -> None:
+    dialect, history = dialects.get(connection.dialect.name), tables.history
+    try:
+        for prepare, in_transaction in dialect.prepare_partitions(history):
+            if in_transaction:
+                _in_turn(connection, prepare)
+            else:
+                _autocommit(connection, prepare)
+        _in_turn(connection, partial(_swap, tables=tables))
+    except BaseException:
+        with contextlib.suppress(exc.SQLAlchemyError, SchemaError):
+            _in_turn(connection, partial(dialect.abandon_partitions, table=history))
+        raise
+
+
+def _swap(connection: Connection, tables: Tables) -> None:
+    users = live_users_column(connection, tables.history)
+    views = existing_views(connection, tables)
+    if views:
+        drop_views(connection, tables=tables)
+    dialects.get(connection.dialect.name).partition(connection, tables.history, users)
+    if views:
+        create_views(connection, tables=tables)
+
+
+def _autocommit(connection: Connection, change: Callable[[Connection], object]) -> None:
+    """Run a statement that must be in no transaction."""
+    level = connection.get_isolation_level()
+    connection.rollback()
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        change(connection)
+    finally:
+        connection.rollback()
+        connection.execution_options(isolation_level=level)
+
+
+def _in_turn(connection: Connection, change: Callable[[Connection], object]) -> None:
+    """Run a change in a transaction. Others queue behind a wait for locks: it is short, and comes again."""
+    dialect = dialects.get(connection.dialect.name)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            with connection.begin():
+                change(connection)
+        except exc.DBAPIError as error:
+            if dialect.classify(error) is not Fault.LOCKED:
+                raise
+            if time.monotonic() > deadline:
+                raise SchemaError(
+                    "long transactions keep a table locked: end them (SELECT * FROM pg_stat_activity), and try again"
+                ) from error
+            time.sleep(0.05 + random.random() * 0.2)
+        else:
+            return
 
 
 def _column_steps(connection: Connection, table: Table) -> list[Step]:

@@ -17,7 +17,19 @@ from usage_instrument.settings import Settings
 from .database import read, run
 from .dbt import dbt
 from .errors import PROBLEMS
-from .options import Format, IdKind, Ids, Output, Schema, Url, UserIdKind, UserIds, Users
+from .options import (
+    Format,
+    HistoryPartitions,
+    IdKind,
+    Ids,
+    Output,
+    Partitioning,
+    Schema,
+    Url,
+    UserIdKind,
+    UserIds,
+    Users,
+)
 from .output import show
 
 db = typer.Typer(help="The tables of a database: create, check, upgrade.", no_args_is_help=True)
@@ -30,6 +42,7 @@ def create(
     users: Users = "auto",
     user_id_type: UserIds = UserIdKind.UUID,
     id_type: Ids = IdKind.INTEGER,
+    history_partitions: HistoryPartitions = None,
     audit_role: Annotated[
         str | None,
         typer.Option(metavar="ROLE", help="Also print the SQL that lets this role only add to the audit trail."),
@@ -39,10 +52,10 @@ def create(
     """Create the missing tables."""
 
     def work(connection: Connection, settings: Settings) -> tuple[Created, list[inspection.Problem], list[str]]:
-        message = _type_problem(reflected_options(connection, **_options(settings, id_type)))
+        message = _type_problem(reflected_options(connection, **_options(settings, id_type, history_partitions)))
         if message is not None:
             raise ConfigurationError(message)
-        created = create_all(connection, **_options(settings, id_type))
+        created = create_all(connection, **_options(settings, id_type, history_partitions))
         _mark_key(connection, created.tables)
         connection.commit()
         dialect = dialects.get(connection.dialect.name)
@@ -74,12 +87,13 @@ def check(
     users: Users = "auto",
     user_id_type: UserIds = UserIdKind.UUID,
     id_type: Ids = IdKind.INTEGER,
+    history_partitions: HistoryPartitions = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Compare the tables with this release's schema; exits with 1 if they differ."""
 
     def work(connection: Connection, settings: Settings) -> list[inspection.Problem]:
-        options = reflected_options(connection, **_options(settings, id_type))
+        options = reflected_options(connection, **_options(settings, id_type, history_partitions))
         message = _type_problem(options)
         about_users = [inspection.Problem(message, False)] if message is not None else []
         return inspection.check(connection, options.tables) + about_users
@@ -98,6 +112,7 @@ def upgrade_(
     users: Users = "auto",
     user_id_type: UserIds = UserIdKind.UUID,
     id_type: Ids = IdKind.INTEGER,
+    history_partitions: HistoryPartitions = None,
     output: Output = Format.TABLE,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
@@ -105,10 +120,12 @@ def upgrade_(
     """Upgrade existing tables to this release's schema: merge duplicate rows, add keys and columns."""
 
     def look(connection: Connection, settings: Settings) -> upgrade.Upgrade:
-        return upgrade.plan_upgrade(connection, reflected_options(connection, **_options(settings, id_type)).tables)
+        return upgrade.plan_upgrade(
+            connection, reflected_options(connection, **_options(settings, id_type, history_partitions)).tables
+        )
 
     def change(connection: Connection, settings: Settings) -> None:
-        tables = reflected_options(connection, **_options(settings, id_type)).tables
+        tables = reflected_options(connection, **_options(settings, id_type, history_partitions)).tables
         connection.rollback()
         if planned.steps:
             upgrade.upgrade(connection, tables)
@@ -164,8 +181,9 @@ def _type_problem(options: ReflectedOptions) -> str | None:
     return f"{options.why}: say --user-id-type {options.other_type}, or --users none for ids of another kind"
 
 
-def _options(settings: Settings, id_type: IdKind) -> dict[str, Any]:
+def _options(settings: Settings, id_type: IdKind, partitions: Partitioning | None) -> dict[str, Any]:
     chosen = {"user_id_type": settings.user_id_type, "id_type": id_type.value}
+    chosen |= {"history_partitions": partitions.value} if partitions is not None else {}
     return {"schema": settings.schema, "users": settings.users, **chosen}
 
 

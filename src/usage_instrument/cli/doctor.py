@@ -111,7 +111,7 @@ def _check_all(connection: Connection, settings: Settings) -> list[Finding]:
         f"and refer to {tables.users}" if tables.users else "without a foreign key"
     )
     found.append(Finding("tables", OK, f"complete; {users}"))
-    for check in (_privileges, _temporary_tables, _clock, _time_zone, _ids, _writers, _losses, _catalog):
+    for check in (_privileges, _temporary_tables, _clock, _time_zone, _ids, _partitions, _writers, _losses, _catalog):
         connection.rollback()
         found += check(connection, tables, settings)
     return found
@@ -203,6 +203,24 @@ def _ids(connection: Connection, tables: Tables, settings: Settings) -> Iterator
             f"{share:.0%} of the numbers of feature_usage.id (INT) are used, and nothing is written after the last",
             "run `usage-instrument db upgrade --id-type bigint`, which rewrites the table, in a quiet hour",
         )
+
+
+def _partitions(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:
+    """That this month and the next one have partitions, `check` has seen."""
+    dialect, history = dialects.get(connection.dialect.name), tables.history
+    found = dialect.partitions(connection, history)
+    if found is None:
+        return
+    outside = sum(rows for _, rows in dialect.months_in_default(connection, found))
+    if outside:
+        yield Finding(
+            "partitions",
+            WARNING,
+            f"{outside:,} rows of the history are of months without a partition of their own",
+            f"run `usage-instrument prune` as the owner of {history.fullname}: daily, if the app's role is another one",
+        )
+    else:
+        yield Finding("partitions", OK, "each month of the history has a partition")
 
 
 def _writers(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:

@@ -29,6 +29,13 @@ class IdKind(str, enum.Enum):
     BIGINT = "bigint"
 
 
+class Partitioning(str, enum.Enum):
+    """How PostgreSQL stores the history."""
+
+    MONTH = "month"
+    NONE = "none"
+
+
 class Format(str, enum.Enum):
     """The format of printed rows."""
 
@@ -76,6 +83,14 @@ UserIds: TypeAlias = Annotated[
 Ids: TypeAlias = Annotated[
     IdKind,
     typer.Option("--id-type", metavar="TYPE", help="The type of feature_usage.id: integer or bigint."),
+]
+HistoryPartitions: TypeAlias = Annotated[
+    Partitioning | None,
+    typer.Option(
+        "--history-partitions",
+        metavar="month|none",
+        help="On PostgreSQL: a partition of the history for each month, or one table. Default: as it is.",
+    ),
 ]
 Output: TypeAlias = Annotated[
     Format, typer.Option("--format", metavar="FORMAT", help="The output format: table, json, csv or markdown.")

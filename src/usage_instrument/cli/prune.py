@@ -70,6 +70,8 @@ def _history(
     retention: Retention, keep: dt.timedelta, hours: dt.timedelta | None, dry_run: bool
 ) -> Iterator[tuple[str, int]]:
     kept = retention.first_day(keep)
+    if not dry_run:
+        _all(partial(retention.make_partitions, kept.replace(day=1), patiently=True))
     rows = retention.count(kept) if dry_run else _all(partial(retention.prune, kept))
     yield f"history from before {kept:%Y-%m-%d}", rows
     if hours is not None:

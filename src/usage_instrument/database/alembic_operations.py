@@ -9,10 +9,12 @@ from alembic.autogenerate import renderers
 from alembic.operations import ops
 from sqlalchemy import Column, Connection, Dialect, MetaData, String, Table, inspect
 
+from usage_instrument.errors import ConfigurationError
+
 from . import dialects
 from .definitions import ROOM_FOR_UPDATES
 from .inspection import lacks_primary_key
-from .schema import define_tables
+from .schema import default_tables, define_tables
 from .tables import Tables, defined_tables
 
 if TYPE_CHECKING:
@@ -66,7 +68,16 @@ def correct(context: AutogenContext, upgrade: ops.UpgradeOps) -> None:
         if isinstance(op, ops.CreateTableOp) and op.table_name in NAMES:
             op.columns = [_on_server(column, connection.dialect) for column in op.columns]
     known = {table.name for tables in _defined(context) for table in tables}
-    upgrade.ops[:] = [op for op in upgrade.ops if getattr(op, "table_name", None) not in NAMES - known]
+    partitions = {
+        name
+        for schema in {getattr(op, "schema", None) for op in upgrade.ops}
+        for name in _partitions(connection, schema)
+    }
+    upgrade.ops[:] = [
+        op
+        for op in upgrade.ops
+        if getattr(op, "table_name", None) not in NAMES - known and _full_name(connection, op) not in partitions
+    ]
     for tables in _defined(context):
         _correct_exposures(connection, upgrade, tables.exposures)
         for table, unique in tables.uniques:
@@ -107,6 +118,30 @@ def _room_for_updates(connection: Connection, table: Table) -> list[_Statements]
     return [_Statements(room, room.replace("SET (fillfactor = 85)", "RESET (fillfactor)"))]
 
 
+def _new_partitions(connection: Connection, table: Table) -> list[_Statements]:
+    """The partitions of a new table, which are dropped with it."""
+    statements = dialects.get(connection.dialect.name).new_partitions(connection, table)
+    if statements is None:
+        raise ConfigurationError(
+            f"history_partitions='month' needs PostgreSQL, and this is {connection.dialect.name}: leave the option out"
+        )
+    return [_Statements(statement, "SELECT 1") for statement in statements]
+
+
+def _partitions(connection: Connection, schema: str | None) -> set[str]:
+    """The quoted full names of the partitions that maintenance adds and drops."""
+    found = dialects.get(connection.dialect.name).partitions(connection, default_tables(schema).history)
+    return set() if found is None else {*(each.name for each in found.ranges), found.default or ""}
+
+
+def _full_name(connection: Connection, op: ops.MigrateOperation) -> str:
+    name, schema = getattr(op, "table_name", None), getattr(op, "schema", None)
+    if name is None:
+        return ""
+    table = Table(name, MetaData(), schema=schema or connection.dialect.default_schema_name)
+    return str(connection.dialect.identifier_preparer.format_table(table))
+
+
 def _defined(context: AutogenContext) -> Iterator[Tables]:
     metadata = context.metadata
     for one in metadata if isinstance(metadata, list | tuple) else [metadata]:
@@ -139,7 +174,10 @@ class _Correction:
             self._connection, self._table, self._unique, self._tables.user_id_type
         )
         if created:
-            upgrade.ops.extend(_room_for_updates(self._connection, self._table))
+            is_partitioned = self._table is self._tables.history and self._tables.history_partitions == "month"
+            upgrade.ops.extend(
+                (_new_partitions if is_partitioned else _room_for_updates)(self._connection, self._table)
+            )
         if exists and (key := self._primary_key()):
             upgrade.ops.append(key)
         if has_unique or self._has_index(upgrade):

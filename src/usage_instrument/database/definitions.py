@@ -85,21 +85,33 @@ def define_writers(metadata: MetaData, schema: str | None) -> Table:
     )
 
 
-def define_history(metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]]) -> Table:
+def define_history(
+    metadata: MetaData, schema: str | None, user_column: Callable[[], Column[Any]], *, partitioned: bool
+) -> Table:
     """One row per user, feature and hour or day."""
+    options = {"postgresql_partition_by": "RANGE (bucket_start)"} if partitioned else {}
     history = _table(
         "feature_usage_history",
         metadata,
         schema,
         "Uses by user, feature and hour or day",
         # No query uses it, but logical replication and MariaDB's innodb_force_primary_key need a primary key.
-        Column("id", _big_number(), primary_key=True),
+        # That of a partitioned table must contain the column by which it is partitioned.
+        Column("id", _big_number(), primary_key=True, autoincrement=True),
         user_column(),
         _feature(nullable=True),
-        Column("bucket_start", _timestamp(), nullable=False, comment="The start of the hour or day, UTC"),
+        Column(
+            "bucket_start",
+            _timestamp(),
+            primary_key=partitioned,
+            nullable=False,
+            comment="The start of the hour or day, UTC",
+        ),
         Column("usage_count", Integer, nullable=True, server_default=text("1"), comment="Uses in this bucket"),
+        **options,
     )
-    _leave_room(history)  # the rows of today are updated all day
+    if not partitioned:
+        _leave_room(history)  # the rows of today are updated all day
     # Questions read the last days, and retention deletes the first.
     Index(f"ix_{history.name}_bucket_start", history.c.bucket_start)
     return history
@@ -302,7 +314,9 @@ def _big_number() -> TypeEngine[int]:
     return BigInteger().with_variant(Integer, "sqlite")
 
 
-def _table(name: str, metadata: MetaData, schema: str | None, comment: str, *columns: Column[Any]) -> Table:
+def _table(
+    name: str, metadata: MetaData, schema: str | None, comment: str, *columns: Column[Any], **options: Any
+) -> Table:
     return Table(
         name,
         metadata,
@@ -311,6 +325,7 @@ def _table(name: str, metadata: MetaData, schema: str | None, comment: str, *col
         comment=comment,
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
+        **options,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from .users_table import fits, in_sql, kind_of
 
 CREATE = "run `usage-instrument db create`"
 UPGRADE = "run `usage-instrument db upgrade`"
+UPGRADE_PARTITIONS = "run `usage-instrument db upgrade --history-partitions month`"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def check(connection: Connection, tables: Tables, inspector: Inspector | None = 
             problems += [_missing_index(table, index) for index in missing_indexes(inspector, table)]
         if table in tables.of_users:
             problems += _check_foreign_key(connection, inspector, table, tables)
+    if tables.history not in missing:
+        problems += _check_partitions(connection, tables)
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
     if tables.usage in missing:
         fix = elsewhere(connection) or fix
@@ -167,6 +171,30 @@ def _may_hold(connection: Connection, type_: Any, tables: Tables) -> bool:
         return type_.length in {None, 32, 36}
     # SQLite reflects an unknown type as NULL or NUMERIC.
     return isinstance(type_, sqltypes.NullType | sqltypes.Numeric)
+
+
+# ---- partitions
+
+
+def _check_partitions(connection: Connection, tables: Tables) -> Iterator[Problem]:
+    history, dialect = tables.history, dialects.get(connection.dialect.name)
+    found = dialect.partitions(connection, history)
+    if dialect.is_prepared(connection, history):
+        message = f"the upgrade of {history.fullname} to partitions was interrupted: {UPGRADE_PARTITIONS}"
+        yield Problem(message, False)
+    elif tables.history_partitions == "month" and found is None:
+        yield Problem(f"table {history.fullname} is not partitioned by month: {UPGRADE_PARTITIONS}", False)
+    if found is None:
+        return
+    if tables.history_partitions == "none":
+        fix = "run `usage-instrument db upgrade --history-partitions none`"
+        yield Problem(f"table {history.fullname} is partitioned by month: {fix}", False)
+    if found.default is None:
+        yield Problem(f"table {history.fullname} has no partition for the rows of other months: {UPGRADE}", False)
+    missing = found.missing(ahead=1)
+    if missing:
+        months = " and ".join(f"{month:%Y-%m}" for month in missing)
+        yield Problem(f"table {history.fullname} has no partition for {months}: run `usage-instrument prune`", False)
 
 
 # ---- keys

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy import MetaData
 
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.typing import IdType, UserIdType
+from usage_instrument.typing import HistoryPartitions, IdType, UserIdType
 
 from .schema import define_tables
 
@@ -32,6 +32,8 @@ class FeatureUsageMixin:
     """The type of a user's id: `"uuid"`, `"integer"` or `"string"`."""
     __usage_id_type__: ClassVar[IdType] = "integer"
     """The type of `id`: `"integer"` or `"bigint"`."""
+    __usage_history_partitions__: ClassVar[HistoryPartitions | None] = None
+    """`"month"`: on PostgreSQL, the history has a partition for each month."""
     __usage_schema__: ClassVar[str | None] = None
     """The database schema of the tables; None is the connection's default."""
 
@@ -52,6 +54,7 @@ class FeatureUsageMixin:
                 users=cls.__usage_users__,
                 user_id_type=cls.__usage_user_id_type__,
                 id_type=cls.__usage_id_type__,
+                history_partitions=cls.__usage_history_partitions__,
             )
             mapped: Any = cls
             mapped.__table__, mapped.metadata_ = tables.usage, tables.usage.c.metadata

@@ -6,12 +6,12 @@ import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, get_args
 
-from sqlalchemy import Column, Connection, Engine, ForeignKey, Index, MetaData, inspect
+from sqlalchemy import Column, Connection, Engine, ForeignKey, Index, MetaData, Table, event, inspect
 from sqlalchemy.exc import DBAPIError
 
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.runtime import log
-from usage_instrument.typing import IdType, UserIdType
+from usage_instrument.typing import HistoryPartitions, IdType, UserIdType
 
 from . import dialects
 from .definitions import (
@@ -40,18 +40,22 @@ def define_tables(
     users: object = "auto",
     user_id_type: UserIdType = "uuid",
     id_type: IdType = "integer",
+    history_partitions: HistoryPartitions | None = None,
 ) -> Tables:
     """Define the tables in a MetaData, the host's own or a new one.
 
     `users` is what `user_id` refers to: a model, Table, Column, `"table.column"` or `"schema.table.column"`; None makes
     no foreign key. `"auto"` takes `users(id)` if this MetaData already has it and its type fits, and logs the decision.
-    `id_type="bigint"` is for more than 2,147,483,647 rows of users and features.
+    `id_type="bigint"` is for more than 2,147,483,647 rows of users and features. `history_partitions="month"` gives a
+    new history on PostgreSQL a partition for each month; `"none"` is one table.
     A second call for the same MetaData and schema returns the same tables. Raises ConfigurationError.
     """
     if user_id_type not in get_args(UserIdType):
         raise ConfigurationError(f"user_id_type is 'uuid', 'integer' or 'string', not {user_id_type!r}")
     if id_type not in get_args(IdType):
         raise ConfigurationError(f"id_type is 'integer' or 'bigint', not {id_type!r}")
+    if history_partitions not in (None, *get_args(HistoryPartitions)):
+        raise ConfigurationError(f"history_partitions is 'month', 'none' or None, not {history_partitions!r}")
     known = metadata.tables.get(f"{schema}.feature_usage" if schema else "feature_usage")
     if known is not None:
         return Tables.of(known)
@@ -67,7 +71,7 @@ def define_tables(
     tables = Tables(
         usage=define_usage(metadata, schema, user_column, id_type),
         writers=define_writers(metadata, schema),
-        history=define_history(metadata, schema, user_column),
+        history=define_history(metadata, schema, user_column, partitioned=history_partitions == "month"),
         catalog=define_catalog(metadata, schema),
         losses=define_losses(metadata, schema),
         access=define_access(metadata, schema, user_type),
@@ -79,7 +83,11 @@ def define_tables(
         alerts=define_alerts(metadata, schema),
         user_id_type=user_id_type,
         users=column_name(users_column),
+        history_partitions=history_partitions,
     )
+    if history_partitions == "month":
+        event.listen(tables.history, "before_create", _need_partitions)
+        event.listen(tables.history, "after_create", _create_partitions)
     for table, unique in tables.uniques:
         Index(unique, *unique_key(table, user_id_type), unique=True, _table=table).ddl_if(
             callable_=cast(Any, _has_expression_indexes)
@@ -99,6 +107,18 @@ def default_tables(schema: str | None = None, user_id_type: UserIdType = "uuid")
 
 def _has_expression_indexes(*_: object, dialect: Any = None, **__: object) -> bool:
     return dialect is None or dialect.name not in {"mysql", "mariadb"}
+
+
+def _need_partitions(table: Table, connection: Connection, **_: object) -> None:
+    if dialects.get(connection.dialect.name).new_partitions(connection, table) is None:
+        raise ConfigurationError(
+            f"history_partitions='month' needs PostgreSQL, and this is {connection.dialect.name}: leave the option out"
+        )
+
+
+def _create_partitions(table: Table, connection: Connection, **_: object) -> None:
+    for statement in dialects.get(connection.dialect.name).new_partitions(connection, table) or ():
+        connection.exec_driver_sql(statement)
 
 
 # ---- in a database
@@ -124,6 +144,7 @@ def create_all(
     users: object = "auto",
     user_id_type: UserIdType = "uuid",
     id_type: IdType = "integer",
+    history_partitions: HistoryPartitions | None = None,
 ) -> Created:
     """Create the missing tables in a database.
 
@@ -131,15 +152,17 @@ def create_all(
     `async with engine.begin() as connection: await connection.run_sync(create_all)`. An existing `feature_usage` is not
     changed; `usage-instrument db upgrade` brings it to the current schema. Raises ConfigurationError.
     """
+    options: dict[str, Any] = {"schema": schema, "users": users, "user_id_type": user_id_type, "id_type": id_type}
+    options["history_partitions"] = history_partitions
     if isinstance(bind, Engine):
-        return _create_concurrently(bind, schema=schema, users=users, user_id_type=user_id_type, id_type=id_type)
+        return _create_concurrently(bind, **options)
     if not isinstance(bind, Connection):
         raise ConfigurationError(
             f"create_all takes an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine: "
             "async with engine.begin() as connection: await connection.run_sync(create_all)"
         )
     inspector = inspect(bind)
-    tables, why, _ = reflected_options(bind, schema=schema, users=users, user_id_type=user_id_type, id_type=id_type)
+    tables, why, _ = reflected_options(bind, **options)
     made = tuple(table.name for table in tables if not inspector.has_table(table.name, schema=table.schema))
     tables.usage.metadata.create_all(bind, tables=list(tables))
     refers = tables.users
@@ -186,9 +209,19 @@ def reflected_options(
     users: object,
     user_id_type: UserIdType,
     id_type: IdType = "integer",
+    history_partitions: HistoryPartitions | None = None,
 ) -> ReflectedOptions:
     """Look up the users table in a database, and define the tables for it. Raises ConfigurationError."""
     metadata = MetaData()
     found = find_users(connection, metadata, schema, users, user_id_type)
-    tables = define_tables(metadata, schema=schema, users=found.column, user_id_type=user_id_type, id_type=id_type)
+    tables = define_tables(
+        metadata,
+        schema=schema,
+        users=found.column,
+        user_id_type=user_id_type,
+        id_type=id_type,
+        history_partitions=history_partitions,
+    )
+    if history_partitions == "month":
+        _need_partitions(tables.history, connection)
     return ReflectedOptions(tables, found.why, found.other_type)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import MetaData, Table
 
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.typing import UserIdType
+from usage_instrument.typing import HistoryPartitions, UserIdType
 
 INFO = "usage_instrument"
 """The key of `MetaData.info` that holds its tables, by the full name of `feature_usage`."""
@@ -50,6 +50,8 @@ class Tables:
     """The type of a user's id."""
     users: str | None
     """The column that the foreign key refers to; None without a foreign key."""
+    history_partitions: HistoryPartitions | None = None
+    """How the history is stored; None is as it is."""
 
     def __repr__(self) -> str:
         return f"Tables({self.usage.fullname!r}, user_id_type={self.user_id_type!r}, users={self.users!r})"

@@ -128,7 +128,9 @@ class Maintenance:
     def _old_rows(self, store: Store) -> Iterator[int]:
         retention, settings = store.retention, self._settings
         first_day = retention.first_day(dt.timedelta(seconds=settings.history_retention))
-        yield from retention.prune(first_day)
+        first_moment = retention.first_month(first_day)
+        yield from retention.make_partitions(first_moment)
+        yield from retention.prune(first_moment)
         if store.exposure_problem is None:
             yield from retention.prune_exposures(first_day)
         if store.dimension_problem is None:

@@ -13,9 +13,13 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, selec
 
 from usage_instrument.database import dialects
 from usage_instrument.database.dialects.base import ConcurrentInsertError, Flush
+from usage_instrument.database.driver_errors import Fault
 from usage_instrument.database.expressions import Ago, StartOf
 from usage_instrument.database.ledger import is_process
+from usage_instrument.database.partitions import Partition, Partitions
+from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.events import Count, bucket_start
+from usage_instrument.runtime import log
 from usage_instrument.typing import UserId
 
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ T = TypeVar("T")
 ROWS = 5_000
 """Rows of the history per transaction, approximately."""
 _WRITERS = 500
+_MOVED = 50_000
+"""Rows of a month that maintenance moves into their partition, at most."""
+_ATTEMPTS = 20
 DEAD = dt.timedelta(days=400)
 """Without a heartbeat for so long, a writer is dead, and none of its batches is on its way."""
 _LONGEST = dt.timedelta(days=36_500)
@@ -59,6 +66,67 @@ class Retention:
         first: dt.datetime = self._read(select(StartOf("day", Ago(min(keep, _LONGEST)))))[0][0]
         return first
 
+    # ---- the partitions of the history
+
+    def first_month(self, day: dt.datetime) -> dt.datetime:
+        """The first moment to keep, if rows from before a day may go: of partitions, the day's whole month.
+
+        To delete the days of that month, one by one, would cost what partitions save.
+        """
+        found = self._partitions()
+        return day if found is None or not found.is_owned else day.replace(day=1)
+
+    def make_partitions(self, since: dt.datetime, *, patiently: bool = False) -> Iterator[int]:
+        """Make the partitions of this month, of the next ones, and of the rows since a moment that have none; yield the
+        number of each transaction.
+
+        Unless `patiently`, many rows stay where they are: flushes of their month would wait.
+        """
+        found = self._partitions()
+        if found is None:
+            return
+        if not found.is_owned:
+            if found.missing(ahead=1):
+                log.warning(
+                    "no partition",
+                    "%s has no partition for the next month, and this role may not add one: "
+                    "run `usage-instrument prune` as the owner of the table",
+                    self._tables.history.fullname,
+                )
+            return
+        in_default = self._run_reading(lambda each: self._dialect(each).months_in_default(each, found))
+        moved = [month for month, rows in in_default if month >= since and (patiently or rows <= _MOVED)]
+        missing = found.missing(moved)
+        for month in missing:
+            yield from self._insist(partial(self._add_month, month, patiently))
+        if missing:
+            self._transact(lambda connection: self._dialect(connection).analyze(connection, self._tables.history))
+
+    def _partitions(self) -> Partitions | None:
+        history = self._tables.history
+        return self._run_reading(lambda connection: self._dialect(connection).partitions(connection, history))
+
+    def _add_month(self, month: dt.datetime, patiently: bool, connection: Connection) -> int:
+        self._dialect(connection).add_month(connection, self._tables.history, month, patiently=patiently)
+        return 0
+
+    def _drop(self, part: Partition, connection: Connection) -> int:
+        is_dropped = self._dialect(connection).drop_partition(connection, self._tables.history, part)
+        return part.rows if is_dropped else 0
+
+    def _insist(self, work: Callable[[Connection], int]) -> Iterator[int]:
+        """Try a change of the tables until its short wait for locks succeeds; flushes may run after each attempt."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                rows = self._transact(work)
+            except UsageInstrumentError as error:
+                if getattr(error, "fault", None) is not Fault.LOCKED or attempt == _ATTEMPTS:
+                    raise
+                yield 0
+            else:
+                yield rows
+                return
+
     # ---- the history
 
     def count(self, before: dt.datetime, *, since: dt.datetime | None = None, hours: bool = False) -> int:
@@ -69,7 +137,14 @@ class Retention:
         return int(self._read(select(func.count()).select_from(self._tables.history).where(which))[0][0])
 
     def prune(self, before: dt.datetime) -> Iterator[int]:
-        """Delete the history before a moment; yield the number of rows of each transaction."""
+        """Delete the history before a moment; yield the number of rows of each transaction.
+
+        Partitions that end by then are dropped, and their rows as many as the database estimates.
+        """
+        found = self._partitions()
+        for partition in found.ranges if found is not None and found.is_owned else ():
+            if partition.end is not None and partition.end <= before:
+                yield from self._insist(partial(self._drop, partition))
         old = self._bucket < before
         # Most of the time there is nothing to do: one query costs less than a walk through the table.
         if self._read(select(select(self._bucket).where(old).exists()))[0][0]:
@@ -192,11 +267,15 @@ class Retention:
 
     # ---- statements
 
+    @staticmethod
+    def _dialect(connection: Connection) -> dialects.Dialect:
+        return dialects.get(connection.dialect.name)
+
     def _read(self, statement: Any) -> Any:
         return self._run_reading(lambda connection: self._execute(connection, statement).all())
 
     def _execute(self, connection: Connection, statement: Any) -> Any:
-        dialect = dialects.get(connection.dialect.name)
+        dialect = self._dialect(connection)
         return connection.execute(dialect.without_waiting(connection, statement, self._settings))
 
 

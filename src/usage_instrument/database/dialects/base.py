@@ -34,6 +34,7 @@ from usage_instrument.events import MAX_COUNT, NIL
 from usage_instrument.typing import Unit, UserIdType
 
 from ..driver_errors import Fault
+from ..partitions import Partition, Partitions
 from ..tables import Tables
 
 if TYPE_CHECKING:
@@ -254,6 +255,58 @@ class Dialect(ABC):
         """A transaction for DDL, as far as DDL is transactional, that excludes other writers."""
         with connection.begin():
             yield connection
+
+    # ---- the partitions of the history
+
+    def new_partitions(self, connection: Connection, table: Table) -> list[str] | None:
+        """The SQL that gives a new partitioned table its partitions; None where tables have no partitions."""
+        return None
+
+    def partitions(self, connection: Connection, table: Table) -> Partitions | None:
+        """The partitions of a live table; None if it has none."""
+        return None
+
+    def months_in_default(self, connection: Connection, found: Partitions) -> list[tuple[dt.datetime, int]]:
+        """The months of which the default partition has rows, and their number."""
+        return []
+
+    def add_month(self, connection: Connection, table: Table, month: dt.datetime, *, patiently: bool) -> bool:
+        """Add the partition of a month, and move the rows of the month there; False if another process does.
+
+        Patiently, a statement may take longer than one of a flush.
+        """
+        raise NotImplementedError
+
+    def drop_partition(self, connection: Connection, table: Table, partition: Partition) -> bool:
+        """Drop a partition with its rows; False if another process has, or changes the partitions now."""
+        raise NotImplementedError
+
+    def prepare_partitions(self, table: Table) -> list[tuple[Callable[[Connection], object], bool]]:
+        """What makes an existing history ready to be a partition while others write, in this order; with a True, in a
+        transaction."""
+        raise NotImplementedError
+
+    def abandon_partitions(self, connection: Connection, table: Table) -> None:  # noqa: B027 - optional
+        """Take back what of it would refuse rows some day."""
+
+    def is_prepared(self, connection: Connection, table: Table) -> bool:
+        """Whether an upgrade to partitions was interrupted."""
+        return False
+
+    def partition(self, connection: Connection, table: Table, users: UsersColumn | None) -> None:
+        """Put a partitioned table in the place of a prepared one."""
+        raise NotImplementedError
+
+    def unpartition(self, connection: Connection, table: Table, users: UsersColumn | None) -> None:
+        """Put one table with all rows in the place of a partitioned one."""
+        raise NotImplementedError
+
+    def foreign_views(self, connection: Connection, table: Table, ours: Sequence[str]) -> list[str]:
+        """Views on a table that are not of ours."""
+        return []
+
+    def analyze(self, connection: Connection, table: Table) -> None:  # noqa: B027 - optional
+        """Renew the statistics of a partitioned table, where the database only does so for its partitions."""
 
     # ---- the users table
 
