@@ -179,7 +179,7 @@ def test_takes_its_options_from_the_environment(postgresql: Database) -> None:
 
 
 def test_says_that_it_needs_a_database() -> None:
-    line = one_line(run("db", "check"))
+    line = one_line(here("db", "check"))
     assert "Pass --url, or set USAGE_INSTRUMENT_DATABASE_URL" in line
 
 
@@ -204,7 +204,7 @@ def test_says_in_one_line_what_is_wrong_with_a_url(url: str, says: str) -> None:
 
 def test_says_that_a_password_is_wrong(postgresql: Database) -> None:
     wrong = postgresql.url.replace(servers.PASSWORD, "hunter22").replace(servers.USER, "nobody")
-    line = one_line(run("db", "check", "--url", wrong))
+    line = one_line(here("db", "check", "--url", wrong))
     assert "nobody:***@" in line
     assert "hunter22" not in line
 

@@ -19,6 +19,9 @@ pytest.importorskip("rich")
 pytest.importorskip("typer")
 pytest.importorskip("uvicorn")
 
+from typer.testing import CliRunner
+
+from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import traffic
 
 COMMAND = (sys.executable, "-c", "from usage_instrument.cli import main; main()", "demo")
@@ -142,8 +145,8 @@ def test_an_earlier_demo_is_replaced_only_when_agreed(shown: tuple[Path, str]) -
 @pytest.mark.parametrize("content", [b"precious", b""])
 def test_a_file_of_somebody_else_is_never_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.db").write_bytes(content)
-    done = run(tmp_path, "--yes", "--database", "mine.db")
-    assert done.returncode == 2
+    done = CliRunner().invoke(app, ["demo", "--yes", "--database", str(tmp_path / "mine.db")])
+    assert done.exit_code == 2
     assert "stays as it is" in done.stderr
     assert (tmp_path / "mine.db").read_bytes() == content
 
@@ -152,7 +155,7 @@ def test_a_file_of_somebody_else_is_never_replaced(tmp_path: Path, content: byte
 def test_ending_it_half_way_leaves_no_process(tmp_path: Path, sent: signal.Signals) -> None:
     database = tmp_path / "demo.db"
     process = subprocess.Popen(
-        [*COMMAND, "--yes", "--requests", "100000", "--database", str(database)],
+        [*COMMAND, "--yes", "--requests", "20000", "--database", str(database)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         # A shell starts its background jobs, such as a test run, deaf to SIGINT.

@@ -203,16 +203,19 @@ def host(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def planned(host: Path, app: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("usage-instrument")), "doctor", "--app", app, *options]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_INSTRUMENT_")}
-    return subprocess.run(command, cwd=host, env=env, capture_output=True, text=True, check=False, timeout=60)
-
-
 def test_what_an_app_will_count_is_listed_without_a_database(host: Path) -> None:
-    done = planned(host, "calendar_app:create_app()", "--format", "json")
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = json.loads(done.stdout)
+    unconfigured, configured = in_one_process(
+        [
+            ["doctor", "--app", "calendar_app:app"],
+            ["doctor", "--app", "calendar_app:create_app()", "--format", "json"],
+        ],
+        host,
+    )
+    assert unconfigured.returncode == 0
+    assert "list_events" in unconfigured.stdout
+    assert "nothing is counted yet: the app has not called usage_instrument.configure()" in unconfigured.stderr
+    assert (configured.returncode, configured.stderr) == (0, "")
+    rows = json.loads(configured.stdout)
     assert {row.pop("user_source").partition(":")[0] for row in rows} == {"unknown"}
     assert rows == [
         {"method": "GET", "route": "/events", "feature": "list_events", "why": "the name of the route"},
@@ -224,13 +227,6 @@ def test_what_an_app_will_count_is_listed_without_a_database(host: Path) -> None
         },
     ]
     assert not (host / "usage.db").exists()
-
-
-def test_an_app_that_configures_nothing_is_told(host: Path) -> None:
-    done = planned(host, "calendar_app:app")
-    assert done.returncode == 0
-    assert "list_events" in done.stdout
-    assert "nothing is counted yet: the app has not called usage_instrument.configure()" in done.stderr
 
 
 ABSENT = {

@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import subprocess
-import sys
 
 import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
 
+import forked
 from blue_wins import filled, paid
 from conftest import Database
 from reading import made
@@ -162,8 +162,7 @@ app()
 
 def test_without_scipy_the_extra_is_named(past: Database) -> None:
     def ran(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", WITHOUT_SCIPY, *words, "--url", past.url]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return forked.run(WITHOUT_SCIPY, *words, "--url", past.url)
 
     done = ran(*ASKED)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
