@@ -36,16 +36,16 @@ def told(answer: Answer, status: int, *sentences: str) -> None:
     assert servers.PASSWORD not in answer.text
 
 
-def test_an_unknown_feature(past: Past) -> None:
-    app = Dashboard(past.url, authorize=yes)
+def test_an_unknown_feature(small_past: Past) -> None:
+    app = Dashboard(small_past.url, authorize=yes)
     answer = asgi(app, "/feature", feature="exprt")
     told(answer, 404, "No feature is called “exprt”", "Did you mean export")
     told(asgi(app, "/feature", feature="x" * 101), 404, "at most 100 characters")
     told(asgi(app, "/feature"), 400, "Which feature?")
 
 
-def test_an_unknown_user(past: Past) -> None:
-    app = Dashboard(past.url, authorize=yes)
+def test_an_unknown_user(small_past: Past) -> None:
+    app = Dashboard(small_past.url, authorize=yes)
     told(asgi(app, "/user", user=str(uuid.uuid4())), 404, "This user used nothing")
     told(asgi(app, "/user", user="7"), 404, "a user's id is a UUID", "“7” is not")
     told(asgi(app, "/user"), 400, "Which user?")

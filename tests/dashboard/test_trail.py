@@ -249,19 +249,19 @@ def test_only_true_lets_in(small_past: Any, kind: Any, answer: Any, statements: 
 # ---- every look is an access
 
 
-def test_a_look_is_recorded_with_what_it_asked_for(trail: Trail) -> None:
-    trail.ask(headers=[("X-Request-ID", "r1")])
-    trail.ask("/audit.csv", user=str(BOB).upper(), outcome="success")
-    first, second = trail.looks()
+def test_a_look_is_recorded_with_what_it_asked_for(small: Trail) -> None:
+    small.ask(headers=[("X-Request-ID", "r1")])
+    small.ask("/audit.csv", user=str(BOB).upper(), outcome="success")
+    first, second = small.looks()
     assert (first.user_id, first.actor_id, first.outcome, first.request_id) == (EVE, EVE, "success", "r1")
     assert (first.metadata, second.metadata) == (
         '{"rows":4}',
         f'{{"user":"{BOB}","outcome":"success","as":"csv","rows":2}}',
     )
-    assert "This look is recorded" in trail.ask(actor=str(EVE)).text  # and is to be found
-    with trail.engine.connect() as connection:
-        assert verify(connection, trail.tables).findings == ()
-    counted = {row.feature_name for row in all_of(trail.engine, trail.tables.usage)}
+    assert "This look is recorded" in small.ask(actor=str(EVE)).text  # and is to be found
+    with small.engine.connect() as connection:
+        assert verify(connection, small.tables).findings == ()
+    counted = {row.feature_name for row in all_of(small.engine, small.tables.usage)}
     assert LOOK not in counted, "who looks at the numbers adds nothing to them"
 
 
