@@ -167,29 +167,40 @@ FROM users
 WITH daily AS MATERIALIZED (
   SELECT feature_name, bucket_start::date AS day, sum(usage_count) AS uses
   FROM feature_usage_history
-  WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '34 days' AND feature_name IS NOT NULL
+  WHERE bucket_start >= date_trunc('day', now() AT TIME ZONE 'utc') - interval '62 days' AND feature_name IS NOT NULL
   GROUP BY 1, 2
-), known AS (
-  SELECT feature_name, greatest(min(bucket_start)::date, (now() AT TIME ZONE 'utc')::date - 34) AS first
-  FROM feature_usage_history WHERE feature_name IS NOT NULL
-  GROUP BY feature_name HAVING min(bucket_start)::date <= (now() AT TIME ZONE 'utc')::date - 13
-), usual AS MATERIALIZED (
-  SELECT feature_name, coalesce(uses, 0) AS uses
-  FROM known CROSS JOIN LATERAL (
-    SELECT first + ago AS day FROM generate_series(0, (now() AT TIME ZONE 'utc')::date - 7 - first) AS ago
-  ) days LEFT JOIN daily USING (feature_name, day)
-), baselines AS (
-  SELECT feature_name, percentile_cont(0.5) WITHIN GROUP (ORDER BY uses) AS baseline FROM usual GROUP BY feature_name
-), spreads AS (
-  SELECT feature_name, baseline, percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(uses - baseline)) AS spread
-  FROM usual JOIN baselines USING (feature_name) GROUP BY feature_name, baseline
+), days AS (
+  SELECT feature_name, day, uses, first
+  FROM daily JOIN (SELECT feature_name, min(day) AS first FROM daily GROUP BY 1) known USING (feature_name)
+  WHERE day >= (now() AT TIME ZONE 'utc')::date - 6 AND uses >= 20 AND first <= day - 7
+), usual AS (
+  SELECT days.*, array_agg(coalesce(past.uses, 0)) AS past
+  FROM days CROSS JOIN generate_series(1, 8) week
+  LEFT JOIN daily past ON past.feature_name = days.feature_name AND past.day = days.day - week * 7
+  WHERE days.day - week * 7 >= first GROUP BY 1, 2, 3, 4
+), high AS (
+  SELECT feature_name, day, uses, baseline, score
+  FROM usual CROSS JOIN LATERAL (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY v) AS baseline FROM unnest(past) v) b
+  CROSS JOIN LATERAL (
+    SELECT (uses - baseline) / greatest(
+      1.4826 * percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(v - baseline)), baseline * 0.1, 1) AS score
+    FROM unnest(past) v
+  ) s WHERE score >= 5
 )
-SELECT feature_name, day, uses, baseline, score, 5 AS threshold
-FROM (
-  SELECT *, (uses - baseline) / greatest(1.4826 * spread, baseline * 0.1, 1) AS score
-  FROM daily JOIN spreads USING (feature_name) WHERE day >= (now() AT TIME ZONE 'utc')::date - 6
-) scored
-WHERE score >= 5 ORDER BY score DESC, day, feature_name
+SELECT high.feature_name, high.day, high.uses, high.baseline, high.score, 5 AS threshold
+FROM high CROSS JOIN LATERAL (
+  SELECT array_agg(uses) AS recent FROM (
+    SELECT uses FROM daily WHERE feature_name = high.feature_name AND day < high.day AND day >= high.day - 56 AND uses > 0
+    ORDER BY day DESC LIMIT 28
+  ) last
+) r
+CROSS JOIN LATERAL (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY v) AS baseline FROM unnest(recent) v) b
+CROSS JOIN LATERAL (
+  SELECT (high.uses - b.baseline) / greatest(
+    1.4826 * percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(v - b.baseline)), b.baseline * 0.1, 1) AS score
+  FROM unnest(recent) v
+) s
+WHERE s.score >= 5 ORDER BY high.score DESC, day, feature_name
 
 -- variants
 SELECT metadata ->> 'variant' AS variant, count(user_id) AS unique_users, sum(usage_count) AS uses,

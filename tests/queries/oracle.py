@@ -263,27 +263,37 @@ def spikes(
 ) -> Answer:
     start, end = bounds(rows.now, since, until)
     answer = []
-    counted = of_feature(rows.history, feature)
-    for name in {getattr(row, by) for row in counted} - {None}:
-        mine = [row for row in counted if getattr(row, by) == name]
-        first = floor("day", min(row.bucket_start for row in mine))
-        if first > start - 7 * DAY:
-            continue
-        daily: Counter[dt.datetime] = Counter()
-        for row in mine:
-            daily[floor("day", row.bucket_start)] += row.usage_count or 0
-        before = [day for day in (start - number * DAY for number in range(1, 29)) if day >= first]
-        past = [daily[day] for day in before]
-        baseline = float(statistics.median(past))
-        spread = statistics.median(abs(value - baseline) for value in past)
-        scale = max(spread * 1.4826, baseline * 0.1, 1.0)
+    read = [row for row in of_feature(rows.history, feature) if start - 56 * DAY <= row.bucket_start < end]
+    for name in {getattr(row, by) for row in read} - {None}:
+        first, daily = by_day(row for row in read if getattr(row, by) == name)
         for day, number in daily.items():
-            score = (number - baseline) / scale
-            same = statistics.median(daily[other] for other in before if other.weekday() == day.weekday())
-            is_far = (number - same) / max(spread * 1.4826, same * 0.1, 1.0) >= threshold
-            if start <= day < end and score >= threshold and is_far and (by == "feature_name" or number >= 20):
-                answer.append((name, day.date(), number, baseline, score, threshold))
+            past = [daily[other] for other in weeks_before(day) if other >= first]
+            recent = [daily[other] for other in (day - ago * DAY for ago in range(1, 57)) if daily[other]][:28]
+            if not start <= day < end or first > day - 7 * DAY or number < 20:
+                continue
+            score = deviation(number, past)
+            if score >= threshold and recent and deviation(number, recent) >= threshold:
+                answer.append((name, day.date(), number, float(statistics.median(past)), score, threshold))
     return sorted(answer, key=lambda row: (-row[4], row[1], row[0]))
+
+
+def by_day(rows: Iterable[Bucket]) -> tuple[dt.datetime, Counter[dt.datetime]]:
+    """The first day, and the uses of each day."""
+    daily: Counter[dt.datetime] = Counter()
+    for row in rows:
+        daily[floor("day", row.bucket_start)] += row.usage_count or 0
+    return min(daily), daily
+
+
+def weeks_before(day: dt.datetime) -> list[dt.datetime]:
+    return [day - 7 * number * DAY for number in range(1, 9)]
+
+
+def deviation(number: int, past: list[int]) -> float:
+    """How far a number lies above the median of others."""
+    baseline = statistics.median(past)
+    spread = statistics.median(abs(value - baseline) for value in past)
+    return (number - baseline) / max(spread * 1.4826, baseline * 0.1, 1.0)
 
 
 def variants(rows: Rows, feature: str, key: str, since: Moment, until: Moment) -> Answer:
@@ -328,23 +338,17 @@ def recommend(rows: Rows, user: UUID, limit: int, since: Moment, until: Moment) 
 
 def drops(rows: Rows, since: Moment, until: Moment, feature: str | None, threshold: float) -> Answer:
     start, end = bounds(rows.now, since, until)
+    end = min(end, rows.today)
     answer = []
-    for name in features(of_feature(rows.history, feature)) - {None}:
-        mine = [row for row in rows.history if row.feature_name == name]
-        first, daily = floor("day", min(row.bucket_start for row in mine)), Counter[dt.datetime]()
-        for row in mine:
-            daily[floor("day", row.bucket_start)] += row.usage_count or 0
-        day = start
-        while day < min(end, rows.today):
-            earlier = [day - 7 * number * DAY for number in range(1, 9)]
-            past = [daily[other] for other in earlier if other >= first]
-            if len(past) >= 4:
-                baseline = float(statistics.median(past))
-                spread = statistics.median(abs(value - baseline) for value in past)
-                score = (baseline - daily[day]) / max(spread * 1.4826, baseline * 0.1, 1.0)
-                if baseline >= 20 and score >= threshold:
-                    answer.append((name, day.date(), daily[day], baseline, score, threshold))
-            day += DAY
+    read = [row for row in of_feature(rows.history, feature) if start - 56 * DAY <= row.bucket_start < end]
+    for name in features(read) - {None}:
+        first, daily = by_day(row for row in read if row.feature_name == name)
+        for day in (start + number * DAY for number in range((end - start).days)):
+            past = [daily[other] for other in weeks_before(day) if other >= first]
+            if len(past) >= 4 and statistics.median(past) >= 20:
+                score = -deviation(daily[day], past)
+                if score >= threshold:
+                    answer.append((name, day.date(), daily[day], float(statistics.median(past)), score, threshold))
     return sorted(answer, key=lambda row: (-row[4], row[1], row[0]))
 
 

@@ -40,17 +40,35 @@ def test_a_weekly_rhythm_is_no_spike(small: Filled) -> None:
     uses = days("report", {}, mondays) + days("game", {}, weekends) + days("import", {7: 900}, mondays)
     small.fill(Rows(now(), history=uses))
     found = small.ask(spikes(28 * DAY))
-    assert [row[:4] for row in found] == [("import", (today() - 7 * DAY).date(), 900, 0.0)]
+    assert [row[:4] for row in found] == [("import", (today() - 7 * DAY).date(), 900, 500.0)]
+
+
+def test_growth_is_no_spike(small: Filled) -> None:
+    def growing(a_week: float, launched: int) -> dict[int, int]:
+        by_day = {ago: 3000 * a_week ** (-ago / 7) for ago in range(launched)}
+        return {ago: round(uses * (0.2 if (today() - ago * DAY).weekday() >= 5 else 1)) for ago, uses in by_day.items()}
+
+    uses = days("steady", growing(1.1, 90)) + days("fast", growing(1.4, 90)) + days("launch", growing(1.5, 30))
+    high = days("high", {**growing(1.1, 90), 20: 9000})
+    small.fill(Rows(now(), history=uses + high))
+    assert [row[:3] for row in small.ask(spikes(28 * DAY))] == [("high", (today() - 20 * DAY).date(), 9000)]
+
+
+def test_a_lot_but_seldom_is_no_spike(small: Filled) -> None:
+    seldom = {ago: 80 + ago % 3 for ago in range(2, 90, 15)}
+    small.fill(Rows(now(), history=days("close", seldom) + days("import", {**seldom, 3: 800})))
+    assert [row[:4] for row in small.ask(spikes(28 * DAY))] == [("import", (today() - 3 * DAY).date(), 800, 0.0)]
 
 
 def test_a_rare_feature_needs_more_than_a_second_use(small: Filled) -> None:
-    small.fill(Rows(now(), history=days("report", {50: 1, 1: 2}) + days("import", {50: 1, 1: 30})))
+    small.fill(Rows(now(), history=days("report", {50: 1, 1: 19}) + days("import", {50: 1, 1: 30})))
     assert [row[:5] for row in small.ask(spikes())] == [("import", (today() - DAY).date(), 30, 0.0, 30.0)]
 
 
 def test_a_new_feature_has_no_usual(small: Filled) -> None:
-    new, young = days("new", {1: 900}, (10,), age=13), days("young", {1: 900}, (10,), age=14)
-    small.fill(Rows(now(), history=new + young))
+    new, young = days("new", {1: 900}, (10,), age=8), days("young", {1: 900}, (10,), age=9)
+    forgotten = days("forgotten", {70: 10, 1: 900})
+    small.fill(Rows(now(), history=new + young + forgotten))
     assert [row[0] for row in small.ask(spikes())] == ["young"]
 
 

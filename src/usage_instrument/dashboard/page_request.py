@@ -256,7 +256,7 @@ class PageRequest:
         return argument.of_text(text or "", self.tables)
 
     def of_a_week(self) -> PageRequest:
-        """This request for a week at most: spikes are found best beside a past that is four times as long."""
+        """This request for a week at most: a card of spikes is about the latest."""
         return replace(self, period=self.period.last(7))
 
     def in_period(self, period: Period) -> str:

@@ -12,6 +12,11 @@ ZERO: ColumnElement[int] = literal_column("0")
 ONE: ColumnElement[int] = literal_column("1")
 
 
+def number(value: int) -> ColumnElement[int]:
+    """A number that stands in the SQL as it is."""
+    return literal_column(str(value))
+
+
 def whole(number: ColumnElement[Any]) -> ColumnElement[int]:
     """The number as an int, 0 for NULL. A sum of integers is a Decimal on MariaDB, and one of BIGINTs on PostgreSQL."""
     return Whole(func.coalesce(number, ZERO))

@@ -6,26 +6,26 @@ import datetime as dt
 from dataclasses import replace
 from typing import Any, Literal, overload
 
-from sqlalchemy import CTE, ColumnElement, FromClause, Select, and_, func, literal, literal_column, select
+from sqlalchemy import CTE, ColumnElement, FromClause, Select, Subquery, and_, func, literal, select
 
-from usage_instrument.database.expressions import Day, Real, StartOf, Weekday
+from usage_instrument.database.expressions import Day, Real, StartOf
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import UserId
 
 from .arguments import default_tables, rows_of
-from .numbers import ZERO, over, total
+from .numbers import ZERO, number, total
 from .questions import FEATURE, SCORE, USES, Argument, Query, Question, QuestionColumn, choice, described
-from .robust import checked_threshold, days_later, medians, scale
-from .windows import MONTH, WEEK, Moment, Window, calendar, window
+from .robust import DAYS_BEFORE, checked_threshold, days_later, first_days, medians, score, usual_of_weekday
+from .windows import MONTH, WEEK, Moment, Window, window
 from .zones import TimeZone
 
-PAST = -28
-"""Days of the past with which a period is compared."""
+DAYS_OF_USE = 28
+"""The last days with use in these 8 weeks with which a day is compared too."""
 SHORTEST = -7
-"""Days of the past that a feature needs for a comparison."""
+"""Days of the past that a feature or a user needs for a comparison."""
 LEAST = 20
-"""The least uses of a spike of a user: of fewer, ten times as many are no news."""
+"""The least uses of a spike: of fewer, ten times as many are no news."""
 _ENTITIES = {"feature": "feature_name", "user": "user_id"}
 
 
@@ -64,15 +64,16 @@ def spikes(
     """Days with far more uses than usual, the highest score first: `feature_name` (or `user_id`), `day`, `uses`,
     `baseline`, `score`, `threshold`.
 
-    `baseline` is the median of a feature's daily uses in the 28 days before the period, from its first use on, days
-    without use included. `score` is (uses - baseline) / the largest of 1.4826 x the median absolute deviation (the
-    standard deviation of a normal distribution), a tenth of the baseline, and 1. Days whose score is at least
-    `threshold` are spikes, if they score as much beside the median of the same weekday in these 28 days: a weekly
-    rhythm is no spike. An earlier spike affects medians less than mean and standard deviation. A feature first used
-    less than 7 days before the period has no baseline and no row.
+    `baseline` is the median of a feature's uses on the same weekday of the 8 weeks before the day, from its first use
+    in the 8 weeks before the period on, days without use included. `score` is (uses - baseline) / the largest of
+    1.4826 x the median absolute deviation (the standard deviation of a normal distribution), a tenth of the baseline,
+    and 1. Days with at least 20 uses whose score is at least `threshold` are spikes, if they score as much beside the
+    last 28 days with use of these 8 weeks. So a weekly rhythm, growth, and a feature that is used a lot but seldom are
+    no spikes, and an earlier spike hides none. A feature without use in the 8 weeks before a day, or first used less
+    than 7 days before, has no row.
 
     `by="user"` compares each user, of one feature or of all, with the user's own past instead: a script, or a stolen
-    account. Then a spike has at least 20 uses, and the anonymous user is left out.
+    account. The anonymous user is left out.
 
     `since` and `until` bound the days of the time zone `tz` (default: UTC): a timedelta (7 days: today and the six
     before), a date, a datetime or the text of one, 28 days at most. Raises ConfigurationError for a wrong argument.
@@ -81,34 +82,36 @@ def spikes(
         raise ConfigurationError(f"by is 'feature' or 'user', not {by!r}")
     asked = window(since, until, tz)
     start, end = _bounds(asked)
-    history = asked.history(tables or default_tables(), None)
+    history = asked.history(tables or default_tables(), DAYS_BEFORE)
     name = _ENTITIES[by]
     entity = history.c[name]
     rows = [entity.is_not(None), *rows_of(history.c.feature_name, feature)]
-    is_before = [] if end is None else [history.c.bucket_start < end]
-    daily = _daily(entity, history, [*rows, *is_before], start).cte("daily")
-    is_spike = [daily.c.bucket_start >= start]
-    if by == "user":  # of many users, few have so many uses: only their past is read
-        is_spike.append(daily.c.uses >= literal_column(str(LEAST)))
-        rows.append(entity.in_(select(daily.c[name]).where(*is_spike)))
-    past = _usual(entity, history, rows, asked, daily).cte("past")
-    usual, of_weekday = medians(past, name).subquery("usual"), medians(past, name, "weekday").subquery("weekdays")
-    is_same = and_(of_weekday.c[name] == daily.c[name], of_weekday.c.weekday == Weekday(daily.c.bucket_start))
-    score, weekday_score = (
-        over(daily.c.uses - usually, scale(usually, usual.c.spread))
-        for usually in (usual.c.baseline, of_weekday.c.baseline)
+    if end is not None:
+        rows.append(history.c.bucket_start < end)
+    if by == "user":  # of many users, few have so many uses on a day: only their past is read
+        many = _daily(entity, history, [*rows, history.c.bucket_start >= start])
+        many = many.having(func.sum(history.c.usage_count) >= number(LEAST))
+        rows.append(entity.in_(select(many.subquery("many").c[name])))
+    rows.append(history.c.bucket_start >= days_later(start, -DAYS_BEFORE))
+    daily = _daily(entity, history, rows).cte("daily")
+    known, day = first_days(daily, name), daily.c.bucket_start
+    is_known = and_(known.c[name] == daily.c[name], known.c.first_day <= days_later(day, SHORTEST))
+    of_window = select(daily.c[name], day.label("day"), daily.c.uses, known.c.first_day).join_from(
+        daily, known, is_known
     )
+    days = of_window.where(day >= start, daily.c.uses >= number(LEAST)).cte("days")
     least = Real(literal(checked_threshold(threshold)))
-    scored = (
-        select(daily, usual.c.baseline, score.label("score"))
-        .join(usual, usual.c[name] == daily.c[name])
-        .join(of_weekday, is_same)
-        .where(*is_spike, weekday_score >= least)
-        .subquery("scored")
-    )
-    day = Day(scored.c.bucket_start).label("day")
-    columns = (scored.c[name], day, scored.c.uses, scored.c.baseline, scored.c.score, least.label("threshold"))
-    return select(*columns).where(scored.c.score >= least).order_by(scored.c.score.desc(), day, scored.c[name])
+    usual = usual_of_weekday(days, daily, name).subquery("usual")
+    is_same = and_(usual.c[name] == days.c[name], usual.c.day == days.c.day)
+    its_score = score(days.c.uses - usual.c.baseline, usual.c.baseline, usual.c.spread).label("score")
+    scored = select(days.c[name], days.c.day, days.c.uses, usual.c.baseline, its_score).join_from(days, usual, is_same)
+    high = scored.where(its_score >= least).cte("high")
+    recent = medians(_days_of_use(high, daily, name), name, "day").subquery("recent")
+    is_same = and_(recent.c[name] == high.c[name], recent.c.day == high.c.day)
+    is_high = score(high.c.uses - recent.c.baseline, recent.c.baseline, recent.c.spread) >= least
+    columns = (high.c[name], Day(high.c.day).label("day"), high.c.uses, high.c.baseline, high.c.score)
+    found = select(*columns, least.label("threshold")).join_from(high, recent, is_same).where(is_high)
+    return found.order_by(high.c.score.desc(), high.c.day, high.c[name])
 
 
 def _bounds(asked: Window) -> tuple[ColumnElement[Any], ColumnElement[Any] | None]:
@@ -122,29 +125,21 @@ def _bounds(asked: Window) -> tuple[ColumnElement[Any], ColumnElement[Any] | Non
     return start, asked.end()
 
 
-def _daily(
-    entity: ColumnElement[Any], history: FromClause, rows: list[Any], start: ColumnElement[Any]
-) -> Select[*tuple[Any, ...]]:
-    """The uses of each feature or user by day, in the period and in the past."""
+def _daily(entity: ColumnElement[Any], history: FromClause, rows: list[Any]) -> Select[*tuple[Any, ...]]:
+    """The uses of each feature or user by day."""
     key = (entity, StartOf("day", history.c.bucket_start).label("bucket_start"))
-    found = select(*key, total(history.c.usage_count).label("uses")).group_by(*key)
-    return found.where(history.c.bucket_start >= days_later(start, PAST), *rows)
+    return select(*key, total(history.c.usage_count).label("uses")).where(*rows).group_by(*key)
 
 
-def _usual(
-    entity: ColumnElement[Any], history: FromClause, rows: list[Any], asked: Window, daily: CTE
-) -> Select[*tuple[Any, ...]]:
-    """The uses of each feature or user with a past, by day of that past, with `weekday` and `value`."""
-    first, name = func.min(history.c.bucket_start), str(entity.key)
-    start: Any = asked.start()
-    first_day = StartOf("day", first)
-    known = select(entity, first_day.label("first_day")).group_by(entity)
-    known_ = known.where(*rows).having(first_day <= days_later(start, SHORTEST)).subquery("known")
-    past = calendar("day", days_later(start, PAST), start, zone=asked.zone)
-    same = and_(daily.c[name] == known_.c[name], daily.c.bucket_start == past.c.bucket_start)
-    days = known_.join(past, past.c.bucket_start >= known_.c.first_day).outerjoin(daily, same)
-    weekday = Weekday(past.c.bucket_start).label("weekday")
-    return select(known_.c[name], weekday, func.coalesce(daily.c.uses, ZERO).label("value")).select_from(days)
+def _days_of_use(days: CTE, daily: CTE, name: str) -> Subquery:
+    """The uses on the last 28 days with use of the 8 weeks before each day: the feature or user, `day`, `value`."""
+    key, earlier = (days.c[name], days.c.day), daily.c.bucket_start
+    is_used = and_(daily.c[name] == days.c[name], daily.c.uses > ZERO)
+    is_before = and_(earlier < days.c.day, earlier >= days_later(days.c.day, -DAYS_BEFORE))
+    place = func.row_number().over(partition_by=key, order_by=earlier.desc()).label("ago")
+    used = select(*key, daily.c.uses.label("value"), place).join_from(days, daily, and_(is_used, is_before))
+    found = used.subquery("days_of_use")
+    return select(found).where(found.c.ago <= number(DAYS_OF_USE)).subquery("last_days_of_use")
 
 
 SPIKES = described(
@@ -153,7 +148,7 @@ SPIKES = described(
         spikes,
         "Spikes",
         "Days with far more uses than usual.",
-        "Days {period} far above the median of the 28 days before, and of the same weekday in them.",
+        "Days {period} far above the median of the same weekday in the 8 weeks before, and of the last days with use.",
         "No day stood out {period}.",
         "--feature calendar_export --threshold 10",
         (
@@ -171,6 +166,6 @@ SPIKES = described(
             Argument("by", choice("WHAT", "feature", "user"), "What is compared with its past: feature or user."),
             Argument("threshold", SCORE, "The score from which a day is a spike."),
         ),
-        days_before=28,
+        days_before=DAYS_BEFORE,
     )
 )
