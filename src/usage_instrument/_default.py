@@ -44,6 +44,7 @@ SILENT_UNDER_PYTEST = (
     "under pytest, nothing is written to the database. To write, pass enabled=True to configure, or set "
     "USAGE_INSTRUMENT_ENABLED=1 (0 hides this line). To assert uses, take the fixture captured_usage"
 )
+NO_DATABASE = "the tracker has no database, which this needs: pass its URL to configure()"
 is_silent_under_pytest = False
 """Whether `configure` was called without a database because pytest runs. The pytest plugin reports it."""
 
@@ -77,7 +78,7 @@ def configure(
         database, settled = None, replace(settled, enabled=False)
     elif database is None:
         database = os.environ.get(DATABASE_VARIABLE) or None
-    if database is None and settled.enabled:
+    if database is None and settled.enabled and settled.writer != "collector":
         raise ConfigurationError(f"no database: pass its URL or an Engine to configure(), or set ${DATABASE_VARIABLE}")
     database = None if database is None else engines.parse(database)
     old = _tracker
@@ -355,7 +356,7 @@ def _privacy() -> Privacy:
     if _tracker is None:
         raise ConfigurationError("nothing is configured: call usage_instrument.configure() first")
     if _tracker.database is None:
-        raise ConfigurationError(SILENT_UNDER_PYTEST if is_silent_under_pytest else "the tracker has no database")
+        raise ConfigurationError(SILENT_UNDER_PYTEST if is_silent_under_pytest else NO_DATABASE)
     return _tracker.privacy
 
 

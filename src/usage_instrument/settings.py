@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from .errors import ConfigurationError
 from .events import Use, text_of
-from .typing import Bucket, FlushStatements, UserIdType
+from .typing import Bucket, FlushStatements, UserIdType, WriterKind
 
 __all__ = ["SettingOptions", "Settings"]
 
@@ -46,6 +46,7 @@ class SettingOptions(TypedDict, total=False):
     history_retention: Duration
     journal: str | os.PathLike[str] | None
     journal_max_bytes: int
+    writer: WriterKind
     metadata_max_bytes: int
     dimension_values: int
     user_retry: Duration
@@ -98,6 +99,8 @@ class Settings:
     """The directory of the journal, which survives kill -9; None is no journal. A relative one is made absolute."""
     journal_max_bytes: int = 2**30
     """The largest size of the journal, in bytes."""
+    writer: WriterKind = "process"
+    """What writes to the database: `"process"`, or `"collector"` for all processes of a host, from their journals."""
     metadata_max_bytes: int = 4_096
     """The largest size of the metadata of a row, in bytes of JSON."""
     dimension_values: int = 100
@@ -319,6 +322,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "dimension_values": _dimension_values,
     "flush_statements": _choice("auto", "single", "portable"),
     "user_id_type": _choice("uuid", "integer", "string"),
+    "writer": _choice("process", "collector"),
     "history": _choice("day", "hour", None),
     "schema": _optional_text,
     "users": _users,

@@ -15,12 +15,13 @@ from .capture.context import CaptureScope
 from .capture.decorator import TracksOptions, tracks
 from .capture.registry import Catalog, Feature
 from .database import engines
-from .errors import AuditUnavailable, DimensionError, UserIdError, describe
+from .errors import AuditUnavailable, ConfigurationError, DimensionError, UserIdError, describe
 from .events import Use, canonical_user, check_feature, fitting_metadata
 from .pipeline import losses
 from .pipeline.backend import Backend
 from .pipeline.buffer import CaptureFailure
 from .pipeline.flush_request import FlushRequest
+from .pipeline.hand_over import HandOver
 from .pipeline.journal import check_root
 from .pipeline.outbox import Outbox
 from .pipeline.pipeline import Pipeline
@@ -74,6 +75,10 @@ class Tracker:
         self.settings = settings if settings is not None else Settings.from_environment()
         if self.settings.journal is not None:
             check_root(self.settings.journal)
+        elif self.settings.enabled and self.settings.writer == "collector":
+            raise ConfigurationError(
+                'writer="collector" needs the setting journal: the directory that `usage-instrument collect` is given'
+            )
         self._backend = Backend(database, self.settings, tables)
         self.database = self._backend.database
         self.tables_given = self._backend.tables_given
@@ -93,7 +98,12 @@ class Tracker:
 
     def _renew(self) -> None:
         """Make an empty pipeline without threads. Only assigns: a forked child runs it inside the fork."""
-        self._pipeline = Pipeline(self.settings, self._backend, self.catalog, self._canonical, self._replace_sinks)
+        shared = (self.catalog, self._canonical, self._replace_sinks)
+        self._pipeline: Pipeline | HandOver = (
+            HandOver(self.settings, self._backend.name, *shared)
+            if self.settings.writer == "collector"
+            else Pipeline(self.settings, self._backend, *shared)
+        )
         self._gates = [self._backend.new_gate(self._canonical)]
         """The last one is open; the others are closed, or close."""
         self._outbox = (
@@ -335,7 +345,11 @@ class Tracker:
         """
         user_id = self._canonical(user_ids.user_id_of(user))
         processes.notice_fork()
-        return [] if self._reader is None else self._reader.features(user_id, self._pipeline)
+        if self._reader is None:
+            if self.settings.enabled:
+                raise ConfigurationError("what a user has used stands in the database: pass its URL to configure()")
+            return []
+        return self._reader.features(user_id, self._pipeline)
 
     async def acount(self, user: object, feature: str) -> int:
         """As count, without blocking the event loop."""

@@ -42,6 +42,8 @@ Audit: TypeAlias = Literal[False, True, "required"]
 """Whether accesses to a feature are recorded: never, with the next flush, or before they happen."""
 Bucket: TypeAlias = Literal["hour", "day"]
 """The grain of the history."""
+WriterKind: TypeAlias = Literal["process", "collector"]
+"""What writes to the database: each process, or one collector for all processes of a host."""
 Unit: TypeAlias = Literal["hour", "day", "week", "month"]
 """The grain of a trend. A week begins on Monday."""
 

@@ -32,21 +32,21 @@ IN_FLIGHT = 2 + (victim.THREADS - 1)
 class Victims:
     """Processes to kill, all with journals in one place."""
 
-    def __init__(self, url: str, place: Path) -> None:
+    def __init__(self, url: str, place: Path, writer: str = "process") -> None:
         self.journal, self.acks = place / "journal", place / "acks"
         self.acks.mkdir()
         self._nursery = subprocess.Popen(
-            [sys.executable, victim.__file__, url, str(self.journal), str(self.acks)],
+            [sys.executable, victim.__file__, url, str(self.journal), str(self.acks), writer],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def start(self) -> int:
+    def start(self, kind: str = "") -> int:
         """The pid of another one."""
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
-        self._nursery.stdin.write("\n")
+        self._nursery.stdin.write(f"{kind}\n")
         self._nursery.stdin.flush()
         return int(self._nursery.stdout.readline())
 
@@ -118,6 +118,42 @@ def test_nothing_is_lost_and_nothing_doubled(victims: Victims, postgresql: Datab
     with engine.connect() as connection:
         assert connection.scalar(history) == total(engine, tables)
     assert victim.acknowledged(victims.acks) > KILLS
+
+
+def test_kills_of_processes_and_of_their_collector(postgresql: Database, tmp_path: Path) -> None:
+    """In any order; for a while none or two collectors live."""
+    engine = postgresql.engine()
+    tables = made(engine)
+    victims = Victims(postgresql.url, tmp_path, "collector")
+    dice = random.Random()
+    apps, collectors, killed = [victims.start() for _ in range(3)], [victims.start("collector")], 0
+    while killed < KILLS:
+        time.sleep(dice.choice((0.02, 0.1, 0.4)) * dice.random())
+        living, kind = (apps, "") if dice.random() < 0.5 else (collectors, "collector")
+        if len(living) < (3 if living is apps else 2) and dice.random() < 0.5:
+            living.append(victims.start(kind))
+        elif living:
+            pid = living.pop(dice.randrange(len(living)))
+            os.kill(pid, signal.SIGKILL)
+            wait_until_dead(pid)
+            killed += 1
+    for pid in (*apps, *collectors):
+        os.kill(pid, signal.SIGKILL)
+        wait_until_dead(pid)
+    victims.close()
+    command = [str(Path(sys.executable).with_name("usage-instrument")), "collect", "--once"]
+    done = subprocess.run(
+        [*command, "--journal", str(victims.journal), "--url", postgresql.url], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    acknowledged = victim.acknowledged(victims.acks)
+    assert 0 <= total(engine, tables) + exposed(engine, tables) - acknowledged <= IN_FLIGHT * (KILLS + 3)
+    assert acknowledged > KILLS
+    history = sa.select(sa.func.sum(tables.history.c.usage_count))
+    with engine.connect() as connection:
+        assert connection.scalar(history) == total(engine, tables)
+    assert all_of(engine, tables.losses) == []
+    assert [path.name for path in left(victims.journal)] == ["collector"]
 
 
 def test_racing_recoverers_share_the_work(victims: Victims, postgresql: Database) -> None:

@@ -1,4 +1,5 @@
-"""Processes that count until they are killed. Each line on stdin starts one, and its pid is the answer.
+"""Processes that count until they are killed. Each line on stdin starts one, and its pid is the answer: `collector` one
+that writes what others hand over, if they do.
 
 Each is forked from this one, which has imported everything, so that kills hit the first instants as well. A process
 acknowledges its uses in a file of its own: by thread, after each call has returned.
@@ -12,10 +13,16 @@ import random
 import signal
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
 import usage_instrument as usage
+from usage_instrument import Settings
+from usage_instrument.events import canonical_user
+from usage_instrument.pipeline import collector
+from usage_instrument.pipeline.backend import Backend
+from usage_instrument.typing import WriterKind
 
 THREADS = 3
 USERS = [uuid.UUID(int=number) for number in range(1, 41)]
@@ -36,12 +43,26 @@ def _files(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in folder.glob("*.acks")]
 
 
-def _live(url: str, journal: str, folder: Path) -> None:
+def _configure(url: str, journal: str, writer: WriterKind) -> None:
+    usage.configure(None if writer == "collector" else url, journal=journal, flush_interval=0.02, writer=writer)
+
+
+def _collect(url: str, journal: str) -> None:
+    settings = Settings(journal=journal, flush_interval=0.02)
+    collector.LOOK = 0.02  # so that kills hit each step
+    collecting = collector.Collector(journal, Backend(url, settings, None), settings, canonical_user("uuid"))
+    while not collecting.acquire():
+        time.sleep(0.01)
+    collecting.start()
+    signal.pause()
+
+
+def _live(url: str, journal: str, folder: Path, writer: WriterKind) -> None:
     path = folder / f"{os.getpid()}.acks"
     path.write_bytes(bytes(8 * THREADS))
     with path.open("r+b") as file:
         acks = memoryview(mmap.mmap(file.fileno(), 8 * THREADS)).cast("Q")
-    usage.configure(url, journal=journal, flush_interval=0.02)
+    _configure(url, journal, writer)
     for number in range(THREADS):
         threading.Thread(target=_use, args=(number, acks), daemon=True).start()
     signal.pause()
@@ -66,13 +87,15 @@ def _use(number: int, acks: memoryview) -> None:
 
 
 def main() -> None:
-    url, journal, folder = sys.argv[1:]
+    url, journal, folder, writer = sys.argv[1:]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
-    usage.configure(url, journal=journal, flush_interval=0.02)  # as a master that preloads
-    for _ in sys.stdin:
+    _configure(url, journal, writer)  # type: ignore[arg-type]  # as a master that preloads
+    for line in sys.stdin:
         child = os.fork()
-        if not child:
-            _live(url, journal, Path(folder))
+        if not child and line == "collector\n":
+            _collect(url, journal)
+        elif not child:
+            _live(url, journal, Path(folder), writer)  # type: ignore[arg-type]
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
 

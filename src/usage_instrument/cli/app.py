@@ -12,6 +12,7 @@ from usage_instrument.errors import UsageInstrumentError
 
 from . import questions
 from .audit import audit
+from .collect import collect
 from .dashboard import dashboard
 from .db import db
 from .demo.command import demo
@@ -36,6 +37,7 @@ _EXAMPLES = {
     "audit show": "--feature open_vault --since 7d",
     "audit anomalies": "--since 7d --tz Europe/Berlin",
     "audit verify": "",
+    "collect": "--journal /var/lib/app/usage",
     "dashboard": "--url postgresql+psycopg://reader@db/app",
     "db": "create",
     "db check": "",
@@ -101,7 +103,7 @@ def _usage_instrument(
 
 questions.add_to(app)
 for command in (
-    *(dashboard, demo, doctor, experiment, experiments, export, forget, mcp, merge, opt_in, opt_out, prune),
+    *(collect, dashboard, demo, doctor, experiment, experiments, export, forget, mcp, merge, opt_in, opt_out, prune),
     *(dump, report, watch),
 ):
     app.command()(command)

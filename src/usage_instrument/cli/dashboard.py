@@ -99,7 +99,7 @@ def _audit_options(auth: Any, user: UserId, tracker: Tracker) -> dict[str, Any]:
 
 def _settings() -> Settings:
     # Without a journal: it belongs to the app, and each look is committed before its page is sent.
-    return replace(Settings.from_environment(), journal=None, service="usage-instrument dashboard")
+    return replace(Settings.from_environment(), journal=None, writer="process", service="usage-instrument dashboard")
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,7 +17,7 @@ from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Count, bucket_start, uses_text
-from usage_instrument.pipeline.journal import check_root, status
+from usage_instrument.pipeline.journal import check_root, collector_seen, status
 from usage_instrument.settings import Settings
 from usage_instrument.views import SILENT
 from usage_instrument.web.route_coverage import CoveredRoute, is_configured, route_coverage, user_source
@@ -31,6 +31,7 @@ from .output import show
 
 _CLOCKS_APART = dt.timedelta(seconds=2)
 _LOSSES = dt.timedelta(days=7)
+_SILENT_COLLECTOR = dt.timedelta(seconds=30)
 _LAST_INT = 2**31 - 1
 _MANY_IDS = 0.5
 """The share of the numbers of an INT from which they need a look."""
@@ -287,6 +288,18 @@ def _check_journal(place: str) -> list[Finding]:
     findings = [
         Finding("journal", OK, f"{alive} {'process keeps' if alive == 1 else 'processes keep'} a journal in {place}")
     ]
+    seen = collector_seen(place)
+    if seen is not None:
+        at = dt.datetime.fromtimestamp(seen, dt.UTC).replace(tzinfo=None)
+        is_silent = utcnow() - at > _SILENT_COLLECTOR
+        findings.append(
+            Finding(
+                "collector",
+                WARNING if is_silent else OK,
+                f"no collector has been alive since {at:%F %T} UTC" if is_silent else "a collector is alive",
+                f"run `usage-instrument collect --journal {place}`" if is_silent else "",
+            )
+        )
     for each in found:
         if each.state == "dead" and not each.note:
             findings.append(

@@ -41,7 +41,7 @@ def status_(root: JournalRoot = None, url: Url = None, schema: Schema = None, ou
 
     With --url, batches that the database has applied do not count as pending.
     """
-    directory = _required_root(root)
+    directory = required_root(root)
     try:
         if url:
             with _store(url, schema, UserIdKind.UUID) as (store, tables, _):
@@ -78,7 +78,7 @@ def recover(
 
     It may be killed at any instant, and may run beside others and beside the app.
     """
-    directory = _required_root(root)
+    directory = required_root(root)
     with _store(required(url), schema, user_id_type) as (store, _, settings):
         recovered = Recovery(
             directory,
@@ -110,7 +110,8 @@ def checked_root(root: str) -> str:
     return root
 
 
-def _required_root(root: str | None) -> str:
+def required_root(root: str | None) -> str:
+    """The directory of the option or of the environment; the command ends without one."""
     if not root:
         raise fail(f"which directory? Pass --journal, or set {ENVIRONMENT_PREFIX}JOURNAL")
     return checked_root(root)

@@ -15,6 +15,7 @@ from usage_instrument.events import (
     NAME_LENGTH,
     Access,
     Exposure,
+    Loss,
     Use,
     bucket_start,
     fitting_metadata,
@@ -36,7 +37,7 @@ _CHUNK = 2**16
 """Slots of the journal that are aggregated at a time."""
 INTERVAL = 0.5
 """Seconds between two cycles, and so the precision of a use's time."""
-_BUSY_INTERVAL = INTERVAL / 16
+BUSY_INTERVAL = INTERVAL / 16
 """Seconds between two cycles while captures fill the journal fast."""
 
 
@@ -78,7 +79,7 @@ class Aggregator:
     @property
     def pause(self) -> float:
         """Seconds until the next cycle."""
-        return _BUSY_INTERVAL if self._journal is not None and self._journal.is_busy else INTERVAL
+        return BUSY_INTERVAL if self._journal is not None and self._journal.is_busy else INTERVAL
 
     def aggregate(self, *, wait: bool = True, final: bool = False) -> None:
         """Run one cycle. Without `wait`, return at once if another thread runs one. `final` closes the journal."""
@@ -137,7 +138,9 @@ class Aggregator:
         bucket = self._bucket(stamp)
         accesses = sum(isinstance(entry, Use) and entry.access is not None for entry, _ in chunk.entries)
         return accesses + sum(
-            counts.lacks(self._bucket_of(entry, bucket), entry[0], self._known(entry[1])) for entry, _ in chunk.entries
+            counts.lacks(self._bucket_of(entry, bucket), entry[0], self._known(entry[1]))
+            for entry, _ in chunk.entries
+            if not isinstance(entry, Loss)
         )
 
     def _bucket_of(self, entry: Entry, bucket: dt.datetime | None) -> dt.datetime | None:
@@ -165,6 +168,8 @@ class Aggregator:
             if isinstance(entry, Use):
                 self.drained += entry.uses * number
                 self._add_rich(bucket, entry, stamp)
+            elif isinstance(entry, Loss):
+                self._pending.losses[entry.day, entry.reason] += entry.uses * number
             else:
                 feature, user = entry
                 self.drained += number
@@ -252,8 +257,7 @@ class Aggregator:
         return f"{self._pending.max_bytes} bytes wait for the database (max_pending_bytes)"
 
     def _fail(self, failure: CaptureFailure) -> None:
-        name = Exposure.of(failure.feature).experiment if is_exposure(failure.feature) else failure.feature
-        detail = f"{name[:NAME_LENGTH]!r}: {failure.detail}"
+        detail = detail_of(failure)
         if failure.uses:
             self.rejected += failure.uses
             self._lose(failure.reason, failure.uses, detail)
@@ -268,6 +272,12 @@ class Aggregator:
     def _lose(self, reason: str, uses: int, detail: str) -> None:
         self._pending.losses[losses.today(), reason] += uses
         self._warnings.setdefault(reason, detail)
+
+
+def detail_of(failure: CaptureFailure) -> str:
+    """A failure for the log."""
+    name = Exposure.of(failure.feature).experiment if is_exposure(failure.feature) else failure.feature
+    return f"{name[:NAME_LENGTH]!r}: {failure.detail}"
 
 
 def _moment(stamp: int) -> dt.datetime:

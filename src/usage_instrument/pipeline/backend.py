@@ -21,7 +21,7 @@ class Backend:
     """Opens no connection itself. Raises ConfigurationError for a database or tables that cannot work."""
 
     def __init__(self, database: engines.Database | None, settings: Settings, tables: Tables | None) -> None:
-        if database is None and settings.enabled:
+        if database is None and settings.enabled and settings.writer != "collector":
             raise ConfigurationError("no database: pass its URL, or an Engine")
         self.database = None if database is None else engines.parse(database)
         if self.database is not None:
@@ -45,7 +45,10 @@ class Backend:
     @property
     def _known(self) -> engines.Database:
         if self.database is None:
-            raise ConfigurationError("no database")
+            raise ConfigurationError(
+                "no database: this process has none of its own (writer='collector'), and needs one for this: "
+                "pass its URL to configure()"
+            )
         return self.database
 
     def connect(self) -> engines.Connector:

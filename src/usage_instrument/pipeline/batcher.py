@@ -142,6 +142,11 @@ class Batcher:
         )
 
     @property
+    def is_sent(self) -> bool:
+        """Whether nothing is held but what waits for a user's row, or for the audit trail."""
+        return not (self.batch or self._resent or self._parts or self._uncut.counts)
+
+    @property
     def has_accesses(self) -> bool:
         """Whether accesses wait for the audit trail outside of the batch."""
         return bool(self._accesses or self._uncut.accesses)

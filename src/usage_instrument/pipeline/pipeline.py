@@ -1,16 +1,17 @@
-"""Wires buffer, journal, aggregator and writer, and runs them: started by a use, flushed, ended, started again."""
+"""Wires captures, aggregator and writer, and runs them: started by a use, flushed, ended, started again."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.errors import describe
-from usage_instrument.events import Use, uses_text
+from usage_instrument.events import uses_text
 from usage_instrument.runtime import log
-from usage_instrument.runtime.threads import END, BackgroundThread, Pause, allocate_lock
+from usage_instrument.runtime.threads import END, BackgroundThread, Pause
 from usage_instrument.runtime.waiting import in_event_loop
 from usage_instrument.settings import Settings
 from usage_instrument.stats import Stats
@@ -19,21 +20,17 @@ from usage_instrument.typing import UserId
 from .aggregator import Aggregator
 from .backend import Backend
 from .batcher import Unwritten
-from .buffer import Buffer
+from .captures import STALE, Captures
 from .flush_request import FlushRequest
-from .journal import Journal
 from .known_users import KnownUsers
 from .maintenance import Maintenance
 from .pending_counts import PendingCounts
 from .recovery import Recovery
 from .writer import Writer
 
-STALE = 30.0
-"""Seconds without a cycle of the aggregator after which the end of a request does the threads' work."""
 
-
-class Pipeline:
-    """Everything that a forked child replaces at once. Its construction takes no lock and does no I/O."""
+class Pipeline(Captures):
+    """Aggregates the uses of this process, and writes them."""
 
     def __init__(
         self,
@@ -43,26 +40,10 @@ class Pipeline:
         canonical: Callable[[UserId], UserId],
         sinks_changed: Callable[[], None],
     ) -> None:
-        self._settings = settings
-        self._sinks_changed = sinks_changed
-        self._starting = allocate_lock()
-        self._started = self._relieved = 0.0
-        self._is_closing = False
-        self.is_armed = False
-        """Whether the threads were started, so that a capture only has to append."""
-        self.buffer = Buffer()
+        super().__init__(settings, backend.name, sinks_changed)
         self._pending = PendingCounts(settings.max_pending, settings.max_pending_bytes)
-        self.journal: Journal | None = None
         recover = None
         if settings.journal is not None:
-            self.journal = Journal(
-                settings.journal,
-                backend.name,
-                settings.journal_max_bytes,
-                settings.max_pending,
-                self._spill,
-                settings.resend_max_bytes,
-            )
             recover = Recovery(settings.journal, backend.name, settings, canonical).run
         self._aggregator = Aggregator(self.buffer, self._pending, settings, canonical, self.journal, sinks_changed)
         self.maintenance = Maintenance(catalog, settings, recover)
@@ -88,38 +69,6 @@ class Pipeline:
 
     # ---- captures
 
-    def sink(self, feature: str) -> Callable[[UserId], object] | None:
-        """The function that takes plain uses of a feature; None if the next use has to start something first."""
-        if self.journal is not None and self.journal.is_open:
-            return self.journal.sink(feature)
-        if self.is_armed and (self.journal is None or self.journal.is_refused):
-            return self.buffer.plain(feature).append
-        return None
-
-    def take(self, feature: str, user: UserId) -> None:
-        """Take a plain use, and start what it needs."""
-        if self._open_journal():
-            self.journal.sink(feature)(user)  # type: ignore[union-attr]
-        else:
-            self.buffer.plain(feature).append(user)
-        self.arm()
-
-    def record(self, use: Use) -> None:
-        """Take a use that is more than its user."""
-        if not self._open_journal() or not self.journal.put(use):  # type: ignore[union-attr]
-            self.buffer.rich.append(use)
-        self.arm()
-
-    def _open_journal(self) -> bool:
-        journal = self.journal
-        if journal is None or journal.is_open:
-            return journal is not None
-        if self._is_closing or not journal.try_open():
-            return False
-        if self.is_armed:
-            self._sinks_changed()
-        return True
-
     def look_into_outbox(self) -> None:
         """Rows were committed there."""
         self.writer.outbox.is_asked = True
@@ -130,11 +79,6 @@ class Pipeline:
         self._known_users.confirm(users)
         outbox = self.writer.outbox
         outbox.is_asked |= bool(outbox.waiting)
-
-    def _spill(self, feature: str, user: UserId) -> None:
-        """Take a use that the journal has no room for."""
-        self.buffer.plain(feature).append(user)
-        self.arm()
 
     # ---- threads
 
@@ -177,32 +121,14 @@ class Pipeline:
             while (request := thread.take()) is not None:
                 cycle(request)
 
-    @staticmethod
-    def _ensure(thread: BackgroundThread[FlushRequest]) -> bool:
-        """Start a thread unless it lives; False while the interpreter exits."""
-        try:
-            thread.ensure()
-        except RuntimeError:
-            log.debug("no thread could be started", exc_info=True)
-            return False
-        return True
+    @property
+    def is_running(self) -> bool:
+        """As Captures.is_running."""
+        return self._aggregating.is_alive
 
-    def arm(self) -> None:
-        """Start the threads that do not live. Never waits: a capture beside another thread's start has appended."""
-        if self.is_armed and self._aggregating.is_alive:
-            return
-        if self._is_closing or not self._starting.acquire(False):
-            return
-        try:
-            was_armed, self.is_armed = self.is_armed, True  # before: a thread that ends looks at it last
-            if not was_armed:
-                self._started = time.monotonic()
-            if not (self._ensure(self._aggregating) and self._ensure(self._writing)):
-                self.is_armed = False  # the exit itself writes
-            elif not was_armed:
-                self._sinks_changed()
-        finally:
-            self._starting.release()
+    def start(self) -> bool:
+        """As Captures.start."""
+        return self._ensure(self._aggregating) and self._ensure(self._writing)
 
     def relieve(self) -> None:
         """Revive threads, and do the work of threads that cannot run (uWSGI without `--enable-threads`)."""
@@ -259,16 +185,16 @@ class Pipeline:
             )
         return bool(request.answer)
 
-    def abandon(self) -> None:
-        """In a forked child: leave everything here to the parent."""
-        if self.journal is not None:
-            self.journal.abandon()
-
     # ---- figures
 
     @property
-    def _unread(self) -> int:
-        return self.buffer.uses + (self.journal.unread if self.journal is not None else 0)
+    def version(self) -> int:
+        """Changes whenever a batch begins, changes or ends."""
+        return self.writer.batcher.version
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep all unwritten uses where they are."""
+        return self.writer.batcher.hold()
 
     def unwritten_users(self) -> set[UserId]:
         """The users of captured uses that this process has not written."""

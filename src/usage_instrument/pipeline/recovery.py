@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from usage_instrument.capture.registry import Catalog
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.ledger import Ledger
+from usage_instrument.errors import FeatureNameError
 from usage_instrument.events import Batch, uses_text
 from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
@@ -25,6 +27,8 @@ from .journal import (
     NewerJournalError,
     SavedSnapshot,
     directories,
+    has_snapshot,
+    load_features,
 )
 from .known_users import KnownUsers
 from .maintenance import Maintenance
@@ -49,7 +53,11 @@ class Recovery:
         database: str,
         settings: Settings,
         canonical: Callable[[UserId], UserId],
+        *,
+        is_collecting: bool = False,
     ) -> None:
+        self._is_collecting = is_collecting
+        """Whether a collector takes the directories over from which nothing was ever sent."""
         self._root = root
         self._database = database
         self._settings = settings
@@ -90,10 +98,13 @@ class Recovery:
             if directory.is_incomplete:
                 directory.remove()
                 return Recovered()
+            if self._is_collecting and not has_snapshot(directory):
+                return Recovered()
             journal, saved = Journal.load(
                 directory, self._root, self._settings.journal_max_bytes, self._settings.resend_max_bytes
             )
             ledger = self._ledger(directory, saved, store)
+            declare_features(store, [directory])
             return self._write(path, store, stop, journal, saved, ledger)
         except NewerJournalError as error:
             return Recovered() if reason is not None else Recovered(unfinished=(path,), last_error=str(error))
@@ -116,7 +127,7 @@ class Recovery:
                 f"its row {ledger.writer_id} in feature_usage_writers is gone (pruned, or the database was restored), "
                 "so it is unknown which of its batches are counted"
             )
-        elif directory.database not in (None, self._database):
+        elif directory.database not in (None, "", self._database):
             raise WriteError(Fault.CONFIGURATION, f"its uses are for {directory.database}, not for {self._database}")
         return ledger
 
@@ -170,3 +181,17 @@ def _sent(journal: Journal, saved: SavedSnapshot | None, ledger: Ledger) -> tupl
     except CorruptJournalError as error:
         log.warning(("archive", journal.root), "batches that the database may lack cannot be sent again: %s", error)
         return ()
+
+
+def declare_features(store: Store, found: Iterable[Directory]) -> None:
+    """Declare the features that processes have left in their directories. Raises WriteError."""
+    catalogs: dict[str, Catalog] = {}
+    for directory in found:
+        service, features = load_features(directory)
+        catalog = catalogs.setdefault(service, Catalog())
+        for name, description, source, display in features:
+            with suppress(FeatureNameError):
+                catalog.declare(name, description=description, display=display, source=source)
+    for service, catalog in catalogs.items():
+        if catalog:
+            store.declare([*catalog], service)

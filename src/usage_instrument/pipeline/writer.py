@@ -158,7 +158,7 @@ class Writer:
     # ---- batches
 
     def _send_all(self, final: bool) -> None:
-        self._suppression_filter.before_sending(*self._ready())
+        self._suppression_filter.before_sending(*self.ready())
         self._release(final)
         self._send_batches()
         if self.batcher.deferred and (final or not self._settings.user_retry):  # tried once more, then rejected
@@ -167,7 +167,7 @@ class Writer:
 
     def _move_outbox(self) -> None:
         """Count the uses of committed transactions, while no batch of this writer is on its way."""
-        store, ledger = self._ready()
+        store, ledger = self.ready()
         if not store.has_outbox:
             store.check_outbox()  # `db upgrade` may have made it
         self.outbox.is_asked, limit, rejects, behind = False, self._settings.flush_rows, False, None
@@ -188,7 +188,7 @@ class Writer:
                 if moved.is_outdated:
                     if isinstance(store.position(ledger), _Unset):
                         self._start_anew(store)
-                        store, ledger = self._ready()
+                        store, ledger = self.ready()
                     continue
                 rejects, behind = False, moved.last
                 self.written += moved.written
@@ -210,7 +210,7 @@ class Writer:
         """Send deferred counts whose users have appeared, or are known to be gone; reject those that waited long
         enough."""
         if self.batcher.deferred:
-            store, _ = self._ready()
+            store, _ = self.ready()
             unknown = store.unknown_users(self.batcher.deferred.users)
             unknown -= self._known_users.among(unknown)  # refused once more, they count for the anonymous user
             late = self.batcher.release(unknown, float("inf") if final else time.monotonic())
@@ -218,7 +218,7 @@ class Writer:
 
     def _send_batches(self) -> None:
         while True:
-            store, ledger = self._ready()
+            store, ledger = self.ready()
             batch = self.batcher.next(ledger, audits=self._can_audit(store))
             if batch is None:
                 return
@@ -300,7 +300,7 @@ class Writer:
             self.rejection.applied(batch, quickly=is_quick, has_users=store.has_users)
             self.retry.succeeded()
 
-    def _ready(self) -> tuple[Store, Ledger]:
+    def ready(self) -> tuple[Store, Ledger]:
         """The open store, and this writer's row in it. Raises WriteError."""
         if self._store is None:
             try:

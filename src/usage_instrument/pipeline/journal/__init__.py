@@ -7,16 +7,26 @@ from __future__ import annotations
 
 from .dictionary import Entry
 from .directory import Directory, check_root, directories, parked_reason
+from .handed_over import (
+    CollectorLock,
+    DeclaredFeature,
+    collector_seen,
+    collector_silence,
+    load_features,
+    save_features,
+)
 from .journal import Journal
 from .records import CorruptJournalError, NewerJournalError
-from .segment import Chunk
-from .snapshot import ReadPosition, SavedSnapshot, Snapshot
+from .segment import Chunk, numbers
+from .snapshot import ReadPosition, SavedSnapshot, Snapshot, has_snapshot
 from .status import JournalStatus, status, writers
 from .user_scan import directories_naming
 
 __all__ = [
     "Chunk",
+    "CollectorLock",
     "CorruptJournalError",
+    "DeclaredFeature",
     "Directory",
     "Entry",
     "Journal",
@@ -26,9 +36,15 @@ __all__ = [
     "SavedSnapshot",
     "Snapshot",
     "check_root",
+    "collector_seen",
+    "collector_silence",
     "directories",
     "directories_naming",
+    "has_snapshot",
+    "load_features",
+    "numbers",
     "parked_reason",
+    "save_features",
     "status",
     "writers",
 ]

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-from usage_instrument.events import Use
+from usage_instrument.events import Loss, Use
 from usage_instrument.typing import UserId
 
 from .directory import Directory
@@ -17,6 +17,8 @@ from .records import (
     MALFORMED,
     CorruptJournalError,
     exactly,
+    loss_from_json,
+    loss_to_json,
     natural,
     pack,
     stamp,
@@ -27,9 +29,22 @@ from .records import (
     user_to_json,
 )
 
-Entry: TypeAlias = "tuple[str, UserId] | Use"
+Entry: TypeAlias = "tuple[str, UserId] | Use | Loss"
 
-_KEY, _USE, _MARK = "k", "u", "t"
+_KEY, _USE, _LOSS, _MARK = "k", "u", "l", "t"
+
+
+class _Descriptor:
+    """Closes a file once no thread uses it any more: a thread that is about to write would hit the next file of this
+    number."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.number)
 
 
 class Dictionary:
@@ -47,7 +62,7 @@ class Dictionary:
     ) -> None:
         self._directory = directory
         self._name = name
-        self._descriptor = descriptor
+        self._descriptor = None if descriptor is None else _Descriptor(descriptor)
         self._is_refused = is_refused
         self._codes = itertools.count(1)
         self._entries: dict[int, Entry] | None = {} if descriptor is not None else None
@@ -80,6 +95,10 @@ class Dictionary:
             raise ValueError("refused")
         return self._add(use, [_USE, *use_to_json(use)])
 
+    def add_loss(self, loss: Loss) -> int:
+        """A code for uses that this process lost. Raises OSError, ValueError."""
+        return self._add(loss, [_LOSS, *loss_to_json(loss)])
+
     def _add(self, entry: Entry, record: list[Any]) -> int:
         descriptor, entries = self._descriptor, self._entries
         if descriptor is None or self._is_full:
@@ -88,7 +107,7 @@ class Dictionary:
         data = pack([code, *record])
         if entries is not None:
             entries[code] = entry
-        if os.write(descriptor, data) < len(data):
+        if os.write(descriptor.number, data) < len(data):
             raise OSError("the disk is full")
         self.size += len(data)
         return code
@@ -102,9 +121,10 @@ class Dictionary:
     def mark(self, end: int, stamped: int) -> None:
         """Every slot before `end` was filled by then (microseconds since 1970)."""
         self._marks.append((end, stamped))
-        if self._descriptor is not None:
+        descriptor = self._descriptor
+        if descriptor is not None:
             with contextlib.suppress(OSError):  # then the segment's own clock dates the uses
-                self.size += os.write(self._descriptor, pack([0, _MARK, end, stamped]))
+                self.size += os.write(descriptor.number, pack([0, _MARK, end, stamped]))
 
     def stamp(self, slot: int) -> tuple[int, int] | None:
         """When this slot was filled, and before which slot that holds; None behind the last mark. Slots are asked for
@@ -139,15 +159,14 @@ class Dictionary:
 
     def close(self) -> None:
         """Take no more entries, and close the file."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        self._descriptor = None
 
     @property
     def users(self) -> Iterator[UserId]:
         """Every user in it, with repetitions. Raises CorruptJournalError, OSError."""
         for entry in list(self._load().values()):
-            yield from entry.users if isinstance(entry, Use) else (entry[1],)
+            if not isinstance(entry, Loss):
+                yield from entry.users if isinstance(entry, Use) else (entry[1],)
 
     def _load(self) -> dict[int, Entry]:
         if self._entries is not None:
@@ -167,5 +186,7 @@ class Dictionary:
                     entries[natural(code)] = (exactly(str, rest[0]), user_from_json(rest[1]))
                 elif kind == _USE:
                     entries[natural(code)] = use_from_json(rest)
+                elif kind == _LOSS:
+                    entries[natural(code)] = loss_from_json(rest)
         self._entries, self._marks = entries, marks
         return entries

@@ -117,8 +117,7 @@ class Directory:
     def _locked(self, flags: int = 0) -> int:
         descriptor = self.open_file(_LOCK, os.O_RDWR | flags)
         try:
-            # flock, as lockf would be lost with any other descriptor of the same file.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -178,6 +177,14 @@ class Directory:
         """Put a file in the place of another one. Raises OSError."""
         with self._descriptor() as here:
             os.rename(name, to, src_dir_fd=here, dst_dir_fd=here)
+
+    def take_over(self, source: Directory, name: str, to: str, *, keep: bool = False) -> None:
+        """Move a file of another directory here in one step; `keep` leaves it there as well. Raises OSError."""
+        with source._descriptor() as there, self._descriptor() as here:
+            if keep:
+                os.link(name, to, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
+            else:
+                os.rename(name, to, src_dir_fd=there, dst_dir_fd=here)
 
     def link(self, name: str, to: str) -> None:
         """Give a file a second name. Raises OSError."""
@@ -240,6 +247,12 @@ class Directory:
         if lock is not None:
             os.close(lock)
 
+    def hand_over(self) -> None:
+        """Give up the lock in every process that has inherited it: a collector adopts the directory."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        self.release()
+
     def remove(self) -> None:
         """Delete it, the lock last: a directory without a lock is taken for one that is being made. Raises OSError."""
         try:
@@ -250,6 +263,12 @@ class Directory:
                 self.path.rmdir()
         finally:
             self.release()
+
+
+def lock_file(descriptor: int) -> None:
+    """Lock a file as long as this process has the descriptor. Raises BlockingIOError if another one has, OSError."""
+    # flock, as lockf would be lost with any other descriptor of the same file.
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def directories(root: str) -> Iterator[Path]:

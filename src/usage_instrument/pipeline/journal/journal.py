@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID, uuid4
 
-from usage_instrument.events import Batch, Use
+from usage_instrument.events import Batch, Loss, Use
 from usage_instrument.runtime import log
 from usage_instrument.runtime.threads import allocate_lock, get_ident
 from usage_instrument.runtime.waiting import in_greenlets
 from usage_instrument.typing import UserId
 
 from . import archive, snapshot
-from .directory import Directory
+from .directory import Directory, directories
 from .segment import Chunk, Segment, numbers
 from .snapshot import ReadPosition, SavedSnapshot
 
@@ -44,8 +45,12 @@ class Journal:
         max_keys: int,
         spill: Callable[[str, UserId], object],
         archive_max_bytes: int = 0,
+        *,
+        is_handed_over: bool = False,
     ) -> None:
         self.root = root
+        self._is_handed_over = is_handed_over
+        """Whether a collector writes it. Then `max_bytes` is the bound of everything below the root."""
         self._database = database
         self._max_bytes = max_bytes
         self._max_keys = max_keys
@@ -123,15 +128,21 @@ class Journal:
         if self._current is not None:
             return
         try:
-            if self.directory is None:
-                self.directory = Directory.create(self.root, uuid4(), self._database)
-            segment = self._make()
-            segment.after = self._make_if_possible()
+            segment = self._begin()
         except OSError as error:
             self._refused_at = time.monotonic()
             self._report(error)
         else:
             self._current, self._refused_at = segment, None
+
+    def _begin(self) -> Segment:
+        """Raises OSError."""
+        if self.directory is None:
+            self.directory = Directory.create(self.root, uuid4(), self._database)
+        segment = self._make()
+        if not self._is_handed_over:  # else it is soon replaced, and the next segment waits for a need
+            segment.after = self._make_if_possible()
+        return segment
 
     def sink(self, feature: str) -> Callable[[UserId], object]:
         """A function that takes a plain use of this feature."""
@@ -140,11 +151,11 @@ class Journal:
             return lambda user: self._overflow(feature, user)
         return segment.sink(feature, self._overflow)
 
-    def put(self, use: Use) -> bool:
-        """Take a use with its details; False if it cannot be kept here."""
+    def put(self, entry: Use | Loss) -> bool:
+        """Take a use with its details, or a loss; False if it cannot be kept here."""
         segment = self._current
         while segment is not None:
-            if segment.put(use):
+            if segment.put(entry):
                 return True
             segment = segment.after
         return False
@@ -163,7 +174,9 @@ class Journal:
         if segment is None:
             return self._refused_at is not None and self.try_open()
         self.is_busy = segment.tick(stamp) > _BUSY
-        after = segment.after = segment.after or self._make_if_possible()
+        after = segment.after
+        if after is None and (not self._is_handed_over or self._is_half_used(segment)):
+            after = segment.after = self._make_if_possible()
         if after is None:
             if self._is_used_up(segment):
                 segment.dictionary.refuse()
@@ -171,14 +184,15 @@ class Journal:
         after.tick(stamp)
         if not (self._is_rotating or self._is_used_up(segment)):
             return False
-        after.after = self._make_if_possible()
+        if not self._is_handed_over:
+            after.after = self._make_if_possible()
         self._current, self._is_rotating = after, False
         self._seal(segment, stamp)
         return True
 
     def rotate_soon(self) -> None:
         """Go on to the next segment with the next tick, so that this one can be deleted."""
-        self._is_rotating = True
+        self._is_rotating = self._current is not None
 
     @property
     def is_rotated(self) -> bool:
@@ -188,6 +202,10 @@ class Journal:
     def _is_used_up(self, segment: Segment) -> bool:
         dictionary = segment.dictionary
         return segment.is_full or dictionary.size >= _DICTIONARY_BYTES or dictionary.keys >= self._max_keys
+
+    def _is_half_used(self, segment: Segment) -> bool:
+        dictionary = segment.dictionary
+        return segment.is_half_used or 2 * dictionary.size >= _DICTIONARY_BYTES or 2 * dictionary.keys >= self._max_keys
 
     def seal(self, stamp: int) -> None:
         """Take no more uses, until it is opened again."""
@@ -201,6 +219,66 @@ class Journal:
         segment.seal()
         segment.tick(stamp)
         segment.dictionary.close()
+
+    # ---- a process with a collector, and the collector
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing was captured here."""
+        return all(segment.is_blank for segment in list(self._segments))
+
+    def rest(self) -> None:
+        """Keep sealed segments on the disk alone."""
+        for segment in self._segments:
+            segment.rest()
+
+    def hand_over(self, stamp: int, *, final: bool = False) -> tuple[Path, int] | None:
+        """Leave the directory, with everything that was captured so far, to a collector, and go on in a new one, or
+        `final` in none. Returns the former directory and the number of its uses; None if there was none, or another
+        thread opens it."""
+        thread = get_ident()
+        if not self._opening.acquire(False):
+            return None
+        self._openers.add(thread)
+        try:
+            return self._hand_over(stamp, final)
+        finally:
+            self._openers.discard(thread)
+            self._opening.release()
+
+    def _hand_over(self, stamp: int, final: bool) -> tuple[Path, int] | None:
+        directory, segments, last = self.directory, self._segments, self._current
+        if directory is None:
+            return None
+        self.directory, self._segments = None, []
+        following = None
+        if last is not None and not final:
+            try:
+                following = self._begin()
+            except OSError as error:
+                self._refused_at = time.monotonic()
+                self._report(error)
+        while last is not None and last.after is not None:
+            last = last.after
+        if last is not None:
+            last.after = following  # for captures that hold a sink of the former
+        self._current = following
+        for segment in segments:
+            self._seal(segment, stamp)
+        uses = sum(segment.unread for segment in segments)
+        directory.hand_over()
+        return directory.path, uses
+
+    def take_over(self, directory: Directory) -> None:
+        """Take the segments of a directory whose lock this process holds, and of which no snapshot was made. Raises
+        CorruptJournalError, OSError."""
+        if self.directory is None:
+            raise OSError("closed")
+        for number in numbers(directory):
+            segment = Segment.load(directory, number, None)
+            segment.move(self.directory, self._next_number)
+            self._next_number += 1
+            self._segments.insert(0, segment)  # the current one is the last
 
     def take(self, size: int, fits: Callable[[Chunk], bool]) -> Chunk | None:
         """As Segment.take, through all segments. Raises CorruptJournalError, OSError."""
@@ -328,7 +406,10 @@ class Journal:
 
     def _has_room(self) -> bool:
         """Whether another segment is within the bound. Raises OSError."""
-        return self.directory is not None and self.directory.size + self._slots * 4 <= self._max_bytes
+        if self.directory is None:
+            return False
+        size = _size_below(self.root) if self._is_handed_over else self.directory.size
+        return size + self._slots * 4 <= self._max_bytes
 
     def _make_if_possible(self) -> Segment | None:
         try:
@@ -342,3 +423,12 @@ class Journal:
         log.warning(
             ("journal", self.root), "the journal in %s takes no more (%s): uses stay in memory", self.root, message
         )
+
+
+def _size_below(root: str) -> int:
+    """Bytes of all journals. Raises OSError."""
+    total = 0
+    for path in directories(root):
+        with contextlib.suppress(FileNotFoundError):  # a collector has just deleted it
+            total += Directory.open(path).size
+    return total

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 from uuid import UUID
 
 from usage_instrument.errors import UsageInstrumentError
-from usage_instrument.events import Access, Count, Slice, Use
+from usage_instrument.events import Access, Count, Loss, Slice, Use
 from usage_instrument.typing import UserId
 
 T = TypeVar("T")
@@ -166,6 +166,17 @@ def _slice_from_json(start: str, dimension: Any, value: Any, uses: Any, *numbers
         least,
         greatest,
     )
+
+
+def loss_to_json(loss: Loss) -> list[Any]:
+    """Uses that were lost."""
+    return [loss.day.isoformat(), loss.reason, loss.uses]
+
+
+def loss_from_json(fields: list[Any]) -> Loss:
+    """The loss again. Raises one of MALFORMED."""
+    day, reason, uses = fields
+    return Loss(dt.date.fromisoformat(day), exactly(str, reason), natural(uses))
 
 
 def user_to_json(user: UserId) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import itertools
 import mmap
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from usage_instrument.events import Use
+from usage_instrument.events import Loss, Use
 from usage_instrument.typing import UserId
 
 from .dictionary import Dictionary, Entry
@@ -135,12 +136,13 @@ class Segment:
 
         return append
 
-    def put(self, use: Use) -> bool:
-        """Take one use with its details; False if this segment takes it no more."""
+    def put(self, entry: Use | Loss) -> bool:
+        """Take one use with its details, or a loss; False if this segment takes it no more."""
         if self.is_sealed:
             return False
         try:
-            code = self.dictionary.add_use(use)
+            dictionary = self.dictionary
+            code = dictionary.add_use(entry) if isinstance(entry, Use) else dictionary.add_loss(entry)
             self._store[next(self._next)] = code
         except Exception:
             return False
@@ -264,10 +266,31 @@ class Segment:
         return self._end(self._marked) >= len(self._read) - len(self._read) // 16
 
     @property
+    def is_half_used(self) -> bool:
+        """Whether half of the slots are taken."""
+        return self._marked > len(self._read) // 2
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing was captured here: each use has an entry in the dictionary first."""
+        return not self.dictionary.size
+
+    @property
     def is_done(self) -> bool:
         """Whether everything here is read, and nothing can follow."""
         is_read = self.is_sealed and self._position >= self._end(self._position)
         return is_read and not any(self._read[index] for index in self._holes)
+
+    def move(self, to: Directory, number: int) -> None:
+        """Move it into another directory, under another number. The slots come last: until then it is where it was,
+        and the dictionary is in both. Raises OSError."""
+        slots, dictionary = _slots_name(self.number), _dictionary_name(self.number)
+        with contextlib.suppress(FileNotFoundError):  # its writer was killed before it made one
+            to.take_over(self._directory, dictionary, _dictionary_name(number), keep=True)
+        to.take_over(self._directory, slots, _slots_name(number))
+        self._directory.unlink(dictionary)
+        self._directory, self.number = to, number
+        self.dictionary = Dictionary(to, _dictionary_name(number))
 
     def remove(self) -> None:
         """Delete the files, the slots first: without them, the dictionary means nothing. Raises OSError."""
@@ -338,4 +361,8 @@ class _Codes(dict[UserId, int]):
 
 
 def _uses(entries: Iterable[tuple[Entry, int]]) -> int:
-    return sum(number * (entry.weight if isinstance(entry, Use) else 1) for entry, number in entries)
+    return sum(
+        number * (entry.weight if isinstance(entry, Use) else 1)
+        for entry, number in entries
+        if not isinstance(entry, Loss)
+    )

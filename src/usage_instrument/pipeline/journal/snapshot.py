@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,7 +17,8 @@ from .records import (
     NewerJournalError,
     count_from_json,
     count_to_json,
-    exactly,
+    loss_from_json,
+    loss_to_json,
     natural,
     use_from_json,
     use_to_json,
@@ -101,6 +101,11 @@ def save(saved: SavedSnapshot, directory: Directory) -> None:
     directory.rename(f"{NAME}.new", NAME)
 
 
+def has_snapshot(directory: Directory) -> bool:
+    """Whether a writer may have sent something from this directory. Raises OSError."""
+    return NAME in directory.names
+
+
 def load(directory: Directory, name: str = NAME) -> SavedSnapshot | None:
     """The last snapshot, or one that was kept; None if there was none. Raises CorruptJournalError, OSError."""
     path = directory.path / name
@@ -149,8 +154,8 @@ def _accesses(part: dict[str, Any]) -> tuple[Use, ...]:
 
 
 def _losses_to_json(losses: Iterable[Loss]) -> list[Any]:
-    return [[loss.day.isoformat(), loss.reason, loss.uses] for loss in losses]
+    return list(map(loss_to_json, losses))
 
 
 def _losses_from_json(rows: list[Any]) -> tuple[Loss, ...]:
-    return tuple(Loss(dt.date.fromisoformat(day), exactly(str, reason), natural(uses)) for day, reason, uses in rows)
+    return tuple(map(loss_from_json, rows))
