@@ -11,8 +11,8 @@ from usage_instrument.typing import UserId
 from .arguments import checked_limit, user_and_tables
 from .numbers import share
 from .questions import FEATURE, Question, QuestionColumn, described, if_bounded
-from .sources import counts_in
-from .windows import Moment, window
+from .sources import counts_in, once
+from .windows import Moment, counted_in, window
 from .zones import TimeZone
 
 
@@ -38,14 +38,19 @@ def recommend(
     if user_id is None:
         raise UserIdError("recommend takes a user's id: the anonymous user resembles nobody")
     user_id, tables = user_and_tables(user_id, tables)
-    usage = counts_in(tables, window(since, until, tz))
+    asked = window(since, until, tz)
+    usage = counts_in(tables, asked)
     theirs = usage.alias("theirs")
-    mine = select(usage.c.feature_name).where(usage.c.user_id == user_id, usage.c.feature_name.is_not(None)).cte("mine")
-    common, features = func.count(mine.c.feature_name), func.count(usage.c.feature_name)
+    # From the table, whose index finds one user: a CTE would be read whole.
+    source, period = counted_in(tables, asked)
+    its = [source.c.user_id == user_id, source.c.feature_name.is_not(None), *period]
+    mine = select(source.c.feature_name).where(*its).distinct().cte("mine")
+    shared = once(mine.c.feature_name, "shared_features")
+    common, features = func.count(shared), func.count(usage.c.feature_name)
     either = features + select(func.count()).select_from(mine).scalar_subquery() - common
     similar = (
         select(usage.c.user_id, share(common, either).label("weight"))
-        .outerjoin(mine, mine.c.feature_name == usage.c.feature_name)
+        .outerjoin(shared.table, shared == usage.c.feature_name)
         .where(usage.c.user_id != user_id)
         .group_by(usage.c.user_id)
         .having(common > 0)

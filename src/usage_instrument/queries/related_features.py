@@ -10,7 +10,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_feature, checked_limit, default_tables
 from .numbers import share
 from .questions import FEATURE, Question, QuestionColumn, described, if_bounded
-from .sources import counts_in, seen
+from .sources import counts_in, once, seen
 from .windows import Moment, window
 from .zones import TimeZone
 
@@ -39,18 +39,19 @@ def related_features(
     name = checked_feature(feature)
     users = select(usage.c.user_id).where(usage.c.feature_name == name, usage.c.user_id.is_not(None)).cte("its_users")
     everyone, its = seen(usage), select(func.count()).select_from(users).scalar_subquery()
+    user = once(users.c.user_id, "common_users")
     pairs = (
         select(
             usage.c.feature_name,
-            func.count(users.c.user_id).label("common"),
+            func.count(user).label("common"),
             func.count(usage.c.user_id).label("users"),
             its.label("its"),
             everyone.label("everyone"),
         )
-        .outerjoin(users, users.c.user_id == usage.c.user_id)
+        .outerjoin(user.table, user == usage.c.user_id)
         .where(usage.c.feature_name != name)
         .group_by(usage.c.feature_name)
-        .having(func.count(users.c.user_id) > 0)
+        .having(func.count(user) > 0)
         .subquery("pairs")
     )
     by_chance = share(Real(pairs.c.its) * pairs.c.users, pairs.c.everyone)

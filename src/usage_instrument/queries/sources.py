@@ -74,6 +74,15 @@ def seen(counts: FromClause) -> ScalarSelect[int]:
     return select(func.count()).select_from(users).scalar_subquery()
 
 
+def once(column: ColumnElement[Any], name: str) -> Any:
+    """The column of a subquery with the distinct values of a column that has no others.
+
+    PostgreSQL knows nothing about the values of a CTE, and expects many rows for each row of a join with it: it sorts
+    all rows of the other side. Where it knows that each value is there once, it hashes the few rows of this side.
+    """
+    return select(column).group_by(column).subquery(name).c[str(column.key)]
+
+
 def began_before(
     tables: Tables, asked: Window, start: ColumnElement[Any], user: ColumnElement[Any], feature: str | None
 ) -> ColumnElement[bool]:
