@@ -21,6 +21,7 @@ from usage_instrument import _default
 from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard import formatting
 from usage_instrument.dashboard import wsgi as by_wsgi
+from usage_instrument.dashboard.figures import freshness
 from usage_instrument.dashboard.html import breakable
 from usage_instrument.dashboard.http import POLICY, HTTPRequest
 from usage_instrument.dashboard.page_request import LISTS, PERIODS
@@ -131,6 +132,23 @@ def test_the_honest_line(own_past: Past) -> None:
     assert "1 writer has been silent for more than ten minutes: the last uses may be missing." in said
     assert "12 uses were lost in the last 7 days." in said
     assert "Pending uses of a few seconds are not included" in said
+
+
+def test_without_a_recent_heartbeat_the_newest_use_says_as_of_when(own_past: Past) -> None:
+    tables = own_past.tables
+    with own_past.engine.begin() as connection:
+        beat, use = (
+            connection.scalar(sa.select(sa.func.max(column)))
+            for column in (tables.writers.c.heartbeat_at, tables.usage.c.last_used)
+        )
+        assert freshness(connection, tables).as_of == beat
+        assert use is not None
+        for change in (
+            tables.writers.update().values(heartbeat_at=use - dt.timedelta(hours=2)),
+            tables.writers.delete(),
+        ):
+            connection.execute(change)
+            assert freshness(connection, tables).as_of == use
 
 
 def test_a_features_page(small_past: Past) -> None:

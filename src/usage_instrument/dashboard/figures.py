@@ -21,7 +21,7 @@ class Freshness:
 
     now: dt.datetime
     as_of: dt.datetime | None
-    """The newest heartbeat of a writer, else the newest use; None for empty tables."""
+    """The newest heartbeat of a writer, without a recent one the newest use if that is later; None for empty tables."""
     active: int
     """Writers with a recent heartbeat."""
     silent: int
@@ -36,14 +36,18 @@ def freshness(connection: sa.Connection, tables: Tables) -> Freshness:
     writers, losses, usage = tables.writers, tables.losses, tables.usage
     is_silent = writers.c.heartbeat_at < Ago(SILENT)
     is_recent = losses.c.day > Day(Ago(dt.timedelta(days=7)))
+    heartbeat = sa.func.max(writers.c.heartbeat_at)
+    # The newest use is found by reading the whole table: only where no writer has a recent heartbeat.
+    last_used = sa.select(sa.func.max(usage.c.last_used)).scalar_subquery()
+    is_over = sa.or_(heartbeat.is_(None), heartbeat < Ago(SILENT))
     row = connection.execute(
         sa.select(
             Ago().label("now"),
-            sa.func.max(writers.c.heartbeat_at).label("heartbeat"),
+            heartbeat.label("heartbeat"),
             sa.func.count(writers.c.writer_id).label("writers"),
             sa.func.count(sa.case((is_silent, writers.c.writer_id))).label("silent"),
             sa.select(sa.func.sum(losses.c.uses)).where(is_recent).scalar_subquery().label("lost"),
-            sa.select(sa.func.max(usage.c.last_used)).scalar_subquery().label("last_used"),
+            sa.case((is_over, last_used)).label("last_used"),
         ).where(is_process(writers))
     ).one()
     stats = usage_instrument.stats()
