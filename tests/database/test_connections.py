@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from conftest import Database
 from usage_instrument import Settings, Tracker
-from usage_instrument.database import engines
+from usage_instrument.database import dialects, engines
 from usage_instrument.database.connections import Connector
 from usage_instrument.errors import SchemaError
 from usage_instrument.schema import create_all
@@ -34,6 +34,16 @@ def connector(request: pytest.FixtureRequest, server: Database) -> Iterator[Conn
     found = make[request.param]()
     yield found
     found.dispose()
+
+
+def test_questions_are_not_compiled_by_postgresql_in_their_transaction_alone(postgresql: Database) -> None:
+    with postgresql.engine().connect() as connection:
+        before = connection.scalar(sa.text("SELECT current_setting('jit')"))
+        connection.rollback()
+        dialects.get("postgresql").begin_read_only(connection, 30)
+        assert connection.scalar(sa.text("SELECT current_setting('jit')")) == "off"
+        connection.rollback()
+        assert connection.scalar(sa.text("SELECT current_setting('jit')")) == before
 
 
 def test_a_read_only_answer_discards_the_connection(connector: Connector, server: Database) -> None:

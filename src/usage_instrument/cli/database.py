@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import URL, Connection
 
-from usage_instrument.database import engines
+from usage_instrument.database import dialects, engines
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.database.urls import missing_file
@@ -47,7 +47,9 @@ def read(url: str | None, schema: str | None, work: Callable[[Connection, Tables
     """The result of `work` on a connection and the tables that are there, whatever the type of their user ids."""
 
     def found(connection: Connection, configured: Settings) -> T:
-        return work(connection, find_tables(connection, configured.schema))
+        tables = find_tables(connection, configured.schema)
+        dialects.get(connection.dialect.name).prepare_questions(connection)
+        return work(connection, tables)
 
     return run(url, schema, "none", UserIdKind.UUID, found, needs_file=True)
 

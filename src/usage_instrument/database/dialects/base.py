@@ -377,6 +377,9 @@ class Dialect(ABC):
         The session keeps these settings: the caller closes the connection afterwards.
         """
 
+    def prepare_questions(self, connection: Connection) -> None:  # noqa: B027 - optional
+        """Set what makes the questions of the current transaction faster."""
+
     excludes_writers: ClassVar[bool] = False
     """Whether `begin` excludes all other writers, even if the transaction only reads."""
 

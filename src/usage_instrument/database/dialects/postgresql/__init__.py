@@ -210,10 +210,14 @@ class PostgreSQL(Dialect):
 
     def begin_read_only(self, connection: Connection, timeout: int) -> Connection:
         connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        connection.execute(
-            text("SELECT set_config('statement_timeout', :statement, true)"), {"statement": f"{timeout * 1000}ms"}
-        )
+        connection.execute(select(func.set_config("statement_timeout", f"{timeout * 1000}ms", True)))
+        self.prepare_questions(connection)
         return connection
+
+    def prepare_questions(self, connection: Connection) -> None:
+        # Compiling a question takes longer than it saves, until it reads many millions of rows.
+        # Other servers that speak its protocol have no such setting, and refuse an unknown one.
+        connection.execute(text("SELECT set_config(name, 'off', true) FROM pg_settings WHERE name = 'jit'"))
 
     def flush(
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
