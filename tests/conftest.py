@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -26,7 +26,10 @@ import servers
 if TYPE_CHECKING:
     import psycopg
 
+    from usage_instrument import Tracker
+
 T = TypeVar("T")
+Make: TypeAlias = "Callable[..., Tracker]"
 
 _numbers = itertools.count(1)
 
@@ -346,6 +349,22 @@ def server(request: pytest.FixtureRequest) -> Database:
     """A database that is reached by a network, which breaks."""
     found: Database = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes a tracker that writes when it is asked to, and ends with the test."""
+    from usage_instrument import Settings, Tracker
+
+    trackers: list[Tracker] = []
+
+    def make(database: Database, **settings: Any) -> Tracker:
+        trackers.append(Tracker(database.url, Settings(flush_interval=3600, **settings)))
+        return trackers[-1]
+
+    yield make
+    for tracker in trackers:
+        tracker.shutdown(10)
 
 
 @pytest.fixture

@@ -6,41 +6,25 @@ import datetime as dt
 import enum
 import os
 import uuid
-from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 import usage_instrument as usage
-from conftest import Database, UsersDatabase, with_users
+from conftest import Database, Make, UsersDatabase, with_users
 from pipeline.recovering import ADA, BOB, die, recover
 from reading import all_of, balanced, counts, made
-from usage_instrument import Settings, Tracker
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.errors import DimensionError
 from usage_instrument.events import Use
 from usage_instrument.schema import Tables
 from usage_instrument.upgrade import plan_upgrade, upgrade
 
-Make = Callable[..., Tracker]
 KEY = "k" * 32
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """Makes a tracker that writes when it is asked to, and ends with the test."""
-    trackers: list[Tracker] = []
-
-    def make(database: Database, **settings: Any) -> Tracker:
-        trackers.append(Tracker(database.url, Settings(flush_interval=3600, **settings)))
-        return trackers[-1]
-
-    yield make
-    for tracker in trackers:
-        tracker.shutdown(10)
 
 
 def by_value(engine: sa.Engine, tables: Tables, feature: str = "export") -> dict[tuple[Any, str, str], int]:
@@ -141,7 +125,7 @@ def test_values_of_any_kind_are_text(database: Database, make: Make) -> None:
 
 
 _DIMENSIONS: list[Any] = [["format"], "format", {"": "a"}, {7: "a"}, {"a\0": "b"}, {"x" * 101: "a"}]
-_VALUES: list[Any] = ["7", True, float("nan"), float("inf"), 1e16, 10**400, Decimal("sNaN"), []]
+_VALUES: list[Any] = ["7", True, float("nan"), float("inf"), 1e16, 10**400, Decimal("sNaN"), [], np.ones(2)]
 
 
 @pytest.mark.parametrize(

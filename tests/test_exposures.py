@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 import usage_instrument as usage
-from conftest import Database, UsersDatabase, with_users
+from conftest import Database, Make, UsersDatabase, with_users
 from pipeline.recovering import ADA, BOB, die, recover
 from reading import all_of, balanced, counts, made
-from usage_instrument import Settings, Tracker
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.database.schema import reflected_options
 from usage_instrument.events import Use
@@ -25,22 +23,6 @@ from usage_instrument.upgrade import plan_upgrade, upgrade
 
 COLORS = ["red", "blue"]
 SECOND = dt.timedelta(seconds=1)
-
-Make = Callable[..., Tracker]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """Makes a tracker that writes when it is asked to, and ends with the test."""
-    trackers: list[Tracker] = []
-
-    def make(database: Database, **settings: Any) -> Tracker:
-        trackers.append(Tracker(database.url, Settings(flush_interval=3600, **settings)))
-        return trackers[-1]
-
-    yield make
-    for tracker in trackers:
-        tracker.shutdown(10)
 
 
 def exposed(engine: sa.Engine, tables: Tables) -> dict[tuple[str, str, str], tuple[Any, int]]:

@@ -44,7 +44,16 @@ def track(
     if audit == "required":
         recorder.admit(_admittable(feature, user, metadata, access))
         access = None
-    _take(recorder, feature, user, metadata, count, access, commit, measured)
+    in_time = True
+    try:
+        in_time = _track(recorder, feature, user, metadata, count, access, commit, measured)
+    except TransactionLostError as lost:
+        raise lost.error from None
+    except Exception as error:
+        name = feature if isinstance(feature, str) else type(feature).__name__
+        recorder.reject(name, error, count if _is_count(count) else 1)
+    if not in_time:
+        recorder.complain(transactions.no_transaction(feature))
 
 
 async def atrack(
@@ -75,28 +84,6 @@ def _admittable(feature: str, user: object, metadata: Metadata | None, access: A
         raise AuditUnavailable(f"the access cannot be recorded: {error}") from error
 
 
-def _take(
-    recorder: Recorder,
-    feature: str,
-    user: object,
-    metadata: Metadata | None,
-    count: int,
-    access: Access | None,
-    commit: object,
-    measured: Measured,
-) -> None:
-    in_time = True
-    try:
-        in_time = _track(recorder, feature, user, metadata, count, access, commit, measured)
-    except TransactionLostError as lost:
-        raise lost.error from None
-    except Exception as error:
-        name = feature if isinstance(feature, str) else type(feature).__name__
-        recorder.reject(name, error, count if _is_count(count) else 1)
-    if not in_time:
-        recorder.complain(transactions.no_transaction(feature))
-
-
 def _track(
     recorder: Recorder,
     feature: str,
@@ -122,9 +109,10 @@ def _track(
     except Exception as error:
         recorder.lose_metadata(feature, error)
     by: Measures = NO_MEASURES
-    if measured != NOTHING_MEASURED:
+    dimensions, value = measured
+    if not (dimensions is None and value is None):  # `==` of an array has no truth
         try:
-            by = measures_of(*measured)
+            by = measures_of(dimensions, value)
         except Exception as error:
             recorder.lose_metadata(feature, error)
     in_time = True
