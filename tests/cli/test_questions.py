@@ -280,8 +280,15 @@ def test_says_what_an_answer_does_not(filled: Past, sqlite: Database) -> None:
     other = filled.ask("variants", filled.truths.variant[0], "no such key")
     assert "no use of this feature has the key 'no such key' in its metadata" in other.stderr
     assert "anonymous uses are left out, as only their last value is known" in other.stderr
+    assert "capture 'no such key' with `dimensions=` to count each use by its own" in other.stderr
     by_format = filled.ask("variants", *filled.truths.dimension[:2])
-    assert "'format' is a dimension too: `usage-instrument dimensions` counts each use" in by_format.stderr
+    assert "anonymous uses are left out, as they are of no known number of users" in by_format.stderr
+    assert "met several values and count for each" in by_format.stderr
+    latest = filled.ask("variants", *filled.truths.dimension[:2], "--source", "metadata")
+    assert "the dimension 'format' has each use by its own" in latest.stderr
+    sql = filled.ask("sql", "variants", *filled.truths.dimension[:2]).stdout
+    assert "feature_usage_dimensions" in sql
+    assert "UNION" not in sql
     with sqlite.engine().begin() as connection:
         connection.exec_driver_sql(
             "CREATE TABLE feature_usage (id INTEGER PRIMARY KEY, user_id CHAR(32), feature_name VARCHAR(100), "

@@ -297,9 +297,14 @@ def deviation(number: int, past: list[int]) -> float:
 
 
 def variants(rows: Rows, feature: str, key: str, since: Moment, until: Moment) -> Answer:
-    latest = {use.user_id: text((use.metadata or {}).get(key)) for use in of_feature(rows.usage, feature)}
-    counted = [row for row in of_feature(rows.counted(since, until), feature) if row.user_id is not None]
-    found = [(latest.get(row.user_id), row) for row in counted]
+    its = [row for row in rows.dimensions if (row.feature_name, row.dimension) == (feature, key)]
+    if its:
+        start, end = bounds(rows.now, since, until)
+        found = [(row.dimension_value, row) for row in its if row.user_id and start <= row.bucket_start < end]
+    else:
+        latest = {use.user_id: text((use.metadata or {}).get(key)) for use in of_feature(rows.usage, feature)}
+        counted = [row for row in of_feature(rows.counted(since, until), feature) if row.user_id is not None]
+        found = [(latest.get(row.user_id), row) for row in counted]
     everyone = users(use for _, use in found)
     answer = []
     for variant in {variant for variant, _ in found}:

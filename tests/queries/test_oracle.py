@@ -213,6 +213,7 @@ def of_experiments(rows: Rows, data: st.DataObject, goal: str) -> list[tuple[Any
         (q.dimensions(goal, **span), oracle.dimensions(rows, goal, None, None, *window)),
         (q.dimensions(goal, "format"), oracle.dimensions(rows, goal, "format", None, None, None)),
         (q.dimensions(goal, by="user", **span), oracle.dimensions(rows, goal, None, "user", *window)),
+        (q.variants(goal, "format", **span), oracle.variants(rows, goal, "format", *window)),
     ]
 
 

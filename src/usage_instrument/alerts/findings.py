@@ -41,7 +41,8 @@ def findings(connection: Connection, tables: Tables, rule: Rule) -> dict[str, Fi
     """What the rule finds, by subject. Raises UsageInstrumentError, and errors of the database."""
     question, limit = rule.question, rule.limit
     if isinstance(question, Question):
-        rows = [dict(row) for row in connection.execute(question.query(rule.given, tables)).mappings()]
+        given = question.decided(connection, tables, rule.given)
+        rows = [dict(row) for row in connection.execute(question.query(given, tables)).mappings()]
         if limit is not None and limit.column == ROWS:
             return {"": Finding(None, {ROWS: len(rows)})} if limit.is_passed(len(rows)) else {}
         found: dict[str, Finding] = {}

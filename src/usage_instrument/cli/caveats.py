@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, inspect, select
+from sqlalchemy import Connection, exists, select
 
 from usage_instrument.database import dialects
 from usage_instrument.database.expressions import StartOf
-from usage_instrument.database.reflection import has_table
 from usage_instrument.database.tables import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
 from usage_instrument.queries.questions import Question
 from usage_instrument.queries.trend import TREND
 from usage_instrument.queries.unused_features import UNUSED
-from usage_instrument.queries.variants import VARIANTS
 
 NOTHING_DECLARED = "no code has declared a feature here, so no feature can be reported as unused"
 
@@ -35,23 +33,8 @@ def caveats(
         start = tables.history.c.bucket_start
         if not _has(connection, start != StartOf("day", start)):
             yield "this history is kept by day: each day's uses are shown at its first hour"
-    if question is VARIANTS and rows and all(row["variant"] is None for row in rows):
-        yield f"no use of this feature has the key {given['key']!r} in its metadata"
-    if question is VARIANTS and rows:
-        yield from _of_variants(connection, tables, given["feature"], given["key"])
-
-
-def _of_variants(connection: Connection, tables: Tables, feature: str, key: str) -> Iterator[str]:
-    """What the latest metadata of each user cannot say."""
-    usage, dimensions = tables.usage, tables.dimensions
-    if _has(connection, and_(usage.c.feature_name == feature, usage.c.user_id.is_(None))):
-        yield "anonymous uses are left out, as only their last value is known"
-    is_there = has_table(inspect(connection), dimensions)
-    if is_there and _has(connection, and_(dimensions.c.feature_name == feature, dimensions.c.dimension == key)):
-        yield (
-            f"all uses of a user count for the last value; {key!r} is a dimension too: `usage-instrument dimensions` "
-            "counts each use by its own value"
-        )
+    if question.notes is not None:
+        yield from question.notes(connection, tables, given, rows)
 
 
 def is_empty(connection: Connection, tables: Tables) -> bool:

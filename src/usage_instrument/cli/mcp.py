@@ -14,7 +14,7 @@ from usage_instrument.dashboard.errors import PageError
 from usage_instrument.dashboard.reader import Reader
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError
-from usage_instrument.queries.questions import LIMIT, QUESTIONS, USER, Query, Question
+from usage_instrument.queries.questions import LIMIT, QUESTIONS, USER, Question
 
 from .database import parsed
 from .errors import explained, fail
@@ -144,9 +144,8 @@ def _answer(
     connection: Connection, tables: Tables, question: Question, given: Mapping[str, Any], identities: bool
 ) -> dict[str, Any]:
     limit = min(given.get("limit", ROWS), ROWS)
-    query: Query = question.query({**given, "limit": limit + 1} if "limit" in given else given, tables)
-    query = query.limit(limit + 1)
-    answer = ask(connection, tables, question, query, given)
+    asked = {**given, "limit": limit + 1} if "limit" in given else given
+    answer = ask(connection, tables, question, asked, limit + 1)
     hidden = set() if identities else question.names_of("user")
     values = set() if identities else question.names_of("variant")
     rows = [

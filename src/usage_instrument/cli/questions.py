@@ -20,7 +20,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.queries.display_names import display_names, with_display_names
 from usage_instrument.queries.printed import printed
-from usage_instrument.queries.questions import QUESTIONS, Argument, Query, Question
+from usage_instrument.queries.questions import QUESTIONS, Argument, Question
 from usage_instrument.queries.trend import TREND
 from usage_instrument.queries.unused_features import UNUSED
 from usage_instrument.queries.windows import window_words
@@ -154,7 +154,7 @@ def _answer(
     answer = read(
         url,
         schema,
-        lambda connection, tables: ask(connection, tables, question, question.query(given, tables), given),
+        lambda connection, tables: ask(connection, tables, question, given),
     )
     is_nothing = answer.is_empty and output in (Format.TABLE, Format.MARKDOWN)
     for caveat in answer.caveats:
@@ -194,7 +194,7 @@ def _print_sql(
         raise fail("SQL for which database? Pass --url or --dialect, not both")
     url = url or (os.environ.get(DATABASE_VARIABLE) if dialect is None else None)
     if url:
-        text = read(url, schema, lambda on, tables: printed(question.query(given, tables), on.dialect))
+        text = read(url, schema, lambda on, tables: _printed(question, on, tables, given))
     elif dialect is None:
         raise fail("SQL for which database? Pass --url or --dialect")
     else:
@@ -205,12 +205,24 @@ def _print_sql(
     Printer().write(f"{text};\n")
 
 
-def ask(connection: Connection, tables: Tables, question: Question, query: Query, given: Mapping[str, Any]) -> Answer:
-    """The answer to a question with these options. Raises UsageInstrumentError."""
+def _printed(question: Question, connection: Connection, tables: Tables, given: Mapping[str, Any]) -> str:
+    return printed(question.query(question.decided(connection, tables, given), tables), connection.dialect)
+
+
+def ask(
+    connection: Connection,
+    tables: Tables,
+    question: Question,
+    given: Mapping[str, Any],
+    at_most: int | None = None,
+) -> Answer:
+    """The answer to a question with these options, of so many rows. Raises UsageInstrumentError."""
     named = given.get("features") or [given.get("feature")]
     try:
+        given = question.decided(connection, tables, given)
         question.check_hours(connection, tables, given)
-        result = connection.execute(query)
+        query = question.query(given, tables)
+        result = connection.execute(query if at_most is None else query.limit(at_most))
         names, rows = list(result.keys()), [dict(row) for row in result.mappings()]
         found = list(caveats(connection, tables, question, given, rows))
         nothing = is_empty(connection, tables) and (question is not UNUSED or NOTHING_DECLARED in found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,8 @@ class Result:
     question: Question
     about: str
     empty: str
+    notes: Sequence[str]
+    """What the rows cannot say."""
     columns: tuple[QuestionColumn, ...]
     rows: Sequence[ResultRow]
     has_more: bool
@@ -90,6 +92,12 @@ def parameters_of(question: Question) -> dict[str, bool]:
 
 def query(question: Question, request: PageRequest, limit: int | None) -> Query:
     """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
+    given, asked = _asked(question, request, limit)
+    return asked if "limit" in given else asked.limit(limit)
+
+
+def _asked(question: Question, request: PageRequest, limit: int | None) -> tuple[Mapping[str, Any], Query]:
+    """Its arguments on this page, and the question with them. Raises PageError."""
     since, until = window_of(question, request)
     compare = compare_of(question, request)
     of_page = {
@@ -102,16 +110,29 @@ def query(question: Question, request: PageRequest, limit: int | None) -> Query:
     }
     decided = _of_page(question)
     try:
-        given = {
+        given: Mapping[str, Any] = {
             each.name: of_page[each.name] if each.name in decided else _argument(each, request)
             for each in question.open_arguments
         }
+        given = question.decided(request.connection, request.tables, given)
         question.check_hours(request.connection, request.tables, given)
-        asked = question.select(**given, tables=request.tables)
+        return given, question.select(**given, tables=request.tables)
     except UsageInstrumentError as error:
         message = str(error)
         raise PageError(400, "This address is wrong", f"{message[:1].upper()}{message[1:]}.") from None
-    return asked if "limit" in given else asked.limit(limit)
+
+
+def _notes(question: Question, request: PageRequest, rows: Sequence[Any]) -> Sequence[str]:
+    """What these rows cannot say."""
+    if question.notes is None:
+        return ()
+    notes, key = question.notes, (question.name, "notes", *_carried(question, request).items())
+
+    def found() -> list[str]:
+        given, _ = _asked(question, request, ROWS)
+        return [*notes(request.connection, request.tables, given, rows)]
+
+    return request.cached(key, found)
 
 
 def _argument(argument: Argument, request: PageRequest) -> Any:
@@ -200,6 +221,7 @@ def laid_out(
         question,
         question.about.format(**words),
         question.empty.format(**words),
+        _notes(question, request, rows),
         tuple(one for one in columns if one.kind != "running" and (limit > CARD or not one.is_extra)),
         [ResultRow(row, bar) for row, bar in zip(rows[shown], _bars(question, rows)[shown], strict=True)],
         len(rows) > limit,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -246,6 +246,10 @@ class Question:
     """Whether, with these arguments, a time zone needs hours in the history."""
     is_of_all_time: bool = False
     """Whether its page is about all time, whatever the period of the dashboard."""
+    decided: Callable[[Connection, Tables, Mapping[str, Any]], Mapping[str, Any]] = lambda on, tables, given: given
+    """Its arguments with those that depend on what is in the database."""
+    notes: Callable[[Connection, Tables, Mapping[str, Any], Sequence[Mapping[str, Any]]], Iterable[str]] | None = None
+    """What the rows of an answer cannot say; the arguments are decided."""
     arguments: tuple[Argument, ...] = field(init=False)
     """Its arguments, in the order of the function's signature."""
 

@@ -47,10 +47,10 @@ def feature(request: PageRequest) -> str:
     )
     if not declared and not used["rows"]:
         raise _unknown(request, name)
-    keys = _keys(request, name)
-    key = request.parameters.get("key") or (keys[0] if keys else None)
     dimensions = request.cached(("dimensions of", name), lambda: _dimensions(request, name))
     named = [each for each in dimensions if each != NUMBERS][:_KEYS]
+    keys = list(dict.fromkeys([*named, *_keys(request, name)]))[:_KEYS]
+    key = request.parameters.get("key") or (keys[0] if keys else None)
     dimension = request.parameters.get("dimension") or (named[0] if named else None)
     with_key = dataclasses.replace(request, parameters={**request.parameters, "key": key or ""})
     return render(
