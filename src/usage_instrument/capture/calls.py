@@ -11,7 +11,7 @@ from usage_instrument.events import MAX_COUNT, Access, Exposure, Use, check_audi
 from usage_instrument.typing import UNSET, Audit, Metadata
 
 from . import context, transactions, user_ids
-from .call_arguments import NO_MEASURES, Measures, kept_metadata
+from .call_arguments import kept_metadata
 from .dimensions import measures_of
 from .kept_uses import TransactionLostError
 from .recording import new_access
@@ -108,20 +108,21 @@ def _track(
         kept = kept_metadata(metadata)
     except Exception as error:
         recorder.lose_metadata(feature, error)
-    by: Measures = NO_MEASURES
+    use = Use(feature, who, kept, count if is_use else 0, access)
     dimensions, value = measured
     if not (dimensions is None and value is None):  # `==` of an array has no truth
         try:
             by = measures_of(dimensions, value)
+            use = use._replace(dimensions=by.dimensions, value=by.value)
         except Exception as error:
             recorder.lose_metadata(feature, error)
     in_time = True
     if commit is None or not is_use:
-        recorder.record(Use(feature, who, kept, count if is_use else 0, access, None, *by))
+        recorder.record(use)
     else:
         if access is not None:  # it has happened, whatever the transaction does
             recorder.record(Use(feature, who, kept, 0, access))
-        in_time = transactions.keep(recorder, Use(feature, who, kept, count, None, transactions.now(), *by), commit)
+        in_time = transactions.keep(recorder, use._replace(access=None, at=transactions.now()), commit)
     request = context.request_of(held)
     if request is not None:
         key = recorder.catalog.key(feature)

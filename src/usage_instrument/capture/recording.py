@@ -56,8 +56,11 @@ def count(
     if request is not None:
         request.counted.add(feature.key)
         request.note_user(user)
-    if span is None and metadata is None and measures is NO_MEASURES:
-        feature.append(user)
+    if span is None and measures is NO_MEASURES and not isinstance(metadata, Exception):  # the usual ones
+        if metadata is None:
+            feature.append(user)
+        else:
+            feature.catalog.recorder.record(Use(feature.name, user, metadata))
         return
     kept = None if isinstance(metadata, Exception) else metadata
     by = NO_MEASURES if isinstance(measures, Exception) else measures
