@@ -297,6 +297,7 @@ def deviation(number: int, past: list[int]) -> float:
 
 
 def variants(rows: Rows, feature: str, key: str, since: Moment, until: Moment) -> Answer:
+    found: list[tuple[str | None, Any]]
     its = [row for row in rows.dimensions if (row.feature_name, row.dimension) == (feature, key)]
     if its:
         start, end = bounds(rows.now, since, until)
