@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import tempfile
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from databases import POSTGRESQL, SQLITE, database
 from peers import EMPTY, PROMETHEUS, Function, after, awaiting, closure, empty, installed
 from rounds import Bar, Case, Result, Table, compare, main, now, times
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
 import usage_instrument as usage
@@ -234,6 +236,13 @@ def in_the_outbox(name: str, rounds: int) -> Iterator[Result]:
         "orders", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("what", sa.Text)
     )
     numbers = itertools.count(1)
+    insert = orders.insert()
+
+    def transaction(connection: sa.Connection, rows: int, uses: int) -> None:
+        for _ in range(rows):
+            connection.execute(insert, {"id": next(numbers), "what": "a chair"})
+        for _ in range(uses):
+            usage.track("bench", commit=connection, user=7)
 
     with database(name) as url:
         engine = sa.create_engine(url)
@@ -248,26 +257,44 @@ def in_the_outbox(name: str, rounds: int) -> Iterator[Result]:
                 start = time.perf_counter()
                 for _ in range(FEW):
                     with engine.begin() as connection:
-                        for _ in range(rows):
-                            connection.execute(orders.insert().values(id=next(numbers), what="a chair"))
-                        for _ in range(uses):
-                            usage.track("bench", commit=connection, user=7)
+                        transaction(connection, rows, uses)
                 return (time.perf_counter() - start) / FEW
 
             return case
 
-        found = compare(
-            f"{name}: a transaction of a Connection",
-            {ROW: committed(1, 0), COUNTED: committed(1, 1), TWO: committed(2, 0)},
-            ROW,
-            rounds=rounds,
-            between=usage.flush,
-        )
-        yield found
-        share = found[COUNTED].over / found[TWO].over
-        yield Bar(f"{name}: a use in the outbox / an INSERT more in the transaction", share, 1.3)
-        _default.reset()
+        yield from in_turns(name, committed, rounds)
         engine.dispose()
+        for driver in ("psycopg_async", "asyncpg") if name == POSTGRESQL else ():
+            host = create_async_engine(sa.make_url(url).set(drivername=f"postgresql+{driver}"))
+            with asyncio.Runner() as runner:
+
+                def awaited(rows: int, uses: int, host: AsyncEngine = host, runner: asyncio.Runner = runner) -> Case:
+                    async def case() -> float:
+                        start = time.perf_counter()
+                        for _ in range(FEW):
+                            async with host.begin() as connection:
+                                await connection.run_sync(transaction, rows, uses)
+                        return (time.perf_counter() - start) / FEW
+
+                    return lambda: runner.run(case())
+
+                yield from in_turns(f"{name} by {driver}", awaited, rounds)
+                runner.run(host.dispose())
+        _default.reset()
+
+
+def in_turns(name: str, committed: Callable[[int, int], Case], rounds: int) -> Iterator[Result]:
+    """Transactions with a row, with another one, and with a use instead of it."""
+    found = compare(
+        f"{name}: a transaction of a Connection",
+        {ROW: committed(1, 0), COUNTED: committed(1, 1), TWO: committed(2, 0)},
+        ROW,
+        rounds=rounds,
+        between=usage.flush,
+    )
+    yield found
+    share = found[COUNTED].over / found[TWO].over
+    yield Bar(f"{name}: a use in the outbox / an INSERT more in the transaction", share, 1.3)
 
 
 def measure(scale: float) -> Iterator[Result]:

@@ -580,12 +580,12 @@ def test_rows_of_users_who_are_not_there_yet_do_not_hold_up_those_behind(databas
         for user in (*late[:3], known, *late[3:], known):
             usage.track("purchase", commit=connection, user=user)
         connection.commit()
-    usage.flush()
+    usage.flush(60)
     assert counts(users.engine, tables) == {("purchase", known): 2}
     assert (usage.stats().written, usage.stats().outbox_pending) == (2, 5)
     with users.engine.begin() as connection:
         connection.execute(users.users.insert(), [{"id": user, "name": "late"} for user in late])
-    assert usage.flush()
+    assert usage.flush(60)
     assert usage.stats().outbox_pending == 0
     assert counts(users.engine, tables) == {("purchase", known): 2, **{("purchase", user): 1 for user in late}}
 

@@ -26,11 +26,6 @@ _SAVEPOINT = "usage_instrument"
 _UNDO = f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}; RELEASE SAVEPOINT {_SAVEPOINT}"
 _IN_TRANSACTION = 2
 """libpq's status of a transaction in which no statement has failed."""
-_ENDS_TRANSACTION = {1020, 1206, 1213, 1305}
-"""MariaDB's errors that end the transaction: a changed row, a full lock table, a deadlock. The last one, of a savepoint
-that is not there, follows them. Any other leaves the transaction as it was before the statement."""
-_LOCK_WAIT_TIMEOUT = 1205
-"""MariaDB's error that ends the transaction if `innodb_rollback_on_timeout` is set."""
 
 
 class TransactionEndedError(Exception):
@@ -211,39 +206,38 @@ def _execute_in_one_trip(cursor: Any, text: str, row: Any) -> None:
         raise
 
 
-def survives(host: HostConnection) -> bool:
-    """Whether a statement that fails leaves the transaction as it was, unless `is_lost`. PostgreSQL aborts it."""
-    return host.dialect.name != "postgresql"
-
-
 def _as_text(value: Any) -> Any:
     return value if value is None or isinstance(value, int) else str(value)
 
 
-def is_aborted(error: Exception) -> bool:
-    """Whether PostgreSQL had aborted the transaction before the statement: a COMMIT will roll it back."""
-    cause = _driver_error(error)
-    return getattr(cause, "sqlstate", None) == "25P02" or getattr(cause, "pgcode", None) == "25P02"
+def aborts(host: HostConnection) -> bool:
+    """Whether a statement that fails outside of a savepoint aborts the transaction."""
+    return _dialect(host).aborts_transaction
 
 
-def is_lost(host: HostConnection, error: Exception) -> bool:
-    """Whether the error ended the transaction, although the database survives others."""
-    if host.dialect.name not in {"mysql", "mariadb"}:
-        return False
-    arguments = _driver_error(error).args
-    code = arguments[0] if arguments else None
-    if code == _LOCK_WAIT_TIMEOUT:
-        return bool(host.scalar("SELECT @@innodb_rollback_on_timeout"))
-    return code in _ENDS_TRANSACTION
+def is_aborted(host: HostConnection, error: Exception) -> bool:
+    """Whether the transaction had been aborted before the statement: a COMMIT will roll it back."""
+    return _dialect(host).is_aborted(_wrapped(error))
+
+
+def is_ended(host: HostConnection, error: Exception) -> bool:
+    """Whether the error has ended the transaction."""
+    return _dialect(host).is_ended(_wrapped(error), host.scalar)
 
 
 def fault_of(host: HostConnection, error: Exception) -> Fault | None:
     """The class of a database's error; None for another exception."""
-    cause = _driver_error(error)
-    if cause is error and not isinstance(error, exc.DBAPIError):
+    if _driver_error(error) is error and not isinstance(error, exc.DBAPIError):
         return None
-    wrapped = error if isinstance(error, exc.DBAPIError) else exc.DBAPIError(None, None, cause)
-    return dialects.get(host.dialect.name).classify(wrapped)
+    return _dialect(host).classify(_wrapped(error))
+
+
+def _dialect(host: HostConnection) -> dialects.Dialect:
+    return dialects.get(host.dialect.name)
+
+
+def _wrapped(error: Exception) -> exc.DBAPIError:
+    return error if isinstance(error, exc.DBAPIError) else exc.DBAPIError(None, None, _driver_error(error))
 
 
 def _driver_error(error: Exception) -> BaseException:

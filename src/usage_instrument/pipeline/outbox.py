@@ -19,14 +19,14 @@ from usage_instrument.typing import UserId
 from .host_connections import (
     HostConnection,
     TransactionEndedError,
+    aborts,
     adapt,
     fault_of,
     is_aborted,
-    is_lost,
+    is_ended,
     is_same,
     key_of,
     place_of,
-    survives,
 )
 from .store import Store
 
@@ -98,7 +98,7 @@ class Outbox:
 
     def is_here(self, bind: Any) -> bool:
         """Whether an Engine or Connection of the host's, or one of Django's, is on the database of the tables."""
-        return self._target(bind).is_here
+        return (self._engines.get(bind) or self._target(bind)).is_here
 
     def takes(self, bind: Any) -> bool:
         """Whether it is, and its outbox works."""
@@ -146,17 +146,17 @@ class Outbox:
         except Exception as error:
             return self._failed(error)
         # SQLite and MariaDB undo a statement that fails, but an executemany is several.
-        execute = host.execute if len(parameters) == 1 and survives(host) else host.execute_in_savepoint
+        execute = host.execute_in_savepoint if len(parameters) > 1 or aborts(host) else host.execute
         try:
             execute(insert.text, parameters)
         except TransactionEndedError as ended:
-            if is_aborted(ended.error):  # by the host, whose COMMIT rolls back: the uses go with its rows
+            if is_aborted(host, ended.error):  # by the host, whose COMMIT rolls back: the uses go with its rows
                 return True
             raise ended.error from None
         except Exception as error:
-            if is_aborted(error):
+            if is_aborted(host, error):
                 return True
-            if is_lost(host, error):
+            if is_ended(host, error):
                 raise
             return self._refused(target, host, error)
         return True

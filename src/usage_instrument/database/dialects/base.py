@@ -411,6 +411,17 @@ class Dialect(ABC):
         """Whether an error at COMMIT proves that nothing was committed; otherwise the transaction is in doubt."""
         return isinstance(error, exc.IntegrityError)
 
+    aborts_transaction: ClassVar[bool] = False
+    """Whether a statement that fails aborts its transaction, unless it runs in a savepoint."""
+
+    def is_aborted(self, error: exc.DBAPIError) -> bool:
+        """Whether the transaction had been aborted before the statement: its COMMIT will roll it back."""
+        return False
+
+    def is_ended(self, error: exc.DBAPIError, scalar: Callable[[str], Any]) -> bool:
+        """Whether the statement that failed has ended its transaction. `scalar` runs a query on its connection."""
+        return False
+
     def is_outdated(self, error: exc.DBAPIError) -> bool:
         """Whether the error may mean that `db upgrade` has changed the tables since the flush was prepared."""
         return False

@@ -314,6 +314,12 @@ class MariaDB(Dialect):
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         return isinstance(error, exc.IntegrityError) or _code(error) == 1213  # Galera's failed certification
 
+    def is_ended(self, error: exc.DBAPIError, scalar: Callable[[str], Any]) -> bool:
+        code = _code(error)
+        if code == _LOCK_WAIT_TIMEOUT:
+            return bool(scalar("SELECT @@innodb_rollback_on_timeout"))
+        return code in _ENDS_TRANSACTION
+
     def is_outdated(self, error: exc.DBAPIError) -> bool:
         return _code(error) in _COLLATION_ERRORS
 
@@ -453,6 +459,14 @@ def _add_unique(
     return f"ALTER TABLE {fullname} {', '.join(changes)}"
 
 
+_LOCK_WAIT_TIMEOUT = 1205  # ER_LOCK_WAIT_TIMEOUT
+_ENDS_TRANSACTION = {
+    1020,  # ER_CHECKREAD: the row has changed
+    1206,  # ER_LOCK_TABLE_FULL
+    1213,  # ER_LOCK_DEADLOCK
+    1305,  # ER_SP_DOES_NOT_EXIST: a savepoint that has ended with its transaction
+}
+"""The errors that end the transaction. Any other leaves it as it was before the statement."""
 _COLLATION_ERRORS = {
     1253,  # ER_COLLATION_CHARSET_MISMATCH
     1267,  # ER_CANT_AGGREGATE_2COLLATIONS

@@ -283,6 +283,11 @@ class PostgreSQL(Dialect):
     def is_outdated(self, error: exc.DBAPIError) -> bool:
         return _sqlstate(error) in _UNFIT  # as the tables were distributed since
 
+    aborts_transaction = True
+
+    def is_aborted(self, error: exc.DBAPIError) -> bool:
+        return _sqlstate(error) == "25P02"  # in_failed_sql_transaction
+
     def may_read(self, connection: Connection, table: Table) -> bool:
         name = connection.dialect.identifier_preparer.format_table(table)  # a failed statement would end a transaction
         return bool(connection.scalar(select(func.has_table_privilege(cast(name, Text), cast("SELECT", Text)))))
