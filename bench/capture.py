@@ -236,11 +236,10 @@ def in_the_outbox(name: str, rounds: int) -> Iterator[Result]:
         "orders", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("what", sa.Text)
     )
     numbers = itertools.count(1)
-    insert = orders.insert()
 
     def transaction(connection: sa.Connection, rows: int, uses: int) -> None:
         for _ in range(rows):
-            connection.execute(insert, {"id": next(numbers), "what": "a chair"})
+            connection.execute(orders.insert().values(id=next(numbers), what="a chair"))
         for _ in range(uses):
             usage.track("bench", commit=connection, user=7)
 
