@@ -66,27 +66,42 @@ class PortableFlush(Flush):
         if not ledger.advance(connection, batch.number):
             return False
         counts = batch.counts
-        if counts:
-            keys = {(count.user, count.feature): count for count in counts}
-            self._usage[has_metadata(counts)].run(connection, keys, usage_json)
-            if counts[0].history:
-                self.add_history(connection, counts)
+        if not counts:
+            return True
+        rows = usage_json(counts)
+        usage = self._usage[has_metadata(counts)]
+        usage.run(
+            connection,
+            rows,
+            len(counts),
+            lambda: {(count.user, count.feature): count for count in counts},
+            usage_json,
+        )
+        if all(len(count.history) == 1 for count in counts):
+            self._history.run(connection, rows, len(counts), lambda: _buckets(counts), history_json)
+        elif counts[0].history:
+            self.add_history(connection, counts)
         return True
 
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
-        keys = {
-            (count.user, count.feature, bucket[0]): count._replace(history=(bucket,))
-            for count in counts
-            for bucket in count.history
-        }
-        self._history.run(connection, keys, history_json)
+        number = sum(len(count.history) for count in counts)
+        self._history.run(connection, history_json(counts), number, lambda: _buckets(counts), history_json)
 
     def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:
-        self._exposures.run(connection, {row[:3]: row for row in rows}, exposures_json)
+        self._exposures.run(
+            connection, exposures_json(rows), len(rows), lambda: {row[:3]: row for row in rows}, exposures_json
+        )
 
     def add_dimensions(self, connection: Connection, rows: Sequence[DimensionRow]) -> None:
-        keys = {(row.user, row.feature, row.slice.dimension, row.slice.value, row.slice.start): row for row in rows}
-        self._dimensions.run(connection, keys, dimensions_json)
+        self._dimensions.run(
+            connection,
+            dimensions_json(rows),
+            len(rows),
+            lambda: {
+                (row.user, row.feature, row.slice.dimension, row.slice.value, row.slice.start): row for row in rows
+            },
+            dimensions_json,
+        )
 
     def by_bytes(self, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
         return by_bytes(*columns)
@@ -103,18 +118,33 @@ class _Statements:
         self._missing = select(*addition.row_key).where(~exists(literal_column("1")).where(*same))
         self._insert = addition.upsert(key)
 
-    def run(self, connection: Connection, rows: Mapping[tuple[Any, ...], T], json: Callable[[Any], str]) -> None:
-        """Add the rows, each under the values of its `row_key`. Raises ConcurrentInsertError."""
-        if not rows:
+    def run(
+        self,
+        connection: Connection,
+        rows: str,
+        number: int,
+        by_key: Callable[[], Mapping[tuple[Any, ...], T]],
+        json: Callable[[list[T]], str],
+    ) -> None:
+        """Add a number of rows, and write those as JSON that are missing; `by_key` has them under the values of their
+        `row_key`. Raises ConcurrentInsertError."""
+        updated = connection.execute(self._update, {"rows": rows}).rowcount
+        if updated == number:
             return
-        given = {"rows": json(rows.values())}
-        updated = connection.execute(self._update, given).rowcount
-        if updated == len(rows):
-            return
-        missing = [rows[tuple(key)] for key in connection.execute(self._missing, given)]
-        if updated + len(missing) != len(rows):  # another writer has inserted one since the UPDATE
+        found, missing = by_key(), connection.execute(self._missing, {"rows": rows})
+        new = [found[tuple(key)] for key in missing]
+        if updated + len(new) != number:  # another writer has inserted one since the UPDATE
             raise ConcurrentInsertError
-        connection.execute(self._insert, {"rows": json(missing)})
+        connection.execute(self._insert, {"rows": json(new)})
+
+
+def _buckets(counts: Sequence[Count]) -> dict[tuple[Any, ...], Count]:
+    """Each bucket of the history as a count."""
+    return {
+        (count.user, count.feature, bucket[0]): count._replace(history=(bucket,))
+        for count in counts
+        for bucket in count.history
+    }
 
 
 def is_distributed(connection: Connection, tables: Tables) -> bool:
