@@ -18,6 +18,8 @@ __all__ = ["SettingOptions", "Settings"]
 
 ENVIRONMENT_PREFIX = "USAGE_INSTRUMENT_"
 DATABASE_VARIABLE = ENVIRONMENT_PREFIX + "DATABASE_URL"
+READ_VARIABLE = ENVIRONMENT_PREFIX + "READ_URL"
+"""The database of what only reads, such as a hot standby; unset, that of DATABASE_VARIABLE."""
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _KEY_LENGTH = 32
@@ -50,6 +52,7 @@ class SettingOptions(TypedDict, total=False):
     metadata_max_bytes: int
     dimension_values: int
     user_retry: Duration
+    read_timeout: Duration | None
     resend_max_bytes: int
     strict: bool
     enabled: bool
@@ -107,6 +110,8 @@ class Settings:
     """The number of different values of a dimension of a feature, at most 500; further ones count as `(other)`."""
     user_retry: float = 600.0
     """Seconds a use of an unknown user waits for that user's row."""
+    read_timeout: float | None = None
+    """Seconds one statement of a page or command that only reads may take. None is 30 for a page, 600 for a command."""
     resend_max_bytes: int = 16 * 2**20
     """Bytes of the latest acknowledged batches kept in memory, for a server that takes over without them."""
     strict: bool = False
@@ -172,7 +177,7 @@ def values_in(environ: Mapping[str, Any], names: Collection[str], *, place: str 
 
 def misspelt(environ: Iterable[str], *, place: str = "$") -> list[str]:
     """One message for each variable with our prefix that is no setting; `place` as in `values_in`."""
-    known = [*(field.name.upper() for field in dataclasses.fields(Settings)), "DATABASE_URL"]
+    known = [*(field.name.upper() for field in dataclasses.fields(Settings)), "DATABASE_URL", "READ_URL"]
     complaints = []
     for variable in sorted(environ):
         name = variable.removeprefix(ENVIRONMENT_PREFIX)
@@ -227,6 +232,15 @@ def _dimension_values(name: str, value: object) -> int:
 
 
 _MOST_VALUES = 500
+
+
+def _read_timeout(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    seconds = _duration(name, value)
+    if seconds < 1:
+        raise ConfigurationError(f"{name} is at least a second, or None, not {value!r}")
+    return seconds
 
 
 def _flag(name: str, value: object) -> bool:
@@ -293,7 +307,7 @@ def _callable(name: str, value: object) -> object:
     return value
 
 
-_NULLABLE = {"users", "schema", "history", "journal", "before_track", "audit_key", "privacy_key"}
+_NULLABLE = {"read_timeout", "users", "schema", "history", "journal", "before_track", "audit_key", "privacy_key"}
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(
         (
@@ -321,6 +335,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("strict", "enabled"), _flag),
     "dimension_values": _dimension_values,
     "flush_statements": _choice("auto", "single", "portable"),
+    "read_timeout": _read_timeout,
     "user_id_type": _choice("uuid", "integer", "string"),
     "writer": _choice("process", "collector"),
     "history": _choice("day", "hour", None),

@@ -25,6 +25,9 @@ def caveats(
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[str]:
     """The caveats of an answer to a question with these options."""
+    behind = dialects.get(connection.dialect.name).behind(connection)
+    if behind and behind >= 1:
+        yield f"this standby is {int(behind)} s behind its primary: newer uses are missing"
     for table in old_tables(connection, tables):
         yield f"{table} has no unique index and may count a user twice: run `usage-instrument db upgrade`"
     if question is UNUSED and not _has(connection, tables.catalog.c.feature_name.is_not(None)):

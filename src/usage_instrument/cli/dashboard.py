@@ -16,10 +16,10 @@ import typer
 from usage_instrument import Tracker
 from usage_instrument.database import engines
 from usage_instrument.queries.arguments import user_id
-from usage_instrument.settings import Settings
+from usage_instrument.settings import READ_VARIABLE, Settings
 from usage_instrument.typing import Scope, UserId
 
-from .database import parsed, read
+from .database import ask, parsed
 from .errors import explained, fail
 from .options import Schema, Url, required
 
@@ -27,7 +27,14 @@ PORT = 8765
 
 
 def dashboard(
+    context: typer.Context,
     url: Url = None,
+    read_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar=READ_VARIABLE, show_envvar=True, help="The database that the pages read, such as a hot standby."
+        ),
+    ] = None,
     schema: Schema = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="The port; 0 takes a free one.")] = PORT,
@@ -57,7 +64,9 @@ def dashboard(
     from usage_instrument.dashboard.asgi import Dashboard
     from usage_instrument.dashboard.token_auth import PARAMETER, TokenAuth
 
-    database = parsed(required(url))
+    if _is_chosen(context, "url") and not _is_chosen(context, "read_url"):
+        read_url = None  # the environment's is of another database
+    database, shown_database = parsed(required(url or read_url)), parsed(required(read_url or url))
     if token_file is None and not _is_loopback(host):
         raise fail(
             f"{host} is open to other machines, and the dashboard shows who used what: keep a token of your own in a "
@@ -65,19 +74,22 @@ def dashboard(
         )
     with explained(database):
         auth = TokenAuth(_read(token_file) if token_file is not None else secrets.token_urlsafe(24))
-    tables = read(url, schema, lambda connection, tables: tables)  # reports a wrong database before it serves
+    # Reports a wrong database before it serves.
+    tables = ask(read_url or url, schema, lambda connection, tables: tables)
     user = None if audit_as is None else user_id(audit_as, tables)
     if audit_as is not None and user is None:
         raise fail("--audit-as takes the id of the user who looks at the audit trail, not 'anonymous'")
     with explained(database):
         audit = {} if user is None else _audit_options(auth, user, Tracker(database, _settings(), tables))
         app = auth.protect(
-            Dashboard(database, authorize=auth.authorize, schema=schema, tz=tz, user_groups=group or (), **audit)
+            Dashboard(shown_database, authorize=auth.authorize, schema=schema, tz=tz, user_groups=group or (), **audit)
         )
     listening = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/{auth.prefix}/"
     shown = auth.secret if token_file is None else f"(the content of {token_file})"
-    typer.echo(f"The dashboard of {engines.masked(database)}:\n\n  {address}?{PARAMETER}={shown}\n\nCtrl-C ends it.")
+    typer.echo(
+        f"The dashboard of {engines.masked(shown_database)}:\n\n  {address}?{PARAMETER}={shown}\n\nCtrl-C ends it."
+    )
     # No access log: it would contain the token.
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
     try:
@@ -85,6 +97,11 @@ def dashboard(
     finally:
         if audit:
             audit["tracker"].shutdown()
+
+
+def _is_chosen(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _audit_options(auth: Any, user: UserId, tracker: Tracker) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, exc
 
 from usage_instrument.database import dialects, engines
 from usage_instrument.database.reflection import find_tables
@@ -17,6 +18,10 @@ from .errors import explained, fail
 from .options import UserIdKind, required, settings
 
 T = TypeVar("T")
+STATEMENT_TIMEOUT = 600
+"""Seconds that one statement of a command that only reads may take, unless `read_timeout` says otherwise."""
+_ATTEMPTS = 3
+"""Attempts of a command whose query a standby ends."""
 
 
 def run(
@@ -52,6 +57,31 @@ def read(url: str | None, schema: str | None, work: Callable[[Connection, Tables
         return work(connection, tables)
 
     return run(url, schema, "none", UserIdKind.UUID, found, needs_file=True)
+
+
+def ask(url: str | None, schema: str | None, work: Callable[[Connection, Tables], T]) -> T:
+    """As read, in a read-only transaction with a timeout of its own, on a database that may be a standby."""
+
+    def found(connection: Connection, configured: Settings) -> T:
+        dialect = dialects.get(connection.dialect.name)
+        timeout = math.ceil(configured.read_timeout or STATEMENT_TIMEOUT)
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            begun = dialect.begin_read_only(connection, timeout)
+            try:
+                return work(begun, find_tables(begun, configured.schema))
+            except exc.DBAPIError as error:
+                if not attempts_left or not dialect.is_conflict(error):
+                    raise
+                begun.rollback()
+        raise RuntimeError
+
+    def closed(connection: Connection, configured: Settings) -> T:
+        try:
+            return found(connection, configured)
+        finally:
+            connection.invalidate()  # its session has settings that no other work may meet
+
+    return run(url, schema, "none", UserIdKind.UUID, closed, needs_file=True)
 
 
 def parsed(url: str) -> URL:

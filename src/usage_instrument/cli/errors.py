@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import typer
 from sqlalchemy import URL, exc
 
+from usage_instrument.database import dialects
+from usage_instrument.database.driver_errors import Fault
 from usage_instrument.database.urls import masked, scrubbed
 from usage_instrument.errors import UsageInstrumentError
 
@@ -54,6 +56,9 @@ def _hint(error: Exception, url: URL) -> str:
     # An error without a statement is one of the connection: refused, unreachable, wrong password, no such database.
     if isinstance(error, exc.DBAPIError) and not error.statement:
         return "; does the directory exist?" if url.get_backend_name() == "sqlite" else _SERVER_HINT
+    if isinstance(error, exc.DBAPIError):
+        fault = dialects.get(url.get_backend_name()).classify(error)
+        return "; a longer time is set by USAGE_INSTRUMENT_READ_TIMEOUT" if fault is Fault.TIMEOUT else ""
     return _SERVER_HINT if isinstance(error, OSError | TimeoutError) else ""
 
 

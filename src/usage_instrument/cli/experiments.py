@@ -16,9 +16,9 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.experiments.report import Rows, analysed, caveats, numbers_of, words_of
 
-from .database import read
+from .database import ask
 from .errors import printable, warn
-from .options import Format, Output, Schema, Url
+from .options import Format, Output, ReadUrl, Schema
 from .output import as_json, show
 from .questions import known_features, meant, unknown_feature
 
@@ -63,7 +63,7 @@ def experiment(
     since: _Since = None,
     until: _Until = None,
     tz: _Zone = None,
-    url: Url = None,
+    url: ReadUrl = None,
     schema: Schema = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -74,7 +74,7 @@ def experiment(
     """
     _ = statistics.analyse  # before the query: without SciPy, it raises
     features = [goal, *(guardrail or [])]
-    rows, guardrails = read(
+    rows, guardrails = ask(
         url, schema, lambda on, tables: figures(on, tables, name, features, since, until, tz, metric.value)
     )
     analysis = analysed(
@@ -96,7 +96,7 @@ def experiments(
     since: _Since = None,
     until: _Until = None,
     tz: _Zone = None,
-    url: Url = None,
+    url: ReadUrl = None,
     schema: Schema = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -104,7 +104,7 @@ def experiments(
 
     Units that saw several variants of an experiment are excluded, and counted.
     """
-    names, rows = read(url, schema, lambda on, tables: every(on, tables, since, until, tz))
+    names, rows = ask(url, schema, lambda on, tables: every(on, tables, since, until, tz))
     show(rows, output, empty="No experiment has exposed anybody: call `usage.variant` or `usage.expose`.", names=names)
 
 

@@ -19,7 +19,7 @@ from usage_instrument.queries.questions import LIMIT, QUESTIONS, USER, Question
 from .database import parsed
 from .errors import explained, fail
 from .mcp_experiments import EXPERIMENT_TOOLS
-from .options import Schema, Url, required
+from .options import ReadUrl, Schema, required
 from .questions import ask
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _INSTRUCTIONS = (
 
 
 def mcp(
-    url: Url = None,
+    url: ReadUrl = None,
     schema: Schema = None,
     identities: Annotated[
         bool,

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from usage_instrument.queries.windows import span_of
-from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, Settings
+from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, READ_VARIABLE, Settings
 
 from .errors import fail
 
@@ -48,6 +48,17 @@ class Format(str, enum.Enum):
 Url: TypeAlias = Annotated[
     str | None,
     typer.Option(envvar=DATABASE_VARIABLE, show_envvar=True, help="The database, by a sync or an async driver."),
+]
+
+
+ReadUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar=[READ_VARIABLE, DATABASE_VARIABLE],
+        show_envvar=True,
+        help="The database, by a sync or an async driver. It may be a hot standby: this command only reads.",
+    ),
 ]
 
 

@@ -27,9 +27,9 @@ from usage_instrument.queries.windows import window_words
 from usage_instrument.settings import DATABASE_VARIABLE
 
 from .caveats import NOTHING_DECLARED, caveats, is_empty, old_tables
-from .database import read
+from .database import ask as ask_database
 from .errors import ERROR, PROBLEMS, explained, fail, warn
-from .options import USER, Format, Output, Schema, Url, UserIdKind, UserIds, example
+from .options import USER, Format, Output, ReadUrl, Schema, UserIdKind, UserIds, example
 from .output import PADDING, UNBOUNDED, Printer, console, show, table
 
 _TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "array": list[str]}
@@ -65,7 +65,11 @@ sql = typer.Typer(
     no_args_is_help=True,
 )
 
-_SHARED: dict[str, tuple[Any, Any]] = {"url": (Url, None), "schema": (Schema, None), "output": (Output, Format.TABLE)}
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "url": (ReadUrl, None),
+    "schema": (Schema, None),
+    "output": (Output, Format.TABLE),
+}
 _FAIL_OVER = Annotated[
     int | None, typer.Option(min=0, metavar="NUMBER", help="Exit with 1 if there are more rows than this.")
 ]
@@ -151,7 +155,7 @@ def _choices(values: Sequence[str]) -> Any:
 def _answer(
     question: Question, url: str | None, schema: str | None, output: Format, fail_over: int | None = None, **given: Any
 ) -> None:
-    answer = read(
+    answer = ask_database(
         url,
         schema,
         lambda connection, tables: ask(connection, tables, question, given),
@@ -194,7 +198,7 @@ def _print_sql(
         raise fail("SQL for which database? Pass --url or --dialect, not both")
     url = url or (os.environ.get(DATABASE_VARIABLE) if dialect is None else None)
     if url:
-        text = read(url, schema, lambda on, tables: _printed(question, on, tables, given))
+        text = ask_database(url, schema, lambda on, tables: _printed(question, on, tables, given))
     elif dialect is None:
         raise fail("SQL for which database? Pass --url or --dialect")
     else:

@@ -28,9 +28,9 @@ from usage_instrument.queries.top_features import TOP
 from usage_instrument.queries.unused_features import UNUSED
 from usage_instrument.queries.windows import MONTH, window, window_words
 
-from .database import read
+from .database import ask
 from .errors import fail, printable
-from .options import Schema, Url
+from .options import ReadUrl, Schema
 from .output import Printer
 
 ROWS = 10
@@ -95,7 +95,7 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown. This is the default.")] = False,
     identities: Annotated[bool, typer.Option("--identities", help="Also show users, by their ids.")] = False,
     file: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Default: standard output.")] = None,
-    url: Url = None,
+    url: ReadUrl = None,
     schema: Schema = None,
 ) -> None:
     """A digest of a period: top, new, rising, falling and unused features, adoption, anomalies and losses.
@@ -104,7 +104,7 @@ def report(
     """
     if html and markdown:
         raise fail("as HTML or as Markdown? Pass --html or --markdown, not both")
-    digest = read(url, schema, lambda connection, tables: digest_of(connection, tables, since, until, identities))
+    digest = ask(url, schema, lambda connection, tables: digest_of(connection, tables, since, until, identities))
     text = render("report.html", digest=digest) if html else in_markdown(digest)
     if file is None:
         Printer().write(text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 import usage_instrument
+from usage_instrument.database import dialects
 from usage_instrument.database.expressions import Ago, Day
 from usage_instrument.database.ledger import is_process
 from usage_instrument.database.tables import Tables
@@ -29,6 +30,8 @@ class Freshness:
     """Uses dropped or rejected in the last 7 days."""
     pending: int | None
     """Uses that this process has not written yet; None for a process that records none."""
+    behind: float | None
+    """Seconds that this standby is behind its primary; None where there is no standby."""
 
 
 def freshness(connection: sa.Connection, tables: Tables) -> Freshness:
@@ -58,6 +61,7 @@ def freshness(connection: sa.Connection, tables: Tables) -> Freshness:
         row.silent,
         int(row.lost or 0),
         stats.pending if stats.captured or stats.heartbeat is not None else None,
+        dialects.get(connection.dialect.name).behind(connection),
     )
 
 

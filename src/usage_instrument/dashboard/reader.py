@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,21 +25,25 @@ from .page_jobs import Job
 T = TypeVar("T")
 
 STATEMENT_TIMEOUT = 30
-"""Seconds that one statement may take."""
+"""Seconds that one statement may take, unless the setting `read_timeout` says otherwise."""
+_ATTEMPTS = 3
+"""Attempts of a page whose query a standby ends."""
 
 
 class Reader:
     """One database, by a sync or an async driver, for any number of threads."""
 
     def __init__(self, database: engines.Database, tables: Tables | None, schema: str | None) -> None:
-        self._engine = engines.own_engine(_patient(engines.parse(database)))
+        settings = Settings.from_environment(enabled=False)
+        self._timeout = math.ceil(settings.read_timeout or STATEMENT_TIMEOUT)
+        self._engine = engines.own_engine(_patient(engines.parse(database), self._timeout))
         if tables is not None and not isinstance(tables, Tables):
             raise ConfigurationError(
                 f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
             )
         schemas = engines.schema_translate_map(database)
         self._tables = None if tables is None else tables.translated(schemas)
-        schema = schema if schema is not None else Settings.from_environment().schema
+        schema = schema if schema is not None else settings.schema
         self._schema = schemas.get(schema, schema)
 
     def __str__(self) -> str:
@@ -49,13 +54,22 @@ class Reader:
         self._check_file()
         connector = engines.connect(self._engine)  # a pool of its own, because some belong to an event loop
         try:
-            return connector.run(lambda connection: self._page(connection, work, job))
+            return self._attempts(connector, work, job)
         except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
             if job is not None:
                 job.check()
             raise self._page_error(error) from None
         finally:
             connector.dispose()
+
+    def _attempts(self, connector: engines.Connector, work: Callable[[Connection, Tables], T], job: Job | None) -> T:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return connector.run(lambda connection: self._page(connection, work, job))
+            except exc.DBAPIError as error:
+                if not dialects.get(connector.dialect_name).is_conflict(error):
+                    raise
+        return connector.run(lambda connection: self._page(connection, work, job))
 
     def _page(self, connection: Connection, work: Callable[[Connection, Tables], T], job: Job | None) -> T:
         if job is not None:
@@ -87,7 +101,7 @@ class Reader:
         return lambda: cancel()
 
     def _work(self, connection: Connection, work: Callable[[Connection, Tables], T]) -> T:
-        connection = dialects.get(connection.dialect.name).begin_read_only(connection, STATEMENT_TIMEOUT)
+        connection = dialects.get(connection.dialect.name).begin_read_only(connection, self._timeout)
         tables = self._tables or self._found(connection)
         try:
             answer = work(connection, tables)
@@ -132,7 +146,7 @@ class Reader:
             return PageError(
                 503,
                 "This takes too long",
-                f"{self} did not answer within {STATEMENT_TIMEOUT} seconds.",
+                f"{self} did not answer within {self._timeout} seconds.",
                 "Choose a shorter period.",
             )
         if getattr(error, "statement", None):
@@ -150,10 +164,10 @@ class Reader:
         )
 
 
-def _patient(database: engines.Database) -> engines.Database:
+def _patient(database: engines.Database, timeout: int) -> engines.Database:
     """The URL with time for a long statement, which these drivers would take for a lost network."""
     if isinstance(database, URL) and database.drivername.endswith(("pymysql", "mysqldb")):
-        return database.update_query_dict({"read_timeout": str(STATEMENT_TIMEOUT + 5)} | dict(database.query))
+        return database.update_query_dict({"read_timeout": str(timeout + 5)} | dict(database.query))
     return database
 
 

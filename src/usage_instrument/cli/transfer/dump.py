@@ -18,8 +18,8 @@ from usage_instrument.database.ledger import utcnow
 from usage_instrument.database.tables import Tables
 from usage_instrument.queries.windows import edge_of, point
 
-from ..database import read
-from ..options import Format, Schema, Url
+from ..database import ask
+from ..options import Format, ReadUrl, Schema
 from ..output import show
 from .parquet import pyarrow
 
@@ -51,7 +51,7 @@ def dump(
     closed: Annotated[
         bool, typer.Option("--closed-days/--open-days", help="Only days that are over, or today so far, too.")
     ] = True,
-    url: Url = None,
+    url: ReadUrl = None,
     schema: Schema = None,
 ) -> None:
     """Write the history, one file a day, and the counts as of the last of these days.
@@ -67,7 +67,7 @@ def dump(
         directory.mkdir(parents=True, exist_ok=True)
         return [*_files(connection, tables, directory, kind, first, closed=closed)]
 
-    show(read(url, schema, work), Format.TABLE, empty="There is no day to write: none is over yet.")
+    show(ask(url, schema, work), Format.TABLE, empty="There is no day to write: none is over yet.")
 
 
 def _first(since: str | None) -> dt.date | None:

@@ -380,6 +380,14 @@ class Dialect(ABC):
     def prepare_questions(self, connection: Connection) -> None:  # noqa: B027 - optional
         """Set what makes the questions of the current transaction faster."""
 
+    def is_conflict(self, error: exc.DBAPIError) -> bool:
+        """Whether a standby ended a query, as it has to repeat what the primary did: another attempt may succeed."""
+        return False
+
+    def behind(self, connection: Connection) -> float | None:
+        """The seconds that a standby is behind its primary; None where there is no standby, or no answer."""
+        return None
+
     excludes_writers: ClassVar[bool] = False
     """Whether `begin` excludes all other writers, even if the transaction only reads."""
 

@@ -51,6 +51,13 @@ _EQUALITY = text(
 )
 
 
+_BEHIND = text(
+    # Without a transaction on the primary, the last one gets older and older: a standby that is connected and has
+    # replayed all that it received is not behind.
+    "SELECT CASE WHEN NOT pg_is_in_recovery() THEN NULL WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() "
+    "AND EXISTS (SELECT FROM pg_stat_wal_receiver) THEN 0 "
+    "ELSE EXTRACT(EPOCH FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END"
+)
 _TEMPORARY = text(
     "SELECT DISTINCT relname FROM pg_class WHERE relpersistence = 't' AND relname IN :names ORDER BY relname"
 ).bindparams(bindparam("names", expanding=True))
@@ -218,6 +225,13 @@ class PostgreSQL(Dialect):
         # Compiling a question takes longer than it saves, until it reads many millions of rows.
         # Other servers that speak its protocol have no such setting, and refuse an unknown one.
         connection.execute(text("SELECT set_config(name, 'off', true) FROM pg_settings WHERE name = 'jit'"))
+
+    def is_conflict(self, error: exc.DBAPIError) -> bool:
+        return _sqlstate(error) == "40001"
+
+    def behind(self, connection: Connection) -> float | None:
+        seconds = connection.scalar(_BEHIND)
+        return None if seconds is None else float(seconds)
 
     def flush(
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
