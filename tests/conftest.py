@@ -27,11 +27,21 @@ if TYPE_CHECKING:
     import psycopg
 
     from usage_instrument import Tracker
+    from usage_instrument.pipeline.pipeline import Pipeline
 
 T = TypeVar("T")
 Make: TypeAlias = "Callable[..., Tracker]"
 
 _numbers = itertools.count(1)
+
+
+def writing_pipeline(tracker: Tracker) -> Pipeline:
+    """The pipeline of a tracker that writes itself."""
+    from usage_instrument.pipeline.pipeline import Pipeline
+
+    pipeline = tracker._pipeline
+    assert isinstance(pipeline, Pipeline)
+    return pipeline
 
 
 def _work_in_memory() -> None:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 import usage_instrument as usage
-from conftest import Database, Make, UsersDatabase, with_users
+from conftest import Database, Make, UsersDatabase, with_users, writing_pipeline
 from pipeline.recovering import ADA, BOB, die, recover
 from reading import all_of, balanced, counts, made
 from usage_instrument.database.ledger import utcnow
@@ -241,9 +241,9 @@ def test_an_outage_past_midnight_keeps_the_days(sqlite: Database, make: Make, mo
         stamp = int(dt.datetime(2026, 3, day, 12, tzinfo=dt.UTC).timestamp() * 1e9)
         monkeypatch.setattr("usage_instrument.pipeline.aggregator.time.time_ns", lambda stamp=stamp: stamp)
         tracker.track("export", user=ADA, dimensions={"format": "csv"}, value=day)
-        tracker._pipeline._aggregator.aggregate()
-        tracker._pipeline.writer.batcher.take()
-        tracker._pipeline.writer.batcher.give_back()
+        writing_pipeline(tracker)._aggregator.aggregate()
+        writing_pipeline(tracker).writer.batcher.take()
+        writing_pipeline(tracker).writer.batcher.give_back()
     assert tracker.flush(20), tracker.stats()
     rows = {(row.bucket_start.day, row.dimension): row for row in all_of(engine, tables.dimensions)}
     assert {key: (row.usage_count, row.value_sum) for key, row in rows.items()} == {

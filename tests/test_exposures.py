@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 import usage_instrument as usage
-from conftest import Database, Make, UsersDatabase, with_users
+from conftest import Database, Make, UsersDatabase, with_users, writing_pipeline
 from pipeline.recovering import ADA, BOB, die, recover
 from reading import all_of, balanced, counts, made
 from usage_instrument.database.ledger import utcnow
@@ -148,9 +148,9 @@ def test_an_outage_keeps_the_first_and_the_last_time(database: Database, make: M
     begin = utcnow()
     for _ in range(3):
         tracker.expose("page", "new", user=ADA)
-        tracker._pipeline._aggregator.aggregate()
-        tracker._pipeline.writer.batcher.take()
-        tracker._pipeline.writer.batcher.give_back()
+        writing_pipeline(tracker)._aggregator.aggregate()
+        writing_pipeline(tracker).writer.batcher.take()
+        writing_pipeline(tracker).writer.batcher.give_back()
     middle = utcnow()
     tracker.expose("page", "new", user=ADA)
     assert tracker.flush(20), tracker.stats()
@@ -190,7 +190,7 @@ def test_a_snapshot_keeps_the_time_of_the_first_exposure(sqlite: Database, tmp_p
         connection.exec_driver_sql("ALTER TABLE feature_usage RENAME TO hidden_usage")
     code = """
         tracker.expose("page", "new", user=ADA)
-        tracker._pipeline._aggregator.aggregate()
+        writing_pipeline(tracker)._aggregator.aggregate()
         import time
         time.sleep(1.1)
         tracker.expose("page", "new", user=ADA)

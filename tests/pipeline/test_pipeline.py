@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from conftest import Database
+from conftest import Database, writing_pipeline
 from reading import balanced, made, total
 from usage_instrument import Tracker
 from usage_instrument.capture.registry import Catalog
@@ -120,7 +120,7 @@ def test_a_log_filter_of_the_host_that_raises_stops_nothing(tracker: Tracker) ->
 
 
 def test_a_thread_that_is_gone_is_revived(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = tracker._pipeline
+    pipeline = writing_pipeline(tracker)
     tracker.track("f")
     until(lambda: tracker.stats().written == 1)
 
@@ -139,7 +139,7 @@ def test_a_thread_that_is_gone_is_revived(tracker: Tracker, monkeypatch: pytest.
 
 
 def test_the_end_of_a_request_revives_threads(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = tracker._pipeline
+    pipeline = writing_pipeline(tracker)
 
     @tracker.tracks("f")
     def used() -> None: ...
@@ -169,7 +169,7 @@ def test_threads_that_cannot_run_leave_their_work_to_the_end_of_a_request(
         tracker.track("f", metadata={"a": 1})
         tracker.request_ended()
     assert (len(started), tracker.stats().written) == (2, 0)
-    pipeline = tracker._pipeline
+    pipeline = writing_pipeline(tracker)
     pipeline._started -= 31
     pipeline._relieved = 0.0
     tracker.request_ended()

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 import forked
-from conftest import Database
+from conftest import Database, writing_pipeline
 from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
 from usage_instrument.database.dialects import Fault
@@ -285,7 +285,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
 def pause(tracker: Tracker) -> None:
     """What the writer does when its interval is over."""
-    tracker._pipeline.writer.write()
+    writing_pipeline(tracker).writer.write()
 
 
 def test_the_writer_prunes_between_batches(
@@ -356,7 +356,7 @@ def test_locks_on_old_rows_delay_no_count(
     assert total(kept.engine, kept.tables) == 2
     assert balanced(tracker.stats())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-    tracker._pipeline.maintenance._next_pruning = 0.0  # as a quarter of an hour later
+    writing_pipeline(tracker).maintenance._next_pruning = 0.0  # as a quarter of an hour later
     pause(tracker)
     assert kept.store.retention.count(kept.today - 400 * DAY) == 0
     kept.store.dispose()
@@ -379,7 +379,7 @@ def test_a_role_that_may_not_delete_is_told_once(
         for _ in range(3):
             tracker.track("f", user=USERS[1])
             assert tracker.flush(30)
-            tracker._pipeline.maintenance._next_pruning = 0.0
+            writing_pipeline(tracker).maintenance._next_pruning = 0.0
             pause(tracker)
         assert (tracker.stats().written, tracker.stats().retries) == (3, 0)
         (said,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]

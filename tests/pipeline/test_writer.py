@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from conftest import Database, UsersDatabase
+from conftest import Database, UsersDatabase, writing_pipeline
 from reading import all_of, balanced, counts, made, total
 from servers import free_port
 from usage_instrument import Settings, Tracker
@@ -387,7 +387,7 @@ def test_a_passing_failure_of_the_catalogue_is_made_good_soon(
         f()
         assert tracker.flush(30)
     assert all_of(engine, tables.catalog) == []
-    tracker._pipeline.maintenance._next_declaration = 0.0  # as a quarter of a minute later
+    writing_pipeline(tracker).maintenance._next_declaration = 0.0  # as a quarter of a minute later
     f()
     assert tracker.flush(30)
     assert [row.feature_name for row in all_of(engine, tables.catalog)] == ["f"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Database
+from conftest import Database, writing_pipeline
 from reading import balanced, made, total
 from usage_instrument import Settings, Tracker
 from usage_instrument.events import Use
@@ -250,7 +250,7 @@ def test_a_full_one_grows_no_more(sqlite: Database, root: Path) -> None:
             for _ in range(3):
                 with tracker.as_user(user):
                     use()
-        tracker._pipeline._aggregator.aggregate()
+        writing_pipeline(tracker)._aggregator.aggregate()
         sizes.append(sum(file.stat().st_size for file in root.rglob("*.log")))
     assert sizes[-1] - sizes[5] < 1_000
     made(sqlite.engine(), user_id_type="integer")
@@ -265,7 +265,7 @@ def test_in_an_outage_what_exceeds_memory_waits_on_disk(sqlite: Database, root: 
     assert not tracker.flush(5)  # there are no tables
     stats = tracker.stats()
     assert (stats.dropped, balanced(stats)) == (0, True)
-    assert tracker._pipeline._pending.counts.keys <= 20
+    assert writing_pipeline(tracker)._pending.counts.keys <= 20
     tables = made(sqlite.engine())
     while not tracker.flush(60):
         pass
@@ -285,7 +285,7 @@ def test_what_waits_on_disk_takes_no_memory(sqlite: Database, root: Path) -> Non
         with tracker.as_user(user):
             use()
         if user % 20 == 19:
-            tracker._pipeline._aggregator.aggregate()
+            writing_pipeline(tracker)._aggregator.aggregate()
     assert not tracker.flush(1)  # there are no tables
     open_files = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.exists()]
     assert len(list(root.rglob("*.slots"))) > 10
