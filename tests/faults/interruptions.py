@@ -116,7 +116,7 @@ def main() -> None:
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     usage.configure(flush_interval=0.01)
     steps = [WAYS[way]() for way in sys.argv[1:]]
-    for turn in range(1, 7):
+    for turn in range(1, 5):
         for _ in range(10):
             for _ in range(30):
                 uses.make()

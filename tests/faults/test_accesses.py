@@ -28,7 +28,7 @@ from usage_instrument.audit.verify import verify
 from usage_instrument.schema import Tables
 
 KILLS = min(int(os.environ.get("USAGE_TEST_KILLS", "12")), 200)
-CUTS = min(int(os.environ.get("USAGE_TEST_CUTS", "40")), 200)
+CUTS = min(int(os.environ.get("USAGE_TEST_CUTS", "24")), 200)
 AT_ONCE = 4
 
 

@@ -18,18 +18,24 @@ from typing import Any
 import pymysql
 import pytest
 import sqlalchemy as sa
+import typer
 from typer.testing import CliRunner
 
 import servers
 from captures import INTERVAL, Captures
 from conftest import entered
+from dashboard.visitor import asgi
 from pipeline.recovering import recover
 from proxy import Proxy
 from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
 from usage_instrument.cli.app import app
+from usage_instrument.cli.database import ask
+from usage_instrument.cli.options import USER
+from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.errors import AuditUnavailable
 from usage_instrument.pipeline import maintenance
+from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.schema import Tables
 
 FAILOVERS = int(os.environ.get("USAGE_TEST_FAILOVERS", "1"))
@@ -37,10 +43,23 @@ _REPLICATION = ("--log-bin", "--log-slave-updates")
 SECRET = f"{servers.USER}:{servers.PASSWORD}"
 
 
-@pytest.fixture
-def pair() -> Iterator[servers.PostgreSQLPair]:
+@pytest.fixture(scope="module")
+def _pair() -> Iterator[servers.PostgreSQLPair]:
     with contextlib.ExitStack() as stack:
         yield entered(servers.postgresql_pair, stack)
+
+
+@pytest.fixture
+def pair(_pair: servers.PostgreSQLPair) -> Iterator[servers.PostgreSQLPair]:
+    """An empty primary with a standby that follows it."""
+    yield _pair
+    engine = sa.create_engine(f"postgresql+psycopg://{SECRET}@127.0.0.1:{_pair.primary}/postgres")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET lock_timeout = '60s'")
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+    engine.dispose()
+    _pair.replace_standby()
 
 
 @contextlib.contextmanager
@@ -105,6 +124,62 @@ class Programs:
         assert (access or 0) >= self.admitted
         assert all_of(engine, tables.losses) == []
         assert all_of(engine, tables.writers) == []
+
+
+def test_what_reads_is_answered_by_a_standby(
+    pair: servers.PostgreSQLPair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All questions, the other commands that read, and all pages; they know that it is behind."""
+    primary, standby = (f"postgresql+psycopg://{SECRET}@127.0.0.1:{port}/postgres" for port in pair.ports)
+    engine = sa.create_engine(primary, poolclass=sa.NullPool)
+    tables, features = made(engine), {word for each in QUESTIONS for word in each.example.split() if "_" in word}
+    tracker = Tracker(engine, Settings(history="hour"), tables)
+    for feature in sorted(features):
+        tracker.track(feature, user=uuid.UUID(USER), metadata={"variant": "new"}, dimensions={"format": "csv"})
+    tracker.expose("page", "new", user=uuid.UUID(USER))
+    assert tracker.flush(60)
+    pair.hold_back()
+    tracker.track("calendar_late")
+    assert tracker.flush(60)
+    assert tracker.shutdown(60)
+    monkeypatch.setenv("USAGE_INSTRUMENT_DATABASE_URL", primary)
+    monkeypatch.setenv("USAGE_INSTRUMENT_READ_URL", standby)
+    behind = "behind its primary"
+    while behind not in run("adoption").stderr:
+        time.sleep(0.1)
+    for question in QUESTIONS:
+        done = run(question.name, *question.example.replace("--start users.created_at", "").split())
+        assert (done.exit_code, behind in done.stderr) == (0, True), done.output
+    assert "calendar_late" not in run("adoption").stdout
+    assert "calendar_late" in run("adoption", "--url", primary).stdout
+    for command in (
+        ("report", "--markdown"),
+        ("experiments",),
+        ("dump", str(tmp_path)),
+        ("experiment", "page", "--goal", "calendar_export"),
+    ):
+        done = run(*command)
+        assert done.exit_code == 0, done.output
+    for command in ("audit", "verify"), ("export", USER), ("db", "check"):
+        done = run(*command, "--url", standby)
+        assert done.exit_code == 0, done.output
+    dashboard = Dashboard(standby, authorize=lambda scope: True)
+    pages = [
+        "",
+        "anomalies",
+        "experiments",
+        *(question.page for question in QUESTIONS if not question.example.startswith(("calendar", USER[:4]))),
+    ]
+    for page in pages:
+        answer = asgi(dashboard, f"/{page}")
+        assert (answer.status, "This standby is" in answer.text) == (200, True), page
+    monkeypatch.setenv("USAGE_INSTRUMENT_READ_TIMEOUT", "1")
+    with pytest.raises(typer.Exit):
+        ask(standby, None, lambda connection, _: connection.exec_driver_sql("SELECT pg_sleep(600)"))
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments)
 
 
 def test_a_standby_is_promoted(pair: servers.PostgreSQLPair) -> None:

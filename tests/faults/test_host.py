@@ -50,9 +50,7 @@ def tracker(postgresql: Database, tables: Tables) -> Iterator[Tracker]:
 # ---- captures within captures
 
 
-@pytest.mark.parametrize(
-    ("ways", "journal"), [("gc", False), ("signal", True), ("log", False), ("gc signal log", True)]
-)
+@pytest.mark.parametrize(("ways", "journal"), [("gc log", False), ("gc signal log", True)])
 def test_captures_that_interrupt_captures_and_flushes(
     ways: str, journal: bool, postgresql: Database, engine: sa.Engine, tables: Tables, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ import flooder
 import leaver
 from captures import INTERVAL, Captures, assert_exact, assert_left_nothing
 from conftest import Database
+from pipeline.recovering import recover
 from proxy import Proxy, through, url_through
 from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
@@ -78,8 +79,7 @@ def test_an_exit_does_not_wait_for_an_answer(
         proxy.mend()
         assert total(engine, tables) == 1
         if place is not None:
-            program = str(Path(sys.executable).with_name("usage-instrument"))
-            subprocess.run([program, "journal", "recover", "--journal", place, "--url", text], check=True)
+            recover(text, Path(place))
             assert total(engine, tables) == 6
             assert list(Path(place).iterdir()) == []
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+import forked
 from conftest import Database
 from reading import all_of, counts, made, total
 from traffic import PORT, python_module, serving
@@ -170,8 +171,7 @@ def test_other_ends_leave_it_in_the_journal(world: World) -> None:
 @contextlib.contextmanager
 def celery(world: World, *options: str, journal: bool) -> Iterator[subprocess.Popen[str]]:
     """A worker of Celery with two children, or greenlets."""
-    prepare = [sys.executable, "-c", "import jobs; jobs.prepare()"]
-    subprocess.run(prepare, cwd=world.place, env=world.environ(journal=journal), check=True, timeout=120)
+    forked.run("import jobs; jobs.prepare()", cwd=world.place, env=world.environ(journal=journal)).check_returncode()
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "jobs", "worker", "-c", "2", "-l", "warning", *options],
         cwd=world.place,
@@ -191,10 +191,8 @@ def celery(world: World, *options: str, journal: bool) -> Iterator[subprocess.Po
 
 def send(world: World, what: str, *, journal: bool) -> int:
     """Have tasks done; how many processes did them."""
-    sender = [sys.executable, "-c", f"import jobs; jobs.send({what})"]
-    done = subprocess.run(
-        sender, cwd=world.place, env=world.environ(journal=journal), check=True, stdout=subprocess.PIPE, timeout=120
-    )
+    done = forked.run(f"import jobs; jobs.send({what})", cwd=world.place, env=world.environ(journal=journal))
+    assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
