@@ -286,7 +286,7 @@ def test_the_options_are_the_fields_with_wider_types() -> None:
     }
     assert list(options) == list(fields)
     wider = {"float": "Duration", "Callable[[Use], Use | None] | None": "Callable[[Use], Use | None] | str | None"}
-    special = {"journal": "str | os.PathLike[str] | None"}
+    special = {"journal": "str | os.PathLike[str] | None", "read_timeout": "Duration | None"}
     assert options == {name: special.get(name, wider.get(kind, kind)) for name, kind in fields.items()}
 
 

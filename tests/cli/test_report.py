@@ -17,7 +17,7 @@ from reading import made
 from usage_instrument.cli.app import app
 from usage_instrument.database.ledger import utcnow
 
-DAY = dt.timedelta(days=1)
+DAY, HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)
 EVIL = "<script>alert(1)</script>|`x`"
 ADA = "ada@example.com"
 
@@ -145,3 +145,25 @@ def test_longer_and_empty_periods(sqlite: Database) -> None:
 def test_a_whole_week(sqlite: Database, words: tuple[str, str]) -> None:
     filled(sqlite)
     assert report(sqlite, "--since", words[0], "--until", words[1]).startswith("# Feature usage last week\n")
+
+
+def test_days_are_those_of_a_time_zone_or_refused(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    tables = made(engine)
+    yesterday = utcnow().replace(hour=0, minute=0, second=0, microsecond=0) - DAY
+    hours = {0: 1, 1: 10, 9: 100, 23: 1000}  # on an island 10 hours behind, 9:00 UTC is of the day before
+    with engine.begin() as connection:
+        rows = [
+            {"feature_name": "search", "usage_count": n, "bucket_start": yesterday + h * HOUR} for h, n in hours.items()
+        ]
+        connection.execute(tables.history.insert(), rows)
+    day = str((yesterday - DAY).date())
+    asked = ("--since", day, "--until", day)
+    assert "- Uses: 111" in (found := report(sqlite, *asked, "--tz", "Pacific/Honolulu"))
+    assert found.startswith(f"# Feature usage from {day} to {day}, days of Pacific/Honolulu")
+    assert "- Uses: 0" in report(sqlite, *asked)
+    with engine.begin() as connection:
+        connection.execute(tables.history.delete().where(tables.history.c.bucket_start != yesterday))
+    done = CliRunner().invoke(app, ["report", "--url", sqlite.url, *asked, "--tz", "Pacific/Honolulu"])
+    assert done.exit_code == 2
+    assert "history" in done.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import os
 from typing import Annotated, TypeAlias
 
 import typer
@@ -124,8 +125,10 @@ def required(url: str | None) -> str:
 
 
 def settings(schema: str | None, users: str, user_id_type: UserIdKind) -> Settings:
-    """The settings that these options make."""
+    """The settings that these options make, with the timeout of the environment."""
     given = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type.value}
+    if timeout := os.environ.get(f"{ENVIRONMENT_PREFIX}READ_TIMEOUT"):
+        given["READ_TIMEOUT"] = timeout
     return Settings.from_environment({f"{ENVIRONMENT_PREFIX}{name}": value for name, value in given.items()})
 
 

@@ -88,9 +88,15 @@ class Digest:
 
 def report(
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="The first day (UTC): 7d, 4w, 2026-01-31, last week, last month.")
+        str, typer.Option(metavar="TIME", help="The first day: 7d, 4w, 2026-01-31, last week, last month.")
     ] = "7d",
     until: Annotated[str | None, typer.Option(metavar="TIME", help="The last day, in the same forms.")] = None,
+    tz: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ZONE", help="The time zone of days, such as Europe/Berlin: it needs hours in the history."
+        ),
+    ] = None,
     html: Annotated[bool, typer.Option("--html", help="One HTML file, which loads nothing.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown. This is the default.")] = False,
     identities: Annotated[bool, typer.Option("--identities", help="Also show users, by their ids.")] = False,
@@ -104,7 +110,7 @@ def report(
     """
     if html and markdown:
         raise fail("as HTML or as Markdown? Pass --html or --markdown, not both")
-    digest = ask(url, schema, lambda connection, tables: digest_of(connection, tables, since, until, identities))
+    digest = ask(url, schema, lambda connection, tables: digest_of(connection, tables, since, until, identities, tz))
     text = render("report.html", digest=digest) if html else in_markdown(digest)
     if file is None:
         Printer().write(text)
@@ -118,19 +124,29 @@ def report(
 # ---- the content
 
 
-def digest_of(connection: Connection, tables: Tables, since: str, until: str | None, identities: bool) -> Digest:
+def digest_of(
+    connection: Connection,
+    tables: Tables,
+    since: str,
+    until: str | None,
+    identities: bool,
+    tz: str | None = None,
+) -> Digest:
     """Ask the questions of a report. Raises ConfigurationError."""
-    asked = window(since, until)
+    asked = window(since, until, tz)
     if asked.since is None:
         raise ConfigurationError("a report has a start: pass --since, such as 7d")
     displays = display_names(connection, tables)
 
     def ask(question: Question, **given: Any) -> list[dict[str, Any]]:
+        given = {"until": None, "tz": tz, **given}
+        question.check_hours(connection, tables, given)
         rows = connection.execute(question.select(**given, tables=tables)).mappings()
         return [{**row, "feature": _named(row.get("feature_name"), displays)} for row in rows]
 
     period: dict[str, Any] = {"since": since, "until": until}
-    digest = Digest(window_words(since, until), utcnow(), totals(connection, tables, asked, None))
+    words = window_words(since, until) + (f", days of {tz}" if tz else "")
+    digest = Digest(words, utcnow(), totals(connection, tables, asked, None))
     digest.sections.extend(_features(ask(TOP, limit=_ALL, compare="previous", **period)))
     digest.sections.append(_adoption(ask(ADOPTION, compare="previous", **period)))
     if asked.days is not None and asked.days <= MONTH.days:
@@ -252,7 +268,7 @@ def _losses(connection: Connection, tables: Tables, days: int) -> Section:
     found = connection.execute(query.group_by(losses.c.reason).order_by(uses.desc(), losses.c.reason)).mappings()
     return _section(
         "Losses",
-        f"Uses that were dropped or rejected in the last {formatting.plural(days, 'day')}.",
+        f"Uses that were dropped or rejected in the last {formatting.plural(days, 'day')} (UTC).",
         "Nothing was lost.",
         (Column("Reason", "text"), Column("Uses", "count")),
         ("reason", "uses"),

@@ -15,7 +15,7 @@ import pytest
 from conftest import Database, writing_pipeline
 from reading import balanced, made, total
 from usage_instrument import Settings, Tracker
-from usage_instrument.events import Use
+from usage_instrument.events import Loss, Use
 from usage_instrument.pipeline.journal import Journal, SavedSnapshot, Snapshot
 from usage_instrument.pipeline.journal import journal as journal_module
 from usage_instrument.typing import UserId
@@ -46,7 +46,7 @@ class Bench:
             for entry, number in taken.entries:
                 if isinstance(entry, Use):
                     self.read[entry.feature, entry.user] += entry.uses * number
-                else:
+                elif not isinstance(entry, Loss):
                     self.read[entry] += number
 
     def save(self) -> None:
