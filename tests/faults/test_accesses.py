@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -171,7 +172,9 @@ def test_an_outage_refuses_the_call_and_then_lets_it_through(server: Database) -
         def required(number: int) -> None:
             calls.append(number)
 
-        required(1)
+        while not calls:  # on a busy machine, the first connection may take longer than that
+            with contextlib.suppress(AuditUnavailable):
+                required(1)
         proxy.refuse()
         with pytest.raises(AuditUnavailable, match="'required' was not called, as the access could not be recorded"):
             required(2)

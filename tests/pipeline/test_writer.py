@@ -415,12 +415,12 @@ def test_a_lock_of_the_hosts_on_a_user_is_given_way_to_by_inserts_too(make: Make
 SLOW = {
     "postgresql": """
         CREATE FUNCTION wait_a_bit() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN PERFORM pg_sleep(CASE WHEN NEW.feature_name = 'stuck' THEN 5 ELSE 0.02 END); RETURN NEW; END $$;
+        $$ BEGIN PERFORM pg_sleep(CASE WHEN NEW.feature_name = 'stuck' THEN 30 ELSE 0.03 END); RETURN NEW; END $$;
         CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON feature_usage FOR EACH ROW EXECUTE FUNCTION wait_a_bit()
     """,
     "mariadb": """
         CREATE TRIGGER slow BEFORE INSERT ON feature_usage FOR EACH ROW
-        SET @slept = SLEEP(IF(NEW.feature_name = 'stuck', 5, 0.02))
+        SET @slept = SLEEP(IF(NEW.feature_name = 'stuck', 30, 0.03))
     """,
 }
 
@@ -432,8 +432,8 @@ def test_a_batch_that_is_too_slow_is_halved_and_a_row_that_is_too_slow_alone_is_
     tables = made(engine, user_id_type="integer")
     with engine.begin() as connection:
         connection.exec_driver_sql(SLOW[server.name])
-    tracker = make(server.url, user_id_type="integer", statement_timeout=0.5)
-    for user in range(40):  # 0.8 s together
+    tracker = make(server.url, user_id_type="integer", statement_timeout=1)
+    for user in range(40):  # 1.2 s together
         tracker.track("f", user=user)
     assert tracker.flush(60)
     assert (total(engine, tables), tracker.stats().rejected) == (40, 0)
