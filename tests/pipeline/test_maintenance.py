@@ -53,7 +53,12 @@ class Bench:
             yield 1
 
         return SimpleNamespace(
-            first_day=lambda keep: None, prune=prune, dead_writers=lambda known: [], forget=lambda dead: 0
+            first_day=lambda keep: None,
+            first_month=lambda day: day,
+            make_partitions=lambda since: (),
+            prune=prune,
+            dead_writers=lambda known: [],
+            forget=lambda dead: 0,
         )
 
     def run(
