@@ -190,7 +190,7 @@ def test_a_snapshot_keeps_the_time_of_the_first_exposure(sqlite: Database, tmp_p
         connection.exec_driver_sql("ALTER TABLE feature_usage RENAME TO hidden_usage")
     code = """
         tracker.expose("page", "new", user=ADA)
-        writing_pipeline(tracker)._aggregator.aggregate()
+        tracker._pipeline._aggregator.aggregate()
         import time
         time.sleep(1.1)
         tracker.expose("page", "new", user=ADA)
