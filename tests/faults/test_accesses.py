@@ -28,8 +28,8 @@ from usage_instrument import AuditUnavailable, Settings, Tracker
 from usage_instrument.audit.verify import verify
 from usage_instrument.schema import Tables
 
-KILLS = min(int(os.environ.get("USAGE_TEST_KILLS", "12")), 200)
-CUTS = min(int(os.environ.get("USAGE_TEST_CUTS", "24")), 200)
+KILLS = min(int(os.environ.get("USAGE_TEST_KILLS", "8")), 200)
+CUTS = min(int(os.environ.get("USAGE_TEST_CUTS", "16")), 200)
 AT_ONCE = 4
 
 

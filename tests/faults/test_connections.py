@@ -16,7 +16,7 @@ from proxy import Cut, Place, anywhere, through, url_through
 from reading import balanced, made, total
 from usage_instrument import Settings, Tracker
 
-CUTS = int(os.environ.get("USAGE_TEST_CUTS", "24"))
+CUTS = int(os.environ.get("USAGE_TEST_CUTS", "16"))
 AT_A_COMMIT = ("before commit", "during commit", "after commit")
 
 

@@ -23,7 +23,7 @@ from conftest import Database
 from reading import all_of, made, total
 from usage_instrument.schema import Tables
 
-KILLS = int(os.environ.get("USAGE_TEST_KILLS", "20"))
+KILLS = int(os.environ.get("USAGE_TEST_KILLS", "12"))
 AT_ONCE = 4
 IN_FLIGHT = 2 + (victim.THREADS - 1)
 """Uses that a killed process may have captured and not acknowledged: one call a thread, of which one counts two."""
@@ -124,7 +124,7 @@ def test_kills_of_processes_and_of_their_collector(postgresql: Database, tmp_pat
     """In any order; for a while none or two collectors live."""
     engine = postgresql.engine()
     tables = made(engine)
-    kills = KILLS if "USAGE_TEST_KILLS" in os.environ else 8
+    kills = KILLS if "USAGE_TEST_KILLS" in os.environ else 6
     victims = Victims(postgresql.url, tmp_path, "collector")
     dice = random.Random()
     apps, collectors, killed = [victims.start() for _ in range(2)], [victims.start("collector")], 0

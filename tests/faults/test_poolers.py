@@ -22,7 +22,7 @@ LEFT_BEHIND = (
 )
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_a_pooler_in_transaction_mode_is_fine(driver: str, pooler: sa.URL, postgresql: Database) -> None:
     engine = postgresql.engine()
     tables = made(engine)
