@@ -723,6 +723,8 @@ def test_widens_the_numbers_of_the_rows_when_asked_to(kind: str, request: pytest
         connection.execute(tables.usage.insert().values(id=last, feature_name="last"))
     with engine.connect() as connection:
         assert check(connection, tables) == [], "an INT is what a table has by default"
+        (problem,) = check(connection, define_tables(sa.MetaData(), users=None, id_type="bigint"))
+    assert problem.message.endswith("must be BIGINT: run `usage-instrument db upgrade --id-type bigint`")
     ask = ["db", "upgrade", "--url", database.url, "--users", "none", "--id-type", "bigint", "--yes"]
     done = CliRunner().invoke(app, ask)
     assert "feature_usage.id is INTEGER and must be BIGINT" in done.output

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Index, Table, exc, inspect, literal, select
+from sqlalchemy import BigInteger, Connection, Index, Table, exc, inspect, literal, select
 from sqlalchemy import types as sqltypes
 from sqlalchemy.engine.reflection import Inspector
 
@@ -21,6 +21,7 @@ from .users_table import fits, in_sql, kind_of
 
 CREATE = "run `usage-instrument db create`"
 UPGRADE = "run `usage-instrument db upgrade`"
+UPGRADE_IDS = "run `usage-instrument db upgrade --id-type bigint`"
 UPGRADE_PARTITIONS = "run `usage-instrument db upgrade --history-partitions month`"
 
 
@@ -117,7 +118,9 @@ def _check_columns(connection: Connection, inspector: Inspector, table: Table, t
     lasting = (user_id_type_problem(connection, inspector, table, tables), unknown_column_problem(inspector, table))
     changes = dialects.get(connection.dialect.name).column_changes(connection, inspector, table)
     problems += [Problem(message, True) for message in lasting if message is not None]
-    problems += [Problem(f"{change.what}: {UPGRADE}", change.blocks_writing) for change in changes]
+    for change in changes:
+        is_id = change.what.startswith(f"{tables.usage.fullname}.id ") and isinstance(table.c.id.type, BigInteger)
+        problems.append(Problem(f"{change.what}: {UPGRADE_IDS if is_id else UPGRADE}", change.blocks_writing))
     if lacks_primary_key(inspector, table):
         problems.append(
             Problem(
