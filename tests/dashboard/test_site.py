@@ -80,7 +80,7 @@ def test_every_page_is_the_same_by_every_shell_and_driver(past: Past, statements
             answer = first(path, mount="/deep/down", **parameters)
         assert answer.status == 200, (path, answer.text)
         assert answer.headers["Content-Length"] == str(len(answer.body))
-        assert 0 < len(asked) < 30, (path, len(asked), asked)
+        assert 0 < len(asked) < 28, (path, len(asked), asked)
         _is_safe(answer)
         if not path.endswith(".csv"):
             assert answer.page.all("h1"), path

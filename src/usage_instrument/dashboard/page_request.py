@@ -159,6 +159,8 @@ class PageRequest:
     """The users on this page."""
     ages: list[dt.datetime] = field(default_factory=list)
     """The times of the cached answers on this page."""
+    arguments: dict[Hashable, Mapping[str, Any]] = field(default_factory=dict)
+    """The arguments of the questions on this page, as results.py has found them."""
     has_trail: bool = False
     """Whether the page links to the audit trail."""
 

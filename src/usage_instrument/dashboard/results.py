@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.queries.questions import (
@@ -24,6 +24,8 @@ from .drawings import DRAWN, Drawn, day_of, drawn
 from .errors import PageError
 from .html import address
 from .page_request import ROWS, PageRequest, Pages, Period
+
+T = TypeVar("T")
 
 CARD = 8
 """Rows on a card."""
@@ -92,31 +94,44 @@ def parameters_of(question: Question) -> dict[str, bool]:
 
 def query(question: Question, request: PageRequest, limit: int | None) -> Query:
     """The question for this page, for so many rows. Raises PageError for a missing or a wrong parameter."""
-    given, asked = _asked(question, request, limit)
-    return asked if "limit" in given else asked.limit(limit)
+    given = _given(question, request)
+    if "limit" in given:
+        return _valid(lambda: question.select(**{**given, "limit": limit}, tables=request.tables))
+    return _valid(lambda: question.select(**given, tables=request.tables)).limit(limit)
 
 
-def _asked(question: Question, request: PageRequest, limit: int | None) -> tuple[Mapping[str, Any], Query]:
-    """Its arguments on this page, and the question with them. Raises PageError."""
+def _given(question: Question, request: PageRequest) -> Mapping[str, Any]:
+    """Its arguments on this page, with those that depend on what is in the database. Raises PageError."""
     since, until = window_of(question, request)
-    compare = compare_of(question, request)
     of_page = {
-        "limit": limit,
+        "limit": None,
         "since": since,
         "until": until,
-        "compare": compare,
+        "compare": compare_of(question, request),
         "tz": request.period.tz,
         "by": request.period.by,
     }
-    decided = _of_page(question)
-    try:
-        given: Mapping[str, Any] = {
-            each.name: of_page[each.name] if each.name in decided else _argument(each, request)
+    by_page = _of_page(question)
+
+    def asked() -> Mapping[str, Any]:
+        given = {
+            each.name: of_page[each.name] if each.name in by_page else _argument(each, request)
             for each in question.open_arguments
         }
-        given = question.decided(request.connection, request.tables, given)
-        question.check_hours(request.connection, request.tables, given)
-        return given, question.select(**given, tables=request.tables)
+        decided = question.decided(request.connection, request.tables, given)
+        question.check_hours(request.connection, request.tables, decided)
+        return decided
+
+    key = (question.name, since, until, *_carried(question, request).items())
+    if key not in request.arguments:
+        request.arguments[key] = _valid(asked)
+    return request.arguments[key]
+
+
+def _valid(ask: Callable[[], T]) -> T:
+    """What it returns. Raises PageError for a mistake in the address."""
+    try:
+        return ask()
     except UsageInstrumentError as error:
         message = str(error)
         raise PageError(400, "This address is wrong", f"{message[:1].upper()}{message[1:]}.") from None
@@ -127,12 +142,7 @@ def _notes(question: Question, request: PageRequest, rows: Sequence[Any]) -> Seq
     if question.notes is None:
         return ()
     notes, key = question.notes, (question.name, "notes", *_carried(question, request).items())
-
-    def found() -> list[str]:
-        given, _ = _asked(question, request, ROWS)
-        return [*notes(request.connection, request.tables, given, rows)]
-
-    return request.cached(key, found)
+    return request.cached(key, lambda: [*notes(request.connection, request.tables, _given(question, request), rows)])
 
 
 def _argument(argument: Argument, request: PageRequest) -> Any:
