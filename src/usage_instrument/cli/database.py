@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection, exc
+from sqlalchemy import URL, Connection
 
-from usage_instrument.database import dialects, engines
+from usage_instrument.database import dialects, engines, standbys
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.database.urls import missing_file
@@ -20,8 +20,6 @@ from .options import UserIdKind, required, settings
 T = TypeVar("T")
 STATEMENT_TIMEOUT = 600
 """Seconds that one statement of a command that only reads may take, unless `read_timeout` says otherwise."""
-_ATTEMPTS = 3
-"""Attempts of a command whose query a standby ends."""
 
 
 def run(
@@ -65,15 +63,13 @@ def ask(url: str | None, schema: str | None, work: Callable[[Connection, Tables]
     def found(connection: Connection, configured: Settings) -> T:
         dialect = dialects.get(connection.dialect.name)
         timeout = math.ceil(configured.read_timeout or STATEMENT_TIMEOUT)
-        for attempts_left in reversed(range(_ATTEMPTS)):
+
+        def attempt() -> T:
+            connection.rollback()
             begun = dialect.begin_read_only(connection, timeout)
-            try:
-                return work(begun, find_tables(begun, configured.schema))
-            except exc.DBAPIError as error:
-                if not attempts_left or not dialect.is_conflict(error):
-                    raise
-                begun.rollback()
-        raise RuntimeError
+            return work(begun, find_tables(begun, configured.schema))
+
+        return standbys.retried(connection.dialect.name, attempt)
 
     def closed(connection: Connection, configured: Settings) -> T:
         try:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, event, exc
 
-from usage_instrument.database import dialects, engines
+from usage_instrument.database import dialects, engines, standbys
 from usage_instrument.database.inspection import CREATE, check
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 STATEMENT_TIMEOUT = 30
 """Seconds that one statement may take, unless the setting `read_timeout` says otherwise."""
-_ATTEMPTS = 3
-"""Attempts of a page whose query a standby ends."""
 
 
 class Reader:
@@ -54,22 +52,15 @@ class Reader:
         self._check_file()
         connector = engines.connect(self._engine)  # a pool of its own, because some belong to an event loop
         try:
-            return self._attempts(connector, work, job)
+            return standbys.retried(
+                connector.dialect_name, lambda: connector.run(lambda connection: self._page(connection, work, job))
+            )
         except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
             if job is not None:
                 job.check()
             raise self._page_error(error) from None
         finally:
             connector.dispose()
-
-    def _attempts(self, connector: engines.Connector, work: Callable[[Connection, Tables], T], job: Job | None) -> T:
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return connector.run(lambda connection: self._page(connection, work, job))
-            except exc.DBAPIError as error:
-                if not dialects.get(connector.dialect_name).is_conflict(error):
-                    raise
-        return connector.run(lambda connection: self._page(connection, work, job))
 
     def _page(self, connection: Connection, work: Callable[[Connection, Tables], T], job: Job | None) -> T:
         if job is not None:
