@@ -14,6 +14,7 @@ from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
 from .buffer import Buffer
+from .flush_request import FlushRequest
 from .journal import Journal
 
 STALE = 30.0
@@ -91,8 +92,8 @@ class Captures(ABC):
 
     @property
     @abstractmethod
-    def is_running(self) -> bool:
-        """Whether the first thread lives."""
+    def first_thread(self) -> BackgroundThread[FlushRequest]:
+        """The thread that takes uses and requests first."""
 
     @abstractmethod
     def start(self) -> bool:
@@ -110,7 +111,7 @@ class Captures(ABC):
 
     def arm(self) -> None:
         """Start the threads that do not live. Never waits: a capture beside another thread's start has appended."""
-        if self.is_armed and self.is_running:
+        if self.is_armed and self.first_thread.is_alive:
             return
         if self._is_closing or not self._starting.acquire(False):
             return
@@ -124,6 +125,32 @@ class Captures(ABC):
                 self._sinks_changed()
         finally:
             self._starting.release()
+
+    # ---- flush and shutdown
+
+    def request_flush(self, timeout: float, *, final: bool = False) -> FlushRequest:
+        """Send a request to the first thread; it is answered at once if there is nothing to do."""
+        request = FlushRequest(timeout, final=final)
+        if not self.is_armed:
+            if not self.has_pending(final=final):
+                request.give(True)
+                return request
+            self.arm()
+        if final:
+            self._is_closing, self.is_armed = True, False
+            self._sinks_changed()
+        self.first_thread.put(request)
+        if not self._ensure(self.first_thread):
+            self.serve_here()
+        return request
+
+    @abstractmethod
+    def has_pending(self, *, final: bool) -> bool:
+        """Whether a request has something to wait for."""
+
+    @abstractmethod
+    def serve_here(self) -> None:
+        """Serve the requests on this thread: the interpreter exits, and no thread starts any more."""
 
     def abandon(self) -> None:
         """In a forked child: leave everything here to the parent."""

@@ -108,9 +108,9 @@ class HandOver(Captures):
     # ---- the thread
 
     @property
-    def is_running(self) -> bool:
-        """As Captures.is_running."""
-        return self._thread.is_alive
+    def first_thread(self) -> BackgroundThread[FlushRequest]:
+        """As Captures.first_thread."""
+        return self._thread
 
     def start(self) -> bool:
         """As Captures.start."""
@@ -298,23 +298,14 @@ class HandOver(Captures):
 
     # ---- flush and shutdown
 
-    def request_flush(self, timeout: float, *, final: bool = False) -> FlushRequest:
-        """Send a request to the thread. It is answered once the collector has written everything that was captured
-        before; a final one, once everything is handed over."""
-        request = FlushRequest(timeout, final=final)
-        if not self.is_armed:
-            if not (self._unread or (self._handed and not final)):
-                request.give(True)
-                return request
-            self.arm()
-        if final:
-            self._is_closing, self.is_armed = True, False
-            self._sinks_changed()
-        self._thread.put(request)
-        if not self._ensure(self._thread):
-            while (each := self._thread.take()) is not None:  # the interpreter exits
-                self._cycle(each)
-        return request
+    def has_pending(self, *, final: bool) -> bool:
+        """As Captures.has_pending: a flush waits for the collector, an end does not."""
+        return bool(self._unread or (self._handed and not final))
+
+    def serve_here(self) -> None:
+        """As Captures.serve_here."""
+        while (request := self._thread.take()) is not None:
+            self._cycle(request)
 
     def closed(self, request: FlushRequest) -> bool:
         """The answer to a final request; logs what is left."""

@@ -99,7 +99,7 @@ class Pipeline(Captures):
     def _forward(self, request: FlushRequest) -> None:
         self._writing.put(request)
         if not self._ensure(self._writing):
-            self._serve_here()
+            self.serve_here()
 
     def _write(self, request: FlushRequest | None) -> Pause:
         """A cycle of the writer's thread."""
@@ -115,16 +115,16 @@ class Pipeline(Captures):
                     self.arm()
         return END if request.final else self.writer.pause
 
-    def _serve_here(self) -> None:
-        """Serve the requests on this thread: the interpreter exits, and no thread starts any more."""
+    def serve_here(self) -> None:
+        """As Captures.serve_here."""
         for thread, cycle in ((self._aggregating, self._aggregate), (self._writing, self._write)):
             while (request := thread.take()) is not None:
                 cycle(request)
 
     @property
-    def is_running(self) -> bool:
-        """As Captures.is_running."""
-        return self._aggregating.is_alive
+    def first_thread(self) -> BackgroundThread[FlushRequest]:
+        """As Captures.first_thread."""
+        return self._aggregating
 
     def start(self) -> bool:
         """As Captures.start."""
@@ -157,22 +157,9 @@ class Pipeline(Captures):
 
     # ---- flush and shutdown
 
-    def request_flush(self, timeout: float, *, final: bool = False) -> FlushRequest:
-        """Send a request through the threads; it is answered at once if there is nothing to do."""
-        request = FlushRequest(timeout, final=final)
-        if not self.is_armed:
-            # In the order in which a use travels: none slips past.
-            if not (self._unread or self._aggregator.is_at_work or self._pending.uses or self._pending.audits):
-                request.give(True)
-                return request
-            self.arm()
-        if final:
-            self._is_closing, self.is_armed = True, False
-            self._sinks_changed()
-        self._aggregating.put(request)
-        if not self._ensure(self._aggregating):
-            self._serve_here()
-        return request
+    def has_pending(self, *, final: bool) -> bool:
+        """As Captures.has_pending, in the order in which a use travels: none slips past."""
+        return bool(self._unread or self._aggregator.is_at_work or self._pending.uses or self._pending.audits)
 
     def closed(self, request: FlushRequest) -> bool:
         """The answer to a final request; logs what is left."""
