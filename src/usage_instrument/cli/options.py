@@ -125,11 +125,13 @@ def required(url: str | None) -> str:
 
 
 def settings(schema: str | None, users: str, user_id_type: UserIdKind) -> Settings:
-    """The settings that these options make, with the timeout of the environment."""
+    """The settings that these options make, and those of the environment that are about the database's server."""
     given = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type.value}
-    if timeout := os.environ.get(f"{ENVIRONMENT_PREFIX}READ_TIMEOUT"):
-        given["READ_TIMEOUT"] = timeout
-    return Settings.from_environment({f"{ENVIRONMENT_PREFIX}{name}": value for name, value in given.items()})
+    named = {f"{ENVIRONMENT_PREFIX}{name}": value for name, value in given.items()}
+    return Settings.from_environment({name: os.environ[name] for name in _OF_SERVER if name in os.environ} | named)
+
+
+_OF_SERVER = tuple(f"{ENVIRONMENT_PREFIX}{name}" for name in ("FLUSH_STATEMENTS", "READ_TIMEOUT"))
 
 
 def span(text: str, option: str) -> dt.timedelta:
