@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from reading import made
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
+from usage_instrument.database.ledger import utcnow
 from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.schema import Tables, create_all
 
@@ -255,6 +257,24 @@ def test_a_missing_table_is_named(sqlite: Database) -> None:
     assert "there is no table feature_usage_history: run `usage-instrument db create`" in done.stderr
     done = CliRunner().invoke(app, ["top", "--url", f"{sqlite.url}.other"])
     assert "there is no file" in done.stderr
+
+
+def test_variants_answer_without_the_table_of_dimensions(sqlite: Database) -> None:
+    """As in a database of the release before."""
+    engine = sqlite.engine()
+    tables = made(engine)
+    row = {"user_id": uuid.uuid4(), "feature_name": "buy", "usage_count": 3, "metadata": {"color": "red"}}
+    with engine.begin() as connection:
+        connection.execute(tables.usage.insert(), {**row, "last_used": utcnow()})
+    tables.dimensions.drop(engine)
+
+    def asked(*more: str) -> Result:
+        return CliRunner().invoke(app, ["variants", "buy", "color", *more, "--format", "csv", "--url", sqlite.url])
+
+    assert asked().stdout.splitlines()[1:] == ['"red",1,3,1.0']
+    assert asked("--source", "metadata").stdout == asked().stdout
+    done = asked("--source", "dimension")
+    assert (done.exit_code, "feature_usage_dimensions" in done.stderr) == (2, True)
 
 
 def test_the_shell_completes() -> None:
