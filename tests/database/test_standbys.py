@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import sqlalchemy as sa
 import typer
@@ -30,7 +33,8 @@ def test_a_conflict_is_asked_again_and_no_other_error(
         return "answer"
 
     reader = Reader(postgresql.url, None, None)
-    for way in (lambda: ask(postgresql.url, None, work), lambda: reader.read(work)):
+    ways: tuple[Callable[[], str], ...] = (partial(ask, postgresql.url, None, work), partial(reader.read, work))
+    for way in ways:
         done.clear()
         if ends < attempts:
             assert way() == "answer"
