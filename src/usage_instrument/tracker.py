@@ -21,7 +21,7 @@ from .pipeline import losses
 from .pipeline.backend import Backend
 from .pipeline.buffer import CaptureFailure
 from .pipeline.flush_request import FlushRequest
-from .pipeline.hand_over import HandOver
+from .pipeline.hand_over import HandOverPipeline
 from .pipeline.journal import check_root
 from .pipeline.outbox import Outbox
 from .pipeline.pipeline import Pipeline
@@ -99,8 +99,8 @@ class Tracker:
     def _renew(self) -> None:
         """Make an empty pipeline without threads. Only assigns: a forked child runs it inside the fork."""
         shared = (self.catalog, self._canonical, self._replace_sinks)
-        self._pipeline: Pipeline | HandOver = (
-            HandOver(self.settings, self._backend.name, *shared)
+        self._pipeline: Pipeline | HandOverPipeline = (
+            HandOverPipeline(self.settings, self._backend.name, *shared)
             if self.settings.writer == "collector"
             else Pipeline(self.settings, self._backend, *shared)
         )

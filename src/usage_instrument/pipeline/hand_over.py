@@ -28,9 +28,9 @@ from usage_instrument.typing import UserId
 
 from . import losses
 from .aggregator import BUSY_INTERVAL, INTERVAL, Aggregator, detail_of
+from .base_pipeline import STALE, BasePipeline
 from .batcher import Unwritten
 from .buffer import Buffer, CaptureFailure, Drained
-from .captures import STALE, Captures
 from .flush_request import FlushRequest
 from .journal import DeclaredFeature, Directory, Journal, collector_seen, collector_silence, save_features
 from .pending_counts import PendingCounts
@@ -56,7 +56,7 @@ class HandedOver(NamedTuple):
     """By the monotonic clock."""
 
 
-class HandOver(Captures):
+class HandOverPipeline(BasePipeline):
     """One thread; no connection, and no driver. All processes of a host hand over at the same moments, so that a
     collector writes their uses in one batch."""
 
@@ -109,11 +109,11 @@ class HandOver(Captures):
 
     @property
     def first_thread(self) -> BackgroundThread[FlushRequest]:
-        """As Captures.first_thread."""
+        """As BasePipeline.first_thread."""
         return self._thread
 
     def start(self) -> bool:
-        """As Captures.start."""
+        """As BasePipeline.start."""
         return self._ensure(self._thread)
 
     def relieve(self) -> None:
@@ -299,11 +299,11 @@ class HandOver(Captures):
     # ---- flush and shutdown
 
     def has_pending(self, *, final: bool) -> bool:
-        """As Captures.has_pending: a flush waits for the collector, an end does not."""
+        """As BasePipeline.has_pending: a flush waits for the collector, an end does not."""
         return bool(self._unread or (self._handed and not final))
 
     def serve_here(self) -> None:
-        """As Captures.serve_here."""
+        """As BasePipeline.serve_here."""
         while (request := self._thread.take()) is not None:
             self._cycle(request)
 

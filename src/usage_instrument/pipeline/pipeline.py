@@ -19,8 +19,8 @@ from usage_instrument.typing import UserId
 
 from .aggregator import Aggregator
 from .backend import Backend
+from .base_pipeline import STALE, BasePipeline
 from .batcher import Unwritten
-from .captures import STALE, Captures
 from .flush_request import FlushRequest
 from .known_users import KnownUsers
 from .maintenance import Maintenance
@@ -29,7 +29,7 @@ from .recovery import Recovery
 from .writer import Writer
 
 
-class Pipeline(Captures):
+class Pipeline(BasePipeline):
     """Aggregates the uses of this process, and writes them."""
 
     def __init__(
@@ -116,18 +116,18 @@ class Pipeline(Captures):
         return END if request.final else self.writer.pause
 
     def serve_here(self) -> None:
-        """As Captures.serve_here."""
+        """As BasePipeline.serve_here."""
         for thread, cycle in ((self._aggregating, self._aggregate), (self._writing, self._write)):
             while (request := thread.take()) is not None:
                 cycle(request)
 
     @property
     def first_thread(self) -> BackgroundThread[FlushRequest]:
-        """As Captures.first_thread."""
+        """As BasePipeline.first_thread."""
         return self._aggregating
 
     def start(self) -> bool:
-        """As Captures.start."""
+        """As BasePipeline.start."""
         return self._ensure(self._aggregating) and self._ensure(self._writing)
 
     def relieve(self) -> None:
@@ -158,7 +158,7 @@ class Pipeline(Captures):
     # ---- flush and shutdown
 
     def has_pending(self, *, final: bool) -> bool:
-        """As Captures.has_pending, in the order in which a use travels: none slips past."""
+        """As BasePipeline.has_pending, in the order in which a use travels: none slips past."""
         return bool(self._unread or self._aggregator.is_at_work or self._pending.uses or self._pending.audits)
 
     def closed(self, request: FlushRequest) -> bool:

@@ -25,7 +25,7 @@ from .batcher import Unwritten
 if TYPE_CHECKING:
     from usage_instrument.database.tables import Tables
 
-    from .hand_over import HandOver
+    from .hand_over import HandOverPipeline
     from .pipeline import Pipeline
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class UsageReader:
         self._spellings: Spellings | None = None
         self._has_outbox: bool | None = None
 
-    def features(self, user: UserId, pipeline: Pipeline | HandOver) -> list[FeatureUse]:
+    def features(self, user: UserId, pipeline: Pipeline | HandOverPipeline) -> list[FeatureUse]:
         """The features that a user has used, the latest first, with the unwritten uses of `pipeline`.
 
         Raises what SQLAlchemy raises, and UsageInstrumentError in an event loop that an async driver would block.
@@ -72,7 +72,7 @@ class UsageReader:
         with pipeline.hold():
             return self._read(user, pipeline) or []
 
-    def _read(self, user: UserId, pipeline: Pipeline | HandOver) -> list[FeatureUse] | None:
+    def _read(self, user: UserId, pipeline: Pipeline | HandOverPipeline) -> list[FeatureUse] | None:
         """None if a batch began or ended during the read: its uses may be in both places, or in none."""
         mine = pipeline.unwritten(self._spellings_of(user, pipeline))
         applied, written, waiting = self._run(partial(self._query, user, mine))
@@ -84,7 +84,7 @@ class UsageReader:
         counts = [count for count in counts if not is_exposure(count.feature)]
         return sorted(_added(written, counts), key=lambda use: (-use.last_used.timestamp(), use.feature_name or ""))
 
-    def _spellings_of(self, user: UserId, pipeline: Pipeline | HandOver) -> Collection[UserId]:
+    def _spellings_of(self, user: UserId, pipeline: Pipeline | HandOverPipeline) -> Collection[UserId]:
         """The ids of unwritten uses that are the same user in the database."""
         if self._spellings is None:
             self._spellings = Spellings(self._tables())

@@ -5,9 +5,7 @@ They survive `kill -9`: the next process writes them.
 
 from __future__ import annotations
 
-from .dictionary import Entry
-from .directory import Directory, check_root, directories, parked_reason
-from .handed_over import (
+from .collector_files import (
     CollectorLock,
     DeclaredFeature,
     collector_seen,
@@ -15,6 +13,8 @@ from .handed_over import (
     load_features,
     save_features,
 )
+from .dictionary import Entry
+from .directory import Directory, check_root, directories, parked_reason
 from .journal import Journal
 from .records import CorruptJournalError, NewerJournalError
 from .segment import Chunk, numbers

@@ -21,7 +21,7 @@ STALE = 30.0
 """Seconds without a cycle of the first thread after which the end of a request does the threads' work."""
 
 
-class Captures(ABC):
+class BasePipeline(ABC):
     """Everything that a forked child replaces at once. Its construction takes no lock and does no I/O."""
 
     def __init__(
