@@ -17,11 +17,11 @@ from sqlalchemy.types import TypeEngine
 
 from .database import dialects
 from .database.deduplication import count_duplicates, key_names, merge_dimensions, merge_duplicates, merge_history
-from .database.dialects.base import live_users_column
 from .database.driver_errors import Fault
 from .database.foreign_keys import foreign_key_change
 from .database.inspection import check, lacks_primary_key, missing_indexes, unknown_column_problem, user_id_type_problem
 from .database.tables import UNIQUE_USAGE, Tables
+from .database.users_column import live_users_column
 from .errors import ConfigurationError, SchemaError
 from .views import VIEWS, create_views, drop_views, existing_views
 
@@ -134,21 +134,21 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
 
 def _join_steps(connection: Connection, tables: Tables, missing: list[Table]) -> list[Step]:
     """From partitions back to one table."""
-    history, dialect = tables.history, dialects.get(connection.dialect.name)
-    if tables.history_partitions != "none" or history in missing or dialect.partitions(connection, history) is None:
+    history, partitioning = tables.history, dialects.get(connection.dialect.name).partitioning
+    if tables.history_partitions != "none" or history in missing or partitioning.find(connection, history) is None:
         return []
     _refuse_foreign_views(connection, tables)
-    join = partial(dialect.unpartition, table=history, users=live_users_column(connection, history))
+    join = partial(partitioning.unpartition, table=history, users=live_users_column(connection, history))
     return [Step(f"Copy the partitions of {history.fullname} into one table, while uses wait in the processes.", join)]
 
 
 def _partition_steps(connection: Connection, tables: Tables, missing: list[Table], notes: list[str]) -> list[Step]:
-    history, dialect = tables.history, dialects.get(connection.dialect.name)
+    history, partitioning = tables.history, dialects.get(connection.dialect.name).partitioning
     if history in missing:
         return []
-    found = dialect.partitions(connection, history)
+    found = partitioning.find(connection, history)
     if found is not None and found.default is None and tables.history_partitions != "none":
-        add = dialect.new_partitions(connection, history) or [""]
+        add = partitioning.new(connection, history) or [""]
         sentence = f"Add a partition to {history.fullname} for the rows of months without one."
         return [Step(sentence, lambda connection: connection.exec_driver_sql(add[0]))]
     if tables.history_partitions != "month" or found is not None:
@@ -164,8 +164,8 @@ def _partition_steps(connection: Connection, tables: Tables, missing: list[Table
 
 
 def _refuse_foreign_views(connection: Connection, tables: Tables) -> None:
-    dialect, history = dialects.get(connection.dialect.name), tables.history
-    others = dialect.foreign_views(connection, history, [view.name for view in VIEWS])
+    history, partitioning = tables.history, dialects.get(connection.dialect.name).partitioning
+    others = partitioning.foreign_views(connection, history, [view.name for view in VIEWS])
     if others:
         raise SchemaError(
             f"{', '.join(others)} would go on reading the old table of {history.fullname}: "
@@ -174,9 +174,9 @@ def _refuse_foreign_views(connection: Connection, tables: Tables) -> None:
 
 
 def _partition(connection: Connection, tables: Tables) -> None:
-    dialect, history = dialects.get(connection.dialect.name), tables.history
+    history, partitioning = tables.history, dialects.get(connection.dialect.name).partitioning
     try:
-        for prepare, in_transaction in dialect.prepare_partitions(history):
+        for prepare, in_transaction in partitioning.preparations(history):
             if in_transaction:
                 _in_turn(connection, prepare)
             else:
@@ -184,7 +184,7 @@ def _partition(connection: Connection, tables: Tables) -> None:
         _in_turn(connection, partial(_swap, tables=tables))
     except BaseException:
         with contextlib.suppress(exc.SQLAlchemyError, SchemaError):
-            _in_turn(connection, partial(dialect.abandon_partitions, table=history))
+            _in_turn(connection, partial(partitioning.abandon, table=history))
         raise
 
 
@@ -193,7 +193,7 @@ def _swap(connection: Connection, tables: Tables) -> None:
     views = existing_views(connection, tables)
     if views:
         drop_views(connection, tables=tables)
-    dialects.get(connection.dialect.name).partition(connection, tables.history, users)
+    dialects.get(connection.dialect.name).partitioning.partition(connection, tables.history, users)
     if views:
         create_views(connection, tables=tables)
 

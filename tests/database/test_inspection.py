@@ -7,9 +7,9 @@ import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
 from usage_instrument import Settings, Tracker
-from usage_instrument.database.dialects.base import UsersColumn, live_users_column
 from usage_instrument.database.inspection import Problem, check
 from usage_instrument.database.tables import UNIQUE_USAGE
+from usage_instrument.database.users_column import UsersColumn, live_users_column
 from usage_instrument.schema import create_all, define_tables
 
 

@@ -38,7 +38,7 @@ Key = tuple[UserId, str, dt.datetime]
 
 def partitions(engine: sa.Engine, tables: Tables) -> Partitions:
     with engine.connect() as connection:
-        found = get("postgresql").partitions(connection, tables.history)
+        found = get("postgresql").partitioning.find(connection, tables.history)
     assert found is not None
     return found
 
@@ -113,7 +113,7 @@ def test_months_are_made_ahead_and_dropped(postgresql: Database) -> None:
         assert not made.missing([month.replace(day=1), later(this, 30)])
         assert made.missing([later(month, -2)])  # about to be deleted
         with engine.connect() as connection:
-            left = get("postgresql").months_in_default(connection, made)
+            left = get("postgresql").partitioning.months_in_default(connection, made)
         assert [each for each, _ in left] == [(month - 40 * DAY).replace(day=1)]
         assert sum(retention.prune(month)) == 2
         assert rows(engine, tables) == Counter({key: n for key, n in before.items() if key[2] >= month})
@@ -152,7 +152,7 @@ def test_a_flush_that_waits_for_a_new_month_is_tried_again(postgresql: Database)
 
         thread = threading.Thread(target=write)
         with engine.begin() as connection:
-            assert get("postgresql").add_month(connection, tables.history, month, patiently=False)
+            assert get("postgresql").partitioning.add_month(connection, tables.history, month, patiently=False)
             thread.start()
             waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
             with engine.connect() as other:
@@ -246,7 +246,7 @@ def test_an_existing_history_becomes_partitions_and_one_table_again(postgresql: 
 def test_an_interrupted_upgrade_is_reported_and_refuses_no_use_for_good(postgresql: Database) -> None:
     engine = postgresql.engine()
     tables = create_all(engine, users=None).tables
-    prepare = get("postgresql").prepare_partitions(tables.history)[1][0]
+    prepare = get("postgresql").partitioning.preparations(tables.history)[1][0]
     with engine.begin() as connection:
         prepare(connection)
     (problem,) = problems(engine, tables)

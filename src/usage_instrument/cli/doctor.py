@@ -208,11 +208,11 @@ def _ids(connection: Connection, tables: Tables, settings: Settings) -> Iterator
 
 def _partitions(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:
     """That this month and the next one have partitions, `check` has seen."""
-    dialect, history = dialects.get(connection.dialect.name), tables.history
-    found = dialect.partitions(connection, history)
+    history, partitioning = tables.history, dialects.get(connection.dialect.name).partitioning
+    found = partitioning.find(connection, history)
     if found is None:
         return
-    outside = sum(rows for _, rows in dialect.months_in_default(connection, found))
+    outside = sum(rows for _, rows in partitioning.months_in_default(connection, found))
     if outside:
         yield Finding(
             "partitions",

@@ -120,7 +120,7 @@ def _room_for_updates(connection: Connection, table: Table) -> list[_Statements]
 
 def _new_partitions(connection: Connection, table: Table) -> list[_Statements]:
     """The partitions of a new table, which are dropped with it."""
-    statements = dialects.get(connection.dialect.name).new_partitions(connection, table)
+    statements = dialects.get(connection.dialect.name).partitioning.new(connection, table)
     if statements is None:
         raise ConfigurationError(
             f"history_partitions='month' needs PostgreSQL, and this is {connection.dialect.name}: leave the option out"
@@ -130,7 +130,7 @@ def _new_partitions(connection: Connection, table: Table) -> list[_Statements]:
 
 def _partitions(connection: Connection, schema: str | None) -> set[str]:
     """The quoted full names of the partitions that maintenance adds and drops."""
-    found = dialects.get(connection.dialect.name).partitions(connection, default_tables(schema).history)
+    found = dialects.get(connection.dialect.name).partitioning.find(connection, default_tables(schema).history)
     return set() if found is None else {*(each.name for each in found.ranges), found.default or ""}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, Table, column, func, inspect, select, table
 
 from . import dialects
-from .dialects.base import UsersColumn
 from .tables import Tables
+from .users_column import UsersColumn
 from .users_table import live_column
 
 CASCADES = "ON DELETE CASCADE ON UPDATE CASCADE"

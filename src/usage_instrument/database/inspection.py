@@ -13,10 +13,11 @@ from sqlalchemy.engine.reflection import Inspector
 
 from . import dialects
 from .definitions import OPTIONAL
-from .dialects.base import KEY_COLUMNS, as_uuid, live_users_column
+from .dialects.base import KEY_COLUMNS, as_uuid
 from .foreign_keys import CASCADES, key_actions
 from .reflection import elsewhere, has_table
 from .tables import Tables
+from .users_column import live_users_column
 from .users_table import fits, in_sql, kind_of
 
 CREATE = "run `usage-instrument db create`"
@@ -180,9 +181,9 @@ def _may_hold(connection: Connection, type_: Any, tables: Tables) -> bool:
 
 
 def _check_partitions(connection: Connection, tables: Tables) -> Iterator[Problem]:
-    history, dialect = tables.history, dialects.get(connection.dialect.name)
-    found = dialect.partitions(connection, history)
-    if dialect.is_prepared(connection, history):
+    history, partitioning = tables.history, dialects.get(connection.dialect.name).partitioning
+    found = partitioning.find(connection, history)
+    if partitioning.is_prepared(connection, history):
         message = f"the upgrade of {history.fullname} to partitions was interrupted: {UPGRADE_PARTITIONS}"
         yield Problem(message, False)
     elif tables.history_partitions == "month" and found is None:

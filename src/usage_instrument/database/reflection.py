@@ -8,9 +8,10 @@ from sqlalchemy.engine.reflection import Inspector
 from usage_instrument.errors import SchemaError
 
 from . import dialects
-from .dialects.base import as_uuid, live_users_column
+from .dialects.base import as_uuid
 from .schema import default_tables, define_tables
 from .tables import Tables
+from .users_column import live_users_column
 from .users_table import kind_of, live_column
 
 _NAMED = 3

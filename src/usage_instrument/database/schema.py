@@ -28,8 +28,9 @@ from .definitions import (
     define_usage,
     define_writers,
 )
-from .dialects.base import live_users_column, unique_key
+from .dialects.base import unique_key
 from .tables import INFO, Tables
+from .users_column import live_users_column
 from .users_table import column_name, defined_users_column, find_users, user_id_column_type
 
 
@@ -110,14 +111,14 @@ def _has_expression_indexes(*_: object, dialect: Any = None, **__: object) -> bo
 
 
 def _need_partitions(table: Table, connection: Connection, **_: object) -> None:
-    if dialects.get(connection.dialect.name).new_partitions(connection, table) is None:
+    if dialects.get(connection.dialect.name).partitioning.new(connection, table) is None:
         raise ConfigurationError(
             f"history_partitions='month' needs PostgreSQL, and this is {connection.dialect.name}: leave the option out"
         )
 
 
 def _create_partitions(table: Table, connection: Connection, **_: object) -> None:
-    for statement in dialects.get(connection.dialect.name).new_partitions(connection, table) or ():
+    for statement in dialects.get(connection.dialect.name).partitioning.new(connection, table) or ():
         connection.exec_driver_sql(statement)
 
 

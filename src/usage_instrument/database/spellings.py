@@ -9,8 +9,8 @@ from sqlalchemy import Connection, text
 from usage_instrument.typing import UserId
 
 from . import dialects
-from .dialects.base import live_users_column
 from .tables import Tables
+from .users_column import live_users_column
 
 _USERS_A_QUERY = 100
 _CACHED_USERS = 100_000

@@ -31,8 +31,8 @@ from usage_instrument.runtime import log
 from usage_instrument.typing import UserId, UserIdType
 
 from . import dialects
-from .dialects.base import UsersColumn
 from .text_types import text_type, user_text_type
+from .users_column import UsersColumn
 
 # ---- in a MetaData
 

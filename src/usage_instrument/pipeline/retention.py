@@ -16,7 +16,7 @@ from usage_instrument.database.dialects.base import ConcurrentInsertError, Flush
 from usage_instrument.database.driver_errors import Fault
 from usage_instrument.database.expressions import Ago, StartOf
 from usage_instrument.database.ledger import is_process
-from usage_instrument.database.partitions import Partition, Partitions
+from usage_instrument.database.partitions import Partition, Partitioning, Partitions
 from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.events import Count, bucket_start
 from usage_instrument.runtime import log
@@ -94,24 +94,24 @@ class Retention:
                     self._tables.history.fullname,
                 )
             return
-        in_default = self._run_reading(lambda each: self._dialect(each).months_in_default(each, found))
+        in_default = self._run_reading(lambda each: self._partitioning(each).months_in_default(each, found))
         moved = [month for month, rows in in_default if month >= since and (patiently or rows <= _MOVED)]
         missing = found.missing(moved)
         for month in missing:
             yield from self._insist(partial(self._add_month, month, patiently))
         if missing:
-            self._transact(lambda connection: self._dialect(connection).analyze(connection, self._tables.history))
+            self._transact(lambda each: self._partitioning(each).analyze(each, self._tables.history))
 
     def _partitions(self) -> Partitions | None:
         history = self._tables.history
-        return self._run_reading(lambda connection: self._dialect(connection).partitions(connection, history))
+        return self._run_reading(lambda each: self._partitioning(each).find(each, history))
 
     def _add_month(self, month: dt.datetime, patiently: bool, connection: Connection) -> int:
-        self._dialect(connection).add_month(connection, self._tables.history, month, patiently=patiently)
+        self._partitioning(connection).add_month(connection, self._tables.history, month, patiently=patiently)
         return 0
 
     def _drop(self, part: Partition, connection: Connection) -> int:
-        is_dropped = self._dialect(connection).drop_partition(connection, self._tables.history, part)
+        is_dropped = self._partitioning(connection).drop(connection, self._tables.history, part)
         return part.rows if is_dropped else 0
 
     def _insist(self, work: Callable[[Connection], int]) -> Iterator[int]:
@@ -268,14 +268,14 @@ class Retention:
     # ---- statements
 
     @staticmethod
-    def _dialect(connection: Connection) -> dialects.Dialect:
-        return dialects.get(connection.dialect.name)
+    def _partitioning(connection: Connection) -> Partitioning:
+        return dialects.get(connection.dialect.name).partitioning
 
     def _read(self, statement: Any) -> Any:
         return self._run_reading(lambda connection: self._execute(connection, statement).all())
 
     def _execute(self, connection: Connection, statement: Any) -> Any:
-        dialect = self._dialect(connection)
+        dialect = dialects.get(connection.dialect.name)
         return connection.execute(dialect.without_waiting(connection, statement, self._settings))
 
 

@@ -18,7 +18,6 @@ from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.insert import AccessInsert
 from usage_instrument.audit.trail import ensure
 from usage_instrument.database import dialects, inspection, outbox
-from usage_instrument.database.dialects.base import live_users_column
 from usage_instrument.database.dimensions import DimensionValues, dimension_rows
 from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.database.exposures import exposure_rows
@@ -27,6 +26,7 @@ from usage_instrument.database.reflection import is_readable
 from usage_instrument.database.spellings import Spellings
 from usage_instrument.database.suppressions import Suppressions
 from usage_instrument.database.upsert import upsert
+from usage_instrument.database.users_column import live_users_column
 from usage_instrument.errors import AuditError, ConfigurationError, SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Loss
 from usage_instrument.runtime import log

@@ -34,8 +34,9 @@ from usage_instrument.events import MAX_COUNT, NIL
 from usage_instrument.typing import Unit, UserIdType
 
 from ..driver_errors import Fault
-from ..partitions import Partition, Partitions
+from ..partitions import Partitioning
 from ..tables import Tables
+from ..users_column import UsersColumn
 
 if TYPE_CHECKING:
     from usage_instrument.events import Batch, Count
@@ -62,33 +63,6 @@ KEY_COLUMNS = ("dimension", "dimension_value", "bucket_start")
 
 class ConcurrentInsertError(UsageInstrumentError):
     """Another writer inserted a row of this batch. The transaction is rolled back and retried."""
-
-
-@dataclass(frozen=True)
-class UsersColumn:
-    """The column of a users table that `user_id` refers to."""
-
-    schema: str | None
-    table: str
-    column: str
-
-    @classmethod
-    def parse(cls, name: str) -> UsersColumn:
-        """From `table.column` or `schema.table.column`."""
-        rest, _, column = name.rpartition(".")
-        schema, _, table = rest.rpartition(".")
-        return cls(schema or None, table, column)
-
-    def __str__(self) -> str:
-        return ".".join(part for part in (self.schema, self.table, self.column) if part)
-
-
-def live_users_column(connection: Connection, usage: Table) -> UsersColumn | None:
-    """The column that the `user_id` of a live table refers to; None without a foreign key."""
-    for key in inspect(connection).get_foreign_keys(usage.name, schema=usage.schema):
-        if key["constrained_columns"] == ["user_id"]:
-            return UsersColumn(key["referred_schema"], key["referred_table"], key["referred_columns"][0])
-    return None
 
 
 @dataclass(frozen=True)
@@ -256,57 +230,8 @@ class Dialect(ABC):
         with connection.begin():
             yield connection
 
-    # ---- the partitions of the history
-
-    def new_partitions(self, connection: Connection, table: Table) -> list[str] | None:
-        """The SQL that gives a new partitioned table its partitions; None where tables have no partitions."""
-        return None
-
-    def partitions(self, connection: Connection, table: Table) -> Partitions | None:
-        """The partitions of a live table; None if it has none."""
-        return None
-
-    def months_in_default(self, connection: Connection, found: Partitions) -> list[tuple[dt.datetime, int]]:
-        """The months of which the default partition has rows, and their number."""
-        return []
-
-    def add_month(self, connection: Connection, table: Table, month: dt.datetime, *, patiently: bool) -> bool:
-        """Add the partition of a month, and move the rows of the month there; False if another process does.
-
-        Patiently, a statement may take longer than one of a flush.
-        """
-        raise NotImplementedError
-
-    def drop_partition(self, connection: Connection, table: Table, partition: Partition) -> bool:
-        """Drop a partition with its rows; False if another process has, or changes the partitions now."""
-        raise NotImplementedError
-
-    def prepare_partitions(self, table: Table) -> list[tuple[Callable[[Connection], object], bool]]:
-        """What makes an existing history ready to be a partition while others write, in this order; with a True, in a
-        transaction."""
-        raise NotImplementedError
-
-    def abandon_partitions(self, connection: Connection, table: Table) -> None:  # noqa: B027 - optional
-        """Take back what of it would refuse rows some day."""
-
-    def is_prepared(self, connection: Connection, table: Table) -> bool:
-        """Whether an upgrade to partitions was interrupted."""
-        return False
-
-    def partition(self, connection: Connection, table: Table, users: UsersColumn | None) -> None:
-        """Put a partitioned table in the place of a prepared one."""
-        raise NotImplementedError
-
-    def unpartition(self, connection: Connection, table: Table, users: UsersColumn | None) -> None:
-        """Put one table with all rows in the place of a partitioned one."""
-        raise NotImplementedError
-
-    def foreign_views(self, connection: Connection, table: Table, ours: Sequence[str]) -> list[str]:
-        """Views on a table that are not of ours."""
-        return []
-
-    def analyze(self, connection: Connection, table: Table) -> None:  # noqa: B027 - optional
-        """Renew the statistics of a partitioned table, where the database only does so for its partitions."""
+    partitioning: ClassVar[Partitioning] = Partitioning()
+    """The partitions of the history, where tables have some."""
 
     # ---- the users table
 

@@ -35,7 +35,8 @@ from usage_instrument.typing import Unit, UserIdType
 from ...driver_errors import Fault
 from ...tables import Tables
 from ...user_text import UserText, bytewise_collation, on_server
-from ..base import KEY_COLUMNS, NULLABLE, Dialect, Flush, UsersColumn, as_uuid, grants, is_shorter, live_users_column
+from ...users_column import UsersColumn, live_users_column
+from ..base import KEY_COLUMNS, NULLABLE, Dialect, Flush, as_uuid, grants, is_shorter
 from .flush import BINARY_TEXT, FEATURE_KEY, USER_KEY, MariaDBFlush, anonymous_literal, has_uuid
 from .locks import Prefixed, timeouts
 

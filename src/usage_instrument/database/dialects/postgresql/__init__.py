@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -36,12 +35,12 @@ from usage_instrument.settings import Settings
 from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
-from ...partitions import Partition, Partitions
 from ...tables import Tables
-from ..base import NULLABLE, Dialect, Flush, UsersColumn, grants, is_shorter
-from . import partitions
+from ...users_column import UsersColumn
+from ..base import NULLABLE, Dialect, Flush, grants, is_shorter
 from .additions import UTC_NOW
 from .flush import PostgreSQLFlush
+from .partitions import UPGRADE_CHECK, MonthlyPartitions
 from .portable_flush import PortableFlush, is_distributed
 
 _EQUALITY = text(
@@ -131,45 +130,7 @@ class PostgreSQL(Dialect):
                     connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
             yield connection
 
-    def new_partitions(self, connection: Connection, table: Table) -> list[str] | None:
-        return partitions.of_new_table(connection, table)
-
-    def partitions(self, connection: Connection, table: Table) -> Partitions | None:
-        return partitions.found(connection, table)
-
-    def months_in_default(self, connection: Connection, found: Partitions) -> list[tuple[dt.datetime, int]]:
-        return partitions.months_in_default(connection, found)
-
-    def add_month(self, connection: Connection, table: Table, month: dt.datetime, *, patiently: bool) -> bool:
-        return partitions.add_month(connection, table, month, patiently=patiently)
-
-    def drop_partition(self, connection: Connection, table: Table, partition: Partition) -> bool:
-        return partitions.drop(connection, table, partition)
-
-    def prepare_partitions(self, table: Table) -> list[tuple[Callable[[Connection], object], bool]]:
-        return [
-            (partial(partitions.build_key, table=table), False),
-            (partial(partitions.add_check, table=table), True),
-            (partial(partitions.validate_check, table=table), True),
-        ]
-
-    def abandon_partitions(self, connection: Connection, table: Table) -> None:
-        partitions.drop_check(connection, table)
-
-    def is_prepared(self, connection: Connection, table: Table) -> bool:
-        return partitions.is_prepared(connection, table)
-
-    def partition(self, connection: Connection, table: Table, users: UsersColumn | None) -> None:
-        partitions.swap(connection, table, users)
-
-    def unpartition(self, connection: Connection, table: Table, users: UsersColumn | None) -> None:
-        partitions.join(connection, table, users)
-
-    def foreign_views(self, connection: Connection, table: Table, ours: Sequence[str]) -> list[str]:
-        return partitions.foreign_views(connection, table, ours)
-
-    def analyze(self, connection: Connection, table: Table) -> None:
-        partitions.analyze(connection, table)
+    partitioning = MonthlyPartitions()
 
     def users_equality(self, connection: Connection, users: UsersColumn) -> str | None:
         preparer = connection.dialect.identifier_preparer
@@ -284,7 +245,7 @@ class PostgreSQL(Dialect):
             return Fault.CONFIGURATION  # libpq passes no SQLSTATE on if connecting fails
         if state == "0A000" and "cached plan" in str(error.orig):
             return Fault.CONNECTION_LOST
-        if state == "23514" and _constraint(error) in {None, partitions.UPGRADE_CHECK}:
+        if state == "23514" and _constraint(error) in {None, UPGRADE_CHECK}:
             # Not a row's own fault: its partition was made just now, or is missing, or an upgrade was broken off.
             return Fault.TRANSIENT
         return _FAULTS.get(state) or _FAULTS.get(state[:2], Fault.TRANSIENT)

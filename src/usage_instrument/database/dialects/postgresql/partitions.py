@@ -7,14 +7,15 @@ second at most, and its caller tries again.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, inspect, text
 from sqlalchemy.schema import CreateIndex
 
-from ...partitions import AHEAD, Partition, Partitions, later
-from ..base import UsersColumn
+from ...partitions import AHEAD, Partition, Partitioning, Partitions, later
+from ...users_column import UsersColumn
 
 UPGRADE_CHECK = "feature_usage_history_before"
 """The constraint by which a table becomes a partition without a scan under a lock. It lives during the upgrade."""
@@ -34,131 +35,175 @@ _PARTS = text(
 )
 
 
-def found(connection: Connection, table: Table) -> Partitions | None:
-    """The partitions of a live table; None if it is not partitioned by its buckets."""
-    name = {"table": _quoted(connection, table)}
-    whole = connection.execute(_PARTITIONED, name).one_or_none()
-    if whole is None:
-        return None
-    parts = connection.execute(_PARTS, name).all()
-    return Partitions(
-        tuple(Partition(part[0], part[2], part[3], int(part[4])) for part in parts if not part[1]),
-        next((str(part[0]) for part in parts if part[1]), None),
-        bool(whole[0]),
-        whole[1],
-    )
+class MonthlyPartitions(Partitioning):
+    """Range partitions by the start of the bucket, and one for all other rows."""
+
+    def find(self, connection: Connection, table: Table) -> Partitions | None:
+        name = {"table": _quoted(connection, table)}
+        whole = connection.execute(_PARTITIONED, name).one_or_none()
+        if whole is None:
+            return None
+        parts = connection.execute(_PARTS, name).all()
+        return Partitions(
+            tuple(Partition(part[0], part[2], part[3], int(part[4])) for part in parts if not part[1]),
+            next((str(part[0]) for part in parts if part[1]), None),
+            bool(whole[0]),
+            whole[1],
+        )
+
+    # ---- a new table
+
+    def new(self, connection: Connection, table: Table) -> list[str]:
+        # The database's clock chooses the months when this runs, as it may be part of a migration.
+        start = _literal(f"CREATE TABLE {_named(connection, table, '_')}")
+        return [
+            _new_default(connection, table),
+            "DO $$ DECLARE month timestamp := date_trunc('month', timezone('utc', now())); "  # noqa: ISC004
+            f"BEGIN FOR number IN 0 .. {AHEAD} LOOP EXECUTE {start} || to_char(month, 'YYYY_MM') || "
+            f"{_literal(f' PARTITION OF {_quoted(connection, table)} FOR VALUES FROM (')} || quote_literal(month) || "
+            f"') TO (' || quote_literal(month + interval '1 month') || ') WITH ({_ROOM})'; "
+            "month := month + interval '1 month'; END LOOP; END $$",
+        ]
+
+    # ---- a month
+
+    def months_in_default(self, connection: Connection, parts: Partitions) -> list[tuple[dt.datetime, int]]:
+        if parts.default is None:
+            return []
+        query = f"SELECT date_trunc('month', bucket_start), count(*) FROM {parts.default} GROUP BY 1 ORDER BY 1"  # noqa: S608
+        return [(row[0], int(row[1])) for row in connection.exec_driver_sql(query)]
+
+    def add_month(self, connection: Connection, table: Table, month: dt.datetime, *, patiently: bool) -> bool:
+        end, whole = later(month), _quoted(connection, table)
+        if not _is_alone(connection, whole):
+            return False
+        parts = self.find(connection, table)
+        if parts is None or month not in parts.missing([month]):
+            return True
+        _lock_briefly(connection)
+        if patiently:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        name = _named(connection, table, f"_{month:%Y_%m}")
+        connection.exec_driver_sql(f"CREATE TABLE {name} (LIKE {whole} INCLUDING DEFAULTS) WITH ({_ROOM})")
+        _give(connection, whole, name)
+        if parts.default is not None:
+            bounds = f"bucket_start >= {_moment(month)} AND bucket_start < {_moment(end)}"
+            # Without rows of this month ATTACH locks it for long enough to see that.
+            if connection.exec_driver_sql(f"SELECT EXISTS (SELECT FROM {parts.default} WHERE {bounds})").scalar():  # noqa: S608
+                connection.exec_driver_sql(f"LOCK TABLE {parts.default} IN EXCLUSIVE MODE")
+                columns = _columns(connection, table)
+                connection.exec_driver_sql(
+                    f"WITH moved AS (DELETE FROM {parts.default} WHERE {bounds} RETURNING {columns}) "  # noqa: S608
+                    f"INSERT INTO {name} ({columns}) SELECT {columns} FROM moved"
+                )
+        connection.exec_driver_sql(
+            f"ALTER TABLE {whole} ATTACH PARTITION {name} FOR VALUES FROM ({_moment(month)}) TO ({_moment(end)})"
+        )
+        return True
+
+    def drop(self, connection: Connection, table: Table, part: Partition) -> bool:
+        if not _is_alone(connection, _quoted(connection, table)):
+            return False
+        parts = self.find(connection, table)
+        if parts is None or part.name not in {each.name for each in parts.ranges}:
+            return False
+        _lock_briefly(connection)
+        connection.exec_driver_sql(f"DROP TABLE {part.name}")  # DETACH would lock the users table
+        return True
+
+    def analyze(self, connection: Connection, table: Table) -> None:
+        connection.exec_driver_sql(f"ANALYZE {_quoted(connection, table)}")
+
+    # ---- an existing table
+
+    def is_prepared(self, connection: Connection, table: Table) -> bool:
+        query = text("SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(:table) AND conname = :name")
+        return connection.scalar(query, {"table": _quoted(connection, table), "name": UPGRADE_CHECK}) is not None
+
+    def foreign_views(self, connection: Connection, table: Table, ours: Sequence[str]) -> list[str]:
+        query = text(
+            "SELECT DISTINCT CAST(CAST(r.ev_class AS regclass) AS text) FROM pg_depend d "
+            "JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class c ON c.oid = r.ev_class "
+            "WHERE d.classid = CAST('pg_rewrite' AS regclass) AND d.refobjid = to_regclass(:table) "
+            "AND d.refclassid = CAST('pg_class' AS regclass) AND c.relkind IN ('v', 'm') ORDER BY 1"
+        )
+        known = {name.rpartition(".")[2] for name in ours}
+        names = connection.scalars(query, {"table": _quoted(connection, table)})
+        return [name for name in names if name.rpartition(".")[2] not in known]
+
+    def preparations(self, table: Table) -> list[tuple[Callable[[Connection], object], bool]]:
+        return [
+            (partial(_build_key, table=table), False),
+            (partial(_add_check, table=table), True),
+            (partial(_validate_check, table=table), True),
+        ]
+
+    def abandon(self, connection: Connection, table: Table) -> None:
+        _drop_check(connection, table)
+
+    def partition(self, connection: Connection, table: Table, users: UsersColumn | None) -> None:
+        whole = _quoted(connection, table)
+        _lock_briefly(connection)
+        connection.exec_driver_sql(f"LOCK TABLE {whole} IN ACCESS EXCLUSIVE MODE")
+        bound: Any = connection.execute(
+            text(
+                "SELECT CAST(substring(pg_get_constraintdef(oid) FROM '''([^'']+)''') AS timestamp) FROM pg_constraint "
+                "WHERE conrelid = to_regclass(:table) AND conname = :name"
+            ),
+            {"table": whole, "name": UPGRADE_CHECK},
+        ).scalar()
+        inspector = inspect(connection)
+        old_name = f"{table.name}_before_{bound:%Y_%m}"
+        old = _named(connection, table, f"_before_{bound:%Y_%m}")
+        schema = table.schema
+        key_name = inspector.get_pk_constraint(table.name, schema=schema)["name"]
+        quote = connection.dialect.identifier_preparer.quote
+        drop_key = f"DROP CONSTRAINT {quote(key_name)}, " if key_name else ""
+        add_key = f"ADD CONSTRAINT {quote(f'{old_name}_pkey')} PRIMARY KEY USING INDEX {_UPGRADE_KEY}"
+        connection.exec_driver_sql(f"ALTER TABLE {whole} {drop_key}{add_key}")
+        indexes = connection.execute(
+            text(
+                "SELECT c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_index i "
+                "JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE i.indrelid = to_regclass(:table) AND NOT i.indisprimary ORDER BY 1"
+            ),
+            {"table": whole},
+        ).all()
+        for number, (_, index) in enumerate(indexes, 1):
+            connection.exec_driver_sql(f"ALTER INDEX {index} RENAME TO {quote(f'{old_name}_{number}')}")
+        connection.exec_driver_sql(f"ALTER TABLE {whole} RENAME TO {quote(old_name)}")
+        _make_like(connection, table, old, "PARTITION BY RANGE (bucket_start)")
+        connection.exec_driver_sql(f"ALTER TABLE {whole} ADD PRIMARY KEY (id, bucket_start)")
+        _index(connection, table)
+        if users is not None:
+            _refer(connection, table, users)
+        connection.exec_driver_sql(
+            f"ALTER TABLE {whole} ATTACH PARTITION {old} FOR VALUES FROM (MINVALUE) TO ({_moment(bound)})"
+        )
+        connection.exec_driver_sql(f"ALTER TABLE {old} DROP CONSTRAINT {UPGRADE_CHECK}")
+        connection.exec_driver_sql(_new_default(connection, table))
+
+    def unpartition(self, connection: Connection, table: Table, users: UsersColumn | None) -> None:
+        whole, new = _quoted(connection, table), _named(connection, table, "_whole")
+        columns = _columns(connection, table)
+        _make_like(connection, Table(f"{table.name}_whole", MetaData(), schema=table.schema), whole, f"WITH ({_ROOM})")
+        connection.exec_driver_sql(f"INSERT INTO {new} ({columns}) SELECT {columns} FROM {whole}")  # noqa: S608
+        connection.exec_driver_sql(f"DROP TABLE {whole}")
+        quote = connection.dialect.identifier_preparer.quote
+        connection.exec_driver_sql(f"ALTER TABLE {new} RENAME TO {quote(table.name)}")
+        connection.exec_driver_sql(f"ALTER TABLE {whole} ADD PRIMARY KEY (id)")
+        _index(connection, table)
+        if users is not None:
+            _refer(connection, table, users)
 
 
-# ---- a new table
-
-
-def of_new_table(connection: Connection, table: Table) -> list[str]:
-    """The SQL that gives a new table the partitions of this month and the next ones, and that of all other rows.
-
-    The database's clock chooses the months when it runs, as it may be part of a migration.
-    """
-    start = _literal(f"CREATE TABLE {_named(connection, table, '_')}")
-    return [
-        new_default(connection, table),
-        "DO $$ DECLARE month timestamp := date_trunc('month', timezone('utc', now())); "  # noqa: ISC004
-        f"BEGIN FOR number IN 0 .. {AHEAD} LOOP EXECUTE {start} || to_char(month, 'YYYY_MM') || "
-        f"{_literal(f' PARTITION OF {_quoted(connection, table)} FOR VALUES FROM (')} || quote_literal(month) || "
-        f"') TO (' || quote_literal(month + interval '1 month') || ') WITH ({_ROOM})'; "
-        "month := month + interval '1 month'; END LOOP; END $$",
-    ]
-
-
-def new_default(connection: Connection, table: Table) -> str:
+def _new_default(connection: Connection, table: Table) -> str:
     """The SQL that adds the partition of all other rows: without it, the database refuses them."""
     name = _named(connection, table, "_default")
     return f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {_quoted(connection, table)} DEFAULT WITH ({_ROOM})"
 
 
-# ---- a month
-
-
-def months_in_default(connection: Connection, parts: Partitions) -> list[tuple[dt.datetime, int]]:
-    """The months of which the default partition has rows, and their number."""
-    if parts.default is None:
-        return []
-    query = f"SELECT date_trunc('month', bucket_start), count(*) FROM {parts.default} GROUP BY 1 ORDER BY 1"  # noqa: S608
-    return [(row[0], int(row[1])) for row in connection.exec_driver_sql(query)]
-
-
-def add_month(connection: Connection, table: Table, month: dt.datetime, *, patiently: bool) -> bool:
-    """Add the partition of a month, with the rows of the month that the default partition has; False if another process
-    does.
-
-    Patiently, moving many rows may take longer than a statement of a flush. Readers go on meanwhile.
-    """
-    end, whole = later(month), _quoted(connection, table)
-    if not _is_alone(connection, whole):
-        return False
-    parts = found(connection, table)
-    if parts is None or month not in parts.missing([month]):
-        return True
-    _lock_briefly(connection)
-    if patiently:
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-    name = _named(connection, table, f"_{month:%Y_%m}")
-    connection.exec_driver_sql(f"CREATE TABLE {name} (LIKE {whole} INCLUDING DEFAULTS) WITH ({_ROOM})")
-    _give(connection, whole, name)
-    if parts.default is not None:
-        bounds = f"bucket_start >= {_moment(month)} AND bucket_start < {_moment(end)}"
-        # Without rows of this month ATTACH locks it for long enough to see that.
-        if connection.exec_driver_sql(f"SELECT EXISTS (SELECT FROM {parts.default} WHERE {bounds})").scalar():  # noqa: S608
-            connection.exec_driver_sql(f"LOCK TABLE {parts.default} IN EXCLUSIVE MODE")
-            columns = _columns(connection, table)
-            connection.exec_driver_sql(
-                f"WITH moved AS (DELETE FROM {parts.default} WHERE {bounds} RETURNING {columns}) "  # noqa: S608
-                f"INSERT INTO {name} ({columns}) SELECT {columns} FROM moved"
-            )
-    connection.exec_driver_sql(
-        f"ALTER TABLE {whole} ATTACH PARTITION {name} FOR VALUES FROM ({_moment(month)}) TO ({_moment(end)})"
-    )
-    return True
-
-
-def drop(connection: Connection, table: Table, part: Partition) -> bool:
-    """Drop a partition, rows and all; False if it is gone already. DETACH would lock the users table, DROP does not."""
-    if not _is_alone(connection, _quoted(connection, table)):
-        return False
-    parts = found(connection, table)
-    if parts is None or part.name not in {each.name for each in parts.ranges}:
-        return False
-    _lock_briefly(connection)
-    connection.exec_driver_sql(f"DROP TABLE {part.name}")
-    return True
-
-
-def analyze(connection: Connection, table: Table) -> None:
-    """Renew the statistics of the whole: autovacuum does so for each partition only."""
-    connection.exec_driver_sql(f"ANALYZE {_quoted(connection, table)}")
-
-
-# ---- an existing table
-
-
-def is_prepared(connection: Connection, table: Table) -> bool:
-    """Whether an upgrade to partitions has begun and not ended: the constraint refuses rows of a distant month."""
-    query = text("SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(:table) AND conname = :name")
-    return connection.scalar(query, {"table": _quoted(connection, table), "name": UPGRADE_CHECK}) is not None
-
-
-def foreign_views(connection: Connection, table: Table, ours: Sequence[str]) -> list[str]:
-    """Views of others on the table, which would go on reading the table of that identity."""
-    query = text(
-        "SELECT DISTINCT CAST(CAST(r.ev_class AS regclass) AS text) FROM pg_depend d "
-        "JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class c ON c.oid = r.ev_class "
-        "WHERE d.classid = CAST('pg_rewrite' AS regclass) AND d.refobjid = to_regclass(:table) "
-        "AND d.refclassid = CAST('pg_class' AS regclass) AND c.relkind IN ('v', 'm') ORDER BY 1"
-    )
-    known = {name.rpartition(".")[2] for name in ours}
-    names = connection.scalars(query, {"table": _quoted(connection, table)})
-    return [name for name in names if name.rpartition(".")[2] not in known]
-
-
-def build_key(connection: Connection, table: Table) -> None:
+def _build_key(connection: Connection, table: Table) -> None:
     """Build the index of the new primary key, while others write; outside a transaction."""
     name, index = _quoted(connection, table), _index_name(connection, table)
     query = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
@@ -169,10 +214,10 @@ def build_key(connection: Connection, table: Table) -> None:
         connection.exec_driver_sql(f"CREATE UNIQUE INDEX CONCURRENTLY {_UPGRADE_KEY} ON {name} (id, bucket_start)")
 
 
-def add_check(connection: Connection, table: Table) -> None:
+def _add_check(connection: Connection, table: Table) -> None:
     """Add the constraint that old rows and those of the next months fulfil, without looking at them yet."""
     _lock_briefly(connection)
-    drop_check(connection, table)
+    _drop_check(connection, table)
     name = _quoted(connection, table)
     last: Any = connection.exec_driver_sql(
         f"SELECT date_trunc('month', greatest(timezone('utc', now()), max(bucket_start))) FROM {name}"  # noqa: S608
@@ -183,74 +228,15 @@ def add_check(connection: Connection, table: Table) -> None:
     )
 
 
-def drop_check(connection: Connection, table: Table) -> None:
+def _drop_check(connection: Connection, table: Table) -> None:
     """Drop that constraint."""
     connection.exec_driver_sql(f"ALTER TABLE {_quoted(connection, table)} DROP CONSTRAINT IF EXISTS {UPGRADE_CHECK}")
 
 
-def validate_check(connection: Connection, table: Table) -> None:
+def _validate_check(connection: Connection, table: Table) -> None:
     """Compare all rows with the constraint, while others write."""
     name = _quoted(connection, table)
     connection.exec_driver_sql(f"ALTER TABLE {name} VALIDATE CONSTRAINT {UPGRADE_CHECK}")
-
-
-def swap(connection: Connection, table: Table, users: UsersColumn | None) -> None:
-    """Put a partitioned table in the place of a prepared one, which becomes its first partition."""
-    whole = _quoted(connection, table)
-    _lock_briefly(connection)
-    connection.exec_driver_sql(f"LOCK TABLE {whole} IN ACCESS EXCLUSIVE MODE")
-    bound: Any = connection.execute(
-        text(
-            "SELECT CAST(substring(pg_get_constraintdef(oid) FROM '''([^'']+)''') AS timestamp) FROM pg_constraint "
-            "WHERE conrelid = to_regclass(:table) AND conname = :name"
-        ),
-        {"table": whole, "name": UPGRADE_CHECK},
-    ).scalar()
-    inspector = inspect(connection)
-    old_name = f"{table.name}_before_{bound:%Y_%m}"
-    old = _named(connection, table, f"_before_{bound:%Y_%m}")
-    schema = table.schema
-    key_name = inspector.get_pk_constraint(table.name, schema=schema)["name"]
-    quote = connection.dialect.identifier_preparer.quote
-    drop_key = f"DROP CONSTRAINT {quote(key_name)}, " if key_name else ""
-    add_key = f"ADD CONSTRAINT {quote(f'{old_name}_pkey')} PRIMARY KEY USING INDEX {_UPGRADE_KEY}"
-    connection.exec_driver_sql(f"ALTER TABLE {whole} {drop_key}{add_key}")
-    indexes = connection.execute(
-        text(
-            "SELECT c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_index i "
-            "JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-            "WHERE i.indrelid = to_regclass(:table) AND NOT i.indisprimary ORDER BY 1"
-        ),
-        {"table": whole},
-    ).all()
-    for number, (_, index) in enumerate(indexes, 1):
-        connection.exec_driver_sql(f"ALTER INDEX {index} RENAME TO {quote(f'{old_name}_{number}')}")
-    connection.exec_driver_sql(f"ALTER TABLE {whole} RENAME TO {quote(old_name)}")
-    _make_like(connection, table, old, "PARTITION BY RANGE (bucket_start)")
-    connection.exec_driver_sql(f"ALTER TABLE {whole} ADD PRIMARY KEY (id, bucket_start)")
-    _index(connection, table)
-    if users is not None:
-        _refer(connection, table, users)
-    connection.exec_driver_sql(
-        f"ALTER TABLE {whole} ATTACH PARTITION {old} FOR VALUES FROM (MINVALUE) TO ({_moment(bound)})"
-    )
-    connection.exec_driver_sql(f"ALTER TABLE {old} DROP CONSTRAINT {UPGRADE_CHECK}")
-    connection.exec_driver_sql(new_default(connection, table))
-
-
-def join(connection: Connection, table: Table, users: UsersColumn | None) -> None:
-    """Put one table with all rows in the place of a partitioned one."""
-    whole, new = _quoted(connection, table), _named(connection, table, "_whole")
-    columns = _columns(connection, table)
-    _make_like(connection, Table(f"{table.name}_whole", MetaData(), schema=table.schema), whole, f"WITH ({_ROOM})")
-    connection.exec_driver_sql(f"INSERT INTO {new} ({columns}) SELECT {columns} FROM {whole}")  # noqa: S608
-    connection.exec_driver_sql(f"DROP TABLE {whole}")
-    quote = connection.dialect.identifier_preparer.quote
-    connection.exec_driver_sql(f"ALTER TABLE {new} RENAME TO {quote(table.name)}")
-    connection.exec_driver_sql(f"ALTER TABLE {whole} ADD PRIMARY KEY (id)")
-    _index(connection, table)
-    if users is not None:
-        _refer(connection, table, users)
 
 
 def _make_like(connection: Connection, table: Table, source: str, storage: str) -> None:

@@ -30,7 +30,8 @@ from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
 from ...tables import Tables
-from ..base import Dialect, Flush, UsersColumn, as_uuid
+from ...users_column import UsersColumn
+from ..base import Dialect, Flush, as_uuid
 from .flush import SQLiteFlush, merged_metadata
 
 
