@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,7 @@ def environ_for(database: Database, journal: Path | None) -> dict[str, str]:
 
 def command_of(kind: str) -> list[str]:
     if kind.startswith("uwsgi") and not UWSGI.exists():
-        pytest.skip("uWSGI is not installed: it needs a C compiler")
+        pytest.skip("uWSGI is not installed: pip install pyuwsgi")
     return COMMANDS[kind]
 
 
@@ -88,9 +90,9 @@ def check(database: Database, expected: Uses, said: str = "") -> None:
     assert counts(engine, tables) == expected, said
 
 
-def recover(database: Database, journal: Path) -> None:
+def recover(database: Database, journal: Path, command: Sequence[str] = ("journal", "recover")) -> None:
     options = ["--journal", str(journal), "--url", database.url, "--user-id-type", "string"]
-    done = CliRunner().invoke(app, ["journal", "recover", *options])
+    done = CliRunner().invoke(app, [*command, *options])
     assert done.exit_code == 0, done.output
 
 
@@ -123,3 +125,14 @@ def test_kill_9_of_a_whole_server_loses_nothing(kind: str, written: Database, tm
         server.kill()
     recover(written, tmp_path)
     check(written, expected)
+
+
+@pytest.mark.parametrize("kind", ["gunicorn-gthread", "gunicorn-gevent", "uwsgi-without-threads"])
+def test_a_collector_writes_what_a_killed_server_has_captured(kind: str, postgresql: Database, tmp_path: Path) -> None:
+    environ = {**environ_for(postgresql, tmp_path), "USAGE_INSTRUMENT_WRITER": "collector"}
+    with serving(command_of(kind), environ) as server:
+        expected = server.visits()
+        check(postgresql, Counter())  # no process has written
+        server.kill()
+    recover(postgresql, tmp_path, ["collect", "--once"])
+    check(postgresql, expected)
