@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from usage_instrument.capture.context import SCOPE_KEY, Request
 from usage_instrument.runtime import log
 from usage_instrument.typing import ASGIApp, Receive, Scope, Send
 
-from .flask_routes import FlaskRoutes, Mounted
+from .flask_routes import FlaskRoutes
+from .mounts import Mounted, mounted_apps
 from .routes import Route, qualified
 from .starlette_routes import visible_routes
 
 
-def adapters(app: Any, prefix: str = "", depth: int = 0) -> Iterator[Mounted]:
+def adapters(app: object) -> Iterator[Mounted]:
     """The ASGIMiddleware objects of a2wsgi that a WSGI app is or leads to, and the paths at which they are mounted."""
-    for _ in range(50):
-        app = getattr(app, "__self__", app)  # a bound `app.wsgi_app`
-        if any(base.__module__ == "a2wsgi.asgi" and base.__name__ == "ASGIMiddleware" for base in type(app).__mro__):
-            yield Mounted(prefix, app)
-            return
-        own = vars(app) if hasattr(app, "__dict__") else {}
-        mounts = own.get("mounts")  # of werkzeug's dispatcher
-        if isinstance(mounts, dict) and depth < 5:
-            for path, mounted in mounts.items():
-                yield from adapters(mounted, prefix + path, depth + 1)
-        app = next((own[name] for name in ("app", "wsgi_app", "application") if name in own), None)
-        if app is None:
-            return
+    return mounted_apps(app, _is_adapter)
+
+
+def _is_adapter(app: object) -> bool:
+    return any(base.__module__ == "a2wsgi.asgi" and base.__name__ == "ASGIMiddleware" for base in type(app).__mro__)
 
 
 def follow_adapters(app: object) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from usage_instrument.capture.context import SCOPE_KEY, current_request
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET, Scope
 
 from .framework_users import FLASK_USER, flask_user
+from .mounts import Mounted, mounted_apps
 from .path_templates import plain_template
 from .routes import MOST, WEBSOCKET, Route, qualified
 
@@ -23,13 +24,6 @@ FLASK_APP = "usage_instrument.flask_app"
 """The key of an ASGI scope with the app of that request."""
 
 
-class Mounted(NamedTuple):
-    """A Flask app, and the path at which it is mounted."""
-
-    prefix: str
-    app: Any
-
-
 def flask_request(request: object) -> Any:
     """The Flask request that runs for a Request, whatever copies of its environ were made; None without one."""
     flask: Any = sys.modules.get("flask")
@@ -39,21 +33,9 @@ def flask_request(request: object) -> Any:
     return running if running.environ.get(SCOPE_KEY) is request else None
 
 
-def flask_apps(app: Any, prefix: str = "", depth: int = 0) -> Iterator[Mounted]:
+def flask_apps(app: object) -> Iterator[Mounted]:
     """The Flask apps that a WSGI app is or leads to."""
-    for _ in range(50):
-        app = getattr(app, "__self__", app)  # a bound `app.wsgi_app`
-        if hasattr(app, "url_map") and hasattr(app, "view_functions"):
-            yield Mounted(prefix, app)
-            return
-        own = vars(app) if hasattr(app, "__dict__") else {}
-        mounts = own.get("mounts")  # of werkzeug's dispatcher
-        if isinstance(mounts, dict) and depth < 5:
-            for path, mounted in mounts.items():
-                yield from flask_apps(mounted, prefix + path, depth + 1)
-        app = next((own[name] for name in ("app", "wsgi_app", "application") if name in own), None)
-        if app is None:
-            return
+    return mounted_apps(app, lambda each: hasattr(each, "url_map") and hasattr(each, "view_functions"))
 
 
 def flask_rules(apps: Iterable[Mounted]) -> Iterator[tuple[Any, Route]]:

@@ -12,7 +12,8 @@ from usage_instrument.errors import ConfigurationError
 from usage_instrument.runtime import log
 from usage_instrument.typing import Scope
 
-from .flask_routes import FLASK_APP, RULE_KEY, FlaskRoutes, Mounted, flask_apps, flask_rules
+from .flask_routes import FLASK_APP, RULE_KEY, FlaskRoutes, flask_apps, flask_rules
+from .mounts import Mounted
 from .other_routes import follow_bottle, follow_pyramid, is_known, walk
 from .path_templates import PathTemplate, plain_template
 from .routes import MOST, WEBSOCKET, Route, class_methods, qualified
