@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,7 @@ def _verifier(password: str) -> str:
 
 def _serve_postgresql(
     home: _Home, programs: Path, data: Path, port: int, *, durable: bool = False
-) -> contextlib.AbstractContextManager[None]:
+) -> contextlib.AbstractContextManager[object]:
     settings = {
         "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 100,
         **dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit"), "on" if durable else "off"),
@@ -204,36 +205,166 @@ def _serve_postgresql(
 @contextlib.contextmanager
 def mariadb(*options: str, durable: bool = False) -> Iterator[int]:
     """A MariaDB server with an all-powerful USER, who needs PASSWORD; yields its port. `durable` as for PostgreSQL."""
-    server = _program("mariadbd", "/usr/sbin", "/usr/libexec", "/usr/local/sbin")
-    install = _program("mariadb-install-db", "/usr/bin", "/usr/local/bin")
     with _home("mysql", "nobody") as home:
-        data, grants = home.path / "data", home.path / "grants.sql"
-        # A server that starts clears the temporary directory of what others left there, those that still run included.
-        temporary = f"--tmpdir={home.path}"
-        home.run(
-            install, "--no-defaults", f"--datadir={data}", temporary, "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-        )  # fmt: skip
-        grants.write_text(
-            # One statement a line: the server splits this file at newlines. No replica repeats them.
-            "SET sql_log_bin = 0;\n"
-            f"CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
-            f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
-        )
-        grants.chmod(0o644)
+        data = home.path / "data"
+        _install_mariadb(home, data)
         port = free_port()
-        command: list[str | Path] = [
-            server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
-            f"--socket={home.path / 'socket'}", f"--pid-file={home.path / 'pid'}", f"--init-file={grants}", temporary,
-            "--skip-name-resolve", "--character-set-server=utf8mb4", f"--innodb-flush-log-at-trx-commit={int(durable)}",
-            "--sync-binlog=0", "--innodb-buffer-pool-size=64M", "--performance-schema=off",
-            # A table is made in half of the time where all share a file, and without statistics of its own.
-            "--innodb-file-per-table=0", "--innodb-stats-persistent=0",
-            *([] if durable else ["--skip-innodb-doublewrite"]),
-            "--default-time-zone=-05:00", *options,
-        ]  # fmt: skip
+        durability = [f"--innodb-flush-log-at-trx-commit={int(durable)}"]
+        durability += [] if durable else ["--skip-innodb-doublewrite"]
+        command = [*_mariadb_command(home, data, port), "--innodb-buffer-pool-size=64M", *durability, *options]
         with home.serve(command, signal.SIGTERM, lambda: _mariadb_answers(port)):
             yield port
+
+
+def _install_mariadb(home: _Home, data: Path, *options: str) -> None:
+    install = _program("mariadb-install-db", "/usr/bin", "/usr/local/bin")
+    home.run(
+        install, "--no-defaults", f"--datadir={data}", f"--tmpdir={home.path}",
+        "--auth-root-authentication-method=normal", "--skip-test-db", *options,
+    )  # fmt: skip
+
+
+def _mariadb_command(home: _Home, data: Path, port: int, replication: str = "sql_log_bin") -> list[str | Path]:
+    server = _program("mariadbd", "/usr/sbin", "/usr/libexec", "/usr/local/sbin")
+    grants = home.path / "grants.sql"
+    grants.write_text(
+        # One statement a line: the server splits this file at newlines. No replica repeats them.
+        f"SET {replication} = 0;\n"
+        f"CREATE USER IF NOT EXISTS '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
+        f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
+    )
+    grants.chmod(0o644)
+    return [
+        server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
+        f"--socket={home.path / 'socket'}", f"--pid-file={home.path / 'pid'}", f"--init-file={grants}",
+        # A server that starts clears the temporary directory of what others left there, those that still run included.
+        f"--tmpdir={home.path}",
+        "--skip-name-resolve", "--character-set-server=utf8mb4", "--sync-binlog=0", "--performance-schema=off",
+        # A table is made in half of the time where all share a file, and without statistics of its own.
+        "--innodb-file-per-table=0", "--innodb-stats-persistent=0", "--default-time-zone=-05:00",
+    ]  # fmt: skip
+
+
+class Galera:
+    """A cluster of three MariaDB nodes, each of which takes writes."""
+
+    def __init__(self, home: _Home, provider: Path) -> None:
+        self.ports = [free_port() for _ in range(3)]
+        self._group = [free_port() for _ in range(3)]
+        self._provider = provider
+        self._homes = [_Home(home.path / f"node-{number}", home.account) for number in range(3)]
+        self._running = [contextlib.ExitStack() for _ in range(3)]
+        self._processes: list[subprocess.Popen[bytes] | None] = [None] * 3
+
+    def start(self, seed: Path) -> None:
+        """Start all, from copies of an empty database and as after a power failure: then none copies another."""
+        state, members = uuid.uuid1(), sorted(str(uuid.uuid1()) for _ in range(3))
+        for home, member in zip(self._homes, members, strict=True):
+            shutil.copytree(seed, home.path / "data")
+            lines = ["# GALERA saved state", "version: 2.1", f"uuid: {state}", "seqno: 0", "safe_to_bootstrap: 1", ""]
+            (home.path / "data" / "grastate.dat").write_text("\n".join(lines))
+            view = ["#vwbeg", f"view_id: 3 {members[0]} 3", "bootstrap: 0", *(f"member: {each} 0" for each in members)]
+            (home.path / "data" / "gvwstate.dat").write_text("\n".join([f"my_uuid: {member}", *view, "#vwend", ""]))
+            home.give()
+        for number in range(3):
+            self._serve(number, f"{state}:0")
+        self.wait(0, 1, 2)
+
+    def stop(self) -> None:
+        """Stop all."""
+        for process in self._processes:
+            if process is not None:
+                process.kill()  # a clean end of the last ones waits for those that left
+        for running in self._running:
+            running.close()
+
+    def kill(self, number: int) -> None:
+        """End a node by kill -9."""
+        process = self._processes[number]
+        if process is not None:
+            process.kill()
+        self._running[number].close()
+        self._processes[number] = None
+
+    def rejoin(self, number: int) -> None:
+        """Start a killed node, which takes what it lacks from another one."""
+        log = self._homes[number].run(*self._command(number), "--wsrep-recover")
+        (position,) = re.findall(r"Recovered position: (\S+)", log)
+        self._serve(number, position)
+        self.wait(number)
+
+    def isolate(self, number: int, is_isolated: bool = True) -> None:
+        """Cut a node off from the other two, or end that."""
+        with self.session(number) as session:
+            session.execute(f"SET GLOBAL wsrep_provider_options = 'gmcast.isolate={int(is_isolated)}'")
+
+    def wait(self, *numbers: int) -> None:
+        """Wait until these nodes take statements."""
+        deadline = time.monotonic() + 60
+        for number in numbers:
+            while not _is_synced(self.ports[number]):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"node {number} is not ready: {self._homes[number].path / 'log'}")
+                time.sleep(0.05)
+
+    def catch_up(self, number: int) -> None:
+        """Wait until a node has what the others had committed."""
+        with self.session(number) as session:
+            session.execute("SET STATEMENT wsrep_sync_wait = 1 FOR SELECT 1 FROM mysql.db LIMIT 1")
+
+    @contextlib.contextmanager
+    def session(self, number: int) -> Iterator[Any]:
+        """A cursor on a node, in which each statement is a transaction."""
+        with contextlib.closing(_connected(self.ports[number])) as connection, connection.cursor() as cursor:
+            yield cursor
+
+    def _serve(self, number: int, position: str) -> None:
+        command = [*self._command(number), f"--wsrep-start-position={position}"]
+        serving = self._homes[number].serve(command, signal.SIGTERM, lambda: True)
+        self._processes[number] = self._running[number].enter_context(serving)
+
+    def _command(self, number: int) -> list[str | Path]:
+        home, group = self._homes[number], self._group[number]
+        provider = {
+            "base_host": "127.0.0.1", "base_port": group, "gmcast.listen_addr": f"tcp://127.0.0.1:{group}",
+            "ist.recv_addr": f"127.0.0.1:{free_port()}", "gcache.size": "8M", "gcache.page_size": "8M",
+            # A node that is killed, or cut off, is left behind within a few seconds rather than fifteen.
+            "evs.keepalive_period": "PT0.2S", "evs.inactive_check_period": "PT0.2S", "evs.suspect_timeout": "PT1S",
+            "evs.inactive_timeout": "PT3S", "evs.install_timeout": "PT3S", "evs.join_retrans_period": "PT0.3S",
+        }  # fmt: skip
+        options = ";".join(f"{name}={value}" for name, value in provider.items())
+        return [
+            *_mariadb_command(home, home.path / "data", self.ports[number], "wsrep_on"), _SMALL_LOG,
+            "--innodb-buffer-pool-size=32M",
+            "--innodb-flush-log-at-trx-commit=0", "--skip-innodb-doublewrite", "--innodb-autoinc-lock-mode=2",
+            "--binlog-format=ROW", "--wsrep-on=ON", f"--wsrep-provider={self._provider}", "--wsrep-cluster-name=test",
+            f"--wsrep-cluster-address=gcomm://{','.join(f'127.0.0.1:{each}' for each in self._group)}",
+            f"--wsrep-node-name=node-{number}", f"--wsrep-node-address=127.0.0.1:{group}",
+            f"--wsrep-provider-options={options}", "--wsrep-sst-method=rsync",
+            f"--wsrep-sst-receive-address=127.0.0.1:{free_port()}",
+        ]  # fmt: skip
+
+
+_SMALL_LOG = "--innodb-log-file-size=8M"
+
+
+@contextlib.contextmanager
+def galera() -> Iterator[Galera]:
+    """A Galera cluster with the USER of `mariadb`."""
+    for place in ("/usr/lib/galera", "/usr/lib64/galera-4", "/usr/lib64/galera"):
+        provider = Path(place, "libgalera_smm.so")
+        if provider.is_file():
+            break
+    else:
+        raise Missing("galera-4 is not installed")
+    with _home("mysql", "nobody") as home:
+        _install_mariadb(home, home.path / "seed", _SMALL_LOG)
+        cluster = Galera(home, provider)
+        try:
+            cluster.start(home.path / "seed")
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 @contextlib.contextmanager
@@ -291,15 +422,24 @@ class _Home:
     path: Path
     account: pwd.struct_passwd | None
 
-    def run(self, *command: str | Path) -> None:
+    def give(self) -> None:
+        """Make the account the owner of all that is in the directory."""
+        if self.account is not None:
+            for path in (self.path, *self.path.rglob("*")):
+                os.chown(path, self.account.pw_uid, self.account.pw_gid)
+
+    def run(self, *command: str | Path) -> str:
         done = subprocess.run(
             command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **self._identity()
         )
         if done.returncode:
             raise RuntimeError(f"{command[0]} failed:\n{done.stdout.decode(errors='replace')[-2000:]}")
+        return done.stdout.decode(errors="replace")
 
     @contextlib.contextmanager
-    def serve(self, command: Sequence[str | Path], stop: signal.Signals, answers: Callable[[], bool]) -> Iterator[None]:
+    def serve(
+        self, command: Sequence[str | Path], stop: signal.Signals, answers: Callable[[], bool]
+    ) -> Iterator[subprocess.Popen[bytes]]:
         log = self.path / "log"
         setpriv = shutil.which("setpriv")
         # Where the system can, it stops a server whose tests were killed; Ctrl-C is for the tests alone.
@@ -315,7 +455,7 @@ class _Home:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"{command[0]} did not start:\n{log.read_text(errors='replace')[-2000:]}")
                 time.sleep(0.05)
-            yield
+            yield process
         finally:
             process.send_signal(stop)
             try:
@@ -412,11 +552,29 @@ def _postgresql_answers(port: int) -> bool:
     return True
 
 
+def _connected(port: int) -> Any:
+    import pymysql
+
+    return pymysql.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD, autocommit=True)
+
+
 def _mariadb_answers(port: int) -> bool:
     import pymysql
 
     try:
-        pymysql.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD).close()
+        _connected(port).close()
     except pymysql.MySQLError:
         return False
     return True
+
+
+def _is_synced(port: int) -> bool:
+    """Whether a node of Galera takes statements, and has applied what the others had committed."""
+    import pymysql
+
+    try:
+        with contextlib.closing(_connected(port)) as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW STATUS LIKE 'wsrep_local_state_comment'")
+            return bool(cursor.fetchone() == ("wsrep_local_state_comment", "Synced"))
+    except pymysql.MySQLError:
+        return False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Executable, Table, delete, insert, select, update
 
 from usage_instrument.typing import UNSET, Unset
 
@@ -72,11 +73,18 @@ class Ledger:
         )
         return moved.rowcount == 1
 
-    def position(self, connection: Connection) -> int | Unset:
-        """The last batch in the database; UNSET if the row is gone."""
-        found = connection.execute(
-            select(self._table.c.last_batch).where(self._table.c.writer_id == self.writer_id)
-        ).scalar()
+    def position(
+        self, connection: Connection, causal: Callable[[Connection, Executable], Executable] | None = None
+    ) -> int | Unset:
+        """The last batch in the database; UNSET if the row is gone.
+
+        A node of a cluster may lack what another one has acknowledged. With the dialect's `causal`, and as the first
+        query of a transaction, this waits until the node has it.
+        """
+        query: Executable = select(self._table.c.last_batch).where(self._table.c.writer_id == self.writer_id)
+        if causal is not None:
+            query = causal(connection, query)
+        found = connection.execute(query).scalar()
         return UNSET if found is None else int(found)
 
     def live_suppression(self, connection: Connection, *, lock: bool = False) -> int | None:

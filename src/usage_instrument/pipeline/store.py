@@ -30,7 +30,7 @@ from usage_instrument.database.users_column import live_users_column
 from usage_instrument.errors import AuditError, ConfigurationError, SchemaError, UsageInstrumentError
 from usage_instrument.events import Batch, Loss
 from usage_instrument.runtime import log
-from usage_instrument.typing import Unset, UserId, _Unset
+from usage_instrument.typing import UNSET, Unset, UserId, _Unset
 
 from . import losses
 from .respelling import respelled
@@ -213,8 +213,9 @@ class Store:
         ledger.registered = True
 
     def position(self, ledger: Ledger) -> int | Unset:
-        """The last batch of a writer that is in the tables; UNSET if its row is gone. Raises WriteError."""
-        return self.transact(ledger.position)
+        """The last batch of a writer that is in the tables, on any node of a cluster; UNSET if its row is gone. Raises
+        WriteError."""
+        return self.transact(partial(ledger.position, causal=self._dialect.causal))
 
     def beat(self, ledger: Ledger) -> int | Unset:
         """Update the heartbeat; return the position. Raises WriteError."""
@@ -223,7 +224,9 @@ class Store:
             ledger.beat(connection)
             return ledger.position(connection)
 
-        return self.transact(work)
+        found = self.transact(work)
+        is_complete = not isinstance(found, _Unset) and found >= ledger.number
+        return found if is_complete else self.position(ledger)
 
     def retire(self, ledger: Ledger) -> None:
         """Delete the writer's row. Raises WriteError."""
@@ -281,12 +284,19 @@ class Store:
             return Outcome.APPLIED if found >= batch.number else Outcome.BEHIND
 
         outcome = self.transact(apply)
+        if outcome in (Outcome.GONE, Outcome.BEHIND):
+            self._check_lag(ledger, UNSET if outcome is Outcome.GONE else found)
         ledger.number = found
         if moved and chain is not None:
             chain.appended(rows)
         elif rows:  # an earlier attempt applied them, in an unknown chain
             self._chain = None
         return outcome
+
+    def _check_lag(self, ledger: Ledger, found: int | Unset) -> None:
+        """Raises WriteError if a node of a cluster did not have yet what another one had acknowledged."""
+        if self.position(ledger) != found:
+            raise WriteError(Fault.TRANSIENT, "this node of the cluster lagged behind another one")
 
     def new_chain(self) -> Chain:
         """A chain of this trail."""

@@ -320,6 +320,13 @@ class Dialect(ABC):
         """The statement in a form that fails at once on a locked row, like the flush."""
         return statement
 
+    def causal(self, connection: Connection, query: Executable) -> Executable:
+        """The query in a form that waits until this server has what other nodes of its cluster had committed before.
+
+        It must be the first of its transaction.
+        """
+        return query
+
     def commit(self, connection: Connection) -> None:
         """Commit the transaction."""
         connection.commit()

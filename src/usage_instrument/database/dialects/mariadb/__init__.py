@@ -290,6 +290,13 @@ class MariaDB(Dialect):
         is_mariadb = getattr(connection.dialect, "is_mariadb", False)
         return Prefixed(timeouts(settings, 0), statement) if is_mariadb else statement
 
+    def causal(self, connection: Connection, query: Executable) -> Executable:
+        if not getattr(connection.dialect, "is_mariadb", False):
+            return query
+        # A server without Galera may lack the variable.
+        _, state = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first() or ("", "")
+        return Prefixed("SET STATEMENT wsrep_sync_wait=1 FOR ", query) if state == "ON" else query
+
     def begin_read_only(self, connection: Connection, timeout: int) -> Connection:
         connection = connection.execution_options(isolation_level="REPEATABLE READ")  # not the host's AUTOCOMMIT
         is_mariadb = getattr(connection.dialect, "is_mariadb", False)
