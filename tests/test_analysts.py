@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from conftest import Database
 from usage_instrument import queries
+from usage_instrument.audit.anomalies import Search, anomalies
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import database as calendar
 from usage_instrument.cli.demo import past
@@ -73,10 +74,11 @@ def snippets(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def filled(engine: sa.Engine) -> None:
+def filled(engine: sa.Engine) -> past.Truths:
     calendar.create_database(engine, [])
-    past.fill(engine, create_all(engine).tables, 2_000, users=calendar.users)
+    truths = past.fill(engine, create_all(engine).tables, 2_000, users=calendar.users)
     create_views(engine)
+    return truths
 
 
 NAMES = {"PostgreSQL": "postgresql", "MariaDB": "mariadb", "SQLite": "sqlite"}
@@ -92,6 +94,16 @@ def statements_for(dialect: str) -> dict[str, list[str]]:
             if label is None or dialect in [NAMES[name] for name in label[1].split(", ")]:
                 found.setdefault(title, []).extend(each for each in snippet.split(";") if each.strip())
     return found
+
+
+def unusual(connection: sa.Connection, tables: Tables) -> list[object]:
+    """All that stands out in the last week: days of features and users, what fell, what fell silent, and accesses."""
+    today = dt.datetime.now(dt.UTC).date()
+    asked = (queries.spikes(tables=tables), queries.spikes(by="user", tables=tables), queries.drops(tables=tables))
+    found: list[object] = [(row[0], row.day) for question in asked for row in connection.execute(question)]
+    found += connection.scalars(queries.silent(tables=tables))
+    week = Search(today - dt.timedelta(days=6), today + dt.timedelta(days=1))
+    return [*found, *(each[:4] for each in anomalies(connection, tables, week))]
 
 
 def watched(engine: sa.Engine, tables: Tables) -> None:
@@ -111,9 +123,10 @@ def watched(engine: sa.Engine, tables: Tables) -> None:
 
 def test_its_sql_answers_as_it_stands(database: Database) -> None:
     engine = database.engine()
-    filled(engine)
+    truths = filled(engine)
     with engine.connect() as connection:
         tables = find_tables(connection)
+        assert unusual(connection, tables) == [truths.spike, truths.rush, truths.fell, truths.silent, *truths.trail]
     watched(engine, tables)
     printed = statements_for("mariadb" if engine.dialect.name == "mysql" else engine.dialect.name)
     assert len(printed) > 18

@@ -72,6 +72,17 @@ def test_the_truths_are_found(filled: Past) -> None:
     truths = filled.truths
     feature, day = truths.spike
     assert [(row["feature_name"], row["day"]) for row in filled.answer("spikes")] == [(feature, str(day))]
+    user, rush = truths.rush
+    assert [(row["user_id"], row["day"]) for row in filled.answer("spikes", "--by", "user")] == [(str(user), str(rush))]
+    feature, day = truths.fell
+    assert [(row["feature_name"], row["day"]) for row in filled.answer("drops")] == [(feature, str(day))]
+    assert [row["feature_name"] for row in filled.answer("silent")] == [truths.silent]
+    trail = [
+        [row[name] for name in ("what", "day", "user_id", "feature_name")]
+        for row in filled.answer("audit", "anomalies")
+    ]
+    assert trail == [[what, str(day), str(user), feature] for what, day, user, feature in truths.trail]
+    assert filled.ask("audit", "verify").stdout.startswith("The trail is consistent")
     unused = {row["feature_name"]: row["status"] for row in filled.answer("unused", "--since", "90d")}
     assert unused == {truths.dead: "dormant", truths.never: "never", truths.retired: "retired"} or (
         unused == {truths.dead: "dormant", truths.never: "never"}  # used within the period, shortly before it retired

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from usage_instrument.database.tables import Tables
 from usage_instrument.experiments import assign
 
+from . import trail
 from .traffic import Person, people
 
 DAYS = 240
@@ -63,13 +65,19 @@ SPIKE, DEAD, RETIRED, NEVER = (
 )
 VARIED, RELATED = "calendar_new_event", ("calendar_set_reminder", "calendar_snooze_reminder")
 EXPORTED, DIMENSION, _FORMATS = "calendar_export", "format", {"ics": 6, "csv": 3, "pdf": 1}
+FELL, SILENT = "calendar_sign_in", "calendar_time_zones"
 GOAL, WON, CHECK = "calendar_invite_guests", "invite_dialog", "invite_check"
 _WON_ARMS, _CHECK_ARMS = ("form", "suggestions"), ("one", "two")
 _WINNERS = 0.68
 """The share of those who reach the goal that the winner gets."""
 _EXPOSED = 20_000
 """People in an experiment, at most."""
-_SPIKE_DAYS_AGO, _DEAD_FOR, _RETIRED_FOR = 2, 150, 60
+_SPIKE_DAYS_AGO, _FELL_DAYS_AGO, _RUSH_DAYS_AGO = 2, 3, 4
+_SILENT_FOR, _DEAD_FOR, _RETIRED_FOR = 9, 150, 60
+_SCRIPT = 2
+"""The place of the person whose uses are a script's on one day."""
+_BUSY = 12
+"""Uses of one person on a day, at most; and one of each further feature. So no other person's day stands out."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,14 @@ class Truths:
     """A feature, and the day with far more uses than usual."""
     power_user: UUID
     """The user with the most uses."""
+    rush: tuple[UUID, dt.date]
+    """A user, and the day with far more uses than this user's usual ones."""
+    fell: tuple[str, dt.date]
+    """A feature, and the day on which almost nobody used it."""
+    trail: tuple[trail.Known, ...]
+    """What stands out in the audit trail."""
+    silent: str = SILENT
+    """Declared and used regularly until last week."""
     dead: str = DEAD
     """Declared, and unused for months."""
     retired: str = RETIRED
@@ -106,11 +122,11 @@ def fill(
     users: sa.Table | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Truths:
-    """Write rows of `feature_usage`, their history, dimensions, exposures and the catalogue into empty tables, and the
-    people into `users`."""
+    """Write rows of `feature_usage`, their history, dimensions, exposures, an audit trail and the catalogue into empty
+    tables, and the people into `users`."""
     dice = random.Random(seed)
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-    persons = people(rows // 4 + 5, dice)  # some of them without uses
+    persons = people(rows // 4 + 8, dice)  # some of them without uses
     with engine.begin() as connection:
         connection.execute(tables.catalog.insert(), list(_catalog(now)))
         if users is not None:
@@ -129,9 +145,17 @@ def fill(
             progress(written)
         for part in _parts(reached.exposures(random.Random(seed)), _SLICE):
             connection.execute(tables.exposures.insert(), part)
+        staff = [person.id for person in persons[-trail.STAFF :]]
+        stands_out = trail.fill(connection, tables, staff, now.date(), random.Random(seed))
+    spike, fell, rush = (
+        now.date() - dt.timedelta(days=ago) for ago in (_SPIKE_DAYS_AGO, _FELL_DAYS_AGO, _RUSH_DAYS_AGO)
+    )
     return Truths(
-        spike=(SPIKE, (now - dt.timedelta(days=_SPIKE_DAYS_AGO)).date()),
+        spike=(SPIKE, spike),
         power_user=persons[0].id,
+        rush=(persons[_SCRIPT - 1].id, rush),
+        fell=(FELL, fell),
+        trail=stands_out,
     )
 
 
@@ -154,13 +178,14 @@ def _uses(
     """Rows of `feature_usage` with their days, those of the most active user first."""
     made = 0
     for number, person in enumerate([persons[0], None, *persons[1:]]):
-        heavy = number < 2
+        heavy, is_script = number < 2, number == _SCRIPT
         variant = "B" if heavy else dice.choice("AB")
         since = DAYS - 1 if heavy else dice.randrange(20, DAYS)
         used: set[str] = set()
+        busy: Counter[int] = Counter()
         for feature, habit in HABITS.items():
             share = habit.share if feature != RELATED[1] else habit.share * (RELATED[0] in used)
-            if not habit.days or not (heavy or dice.random() < share):
+            if not habit.days or not (heavy or is_script or dice.random() < share):
                 continue
             if made == rows:
                 return
@@ -169,19 +194,27 @@ def _uses(
             counts = _days(feature, habit, since, dice, heavy=heavy)
             if feature == VARIED and variant == "B":
                 counts = {day: uses * 2 for day, uses in counts.items()}
+            if not heavy:
+                counts = {day: min(uses, max(_BUSY - busy[day], 1)) for day, uses in counts.items()}
+                busy.update(counts)
+            if is_script and feature not in (DEAD, RETIRED, SILENT):
+                counts[_RUSH_DAYS_AGO] = counts.get(_RUSH_DAYS_AGO, 0) + 4
             yield _row(person, feature, counts, {"variant": variant} if feature == VARIED else None, now, dice)
 
 
 def _days(feature: str, habit: Habit, since: int, dice: random.Random, *, heavy: bool) -> dict[int, int]:
     """Uses by their age in days."""
-    last = {DEAD: _DEAD_FOR, RETIRED: _RETIRED_FOR + 5}.get(feature, 0)
+    last = {DEAD: _DEAD_FOR, RETIRED: _RETIRED_FOR + 5, SILENT: _SILENT_FOR}.get(feature, 0)
     first = max(since, last + 20)
-    number = min(1 + int(dice.expovariate(1 / habit.days)), first - last)
+    usual = habit.days * 2 * first / DAYS  # the longer they are here, the more days
+    number = min(1 + int(dice.expovariate(1 / usual)), first - last)
     counts = {day: 1 + int(dice.expovariate(1 / habit.uses)) for day in dice.sample(range(last, first), number)}
     if heavy:
         counts = {day: 2 + dice.randrange(6) for day in range(last, first) if dice.random() < 0.7}
     if feature == SPIKE and dice.random() < 0.6:
         counts[_SPIKE_DAYS_AGO] = counts.get(_SPIKE_DAYS_AGO, 0) + 5
+    if feature == FELL and len(counts) > 1:
+        counts.pop(_FELL_DAYS_AGO, None)
     return counts
 
 

@@ -83,16 +83,22 @@ def answers(console: Console, engine: sa.Engine, person: Person) -> None:
 def truths(console: Console, rows: int, found: Truths) -> None:
     """Print the facts in a generated past, and the commands that find them."""
     feature, day = found.spike
+    user, rush = found.rush
+    fell, fallen = found.fell
     varied, key, winner = found.variant
     first, second = found.related
     experiment, goal, leader = found.experiment
     facts = {
         "spikes": f"{feature} was used far more than usual on {day}",
+        "spikes --by user": f"{str(user)[:8]}… did far more than usual on {rush}",
+        "drops": f"almost nobody used {fell} on {fallen}",
+        "silent": f"{found.silent} was used regularly until last week",
         "unused --since 60d": f"{found.dead} is dead, {found.retired} is retired, {found.never} was never used",
         "power-users": f"{str(found.power_user)[:8]}… has the most uses",
         f"variants {varied} {key}": f"users with variant {winner} use it twice as often",
         f"related {second}": f"its users use {first} too",
         "experiments": f"{experiment}: {leader} leads more users to {goal}; {found.check}: equal variants",
+        "audit anomalies": ", ".join(f"{each.what} ({str(each.user_id)[:8]}…)" for each in found.trail),
         "trend": "uses and users by day",
     }
     _heading(console, f"{rows:,} rows with known facts; each command finds one")
