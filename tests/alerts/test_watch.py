@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import hmac
@@ -306,6 +307,37 @@ def test_two_watchers_report_once(database: Database, tmp_path: Path) -> None:
     watched.forget_losses()
     race()
     assert [report.event for report in channel.sent] == ["begin"] * 4 + ["end"] * 4
+
+
+def test_rows_of_a_removed_rule_or_channel_are_deleted_after_a_month(database: Database, tmp_path: Path) -> None:
+    watched = Watched(database, tmp_path)
+    watched.lose()
+    kept, removed = Collector(), Collector()
+    removed.name = "removed"
+    both = dataclasses.replace(rule_of(kept), channels=(kept, removed))
+    other = dataclasses.replace(rule_of(removed), name="another file's")
+    watched.run([both, other])
+
+    def age(days: int) -> None:
+        moment = utcnow() - dt.timedelta(days=days)
+        with watched.engine.begin() as connection:
+            connection.execute(watched.tables.alerts.update().values(begun_at=moment, watched_at=moment))
+
+    def rows() -> list[tuple[str, str]]:
+        return sorted((row.rule, row.channel) for row in watched.alerts)
+
+    mine = [(both.name, kept.name), (both.name, removed.name)]
+    age(29)
+    watched.run([both])
+    assert rows() == sorted([*mine, (other.name, removed.name)]), "a watcher of the other file may come back"
+    watched.run([other])
+    age(31)
+    watched.run([both])
+    assert rows() == mine, "its own are watched again, after whatever pause"
+    age(31)
+    watched.run([rule_of(kept)])
+    assert rows() == mine[:1]
+    assert [report.event for report in kept.sent] == ["begin"]
 
 
 def test_a_watcher_leaves_what_another_one_delivers(watched: Watched) -> None:

@@ -9,11 +9,11 @@ import datetime as dt
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, delete, exc, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exc, func, insert, or_, select, update
 
 from usage_instrument.database import dialects
 from usage_instrument.database.ledger import utcnow
@@ -23,6 +23,10 @@ from .findings import Finding
 
 T = TypeVar("T")
 
+ORPHANED = dt.timedelta(days=30)
+"""How long no watcher may have had the rule and channel of a row, until it is deleted."""
+_NOTED = dt.timedelta(days=1)
+"""How often a watcher notes that it has them."""
 CLAIM = dt.timedelta(minutes=5)
 """How long a run may take to deliver what it has claimed; longer than all retries of one message."""
 _ATTEMPTS = 6
@@ -60,6 +64,17 @@ class State:
         self._connection = connection
         self._table = tables.alerts
 
+    def keep(self, channels: Mapping[str, Sequence[str]]) -> None:
+        """Note that these rules are watched, each with its channels, and delete the rows that none has watched for
+        ORPHANED: their rule or channel was removed from its file. Another file may have other rules."""
+        table, now = self._table, utcnow()
+        last = func.coalesce(table.c.watched_at, table.c.begun_at)
+        due = or_(table.c.watched_at.is_(None), table.c.watched_at < now - _NOTED)
+        for rule, names in channels.items():
+            its = update(table).where(table.c.rule == rule, table.c.channel.in_(names), due)
+            self._do(lambda on, its=its: on.execute(its.values(watched_at=now)))  # type: ignore[misc]
+        self._do(lambda on: on.execute(delete(table).where(last < now - ORPHANED)))
+
     def of_rule(self, rule: str, channels: Iterable[str]) -> list[Alert]:
         """The alerts of a rule."""
         table = self._table
@@ -67,11 +82,11 @@ class State:
 
     def begin(self, rule: str, subject: str, channel: str, finding: Finding) -> None:
         """Insert an alert, unless another watcher has."""
-        facts = json.dumps({"label": finding.label, "numbers": dict(finding.facts)})
+        now, facts = utcnow(), json.dumps({"label": finding.label, "numbers": dict(finding.facts)})
         row = {"rule": rule, "subject": subject, "channel": channel, "alert_id": uuid4(), "facts": facts}
 
         def add(connection: Connection) -> None:
-            connection.execute(insert(self._table).values(**row, begun_at=utcnow()))
+            connection.execute(insert(self._table).values(**row, begun_at=now, watched_at=now))
 
         try:
             self._do(add)

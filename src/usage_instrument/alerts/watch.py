@@ -49,6 +49,7 @@ def run(
     if not _has_table(connection, tables):
         raise SchemaError(f"there is no table {tables.alerts.fullname}: run `usage-instrument db upgrade`")
     outcome, state = Outcome(), State(connection, tables)
+    state.keep({rule.name: [channel.name for channel in rule.channels] for rule in rules})
     found: dict[str, Mapping[str, Finding]] = {}
     for rule in rules:
         before = state.of_rule(rule.name, [channel.name for channel in rule.channels])
