@@ -2,7 +2,7 @@
 
 curl -b jar -c jar http://127.0.0.1:8000/            # a red or a blue button; the same each time
 curl -b jar -X POST http://127.0.0.1:8000/checkout
-Then open http://127.0.0.1:8000/usage/experiment?experiment=button_color&goal=checkout&weights=equal
+Then open http://127.0.0.1:8000/usage/experiment?experiment=button_color&goal=checkout&weights=red=1,blue=1
 """
 
 from __future__ import annotations

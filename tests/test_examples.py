@@ -184,7 +184,7 @@ def test_an_experiment_from_the_button_to_the_verdict(tmp_path: Path) -> None:
                 assert client.get("/").text == first, "a visitor sees one color"
                 if number % 2 == 0:
                     assert client.post("/checkout").status_code == 200
-        asked = {"experiment": "button_color", "goal": "checkout", "weights": "equal"}
+        asked = {"experiment": "button_color", "goal": "checkout", "weights": "red=1,blue=1"}
         deadline = time.monotonic() + 30
         with httpx.Client(base_url=address, trust_env=False, timeout=30) as client:
             while "Not decided" not in (page := client.get("/usage/experiment", params=asked).text):  # not written yet

@@ -147,6 +147,32 @@ def test_the_blocks_of_the_readme_are_those_of_the_start_page(framework: str, pa
         assert command in text or command == "flask run &", command
 
 
+@pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
+def test_an_ab_test_of_the_guide_leads_from_an_empty_directory_to_a_verdict(framework: str, reader: Reader) -> None:
+    for library in (framework.lower(), "scipy"):
+        pytest.importorskip(library)
+    text = re.sub(
+        "^   ", "", (ROOT / "docs" / "guides" / "experiments.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    (source,) = [each for each in blocks(text, "python") if "# app.py" in each and f"= {framework}(" in each]
+    (reader.directory / "app.py").write_text(source)
+    setup, sent, asked = blocks(text, "sh")[:3]
+    url, ids, create, serve = setup.splitlines()
+    name, _, kind = shlex.split(ids, comments=True)[1].partition("=")
+    reader.environment[name] = kind
+    assert DATABASE_VARIABLE in url
+    reader.ask(create)
+    fastapi, flask = serve.split("# Flask: ")
+    server = re.sub(r" --port \d+| &\s*$", "", {"FastAPI": fastapi, "Flask": flask}[framework])
+    loops = re.findall(r"for user in ([\w ]+); do (.*); done", sent)
+    assert len(loops) == 2
+    requests = [
+        each for users, curl in loops for user in users.split() for each in requests_of(curl.replace("$user", user))
+    ]
+    reader.serve(f"{server} --port {reader.port}", *requests)
+    assert rows(reader.ask(asked)) == rows(blocks(text, "text")[0])
+
+
 def test_the_starlette_app_of_the_start_page_counts(captured_usage: CapturedUsage) -> None:
     from starlette.testclient import TestClient
 

@@ -31,8 +31,7 @@ def test_the_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_snippets_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for library in ("fastapi", "flask", "openfeature"):
-        pytest.importorskip(library)
+    pytest.importorskip("openfeature")
     from openfeature import api
 
     monkeypatch.chdir(tmp_path)
@@ -46,15 +45,14 @@ def test_the_snippets_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
         with capture_usage() as captured:
             for _, snippet in snippets:
                 text = textwrap.dedent(snippet)
-                if "variant=variant" not in text and '"variant": variant' not in text:
+                # The apps run as a reader runs them, in tests/test_readme.py.
+                if "# app.py" not in text and '"variant": variant' not in text:
                     exec(compile(text, "experiments.md", "exec"), names)
             assert ("button_color", "blue") in [(each.experiment, each.variant) for each in captured.exposures]
             assert [(each.feature, each.value) for each in captured.uses] == [("checkout", 49.5)]
-            button = names["flask_app"].test_client().get("/cart").text
     finally:
         api.clear_hooks()
         api.clear_providers()
-    assert button == "red", "an anonymous visitor gets the first variant"
 
 
 def test_the_sizes() -> None:
