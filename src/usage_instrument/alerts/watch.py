@@ -1,11 +1,11 @@
-"""One run over all rules: evaluate, keep the state, deliver."""
+"""One run over all rules: evaluate, keep the state, deliver. The state is on the primary; a standby may evaluate."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from sqlalchemy import Connection, exc, inspect
@@ -39,6 +39,12 @@ class Outcome:
     """What may be a mistake."""
 
 
+Ask: TypeAlias = Callable[[Callable[[Connection, Tables], Any]], Any]
+"""Calls a function that reads, in a transaction of its own, and returns what it returns."""
+Known: TypeAlias = Mapping[str, Sequence[Alert]]
+"""The alerts by their rule, as a run found them."""
+
+
 def run(
     connection: Connection, tables: Tables, rules: Sequence[Rule], wait: Callable[[float], Any] = time.sleep
 ) -> Outcome:
@@ -46,27 +52,61 @@ def run(
 
     A rule that fails, or a channel that does not deliver, leaves the others alone.
     """
+
+    def ask(work: Callable[[Connection, Tables], Any]) -> Any:
+        try:
+            return work(connection, tables)
+        finally:
+            connection.rollback()
+
+    known = known_alerts(connection, tables, rules)
+    return settle(connection, tables, rules, known, *evaluate(ask, rules), wait)
+
+
+def known_alerts(connection: Connection, tables: Tables, rules: Sequence[Rule]) -> Known:
+    """The alerts before a run, which are to be read before it evaluates. Raises SchemaError."""
     if not _has_table(connection, tables):
         raise SchemaError(f"there is no table {tables.alerts.fullname}: run `usage-instrument db upgrade`")
-    outcome, state = Outcome(), State(connection, tables)
-    state.keep({rule.name: [channel.name for channel in rule.channels] for rule in rules})
-    found: dict[str, Mapping[str, Finding]] = {}
+    state, channels = State(connection, tables), {rule.name: [each.name for each in rule.channels] for rule in rules}
+    state.keep(channels)
+    return {rule: state.of_rule(rule, names) for rule, names in channels.items()}
+
+
+def evaluate(ask: Ask, rules: Sequence[Rule]) -> tuple[dict[str, Mapping[str, Finding]], Outcome]:
+    """What the rules find, each by its subjects; without the rules that failed, which the outcome names."""
+    outcome, found = Outcome(), {}
     for rule in rules:
-        before = state.of_rule(rule.name, [channel.name for channel in rule.channels])
+
+        def work(connection: Connection, tables: Tables, rule: Rule = rule) -> tuple[dict[str, Finding], str | None]:
+            return findings(connection, tables, rule), unknown_feature(connection, tables, rule)
+
         try:
-            found[rule.name] = findings(connection, tables, rule)
-            unknown = unknown_feature(connection, tables, rule)
+            found[rule.name], unknown = ask(work)
         except exc.DBAPIError as error:
             outcome.errors.append(f"rule {rule.name!r}: {describe(error)}")
             continue
         except UsageInstrumentError as error:
             outcome.errors.append(f"rule {rule.name!r}: {error}")
             continue
-        finally:
-            connection.rollback()
         if unknown is not None:
             outcome.notes.append(f"rule {rule.name!r}: no feature {unknown!r} was used or declared here")
-        outcome.open += _update(state, rule, before, found[rule.name], outcome)
+    return found, outcome
+
+
+def settle(
+    connection: Connection,
+    tables: Tables,
+    rules: Sequence[Rule],
+    known: Known,
+    found: Mapping[str, Mapping[str, Finding]],
+    outcome: Outcome,
+    wait: Callable[[float], Any] = time.sleep,
+) -> Outcome:
+    """Begin and end the alerts of what was found, and deliver the reports."""
+    state = State(connection, tables)
+    for rule in rules:
+        if rule.name in found:
+            outcome.open += _update(state, rule, known[rule.name], found[rule.name], outcome)
     for channel, its_rules in _by_channel(rules):
         _report(state, channel, {rule.name: rule for rule in its_rules}, found, wait, outcome)
     return outcome

@@ -33,8 +33,8 @@ from usage_instrument.queries.windows import edge_of, point, window
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UNSET
 
-from .database import read
-from .errors import PROBLEMS, fail, printable
+from .database import ask, read
+from .errors import PROBLEMS, fail, printable, warn
 from .options import Format, Output, Schema, Url, span
 from .output import show
 
@@ -95,6 +95,7 @@ def show_(
     """Show who accessed what, the newest first."""
 
     def work(connection: Connection, tables: Tables) -> list[dict[str, Any]]:
+        _warn_of_standby(connection)
         filters = _filters(tables, user, actor, feature, outcome, since, until)
         query = accesses(tables, limit=limit, unresolved=unresolved, **filters)
         rows = connection.execute(query).mappings()
@@ -105,7 +106,7 @@ def show_(
                 row["metadata"] = _shortened(row["metadata"])
         return shown
 
-    show(_with_trail(url, schema, work), output, empty="No access matches.")
+    show(_asked(url, schema, work), output, empty="No access matches.")
 
 
 @audit.command()
@@ -123,8 +124,13 @@ def export(
 ) -> None:
     """Write the trail with all its columns, chain by chain."""
 
+    has_begun = False
+
     def work(connection: Connection, tables: Tables) -> int:
-        access = tables.access
+        nonlocal has_begun
+        if has_begun and output is None:
+            raise fail("a standby ended the query, and what is printed is a part: run this again with --output FILE")
+        has_begun, access = True, tables.access
         where = accesses(tables, limit=None, **_filters(tables, user, None, feature, None, since, until)).whereclause
         query = select(access).order_by(access.c.chain_id, access.c.number)
         query = query if where is None else query.where(where)
@@ -132,7 +138,7 @@ def export(
         with output.open("w", encoding="utf-8", newline="") if output is not None else nullcontext(sys.stdout) as file:
             return _write(file, format_, access.c.keys(), rows)
 
-    number = _with_trail(url, schema, work)
+    number = _asked(url, schema, work)
     typer.echo(f"usage-instrument: {'1 row' if number == 1 else f'{number:,} rows'} written", err=True)
 
 
@@ -155,12 +161,13 @@ def anomalies(
     first, last = _hours(hours)
 
     def work(connection: Connection, tables: Tables) -> list[dict[str, Any]]:
+        _warn_of_standby(connection)
         days = window(since, until, tz)
         begin, after = days.bounds()
         search = Search(begin or dt.date.min, after, days.tz or dt.UTC, first, last, checked_threshold(threshold))
         return [found._asdict() for found in find_anomalies(connection, tables, search)]
 
-    show(_with_trail(url, schema, work), output, empty="Nothing stands out in these days.")
+    show(_asked(url, schema, work), output, empty="Nothing stands out in these days.")
 
 
 def _hours(text: str) -> tuple[int, int]:
@@ -188,14 +195,10 @@ def verify(
     known = None if checkpoint is None else _checkpoint(checkpoint)
 
     def work(connection: Connection, tables: Tables) -> Any:
-        connection.rollback()
-        connection = dialects.get(connection.dialect.name).begin_read_only(connection, 86_400)
-        try:
-            return verify_(connection, tables, key, known)
-        finally:
-            connection.invalidate()  # its session has settings that no other query may meet
+        _warn_of_standby(connection)
+        return verify_(connection, tables, key, known)
 
-    found = _with_trail(url, schema, work)
+    found = _asked(url, schema, work)
     rows = [
         {"what": each.kind, "chain_id": str(each.chain_id), "number": each.number, "detail": each.detail}
         for each in found.findings
@@ -257,9 +260,23 @@ def cut(
     show([{"what": f"accesses from before {before:%Y-%m-%d %H:%M}", "rows": rows, "status": status}], output, empty="")
 
 
+def _asked(url: str | None, schema: str | None, work: Callable[[Connection, Tables], T]) -> T:
+    """As _with_trail, for what only reads, however long the trail; again if a standby ends the query."""
+    return ask(url, schema, _guarded(work), 86_400)
+
+
+def _warn_of_standby(connection: Connection) -> None:
+    behind = dialects.get(connection.dialect.name).behind(connection)
+    if behind and behind >= 1:
+        warn(f"this standby is {int(behind)} s behind its primary: newer accesses are missing")
+
+
 def _with_trail(url: str | None, schema: str | None, work: Callable[[Connection, Tables], T]) -> T:
     """What `work` returns. Ends the command if there is no trail."""
+    return read(url, schema, _guarded(work))
 
+
+def _guarded(work: Callable[[Connection, Tables], T]) -> Callable[[Connection, Tables], T]:
     def guarded(connection: Connection, tables: Tables) -> T:
         problem = audit_problem(connection, tables)
         if problem is not None:
@@ -271,7 +288,7 @@ def _with_trail(url: str | None, schema: str | None, work: Callable[[Connection,
         except exc.IntegrityError:
             raise fail("another process has changed the trail meanwhile: run this again") from None
 
-    return read(url, schema, guarded)
+    return guarded
 
 
 def _filters(

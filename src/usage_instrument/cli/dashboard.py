@@ -21,7 +21,7 @@ from usage_instrument.typing import Scope, UserId
 
 from .database import ask, parsed
 from .errors import explained, fail
-from .options import Schema, Url, required
+from .options import Schema, Url, chosen_read_url, required
 
 PORT = 8765
 
@@ -64,8 +64,7 @@ def dashboard(
     from usage_instrument.dashboard.asgi import Dashboard
     from usage_instrument.dashboard.token_auth import PARAMETER, TokenAuth
 
-    if _is_chosen(context, "url") and not _is_chosen(context, "read_url"):
-        read_url = None  # the environment's is of another database
+    read_url = chosen_read_url(context, read_url)
     database, shown_database = parsed(required(url or read_url)), parsed(required(read_url or url))
     if token_file is None and not _is_loopback(host):
         raise fail(
@@ -97,11 +96,6 @@ def dashboard(
     finally:
         if audit:
             audit["tracker"].shutdown()
-
-
-def _is_chosen(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _audit_options(auth: Any, user: UserId, tracker: Tracker) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection
 
@@ -57,23 +57,35 @@ def read(url: str | None, schema: str | None, work: Callable[[Connection, Tables
     return run(url, schema, "none", UserIdKind.UUID, found, needs_file=True)
 
 
-def ask(url: str | None, schema: str | None, work: Callable[[Connection, Tables], T]) -> T:
-    """As read, in a read-only transaction with a timeout of its own, on a database that may be a standby."""
+def ask(
+    url: str | None, schema: str | None, work: Callable[[Connection, Tables], T], timeout: float | None = None
+) -> T:
+    """As read, in a read-only transaction with a timeout of its own, on a database that may be a standby.
 
-    def found(connection: Connection, configured: Settings) -> T:
-        dialect = dialects.get(connection.dialect.name)
-        timeout = math.ceil(configured.read_timeout or STATEMENT_TIMEOUT)
+    A statement may take `timeout` seconds; by default as long as the settings allow.
+    """
+    return asking(url, schema, lambda ask_once: ask_once(work), timeout)
 
-        def attempt() -> T:
-            connection.rollback()
-            begun = dialect.begin_read_only(connection, timeout)
-            return work(begun, find_tables(begun, configured.schema))
 
-        return standbys.retried(connection.dialect.name, attempt)
+def asking(
+    url: str | None, schema: str | None, use: Callable[[Callable[..., Any]], T], timeout: float | None = None
+) -> T:
+    """The result of `use`, which takes a function that does as `ask` does, for several answers by one connection."""
 
     def closed(connection: Connection, configured: Settings) -> T:
+        dialect = dialects.get(connection.dialect.name)
+        seconds = math.ceil(timeout or configured.read_timeout or STATEMENT_TIMEOUT)
+
+        def ask_once(work: Callable[[Connection, Tables], Any]) -> Any:
+            def attempt() -> Any:
+                connection.rollback()
+                begun = dialect.begin_read_only(connection, seconds)
+                return work(begun, find_tables(begun, configured.schema))
+
+            return standbys.retried(connection.dialect.name, attempt)
+
         try:
-            return found(connection, configured)
+            return use(ask_once)
         finally:
             connection.invalidate()  # its session has settings that no other work may meet
 

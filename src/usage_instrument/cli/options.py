@@ -140,3 +140,13 @@ def span(text: str, option: str) -> dt.timedelta:
     if found is None:
         raise fail(f"{option} is 12h, 30d or 4w, not {text!r}")
     return found
+
+
+def chosen_read_url(context: typer.Context, read_url: str | None) -> str | None:
+    """`--read-url`, or that of the environment, which is of another database where `--url` is given alone."""
+
+    def is_chosen(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    return None if is_chosen("url") and not is_chosen("read_url") else read_url

@@ -14,13 +14,15 @@ import typer
 
 from usage_instrument.alerts import watch as alerts
 from usage_instrument.alerts.rules import Rule, RulesError, load
+from usage_instrument.settings import READ_VARIABLE
 
-from .database import read
+from .database import asking, read
 from .errors import ERROR, PROBLEMS, warn
-from .options import Schema, Url
+from .options import Schema, Url, chosen_read_url
 
 
 def watch(
+    context: typer.Context,
     rules: Annotated[Path, typer.Option(metavar="FILE", help="The rules and channels, as TOML.")],
     once: Annotated[bool, typer.Option("--once", help="Look once and exit, for cron and Kubernetes.")] = False,
     every: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Without --once: how often to look.")] = 300,
@@ -28,6 +30,12 @@ def watch(
         bool, typer.Option("--check", help="Only check the file, without a database and its secrets.")
     ] = False,
     url: Url = None,
+    read_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar=READ_VARIABLE, show_envvar=True, help="The database that the rules read, such as a hot standby."
+        ),
+    ] = None,
     schema: Schema = None,
 ) -> None:
     """Report when spikes, drops, silence, losses or limits begin, and when they end.
@@ -40,15 +48,15 @@ def watch(
         number = len({channel.name for rule in loaded for channel in rule.channels})
         typer.echo(f"{len(loaded)} rule{'s' * (len(loaded) != 1)}, {number} channel{'s' * (number != 1)}: no mistakes.")
         return
-    stop = threading.Event()
+    stop, standby = threading.Event(), chosen_read_url(context, read_url)
     if once:
-        raise typer.Exit(_run(url, schema, loaded, stop))
+        raise typer.Exit(_run(url, standby, schema, loaded, stop))
     # A run that has begun ends in order: what it has delivered is noted.
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while not stop.is_set():
             with contextlib.suppress(typer.Exit):  # the database is away: its error is printed
-                _run(url, schema, loaded, stop)
+                _run(url, standby, schema, loaded, stop)
             stop.wait(every)
     finally:
         for number, handler in before.items():
@@ -64,9 +72,16 @@ def _loaded(path: Path, *, is_check: bool) -> tuple[Rule, ...]:
         raise typer.Exit(ERROR) from None
 
 
-def _run(url: str | None, schema: str | None, rules: Sequence[Rule], stop: threading.Event) -> int:
+def _run(
+    url: str | None, read_url: str | None, schema: str | None, rules: Sequence[Rule], stop: threading.Event
+) -> int:
     """Look once, and return the exit code."""
-    outcome = read(url, schema, lambda connection, tables: alerts.run(connection, tables, rules, stop.wait))
+    if read_url is None:
+        outcome = read(url, schema, lambda on, tables: alerts.run(on, tables, rules, stop.wait))
+    else:
+        known = read(url, schema, lambda on, tables: alerts.known_alerts(on, tables, rules))
+        found = asking(read_url, schema, lambda ask: alerts.evaluate(ask, rules))
+        outcome = read(url, schema, lambda on, tables: alerts.settle(on, tables, rules, known, *found, stop.wait))
     for line in (*outcome.notes, *outcome.errors):
         warn(line)
     return ERROR if outcome.errors else PROBLEMS if outcome.open else 0
