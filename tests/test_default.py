@@ -24,7 +24,7 @@ from reading import balanced, counts, made, total
 from usage_instrument import _default
 from usage_instrument.capture.registry import Unconfigured, declared
 from usage_instrument.errors import ConfigurationError, UserIdError
-from usage_instrument.schema import Tables, create_all, define_tables
+from usage_instrument.schema import Tables, define_tables
 from usage_instrument.settings import SettingOptions
 from usage_instrument.stats import Stats
 
@@ -409,7 +409,7 @@ class Plan(str, enum.Enum):
 
 
 def test_strings_are_stored_by_value(sqlite: Database) -> None:
-    create_all(sqlite.engine(), user_id_type="string")
+    made(sqlite.engine(), user_id_type="string")
     usage.configure(sqlite.url, user_id_type="string", service=Plan.PRO, users=None)
     usage.track(Plan.PRO, user=Plan.PRO, metadata={Plan.PRO: Plan.PRO}, audit=True)
     usage.tracks(Plan.PRO, description=Plan.PRO)(lambda: None)()

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from typer.testing import CliRunner
 
 from conftest import Database, UsersDatabase
-from reading import NATIVE_UUID, made
+from reading import NATIVE_UUID, made, made_beside_users
 from usage_instrument.cli.app import app
 from usage_instrument.database.engines import connect
 from usage_instrument.database.inspection import check
@@ -251,7 +251,7 @@ def test_changes_the_tables_under_the_views(users_database: UsersDatabase) -> No
 
 def test_leaves_the_views_alone_where_no_column_changes(postgresql: Database) -> None:
     engine = postgresql.engine()
-    tables = create_all(engine).tables
+    tables = made(engine)
     create_views(engine)
     drop_unique(engine, "feature_usage", UNIQUE_USAGE)
     assert sentences(engine, tables) == [f"Add the unique index {UNIQUE_USAGE} to feature_usage, NULLs included."]
@@ -259,7 +259,7 @@ def test_leaves_the_views_alone_where_no_column_changes(postgresql: Database) ->
 
 def test_adds_an_index_that_is_missing(database: Database) -> None:
     engine = database.engine()
-    tables = create_all(engine, users=None).tables
+    tables = made(engine, users=None)
     names = [f"ix_{tables.history.name}_{column}" for column in ("bucket_start", "user_id")]
     with engine.begin() as connection:
         for index in [index for index in tables.history.indexes if index.name in names]:
@@ -275,7 +275,7 @@ def test_adds_an_index_that_is_missing(database: Database) -> None:
 
 def test_merges_duplicates_of_the_history(users_database: UsersDatabase) -> None:
     engine = users_database.engine
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     drop_unique(engine, "feature_usage_history", "uq_feature_usage_history_user_feature_bucket")
     with engine.begin() as connection:
         for user, feature, start, uses in [
@@ -301,7 +301,7 @@ def test_merges_duplicates_of_the_history(users_database: UsersDatabase) -> None
 
 def test_merges_duplicates_of_the_dimensions(users_database: UsersDatabase) -> None:
     engine = users_database.engine
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     drop_unique(engine, "feature_usage_dimensions", UNIQUE_DIMENSIONS)
     numbers = ("usage_count", "value_count", "value_sum", "value_squares", "value_minimum", "value_maximum")
     csv, pdf = ("export", "format", "csv", OLD), ("export", "format", "pdf", OLD)
@@ -341,7 +341,7 @@ def drop_unique(engine: sa.Engine, table: str, name: str) -> None:
 
 def test_has_nothing_to_do_on_new_tables(users_database: UsersDatabase) -> None:
     engine = users_database.engine
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     assert sentences(engine, tables) == []
     upgraded(engine, tables)
 
@@ -412,7 +412,7 @@ def test_merges_in_the_callers_transaction(postgresql: Database) -> None:
 @pytest.mark.parametrize(("type_", "user"), [(sa.Integer(), 5), (sa.String(40), "five")], ids=["integer", "string"])
 def test_merges_whatever_the_type_of_the_user(database: Database, type_: Any, user: Any) -> None:
     engine = database.engine()
-    tables = create_all(engine, user_id_type="integer" if isinstance(user, int) else "string").tables
+    tables = made(engine, user_id_type="integer" if isinstance(user, int) else "string")
     drop_unique(engine, "feature_usage", UNIQUE_USAGE)
     with engine.begin() as connection:
         for each in (user, user, None, None):
@@ -428,7 +428,7 @@ def test_needs_a_table(database: Database) -> None:
 
 def test_says_that_it_cannot_change_the_type_of_the_users(database: Database) -> None:
     engine = database.engine()
-    create_all(engine, user_id_type="integer")
+    made(engine, user_id_type="integer")
     with engine.connect() as connection, pytest.raises(SchemaError, match="set user_id_type to"):
         upgrade(connection, define_tables(sa.MetaData(), users=None))
 
@@ -595,7 +595,7 @@ def test_leaves_columns_that_it_does_not_know_to_their_owner(database: Database)
 
 def test_gives_an_older_history_a_primary_key(database: Database) -> None:
     engine = database.engine()
-    tables = create_all(engine, users=None).tables
+    tables = made(engine, users=None)
     row = {"feature_name": "search", "usage_count": 3}
     with engine.begin() as connection:
         for start in (OLD, NEW):
@@ -620,7 +620,7 @@ def test_gives_an_older_history_a_primary_key(database: Database) -> None:
 def test_an_upgrade_leaves_a_role_able_to_write(postgresql: Database) -> None:
     """The history's new ids have a sequence, on which a role of the release before has no right yet."""
     engine = postgresql.engine()
-    tables = create_all(engine, users=None).tables
+    tables = made(engine, users=None)
     without_primary_key(engine)
     role = f"writer_{uuid.uuid4().hex[:8]}"
     with engine.begin() as connection:
@@ -662,7 +662,7 @@ def without_primary_key(engine: sa.Engine) -> None:
 
 def test_asks_what_became_of_a_renamed_column(database: Database) -> None:
     engine = database.engine()
-    tables = create_all(engine, users=None).tables
+    tables = made(engine, users=None)
     with engine.begin() as connection:
         connection.execute(tables.usage.insert().values(feature_name="search", usage_count=41))
         connection.exec_driver_sql("ALTER TABLE feature_usage RENAME COLUMN usage_count TO cnt")
@@ -677,7 +677,7 @@ def test_asks_what_became_of_a_renamed_column(database: Database) -> None:
 
 def test_no_renamed_column_of_any_table_is_taken_for_a_missing_one(database: Database) -> None:
     engine = database.engine()
-    tables = create_all(engine, users=None).tables
+    tables = made(engine, users=None)
     asked = set()
     for column in [column for table in tables for column in table.c if not column.primary_key]:
         rename = f"ALTER TABLE {column.table.name} RENAME COLUMN {{}} TO {{}}"

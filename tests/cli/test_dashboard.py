@@ -16,8 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import Database
+from reading import made
 from usage_instrument.cli.app import app
-from usage_instrument.schema import create_all
 
 COMMAND = Path(sys.executable).with_name("usage-instrument")
 INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_INSTRUMENT_")}
@@ -64,7 +64,7 @@ def failed(*arguments: str) -> str:
 
 
 def test_serves_it_on_this_machine_with_a_token_of_its_own(postgresql: Database) -> None:
-    create_all(postgresql.engine())
+    made(postgresql.engine())
     with running("--url", postgresql.url) as (process, lines):
         assert "usage:***@" in lines[0]
         (address,) = [line for line in lines if line.startswith("http")]
@@ -89,7 +89,7 @@ def test_serves_it_on_this_machine_with_a_token_of_its_own(postgresql: Database)
 
 
 def test_takes_the_token_from_a_file_and_does_not_print_it(sqlite: Database, tmp_path: Path) -> None:
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     file = tmp_path / "token"
     file.write_text("a token of the tests\n")
     file.chmod(0o600)
@@ -115,7 +115,7 @@ def test_says_in_one_line_what_is_wrong(sqlite: Database, tmp_path: Path) -> Non
     assert "Pass --url" in failed()
     assert "cannot be parsed" in failed("--url", "nonsense")
     assert "there is no file" in failed("--url", f"sqlite:///{tmp_path / 'none.db'}")
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     assert "the token cannot be read" in failed("--url", sqlite.url, "--token-file", str(tmp_path / "none"))
     short = tmp_path / "short"
     short.write_text("short")

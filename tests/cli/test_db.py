@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import servers
 from conftest import Database, UsersDatabase
+from reading import made
 from usage_instrument.cli.app import app
 from usage_instrument.database.tables import UNIQUE_USAGE
 from usage_instrument.schema import create_all
@@ -64,7 +65,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def with_duplicates(engine: sa.Engine) -> None:
-    tables = create_all(engine).tables
+    tables = made(engine)
     with engine.begin() as connection:
         connection.exec_driver_sql(
             f"DROP INDEX {UNIQUE_USAGE}" + (" ON feature_usage" if engine.dialect.name == "mariadb" else "")
@@ -103,7 +104,7 @@ def test_works_through_async_drivers(kind: str, request: pytest.FixtureRequest) 
 
 def test_checks_what_is_wrong(database: Database) -> None:
     engine = database.engine()
-    create_all(engine)
+    made(engine)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE feature_usage_losses")
     done = db(database, "check")
@@ -251,7 +252,7 @@ def test_says_of_a_table_that_was_there_what_it_refers_to(users_database: UsersD
 
 
 def test_refuses_to_change_the_type_of_the_users(sqlite: Database) -> None:
-    create_all(sqlite.engine(), user_id_type="integer")
+    made(sqlite.engine(), user_id_type="integer")
     assert db(sqlite, "check").returncode == 1
     assert "set user_id_type to" in one_line(db(sqlite, "upgrade", "--yes"))
 
@@ -274,13 +275,13 @@ def test_says_how_to_get_its_libraries() -> None:
     assert done.stderr.splitlines() == ['usage-instrument: libraries are missing: pip install "usage-instrument[cli]"']
 
 
-@pytest.mark.parametrize(("made", "said"), [("uuid", "string"), ("string", "uuid"), ("uuid", "integer")])
-def test_tables_for_ids_of_another_type_are_not_as_they_should_be(database: Database, made: str, said: str) -> None:
-    create_all(database.engine(), user_id_type=made)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("kind", "said"), [("uuid", "string"), ("string", "uuid"), ("uuid", "integer")])
+def test_tables_for_ids_of_another_type_are_not_as_they_should_be(database: Database, kind: str, said: str) -> None:
+    made(database.engine(), user_id_type=kind)
     for command in ("check", "upgrade"):
         done = db(database, command, "--user-id-type", said)
         assert done.returncode != 0
-        assert f"set user_id_type to '{made}' (--user-id-type {made})" in done.stdout + done.stderr
+        assert f"set user_id_type to '{kind}' (--user-id-type {kind})" in done.stdout + done.stderr
 
 
 def test_a_table_of_users_in_the_singular_is_pointed_out(sqlite: Database) -> None:

@@ -44,7 +44,7 @@ def dumped(database: Database, directory: Path, *options: str, kind: str = "csv"
 
 def filled(database: Database, **options: Any) -> tuple[sa.Engine, Any, dt.datetime]:
     engine = database.engine()
-    tables = made(engine, user_id_type="string") if not options else create_all(engine, **options).tables
+    tables = made(engine, **options or {"user_id_type": "string"})
     today = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)
     uses = {("ada", "search"): {0: 5, 1: 2, 3: 1}, (None, "search"): {1: 4}, ("bob", "=new"): {0: 9}}
     with engine.begin() as connection:

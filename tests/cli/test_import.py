@@ -14,13 +14,12 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from conftest import Database, UsersDatabase
-from reading import all_of, counts, made
+from reading import all_of, counts, made, made_beside_users
 from usage_instrument import Settings, Tracker
 from usage_instrument.cli.app import app
 from usage_instrument.cli.transfer import rows
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.pipeline.store import Store
-from usage_instrument.schema import create_all
 
 PAST = """user_id,feature_name,usage_count,last_used,day
 ada,search,3,2026-01-02T08:00:00,2026-01-02
@@ -138,7 +137,7 @@ def test_bad_rows_are_named_and_nothing_is_written(sqlite: Database, tmp_path: P
 
 def test_unknown_users_are_bad_rows(users_database: UsersDatabase, tmp_path: Path) -> None:
     engine, ids = users_database.engine, users_database.user_ids
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     text = f"user_id,feature_name,usage_count\n{ids[0]},search,1\n{uuid.uuid4()},search,1\n"
     file = written(tmp_path, text)
     done = bring_in(users_database.database, file)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 import servers
 from conftest import Database
+from reading import made
 from usage_instrument.dashboard import reader
 from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.dashboard.errors import PageError
@@ -109,7 +110,7 @@ def test_a_wrong_argument_is_named(small_past: Past, threshold: str, reason: str
 
 
 def test_empty_tables(database: Database) -> None:
-    create_all(database.engine())
+    made(database.engine())
     app = Dashboard(database.url, authorize=yes)
     told(asgi(app, "/"), 200, "Nothing was counted so far", "usage.configure(")
     told(asgi(app, "/top-features"), 200, "Nothing was used in the last 28 days.")
@@ -119,7 +120,7 @@ def test_empty_tables(database: Database) -> None:
 
 def test_declared_and_never_used(sqlite: Database) -> None:
     engine = sqlite.engine()
-    tables = create_all(engine).tables
+    tables = made(engine)
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     with engine.begin() as connection:
         connection.execute(
@@ -175,7 +176,7 @@ def test_a_question_that_takes_too_long(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database: Database = request.getfixturevalue(kind)
-    create_all(database.engine())
+    made(database.engine())
     monkeypatch.setattr(reader, "STATEMENT_TIMEOUT", 1)
     hard = "SELECT count(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b WHERE a.seq * b.seq = -1"
     sleep = "SELECT pg_sleep(20)" if kind == "postgresql" else hard
@@ -208,7 +209,7 @@ def test_tables_that_are_none(sqlite: Database) -> None:
 @pytest.mark.parametrize(("kind", "user", "wrong"), [("integer", "42", "forty"), ("string", "ada@home", "")])
 def test_users_with_other_ids(database: Database, kind: Any, user: str, wrong: str) -> None:
     engine = database.engine()
-    tables = create_all(engine, user_id_type=kind).tables
+    tables = made(engine, user_id_type=kind)
     row = {"user_id": int(user) if kind == "integer" else user, "feature_name": HOSTILE[0], "usage_count": 3}
     with engine.begin() as connection:
         connection.execute(tables.usage.insert(), {**row, "last_used": dt.datetime(2026, 1, 2)})

@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
+from reading import made
 from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard.results import BY_PAGE, parameters_of
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.schema import create_all
 
 from .conftest import Past
 from .test_site import yes
@@ -27,7 +27,7 @@ AUCKLAND = ZoneInfo("Pacific/Auckland")
 def hourly(sqlite: Database) -> Database:
     """A use in each hour of the last 70 days."""
     engine = sqlite.engine()
-    tables = create_all(engine).tables
+    tables = made(engine)
     hour = dt.datetime.now(dt.UTC).replace(tzinfo=None, minute=0, second=0, microsecond=0)
     key: dict[str, Any] = {"user_id": None, "feature_name": "search", "usage_count": 1}
     hours = [{**key, "bucket_start": hour - dt.timedelta(hours=ago)} for ago in range(24 * 70)]

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import usage_instrument as usage
 from conftest import Database
-from reading import SQLALCHEMY
+from reading import SQLALCHEMY, made
 from usage_instrument.database import dialects, engines
 from usage_instrument.database.connections import SyncConnector
 from usage_instrument.errors import ConfigurationError
@@ -361,7 +361,7 @@ def test_the_flush_is_kept_out_of_traces(sqlite: Database, monkeypatch: pytest.M
 @pytest.mark.parametrize("kind", ["engine", "async engine", "execution option"])
 def test_an_autocommit_of_the_hosts_makes_no_statement_a_transaction(database: Database, kind: str) -> None:
     setup = database.engine()
-    create_all(setup)
+    made(setup)
     makers: dict[str, Callable[[], Any]] = {
         "engine": lambda: database.engine(isolation_level="AUTOCOMMIT"),
         "async engine": lambda: create_async_engine(database.async_url, isolation_level="AUTOCOMMIT"),
@@ -408,7 +408,7 @@ ENGINES: dict[str, dict[str, Callable[[Database], sa.Engine]]] = {
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in ENGINES for name in ENGINES[kind]])
 def test_no_option_of_the_hosts_engine_stops_the_writer(kind: str, name: str, request: pytest.FixtureRequest) -> None:
     database: Database = request.getfixturevalue(kind)
-    tables = create_all(database.engine()).tables
+    tables = made(database.engine())
     statements: list[str] = []
     engine = ENGINES[kind][name](database)
     if kind == "sqlite":
@@ -429,7 +429,7 @@ def test_no_option_of_the_hosts_engine_stops_the_writer(kind: str, name: str, re
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has no autocommit")
 def test_no_autocommit_of_aiosqlite_stops_the_writer(sqlite: Database) -> None:
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     tracker = Tracker(create_async_engine(sqlite.async_url, connect_args={"autocommit": False}))
     for _ in range(2):
         tracker.track("search", audit="required")
@@ -494,7 +494,7 @@ def test_a_text_that_the_hosts_driver_cannot_encode_is_refused_alone(postgresql:
 
 def test_sql_safe_updates_stop_nothing(mariadb: Database) -> None:
     engine = mariadb.engine()
-    create_all(engine)
+    made(engine)
     admin = engine.connect()
     admin.exec_driver_sql("SET GLOBAL sql_safe_updates = ON")
     try:

@@ -6,14 +6,14 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
-from usage_instrument.schema import create_all
+from reading import made
 from usage_instrument.tracker import Tracker
 
 
 @pytest.mark.parametrize("name", ["n", "two words", "ä"])
 def test_integers_beyond_64_bits_survive_a_merge(database: Database, name: str) -> None:
     engine = database.engine()
-    tables = create_all(engine).tables
+    tables = made(engine)
     tracker = Tracker(database.url)
     big, negative, real = 2**64 + 1, -(2**70), 0.1
     for metadata in ({name: big, "negative": negative, "real": real}, {"more": 1}, {"more": 2}):

@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
+from reading import made, made_beside_users
 from usage_instrument.database.foreign_keys import foreign_key_change
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.schema import create_all, reflected_options
 
 
 def test_a_foreign_key_that_cascades_stays(users_database: UsersDatabase) -> None:
-    tables = create_all(users_database.engine).tables
+    tables = made_beside_users(users_database.engine)
     with users_database.engine.connect() as connection:
         assert foreign_key_change(connection, tables, tables.usage).sentence is None
 
@@ -47,7 +48,7 @@ def test_a_foreign_key_without_on_update_is_replaced(name: str, request: pytest.
 
 def test_rows_of_unknown_users_are_an_obstacle(users_database: UsersDatabase) -> None:
     engine = users_database.engine
-    bare = create_all(engine, users=None).tables
+    bare = made(engine, users=None)
     with engine.begin() as connection:
         connection.execute(bare.usage.insert().values(user_id=uuid.UUID(int=99), feature_name="a"))
     with engine.connect() as connection:
@@ -71,7 +72,7 @@ def test_a_column_that_is_too_short_for_the_users_ids_gets_no_foreign_key(sqlite
 
 def test_an_id_that_changes_takes_its_counts_along(users_database: UsersDatabase) -> None:
     engine, users = users_database.engine, users_database.users
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     old, new = users_database.user_ids[0], type(users_database.user_ids[0])(int=2**90)
     with engine.begin() as connection:
         connection.execute(tables.usage.insert().values(user_id=old, feature_name="search", usage_count=3))

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
+from reading import made, made_beside_users
 from usage_instrument import Settings, Tracker
 from usage_instrument.database.inspection import Problem, check
 from usage_instrument.database.tables import UNIQUE_USAGE
@@ -27,7 +28,7 @@ def run(engine: sa.Engine, *statements: str) -> None:
 
 
 def test_finds_nothing_in_new_tables(users_database: UsersDatabase) -> None:
-    create_all(users_database.engine)
+    made_beside_users(users_database.engine)
     assert problems(users_database.engine) == []
 
 
@@ -47,7 +48,7 @@ def test_names_every_missing_table(database: Database) -> None:
 
 def test_names_a_missing_column(database: Database) -> None:
     engine = database.engine()
-    create_all(engine)
+    made(engine)
     run(engine, "ALTER TABLE feature_usage DROP COLUMN metadata")
     (found,) = problems(engine)
     assert found.message == "table feature_usage has no column metadata: run `usage-instrument db upgrade`"
@@ -55,7 +56,7 @@ def test_names_a_missing_column(database: Database) -> None:
 
 def test_names_a_missing_index(database: Database) -> None:
     engine = database.engine()
-    create_all(engine)
+    made(engine)
     run(engine, f"DROP INDEX {UNIQUE_USAGE}" + (" ON feature_usage" if database.name == "mariadb" else ""))
     (found,) = problems(engine)
     assert found.blocks_writing
@@ -64,10 +65,10 @@ def test_names_a_missing_index(database: Database) -> None:
     )
 
 
-@pytest.mark.parametrize(("made", "asked"), [("uuid", "integer"), ("integer", "uuid"), ("string", "integer")])
-def test_names_a_user_id_of_another_type(database: Database, made: str, asked: str) -> None:
+@pytest.mark.parametrize(("kind", "asked"), [("uuid", "integer"), ("integer", "uuid"), ("string", "integer")])
+def test_names_a_user_id_of_another_type(database: Database, kind: str, asked: str) -> None:
     engine = database.engine()
-    create_all(engine, user_id_type=made)  # type: ignore[arg-type]
+    made(engine, user_id_type=kind)
     found = problems(engine, user_id_type=asked)
     assert [problem.blocks_writing for problem in found] == [
         True,
@@ -82,7 +83,7 @@ def test_names_a_user_id_of_another_type(database: Database, made: str, asked: s
 
 def test_knows_text_from_uuids_on_postgresql(postgresql: Database) -> None:
     engine = postgresql.engine()
-    create_all(engine, user_id_type="string")
+    made(engine, user_id_type="string")
     assert len(problems(engine, user_id_type="uuid")) == 6
 
 
@@ -90,7 +91,7 @@ def test_knows_text_from_uuids_on_postgresql(postgresql: Database) -> None:
 def test_flags_a_foreign_key_that_does_not_cascade(postgresql: Database, action: str) -> None:
     engine = postgresql.engine()
     run(engine, "CREATE TABLE users (id uuid PRIMARY KEY)")
-    create_all(engine, users=None)
+    made(engine, users=None)
     run(
         engine,
         f"ALTER TABLE feature_usage ADD FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE {action}",
@@ -104,7 +105,7 @@ def test_flags_a_foreign_key_that_does_not_cascade(postgresql: Database, action:
 def test_puts_what_stops_the_writer_first(postgresql: Database) -> None:
     engine = postgresql.engine()
     run(engine, "CREATE TABLE users (id uuid PRIMARY KEY)")
-    create_all(engine, users=None)
+    made(engine, users=None)
     run(
         engine,
         "ALTER TABLE feature_usage ADD FOREIGN KEY (user_id) REFERENCES users (id)",
@@ -115,14 +116,14 @@ def test_puts_what_stops_the_writer_first(postgresql: Database) -> None:
 
 def test_tells_what_the_live_table_refers_to(users_database: UsersDatabase) -> None:
     engine = users_database.engine
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     with engine.connect() as connection:
         assert live_users_column(connection, tables.usage) == UsersColumn(None, "users", "id")
 
 
 def test_tells_that_it_refers_to_nothing(database: Database) -> None:
     engine = database.engine()
-    tables = create_all(engine).tables
+    tables = made(engine)
     with engine.connect() as connection:
         assert live_users_column(connection, tables.usage) is None
 

@@ -6,9 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
+from reading import made
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.database.suppressions import announce
-from usage_instrument.schema import Tables, create_all
+from usage_instrument.schema import Tables
 from usage_instrument.typing import UNSET
 
 
@@ -19,7 +20,7 @@ def engine(sqlite: Database) -> sa.Engine:
 
 @pytest.fixture
 def tables(engine: sa.Engine) -> Tables:
-    return create_all(engine).tables
+    return made(engine)
 
 
 def test_a_batch_advances_once(engine: sa.Engine, tables: Tables) -> None:

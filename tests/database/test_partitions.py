@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from conftest import Database, with_users
-from reading import all_of
+from reading import all_of, made, made_beside_users
 from usage_instrument import Settings, Tracker
 from usage_instrument.cli.app import app
 from usage_instrument.database.dialects import Fault, get
@@ -210,7 +210,7 @@ def test_an_existing_history_becomes_partitions_and_one_table_again(postgresql: 
     """While a process writes. The upgrade is killed at its statements, and goes on."""
     users = with_users(postgresql)
     engine, user = users.engine, users.user_ids[0]
-    tables = create_all(engine).tables
+    tables = made_beside_users(engine)
     create_views(engine)
     fill(engine, tables, *(dt.datetime(2026, 1, 1) - number * 20 * DAY for number in range(30)), user=user)
     before, month = sum(rows(engine, tables).values()), wanted(engine, "month")
@@ -245,7 +245,7 @@ def test_an_existing_history_becomes_partitions_and_one_table_again(postgresql: 
 
 def test_an_interrupted_upgrade_is_reported_and_refuses_no_use_for_good(postgresql: Database) -> None:
     engine = postgresql.engine()
-    tables = create_all(engine, users=None).tables
+    tables = made(engine, users=None)
     prepare = get("postgresql").partitioning.preparations(tables.history)[1][0]
     with engine.begin() as connection:
         prepare(connection)

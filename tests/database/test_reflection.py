@@ -6,23 +6,24 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database, UsersDatabase
+from reading import made, made_beside_users
 from usage_instrument.database.reflection import find_tables, missing_tables
 from usage_instrument.errors import SchemaError
-from usage_instrument.schema import create_all, define_tables
+from usage_instrument.schema import define_tables
 from usage_instrument.typing import UserIdType
 
 
 @pytest.mark.parametrize("kind", ["uuid", "integer", "string"])
 def test_the_type_of_the_ids_is_found(database: Database, kind: UserIdType) -> None:
     engine = database.engine()
-    create_all(engine, user_id_type=kind)
+    made(engine, user_id_type=kind)
     with engine.connect() as connection:
         found = find_tables(connection)
     assert (found.user_id_type, found.users) == (kind, None)
 
 
 def test_the_users_are_found(users_database: UsersDatabase) -> None:
-    create_all(users_database.engine)
+    made_beside_users(users_database.engine)
     with users_database.engine.connect() as connection:
         found = find_tables(connection)
     assert found.user_id_type == "uuid"

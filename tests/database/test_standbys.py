@@ -14,7 +14,7 @@ from psycopg.errors import SerializationFailure
 from typer.testing import CliRunner
 
 from conftest import Database
-from reading import all_of
+from reading import all_of, made
 from usage_instrument.alerts import watch
 from usage_instrument.cli import audit
 from usage_instrument.cli.app import app
@@ -23,7 +23,7 @@ from usage_instrument.dashboard.errors import PageError
 from usage_instrument.dashboard.reader import Reader
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.database.standbys import ATTEMPTS
-from usage_instrument.schema import Tables, create_all
+from usage_instrument.schema import Tables
 
 CONFLICT = "DO $$ BEGIN RAISE EXCEPTION 'conflict with recovery' USING ERRCODE = '{code}'; END $$"
 
@@ -32,7 +32,7 @@ CONFLICT = "DO $$ BEGIN RAISE EXCEPTION 'conflict with recovery' USING ERRCODE =
 def test_a_conflict_is_asked_again_and_no_other_error(
     code: str, ends: int, attempts: int, postgresql: Database
 ) -> None:
-    create_all(postgresql.engine())
+    made(postgresql.engine())
     done: list[int] = []
 
     def work(connection: sa.Connection, tables: Tables) -> str:

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import Database
+from reading import made
 from usage_instrument.database.suppressions import (
     FORGOTTEN,
     OPTED_IN,
@@ -20,7 +21,6 @@ from usage_instrument.database.suppressions import (
     suppress,
 )
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.schema import create_all
 
 SECRET = "a long secret of the host's"
 ANN, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)
@@ -28,7 +28,7 @@ ANN, BOB = uuid.UUID(int=2**64 + 1), uuid.UUID(int=2**64 + 2)
 
 def test_erasure_stays_and_opting_in_leaves_no_trace(database: Database) -> None:
     engine = database.engine()
-    tables, key = create_all(engine).tables, Key(SECRET)
+    tables, key = made(engine), Key(SECRET)
     with engine.begin() as connection:
         suppress(connection, tables, key, BOB, OPTED_IN)
         assert state_of(connection, tables, key, BOB) is None
@@ -43,7 +43,7 @@ def test_the_first_row_of_all_may_appear_between_two_looks(
     postgresql: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = postgresql.engine()
-    tables, key = create_all(engine).tables, Key(SECRET)
+    tables, key = made(engine), Key(SECRET)
     with engine.connect() as connection:
         look, looks = connection.scalar, 0
 
@@ -61,7 +61,7 @@ def test_the_first_row_of_all_may_appear_between_two_looks(
 
 def test_the_copy_reads_what_is_new(sqlite: Database) -> None:
     engine = sqlite.engine()
-    tables, key = create_all(engine).tables, Key(SECRET)
+    tables, key = made(engine), Key(SECRET)
     copy = Suppressions(tables, SECRET)
     with engine.begin() as connection:
         assert not copy.read(connection)
@@ -83,7 +83,7 @@ def test_the_copy_reads_what_is_new(sqlite: Database) -> None:
 @pytest.mark.parametrize(("secret", "reason"), [(None, "is not set"), ("another secret", "is not the one")])
 def test_another_key_is_refused(sqlite: Database, secret: str | None, reason: str) -> None:
     engine = sqlite.engine()
-    tables = create_all(engine).tables
+    tables = made(engine)
     with engine.begin() as connection:
         suppress(connection, tables, Key(SECRET), ANN, OPTED_OUT)
         with pytest.raises(ConfigurationError, match=f"privacy_key {reason}"):
@@ -92,7 +92,7 @@ def test_another_key_is_refused(sqlite: Database, secret: str | None, reason: st
 
 def test_the_mark_of_a_key_stops_another_key_but_no_process_without_one(sqlite: Database) -> None:
     engine = sqlite.engine()
-    tables = create_all(engine).tables
+    tables = made(engine)
     with engine.begin() as connection:
         mark(connection, tables, Key(SECRET))
         assert not Suppressions(tables, None).read(connection)

@@ -12,10 +12,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_col
 
 from conftest import Database, with_users
 from queries.conftest import Past
+from reading import made_beside_users
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries import adoption
-from usage_instrument.schema import FeatureUsageMixin, Tables, create_all
+from usage_instrument.schema import FeatureUsageMixin, Tables
 
 BY_NAME = {
     ("search", "user 0", 1, 3, 1.0),
@@ -57,7 +58,7 @@ def test_shares_are_of_the_hosts_users_where_the_tables_know_them(past: Past) ->
 def test_users_who_are_gone_are_in_no_share(sqlite: Database) -> None:
     """SQLite enforces no foreign key unless a connection asks for it."""
     host = with_users(sqlite)
-    create_all(host.engine)
+    made_beside_users(host.engine)
     engine = sa.create_engine(sqlite.url)
     with engine.begin() as connection:
         tables = find_tables(connection)

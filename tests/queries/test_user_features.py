@@ -11,9 +11,9 @@ import pytest
 from conftest import Database
 from queries.clock import now
 from queries.conftest import Past
+from reading import made
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.queries import user_features
-from usage_instrument.schema import create_all
 
 
 def features(past: Past, *arguments: Any) -> list[str]:
@@ -48,7 +48,7 @@ def test_takes_the_anonymous_user_and_the_text_of_a_uuid(past: Past) -> None:
 @pytest.mark.parametrize(("kind", "user"), [("integer", 7), ("string", "seven")])
 def test_takes_ids_of_other_types(database: Database, kind: Any, user: Any) -> None:
     engine = database.engine()
-    tables = create_all(engine, user_id_type=kind).tables
+    tables = made(engine, user_id_type=kind)
     with engine.begin() as connection:
         connection.execute(tables.usage.insert().values(user_id=user, feature_name="search", last_used=now()))
         for asked in (user_features(user), user_features(user, tables=tables)):

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from conftest import Database
 from dashboard.visitor import asgi, wsgi
+from reading import made
 from usage_instrument.cli.app import app
 from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard import wsgi as by_wsgi
 from usage_instrument.dashboard.token_auth import TokenAuth
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.schema import create_all
 
 SECRET = "correct horse battery"
 FOREIGN = [
@@ -36,7 +36,7 @@ def protected(url: str) -> tuple[TokenAuth, Any]:
 
 
 def test_the_cookie_is_valid_below_a_path_that_cannot_be_guessed(sqlite: Database) -> None:
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     auth, dashboard = protected(sqlite.url)
     assert len(auth.prefix) >= 16
     assert auth.prefix != TokenAuth("another secret token").prefix
@@ -53,7 +53,7 @@ def test_the_cookie_is_valid_below_a_path_that_cannot_be_guessed(sqlite: Databas
 
 
 def test_it_works_behind_a_proxy_that_strips_a_path_and_below_a_mount(sqlite: Database) -> None:
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     auth, dashboard = protected(sqlite.url)
     answer = asgi(dashboard, f"/{auth.prefix}/", mount="/deep", token=SECRET)
     seen = urljoin(f"http://host/proxied/{auth.prefix}/?token=x", answer.headers["Location"])
@@ -81,7 +81,7 @@ def test_a_page_of_another_site_gets_nothing(sqlite: Database, kind: Any, header
 
 @pytest.mark.parametrize("kind", [by_asgi, by_wsgi])
 def test_a_visitor_who_follows_a_link_can_go_on(sqlite: Database, kind: Any) -> None:
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     dashboard = kind.Dashboard(sqlite.url, authorize=lambda _: True)
     visit = asgi if kind is by_asgi else wsgi
     refused = visit(dashboard, "/trend", period="7d", headers=[("Sec-Fetch-Site", "cross-site")])
@@ -104,14 +104,14 @@ def refused(url: str, token: str, mode: int, tmp_path: Path) -> str:
 @pytest.mark.skipif(os.name != "posix", reason="no such permissions")
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o622, 0o620])
 def test_a_token_that_others_can_read_or_write_is_refused(sqlite: Database, tmp_path: Path, mode: int) -> None:
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     message = refused(sqlite.url, SECRET, mode, tmp_path)
     assert "chmod 600" in message
     assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == mode
 
 
 def test_a_weak_token_is_refused(sqlite: Database, tmp_path: Path) -> None:
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     for weak in ("short", "a" * 40, "abababababababababab"):
         assert "printable ASCII characters" in refused(sqlite.url, weak, 0o600, tmp_path)
         with pytest.raises(ConfigurationError, match="different"):

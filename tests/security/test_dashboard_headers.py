@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from conftest import Database
+from reading import made
 from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.dashboard.http import HTTPRequest, into
 from usage_instrument.dashboard.token_auth import TokenAuth
-from usage_instrument.schema import create_all
 
 SECRET = "correct horse battery"
 
@@ -38,7 +38,7 @@ def raw(app: Any, path: str, query: bytes) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("path", ["/a\r\nX-Evil: 1", "/größe", "/\u202e🎉", "/\udcff", "/\0"])
 def test_the_redirect_of_a_token_is_one_line_of_ascii(sqlite: Database, path: str) -> None:
-    create_all(sqlite.engine())
+    made(sqlite.engine())
     auth = TokenAuth(SECRET)
     app = auth.protect(Dashboard(sqlite.url, authorize=auth.authorize))
     for place in (path, f"/{auth.prefix}{path}"):

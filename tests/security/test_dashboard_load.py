@@ -10,6 +10,7 @@ import pytest
 
 from conftest import Database
 from dashboard.visitor import asgi
+from reading import made
 from usage_instrument.dashboard import page_jobs
 from usage_instrument.dashboard.asgi import Dashboard
 from usage_instrument.dashboard.http import Response, page
@@ -17,7 +18,6 @@ from usage_instrument.dashboard.page_jobs import Job, PageJobs, TooManyJobsError
 from usage_instrument.dashboard.reader import Reader
 from usage_instrument.dashboard.site import Site
 from usage_instrument.errors import UsageInstrumentError
-from usage_instrument.schema import create_all
 
 
 class Slow:
@@ -87,7 +87,7 @@ _LONG = {
 def test_a_query_ends_when_its_visitors_leave(
     database: Database, soon: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    create_all(database.engine())
+    made(database.engine())
     monkeypatch.setattr(page_jobs, "ABANDONED", 0.3)
     reader, ended, errors = Reader(database.url, None, None), threading.Event(), []
 
