@@ -75,7 +75,7 @@ def ended_once(work: Callable[..., Any]) -> Callable[..., Any]:
 def test_commands_that_read_the_trail_ask_again(
     command: list[str], part: str, postgresql: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create_all(postgresql.engine())
+    made(postgresql.engine())
     if command == ["export"]:
         monkeypatch.setattr(audit, part, ended_once(audit._write))
         done = CliRunner().invoke(app, ["audit", "export", "--format", "csv", "--url", postgresql.url])
@@ -90,9 +90,9 @@ def test_commands_that_read_the_trail_ask_again(
 def test_rules_read_a_standby_and_the_state_is_on_the_primary(
     database: Database, postgresql: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tables = create_all(database.engine()).tables
+    tables = made(database.engine())
     if database.url != postgresql.url:
-        create_all(postgresql.engine())
+        made(postgresql.engine())
     with postgresql.engine().begin() as connection:
         lost = {"day": utcnow().date(), "service": "web", "reason": "memory full", "uses": 3}
         connection.execute(tables.losses.insert().values(lost))

@@ -19,6 +19,7 @@ from pipeline.recovering import recover
 from proxy import Cut, Proxy
 from reading import all_of, made, total
 from usage_instrument import Settings, Tracker
+from usage_instrument.database import dialects
 from usage_instrument.schema import Tables
 
 SECRET = f"{servers.USER}:{servers.PASSWORD}"
@@ -150,3 +151,19 @@ def test_a_journal_is_not_parked_as_a_node_lags(cluster: Cluster, tmp_path: Path
     assert (recovered.parked, recovered.journals, recovered.dropped) == ((), 1, 0)
     cluster.assert_exact(15)
     tracker.shutdown(60)
+
+
+def test_commits_of_one_node_leave_alone_what_queues_on_another(cluster: Cluster) -> None:
+    tracker = cluster.tracker()
+    cluster.use(tracker, 5)
+    cluster.nodes.catch_up(1)
+    with cluster.engines[1].connect() as waiting:
+        flush = dialects.get("mariadb").flush(waiting, cluster.tables, Settings())
+        waiting.rollback()
+        flush.queue(waiting)
+        cluster.use(tracker, 10)
+        cluster.nodes.catch_up(1)
+        waiting.execute(sa.select(cluster.tables.losses))  # an aborted transaction is refused here
+        waiting.commit()
+    assert tracker.shutdown(60)
+    cluster.assert_exact(15)

@@ -14,10 +14,13 @@ from .tables import Tables
 
 IMPORT = "import:"
 """The begin of the `service` of an import. Its row stays: it is why the same import adds nothing a second time."""
+QUEUE, QUEUE_ID = f"{IMPORT}queue", UUID(int=0)
+"""The row for which writers queue, where they do: the first one, by its id. Its `service` begins as that of an import
+does, so that other releases, and the views in the database, take it for no process."""
 
 
 def is_process(writers: Table) -> ColumnElement[bool]:
-    """The condition for the row of a process, which has a heartbeat; not for that of an import."""
+    """The condition for the row of a process, which has a heartbeat; not for that of an import or of the queue."""
     return writers.c.service.not_like(f"{IMPORT}%")
 
 

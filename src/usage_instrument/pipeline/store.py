@@ -208,8 +208,13 @@ class Store:
         return Ledger(self._tables, self._settings.service, writer_id)
 
     def register(self, ledger: Ledger) -> None:
-        """Insert the writer's row. Raises WriteError."""
-        self.transact(ledger.register)
+        """Insert the writer's row; open() ran. Raises WriteError."""
+
+        def work(connection: Connection) -> None:
+            self.statements.make_queue(connection)
+            ledger.register(connection)
+
+        self.transact(work)
         ledger.registered = True
 
     def position(self, ledger: Ledger) -> int | Unset:

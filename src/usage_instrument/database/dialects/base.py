@@ -93,6 +93,9 @@ class Flush(ABC):
     def queue(self, connection: Connection) -> None:  # noqa: B027 - optional
         """Wait until no other writer is within a transaction, where writers queue for each other; `apply` does."""
 
+    def make_queue(self, connection: Connection) -> None:  # noqa: B027 - optional
+        """Make what writers queue for, if it is missing, in the caller's transaction."""
+
     def row_order(self, table: Table) -> list[ColumnElement[Any]]:
         """The order in which all writers lock the rows of a table."""
         return self.by_bytes(table.c.user_id, table.c.feature_name)

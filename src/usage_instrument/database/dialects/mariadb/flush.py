@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Table, TextClause, text
+from sqlalchemy import ColumnElement, Connection, Table, TextClause, insert, select, text
 from sqlalchemy import Dialect as SQLAlchemyDialect
 from sqlalchemy import types as sqltypes
 
@@ -18,7 +18,7 @@ from usage_instrument.typing import UserId, UserIdType
 
 from ...dimensions import DimensionRow
 from ...exposures import ExposureRow
-from ...ledger import Ledger
+from ...ledger import QUEUE, QUEUE_ID, Ledger, utcnow
 from ...tables import Tables
 from ...user_text import bytewise_collation
 from ..base import ConcurrentInsertError, Flush, anonymous_key
@@ -47,6 +47,7 @@ class MariaDBFlush(Flush):
     def __init__(
         self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None
     ) -> None:
+        self._writers = tables.writers
         self._user_locks = UserLocks(users, settings.lock_timeout)
         is_mariadb, native = bool(getattr(connection.dialect, "is_mariadb", False)), has_uuid(connection.dialect)
         self._hex = isinstance(tables.usage.c.user_id.type, sqltypes.Uuid) and not native
@@ -110,7 +111,16 @@ class MariaDBFlush(Flush):
         return True
 
     def queue(self, connection: Connection) -> None:
+        # Usually the row of `make_queue`. If somebody deletes it, writers queue for the first one of another writer.
         connection.execute(self._queue)
+
+    def make_queue(self, connection: Connection) -> None:
+        # A row that nobody updates: on Galera, a commit on one node aborts the transactions of the other nodes that
+        # have locked a row that it changes.
+        writers, now = self._writers, utcnow()
+        if connection.execute(select(writers.c.service).where(writers.c.writer_id == QUEUE_ID)).first() is None:
+            row = {"writer_id": QUEUE_ID, "service": QUEUE, "last_batch": 0, "started_at": now, "heartbeat_at": now}
+            connection.execute(insert(writers).prefix_with("IGNORE").values(row))
 
     def _add_usage(self, connection: Connection, batch: Batch) -> None:
         rows = {"rows": usage_json(batch.counts, hex_users=self._hex)}
