@@ -271,12 +271,13 @@ def check_display(text: object) -> str:
 
 def check_feature(name: object) -> str:
     """The value of a feature name. Raises FeatureNameError."""
-    if not isinstance(name, str):
-        raise FeatureNameError(f"a feature name is a str, not {type(name).__name__}")
-    name = text_of(name)
+    if type(name) is not str:
+        if not isinstance(name, str):
+            raise FeatureNameError(f"a feature name is a str, not {type(name).__name__}")
+        name = text_of(name)
     if not 1 <= len(name) <= NAME_LENGTH:
         raise FeatureNameError(f"a feature name has 1 to {NAME_LENGTH} characters, not {len(name)}: {name[:40]!r}")
-    if "\0" in name or not is_encodable(name):
+    if "\0" in name or not (name.isascii() or is_encodable(name)):
         raise FeatureNameError(f"a feature name holds no NUL and no lone surrogate: {name[:40]!r}")
     return name
 

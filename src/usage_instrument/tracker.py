@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -52,7 +52,8 @@ class Held:
         self.uses = uses
 
     def __call__(self) -> None:
-        self._tracker._take(self.uses)
+        for use in self.uses:
+            self._tracker._take(use)
 
 
 class Tracker:
@@ -186,8 +187,11 @@ class Tracker:
 
     def record(self, use: Use) -> None:
         """As Recorder.record."""
-        if self.settings.enabled:
-            self._take(self._checked(use))
+        if self._is_plain:
+            self._take(use)
+        elif self.settings.enabled:
+            for each in self._checked(use):
+                self._take(each)
 
     def hold(self, use: Use) -> Callable[[], object]:
         """As Recorder.hold."""
@@ -205,11 +209,10 @@ class Tracker:
                     fitting_metadata(each.metadata, self.settings.metadata_max_bytes)
         return kept
 
-    def _take(self, uses: Iterable[Use]) -> None:
-        for use in uses:
-            self._watch()
-            self._pipeline.record(use)
-            self._write_after_exit()
+    def _take(self, use: Use) -> None:
+        self._watch()
+        self._pipeline.record(use)
+        self._write_after_exit()
 
     def admit(self, use: Use) -> None:
         """As Recorder.admit."""

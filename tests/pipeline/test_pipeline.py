@@ -129,7 +129,7 @@ def test_a_thread_that_is_gone_is_revived(tracker: Tracker, monkeypatch: pytest.
 
     for part, method, thread in (
         (Writer, "write", pipeline._writing),
-        (Aggregator, "aggregate", pipeline._aggregating),
+        (Aggregator, "aggregate", pipeline.first_thread),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(part, method, leave)
@@ -152,7 +152,7 @@ def test_the_end_of_a_request_revives_threads(tracker: Tracker, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(Aggregator, "aggregate", leave)
-        until(lambda: not pipeline._aggregating.is_alive)
+        until(lambda: not pipeline.first_thread.is_alive)
     used()  # a plain use only appends
     pipeline._relieved = 0.0
     tracker.request_ended()
@@ -174,7 +174,7 @@ def test_threads_that_cannot_run_leave_their_work_to_the_end_of_a_request(
     pipeline._relieved = 0.0
     tracker.request_ended()
     assert tracker.stats().written == 3
-    own = [run for run in started if getattr(run, "__self__", None) in (pipeline._aggregating, pipeline._writing)]
+    own = [run for run in started if getattr(run, "__self__", None) in (pipeline.first_thread, pipeline._writing)]
     assert len(own) == 2, "starts do not pile up"
     for run in started:
         threading.Thread(target=run, daemon=True).start()

@@ -11,7 +11,7 @@ from usage_instrument.events import MAX_COUNT, Access, Exposure, Use, check_audi
 from usage_instrument.typing import UNSET, Audit, Metadata
 
 from . import context, transactions, user_ids
-from .call_arguments import kept_metadata
+from .call_arguments import NO_MEASURES, Kept, Measures, kept_metadata
 from .dimensions import measures_of
 from .kept_uses import TransactionLostError
 from .recording import new_access
@@ -40,7 +40,7 @@ def track(
     """
     if commit is not None:
         transactions.check_commit(commit)
-    access = None if not check_audit(audit) else new_access("success")
+    access = None if audit is False or not check_audit(audit) else new_access("success")
     if audit == "required":
         recorder.admit(_admittable(feature, user, metadata, access))
         access = None
@@ -103,26 +103,17 @@ def _track(
     who = context.known_user() if user is UNSET else context.user_here(user)
     if not _is_count(count):
         raise CountError(f"count is a whole number from 1 to {MAX_COUNT}, not {count!r}")
-    kept = None
-    try:
-        kept = kept_metadata(metadata)
-    except Exception as error:
-        recorder.lose_metadata(feature, error)
-    use = Use(feature, who, kept, count if is_use else 0, access)
-    dimensions, value = measured
-    if not (dimensions is None and value is None):  # `==` of an array has no truth
-        try:
-            by = measures_of(dimensions, value)
-            use = use._replace(dimensions=by.dimensions, value=by.value)
-        except Exception as error:
-            recorder.lose_metadata(feature, error)
+    kept = None if metadata is None else _kept(recorder, feature, metadata)
+    dimensions, value = measured  # `==` of an array has no truth
+    by = NO_MEASURES if dimensions is None and value is None else _measures(recorder, feature, dimensions, value)
     in_time = True
     if commit is None or not is_use:
-        recorder.record(use)
+        recorder.record(Use(feature, who, kept, count if is_use else 0, access, None, by.dimensions, by.value))
     else:
         if access is not None:  # it has happened, whatever the transaction does
             recorder.record(Use(feature, who, kept, 0, access))
-        in_time = transactions.keep(recorder, use._replace(access=None, at=transactions.now()), commit)
+        use = Use(feature, who, kept, count, None, transactions.now(), by.dimensions, by.value)
+        in_time = transactions.keep(recorder, use, commit)
     request = context.request_of(held)
     if request is not None:
         key = recorder.catalog.key(feature)
@@ -130,8 +121,25 @@ def _track(
             request.mark_access(key)
         if is_use:
             request.counted.add(key)
-            request.note_user(who)
+            if who is not request.noted:
+                request.note_user(who)
     return in_time
+
+
+def _kept(recorder: Recorder, feature: str, metadata: Metadata) -> Kept:
+    try:
+        return kept_metadata(metadata)
+    except Exception as error:
+        recorder.lose_metadata(feature, error)
+    return None
+
+
+def _measures(recorder: Recorder, feature: str, dimensions: object, value: object) -> Measures:
+    try:
+        return measures_of(dimensions, value)
+    except Exception as error:
+        recorder.lose_metadata(feature, error)
+    return NO_MEASURES
 
 
 def filtered(recorder: Recorder, rule: Callable[[Use], Use | None] | None, use: Use) -> list[Use]:

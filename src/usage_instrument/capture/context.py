@@ -72,6 +72,8 @@ class Request:
     """Whether its answer is no error, so that what it wrote is committed when it has ended."""
     _users: set[UserId] | None = None
     """The users of its uses, beside `user`."""
+    noted: UserId = None
+    """The user that `note_user` kept last: the next use by the same one need not call it."""
     _accesses: dict[object, Access | None] | None = None
     sessions: dict[Any, bool | None] | None = None
     """The sessions of SQLAlchemy that wrote in the request, and whether their last transaction committed; None while it
@@ -183,6 +185,7 @@ class Request:
         """Keep the user of a use."""
         if user is None or not self.open:
             return
+        self.noted = user
         if self._users is None:
             self._users = {user}
         else:

@@ -55,7 +55,8 @@ def count(
     request = request_of(held)
     if request is not None:
         request.counted.add(feature.key)
-        request.note_user(user)
+        if user is not request.noted:
+            request.note_user(user)
     if span is None and measures is NO_MEASURES and not isinstance(metadata, Exception):  # the usual ones
         if metadata is None:
             feature.append(user)

@@ -24,6 +24,9 @@ STALE = 30.0
 class BasePipeline(ABC):
     """Everything that a forked child replaces at once. Its construction takes no lock and does no I/O."""
 
+    first_thread: BackgroundThread[FlushRequest]
+    """The thread that takes uses and requests first."""
+
     def __init__(
         self, settings: Settings, database: str, sinks_changed: Callable[[], None], *, is_handed_over: bool = False
     ) -> None:
@@ -65,9 +68,10 @@ class BasePipeline(ABC):
 
     def record(self, use: Use) -> None:
         """Take a use that is more than its user."""
-        if not self._open_journal() or not self.journal.put(use):  # type: ignore[union-attr]
+        if self.journal is None or not self._open_journal() or not self.journal.put(use):
             self.buffer.rich.append(use)
-        self.arm()
+        if not (self.is_armed and self.first_thread.is_alive):
+            self.arm()
 
     def _open_journal(self) -> bool:
         journal = self.journal
@@ -89,11 +93,6 @@ class BasePipeline(ABC):
         return self.buffer.uses + (self.journal.unread if self.journal is not None else 0)
 
     # ---- threads
-
-    @property
-    @abstractmethod
-    def first_thread(self) -> BackgroundThread[FlushRequest]:
-        """The thread that takes uses and requests first."""
 
     @abstractmethod
     def start(self) -> bool:

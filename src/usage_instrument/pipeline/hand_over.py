@@ -75,7 +75,7 @@ class HandOverPipeline(BasePipeline):
         self._catalog = catalog
         self._canonical = canonical
         self._turn = RLock()
-        self._thread = BackgroundThread[FlushRequest]("hand-over", self._cycle, wanted=lambda: self.is_armed)
+        self.first_thread = BackgroundThread[FlushRequest]("hand-over", self._cycle, wanted=lambda: self.is_armed)
         self._requests: list[tuple[FlushRequest, int]] = []
         """Each with the number of hand-overs that must have ended."""
         self._handed: deque[HandedOver] = deque()
@@ -107,24 +107,19 @@ class HandOverPipeline(BasePipeline):
 
     # ---- the thread
 
-    @property
-    def first_thread(self) -> BackgroundThread[FlushRequest]:
-        """As BasePipeline.first_thread."""
-        return self._thread
-
     def start(self) -> bool:
         """As BasePipeline.start."""
-        return self._ensure(self._thread)
+        return self._ensure(self.first_thread)
 
     def relieve(self) -> None:
         """Revive the thread, and do its work where it cannot run (uWSGI without `--enable-threads`)."""
         if not self.is_armed:
             return
-        now, last_cycle = time.monotonic(), self._thread.last_cycle
+        now, last_cycle = time.monotonic(), self.first_thread.last_cycle
         since = now - (self._started if last_cycle is None else last_cycle)
-        if self._thread.is_alive and since < STALE:
+        if self.first_thread.is_alive and since < STALE:
             return
-        self._ensure(self._thread)
+        self._ensure(self.first_thread)
         if since >= STALE and now - self._relieved >= self._interval and self._turn.acquire(False):
             try:
                 self._relieved = now
@@ -304,7 +299,7 @@ class HandOverPipeline(BasePipeline):
 
     def serve_here(self) -> None:
         """As BasePipeline.serve_here."""
-        while (request := self._thread.take()) is not None:
+        while (request := self.first_thread.take()) is not None:
             self._cycle(request)
 
     def closed(self, request: FlushRequest) -> bool:
@@ -371,10 +366,10 @@ class HandOverPipeline(BasePipeline):
         with self._turn:
             self._look()
             waiting, handed = self._unread, sum(each.uses for each in self._handed)
-        heartbeat, last_cycle = None, self._thread.last_cycle
+        heartbeat, last_cycle = None, self.first_thread.last_cycle
         if self.is_armed:
             heartbeat = max(time.monotonic() - (self._started if last_cycle is None else last_cycle), 0.0)
-        error = self._thread.last_error
+        error = self.first_thread.last_error
         return Stats(
             captured=self._uses + waiting + self._dropped + self._rejected,
             written=self._uses - handed,
@@ -382,7 +377,7 @@ class HandOverPipeline(BasePipeline):
             dropped=self._dropped,
             rejected=self._rejected,
             metadata_lost=self._metadata_lost,
-            last_error=self._problem if error is None else f"the {self._thread.name} failed: {describe(error)}",
+            last_error=self._problem if error is None else f"the {self.first_thread.name} failed: {describe(error)}",
             heartbeat=heartbeat,
         )
 

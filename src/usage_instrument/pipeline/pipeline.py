@@ -58,7 +58,7 @@ class Pipeline(BasePipeline):
             self.journal,
             lambda: self._writing.is_asked,
         )
-        self._aggregating = BackgroundThread[FlushRequest]("aggregator", self._aggregate, wanted=lambda: self.is_armed)
+        self.first_thread = BackgroundThread[FlushRequest]("aggregator", self._aggregate, wanted=lambda: self.is_armed)
         self._writing = BackgroundThread[FlushRequest](
             "writer",
             self._write,
@@ -117,35 +117,30 @@ class Pipeline(BasePipeline):
 
     def serve_here(self) -> None:
         """As BasePipeline.serve_here."""
-        for thread, cycle in ((self._aggregating, self._aggregate), (self._writing, self._write)):
+        for thread, cycle in ((self.first_thread, self._aggregate), (self._writing, self._write)):
             while (request := thread.take()) is not None:
                 cycle(request)
 
-    @property
-    def first_thread(self) -> BackgroundThread[FlushRequest]:
-        """As BasePipeline.first_thread."""
-        return self._aggregating
-
     def start(self) -> bool:
         """As BasePipeline.start."""
-        return self._ensure(self._aggregating) and self._ensure(self._writing)
+        return self._ensure(self.first_thread) and self._ensure(self._writing)
 
     def relieve(self) -> None:
         """Revive threads, and do the work of threads that cannot run (uWSGI without `--enable-threads`)."""
         if not self.is_armed:
             return
-        now, last_cycle = time.monotonic(), self._aggregating.last_cycle
+        now, last_cycle = time.monotonic(), self.first_thread.last_cycle
         # A thread with a latest cycle is alive. This runs at the end of each request.
         if last_cycle is not None and now - last_cycle < STALE and self._writing.is_alive:
             return
         is_stale = now - (self._started if last_cycle is None else last_cycle) >= STALE
-        if not is_stale and self._aggregating.is_alive and self._writing.is_alive:
+        if not is_stale and self.first_thread.is_alive and self._writing.is_alive:
             return
         if now - self._relieved < self._settings.flush_interval or not self._starting.acquire(False):
             return
         try:
             self._relieved = now
-            self._ensure(self._aggregating)
+            self._ensure(self.first_thread)
             self._ensure(self._writing)
             # An aggregator at work is alive, and waits for something that this thread cannot give it.
             if is_stale and not self._aggregator.is_at_work:
@@ -197,7 +192,7 @@ class Pipeline(BasePipeline):
         """The figures of this process."""
         aggregator, writer, rejection = self._aggregator, self.writer, self.writer.rejection
         waiting, recovered = self._unread, self.maintenance.recovered
-        last_cycle, ledger = self._aggregating.last_cycle, writer.ledger
+        last_cycle, ledger = self.first_thread.last_cycle, writer.ledger
         heartbeat = None
         if self.is_armed:
             heartbeat = max(time.monotonic() - (self._started if last_cycle is None else last_cycle), 0.0)
@@ -222,7 +217,7 @@ class Pipeline(BasePipeline):
 
     @property
     def _last_error(self) -> str | None:
-        for thread in (self._aggregating, self._writing):
+        for thread in (self.first_thread, self._writing):
             if thread.last_error is not None:
                 return f"the {thread.name} failed: {describe(thread.last_error)}"
         return self.writer.retry.last_error or self.writer.retry.audit_problem

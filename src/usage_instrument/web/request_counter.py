@@ -453,7 +453,7 @@ class RequestCounter:
         if request.discarded or key in request.counted:
             return
         request.counted.add(key)
-        if use.user is not None:
+        if use.user is not request.noted:
             request.note_user(use.user)
         if not ALIVE[0]:
             notice_fork()
