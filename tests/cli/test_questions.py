@@ -186,6 +186,10 @@ def test_adoption_by_a_column_of_the_users(filled: Past) -> None:
     for by in ("users.plan", "plan"):
         rows = filled.answer("adoption", "--by", by, "--since", "90d")
         assert {row["plan"] for row in rows} >= {"free", "pro"}, rows
+        plans = filled.answer("groups", "--by", by, "--since", "90d")
+        assert [row["value"] for row in plans] == ["free", "pro"]
+        assert all(0 < row["unique_users"] < row["users"] for row in plans)
+    assert sum(row["users"] for row in plans) == filled.answer("groups")[0]["users"]
     done = filled.ask("adoption", "--by", "users.salary", code=2)
     assert "salary" in done.stderr
 

@@ -196,5 +196,6 @@ def test_groups_have_any_value_and_only_the_named_columns(sqlite: Database) -> N
     assert asgi(app, "/groups", by="id").status == 404, "no column that the host does not name"
     assert "groups" in [a.get("href") for a in asgi(app, "/").page.all("a")]
     without = by_asgi.Dashboard(sqlite.url, authorize=yes)
-    assert "user_groups=" in asgi(without, "/groups", by="plan").page.said
-    assert "groups" not in [a.get("href") for a in asgi(without, "/").page.all("a")]
+    assert "Users Active users Share Uses 4 3 75% 3" in asgi(without, "/groups", by="plan").page.said, "all users"
+    assert asgi(without, "/groups.csv", by="plan").text.splitlines()[1] == "4,3,0.75,3"
+    assert "user_groups=" in asgi(without, "/group", by="plan").page.said

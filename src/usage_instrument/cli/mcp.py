@@ -151,7 +151,7 @@ def _answer(
     rows = [
         {name: value for name, value in row.items() if name not in hidden}
         for row in answer.rows[:limit]
-        if not values or all(row[name] is None for name in values) or _is_of_many(row)
+        if not values or all(row.get(name) is None for name in values) or _is_of_many(row)
     ]
     return _as_json({"rows": rows, "has_more": len(answer.rows) > limit, "caveats": answer.caveats})
 

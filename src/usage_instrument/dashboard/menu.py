@@ -32,7 +32,7 @@ class Menu:
     last: tuple[Link, ...]
 
 
-def menu_of(page: str, kept: Mapping[str, str], *, has_groups: bool, has_trail: bool) -> Menu:
+def menu_of(page: str, kept: Mapping[str, str], *, has_trail: bool) -> Menu:
     """The menu of a page. Its links carry the parameters that are kept: the period."""
 
     def link(title: str, other: str, carried: Mapping[str, str] = kept) -> Link:
@@ -41,8 +41,6 @@ def menu_of(page: str, kept: Mapping[str, str], *, has_groups: bool, has_trail: 
     topics = []
     for topic in get_args(Topic):
         pages = [*_OWN_PAGES.get(topic, ()), *((each.title, each.page) for each in QUESTIONS if each.topic == topic)]
-        if topic == "Users" and has_groups:
-            pages.append(("Groups", "groups"))
         topics.append((topic, tuple(link(title, other) for title, other in pages)))
     last = [link("Experiments", "experiments", {}), *([link("Audit trail", "audit", {})] if has_trail else [])]
     return Menu(link("Overview", ""), tuple(topics), tuple(last))

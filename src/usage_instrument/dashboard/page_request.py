@@ -196,7 +196,7 @@ class PageRequest:
     @property
     def menu(self) -> Menu:
         """The links to all other pages."""
-        return menu_of(self.page, self.kept, has_groups=bool(self.users.people.groups), has_trail=self.has_trail)
+        return menu_of(self.page, self.kept, has_trail=self.has_trail)
 
     @property
     def window(self) -> Window:

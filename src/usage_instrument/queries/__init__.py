@@ -16,6 +16,7 @@ from .lifecycle import lifecycle as lifecycle
 from .time_to_adopt import time_to_adopt as time_to_adopt
 from .funnel import funnel as funnel
 from .stickiness import stickiness as stickiness
+from .groups import groups as groups
 from .spikes import spikes as spikes
 from .drops import drops as drops
 from .silent import silent as silent

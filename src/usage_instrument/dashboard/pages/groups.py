@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, select
 
 from usage_instrument.errors import UsageInstrumentError
+from usage_instrument.queries.adoption import ADOPTION, adoption
 from usage_instrument.queries.display_names import with_display_names
-from usage_instrument.queries.hours import check_hours
+from usage_instrument.queries.groups import GROUPS
+from usage_instrument.queries.numbers import by_name
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import Query
+from usage_instrument.queries.sources import host_column
 from usage_instrument.queries.windows import window_words
 
 from .. import csv
 from ..errors import PageError
-from ..groups import Grouping
 from ..html import address, render
 from ..http import Response
 from ..page_request import ROWS, PageRequest
-from .table import MAX_FILE, csv_response
+from .table import MAX_FILE, csv_response, file, table
 
 _MOST = 10_000
 """Groups among which one is looked for."""
 
 
 def groups(request: PageRequest) -> str:
-    """The page of all groups. Raises PageError."""
+    """The page of all groups; without groups, of all users. Raises PageError."""
+    if not request.users.people.groups:
+        return table(GROUPS, request)
     by, query = _query(request)
     limit = request.number * ROWS
     found = request.cached(("groups", by, limit), lambda: request.rows(query.limit(limit + 1)))
@@ -34,9 +38,9 @@ def groups(request: PageRequest) -> str:
     return render(
         "groups.html",
         request=request,
+        question=GROUPS,
         by=by,
         rows=[(row, _address(request, by, row["value"])) for row in found[pages.first : pages.last]],
-        most=max((row["users"] for row in found), default=0) or 1,
         pages=pages,
         period=_period(request),
         file=address("groups.csv", by=by, **request.kept),
@@ -46,6 +50,8 @@ def groups(request: PageRequest) -> str:
 
 def groups_file(request: PageRequest) -> Response:
     """All groups as a file. Raises PageError."""
+    if not request.users.people.groups:
+        return file(GROUPS, request)
     by, query = _query(request)
     result = request.connection.execute(query.limit(MAX_FILE))
     names = [by if name == "value" else name for name in result.keys()]  # noqa: SIM118 - its columns, no mapping
@@ -55,7 +61,7 @@ def groups_file(request: PageRequest) -> Response:
 def group(request: PageRequest) -> str:
     """The page of one group. Raises PageError."""
     by, row = _chosen(request)
-    query = _grouping(request, by).features(row["value"])
+    query = _features(request, by, row["value"])
     limit = request.number * ROWS
     key = ("group", by, str(row["value"]), limit)
     found = request.cached(key, lambda: request.rows(query.limit(limit + 1)))
@@ -63,6 +69,7 @@ def group(request: PageRequest) -> str:
     return render(
         "group.html",
         request=request,
+        columns=ADOPTION.columns,
         by=by,
         group=row,
         rows=found[pages.first : pages.last],
@@ -76,7 +83,7 @@ def group(request: PageRequest) -> str:
 def group_file(request: PageRequest) -> Response:
     """The features of one group as a file. Raises PageError."""
     by, row = _chosen(request)
-    result = request.connection.execute(_grouping(request, by).features(row["value"]).limit(MAX_FILE))
+    result = request.connection.execute(_features(request, by, row["value"]).limit(MAX_FILE))
     names, rows = with_display_names(result.keys(), result.mappings().all(), request.display_names)
     name = f"group-{by}-{request.period.name}.csv"
     return csv_response(name, csv.written(names, ([*each.values()] for each in rows)))
@@ -96,10 +103,15 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _grouping(request: PageRequest, by: str) -> Grouping:
-    column = request.users.people.groups[by]
-    period = request.period
-    return Grouping(request.tables, column, period.since, period.until, period.tz)
+def _features(request: PageRequest, by: str, value: Any) -> Query:
+    """The adoption of features by the group with this value."""
+    column, period = request.users.people.groups[by], request.period
+    name = host_column(column, request.tables, "user_groups", "plan").name
+    of_all = adoption(by=column, since=period.since, until=period.until, tz=period.tz, tables=request.tables)
+    found = of_all.subquery("adopted").c
+    is_its = found[name].is_(None) if value is None else found[name] == value
+    order = (found.unique_users.desc(), found.uses.desc(), *by_name(found.feature_name))
+    return select(*(found[each.name] for each in ADOPTION.columns)).where(is_its).order_by(*order)
 
 
 def _query(request: PageRequest) -> tuple[str, Query]:
@@ -112,13 +124,14 @@ def _query(request: PageRequest) -> tuple[str, Query]:
     if by not in known:
         raise PageError(404, f"There are no groups by “{by[:60]}”", f"Choose one of {', '.join(known)}.")
     period = request.period
+    given = {"since": period.since, "until": period.until, "tz": period.tz}
     try:
-        check_hours(request.connection, period.tz, since=period.since, until=period.until, tables=request.tables)
+        GROUPS.check_hours(request.connection, request.tables, given)
     except UsageInstrumentError as error:
         message = str(error)
         raise PageError(400, "This address is wrong", f"{message[:1].upper()}{message[1:]}.") from None
     try:
-        return by, _grouping(request, by).groups()
+        return by, GROUPS.select(request.users.people.groups[by], **given, tables=request.tables)
     except UsageInstrumentError as error:
         message = str(error)
         raise PageError(500, "These groups are misconfigured", f"{message[:1].upper()}{message[1:]}.") from None
