@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -26,11 +27,16 @@ from usage_instrument.events import Batch, Count
 from usage_instrument.pipeline.store import Outcome, Store
 from usage_instrument.schema import Tables, create_all
 from usage_instrument.settings import Settings
+from usage_instrument.tracker import Tracker
 
 USERS, FEATURES = 10_000, 10
 SIZES = (100, 1_000, 10_000)
 KEYS = 10_000
 """Where only one size is measured."""
+CALLS = {10_000: 0.75, 50_000: 0.85}
+"""Keys of a flush as its caller sees it, and what is to be reached."""
+CALL, BARE = "usage.flush() right after the captures", "sort, encode, and a bare UPDATE"
+BARE_LISTS = "the same, its rows as lists by the driver (unnest)"
 OURS, HISTORY, LEAST = "a flush", "a flush with history", "the least: a bare UPDATE"
 ASYNCPG = "a flush by asyncpg"
 NAIVE = "an upsert a use, committed each time"
@@ -122,6 +128,45 @@ def least(name: str, url: str, tables: Tables) -> Callable[[Sequence[Count]], ob
             connection.exec_driver_sql(statement, (usage_json(rows),))
 
     return one
+
+
+UNNESTED = """unnest(CAST(%s AS uuid[]), CAST(%s AS text[]), CAST(%s AS bigint[]), CAST(%s AS timestamp[]))
+  AS d (u, f, n, t)"""
+
+
+def bare(url: str, *, lists: bool = False) -> Callable[[Sequence[Count]], object]:
+    """What an app must do for rows that it has counted by itself. Rows as JSON text are the fastest form: arrays take
+    as long at best, and PostgreSQL may plan their UPDATE as a hash join over the whole table, in twice the time."""
+    engine = engines.own_engine(url)
+    statement = POSTGRESQL_LEAST.format(rows=UNNESTED if lists else UNPACKED)
+
+    def write(rows: Sequence[Count]) -> None:
+        ordered = sorted(rows, key=lambda row: (cast("UUID", row.user).bytes, row.feature))
+        values: tuple[object, ...]
+        if lists:
+            values = tuple(map(list, zip(*((r.user, r.feature, r.uses, r.last_used) for r in ordered), strict=True)))
+        else:
+            texts = [f'{{"u":"{r.user}","f":"{r.feature}","n":{r.uses},"t":"{r.last_used}"}}' for r in ordered]
+            values = (f"[{','.join(texts)}]",)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(statement, values)
+
+    return write
+
+
+def flushed(tracker: Tracker, batches: Batches) -> Case:
+    """Seconds a key of a flush as its caller sees it, the captures before it left out."""
+
+    def work() -> float:
+        rows = next(batches)
+        for row in rows:
+            tracker.track(row.feature, user=row.user)
+        start = time.perf_counter()
+        if not tracker.flush(60):
+            raise RuntimeError("the flush did not end")
+        return (time.perf_counter() - start) / len(rows)
+
+    return work
 
 
 def staged(url: str) -> Callable[[Sequence[Count]], object]:
@@ -239,6 +284,33 @@ def of_existing_keys(name: str, url: str, tables: Tables, rounds: int) -> Iterat
     with_history.close()
 
 
+def of_calls(url: str, rounds: int) -> Iterator[Result]:
+    """A flush as its caller sees it: threads, counting, sorting and encoding included."""
+    engine = sa.create_engine(url)
+    tracker = Tracker(url, Settings(history=None, flush_interval=3600, enabled=True))
+    for size, limit in CALLS.items():
+
+        def batches(size: int = size) -> Batches:
+            dice = random.Random(7)
+            while True:
+                rows = counts(size, dice)
+                dice.shuffle(rows)
+                yield rows
+
+        cases = {
+            BARE: case(bare(url), batches()),
+            BARE_LISTS: case(bare(url, lists=True), batches()),
+            CALL: flushed(tracker, batches()),
+        }
+        title = f"{POSTGRESQL}, {size:,} keys that exist, as the caller sees it, seconds a key"
+        found = compare(title, cases, BARE, rounds=rounds, between=lambda: settle(engine))
+        yield found
+        what = f"{POSTGRESQL}, {CALL}, {size:,} keys, rows a second / {BARE}"
+        yield Bar(what, 1 / found[CALL].ratio, limit, is_least=True)
+    tracker.shutdown()
+    engine.dispose()
+
+
 def of_new_keys(name: str, url: str, tables: Tables, rounds: int) -> Iterator[Result]:
     writer = Writer(url, tables)
 
@@ -284,6 +356,8 @@ def measure(scale: float) -> Iterator[Result]:
     for name in (POSTGRESQL, MARIADB, SQLITE):
         with filled(name) as (url, tables):
             yield from of_existing_keys(name, url, tables, rounds)
+            if name == POSTGRESQL:
+                yield from of_calls(url, rounds)
             yield from of_new_keys(name, url, tables, rounds)
             yield from of_several_writers(name, url, tables, rounds)
 

@@ -29,6 +29,7 @@ from usage_instrument.events import (
     canonical_user,
     check_feature,
     encode_metadata,
+    in_row_order,
     keep_metadata,
 )
 from usage_instrument.typing import UserIdType
@@ -131,6 +132,18 @@ def test_any_text_is_refused_or_reads_back_from_the_integer(text: str) -> None:
         return
     assert type(found) is int
     assert str(found) == text
+
+
+def test_rows_have_one_order_in_every_process() -> None:
+    now, ids = dt.datetime(2026, 1, 1), [uuid.UUID(int=2**127), uuid.UUID(int=3), None]
+    counts = [Count(feature, user, 1, now) for feature in ("b", "a\U0001f600", "a\uffff") for user in ids]
+    by_bytes = sorted((c for c in counts if c.user), key=lambda c: (c.user.bytes, c.feature.encode()))  # type: ignore[union-attr]
+    anonymous = sorted((c for c in counts if c.user is None), key=lambda c: c.feature.encode())
+    assert list(in_row_order(counts)) == by_bytes + anonymous
+    for users in (["b", "a", None], [10, -2, None]):
+        counts = [Count(feature, user, 1, now) for feature in "ba" for user in users]  # type: ignore[arg-type]
+        found = [(count.user, count.feature) for count in in_row_order(counts)]
+        assert found == [(user, feature) for user in (users[1], users[0], None) for feature in "ab"]
 
 
 @pytest.mark.parametrize("kind", ["uuid", "integer", "string"])

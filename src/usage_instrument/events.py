@@ -196,10 +196,17 @@ class Count(NamedTuple):
     """The uses with dimensions or a number, each key once."""
 
 
-def row_order(count: Count) -> tuple[Any, ...]:
-    """The sort key of rows: all writers lock their common rows in one order. The anonymous user's rows, which every
-    process writes, come last and are locked for the shortest time."""
-    return count.user is None, count.user or 0, count.feature
+def in_row_order(counts: Iterable[Count]) -> tuple[Count, ...]:
+    """The counts in the order of rows: all writers lock their common rows in one order. The anonymous user's rows,
+    which every process writes, come last and are locked for the shortest time."""
+    by_feature = sorted(counts, key=_FEATURE)
+    named = [count for count in by_feature if count.user is not None]
+    # Stable, so the features of a user stay in order. A UUID compares by its number, and in Python code.
+    named.sort(key=_NUMBER if named and isinstance(named[0].user, UUID) else _USER)
+    return (*named, *(count for count in by_feature if count.user is None))
+
+
+_FEATURE, _USER, _NUMBER = operator.attrgetter("feature"), operator.attrgetter("user"), operator.attrgetter("user.int")
 
 
 class Loss(NamedTuple):
@@ -232,7 +239,8 @@ class Batch(NamedTuple):
     @property
     def exposures(self) -> tuple[Count, ...]:
         """The counts that are exposures."""
-        return tuple(count for count in self.counts if is_exposure(count.feature))
+        keys = set(filter(is_exposure, {count.feature for count in self.counts}))
+        return tuple(count for count in self.counts if count.feature in keys) if keys else ()
 
     @property
     def has_slices(self) -> bool:
@@ -241,6 +249,8 @@ class Batch(NamedTuple):
 
     def without_exposures(self) -> Batch:
         """The batch with the counts that are uses."""
+        if not self.exposures:
+            return self
         return self._replace(counts=tuple(count for count in self.counts if not is_exposure(count.feature)))
 
     def meets(self, is_silenced: Callable[[UserId], bool], is_forgotten: Callable[[UserId], bool]) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from usage_instrument.events import Batch, row_order
+from usage_instrument.events import Batch, in_row_order
 from usage_instrument.pipeline.batcher import Batcher, BatchState
 from usage_instrument.pipeline.journal import SavedSnapshot
 from usage_instrument.pipeline.journal.archive import sent as sent_before
@@ -127,8 +127,8 @@ class Machine(RuleBasedStateMachine):
             assert batch is before, "a batch in doubt changed"
         if batch is not None and self.journal is not None:
             assert self.journal.saved is not None, "sent before it was saved"
-            saved = [(each.number, sorted(each.counts, key=row_order)) for each in self.journal.saved.held.batches]
-            assert (batch.number, list(batch.counts)) in saved
+            saved = [(each.number, in_row_order(each.counts)) for each in self.journal.saved.held.batches]
+            assert (batch.number, batch.counts) in saved
         return batch
 
     @property

@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )  # fmt: skip
 
-from usage_instrument.events import Count, Slice, Use, added_slices, bucket_start, row_order, slices_of
+from usage_instrument.events import Count, Slice, Use, added_slices, bucket_start, in_row_order, slices_of
 from usage_instrument.typing import Bucket, UserId
 
 from .tables import Tables
@@ -136,7 +136,7 @@ def counts_of(rows: Iterable[OutboxRow], history: Bucket | None, max_bytes: int)
     for row in rows:
         found.setdefault((row.feature_name, row.user_id), []).append(row)
     counts = (_count(feature, user, some, history, max_bytes) for (feature, user), some in found.items())
-    return tuple(sorted(counts, key=row_order))
+    return in_row_order(counts)
 
 
 def _count(feature: str, user: UserId, rows: list[OutboxRow], history: Bucket | None, max_bytes: int) -> Count:

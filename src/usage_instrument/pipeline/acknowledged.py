@@ -80,5 +80,5 @@ class Acknowledged:
 
 
 def _size(batch: Batch) -> int:
-    details = sum(map(size_of_details, batch.counts))
+    details = sum(size_of_details(count) for count in batch.counts if count.metadata is not None or count.slices)
     return _COUNT_BYTES * len(batch.counts) + details + sum(map(size_of_access, batch.accesses))

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from usage_instrument.audit.record import recordable
 from usage_instrument.capture.call_arguments import log_lost_key
@@ -33,6 +33,8 @@ from .buffer import Buffer, CaptureFailure, Drained
 from .journal import Chunk, CorruptJournalError, Entry, Journal
 from .pending_counts import ACCESS_OVERHEAD, SLICE_BYTES, PendingCounts, size_of, size_of_access
 
+_PLAIN = Use("", None)[2:]
+"""A use of `track` with nothing but its feature and its user."""
 _CHUNK = 2**16
 """Slots of the journal that are aggregated at a time."""
 INTERVAL = 0.5
@@ -177,28 +179,38 @@ class Aggregator:
 
     def _add_drained(self, drained: Drained) -> None:
         bucket = self._bucket(self._stamp)
-        for feature, users in drained.plain:
+        plain = dict(drained.plain)
+        for use in drained.rich:
+            if use[2:] == _PLAIN:
+                plain.setdefault(use.feature, []).append(use.user)
+            else:
+                self.drained += use.uses
+                self._add_rich(bucket, use, self._stamp)
+        for feature, users in plain.items():
             self.drained += len(users)
             self._add(bucket, feature, Counter(users).items(), self._stamp)
-        for use in drained.rich:
-            self.drained += use.uses
-            self._add_rich(bucket, use, self._stamp)
         for failure in drained.failures:
             self.drained += failure.uses
             self._fail(failure)
 
     def _add(self, bucket: dt.datetime | None, feature: str, uses: Iterable[tuple[UserId, int]], stamp: int) -> bool:
         """Add plain uses; False if none of them was kept."""
-        known: Counter[UserId] = Counter()
-        for user, number in uses:
-            try:
-                known[self._canonical(user)] += number
-            except Exception as error:  # a subclass of the host's may raise anything
-                self._fail(CaptureFailure(feature, losses.USER_TYPE, number, describe(error)))
-        dropped = self._pending.counts.add(bucket, feature, known.items(), stamp, self._pending.room)
+        counts = self._pending.counts
+        before = counts.uses
+        dropped = counts.add(bucket, feature, self._known_pairs(feature, uses), stamp, self._pending.room)
         if dropped:
             self._drop(losses.MEMORY, dropped, self._full)
-        return bool(known) and not dropped
+        return counts.uses > before and not dropped
+
+    def _known_pairs(self, feature: str, uses: Iterable[tuple[UserId, int]]) -> Iterator[tuple[UserId, int]]:
+        canonical = self._canonical
+        for user, number in uses:
+            try:
+                known = canonical(user)
+            except Exception as error:  # a subclass of the host's may raise anything
+                self._fail(CaptureFailure(feature, losses.USER_TYPE, number, describe(error)))
+            else:
+                yield known, number
 
     def _add_rich(self, bucket: dt.datetime | None, use: Use, stamp: int) -> None:
         if use.access is not None:

@@ -16,7 +16,7 @@ from uuid import UUID
 from usage_instrument.audit.record import without_erased_users
 from usage_instrument.database.ledger import Ledger
 from usage_instrument.database.suppressions import Suppressions
-from usage_instrument.events import Batch, Count, Loss, Use, row_order
+from usage_instrument.events import Batch, Count, Loss, Use, in_row_order
 from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
@@ -395,8 +395,7 @@ class Batcher:
         """Set the batch, sorted. One in doubt stays if it is empty: its number may be taken."""
         self.version += 1
         if counts or losses or accesses or state is BatchState.IN_DOUBT:
-            ordered = sorted(counts, key=row_order)
-            self.batch, self.state = Batch(number, tuple(ordered), losses, tuple(accesses)), state
+            self.batch, self.state = Batch(number, in_row_order(counts), losses, tuple(accesses)), state
         else:
             self.batch, self.state = None, BatchState.NONE
 

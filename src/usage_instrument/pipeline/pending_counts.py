@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -64,13 +65,14 @@ class Aggregates:
         added = dropped = 0
         before = len(users)
         for user, number in uses:
-            known = users.get(user)
-            if known is None:
-                if room <= 0 or number > _MASK:
-                    dropped += number
-                    continue
+            if room > 0 and number <= _MASK:
+                size = len(users)
+                known = users.setdefault(user, stamped | number)  # hashing a user twice would take as long again
+                is_new = len(users) > size
+            else:
+                known, is_new = users.get(user, _MASK), False
+            if is_new:
                 room -= 1
-                users[user] = stamped | number
             else:
                 total = (known & _MASK) + number
                 if total > _MASK:
@@ -163,8 +165,25 @@ class Aggregates:
             if not users:
                 del features[feature]
                 continue
+            if len(self._buckets) > 1 or self._metadata or self._slices or self._first:
+                user, packed = users.popitem()
+                counts.append(self._taken(bucket, feature, user, packed))
+            else:
+                counts += self._taken_plain(bucket, feature, users, rows - len(counts))
+        return counts
+
+    def _taken_plain(
+        self, bucket: dt.datetime | None, feature: str, users: dict[UserId, int], rows: int
+    ) -> list[Count]:
+        """Remove and return at most `rows` keys of a feature, while no key has more than its uses and their time."""
+        counts = []
+        for _ in range(min(rows, len(users))):
             user, packed = users.popitem()
-            counts.append(self._taken(bucket, feature, user, packed))
+            uses = packed & _MASK
+            history = () if bucket is None else ((bucket, uses),)
+            counts.append(Count(feature, user, uses, _moment(packed >> _SHIFT), None, history))
+        self.keys -= len(counts)
+        self.uses -= sum([count.uses for count in counts])
         return counts
 
     def _taken(self, bucket: dt.datetime | None, feature: str, user: UserId, packed: int) -> Count:
@@ -226,6 +245,7 @@ def _count(feature: str, user: UserId, packed: int, metadata: str | None) -> Cou
     return Count(feature, user, packed & _MASK, _moment(packed >> _SHIFT), metadata)
 
 
+@functools.lru_cache(64)  # all uses of a cycle have one time
 def _moment(stamp: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=stamp)
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 
-from usage_instrument.events import Batch, Count, added_slices, row_order
+from usage_instrument.events import Batch, Count, added_slices, in_row_order
 from usage_instrument.typing import UserId
 
 
@@ -19,7 +19,7 @@ def respelled(batch: Batch, of: Callable[[UserId], UserId], metadata_max_bytes: 
     for count in sorted(batch.counts, key=lambda count: count.last_used):
         key = (count.feature, of(count.user))
         rows[key] = _sum(rows[key], count, metadata_max_bytes) if key in rows else count._replace(user=key[1])
-    counts = tuple(sorted(rows.values(), key=row_order))
+    counts = in_row_order(rows.values())
     return batch._replace(counts=counts, accesses=tuple(use.respelled(of) for use in batch.accesses))
 
 

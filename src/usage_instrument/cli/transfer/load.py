@@ -18,7 +18,7 @@ from usage_instrument.database import engines
 from usage_instrument.database.ledger import IMPORT, Ledger, utcnow
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
-from usage_instrument.events import NAME_LENGTH, Batch, Count, row_order
+from usage_instrument.events import NAME_LENGTH, Batch, Count, in_row_order
 from usage_instrument.pipeline.retry import persistently
 from usage_instrument.pipeline.store import Outcome, Store
 from usage_instrument.settings import Settings
@@ -219,7 +219,7 @@ def _counts(rows: Iterator[Row]) -> tuple[Count, ...]:
         Count(*key, min(number, MOST_USES), last[key], None, tuple(sorted(history.get(key, {}).items())))
         for key, number in uses.items()
     )
-    return tuple(sorted(counts, key=row_order))
+    return in_row_order(counts)
 
 
 def _report_bad(found: Found, file: Path, skip_bad: bool) -> None:

@@ -123,7 +123,7 @@ class MariaDBFlush(Flush):
             connection.execute(insert(writers).prefix_with("IGNORE").values(row))
 
     def _add_usage(self, connection: Connection, batch: Batch) -> None:
-        rows = {"rows": usage_json(batch.counts, hex_users=self._hex)}
+        rows = {"rows": usage_json(batch.counts)}
         update = self._update if has_metadata(batch.counts) else self._plain_update
         updated = connection.execute(update, rows).rowcount
         if updated == len(batch.counts):
@@ -146,7 +146,7 @@ class MariaDBFlush(Flush):
 
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
         buckets = [(count, start, uses) for count in counts for start, uses in count.history]
-        rows = {"rows": history_json(counts, hex_users=self._hex)}
+        rows = {"rows": history_json(counts)}
         updated = connection.execute(self._update_history, rows).rowcount
         if updated == len(buckets):
             return
@@ -159,7 +159,7 @@ class MariaDBFlush(Flush):
         self._insert(connection, self._insert_history, values)
 
     def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:
-        given = {"rows": exposures_json(rows, hex_users=self._hex)}
+        given = {"rows": exposures_json(rows)}
         updated = connection.execute(self._update_exposures, given).rowcount
         if updated == len(rows):
             return
@@ -174,7 +174,7 @@ class MariaDBFlush(Flush):
         self._insert(connection, self._insert_exposures, values)
 
     def add_dimensions(self, connection: Connection, rows: Sequence[DimensionRow]) -> None:
-        given = {"rows": dimensions_json(rows, hex_users=self._hex)}
+        given = {"rows": dimensions_json(rows)}
         updated = connection.execute(self._update_dimensions, given).rowcount
         if updated == len(rows):
             return
