@@ -116,6 +116,8 @@ def test_days_of_a_period_may_be_those_of_a_time_zone(past: Database) -> None:
         (("button", "--goal", "buy", "--control", "green"), "the control 'green' is none of the variants: blue, red"),
         (("button", "--goal", "buy", "--weights", "red"), "weights are given as red=1,blue=3, or as equal, not 'red'"),
         (("button", "--goal", "buy", "--weights", "red=1"), "the weights lack variants that were seen: 'blue'"),
+        (("button", "--goal", "buy", "--weights", "red=0,blue=0"), "all weights are 0: give one a positive weight"),
+        (("button", "--goal", "buy", "--weights", "red=1,blue=1,red=2"), "the weights name 'red' twice"),
         (("button", "--goal", "buy", "--since", "soon"), "since is 12h, 30d"),
         (("button", "--goal", "buy", "--minimum-effect", "2"), "minimum_effect"),
     ],

@@ -184,6 +184,7 @@ def test_without_scipy_the_page_names_the_extra(past: Database, monkeypatch: pyt
         ({**ASKED, "guardrail": "serch"}, 404, "No feature is called “serch” .* search"),
         ({**ASKED, "guardrail": "a,b,c,d,e,f"}, 400, "too many"),
         ({**ASKED, "weights": "red"}, 400, "Weights are given as red=1,blue=3"),
+        ({**ASKED, "weights": "red=0,blue=0"}, 400, "All weights are 0: give one a positive weight"),
         ({**ASKED, "weights": "red=1"}, 400, "The weights lack variants that were seen: 'blue'"),
         ({**ASKED, "control": "green"}, 400, "The control 'green' is none of the variants"),
         ({**ASKED, "metric": "money"}, 400, "Metric is one of converted, uses"),

@@ -44,7 +44,7 @@ def analyse(
     Raises ExperimentError for figures or options that cannot be, and ConfigurationError without SciPy.
     """
     figures = tuple(variants)
-    names = _checked_names(figures, control)
+    names = _checked(figures, control)
     if metric not in get_args(Metric):
         raise ExperimentError(f"metric is one of {', '.join(map(repr, get_args(Metric)))}, not {metric!r}")
     if isinstance(excluded, bool) or not isinstance(excluded, int) or excluded < 0:
@@ -77,10 +77,12 @@ def analyse(
     )
 
 
-def _checked_names(figures: Sequence[VariantFigures], control: str | None) -> list[str]:
+def _checked(figures: Sequence[VariantFigures], control: str | None) -> list[str]:
     names = [variant.name for variant in figures]
     if len(set(names)) < len(names):
         raise ExperimentError(f"a variant is there twice: {', '.join(names)}")
+    if figures and all(variant.weight == 0 for variant in figures):
+        raise ExperimentError("all weights are 0: give one a positive weight, or pass none")
     if control is not None and control not in names:
         raise ExperimentError(f"the control {control!r} is none of the variants: {', '.join(names)}")
     return names

@@ -43,12 +43,14 @@ def weights_of(text: str | None, variants: Sequence[str]) -> dict[str, float] | 
         return dict.fromkeys(variants, 1.0)
     weights: dict[str, float] = {}
     for part in text.split(","):
-        name, _, weight = part.rpartition("=")
+        name, _, weight = (each.strip() for each in part.rpartition("="))
+        if name in weights:
+            raise ExperimentError(f"the weights name {name!r} twice: {text!r}")
         try:
-            weights[name.strip()] = float(weight)
+            weights[name] = float(weight)
         except ValueError:
             name = ""
-        if not name.strip():
+        if not name:
             raise ExperimentError(f"weights are given as red=1,blue=3, or as equal, not {text!r}")
     return weights
 

@@ -24,9 +24,9 @@ def sample_ratio(variants: Sequence[VariantFigures]) -> SampleRatio:
     units = sum(variant.units for variant in variants)
     observed = tuple(variant.units / units if units else 0.0 for variant in variants)
     weights = [variant.weight for variant in variants if variant.weight is not None]
-    total = sum(weights)
-    if len(weights) < len(variants) or not total:
+    if len(weights) < len(variants) or not variants:
         return SampleRatio(observed, None, None, is_broken=False)
+    total = sum(weights)
     planned = tuple(weight / total for weight in weights)
     if units < LEAST_UNITS:
         return SampleRatio(observed, planned, None, is_broken=False)
