@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 import json
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import forked
-from blue_wins import filled, paid
+from blue_wins import exposure, filled, paid
 from conftest import Database
 from reading import made
 from usage_instrument.cli.app import app
@@ -138,8 +139,14 @@ def test_all_experiments(database: Database, tables: Tables) -> None:
     ]
     assert rows[2]["first_exposed_at"] == "2026-04-11 00:00:00"
     shown = run(database, "experiments", "--since", "2026-04-01", "--format", "csv").stdout.splitlines()
-    assert shown[0] == '"experiment","variant","units","excluded","first_exposed_at","last_exposed_at"'
+    assert shown[0] == '"experiment","variant","units","excluded","first_exposed_at","last_exposed_at","state"'
     assert [line.split(",")[0] for line in shown[1:]] == ['"price"']
+    assert {row["state"] for row in rows} == {"idle"}, "nobody for 7 days"
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    with database.engine().begin() as connection:
+        connection.execute(tables.exposures.insert(), exposure("button", "red", 9_003, now))
+    rows = json.loads(run(database, "experiments", "--format", "json").stdout)
+    assert [row["state"] for row in rows] == ["running", "running", "idle"], "of the experiment, not of the variant"
     assert "No experiment" in run(database, "experiments", "--since", "2026-05-01", "--until", "2026-05-02").stdout
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,9 +13,10 @@ from sqlalchemy import Connection, Table, inspect, select
 
 from usage_instrument import experiments as statistics
 from usage_instrument import queries
+from usage_instrument.database import dialects
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
-from usage_instrument.experiments.report import Rows, analysed, caveats, numbers_of, words_of
+from usage_instrument.experiments.report import Rows, analysed, caveats, is_running, numbers_of, words_of
 
 from .database import ask
 from .errors import printable, warn
@@ -100,9 +102,10 @@ def experiments(
     schema: Schema = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """All experiments: how many units saw each variant, and since when.
+    """All experiments: how many units saw each variant, since when, and which experiments still run.
 
-    Units that saw several variants of an experiment are excluded, and counted.
+    Units that saw several variants of an experiment are excluded, and counted. One that exposed nobody for 7 days is
+    idle.
     """
     names, rows = ask(url, schema, lambda on, tables: every(on, tables, since, until, tz))
     show(rows, output, empty="No experiment has exposed anybody: call `usage.variant` or `usage.expose`.", names=names)
@@ -149,10 +152,17 @@ def figures(
 def every(
     connection: Connection, tables: Tables, since: str | None, until: str | None, tz: str | None
 ) -> tuple[list[str], Rows]:
-    """The columns and rows of all experiments."""
+    """The columns and rows of all experiments. The state is that of the experiment, the same in each of its rows."""
     _check_table(connection, tables.exposures)
     result = connection.execute(queries.experiments(since=since, until=until, tz=tz, tables=tables))
-    return list(result.keys()), [dict(row) for row in result.mappings()]
+    names, rows = [*result.keys(), "state"], [dict(row) for row in result.mappings()]
+    now = connection.scalars(select(dialects.get(connection.dialect.name).utc_now)).one()
+    latest: dict[str, dt.datetime] = {}
+    for row in rows:
+        latest[row["experiment"]] = max(row["last_exposed_at"], latest.get(row["experiment"], row["last_exposed_at"]))
+    for row in rows:
+        row["state"] = "running" if is_running(latest[row["experiment"]], now) else "idle"
+    return names, rows
 
 
 def _check_table(connection: Connection, table: Table) -> None:

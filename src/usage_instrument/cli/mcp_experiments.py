@@ -117,8 +117,8 @@ EXPERIMENT_TOOLS: dict[str, ExperimentTool] = {
     ),
     "experiments": ExperimentTool(
         "Experiments",
-        "All A/B tests: the units that saw each variant alone, those that saw several, first and last exposure. "
-        "One without an exposure for days has probably ended.",
+        "All A/B tests: the units that saw each variant alone, those that saw several, first and last exposure, and "
+        "the state: an experiment that exposed nobody for 7 days is idle.",
         {"since": _text(_SINCE), "until": _text(_UNTIL), "tz": _text(_ZONE)},
         (),
         _all,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from .verdict import effect_of, estimate_words, lacks_numbers
 
 Rows = Sequence[Mapping[str, Any]]
 """The rows of `queries.experiment`."""
+
+RUNNING = dt.timedelta(days=7)
+"""An experiment that exposed nobody for longer is idle."""
 
 _ADVICE = {
     Verdict.NO_DATA: "Call usage.variant or usage.expose where a user sees the variant.",
@@ -26,6 +30,11 @@ _ADVICE = {
     Verdict.UNDECIDED: "What differs so far may be chance. Let it run, and look as often as you like.",
     Verdict.GUARDRAIL: "Find out why before you give it to everybody.",
 }
+
+
+def is_running(last_exposed_at: dt.datetime, now: dt.datetime) -> bool:
+    """Whether an experiment still exposes somebody; both times are in UTC."""
+    return now - last_exposed_at < RUNNING
 
 
 def advice_of(analysis: Analysis) -> str:

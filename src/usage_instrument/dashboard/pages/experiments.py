@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Select, Table
 
 from usage_instrument.database.reflection import is_readable
+from usage_instrument.experiments.report import RUNNING, is_running
 from usage_instrument.queries.experiments import experiments as select_all
 from usage_instrument.queries.printed import printed
 
@@ -20,9 +21,6 @@ from ..html import render
 from ..http import Response
 from ..page_request import PageRequest
 from .table import MAX_FILE, csv_response
-
-RUNNING = dt.timedelta(days=7)
-"""An experiment that exposed nobody for longer is idle."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,6 @@ def check_readable(request: PageRequest, table: Table, title: str) -> None:
             f"There is no table {table.fullname} that this role may read: run `usage-instrument db upgrade`, or "
             "grant SELECT.",
         )
-
-
-def is_running(last_exposed_at: dt.datetime, now: dt.datetime) -> bool:
-    """Whether an experiment still exposes somebody."""
-    return now - last_exposed_at < RUNNING
 
 
 def _query(request: PageRequest) -> Select[*tuple[Any, ...]]:
