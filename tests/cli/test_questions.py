@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from conftest import Database
 from reading import made
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import database as calendar
-from usage_instrument.cli.demo import past
+from usage_instrument.cli.demo import past, report
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.schema import Tables, create_all
@@ -97,6 +99,19 @@ def test_the_truths_are_found(filled: Past) -> None:
     assert formats[0]["dimension_value"] == most
     related = filled.answer("related", truths.related[1])
     assert max(related, key=lambda row: float(row["lift"]))["feature_name"] == truths.related[0]
+
+
+def test_each_command_of_the_demo_finds_its_fact(filled: Past) -> None:
+    pytest.importorskip("scipy")
+    printed = io.StringIO()
+    report.truths(Console(file=printed, width=200), 5_000, filled.truths)
+    commands = [re.split(r" {2,}", line.strip())[0] for line in printed.getvalue().splitlines()[4:]]
+    assert len(commands) >= 8
+    for command in commands:
+        filled.ask(*command.split())
+    of_winner, of_equals = (filled.ask(*each.split()).stdout for each in commands if each.startswith("experiment "))
+    assert of_winner.startswith(("Suggestions is better: +", "Not decided: ")), "the past is small"
+    assert of_equals.startswith(("Not decided: ", "No difference"))
 
 
 def test_the_others_answer(filled: Past) -> None:

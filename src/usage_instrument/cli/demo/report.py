@@ -97,7 +97,8 @@ def truths(console: Console, rows: int, found: Truths) -> None:
         "power-users": f"{str(found.power_user)[:8]}… has the most uses",
         f"variants {varied} {key}": f"users with variant {winner} use it twice as often",
         f"related {second}": f"its users use {first} too",
-        "experiments": f"{experiment}: {leader} leads more users to {goal}; {found.check}: equal variants",
+        f"experiment {experiment} --goal {goal}": f"{leader} leads more users to it (extra experiments)",
+        f"experiment {found.check} --goal {goal}": "no difference: both variants are equal",
         "audit anomalies": ", ".join(f"{each.what} ({str(each.user_id)[:8]}…)" for each in found.trail),
         "trend": "uses and users by day",
     }
