@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine
 
 import usage_instrument.experiments
-from usage_instrument.experiments import Verdict, sample_size
+from usage_instrument.experiments import VariantFigures, Verdict, analyse, sample_size
 from usage_instrument.schema import create_all
 from usage_instrument.testing import capture_usage
 
@@ -53,6 +54,21 @@ def test_the_snippets_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
     finally:
         api.clear_hooks()
         api.clear_providers()
+
+
+def test_the_always_valid_p_is_the_formula_of_the_page() -> None:
+    (control, units), (converted, others) = (100, 1_000), (137, 1_010)
+    share, smoothed = (control + converted) / (units + others), (control + converted + 0.5) / (units + others + 1)
+    z, s2 = (
+        (converted / others - control / units) / math.sqrt(share * (1 - share) * (1 / units + 1 / others)),
+        smoothed * (1 - smoothed) * (1 / units + 1 / others),
+    )
+    tau2 = (0.1 * smoothed) ** 2
+    likelihood = math.sqrt(s2 / (s2 + tau2)) * math.exp(z**2 * tau2 / (2 * (s2 + tau2)))
+    found = analyse([VariantFigures("red", units, control), VariantFigures("blue", others, converted)])
+    compared = found.variants[1].comparison
+    assert compared is not None
+    assert compared.always_valid_p == pytest.approx(1 / likelihood)
 
 
 def test_the_sizes() -> None:
