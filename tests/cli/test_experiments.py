@@ -161,6 +161,14 @@ def test_a_database_of_the_release_before(database: Database, tables: Tables) ->
         )
 
 
+def test_an_app_that_has_written_nothing_yet_is_named_as_a_cause(sqlite: Database) -> None:
+    made(sqlite.engine())
+    refused = run(sqlite, *ASKED)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "no feature 'buy' was used or declared here. Nothing was counted so far. An app writes its" in refused.stderr
+    assert "An app writes its exposures every five seconds" in run(sqlite, "experiments").stdout
+
+
 WITHOUT_SCIPY = """
 import sys
 sys.modules["scipy"] = None

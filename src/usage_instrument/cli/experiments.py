@@ -34,6 +34,12 @@ _Zone = Annotated[
 ]
 
 
+_NOBODY = (
+    "No experiment has exposed anybody: call `usage.variant` or `usage.expose` for a user. An app writes its exposures "
+    "every five seconds; `usage-instrument doctor` checks whether it is configured with this database."
+)
+
+
 class _Metric(str, enum.Enum):
     """What is compared."""
 
@@ -108,7 +114,7 @@ def experiments(
     idle.
     """
     names, rows = ask(url, schema, lambda on, tables: every(on, tables, since, until, tz))
-    show(rows, output, empty="No experiment has exposed anybody: call `usage.variant` or `usage.expose`.", names=names)
+    show(rows, output, empty=_NOBODY, names=names)
 
 
 # ---- the figures

@@ -32,6 +32,10 @@ from .errors import ERROR, PROBLEMS, explained, fail, warn
 from .options import USER, Format, Output, ReadUrl, Schema, UserIdKind, UserIds, example
 from .output import PADDING, UNBOUNDED, Printer, console, show, table
 
+NOTHING_COUNTED = (
+    "Nothing was counted so far. An app writes its uses every five seconds. "
+    "Is it configured with this database? `usage-instrument doctor` checks."
+)
 _TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "array": list[str]}
 """The types of options by those of JSON Schema."""
 _BAR = 40
@@ -169,14 +173,10 @@ def _answer(
     else:
         period = window_words(given.get("since"), given.get("until"))
         words = {"period": period, "key": given.get("key"), "by": "", "tz": given.get("tz") or "UTC"}
-        empty = (
-            "Nothing was counted so far. An app writes its uses every five seconds. "
-            "Is it configured with this database? `usage-instrument doctor` checks."
-        )
         show(
             [] if is_nothing else answer.rows,
             output,
-            empty=empty if answer.is_empty else question.empty.format(**words),
+            empty=NOTHING_COUNTED if answer.is_empty else question.empty.format(**words),
             names=answer.names,
         )
     if fail_over is not None and NOTHING_DECLARED in answer.caveats:
@@ -253,7 +253,8 @@ def known_features(connection: Connection, tables: Tables) -> list[str]:
 
 def unknown_feature(feature: str, features: Sequence[str]) -> ConfigurationError:
     """The error for a feature that was neither used nor declared."""
-    return ConfigurationError(f"no feature {feature!r} was used or declared here{meant(feature, features)}")
+    hint = meant(feature, features) if features else f". {NOTHING_COUNTED}"
+    return ConfigurationError(f"no feature {feature!r} was used or declared here{hint}")
 
 
 def meant(name: str, names: Sequence[str]) -> str:
