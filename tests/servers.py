@@ -429,7 +429,7 @@ class _Home:
                 os.chown(path, self.account.pw_uid, self.account.pw_gid)
 
     def run(self, *command: str | Path) -> str:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(
             command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **self._identity()
         )
         if done.returncode:

@@ -141,7 +141,7 @@ def test_rows_have_one_order_in_every_process() -> None:
     anonymous = sorted((c for c in counts if c.user is None), key=lambda c: c.feature.encode())
     assert list(in_row_order(counts)) == by_bytes + anonymous
     for users in (["b", "a", None], [10, -2, None]):
-        counts = [Count(feature, user, 1, now) for feature in "ba" for user in users]  # type: ignore[arg-type]
+        counts = [Count(feature, user, 1, now) for feature in "ba" for user in users]
         found = [(count.user, count.feature) for count in in_row_order(counts)]
         assert found == [(user, feature) for user in (users[1], users[0], None) for feature in "ab"]
 

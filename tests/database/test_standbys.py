@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from conftest import Database
 from reading import all_of, made
 from usage_instrument.alerts import watch
+from usage_instrument.alerts.findings import findings
 from usage_instrument.cli import audit
 from usage_instrument.cli.app import app
 from usage_instrument.cli.database import ask
@@ -98,7 +99,7 @@ def test_rules_read_a_standby_and_the_state_is_on_the_primary(
         connection.execute(tables.losses.insert().values(lost))
     rules = tmp_path / "watch.toml"
     rules.write_text('[[rules]]\nname = "uses are lost"\nquestion = "losses"\n')
-    monkeypatch.setattr(watch, "findings", ended_once(watch.findings))
+    monkeypatch.setattr(watch, "findings", ended_once(findings))
     options = ["watch", "--once", "--rules", str(rules), "--url", database.url, "--read-url", postgresql.url]
     for text in ("Begins: uses are lost (memory full): uses 3\n", ""):
         done = CliRunner().invoke(app, options)

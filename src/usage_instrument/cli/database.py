@@ -64,7 +64,12 @@ def ask(
 
     A statement may take `timeout` seconds; by default as long as the settings allow.
     """
-    return asking(url, schema, lambda ask_once: ask_once(work), timeout)
+
+    def use(ask_once: Callable[..., Any]) -> T:
+        found: T = ask_once(work)
+        return found
+
+    return asking(url, schema, use, timeout)
 
 
 def asking(

@@ -13,7 +13,7 @@ from usage_instrument import experiments
 from usage_instrument.errors import ConfigurationError, UsageInstrumentError
 from usage_instrument.events import NAME_LENGTH
 from usage_instrument.experiments import Analysis, Estimate, Metric, VariantResult, Verdict
-from usage_instrument.experiments.report import Rows, advice_of, analysed, caveats, words_of
+from usage_instrument.experiments.report import Rows, advice_of, analysed, caveats, is_running, words_of
 from usage_instrument.experiments.verdict import change_words, effect_of, estimate_words
 from usage_instrument.queries.experiment import experiment as select_figures
 from usage_instrument.queries.hours import check_hours
@@ -27,7 +27,7 @@ from ..errors import PageError
 from ..html import address, render
 from ..http import Response
 from ..page_request import PERIODS, PageRequest
-from .experiments import check_readable, check_table, is_running
+from .experiments import check_readable, check_table
 from .search import names_of
 from .table import csv_response
 
