@@ -66,12 +66,21 @@ def test_a_commit_of_unknown_result_is_in_doubt(sqlstate: str | None, is_rolled_
         (1452, Fault.UNKNOWN_USER),
         (1406, Fault.REFUSED),
         (1146, Fault.CONFIGURATION),
-        *((code, Fault.CONNECTION_LOST) for code in (1290, 1792, 1836, 1047, 1053, 1243, 1927, 2006, 2013, 3032, 4031)),
+        *(
+            (code, Fault.CONNECTION_LOST)
+            for code in (1290, 1792, 1836, 1047, 1053, 1180, 1243, 1927, 2006, 2013, 3032, 4031)
+        ),
     ],
 )
 def test_mariadb(code: int, fault: Fault) -> None:
     error = sa.exc.OperationalError("SELECT 1", {}, DriverError(code, "message"))
     assert dialects.get("mariadb").classify(error) is fault
+
+
+@pytest.mark.parametrize(("code", "is_rolled_back"), [(1213, True), (1180, False), (1047, False), (2013, False)])
+def test_a_commit_that_a_node_of_galera_refuses(code: int, is_rolled_back: bool) -> None:
+    error = sa.exc.OperationalError("COMMIT", {}, DriverError(code, "message"))
+    assert dialects.get("mariadb").is_rolled_back(error) is is_rolled_back
 
 
 def test_a_description_is_one_line_without_parameters() -> None:

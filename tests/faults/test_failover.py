@@ -22,10 +22,10 @@ import typer
 from typer.testing import CliRunner
 
 import servers
-from captures import INTERVAL, Captures
 from conftest import entered
 from dashboard.visitor import asgi
 from pipeline.recovering import recover
+from programs import Programs, before
 from proxy import Proxy
 from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
@@ -33,10 +33,8 @@ from usage_instrument.cli.app import app
 from usage_instrument.cli.database import ask
 from usage_instrument.cli.options import USER
 from usage_instrument.dashboard.asgi import Dashboard
-from usage_instrument.errors import AuditUnavailable
 from usage_instrument.pipeline import maintenance
 from usage_instrument.queries.questions import QUESTIONS
-from usage_instrument.schema import Tables
 
 FAILOVERS = int(os.environ.get("USAGE_TEST_FAILOVERS", "1"))
 _REPLICATION = ("--log-bin", "--log-slave-updates")
@@ -60,70 +58,6 @@ def pair(_pair: servers.PostgreSQLPair) -> Iterator[servers.PostgreSQLPair]:
         connection.exec_driver_sql("CREATE SCHEMA public")
     engine.dispose()
     _pair.replace_standby()
-
-
-@contextlib.contextmanager
-def before(port: int) -> Iterator[Proxy]:
-    """An address that leads to the primary."""
-    proxy = Proxy(port)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
-
-
-class Programs:
-    """Several programs that capture and write, each on connections of its own kind."""
-
-    def __init__(self, databases: dict[str, object]) -> None:
-        settings = {"flush_interval": INTERVAL, "audit_timeout": 5.0}
-        self.trackers = [
-            Tracker(database, Settings(service=service, **settings))  # type: ignore[arg-type]
-            for service, database in databases.items()
-        ]
-        self._captures = [Captures(tracker) for tracker in self.trackers]
-        self.admitted = 0
-
-    def __enter__(self) -> Programs:
-        for captures in self._captures:
-            captures.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for captures in self._captures:
-            captures.__exit__(*error)
-
-    def go_on(self) -> None:
-        """Write more, and audit before an access, in every program."""
-        deadline = time.monotonic() + 60
-        written = [tracker.stats().written for tracker in self.trackers]
-        for tracker, so_far in zip(self.trackers, written, strict=True):
-            while tracker.stats().written <= so_far:
-                assert time.monotonic() < deadline, tracker.stats()
-                tracker.flush(INTERVAL)
-            admitted = False
-            while not admitted:
-                assert time.monotonic() < deadline
-                with contextlib.suppress(AuditUnavailable):
-                    tracker.track("open_vault", audit="required")
-                    admitted = True
-            self.admitted += 1
-
-    def assert_exact(self, engine: sa.Engine, tables: Tables) -> None:
-        captured = 0
-        for tracker in self.trackers:
-            assert tracker.shutdown(60), tracker.stats()
-            stats = tracker.stats()
-            assert (stats.written, stats.dropped, stats.rejected) == (stats.captured, 0, 0), stats
-            assert balanced(stats)
-            captured += stats.captured
-        assert total(engine, tables) == captured
-        with engine.connect() as connection:
-            assert connection.scalar(sa.select(sa.func.sum(tables.history.c.usage_count))) == captured
-            access = connection.scalar(sa.select(sa.func.count()).select_from(tables.access))
-        assert (access or 0) >= self.admitted
-        assert all_of(engine, tables.losses) == []
-        assert all_of(engine, tables.writers) == []
 
 
 def test_what_reads_is_answered_by_a_standby(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 import servers
 from conftest import entered
 from pipeline.recovering import recover
+from programs import Programs, before
 from proxy import Cut, Proxy
 from reading import all_of, made, total
 from usage_instrument import Settings, Tracker
@@ -23,7 +25,9 @@ from usage_instrument.database import dialects
 from usage_instrument.schema import Tables
 
 SECRET = f"{servers.USER}:{servers.PASSWORD}"
+FAILOVERS = int(os.environ.get("USAGE_TEST_FAILOVERS", "1"))
 _DATABASE = "app"
+_FLUSHES = 30
 _WAITING = "SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'SET STATEMENT wsrep_sync%'"
 
 
@@ -98,12 +102,11 @@ class Cluster:
 def cluster(_cluster: servers.Galera) -> Iterator[Cluster]:
     with _cluster.session(0) as session:
         session.execute(f"CREATE DATABASE {_DATABASE} CHARACTER SET utf8mb4")
-    address = Proxy(_cluster.ports[0])
     try:
-        yield Cluster(_cluster, address)
+        with before(_cluster.ports[0]) as address:
+            yield Cluster(_cluster, address)
     finally:
-        address.close()
-        with _cluster.session(0) as session:
+        with _cluster.session(2) as session:
             session.execute(f"DROP DATABASE {_DATABASE}")
 
 
@@ -167,3 +170,43 @@ def test_commits_of_one_node_leave_alone_what_queues_on_another(cluster: Cluster
         waiting.commit()
     assert tracker.shutdown(60)
     cluster.assert_exact(15)
+
+
+def test_writers_of_two_nodes_count_the_same_keys_exactly(cluster: Cluster) -> None:
+    """One of them is refused at COMMIT, and sends its batch again."""
+    trackers = [Tracker(cluster.url(port), Settings(flush_interval=3600)) for port in cluster.nodes.ports[:2]]
+    for number in (0, 1):
+        cluster.nodes.catch_up(number)
+
+    def write(tracker: Tracker) -> None:
+        for _ in range(_FLUSHES):
+            cluster.use(tracker, 1)
+
+    writing = [threading.Thread(target=write, args=(tracker,)) for tracker in trackers]
+    for thread in writing:
+        thread.start()
+    for thread in writing:
+        thread.join()
+    for tracker in trackers:
+        assert tracker.shutdown(60)
+        assert (tracker.stats().written, tracker.stats().dropped) == (_FLUSHES, 0)
+    assert sum(tracker.stats().retries for tracker in trackers) > 0
+    cluster.assert_exact(2 * _FLUSHES)
+
+
+def test_a_node_is_killed_and_another_cut_off(cluster: Cluster) -> None:
+    """The address leads to another node each time, while the programs write."""
+    nodes, now, other = cluster.nodes, 0, 1
+    databases = {driver: cluster.url(cluster.address.port, driver) for driver in ("pymysql", "aiomysql")}
+    with Programs(databases) as programs:
+        programs.go_on()
+        for _ in range(FAILOVERS):
+            for fail, mend in ((nodes.kill, nodes.rejoin), (nodes.isolate, nodes.reconnect)):
+                fail(now)
+                cluster.address.target = nodes.ports[other]  # for new connections: the programs have to give up theirs
+                programs.go_on()
+                mend(now)
+                now, other = other, now
+    for number in range(3):
+        nodes.catch_up(number)
+    programs.assert_exact(cluster.engines[now], cluster.tables)

@@ -320,7 +320,8 @@ class MariaDB(Dialect):
         return _FAULTS.get(_code(error), Fault.TRANSIENT)
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
-        return isinstance(error, exc.IntegrityError) or _code(error) == 1213  # Galera's failed certification
+        # Galera's failed certification. After a 1180, some of the transactions are committed on the other nodes.
+        return isinstance(error, exc.IntegrityError) or _code(error) == 1213
 
     def is_ended(self, error: exc.DBAPIError, scalar: Callable[[str], Any]) -> bool:
         code = _code(error)
@@ -494,6 +495,7 @@ _FAULTS = {
     1142: Fault.CONFIGURATION,  # ER_TABLEACCESS_DENIED_ERROR
     1143: Fault.CONFIGURATION,  # ER_COLUMNACCESS_DENIED_ERROR
     1146: Fault.CONFIGURATION,  # ER_NO_SUCH_TABLE
+    1180: Fault.CONNECTION_LOST,  # ER_ERROR_DURING_COMMIT: the Galera node leaves its cluster
     1205: Fault.LOCKED,  # ER_LOCK_WAIT_TIMEOUT
     1216: Fault.UNKNOWN_USER,  # ER_NO_REFERENCED_ROW
     1227: Fault.CONFIGURATION,  # ER_SPECIFIC_ACCESS_DENIED_ERROR
