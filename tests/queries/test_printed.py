@@ -111,6 +111,19 @@ def test_a_question_in_full() -> None:
     ]
 
 
+def test_a_trend_counts_one_day_after_the_other_where_the_database_can() -> None:
+    of_a_day = "WHERE bucket_start >= units.bucket_start"
+    for question in (trend(), trend(by="hour", tz="Europe/Berlin")):
+        assert text(question, "postgresql").count("LEFT JOIN LATERAL (") == 1
+        assert of_a_day in text(question, "postgresql")
+    # A local hour is in no index: for each day, the whole window would be read.
+    others = [text(trend(tz="Europe/Berlin"), "postgresql"), *(text(trend(), name) for name in ("mariadb", "sqlite"))]
+    others.append(str(trend()))
+    for sql in others:
+        assert "LATERAL" not in sql
+        assert of_a_day not in sql
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_no_question_has_what_only_a_program_needs(dialect: str) -> None:
     tables = define_tables(sa.MetaData(), users="users.id", user_id_type="integer")

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, get_args, overload
 
-from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, Select, case, func, literal_column, select
 
 from usage_instrument.database.expressions import Later, StartOf
+from usage_instrument.database.lateral import per_row
 from usage_instrument.database.tables import Tables
 from usage_instrument.typing import Unit
 
 from .arguments import checked_unit, default_tables, rows_of
 from .comparison import Compare, changes, window_before
-from .numbers import ONE, total, whole
+from .numbers import ONE, whole
 from .questions import USERS, USES, Argument, Query, Question, QuestionColumn, choice, described
 from .windows import MONTH, Moment, Window, calendar, window
 from .zones import UTC, TimeZone
@@ -113,27 +114,45 @@ def _by_unit(
     if unit == "hour" and not zone.is_utc:
         history, zone = tables.history, UTC
         start, end, inside = _hours(asked)
-    rows = [*rows_of(history.c.feature_name, feature), *inside(history.c.bucket_start)]
+    bucket, its = history.c.bucket_start, rows_of(history.c.feature_name, feature)
+    rows = [*its, *inside(bucket)]
     if start is None:
-        start = select(StartOf(unit, func.min(history.c.bucket_start))).where(*rows).scalar_subquery()
+        start = select(StartOf(unit, func.min(bucket))).where(*rows).scalar_subquery()
     units = calendar(unit, start, end, name, zone)
-    bucket, uses = StartOf(unit, history.c.bucket_start).label("bucket_start"), func.sum(history.c.usage_count)
-    used = select(bucket, history.c.user_id, uses.label("uses")).where(*rows).group_by(bucket, history.c.user_id)
-    by_user = used.subquery(f"used_in_{name}")
-    anonymous = case((by_user.c.user_id.is_(None), by_user.c.uses))
+    unit_start = StartOf(unit, bucket).label("bucket_start")
+    by_user = _by_user(history, [unit_start]).where(*rows).group_by(unit_start).subquery(f"used_in_{name}")
+    at_once = select(by_user.c.bucket_start, *_added_up(by_user)).group_by(by_user.c.bucket_start)
+    used: FromClause = at_once.subquery(f"totals_of_{name}")
+    if zone.is_utc:  # the users of one day fit into memory, those of each of many days do not
+        is_its = (bucket >= units.c.bucket_start, bucket < Later(unit, units.c.bucket_start, ONE))
+        of_unit = _by_user(history, []).where(*its, *is_its).correlate(units).subquery(f"used_in_{name}")
+        used = per_row(select(units.c.bucket_start, *_added_up(of_unit)), at_once, f"totals_of_{name}")
     return (
         select(
             units.c.bucket_start,
-            total(by_user.c.uses).label("uses"),
-            func.count(by_user.c.user_id).label("unique_users"),
-            total(anonymous).label("anonymous_uses"),
+            whole(used.c.uses).label("uses"),
+            whole(used.c.unique_users).label("unique_users"),
+            whole(used.c.anonymous_uses).label("anonymous_uses"),
             (units.c.bucket_start == StartOf(unit, zone.now())).label("is_running"),
         )
         .select_from(units)
-        .outerjoin(by_user, by_user.c.bucket_start == units.c.bucket_start)
+        .outerjoin(used, used.c.bucket_start == units.c.bucket_start)
         .where(*(inside(units.c.bucket_start) if zone is not asked.zone else []))
-        .group_by(units.c.bucket_start)
     )
+
+
+def _by_user(history: FromClause, key: list[ColumnElement[Any]]) -> Select[*tuple[Any, ...]]:
+    """The uses of each user."""
+    uses = func.sum(history.c.usage_count).label("uses")
+    return select(*key, history.c.user_id, uses).group_by(history.c.user_id)
+
+
+def _added_up(by_user: FromClause) -> list[ColumnElement[Any]]:
+    return [
+        func.sum(by_user.c.uses).label("uses"),
+        func.count(by_user.c.user_id).label("unique_users"),
+        func.sum(case((by_user.c.user_id.is_(None), by_user.c.uses))).label("anonymous_uses"),
+    ]
 
 
 def _hours(asked: Window) -> tuple[ColumnElement[Any] | None, ColumnElement[Any] | None, Inside]:

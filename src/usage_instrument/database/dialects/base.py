@@ -291,6 +291,8 @@ class Dialect(ABC):
     """The server's time, UTC and naive."""
     local_now: ColumnElement[dt.datetime]
     """The server's time in the time zone of the session, naive."""
+    has_lateral: ClassVar[bool] = False
+    """Whether a subquery in FROM can refer to the rows before it."""
 
     # ---- transactions
 

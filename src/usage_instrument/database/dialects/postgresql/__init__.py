@@ -67,6 +67,7 @@ class PostgreSQL(Dialect):
 
     utc_now = UTC_NOW
     local_now = literal_column("localtimestamp", DateTime())
+    has_lateral = True
 
     def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
         found = connection.execute(
