@@ -46,6 +46,25 @@ def test_questions_are_not_compiled_by_postgresql_in_their_transaction_alone(pos
         assert connection.scalar(sa.text("SELECT current_setting('jit')")) == before
 
 
+@pytest.mark.parametrize(
+    ("own", "cache", "work_mem"),
+    [("4MB", "4GB", "128MB"), ("4MB", "64GB", "128MB"), ("4MB", "512MB", "16MB"), ("1GB", "4GB", "1GB")],
+)
+def test_questions_have_memory_as_the_cache_of_the_server_has(
+    postgresql: Database, own: str, cache: str, work_mem: str
+) -> None:
+    current = sa.text("SELECT current_setting('work_mem')")
+    with postgresql.engine().connect() as connection:
+        connection.exec_driver_sql(f"SET work_mem = '{own}'")
+        connection.exec_driver_sql(f"SET effective_cache_size = '{cache}'")
+        connection.commit()
+        dialects.get("postgresql").begin_read_only(connection, 30)
+        assert connection.scalar(current) == work_mem
+        connection.rollback()
+        assert connection.scalar(current) == own
+        connection.invalidate()
+
+
 def test_a_read_only_answer_discards_the_connection(connector: Connector, server: Database) -> None:
     with server.engine().begin() as connection:
         connection.exec_driver_sql("CREATE TABLE written (n INT)")

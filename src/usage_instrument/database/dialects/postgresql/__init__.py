@@ -61,6 +61,17 @@ _TEMPORARY = text(
     "SELECT DISTINCT relname FROM pg_class WHERE relpersistence = 't' AND relname IN :names ORDER BY relname"
 ).bindparams(bindparam("names", expanding=True))
 
+# Compiling a question takes longer than it saves, until it reads many millions of rows. A million groups of user and
+# feature need more than the usual 4 MB of memory: they would be written to disk and read again. A 32nd of what the
+# server has for its cache is little beside it. Other servers that speak its protocol lack some of these settings, and
+# refuse an unknown one.
+_FOR_QUESTIONS = text(
+    "SELECT set_config(name, CASE name WHEN 'jit' THEN 'off' ELSE CAST(greatest(CAST(setting AS bigint), least(131072, "
+    "(SELECT CAST(setting AS bigint) / 4 FROM pg_settings WHERE name = 'effective_cache_size'))) AS text) END, true) "
+    "FROM pg_settings WHERE name IN ('jit', 'work_mem')"
+)
+"""`work_mem` has kilobytes, `effective_cache_size` blocks of 8 kB."""
+
 
 class PostgreSQL(Dialect):
     """PostgreSQL."""
@@ -184,9 +195,7 @@ class PostgreSQL(Dialect):
         return connection
 
     def prepare_questions(self, connection: Connection) -> None:
-        # Compiling a question takes longer than it saves, until it reads many millions of rows.
-        # Other servers that speak its protocol have no such setting, and refuse an unknown one.
-        connection.execute(text("SELECT set_config(name, 'off', true) FROM pg_settings WHERE name = 'jit'"))
+        connection.execute(_FOR_QUESTIONS)
 
     def is_conflict(self, error: exc.DBAPIError) -> bool:
         return _sqlstate(error) == "40001"
