@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, str] = {
     "exclusions": f"{_VALUES} capture",
     "schema": "database",
     "migrations": "database",
-    "alerts": f"{_VALUES} runtime database pipeline queries",
+    "alerts": f"{_VALUES} runtime database audit pipeline queries",
     "views": f"{_VALUES} database queries",
     "upgrade": f"{_VALUES} database views",
     "testing": f"{_VALUES} capture",

@@ -9,6 +9,7 @@ import hmac
 import http.server
 import json
 import os
+import random
 import signal
 import ssl
 import threading
@@ -30,8 +31,10 @@ from usage_instrument.alerts.findings import findings
 from usage_instrument.alerts.reports import Report
 from usage_instrument.alerts.rules import Limit, Rule, RulesError, load
 from usage_instrument.cli.app import app
+from usage_instrument.cli.demo import trail
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.queries.questions import NUMBERS, QUESTIONS
+from usage_instrument.schema import create_all, define_tables
 
 SECRET = "s3cret-s3cret-s3cret"
 DAY = dt.timedelta(days=1)
@@ -258,6 +261,37 @@ def test_every_question_can_be_watched(watched: Watched) -> None:
         with watched.engine.connect() as connection:
             for finding in findings(connection, watched.tables, rule_).values():
                 assert "ada" not in json.dumps([finding.label, dict(finding.facts)])
+
+
+def test_what_stands_out_in_the_trail_is_watched(
+    database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched = Watched(database, tmp_path)
+    tables = define_tables(sa.MetaData(), user_id_type="uuid")
+    tables.access.drop(watched.engine)
+    create_all(watched.engine, user_id_type="uuid")
+    today = utcnow().date()
+    with watched.engine.begin() as connection:
+        people = [uuid.UUID(int=number) for number in range(1, trail.STAFF + 1)]
+        known = trail.fill(connection, tables, people, today, random.Random(7))
+    watched.tables = tables
+    rule = '[[rules]]\nname = "unusual"\nquestion = "trail"\nsince = "7d"\n'
+    for _ in range(2):
+        watched.run(watched.rules(rule))
+    lines = capsys.readouterr().out.splitlines()
+    abouts = [f"{each.what} {each.feature_name or ''}".strip() for each in known]
+    assert sorted(line.split(": ")[1] for line in lines) == sorted(f"unusual ({about})" for about in abouts)
+    assert any(line.endswith(f"(denials): day {known[0].day}, accesses 25, usual 0, score 25") for line in lines), lines
+    assert not any(str(person) in repr(row) or person.hex in repr(row) for row in watched.alerts for person in people)
+    watched.run(watched.rules(rule + 'what = "out of hours"\nidentities = true\n'))
+    ended = capsys.readouterr().out
+    assert ended.count("Ended: unusual") == 3
+    one = '[[rules]]\nname = "one"\nquestion = "trail"\nsince = "7d"\nwhat = "no outcome"\nidentities = true\n'
+    watched.run(watched.rules(one))
+    assert f"(no outcome {known[3].feature_name}, user {known[3].user_id})" in capsys.readouterr().out
+    tables.access.drop(watched.engine)
+    (error,) = watched.run(watched.rules(rule)).errors
+    assert "table feature_usage_access does not exist: run `usage-instrument db create`" in error
 
 
 # ---- two watchers
@@ -557,7 +591,7 @@ def test_a_schema_without_the_table_names_the_fix(watched: Watched) -> None:
 
 def test_the_example_is_valid() -> None:
     done = CliRunner().invoke(app, ["watch", "--rules", str(EXAMPLE), "--check"])
-    assert (done.exit_code, done.output) == (0, "8 rules, 3 channels: no mistakes.\n")
+    assert (done.exit_code, done.output) == (0, "9 rules, 3 channels: no mistakes.\n")
     with pytest.raises(RulesError) as error:
         load(EXAMPLE, {"WATCH_WEBHOOK_SECRET": "short"})
     assert [mistake.removeprefix(f"{EXAMPLE}: ") for mistake in error.value.mistakes] == [
@@ -596,6 +630,11 @@ MISTAKES = {
     MAIL.replace('"h"', '"smtp..example.com"') + 'to = "c@d"': "host must be the name of a server",
     MAIL.replace('"h"', '"smtp.example.com:587"') + 'to = "c@d"': "host must be the name of a server",
     MAIL + 'to = "c@d"\nport = 0': "port must be a number from 1 to 65535",
+    '[[rules]]\nname = "t"\nquestion = "trail"\nhours = "19-7"': "hours is the first and the last full hour",
+    '[[rules]]\nname = "t"\nquestion = "trail"\ntz = "Berlin"': "tz is the name of a time zone",
+    '[[rules]]\nname = "t"\nquestion = "trail"\nwhat = "denial"': "did you mean 'denials'?",
+    '[[rules]]\nname = "t"\nquestion = "trail"\nthreshold = -1': "threshold is a number above 0",
+    '[[rules]]\nname = "t"\nquestion = "trail"\nabove = 3': "each finding in the trail is an alert",
     "rules = 3": "there are no rules: begin each with a line [[rules]]",
     "rules = [": "is no TOML",
     "[rule]": "there is no key 'rule' (did you mean 'rules'?)",

@@ -10,16 +10,18 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, union
 
+from usage_instrument.audit.anomalies import anomalies
 from usage_instrument.database import outbox
+from usage_instrument.database.inspection import audit_problem
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.database.reflection import is_readable
 from usage_instrument.database.tables import Tables
-from usage_instrument.errors import ConfigurationError
+from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.events import STRING_ID_LENGTH
 from usage_instrument.pipeline.journal import status
 from usage_instrument.queries.questions import Question
 
-from .rules import LOSSES, ROWS, Limit, Rule
+from .rules import LOSSES, ROWS, TRAIL, Limit, Rule, search_of
 
 _FACTS = frozenset({"change", "count", "share", "day", "time", "status"})
 """The kinds of columns that a report shows beside the subject. None of them names a person."""
@@ -51,6 +53,8 @@ def findings(connection: Connection, tables: Tables, rule: Rule) -> dict[str, Fi
                 subject, finding = _finding(rule, question, row)
                 found.setdefault(subject, finding)
         return found
+    if question == TRAIL:
+        return _of_trail(connection, tables, rule)
     numbers = _losses(connection, tables, rule) if question == LOSSES else _pending(connection, tables, rule)
     return {
         label or "": Finding(label, {"uses": uses}) for label, uses in numbers if limit is None or limit.is_passed(uses)
@@ -95,6 +99,23 @@ def _finding(rule: Rule, question: Question, row: Mapping[str, Any]) -> tuple[st
     user_id = next((str(keys[name]) for name in users if keys[name] is not None), None)
     facts = {name: _json(value) for name, value in row.items() if kinds.get(name) in _FACTS and value is not None}
     return subject, Finding(" ".join(shown) or None, facts, user_id if rule.identities else None)
+
+
+def _of_trail(connection: Connection, tables: Tables, rule: Rule) -> dict[str, Finding]:
+    """What stands out in the audit trail, each kind, person and feature once. Raises SchemaError."""
+    problem = audit_problem(connection, tables)
+    if problem is not None:
+        raise SchemaError(problem)
+    found: dict[str, Finding] = {}
+    for each in anomalies(connection, tables, search_of(rule.given)):
+        if rule.given["what"] in (None, each.what):
+            about = f"{each.what} {each.feature_name or ''}".strip()
+            subject = hashlib.sha256(f"{rule.name}\x1f{about}\x1f{each.user_id}".encode()).hexdigest()
+            facts = {name: getattr(each, name) for name in ("day", "accesses", "usual", "score")}
+            user_id = str(each.user_id) if rule.identities and each.user_id is not None else None
+            shown = {name: _json(value) for name, value in facts.items() if value is not None}
+            found.setdefault(subject, Finding(about, shown, user_id))
+    return found
 
 
 def _losses(connection: Connection, tables: Tables, rule: Rule) -> Iterator[tuple[str | None, float]]:

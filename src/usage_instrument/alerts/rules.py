@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from usage_instrument.audit.anomalies import KINDS, Search, office_hours
 from usage_instrument.database.schema import default_tables
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.events import NAME_LENGTH
 from usage_instrument.queries.questions import NUMBERS, QUESTIONS, Argument, Question
-from usage_instrument.queries.windows import span_of
+from usage_instrument.queries.robust import checked_threshold
+from usage_instrument.queries.windows import span_of, window
 from usage_instrument.typing import UserIdType
 
 from .channels import channel_of
@@ -21,7 +23,7 @@ from .delivery import Channel
 from .entries import Entries, meant
 from .stdout import Stdout
 
-LOSSES, PENDING = "losses", "pending"
+LOSSES, PENDING, TRAIL = "losses", "pending", "trail"
 """What is watched beside the questions."""
 ROWS = "rows"
 """Instead of a column: the number of rows of the answer."""
@@ -62,7 +64,7 @@ class Rule:
 
     name: str
     question: Question | str
-    """A question, or `losses` or `pending`."""
+    """A question, or `losses`, `pending` or `trail`."""
     given: Mapping[str, Any]
     """The arguments, all of them, as they are given from outside."""
     limit: Limit | None
@@ -136,7 +138,7 @@ def _rule(entries: Entries, channels: Mapping[str, Channel | None]) -> Rule | No
     if name is not None and not len(name) <= NAME_LENGTH:
         entries.wrong(f"name has more than {NAME_LENGTH} characters: shorten it")
     questions = {question.name: question for question in QUESTIONS}
-    asked = entries.one_of("question", [*questions, LOSSES, PENDING])
+    asked = entries.one_of("question", [*questions, LOSSES, PENDING, TRAIL])
     wanted = entries.texts("channels")
     for each in wanted or ():
         if each not in channels:
@@ -161,6 +163,10 @@ def _rule(entries: Entries, channels: Mapping[str, Channel | None]) -> Rule | No
 def _limit(entries: Entries, question: Question | str) -> Limit | None:
     below, above = entries.number("below"), entries.number("above")
     column = None if isinstance(question, str) else entries.text("column")
+    if question == TRAIL:
+        if {"below", "above"} & entries.given.keys():
+            entries.wrong("each finding in the trail is an alert: write threshold = 5, the least score of denials")
+        return None
     if isinstance(question, str):
         if below is not None:
             entries.wrong(f"{question} are watched from above: write above = 0")
@@ -195,10 +201,30 @@ def _own(entries: Entries, asked: str) -> dict[str, Any]:
         if span is None or not dt.timedelta() < span <= dt.timedelta(days=400):
             entries.wrong(f"since must be a number of days such as 1d or 7d, not {since!r}")
         given = {"since": span, "reason": entries.text("reason"), "service": entries.text("service")}
+    elif asked == TRAIL:
+        given = {
+            "since": entries.text("since") or "2d",  # an attempt without an outcome shows after an hour
+            "tz": entries.text("tz"),
+            "hours": entries.text("hours") or "7-19",
+            "threshold": entries.number("threshold") or 5.0,
+            "what": entries.one_of("what", KINDS, "") or None,
+        }
+        try:
+            search_of(given)
+        except ConfigurationError as error:
+            entries.wrong(str(error))
     else:
         given = {"journal": entries.text("journal")}
     entries.finish()
     return given
+
+
+def search_of(given: Mapping[str, Any]) -> Search:
+    """The days to search of a rule about the audit trail. Raises ConfigurationError."""
+    asked = window(given["since"], None, given["tz"])
+    first, after = asked.bounds()
+    hours, threshold = office_hours(given["hours"]), checked_threshold(given["threshold"])
+    return Search(first or dt.date.min, after, asked.tz or dt.UTC, *hours, threshold)
 
 
 def _given(entries: Entries, question: Question) -> dict[str, Any]:

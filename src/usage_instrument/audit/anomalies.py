@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from sqlalchemy import Connection, and_, func, select
 
+from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import UserId
 
 from .query import accesses
@@ -72,6 +73,16 @@ class Search(NamedTuple):
     """From this hour on it is out of hours."""
     threshold: float = 5.0
     """The least score of a burst."""
+
+
+def office_hours(text: str) -> tuple[int, int]:
+    """The first and the last hour of a text such as `7-19`. Raises ConfigurationError."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last) <= 24):
+        raise ConfigurationError(
+            f"hours is the first and the last full hour of a working day, such as 7-19, not {text!r}"
+        )
+    return int(first), int(last)
 
 
 def anomalies(connection: Connection, tables: Tables, search: Search) -> list[Anomaly]:

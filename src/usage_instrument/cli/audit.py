@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 from sqlalchemy import Connection, exc, select
 
-from usage_instrument.audit.anomalies import Search
+from usage_instrument.audit.anomalies import Search, office_hours
 from usage_instrument.audit.anomalies import anomalies as find_anomalies
 from usage_instrument.audit.checkpoint import Checkpoint, make_checkpoint
 from usage_instrument.audit.query import accesses, metadata_of, person
@@ -26,7 +26,7 @@ from usage_instrument.database import dialects
 from usage_instrument.database.expressions import Ago
 from usage_instrument.database.inspection import audit_problem
 from usage_instrument.database.tables import Tables
-from usage_instrument.errors import AuditError
+from usage_instrument.errors import AuditError, ConfigurationError
 from usage_instrument.queries.arguments import user_id
 from usage_instrument.queries.robust import checked_threshold
 from usage_instrument.queries.windows import edge_of, point, window
@@ -158,7 +158,10 @@ def anomalies(
     output: Output = Format.TABLE,
 ) -> None:
     """Show what stands out: bursts of denials, first accesses, accesses out of hours, attempts without an outcome."""
-    first, last = _hours(hours)
+    try:
+        first, last = office_hours(hours)
+    except ConfigurationError as error:
+        raise fail(f"--{error}") from None
 
     def work(connection: Connection, tables: Tables) -> list[dict[str, Any]]:
         _warn_of_standby(connection)
@@ -168,13 +171,6 @@ def anomalies(
         return [found._asdict() for found in find_anomalies(connection, tables, search)]
 
     show(_asked(url, schema, work), output, empty="Nothing stands out in these days.")
-
-
-def _hours(text: str) -> tuple[int, int]:
-    first, _, last = text.partition("-")
-    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last) <= 24):
-        raise fail(f"--hours is the first and the last full hour of a working day, such as 7-19, not {text!r}")
-    return int(first), int(last)
 
 
 @audit.command()
