@@ -41,5 +41,5 @@ def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_pages_are_those_that_there_are() -> None:
     named = re.findall(r"^\| [^|]+ \| `([^`?]+)", TEXT, re.MULTILINE)
-    pages = {path.removeprefix("/") for path in _PAGES} | {"audit"}
+    pages = {path.removeprefix("/") for path in _PAGES} | {"audit", "audit-anomalies"}
     assert {name.removeprefix("./") for name in named} - set(BY_PAGE) == pages - set(BY_PAGE)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
+import json
+import random
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ from reading import all_of, made
 from usage_instrument import Settings, Tracker
 from usage_instrument.asgi import UsageMiddleware
 from usage_instrument.audit.verify import verify
+from usage_instrument.cli.demo import trail as past
 from usage_instrument.dashboard import asgi as by_asgi
 from usage_instrument.dashboard import wsgi as by_wsgi
 from usage_instrument.errors import ConfigurationError
@@ -37,6 +41,7 @@ from .visitor import Answer, asgi, wsgi
 
 ADA, BOB, EVE = (uuid.UUID(int=2**64 + number) for number in (1, 2, 3))
 LOOK = "usage_instrument.look"
+DAY = dt.timedelta(days=1)
 
 
 @dataclass
@@ -105,9 +110,12 @@ def small(sqlite: Database) -> Iterator[Trail]:
 
 def cells(answer: Answer) -> list[tuple[str, str, str, str]]:
     """User, actor, feature and outcome of each row of the file."""
+    return [(row["user_id"], row["actor_id"], row["feature_name"], row["outcome"]) for row in read_csv(answer)]
+
+
+def read_csv(answer: Answer) -> list[dict[str, str]]:
     assert answer.status == 200, answer.text
-    rows = csv.DictReader(io.StringIO(answer.text))
-    return [(row["user_id"], row["actor_id"], row["feature_name"], row["outcome"]) for row in rows]
+    return list(csv.DictReader(io.StringIO(answer.text)))
 
 
 # ---- what it shows
@@ -199,6 +207,45 @@ def test_a_database_without_a_trail(small: Trail) -> None:
     small.tables.access.create(small.engine)
 
 
+def test_what_stands_out(trail: Trail) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    with trail.engine.begin() as connection:
+        people = [uuid.UUID(int=number) for number in range(1, past.STAFF + 1)]
+        known = past.fill(connection, trail.tables, people, today, random.Random(7))
+    answer = trail.ask("/audit-anomalies.csv")
+    rows = [(row["what"], row["day"], row["user_id"], row["feature_name"]) for row in read_csv(answer)]
+    assert rows == [(what, str(day), str(user), feature or "") for what, day, user, feature in known]
+    page = trail.ask("/audit-anomalies").page
+    assert re.search(rf"denials \d+ \w+ {people[0]} any 25 0.0 25.0 first access", page.said)
+    assert f"audit?user={people[0]}" in [a.get("href") for a in page.all("a")]
+    friday = known[0].day
+    quiet = trail.ask("/audit-anomalies", **{"from": str(friday - DAY), "to": str(friday - DAY), "hours": "8-18"}).page
+    assert "Nothing stands out in these days." in quiet.said
+    first = trail.looks()[0]
+    assert (first.outcome, first.user_id) == ("success", EVE)
+    details = dict(first.metadata if isinstance(first.metadata, dict) else json.loads(first.metadata))
+    assert details == {
+        "view": "anomalies", "from": str(today - 6 * DAY), "to": str(today), "hours": "7-19", "as": "csv", "rows": 4
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"from": "2026-01-01", "to": "2026-03-01"}, "Choose 28 days at most"),
+        ({"from": "2026-02-01", "to": "2026-01-31"}, "the first one first"),
+        ({"to": "9999-12-31"}, "28 days at most"),
+        ({"to": "0001-01-01"}, "28 days at most"),
+        ({"hours": "19-7"}, "Hours is the first and the last full hour"),
+        ({"from": "monday"}, "2026-01-31"),
+    ],
+)
+def test_days_that_cannot_be_searched(small: Trail, asked: dict[str, str], words: str) -> None:
+    answer = small.ask("/audit-anomalies", **asked)
+    assert (answer.status, words in answer.text) == (400, True), answer.text
+    assert [look.outcome for look in small.looks()] == ["failed"]
+
+
 # ---- who may look
 
 
@@ -210,7 +257,7 @@ def test_the_rights_are_two(small_past: Any) -> None:
         trail = kind.Dashboard(small_past.url, authorize=nobody, authorize_audit=eve)
         assert visit(trail, "/").status == 403
         closed = kind.Dashboard(small_past.url, authorize=lambda _: True)
-        for path in ("/audit", "/audit.csv"):
+        for path in ("/audit", "/audit.csv", "/audit-anomalies", "/audit-anomalies.csv"):
             assert "You may not look at this" in visit(numbers, path).text
             answer = visit(closed, path)
             assert (answer.status, "authorize_audit" in answer.text) == (403, True)

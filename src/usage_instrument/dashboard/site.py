@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from .html import render
 from .http import HTTPRequest, Response, asset, into, page, redirect
 from .page_jobs import Job, PageJobs, TooManyJobsError
 from .page_request import DEFAULT, LISTS, PARAMETERS, PERIODS, PageRequest, period_of
+from .pages import trail, trail_anomalies
 from .pages.anomalies import anomalies
 from .pages.experiment import experiment, experiment_file
 from .pages.experiments import experiments, experiments_file
@@ -35,8 +37,6 @@ from .pages.groups import group, group_file, groups, groups_file
 from .pages.overview import overview
 from .pages.search import search
 from .pages.table import file, table
-from .pages.trail import file as trail_file
-from .pages.trail import page as trail_page
 from .pages.user import user
 from .people import PageUsers, People, UserLabel, UserSearch
 from .reader import Reader
@@ -63,7 +63,13 @@ _FILES: dict[str, Callable[[PageRequest], Response]] = {
     "/group.csv": group_file,
     "/groups.csv": groups_file,
 }
-_TRAIL = frozenset({"/audit", "/audit.csv"})
+_TRAIL = {
+    "/audit": trail,
+    "/audit.csv": trail,
+    "/audit-anomalies": trail_anomalies,
+    "/audit-anomalies.csv": trail_anomalies,
+}
+"""The pages and files of the audit trail: each by the module that makes it."""
 
 
 class Site(Generic[Given, Verdict]):
@@ -141,10 +147,11 @@ class Site(Generic[Given, Verdict]):
         details: dict[str, Any] = {}
 
         def show(request_: PageRequest) -> Response:
+            module = _TRAIL[request.path]
             if request.path.endswith(".csv"):
-                response, found = trail_file(request_)
+                response, found = module.file(request_)
             else:
-                text, found = trail_page(request_)
+                text, found = module.page(request_)
                 response = page(text)
             details.update(found)
             return response
@@ -195,7 +202,7 @@ class Site(Generic[Given, Verdict]):
         if parameters is None or any("\0" in value for value in parameters.values()):
             raise PageError(400, "This address is too long, or broken", "Start again from the overview.")
         period = (
-            DEFAULT if self._is_of_trail(request) else period_of(parameters, self._tz)
+            replace(DEFAULT, tz=self._tz) if self._is_of_trail(request) else period_of(parameters, self._tz)
         )  # the trail has dates of its own
 
         def work(connection: Connection, tables: Tables) -> Response:

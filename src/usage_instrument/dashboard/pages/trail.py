@@ -64,11 +64,16 @@ def file(request: PageRequest) -> tuple[Response, dict[str, Any]]:
 
 
 def _search(request: PageRequest, limit: int) -> tuple[dict[str, Any], list[sa.RowMapping]]:
+    check_trail(request)
+    details, filters = _filters(request)
+    return details, request.rows(accesses(request.tables, limit=limit, **filters))
+
+
+def check_trail(request: PageRequest) -> None:
+    """Raise PageError if there is no trail."""
     problem = audit_problem(request.connection, request.tables)
     if problem is not None:
         raise PageError(503, "There is no audit trail here", f"{problem[:1].upper()}{problem[1:]}.")
-    details, filters = _filters(request)
-    return details, request.rows(accesses(request.tables, limit=limit, **filters))
 
 
 def _filters(request: PageRequest) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -90,7 +95,7 @@ def _filters(request: PageRequest) -> tuple[dict[str, Any], dict[str, Any]]:
         if outcome not in OUTCOMES:
             raise PageError(400, "There is no such outcome", f"An outcome is one of {', '.join(OUTCOMES)}.")
         details["outcome"] = filters["outcome"] = outcome
-    first, last = (_day(request, name) for name in ("from", "to"))
+    first, last = (day_of(request, name) for name in ("from", "to"))
     if first is not None:
         details["from"], filters["since"] = first, dt.datetime.combine(first, dt.time())
     if last is not None:
@@ -108,7 +113,8 @@ def _spelled(request: PageRequest, user: UserId) -> UserId:
     return spellings.of(user)
 
 
-def _day(request: PageRequest, name: str) -> dt.date | None:
+def day_of(request: PageRequest, name: str) -> dt.date | None:
+    """The day in the address; None for none. Raises PageError."""
     text = request.parameters.get(name, "").strip()
     try:
         return dt.date.fromisoformat(text) if text else None
