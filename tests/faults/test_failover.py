@@ -85,7 +85,8 @@ def test_what_reads_is_answered_by_a_standby(
         assert time.monotonic() < deadline, done.output
         time.sleep(0.1)
     for question in QUESTIONS:
-        done = run(question.name, *question.example.replace("--start users.created_at", "").split())
+        example = question.example.replace("--start users.created_at", "").replace("--by users.plan", "")
+        done = run(question.name, *example.split())
         assert (done.exit_code, behind in done.stderr) == (0, True), done.output
     assert "calendar_late" not in run("adoption").stdout
     assert "calendar_late" in run("adoption", "--url", primary).stdout
@@ -97,9 +98,14 @@ def test_what_reads_is_answered_by_a_standby(
     ):
         done = run(*command)
         assert done.exit_code == 0, done.output
-    for command in ("audit", "verify"), ("export", USER), ("db", "check"):
+    for command in ("audit", "verify"), ("audit", "anomalies"), ("export", USER), ("db", "check"):
         done = run(*command, "--url", standby)
-        assert done.exit_code == 0, done.output
+        assert (done.exit_code, behind in done.stderr) == (0, command[0] == "audit"), done.output
+    rules = tmp_path / "watch.toml"
+    rules.write_text('[[rules]]\nname = "few"\nquestion = "active"\ncolumn = "dau"\nbelow = 10\n')
+    done = run("watch", "--once", "--rules", str(rules))
+    assert done.exit_code == 1, "the standby answers, and the state is on the primary"
+    assert len(all_of(engine, tables.alerts)) == 1
     dashboard = Dashboard(standby, authorize=lambda scope: True)
     pages = [
         "",

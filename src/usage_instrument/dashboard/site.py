@@ -148,6 +148,7 @@ class Site(Generic[Given, Verdict]):
 
         def show(request_: PageRequest) -> Response:
             module = _TRAIL[request.path]
+            response: Response
             if request.path.endswith(".csv"):
                 response, found = module.file(request_)
             else:
