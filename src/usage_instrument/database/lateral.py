@@ -18,7 +18,10 @@ class PerRow(Lateral):
     """
 
     inherit_cache = True
-    _traverse_internals: ClassVar[Any] = [*Lateral._traverse_internals, ("at_once", InternalTraversal.dp_clauseelement)]
+    _traverse_internals: ClassVar = [  # type: ignore[misc] # as SQLAlchemy's own classes have it
+        *Lateral._traverse_internals,
+        ("at_once", InternalTraversal.dp_clauseelement),
+    ]
     at_once: Subquery
 
 
@@ -30,7 +33,7 @@ def per_row(each: Select[*tuple[Any, ...]], at_once: Select[*tuple[Any, ...]], n
 
 
 @compiles(PerRow)
-def _compile(element: PerRow, compiler: Any, from_linter: Any = None, **options: Any) -> str:
+def _compile(element: Any, compiler: Any, from_linter: Any = None, **options: Any) -> str:
     name = compiler.dialect.name
     if name != "default" and dialects.get(name).has_lateral:
         return str(compiler.visit_lateral(element, from_linter=from_linter, **options))
