@@ -50,3 +50,14 @@ def test_each_use_counts_by_the_value_that_it_had(small: Filled) -> None:
 def test_refuses_wrong_arguments(wrong: Any) -> None:
     with pytest.raises(ConfigurationError):
         dimensions(**wrong)
+
+
+def test_beside_the_window_before(filled: Filled) -> None:
+    filled.fill(Rows(now(), dimensions=rows(floor("day", now()))))
+    asked = dimensions("export", "format", since=30 * DAY, compare="previous")
+    found = {row[1]: (row[2], row[3], *row[6:9]) for row in filled.ask(asked)}
+    assert found == {"csv": (1, 1, 5, 1, 4), "pdf": (1, 0, 1, 0, 1)}
+    by_user = filled.ask(dimensions("export", "format", by="user", since=30 * DAY, compare="previous"))
+    assert [(*row[1:3], *row[7:9]) for row in by_user] == [
+        ("csv", ADA, 3, 1), ("csv", None, 2, 0), ("pdf", BOB, 1, 0)
+    ]  # fmt: skip

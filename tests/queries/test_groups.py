@@ -53,3 +53,16 @@ def test_what_is_no_column_is_refused(past: Past) -> None:
         groups("other.plan", tables=past.tables)
     with pytest.raises(ConfigurationError, match="these tables refer to none"):
         groups("users.plan")
+
+
+def test_beside_the_window_before(past: Past) -> None:
+    compared = past.rows(groups("name", since=4 * DAY, compare="previous", tables=past.tables))
+    found = {row.value: (row.users, row.unique_users, row.unique_users_before, row.uses_change) for row in compared}
+    assert found == {
+        "user 0": (1, 1, 1, -1), "user 1": (1, 1, 0, 2), "user 2": (1, 1, 0, 1), "user 3": (1, 0, 0, 0),
+        "user 4": (1, 0, 0, 0),
+    }  # fmt: skip
+    ((users, active, active_before, change, relative, _, uses, uses_before, *_),) = past.ask(
+        groups(since=4 * DAY, compare="previous", tables=past.tables)
+    )
+    assert (users, active, active_before, change, relative, uses, uses_before) == (5, 3, 1, 2, 2.0, 6, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, case, func, select
 
@@ -12,9 +12,10 @@ from usage_instrument.errors import ConfigurationError, DimensionError
 from usage_instrument.events import NUMBERS, check_dimension
 
 from .arguments import checked_feature, default_tables
+from .comparison import Compare, compared, window_before
 from .numbers import ZERO, by_name, over, share, total
 from .questions import NAME, SHARE, USERS, USES, Argument, Query, Question, QuestionColumn, choice, described
-from .windows import Moment, window
+from .windows import Moment, Window, window
 
 
 def dimensions(
@@ -24,6 +25,7 @@ def dimensions(
     by: Literal["user"] | None = None,
     since: Moment = None,
     until: Moment = None,
+    compare: Compare = None,
     tables: Tables | None = None,
 ) -> Query:
     """Users and uses of a feature by the values of a dimension (`dimensions=` of a capture), the most frequent first:
@@ -36,21 +38,36 @@ def dimensions(
     `by="user"`, each user has rows of their own, with `user_id`, None for the anonymous one.
 
     `since` and `until` bound the days, UTC: a timedelta (7 days: today and the six before), a date, a datetime or the
-    text of one. Raises ConfigurationError for a wrong argument.
+    text of one. `compare="previous"` adds the window before it: `unique_users_before`, `unique_users_change`,
+    `unique_users_relative_change`, and the same of `uses`. Raises ConfigurationError for a wrong argument.
     """
-    tables, asked = tables or default_tables(), window(since, until)
-    source = tables.dimensions
-    rows = [source.c.feature_name == checked_feature(feature), *asked.contains(source.c.bucket_start)]
-    if dimension is not None:
-        rows.append(source.c.dimension == _checked(dimension))
+    tables, before = tables or default_tables(), window_before(compare, since, until)
     if by not in (None, "user"):
         raise ConfigurationError(f"by is 'user' or None, not {by!r}")
-    users = [source.c.user_id] if by == "user" else []
-    by_user = [part for user in users for part in by_name(user)]
+    of_feature = (checked_feature(feature), None if dimension is None else _checked(dimension), by == "user")
+    found = _counted(tables, window(since, until), *of_feature)
+    users = ["user_id"] if by == "user" else []
+    if before is not None:
+        keys = ["dimension", "dimension_value", *users]
+        found = compared(found, _counted(tables, before, *of_feature), keys, ["unique_users", "uses"])
+    columns = found.selected_columns
+    by_user = [part for name in users for part in by_name(columns[name])]
+    return found.order_by(columns["dimension"], columns["uses"].desc(), columns["dimension_value"], *by_user)
+
+
+def _counted(
+    tables: Tables, asked: Window, feature: str, dimension: str | None, is_by_user: bool
+) -> Select[*tuple[Any, ...]]:
+    """The answer for one window, without an order."""
+    source = tables.dimensions
+    rows = [source.c.feature_name == feature, *asked.contains(source.c.bucket_start)]
+    if dimension is not None:
+        rows.append(source.c.dimension == dimension)
+    users = [source.c.user_id] if is_by_user else []
     key = (source.c.dimension, source.c.dimension_value)
     uses, numbers = func.sum(source.c.usage_count), func.sum(source.c.value_count)
     added = func.sum(source.c.value_sum)
-    found: Select[*tuple[object, ...]] = (
+    return (
         select(
             *key,
             *users,
@@ -65,8 +82,6 @@ def dimensions(
         .where(*rows)
         .group_by(*key, *users)
     )
-    columns = found.selected_columns
-    return found.order_by(columns["dimension"], columns["uses"].desc(), columns["dimension_value"], *by_user)
 
 
 def _known(numbers: ColumnElement[int], figure: ColumnElement[float]) -> ColumnElement[float]:
@@ -108,6 +123,7 @@ DIMENSIONS = described(
         ),
         topic="Features",
         bar="share",
+        compared=("unique_users", "uses"),
         own_arguments=(
             Argument("dimension", NAME, "The dimension, by its name in the code. Default: all of the feature."),
             Argument("by", choice("WHAT", "user"), "user: a row for each user and value."),

@@ -9,10 +9,11 @@ from sqlalchemy import Select, func, select
 from usage_instrument.database.tables import Tables
 
 from .arguments import default_tables
+from .comparison import Compare, compared, window_before
 from .numbers import by_name, share, total
 from .questions import NAME, SHARE, USES, Argument, Question, QuestionColumn, described, if_bounded
 from .sources import counts_in, host_column, host_key, of_population, population
-from .windows import MONTH, Moment, window
+from .windows import MONTH, Moment, Window, window
 from .zones import TimeZone
 
 
@@ -21,6 +22,7 @@ def groups(
     *,
     since: Moment = MONTH,
     until: Moment = None,
+    compare: Compare = None,
     tz: TimeZone = None,
     tables: Tables | None = None,
 ) -> Select[Any]:
@@ -30,12 +32,22 @@ def groups(
     users are one group, and there is no `value`. `users` are the rows of the users table with that value,
     `unique_users` those of them who used anything in the window, `share` (0 to 1) their part, and `uses` their uses,
     without anonymous ones. `since` and `until` bound the days of the time zone `tz` (default: UTC): a timedelta (28
-    days: today and the 27 before), a date, a datetime or the text of one; `since=None` is all time. Raises
-    ConfigurationError for a wrong argument.
+    days: today and the 27 before), a date, a datetime or the text of one; `since=None` is all time.
+    `compare="previous"` adds the window before it: `unique_users_before`, `unique_users_change`,
+    `unique_users_relative_change`, and the same of `uses`. Raises ConfigurationError for a wrong argument.
     """
-    tables = tables or default_tables()
+    tables, before = tables or default_tables(), window_before(compare, since, until, tz)
     column = None if by is None else host_column(by, tables, "by", "plan")
-    counts = counts_in(tables, window(since, until, tz))
+    found, keys = _counted(tables, window(since, until, tz), column), [] if column is None else ["value"]
+    if before is not None:
+        found = compared(found, _counted(tables, before, column, "counts_before"), keys, ["unique_users", "uses"])
+    columns = found.selected_columns
+    return found.order_by(columns["users"].desc(), *(part for name in keys for part in by_name(columns[name])))
+
+
+def _counted(tables: Tables, asked: Window, column: Any, cte: str = "counts") -> Select[Any]:
+    """The users of each group, and those who are active in a window."""
+    counts = counts_in(tables, asked, name=cte)
     user, uses = counts.c.user_id, func.sum(counts.c.usage_count).label("uses")
     active = select(user, uses).where(user.is_not(None)).group_by(user).subquery("active")
     if column is None:
@@ -55,7 +67,6 @@ def groups(
         )
         .select_from(column.table.outerjoin(active, active.c.user_id == host_key(tables.usage, column.table)))
         .group_by(column)
-        .order_by(members.desc(), *by_name(column))
     )
 
 
@@ -77,6 +88,7 @@ GROUPS = described(
         ),
         topic="Users",
         bar="share",
+        compared=("unique_users", "uses"),
         own_arguments=(
             Argument(
                 "by", NAME, "A column of the users table, such as users.plan; else all are one.", is_of_command=True
