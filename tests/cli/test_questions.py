@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from conftest import Database
+from conftest import Database, with_users
 from reading import made
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import database as calendar
@@ -204,6 +204,15 @@ def test_adoption_by_a_column_of_the_users(filled: Past) -> None:
     assert sum(row["users"] for row in plans) == filled.answer("groups")[0]["users"]
     done = filled.ask("adoption", "--by", "users.salary", code=2)
     assert "salary" in done.stderr
+
+
+def test_a_column_that_the_users_do_not_have(database: Database) -> None:
+    host = with_users(database)
+    create_all(host.engine)
+    for command in (["adoption", "--by"], ["groups", "--by"], ["time-to-adopt", "export", "--start"]):
+        done = CliRunner().invoke(app, [*command, "users.names", "--url", database.url])
+        assert done.exit_code == 2
+        assert done.stderr.rstrip().endswith("users has no column 'names'; did you mean name?"), done.output
 
 
 def test_users_over_time(filled: Past) -> None:

@@ -13,6 +13,7 @@ import typer
 from rich.bar import Bar
 from rich.console import RenderableType
 from sqlalchemy import URL, Connection, exc, select, union
+from sqlalchemy import inspect as inspector_of
 
 from usage_instrument.database.reflection import missing_tables
 from usage_instrument.database.schema import default_tables
@@ -21,6 +22,7 @@ from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.queries.display_names import display_names, with_display_names
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import QUESTIONS, Argument, Question
+from usage_instrument.queries.sources import users_column
 from usage_instrument.queries.trend import TREND
 from usage_instrument.queries.unused_features import UNUSED
 from usage_instrument.queries.windows import window_words
@@ -237,12 +239,29 @@ def ask(
         connection.rollback()
         missing = missing_tables(connection, tables, tables.dimensions)
         if not missing:
+            _check_host_columns(connection, tables, question, given)
             raise
         fix = "upgrade" if old_tables(connection, tables) else "create"
         raise SchemaError(f"there is no table {missing[0]}: run `usage-instrument db {fix}`") from None
     if unknown:
         raise unknown_feature(unknown[0], features)
     return answer
+
+
+def _check_host_columns(connection: Connection, tables: Tables, question: Question, given: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for a column that the users table does not have. A name may stand for any."""
+    users = users_column(tables)
+    names = [str(given[each.name]).rpartition(".")[2] for each in question.arguments if _is_host_column(each, given)]
+    if users is None or not names:
+        return
+    known = [each["name"] for each in inspector_of(connection).get_columns(users.table.name, schema=users.table.schema)]
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"{users.table.fullname} has no column {name!r}{meant(name, known)}")
+
+
+def _is_host_column(argument: Argument, given: Mapping[str, Any]) -> bool:
+    return argument.is_of_command and given.get(argument.name) is not None
 
 
 def known_features(connection: Connection, tables: Tables) -> list[str]:
