@@ -22,6 +22,7 @@ from usage_instrument.settings import Settings
 from usage_instrument.views import SILENT
 from usage_instrument.web.route_coverage import CoveredRoute, is_configured, route_coverage, user_source
 
+from . import capacity
 from .app_loader import load
 from .database import run
 from .errors import PROBLEMS, fail, warn
@@ -63,9 +64,32 @@ def doctor(
             "is imported and serves no request.",
         ),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Compute instead how near a fleet is to each limit, from values such as users=10M features=10 "
+            "processes=2000: what ends first, and what to do. No database is needed.",
+        ),
+    ] = False,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...",
+            help="For --plan: users (all), features (of a user), processes, hosts, active (share of a day), "
+            "uses_per_day (of an active user), peak (times the mean), flush_interval, history (day, hour, off), keep "
+            "(400d), id_type, and of the database: connections, cores, disk (bytes). Numbers take k, M, G and T.",
+            show_default=False,
+        ),
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Check database, tables, privileges, clocks, writers, losses and journal. Exits with 1 if something is bad."""
+    if plan:
+        _show_plan(values or [], output)
+        return
+    if values:
+        raise fail(f"{values[0]!r} is a value of a plan: run `usage-instrument doctor --plan {' '.join(values)}`")
     if app is not None:
         _show_routes(app, output)
         return
@@ -75,6 +99,15 @@ def doctor(
     show([finding._asdict() for finding in findings], output, empty="")
     if any(finding.state == BAD for finding in findings):
         raise typer.Exit(PROBLEMS)
+
+
+def _show_plan(values: list[str], output: Format) -> None:
+    plan, text = capacity.parsed(values)
+    walls, is_for_people = capacity.walls(plan), output in (Format.TABLE, Format.MARKDOWN)
+    column = {} if is_for_people else {"plan": text}
+    show([{**wall._asdict(), **column} for wall in walls], output, empty="")
+    if is_for_people:
+        typer.echo(f"\n{capacity.summary(walls)}\nComputed for {text}.")
 
 
 def _show_routes(name: str, output: Format) -> None:
