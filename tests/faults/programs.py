@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import sqlalchemy as sa
 
@@ -29,7 +29,7 @@ def before(port: int) -> Iterator[Proxy]:
 class Programs:
     """Several programs that capture and write, each on connections of its own kind."""
 
-    def __init__(self, databases: dict[str, object]) -> None:
+    def __init__(self, databases: Mapping[str, object]) -> None:
         settings = {"flush_interval": INTERVAL, "audit_timeout": 5.0}
         self.trackers = [
             Tracker(database, Settings(service=service, **settings))  # type: ignore[arg-type]
