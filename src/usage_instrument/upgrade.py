@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Index, Table, exc, inspect
+from sqlalchemy import Connection, Index, Table, exc
 from sqlalchemy import types as sqltypes
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.types import TypeEngine
@@ -20,6 +20,7 @@ from .database.deduplication import count_duplicates, key_names, merge_dimension
 from .database.driver_errors import Fault
 from .database.foreign_keys import foreign_key_change
 from .database.inspection import check, lacks_primary_key, missing_indexes, unknown_column_problem, user_id_type_problem
+from .database.live_tables import LiveTables
 from .database.tables import UNIQUE_USAGE, Tables
 from .database.users_column import live_users_column
 from .errors import ConfigurationError, SchemaError
@@ -85,34 +86,34 @@ def upgrade(connection: Connection, tables: Tables) -> Upgrade:
 
 def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
     """The steps that bring the live tables to this release's schema. Raises SchemaError if they cannot be upgraded."""
-    inspector = inspect(connection)
-    missing = [table for table in tables if not inspector.has_table(table.name, schema=table.schema)]
+    live = LiveTables(connection, tables)
+    missing = [table for table in tables if not live.has_table(table.name, schema=table.schema)]
     altering: list[Step] = []
     notes: list[str] = []
     for table in tables:
         if table not in missing:
             problem = (
-                user_id_type_problem(connection, inspector, table, tables)
-                or _renamed_column_problem(connection, table)
-                or unknown_column_problem(inspector, table)
+                user_id_type_problem(connection, live, table, tables)
+                or _renamed_column_problem(connection, live, table)
+                or unknown_column_problem(live, table)
             )
             if problem is not None:
                 raise SchemaError(problem)
-            altering += _column_steps(connection, table)
+            altering += _column_steps(connection, live, table)
     altering += _join_steps(connection, tables, missing)
     steps = [*altering]
     for table, unique in tables.uniques:
         if table not in missing:
-            steps += _unique_steps(connection, tables, table, unique)
+            steps += _unique_steps(connection, live, tables, table, unique)
     for table in tables.of_users:
         if table not in missing:
-            foreign_key = foreign_key_change(connection, tables, table)
+            foreign_key = foreign_key_change(connection, tables, table, live)
             if foreign_key.sentence:
                 step = Step(foreign_key.sentence, foreign_key.make)
                 altering.append(step)
                 steps.append(step)
             notes += [foreign_key.note] if foreign_key.note else []
-            steps += _index_steps(connection, table)
+            steps += _index_steps(live, table)
     if missing:
         names = ", ".join(table.fullname for table in missing)
         steps.append(
@@ -230,19 +231,17 @@ def _in_turn(connection: Connection, change: Callable[[Connection], object]) -> 
             return
 
 
-def _column_steps(connection: Connection, table: Table) -> list[Step]:
-    inspector = inspect(connection)
-    columns = inspector.get_columns(table.name, schema=table.schema)
-    live = {column["name"] for column in columns}
+def _column_steps(connection: Connection, live: LiveTables, table: Table) -> list[Step]:
+    there = {column["name"] for column in live.get_columns(table.name, schema=table.schema)}
     dialect = dialects.get(connection.dialect.name)
     steps = []
-    if lacks_primary_key(inspector, table) and (table.autoincrement_column is not None or _has_key(table, live)):
+    if lacks_primary_key(live, table) and (table.autoincrement_column is not None or _has_key(table, there)):
         add_key = partial(dialect.add_primary_key, table=table)
         steps.append(
             Step(f"Add the primary key {', '.join(table.primary_key.columns.keys())} to {table.fullname}.", add_key)
         )
     for column in table.c:
-        if column.name in live or column is table.autoincrement_column:
+        if column.name in there or column is table.autoincrement_column:
             continue
         if column.primary_key:
             raise SchemaError(
@@ -251,17 +250,17 @@ def _column_steps(connection: Connection, table: Table) -> list[Step]:
             )
         add = partial(dialect.add_column, table=table, column=column)
         steps.append(Step(f"Add the column {column.name} to {table.fullname}.", add))
-    changes = dialect.column_changes(connection, inspector, table)
+    changes = dialect.column_changes(connection, live, table)
     return steps + [Step(f"Change a column: {change.what}.", change.make) for change in changes]
 
 
-def _renamed_column_problem(connection: Connection, table: Table) -> str | None:
+def _renamed_column_problem(connection: Connection, live: LiveTables, table: Table) -> str | None:
     """The unknown column that may hold the values of a missing one, if there is one."""
-    columns = inspect(connection).get_columns(table.name, schema=table.schema)
-    live = {column["name"] for column in columns}
+    columns = live.get_columns(table.name, schema=table.schema)
+    there = {column["name"] for column in columns}
     hidden = dialects.get(connection.dialect.name).hidden_columns
     for column in table.c:
-        if column.name in live or column is table.autoincrement_column:
+        if column.name in there or column is table.autoincrement_column:
             continue
         for each in columns:
             name = each["name"]
@@ -286,15 +285,15 @@ def _has_key(table: Table, live: set[str]) -> bool:
     return set(table.primary_key.columns.keys()) <= live
 
 
-def _unique_steps(connection: Connection, tables: Tables, table: Table, name: str) -> list[Step]:
+def _unique_steps(connection: Connection, live: LiveTables, tables: Tables, table: Table, name: str) -> list[Step]:
     dialect = dialects.get(connection.dialect.name)
     has_unique = dialect.has_unique(connection, table, name)
     difference = dialect.unique_difference(connection, table, tables.user_id_type) if has_unique else None
     if has_unique and difference is None:
         return []
     steps = []
-    live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
-    has_key = live.issuperset(key_names(table))
+    there = {column["name"] for column in live.get_columns(table.name, schema=table.schema)}
+    has_key = there.issuperset(key_names(table))
     duplicates = count_duplicates(connection, table, tables.user_id_type) if has_key else 0
     if duplicates:
         what, how, run = {
@@ -324,10 +323,10 @@ def _unique_steps(connection: Connection, tables: Tables, table: Table, name: st
     return steps
 
 
-def _index_steps(connection: Connection, table: Table) -> list[Step]:
+def _index_steps(live: LiveTables, table: Table) -> list[Step]:
     return [
         Step(f"Add the index {index.name} to {table.fullname}.", partial(_create_index, index))
-        for index in missing_indexes(inspect(connection), table)
+        for index in missing_indexes(live, table)
     ]
 
 

@@ -32,6 +32,21 @@ def test_finds_nothing_in_new_tables(users_database: UsersDatabase) -> None:
     assert problems(users_database.engine) == []
 
 
+def test_asks_postgresql_once_for_a_kind_of_detail_of_all_tables(postgresql: Database) -> None:
+    """Every process that starts asks this of a server that may be far away: it was a question for each table."""
+    engine = postgresql.engine()
+    tables, asked = made(engine), 0
+
+    def count(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+
+    with engine.connect() as connection:
+        sa.event.listen(connection, "before_cursor_execute", count)
+        assert check(connection, tables) == []
+    assert asked < 2 * len(list(tables))
+
+
 def test_names_every_missing_table(database: Database) -> None:
     found = problems(database.engine())
     assert len(found) == 12

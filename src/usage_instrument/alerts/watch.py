@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import uuid4
 
-from sqlalchemy import Connection, exc, inspect
+from sqlalchemy import Connection, exc
 
 from usage_instrument.database.driver_errors import describe
+from usage_instrument.database.live_tables import LiveTables
 from usage_instrument.database.reflection import has_table
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import SchemaError, UsageInstrumentError
@@ -114,7 +115,7 @@ def settle(
 
 def _has_table(connection: Connection, tables: Tables) -> bool:
     try:
-        return has_table(inspect(connection), tables.alerts)
+        return has_table(LiveTables(connection, [tables.alerts]), tables.alerts)
     finally:
         connection.rollback()
 

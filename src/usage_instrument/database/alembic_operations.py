@@ -14,6 +14,7 @@ from usage_instrument.errors import ConfigurationError
 from . import dialects
 from .definitions import ROOM_FOR_UPDATES
 from .inspection import lacks_primary_key
+from .live_tables import LiveTables
 from .schema import default_tables, define_tables
 from .tables import Tables, defined_tables
 
@@ -190,7 +191,7 @@ class _Correction:
             upgrade.ops.append(ops.ModifyTableOps(self._table.name, [add], schema=self._table.schema))
 
     def _primary_key(self) -> _Statements | None:
-        if not lacks_primary_key(inspect(self._connection), self._table):
+        if not lacks_primary_key(LiveTables(self._connection, [self._table]), self._table):
             return None
         add = self._dialect.primary_key_sql(self._connection, self._table)
         preparer = self._connection.dialect.identifier_preparer

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, column, func, inspect, select, table
 
 from . import dialects
+from .live_tables import LiveTables
 from .tables import Tables
 from .users_column import UsersColumn
 from .users_table import live_column
@@ -28,11 +29,13 @@ class ForeignKeyChange:
     """Why a missing foreign key stays missing."""
 
 
-def foreign_key_change(connection: Connection, tables: Tables, of: Table) -> ForeignKeyChange:
+def foreign_key_change(
+    connection: Connection, tables: Tables, of: Table, reflected: LiveTables | None = None
+) -> ForeignKeyChange:
     """How to make `user_id` of a live table refer to the users table, and follow its changes."""
     live = [
         key
-        for key in inspect(connection).get_foreign_keys(of.name, schema=of.schema)
+        for key in (reflected or inspect(connection)).get_foreign_keys(of.name, schema=of.schema)
         if key["constrained_columns"] == ["user_id"]
     ]
     wrong = [key for key in live if key_actions(key) != CASCADES]

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Index, Table, exc, inspect, literal, select
+from sqlalchemy import BigInteger, Connection, Index, Table, exc, literal, select
 from sqlalchemy import types as sqltypes
-from sqlalchemy.engine.reflection import Inspector
 
 from . import dialects
 from .definitions import OPTIONAL
 from .dialects.base import KEY_COLUMNS, as_uuid
 from .foreign_keys import CASCADES, key_actions
+from .live_tables import LiveTables
 from .reflection import elsewhere, has_table
 from .tables import Tables
 from .users_column import live_users_column
@@ -34,24 +34,24 @@ class Problem:
     blocks_writing: bool
 
 
-def check(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> list[Problem]:
-    """The differences of the live tables; those that block writing come first. An inspector keeps what it has read."""
-    inspector = inspector or inspect(connection)
+def check(connection: Connection, tables: Tables, live: LiveTables | None = None) -> list[Problem]:
+    """The differences of the live tables; those that block writing come first. `live` keeps what it has read."""
+    live = live or LiveTables(connection, tables)
     problems: list[Problem] = []
     missing: list[Table] = []
     for table in tables:
-        if not has_table(inspector, table):
+        if not has_table(live, table):
             missing.append(table)
             continue
-        found = _check_columns(connection, inspector, table, tables)
+        found = _check_columns(connection, live, table, tables)
         is_needed = table not in _without_counts(tables)
         if table in dict(tables.uniques):
             found += _check_unique(connection, table, tables)
         problems += found if is_needed else [replace(each, blocks_writing=False) for each in found]
         if table in (*tables.of_users, tables.access):
-            problems += [_missing_index(table, index) for index in missing_indexes(inspector, table)]
+            problems += [_missing_index(table, index) for index in missing_indexes(live, table)]
         if table in tables.of_users:
-            problems += _check_foreign_key(connection, inspector, table, tables)
+            problems += _check_foreign_key(connection, live, table, tables)
     if tables.history not in missing:
         problems += _check_partitions(connection, tables)
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
@@ -69,60 +69,61 @@ def _without_counts(tables: Tables) -> tuple[Table, ...]:
     return tables.access, tables.trail, tables.exposures, tables.dimensions, tables.outbox, tables.alerts
 
 
-def exposure_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
+def exposure_problem(connection: Connection, tables: Tables, live: LiveTables | None = None) -> str | None:
     """The reason why exposures cannot be written; None if they can.
 
     A key that the database compares otherwise is one: writers add up equal keys before they send them.
     """
     table = tables.exposures
     key = tuple(f"{table.fullname}.{column.name} " for column in table.primary_key.columns)
-    return _problem(connection, inspector or inspect(connection), tables, table, key)
+    return _problem(connection, live or LiveTables(connection, [table]), tables, table, key)
 
 
-def dimension_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
+def dimension_problem(connection: Connection, tables: Tables, live: LiveTables | None = None) -> str | None:
     """The reason why dimensions cannot be written; None if they can."""
-    table, inspector = tables.dimensions, inspector or inspect(connection)
+    table = tables.dimensions
+    live = live or LiveTables(connection, [table])
     key = tuple(f"{table.fullname}.{name} " for name in KEY_COLUMNS)
-    problem = _problem(connection, inspector, tables, table, key)
+    problem = _problem(connection, live, tables, table, key)
     if problem is not None:
         return problem
     return next((each.message for each in _check_unique(connection, table, tables) if each.blocks_writing), None)
 
 
-def audit_problem(connection: Connection, tables: Tables, inspector: Inspector | None = None) -> str | None:
+def audit_problem(connection: Connection, tables: Tables, live: LiveTables | None = None) -> str | None:
     """The reason why the audit trail cannot be written; None if it can."""
-    inspector = inspector or inspect(connection)
     needed = (tables.access, tables.suppressions)
-    return next(filter(None, (_problem(connection, inspector, tables, table) for table in needed)), None)
+    live = live or LiveTables(connection, needed)
+    return next(filter(None, (_problem(connection, live, tables, table) for table in needed)), None)
 
 
 def _problem(
-    connection: Connection, inspector: Inspector, tables: Tables, table: Table, about: tuple[str, ...] = ()
+    connection: Connection, live: LiveTables, tables: Tables, table: Table, about: tuple[str, ...] = ()
 ) -> str | None:
     """The first difference that blocks writing to a table, or begins as `about`; None if there is none."""
-    if not has_table(inspector, table):
+    if not has_table(live, table):
         return f"table {table.fullname} does not exist: {CREATE}"
-    found = _check_columns(connection, inspector, table, tables)
+    found = _check_columns(connection, live, table, tables)
     return next((each.message for each in found if each.blocks_writing or each.message.startswith(about)), None)
 
 
 # ---- columns
 
 
-def _check_columns(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
-    live = {column["name"]: column for column in inspector.get_columns(table.name, schema=table.schema)}
+def _check_columns(connection: Connection, live: LiveTables, table: Table, tables: Tables) -> list[Problem]:
+    there = {column["name"] for column in live.get_columns(table.name, schema=table.schema)}
     problems = [
         Problem(f"table {table.fullname} has no column {column.name}: {UPGRADE}", OPTIONAL not in column.info)
         for column in table.c
-        if column.name not in live and column is not table.autoincrement_column
+        if column.name not in there and column is not table.autoincrement_column
     ]
-    lasting = (user_id_type_problem(connection, inspector, table, tables), unknown_column_problem(inspector, table))
-    changes = dialects.get(connection.dialect.name).column_changes(connection, inspector, table)
+    lasting = (user_id_type_problem(connection, live, table, tables), unknown_column_problem(live, table))
+    changes = dialects.get(connection.dialect.name).column_changes(connection, live, table)
     problems += [Problem(message, True) for message in lasting if message is not None]
     for change in changes:
         is_id = change.what.startswith(f"{tables.usage.fullname}.id ") and isinstance(table.c.id.type, BigInteger)
         problems.append(Problem(f"{change.what}: {UPGRADE_IDS if is_id else UPGRADE}", change.blocks_writing))
-    if lacks_primary_key(inspector, table):
+    if lacks_primary_key(live, table):
         problems.append(
             Problem(
                 f"table {table.fullname} has no primary key, which logical replication and some managed services "
@@ -133,28 +134,28 @@ def _check_columns(connection: Connection, inspector: Inspector, table: Table, t
     return problems
 
 
-def lacks_primary_key(inspector: Inspector, table: Table) -> bool:
+def lacks_primary_key(live: LiveTables, table: Table) -> bool:
     """Whether a live table has no primary key, its own or the owner's."""
-    return not inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+    return not live.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
 
 
-def unknown_column_problem(inspector: Inspector, table: Table) -> str | None:
+def unknown_column_problem(live: LiveTables, table: Table) -> str | None:
     """The unknown column of a live table that makes every INSERT fail, if there is one."""
-    for live in inspector.get_columns(table.name, schema=table.schema):
-        has_value = live["default"] or live.get("computed") or live.get("identity") or live.get("autoincrement") is True
-        if live["name"] not in table.c and not live["nullable"] and not has_value:
+    for column in live.get_columns(table.name, schema=table.schema):
+        generated = column.get("computed") or column.get("identity") or column.get("autoincrement") is True
+        if column["name"] not in table.c and not column["nullable"] and not (column["default"] or generated):
             return (
-                f"{table.fullname}.{live['name']} is NOT NULL without a default, and usage-instrument does not know "
+                f"{table.fullname}.{column['name']} is NOT NULL without a default, and usage-instrument does not know "
                 "its value: give it a default, or let it be NULL"
             )
     return None
 
 
-def user_id_type_problem(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> str | None:
+def user_id_type_problem(connection: Connection, live: LiveTables, table: Table, tables: Tables) -> str | None:
     """The difference between the type of a live `user_id` and the setting, if there is one."""
     if "user_id" not in table.c:
         return None
-    for column in inspector.get_columns(table.name, schema=table.schema):
+    for column in live.get_columns(table.name, schema=table.schema):
         type_ = as_uuid(column["type"])
         if column["name"] == "user_id" and not _may_hold(connection, type_, tables):
             its = kind_of(type_)
@@ -204,21 +205,21 @@ def _check_partitions(connection: Connection, tables: Tables) -> Iterator[Proble
 # ---- keys
 
 
-def missing_indexes(inspector: Inspector, table: Table) -> list[Index]:
+def missing_indexes(live: LiveTables, table: Table) -> list[Index]:
     """The plain indexes that a live table lacks. Without them, deleting a user or reading a day scans the table."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", exc.SAWarning)  # SQLite's expression indexes cannot be reflected
-        live = [index["column_names"] for index in inspector.get_indexes(table.name, schema=table.schema)]
+        found = [index["column_names"] for index in live.get_indexes(table.name, schema=table.schema)]
     plain = [index for index in sorted(table.indexes, key=lambda index: str(index.name)) if not index.unique]
-    return [index for index in plain if not any(names[: len(index.columns)] == index.columns.keys() for names in live)]
+    return [index for index in plain if not any(names[: len(index.columns)] == index.columns.keys() for names in found)]
 
 
 def _missing_index(table: Table, index: Index) -> Problem:
     return Problem(f"table {table.fullname} has no index {index.name}: {UPGRADE}", False)
 
 
-def _equality_problem(connection: Connection, table: Table) -> Problem | None:
-    users = live_users_column(connection, table)
+def _equality_problem(connection: Connection, live: LiveTables, table: Table) -> Problem | None:
+    users = live_users_column(connection, table, live)
     obstacle = users and dialects.get(connection.dialect.name).equality_obstacle(connection, users)
     if not obstacle:
         return None
@@ -239,17 +240,17 @@ def _check_unique(connection: Connection, table: Table, tables: Tables) -> list[
     return problems
 
 
-def _check_foreign_key(connection: Connection, inspector: Inspector, table: Table, tables: Tables) -> list[Problem]:
+def _check_foreign_key(connection: Connection, live: LiveTables, table: Table, tables: Tables) -> list[Problem]:
     problems = []
-    if tables.user_id_type == "string" and (problem := _equality_problem(connection, table)):
+    if tables.user_id_type == "string" and (problem := _equality_problem(connection, live, table)):
         problems.append(problem)
-    if tables.users is not None and live_users_column(connection, table) is None:
+    if tables.users is not None and live_users_column(connection, table, live) is None:
         problems.append(
             Problem(
                 f"{table.fullname}.user_id has no foreign key to {tables.users}: {UPGRADE}, or set users='none'", False
             )
         )
-    for foreign in inspector.get_foreign_keys(table.name, schema=table.schema):
+    for foreign in live.get_foreign_keys(table.name, schema=table.schema):
         actions = key_actions(foreign)
         if foreign["constrained_columns"] == ["user_id"] and actions != CASCADES:
             problems.append(

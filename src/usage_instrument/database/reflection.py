@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, MetaData, Table, column, exc, inspect, select, table
-from sqlalchemy.engine.reflection import Inspector
 
 from usage_instrument.errors import SchemaError
 
 from . import dialects
 from .dialects.base import as_uuid
+from .live_tables import LiveTables
 from .schema import default_tables, define_tables
 from .tables import Tables
 from .users_column import live_users_column
@@ -48,12 +48,12 @@ def elsewhere(connection: Connection) -> str | None:
     return f"it is in {place}: pass --schema {schemas[0]}, schema={schemas[0]!r}, or set $USAGE_INSTRUMENT_SCHEMA"
 
 
-def has_table(inspector: Inspector, table: Table) -> bool:
+def has_table(live: LiveTables, table: Table) -> bool:
     """Whether a table is there; False also where MariaDB does not show it to a role without rights."""
     try:
-        return inspector.has_table(table.name, schema=table.schema)
+        return live.has_table(table.name, schema=table.schema)
     except exc.DBAPIError as error:
-        if dialects.get(inspector.dialect.name).classify(error) is not dialects.Fault.CONFIGURATION:
+        if dialects.get(live.dialect.name).classify(error) is not dialects.Fault.CONFIGURATION:
             raise
         return False
 
@@ -61,15 +61,15 @@ def has_table(inspector: Inspector, table: Table) -> bool:
 def is_readable(connection: Connection, table: Table) -> bool:
     """Whether a table is there, and the role may read it; within a transaction."""
     dialect = dialects.get(connection.dialect.name)
-    return has_table(inspect(connection), table) and dialect.may_read(connection, table)
+    return has_table(LiveTables(connection, [table]), table) and dialect.may_read(connection, table)
 
 
 def missing_tables(connection: Connection, tables: Tables, *more: Table) -> list[str]:
     """The tables that most queries read, and these, as far as the database lacks them."""
-    inspector = inspect(connection)
     unasked = (
         *(tables.access, tables.suppressions, tables.trail, tables.exposures),
         *(tables.dimensions, tables.outbox, tables.alerts),
     )
     queried = [each for each in tables if each not in unasked or each in more]
-    return [each.fullname for each in queried if not has_table(inspector, each)]
+    live = LiveTables(connection, queried)
+    return [each.fullname for each in queried if not has_table(live, each)]

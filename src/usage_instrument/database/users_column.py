@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, inspect
 
+from .live_tables import LiveTables
+
 
 @dataclass(frozen=True)
 class UsersColumn:
@@ -26,9 +28,9 @@ class UsersColumn:
         return ".".join(part for part in (self.schema, self.table, self.column) if part)
 
 
-def live_users_column(connection: Connection, usage: Table) -> UsersColumn | None:
+def live_users_column(connection: Connection, usage: Table, live: LiveTables | None = None) -> UsersColumn | None:
     """The column that the `user_id` of a live table refers to; None without a foreign key."""
-    for key in inspect(connection).get_foreign_keys(usage.name, schema=usage.schema):
+    for key in (live or inspect(connection)).get_foreign_keys(usage.name, schema=usage.schema):
         if key["constrained_columns"] == ["user_id"]:
             return UsersColumn(key["referred_schema"], key["referred_table"], key["referred_columns"][0])
     return None

@@ -22,6 +22,7 @@ from usage_instrument.database.dimensions import DimensionValues, dimension_rows
 from usage_instrument.database.driver_errors import Fault, describe
 from usage_instrument.database.exposures import exposure_rows
 from usage_instrument.database.ledger import Ledger, utcnow
+from usage_instrument.database.live_tables import LiveTables
 from usage_instrument.database.reflection import is_readable
 from usage_instrument.database.spellings import Spellings
 from usage_instrument.database.suppressions import Suppressions
@@ -129,20 +130,20 @@ class Store:
             return
 
         def check(connection: Connection) -> None:
-            inspector = inspect(connection)
-            problems = inspection.check(connection, self._tables, inspector)
+            live = LiveTables(connection, self._tables)
+            problems = inspection.check(connection, self._tables, live)
             fatal = [problem for problem in problems if problem.blocks_writing]
             if fatal:
                 more = f" (further problems: {len(fatal) - 1})" if len(fatal) > 1 else ""
                 raise SchemaError(f"{fatal[0].message}{more}")
-            users = live_users_column(connection, self._tables.usage)
+            users = live_users_column(connection, self._tables.usage, live)
             if users is not None:
                 id_: ColumnClause[Any] = column(users.column, self._tables.usage.c.user_id.type)
                 self._users = table(users.table, id_, schema=users.schema).c[users.column]
             self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
-            self.audit_problem = inspection.audit_problem(connection, self._tables, inspector)
-            self.exposure_problem = inspection.exposure_problem(connection, self._tables, inspector)
-            self.dimension_problem = inspection.dimension_problem(connection, self._tables, inspector)
+            self.audit_problem = inspection.audit_problem(connection, self._tables, live)
+            self.exposure_problem = inspection.exposure_problem(connection, self._tables, live)
+            self.dimension_problem = inspection.dimension_problem(connection, self._tables, live)
             self._has_outbox = self._sees_outbox(connection)
 
         self.transact(check)

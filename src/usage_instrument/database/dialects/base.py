@@ -25,7 +25,6 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.types import CHAR, TypeEngine, Uuid
 
@@ -34,6 +33,7 @@ from usage_instrument.events import MAX_COUNT, NIL
 from usage_instrument.typing import Unit, UserIdType
 
 from ..driver_errors import Fault
+from ..live_tables import LiveTables
 from ..partitions import Partitioning
 from ..tables import Tables
 from ..users_column import UsersColumn
@@ -148,10 +148,10 @@ class Dialect(ABC):
         """The SQL that creates and the SQL that drops the unique index; None where an Index expresses it."""
         return None
 
-    def column_changes(self, connection: Connection, inspector: Inspector, table: Table) -> list[ColumnChange]:
+    def column_changes(self, connection: Connection, reflected: LiveTables, table: Table) -> list[ColumnChange]:
         """The columns of a live table that differ from their definition, and how to change them."""
         changes = []
-        for live in self.live_columns(connection, inspector, table):
+        for live in self.live_columns(connection, reflected, table):
             column = table.c.get(live["name"])
             if column is None:
                 continue
@@ -163,9 +163,9 @@ class Dialect(ABC):
                 changes.append(ColumnChange(what, make, bool(blocking)))
         return changes
 
-    def live_columns(self, connection: Connection, inspector: Inspector, table: Table) -> Sequence[Any]:
+    def live_columns(self, connection: Connection, reflected: LiveTables, table: Table) -> Sequence[Any]:
         """The reflected columns of a live table, as `differences` looks at them."""
-        return inspector.get_columns(table.name, schema=table.schema)
+        return reflected.get_columns(table.name, schema=table.schema)
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
         """How a reflected column is narrower than its definition."""

@@ -24,7 +24,6 @@ from sqlalchemy import (
 )
 from sqlalchemy import types as sqltypes
 from sqlalchemy.dialects.mysql import TIMESTAMP, VARCHAR
-from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.schema import CreateColumn, DefaultClause
 from sqlalchemy.types import TypeEngine
 
@@ -33,6 +32,7 @@ from usage_instrument.settings import Settings
 from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
+from ...live_tables import LiveTables
 from ...tables import Tables
 from ...user_text import UserText, bytewise_collation, on_server
 from ...users_column import UsersColumn, live_users_column
@@ -141,12 +141,12 @@ class MariaDB(Dialect):
             user = _binary(connection, user)
         return [user, *rest]
 
-    def live_columns(self, connection: Connection, inspector: Inspector, table: Table) -> Sequence[Any]:
+    def live_columns(self, connection: Connection, reflected: LiveTables, table: Table) -> Sequence[Any]:
         # Reflection omits the default of the table.
         found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": table.name})
         texts = {name: {"charset": charset, "collation": collation} for name, charset, collation in found}
         none = {"charset": None, "collation": None}
-        columns = super().live_columns(connection, inspector, table)
+        columns = super().live_columns(connection, reflected, table)
         return [{**live, **texts.get(live["name"], none)} for live in columns]
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:

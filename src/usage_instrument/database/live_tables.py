@@ -1,0 +1,67 @@
+"""The tables as they are in a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Table, inspect
+from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
+
+
+class LiveTables:
+    """Reflects tables, and keeps what it has read: columns, keys and indexes, as an Inspector of SQLAlchemy does.
+
+    PostgreSQL is asked once for the columns of all these tables, and once for each kind of key. A question for each
+    table takes four times the time, in each process that starts. Other databases are asked for each table.
+    """
+
+    def __init__(self, connection: Connection, tables: Iterable[Table]) -> None:
+        self.dialect = connection.dialect
+        self._inspector = inspect(connection)
+        self._names: dict[str | None, list[str]] = {}
+        if self.dialect.name == "postgresql":
+            for table in tables:
+                self._names.setdefault(table.schema, []).append(table.name)
+        self._read: dict[tuple[str, str | None], Any] = {}
+
+    def has_table(self, name: str, *, schema: str | None = None) -> bool:
+        """Whether there is a table or a view of that name."""
+        if name in self._names.get(schema, ()) and (schema, name) in self._all("columns", schema):
+            return True
+        return self._inspector.has_table(name, schema=schema)
+
+    def get_columns(self, name: str, *, schema: str | None = None) -> list[Any]:
+        """The columns. Raises NoSuchTableError, as do the others."""
+        found: list[Any] = self._get("columns", name, schema)
+        return found
+
+    def get_pk_constraint(self, name: str, *, schema: str | None = None) -> Any:
+        """The primary key, which may have no columns."""
+        return self._get("pk_constraint", name, schema)
+
+    def get_indexes(self, name: str, *, schema: str | None = None) -> list[Any]:
+        """The indexes."""
+        found: list[Any] = self._get("indexes", name, schema)
+        return found
+
+    def get_foreign_keys(self, name: str, *, schema: str | None = None) -> list[Any]:
+        """The foreign keys."""
+        found: list[Any] = self._get("foreign_keys", name, schema)
+        return found
+
+    def _get(self, kind: str, name: str, schema: str | None) -> Any:
+        if name in self._names.get(schema, ()):
+            together = self._all(kind, schema)
+            if (schema, name) in together:
+                return together[schema, name]
+        return getattr(self._inspector, f"get_{kind}")(name, schema=schema)
+
+    def _all(self, kind: str, schema: str | None) -> Any:
+        if (kind, schema) not in self._read:
+            read = getattr(self._inspector, f"get_multi_{kind}")
+            names = self._names[schema]
+            self._read[kind, schema] = read(
+                schema=schema, filter_names=names, kind=ObjectKind.ANY, scope=ObjectScope.ANY
+            )
+        return self._read[kind, schema]
