@@ -29,7 +29,7 @@ from usage_instrument.pipeline.journal.segment import Segment
 from usage_instrument.pipeline.pending_counts import PendingCounts
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("USAGE_TEST_FUZZ", "100")),
+    max_examples=int(os.environ.get("USAGE_TEST_FUZZ", "40")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
