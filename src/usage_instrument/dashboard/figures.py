@@ -88,27 +88,26 @@ def totals(connection: sa.Connection, tables: Tables, asked: Window, feature: st
     """Add up the history of one feature or of all, in a window and in the one before it."""
     history = asked.history(tables, before=asked.days)
     start, before = asked.start(), asked.previous().start()
-    is_now = sa.case((history.c.bucket_start >= start, 1), else_=0).label("is_now")
-    found = sa.select(is_now, history.c.user_id, sa.func.sum(history.c.usage_count).label("uses"))
-    found = found.where(
-        history.c.bucket_start >= before, *Window(None, asked.until, asked.tz).contains(history.c.bucket_start)
-    )
-    found = found.group_by(is_now, history.c.user_id)
-    if feature is not None:
-        found = found.where(history.c.feature_name == feature)
-    # Grouped by user first: a database would sort all rows to count the distinct users.
-    by_user = found.subquery()
-    columns = []
-    for name, side in (("now", 1), ("before", 0)):
-        is_side = by_user.c.is_now == side
-        columns += [
-            sa.func.sum(sa.case((is_side, by_user.c.uses), else_=0)).label(f"uses_{name}"),
-            sa.func.count(sa.case((is_side, by_user.c.user_id))).label(f"users_{name}"),
-        ]
-    bucket = tables.history.c.bucket_start
-    reaches = sa.exists().where(asked.zone.local(bucket) <= before).label("reaches")
-    has_history = sa.exists(bucket).label("has_history")
-    row = connection.execute(sa.select(*columns, reaches, has_history).select_from(by_user)).one()
+    bucket, its = history.c.bucket_start, [] if feature is None else [history.c.feature_name == feature]
+
+    def added_up(name: str, inside: list[sa.ColumnElement[bool]]) -> sa.Subquery:
+        # Grouped by user first: a database would sort all rows to count the distinct users.
+        found = sa.select(history.c.user_id, sa.func.sum(history.c.usage_count).label("uses")).where(*inside, *its)
+        by_user = found.group_by(history.c.user_id).subquery()
+        columns = (sa.func.sum(by_user.c.uses).label("uses"), sa.func.count(by_user.c.user_id).label("users"))
+        return sa.select(*columns).subquery(name)
+
+    now, earlier = added_up("now_", asked.contains(bucket)), added_up("before_", [bucket >= before, bucket < start])
+    columns = [
+        side.c[column].label(f"{column}_{name}")
+        for side, name in ((now, "now"), (earlier, "before"))
+        for column in ("uses", "users")
+    ]
+    any_bucket = tables.history.c.bucket_start
+    reaches = sa.exists().where(asked.zone.local(any_bucket) <= before).label("reaches")
+    has_history = sa.exists(any_bucket).label("has_history")
+    both = now.join(earlier, sa.true())
+    row = connection.execute(sa.select(*columns, reaches, has_history).select_from(both)).one()
 
     def figure(name: str) -> Figure:
         earlier = int(getattr(row, f"{name}_before") or 0)
