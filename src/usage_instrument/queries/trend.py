@@ -120,7 +120,7 @@ def _by_unit(
         start = select(StartOf(unit, func.min(bucket))).where(*rows).scalar_subquery()
     units = calendar(unit, start, end, name, zone)
     unit_start = StartOf(unit, bucket).label("bucket_start")
-    by_user = _by_user(history, [unit_start]).where(*rows).group_by(unit_start).subquery(f"used_in_{name}")
+    by_user = _by_user(history, [unit_start]).where(*rows).subquery(f"used_in_{name}")
     at_once = select(by_user.c.bucket_start, *_added_up(by_user)).group_by(by_user.c.bucket_start)
     used: FromClause = at_once.subquery(f"totals_of_{name}")
     if zone.is_utc:  # the users of one day fit into memory, those of each of many days do not
@@ -142,9 +142,9 @@ def _by_unit(
 
 
 def _by_user(history: FromClause, key: list[ColumnElement[Any]]) -> Select[*tuple[Any, ...]]:
-    """The uses of each user."""
+    """The uses of each user by a key, whose order SQLite keeps for the groups around it."""
     uses = func.sum(history.c.usage_count).label("uses")
-    return select(*key, history.c.user_id, uses).group_by(history.c.user_id)
+    return select(*key, history.c.user_id, uses).group_by(*key, history.c.user_id)
 
 
 def _added_up(by_user: FromClause) -> list[ColumnElement[Any]]:
