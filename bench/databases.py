@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -45,3 +45,30 @@ def _owned(url: sa.URL | str) -> Iterator[sa.Engine]:
     engine = sa.create_engine(url)
     yield engine
     engine.dispose()
+
+
+class Processor:
+    """The processor time of the sessions that a PostgreSQL database on this machine has by now, in seconds."""
+
+    def __init__(self, url: str) -> None:
+        with _owned(url) as engine, engine.connect() as connection:
+            query = (
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+                "AND backend_type = 'client backend'"
+            )
+            self.sessions: list[int] = list(connection.exec_driver_sql(query).scalars())
+        self._used: dict[int, float] = {}
+
+    def used(self) -> float:
+        """So far, by those that have ended too."""
+        for session in self.sessions:
+            with contextlib.suppress(FileNotFoundError):
+                text = Path(f"/proc/{session}/schedstat").read_text(encoding="ascii")
+                self._used[session] = int(text.split()[0]) / 1e9
+        return sum(self._used.values())
+
+    def of(self, work: Callable[[], object]) -> float:
+        """For this work."""
+        before = self.used()
+        work()
+        return self.used() - before

@@ -17,13 +17,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
-from databases import POSTGRESQL
+from databases import POSTGRESQL, Processor
 from flush import Writer, counts, filled, settle
 from rounds import Bar, Result, Row, Table, main, times
 
@@ -71,28 +70,6 @@ def together(url: str, processes: int, seconds: float) -> float:
         stdin.write("\n")
         stdin.flush()
     return sum(int(one.communicate()[0]) for one in running) / seconds
-
-
-class Processor:
-    """The processor time of all sessions of a database on this machine, in seconds."""
-
-    def __init__(self, url: str) -> None:
-        engine = sa.create_engine(url)
-        with engine.connect() as connection:
-            query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            self.sessions: list[int] = list(connection.exec_driver_sql(query).scalars())
-        engine.dispose()
-
-    def used(self) -> float:
-        """So far."""
-        files = (Path(f"/proc/{session}/schedstat") for session in self.sessions)
-        return sum(int(file.read_text(encoding="ascii").split()[0]) for file in files) / 1e9
-
-    def of(self, work: Callable[[], object]) -> float:
-        """For this work."""
-        before = self.used()
-        work()
-        return self.used() - before
 
 
 def arithmetic(url: str, tables: Tables, rounds: int) -> Iterator[Result]:
@@ -160,7 +137,7 @@ def reading(url: str, tables: Tables, rounds: int) -> float:
     return max(taken) / rows
 
 
-def answered(connection: sa.Connection, question: sa.Select[Any]) -> int:
+def answered(connection: sa.Connection, question: sa.Executable) -> int:
     """How many rows the answer has."""
     return len(connection.execute(question).all())
 
@@ -223,8 +200,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
         print(work(sys.argv[2], float(sys.argv[3])))
     elif sys.argv[1:2] == ["--page"]:
-        with filled(POSTGRESQL) as place:
-            for result in arithmetic(*place, 25):
+        with filled(POSTGRESQL) as (database_url, its_tables):
+            for result in arithmetic(database_url, its_tables, 25):
                 print(result)
     else:
         main(measure, __doc__, "psycopg")
