@@ -167,6 +167,46 @@ def test_an_object_that_is_only_added_has_begun_a_transaction(lite, captured):
     assert agree(lite, captured, number)
 
 
+def test_a_use_by_a_hook_takes_few_calls(sqlite, lite):
+    """By count, since seconds depend on the machine: a use that waits for its commit beside one that does not."""
+    schema.create_all(lite)
+    usage.configure(f"{sqlite.url}.elsewhere", enabled=True)
+
+    def calls(is_bound):
+        found = []
+
+        def note(frame, event, _):
+            if event == "call" and f"{usage.__name__}/capture" in frame.f_code.co_filename:
+                found.append(frame.f_code.co_name)
+
+        with Session(lite) as session:
+            session.begin()
+            sys.setprofile(note)
+            try:
+                usage.track("purchase", commit=session if is_bound else None)
+                session.commit()
+            finally:
+                sys.setprofile(None)
+        return len(found)
+
+    for _ in range(2):  # what is found out once
+        without, bound = calls(False), calls(True)
+    assert bound - without <= 11
+
+
+def test_what_an_engine_is_told_later_holds_at_the_next_use(lite, captured):
+    with Session(lite) as session:
+        buy(session)
+        session.commit()
+    lite.update_execution_options(isolation_level="AUTOCOMMIT")
+    with Session(lite) as session:
+        session.begin()
+        usage.track("purchase", commit=session)
+        session.rollback()
+    assert captured.count("purchase") == 2
+    assert len(captured.complaints) == 1
+
+
 def test_an_exception_out_of_the_block_counts_nothing(engine, captured):
     with pytest.raises(ZeroDivisionError), Session.begin(Session(engine)) as transaction:
         buy(transaction.session)

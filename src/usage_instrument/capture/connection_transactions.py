@@ -6,9 +6,9 @@ that reports how `commit`, `rollback` and `close` ended; no other transaction pa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
-from .kept_uses import Release, autocommits, keep_in, kept_by, run
+from .kept_uses import Release, keep_in, kept_by, place_of, run
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -20,13 +20,14 @@ _kinds: dict[type, type] = {}
 def keep(connection: Connection, release: Release) -> bool:
     """Keep a use for the commit of the connection's transaction; False if none is open."""
     transaction = connection.get_nested_transaction() or connection.get_transaction()
-    if transaction is None or autocommits(connection):
+    if transaction is None:
+        return False
+    place = place_of(connection, getattr(release, "outbox", None))
+    if place.autocommits:
         return False
     _follow(transaction)
     found = keep_in(connection)
-    outbox = getattr(release, "outbox", None)
-    if outbox is not found.asked:
-        found.ask(outbox, None, connection.engine)
+    found.may_be_rows |= place.is_of_tables
     found.keep(transaction, release)
     return True
 
@@ -43,12 +44,6 @@ def outcome_since(connection: Connection, ended: int) -> bool | None:
     """As session_transactions.outcome_since."""
     found = keep_in(connection)
     return None if found.ended == ended else found.committed
-
-
-def is_open(bind: Any) -> TypeGuard[Connection]:
-    """Whether the bind of a session is a Connection with an open transaction."""
-    in_transaction = getattr(bind, "in_transaction", None)  # which an Engine has not
-    return in_transaction is not None and bool(in_transaction())
 
 
 def _follow(transaction: Any) -> None:
@@ -111,7 +106,7 @@ class _ReportsOutermost(_Reports):
         if found is None:
             super().commit()  # type: ignore[misc]
             return
-        if found.reached and found.levels and not hasattr(self, "xid"):  # which is prepared already
+        if found.may_be_rows and found.levels and not hasattr(self, "xid"):  # which is prepared already
             found.put(found.outboxes_at(connection), connection)
         super().commit()  # type: ignore[misc]
         uses = found.take()

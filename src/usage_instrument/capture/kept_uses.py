@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from usage_instrument.events import Use
@@ -45,17 +45,15 @@ class TransactionLostError(Exception):
 
 KEY = "_usage_instrument_uses"
 """The attribute of a session or connection that holds its KeptUses, which end with it."""
+_PLACE = "_usage_instrument_place"
+"""The attribute of an Engine or Connection that holds its Place."""
 
 
 class KeptUses:
     """The uses that wait, by the transaction or savepoint they were captured in, and the latest outcome."""
 
-    asked: Outbox | None = None
-    """The outbox of the latest use."""
-    bound: Any = None
-    """What the session or connection was bound to at that use."""
-    reached: Sequence[Outbox] = ()
-    """The outboxes of its uses that are in the database of `bound`."""
+    may_be_rows = False
+    """Whether a use was captured in the database of its outbox."""
     outboxes: Sequence[Outbox] = ()
     """Those that have rows in the open transaction."""
     committing = False
@@ -69,14 +67,6 @@ class KeptUses:
 
     def __init__(self) -> None:
         self.levels: dict[object, list[Release]] = {}
-
-    def ask(self, outbox: Outbox | None, bound: Any, database: Any) -> None:
-        """Note whether uses of an outbox can become rows: the transactions are in `database`, None if in several."""
-        if bound is not self.bound:
-            self.reached = ()
-        self.asked, self.bound = outbox, bound
-        if outbox is not None and database is not None and outbox not in self.reached and outbox.is_here(database):
-            self.reached = (*self.reached, outbox)
 
     def keep(self, level: object, release: Release) -> None:
         """Keep a use until its transaction or savepoint ends. If the transaction has committed, record it at once."""
@@ -96,18 +86,19 @@ class KeptUses:
             self.levels.setdefault(outer, []).extend(uses)
 
     def outboxes_at(self, bind: Any) -> list[Outbox]:
-        """The outboxes that take uses in the database of `bind`."""
-        return [outbox for outbox in self.reached if outbox.takes(bind)]
+        """The outboxes of the uses that wait, if they take them in the database of `bind`."""
+        found = dict.fromkeys(_outbox_of(release) for uses in self.levels.values() for release in uses)
+        return [outbox for outbox in found if outbox is not None and outbox.takes(bind)]
 
     def put(self, outboxes: Iterable[Outbox], connection: Any) -> None:
         """Put the uses into their outboxes: the outermost transaction of the connection is about to commit."""
         for outbox in outboxes:
             kept: list[Any] = [release for uses in self.levels.values() for release in uses]
-            theirs = [release for release in kept if getattr(release, "outbox", None) is outbox]
+            theirs = [release for release in kept if _outbox_of(release) is outbox]
             if theirs and outbox.put(connection, [use for release in theirs for use in release.uses]):
                 self.outboxes = (*self.outboxes, outbox)
                 for level, uses in self.levels.items():
-                    self.levels[level] = [release for release in uses if getattr(release, "outbox", None) is not outbox]
+                    self.levels[level] = [release for release in uses if _outbox_of(release) is not outbox]
 
     def take(self) -> list[Release]:
         """Hand over all uses, in the order of their levels, and have the writer look into the outbox."""
@@ -130,18 +121,22 @@ class KeptUses:
         self.committed, self.committing = committed, False
 
 
+def _outbox_of(release: Release) -> Outbox | None:
+    return getattr(release, "outbox", None)
+
+
 def kept_by(owner: Any) -> KeptUses | None:
     """The uses that a session or connection keeps, if any were captured with it."""
-    found: KeptUses | None = owner.__dict__.get(KEY)
+    found: KeptUses | None = getattr(owner, KEY, None)
     return found
 
 
 def keep_in(owner: Any) -> KeptUses:
     """The uses that a session or connection keeps, from now on."""
-    attributes = owner.__dict__
-    found: KeptUses | None = attributes.get(KEY)
+    found: KeptUses | None = getattr(owner, KEY, None)
     if found is None:
-        found = attributes[KEY] = KeptUses()
+        found = KeptUses()
+        setattr(owner, KEY, found)
     return found
 
 
@@ -154,11 +149,27 @@ def run(uses: Iterable[Release]) -> None:
             log.warning("commit", "a use could not be recorded when its transaction committed", exc_info=True)
 
 
-def autocommits(bind: Any) -> bool:
-    """Whether each statement of an Engine or Connection is a transaction of its own. Asks no database."""
-    if bind is None:
-        return False
-    level = bind.get_execution_options().get("isolation_level")
-    if level is None:  # that of create_engine()
-        level = getattr(bind.dialect, "_on_connect_isolation_level", None)
-    return level is not None and bool(level == "AUTOCOMMIT")
+class Place:
+    """What a use has to know of an Engine or Connection, found out once for an outbox and execution options."""
+
+    __slots__ = ("autocommits", "is_of_tables", "options", "outbox")
+
+    def __init__(self, bind: Any, outbox: Outbox | None) -> None:
+        self.outbox = outbox
+        self.options: Mapping[str, Any] = bind.get_execution_options()
+        level = self.options.get("isolation_level")
+        if level is None:  # that of create_engine()
+            level = getattr(bind.dialect, "_on_connect_isolation_level", None)
+        self.autocommits = level is not None and bool(level == "AUTOCOMMIT")
+        """Whether each statement is a transaction of its own."""
+        self.is_of_tables = not self.autocommits and outbox is not None and outbox.is_here(bind)
+        """Whether it is on the database of the outbox."""
+
+
+def place_of(bind: Any, outbox: Outbox | None) -> Place:
+    """The Place of an Engine or Connection. Asks no database."""
+    found: Place | None = getattr(bind, _PLACE, None)
+    if found is None or found.outbox is not outbox or found.options is not bind.get_execution_options():
+        found = Place(bind, outbox)
+        setattr(bind, _PLACE, found)
+    return found

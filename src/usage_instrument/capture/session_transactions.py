@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from usage_instrument.runtime.threads import allocate_lock
 
 from . import connection_transactions
-from .kept_uses import KEY, KeptUses, Release, autocommits, keep_in, run
+from .kept_uses import KEY, KeptUses, Release, keep_in, place_of, run
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
 
 _following = allocate_lock()
 _follows = False
+_connection: Any = ()
+"""SQLAlchemy's class Connection."""
 _get_bind: Any = None
 """SQLAlchemy's own `Session.get_bind`."""
 _binds = ""
@@ -31,15 +33,16 @@ def follow() -> None:
     SQLAlchemy forbids it while another thread runs the listeners of the same event, so that it is done as early as
     possible: when a tracker is made, and when `commit=` is declared.
     """
-    global _follows, _get_bind, _binds
+    global _follows, _connection, _get_bind, _binds
     if _follows or "sqlalchemy.orm" not in sys.modules:
         return
     with _following:
         if not _follows:
-            from sqlalchemy import event
+            from sqlalchemy import Connection, event
             from sqlalchemy.orm import Session
 
-            _get_bind, _binds = Session.get_bind, "binds" if hasattr(Session(), "binds") else "_Session__binds"
+            _connection, _get_bind = Connection, Session.get_bind
+            _binds = "binds" if hasattr(Session(), "binds") else "_Session__binds"
             # First, since an exception of the host's own listener keeps later ones from running.
             event.listen(Session, "before_commit", _committing)
             event.listen(Session, "after_commit", _committed, insert=True)
@@ -52,13 +55,15 @@ def keep(session: Session, release: Release) -> bool:
     if not _follows:
         follow()
     transaction = session.get_nested_transaction() or session.get_transaction()
-    bind = session.bind
-    if transaction is None or autocommits(bind):
+    if transaction is None:
         return False
-    found: KeptUses = session.__dict__.get(KEY) or keep_in(session)
-    outbox = getattr(release, "outbox", None)
-    if outbox is not found.asked or bind is not found.bound:
-        found.ask(outbox, bind, _only_bind(session))
+    bind = session.bind if session.bind is not None else _only_bind(session)
+    place = None if bind is None else place_of(bind, getattr(release, "outbox", None))
+    if place is not None and place.autocommits:
+        return False
+    found: KeptUses = getattr(session, KEY, None) or keep_in(session)
+    if place is not None and place.is_of_tables:
+        found.may_be_rows = True
     found.keep(transaction, release)
     return True
 
@@ -77,8 +82,8 @@ def outcome_since(session: Session, ended: int) -> bool | None:
 
 
 def _committing(session: Session) -> None:
-    found: KeptUses | None = session.__dict__.get(KEY)
-    if found is None or not found.reached or not found.levels:
+    found: KeptUses | None = getattr(session, KEY, None)
+    if found is None or not found.may_be_rows or not found.levels:
         return
     if session.twophase or session.get_nested_transaction() is not None:
         return
@@ -90,8 +95,7 @@ def _committing(session: Session) -> None:
 
 def _only_bind(session: Session) -> Any:
     """The bind of a session, if it has one alone: of several, one may commit and the next one fail."""
-    attributes = session.__dict__
-    if attributes.get(_binds):
+    if getattr(session, _binds, None):
         return None
     if type(session).get_bind is _get_bind:
         return session.bind
@@ -102,7 +106,7 @@ def _only_bind(session: Session) -> Any:
 
 
 def _committed(session: Session) -> None:
-    found: KeptUses | None = session.__dict__.get(KEY)
+    found: KeptUses | None = getattr(session, KEY, None)
     if found is None:
         return
     savepoint = session.get_nested_transaction()
@@ -113,7 +117,9 @@ def _committed(session: Session) -> None:
     uses = found.take()
     if uses:
         outer = session.bind
-        if connection_transactions.is_open(outer):  # the session only takes part in a transaction of the host's
+        if (
+            isinstance(outer, _connection) and outer.in_transaction()
+        ):  # the session only takes part in a transaction of the host's
             uses = [release for release in uses if not connection_transactions.keep(outer, release)]
         run(uses)
 
@@ -126,7 +132,7 @@ def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | No
 
 
 def _ended(session: Session, transaction: SessionTransaction) -> None:
-    found: KeptUses | None = session.__dict__.get(KEY)
+    found: KeptUses | None = getattr(session, KEY, None)
     if found is None:
         return
     if transaction.parent is None:
