@@ -195,6 +195,7 @@ def _serve_postgresql(
 ) -> contextlib.AbstractContextManager[object]:
     settings = {
         "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 100,
+        "max_prepared_transactions": 10,
         **dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit", "autovacuum"), "on" if durable else "off"),
         "timezone": "America/New_York",  # so that a forgotten UTC shows
     }  # fmt: skip

@@ -1,5 +1,5 @@
 """Processes that buy until they are killed, each use bound to a transaction that commits, is rolled back, or loses a
-savepoint, of SQLAlchemy or of Django. Each line on stdin starts one, and its pid is the answer."""
+savepoint, of SQLAlchemy, in two phases, or of Django. Each line on stdin starts one, and its pid is the answer."""
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -73,6 +73,28 @@ def _buy(place: Session | sa.Connection, number: int, dice: random.Random) -> No
         place.commit()
 
 
+def in_two_phases(shop: str) -> Callable[[int, random.Random], None]:
+    """What buys by transactions that are prepared before they commit."""
+    engine = sa.create_engine(shop)
+
+    def buy(number: int, dice: random.Random) -> None:
+        ends_well = dice.random() < 0.7
+        if dice.random() < 0.5:
+            with Session(engine, twophase=True) as session:
+                session.execute(PURCHASES.insert().values(id=number))
+                usage.track("purchase", commit=session, user=number)
+                session.prepare()
+                session.commit() if ends_well else session.rollback()
+        else:
+            with engine.connect() as connection, connection.begin_twophase() as transaction:
+                connection.execute(PURCHASES.insert().values(id=number))
+                usage.track("purchase", commit=connection, user=number)
+                transaction.prepare()
+                transaction.commit() if ends_well else transaction.rollback()
+
+    return buy
+
+
 def of_django(shop: str) -> Callable[[int, random.Random], None]:
     """What buys within atomic()."""
     from django.conf import settings
@@ -106,7 +128,7 @@ def of_django(shop: str) -> Callable[[int, random.Random], None]:
 def main() -> None:
     way, shop, url, journal = sys.argv[1:]
     usage.configure(url, journal=journal, user_id_type="integer", flush_interval=0.02)  # loads what there is to load
-    buyer = of_django if way == "django" else of_sqlalchemy
+    buyer = {"django": of_django, "two phases": in_two_phases}.get(way, of_sqlalchemy)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
     for _ in sys.stdin:
         child = os.fork()

@@ -117,9 +117,8 @@ def _committed(session: Session) -> None:
     uses = found.take()
     if uses:
         outer = session.bind
-        if (
-            isinstance(outer, _connection) and outer.in_transaction()
-        ):  # the session only takes part in a transaction of the host's
+        # The session may only take part in a transaction of the host's.
+        if isinstance(outer, _connection) and outer.in_transaction():
             uses = [release for release in uses if not connection_transactions.keep(outer, release)]
         run(uses)
 
