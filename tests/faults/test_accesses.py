@@ -23,10 +23,10 @@ import accessing
 from conftest import Database
 from proxy import Proxy, anywhere, through, url_through
 from reading import made
-from test_kills import left, recover, wait_until_dead
 from usage_instrument import AuditUnavailable, Settings, Tracker
 from usage_instrument.audit.verify import verify
 from usage_instrument.schema import Tables
+from victims import left, recover, wait_until_dead
 
 KILLS = min(int(os.environ.get("USAGE_TEST_KILLS", "8")), 200)
 CUTS = min(int(os.environ.get("USAGE_TEST_CUTS", "16")), 200)

@@ -21,8 +21,8 @@ import sqlalchemy as sa
 import buyer
 from conftest import Database
 from reading import all_of, counts, made
-from test_kills import left, recover, wait_until_dead
 from usage_instrument import Settings, Tracker
+from victims import left, recover, wait_until_dead
 
 KILLS = int(os.environ.get("USAGE_TEST_COMMIT_KILLS", "6"))
 AT_ONCE = 3

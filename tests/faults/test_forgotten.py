@@ -20,9 +20,9 @@ import forgotten
 from conftest import Database
 from forgotten import ADA
 from reading import all_of, made
-from test_kills import wait_until_dead
 from usage_instrument.audit.verify import verify
 from usage_instrument.schema import Tables
+from victims import wait_until_dead
 
 KEY = "a secret of thirty-two characters, or more"
 FORMS = [str(ADA).encode(), ADA.hex.encode(), ADA.bytes]

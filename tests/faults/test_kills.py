@@ -18,41 +18,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-import victim
 from conftest import Database
 from reading import all_of, made, total
-from usage_instrument.schema import Tables
+from victims import IN_FLIGHT, Victims, exposed, left, recover, wait_until_dead
 
 KILLS = int(os.environ.get("USAGE_TEST_KILLS", "12"))
 AT_ONCE = 4
-IN_FLIGHT = 2 + (victim.THREADS - 1)
-"""Uses that a killed process may have captured and not acknowledged: one call a thread, of which one counts two."""
-
-
-class Victims:
-    """Processes to kill, all with journals in one place."""
-
-    def __init__(self, url: str, place: Path, writer: str = "process") -> None:
-        self.journal, self.acks = place / "journal", place / "acks"
-        self.acks.mkdir()
-        self._nursery = subprocess.Popen(
-            [sys.executable, victim.__file__, url, str(self.journal), str(self.acks), writer],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def start(self, kind: str = "") -> int:
-        """The pid of another one."""
-        assert self._nursery.stdin is not None
-        assert self._nursery.stdout is not None
-        self._nursery.stdin.write(f"{kind}\n")
-        self._nursery.stdin.flush()
-        return int(self._nursery.stdout.readline())
-
-    def close(self) -> None:
-        self._nursery.communicate()
-        assert self._nursery.returncode == 0
 
 
 @pytest.fixture
@@ -61,28 +32,6 @@ def victims(postgresql: Database, tmp_path: Path) -> Iterator[Victims]:
     victims = Victims(postgresql.url, tmp_path)
     yield victims
     victims.close()
-
-
-def recover(url: str, journal: Path) -> subprocess.Popen[str]:
-    program = str(Path(sys.executable).with_name("usage-instrument"))
-    command = [program, "journal", "recover", "--journal", str(journal), "--url", url]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def left(journal: Path) -> list[Path]:
-    """The journals that no process recovered. A directory whose process was killed while it made it stays hidden."""
-    return [path for path in journal.iterdir() if not path.name.startswith(".")]
-
-
-def exposed(engine: sa.Engine, tables: Tables) -> int:
-    """The exposures in the table."""
-    with engine.connect() as connection:
-        return int(connection.scalar(sa.select(sa.func.sum(tables.exposures.c.exposures))) or 0)
-
-
-def wait_until_dead(pid: int) -> None:
-    while Path(f"/proc/{pid}").exists():
-        time.sleep(0.001)  # not our child: there is nothing to wait on
 
 
 def test_nothing_is_lost_and_nothing_doubled(victims: Victims, postgresql: Database) -> None:
@@ -107,7 +56,7 @@ def test_nothing_is_lost_and_nothing_doubled(victims: Victims, postgresql: Datab
             recovering = recover(postgresql.url, victims.journal)
             output, errors = recovering.communicate()
             assert recovering.returncode == 0, output + errors
-            unacknowledged = total(engine, tables) + exposed(engine, tables) - victim.acknowledged(victims.acks)
+            unacknowledged = total(engine, tables) + exposed(engine, tables) - victims.acknowledged
             assert 0 <= unacknowledged - before <= IN_FLIGHT * 5 * AT_ONCE, f"after {killed} kills"
             before = unacknowledged
     assert left(victims.journal) == []
@@ -117,7 +66,7 @@ def test_nothing_is_lost_and_nothing_doubled(victims: Victims, postgresql: Datab
     history = sa.select(sa.func.sum(tables.history.c.usage_count))
     with engine.connect() as connection:
         assert connection.scalar(history) == total(engine, tables)
-    assert victim.acknowledged(victims.acks) > KILLS
+    assert victims.acknowledged > KILLS
 
 
 def test_kills_of_processes_and_of_their_collector(postgresql: Database, tmp_path: Path) -> None:
@@ -147,7 +96,7 @@ def test_kills_of_processes_and_of_their_collector(postgresql: Database, tmp_pat
         [*command, "--journal", str(victims.journal), "--url", postgresql.url], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    acknowledged = victim.acknowledged(victims.acks)
+    acknowledged = victims.acknowledged
     assert 0 <= total(engine, tables) + exposed(engine, tables) - acknowledged <= IN_FLIGHT * (kills + 2)
     assert acknowledged > kills
     history = sa.select(sa.func.sum(tables.history.c.usage_count))
@@ -162,7 +111,7 @@ def test_racing_recoverers_share_the_work(victims: Victims, postgresql: Database
     tables = made(engine)
     pids = [victims.start() for _ in range(8)]
     deadline = time.monotonic() + 60
-    while victim.acknowledged(victims.acks) < 4_000:
+    while victims.acknowledged < 4_000:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     for pid in pids:
@@ -171,6 +120,6 @@ def test_racing_recoverers_share_the_work(victims: Victims, postgresql: Database
     racing = [recover(postgresql.url, victims.journal) for _ in range(3)]
     answers: list[Any] = [process.communicate() for process in racing]
     assert [process.returncode for process in racing] == [0, 0, 0], answers
-    unacknowledged = total(engine, tables) + exposed(engine, tables) - victim.acknowledged(victims.acks)
+    unacknowledged = total(engine, tables) + exposed(engine, tables) - victims.acknowledged
     assert 0 <= unacknowledged <= IN_FLIGHT * len(pids)
     assert left(victims.journal) == []

@@ -43,8 +43,8 @@ def _files(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in folder.glob("*.acks")]
 
 
-def _configure(url: str, journal: str, writer: WriterKind) -> None:
-    usage.configure(None if writer == "collector" else url, journal=journal, flush_interval=0.02, writer=writer)
+def _configure(url: str, journal: str, writer: WriterKind, interval: float) -> None:
+    usage.configure(None if writer == "collector" else url, journal=journal, flush_interval=interval, writer=writer)
 
 
 def _collect(url: str, journal: str) -> None:
@@ -57,18 +57,18 @@ def _collect(url: str, journal: str) -> None:
     signal.pause()
 
 
-def _live(url: str, journal: str, folder: Path, writer: WriterKind) -> None:
+def _live(url: str, journal: str, folder: Path, writer: WriterKind, interval: float, pause: float) -> None:
     path = folder / f"{os.getpid()}.acks"
     path.write_bytes(bytes(8 * THREADS))
     with path.open("r+b") as file:
         acks = memoryview(mmap.mmap(file.fileno(), 8 * THREADS)).cast("Q")
-    _configure(url, journal, writer)
+    _configure(url, journal, writer, interval)
     for number in range(THREADS):
-        threading.Thread(target=_use, args=(number, acks), daemon=True).start()
+        threading.Thread(target=_use, args=(number, acks, pause), daemon=True).start()
     signal.pause()
 
 
-def _use(number: int, acks: memoryview) -> None:
+def _use(number: int, acks: memoryview, pause: float) -> None:
     dice = random.Random(os.getpid() * THREADS + number)
     uses = 0
     while True:
@@ -84,18 +84,20 @@ def _use(number: int, acks: memoryview) -> None:
                 plain()
             uses += 1
         acks[number] = uses
+        if pause:
+            time.sleep(pause)
 
 
 def main() -> None:
-    url, journal, folder, writer = sys.argv[1:]
+    url, journal, folder, writer, interval, pause = sys.argv[1:]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
-    _configure(url, journal, writer)  # type: ignore[arg-type]  # as a master that preloads
+    _configure(url, journal, writer, float(interval))  # type: ignore[arg-type]  # as a master that preloads
     for line in sys.stdin:
         child = os.fork()
         if not child and line == "collector\n":
             _collect(url, journal)
         elif not child:
-            _live(url, journal, Path(folder), writer)  # type: ignore[arg-type]
+            _live(url, journal, Path(folder), writer, float(interval), float(pause))  # type: ignore[arg-type]
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
 
