@@ -58,10 +58,10 @@ def has_table(live: LiveTables, table: Table) -> bool:
         return False
 
 
-def is_readable(connection: Connection, table: Table) -> bool:
+def is_readable(connection: Connection, table: Table, live: LiveTables | None = None) -> bool:
     """Whether a table is there, and the role may read it; within a transaction."""
     dialect = dialects.get(connection.dialect.name)
-    return has_table(LiveTables(connection, [table]), table) and dialect.may_read(connection, table)
+    return has_table(live or LiveTables(connection, [table]), table) and dialect.may_read(connection, table)
 
 
 def missing_tables(connection: Connection, tables: Tables, *more: Table) -> list[str]:

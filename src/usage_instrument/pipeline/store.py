@@ -12,7 +12,7 @@ from logging import WARNING
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnClause, ColumnElement, Connection, Table, column, exc, inspect, select, table
+from sqlalchemy import ColumnClause, ColumnElement, Connection, Table, column, exc, select, table
 
 from usage_instrument.audit.chain import Chain
 from usage_instrument.audit.insert import AccessInsert
@@ -144,7 +144,7 @@ class Store:
             self.audit_problem = inspection.audit_problem(connection, self._tables, live)
             self.exposure_problem = inspection.exposure_problem(connection, self._tables, live)
             self.dimension_problem = inspection.dimension_problem(connection, self._tables, live)
-            self._has_outbox = self._sees_outbox(connection)
+            self._has_outbox = self._sees_outbox(connection, live)
 
         self.transact(check)
 
@@ -183,13 +183,14 @@ class Store:
         self._refused_until[refused.name] = time.monotonic() + _REFUSAL
         return True
 
-    def _sees_outbox(self, connection: Connection) -> bool:
+    def _sees_outbox(self, connection: Connection, live: LiveTables | None = None) -> bool:
         """Whether the outbox is there, with all its columns."""
         table = self._tables.outbox
-        if not is_readable(connection, table):
+        live = live or LiveTables(connection, [table])
+        if not is_readable(connection, table, live):
             return False
-        live = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
-        return live >= set(table.c.keys())
+        there = {column["name"] for column in live.get_columns(table.name, schema=table.schema)}
+        return there >= set(table.c.keys())
 
     def check_outbox(self) -> None:
         """Look again for the outbox. Raises WriteError."""
