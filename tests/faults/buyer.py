@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -84,15 +85,22 @@ def in_two_phases(shop: str) -> Callable[[int, random.Random], None]:
                 session.execute(PURCHASES.insert().values(id=number))
                 usage.track("purchase", commit=session, user=number)
                 session.prepare()
+                _linger(dice)
                 session.commit() if ends_well else session.rollback()
         else:
             with engine.connect() as connection, connection.begin_twophase() as transaction:
                 connection.execute(PURCHASES.insert().values(id=number))
                 usage.track("purchase", commit=connection, user=number)
                 transaction.prepare()
+                _linger(dice)
                 transaction.commit() if ends_well else transaction.rollback()
 
     return buy
+
+
+def _linger(dice: random.Random) -> None:
+    """Be killed here, sometimes."""
+    time.sleep(0.02 * dice.random())
 
 
 def of_django(shop: str) -> Callable[[int, random.Random], None]:

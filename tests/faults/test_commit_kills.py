@@ -55,6 +55,7 @@ def elsewhere(url: str, place: Path) -> str:
 def end_prepared(engine: sa.Engine, dice: random.Random) -> None:
     """Commit or roll back what the dead have prepared, as an administrator does."""
     with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")  # MariaDB ends no other transaction within one
         for transaction in connection.recover_twophase():
             end = dice.choice((connection.commit_prepared, connection.rollback_prepared))
             end(transaction, recover=True)
