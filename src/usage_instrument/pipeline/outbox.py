@@ -190,7 +190,10 @@ class Outbox:
 
     def _row(self, use: Use) -> Use:
         text = fitting_metadata(use.metadata, self._settings.metadata_max_bytes) if use.metadata else None
-        return use._replace(user=self._canonical(use.user), metadata=text)
+        user = self._canonical(use.user)
+        if user is use.user and text is use.metadata:  # as of most uses
+            return use
+        return use._replace(user=user, metadata=text)
 
     def committed(self) -> None:
         """Rows were committed: have the writer look soon."""
