@@ -14,6 +14,8 @@ import sqlalchemy as sa
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import servers
+import usage_instrument as usage
+from usage_instrument import _default, schema
 
 SQLITE, POSTGRESQL, MARIADB = "SQLite", "PostgreSQL", "MariaDB"
 
@@ -72,3 +74,16 @@ class Processor:
         before = self.used()
         work()
         return self.used() - before
+
+
+@contextlib.contextmanager
+def configured(*, journal: bool = False) -> Iterator[None]:
+    """A tracker on a SQLite file."""
+    with tempfile.TemporaryDirectory() as directory:
+        url = f"sqlite:///{Path(directory) / 'usage.db'}"
+        engine = sa.create_engine(url)
+        schema.create_all(engine, user_id_type="integer")
+        engine.dispose()
+        usage.configure(url, user_id_type="integer", journal=Path(directory) / "journal" if journal else None)
+        yield
+        _default.reset()  # shuts it down

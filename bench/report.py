@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "explanation" / "performance.md"
 IMAGES = HERE.parent / "docs" / "images"
 BEGIN, END = "<!-- measured: scripts/bench writes from here -->\n", "<!-- to here -->\n"
-MODULES = ("capture", "fold", "middleware", "serving", "flush", "fleet", "audit", "memory", "startup")
+MODULES = ("capture", "transactions", "fold", "middleware", "serving", "flush", "fleet", "audit", "memory", "startup")
 PLOTS = {
     "A function, its user from the request": "performance-capture.svg",
     "A request of Starlette": "performance-starlette.svg",
