@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 import usage_instrument as usage
 from usage_instrument import _default, schema
 
-CALLS, FEW = 4_000, 200
-"""Calls, and transactions, of a case and round."""
+CALLS, FEW = 1_000, 50
+"""Calls, and transactions, of a case and round: few, since what is compared are differences of two cases."""
 ROW, TWO, COUNTED = "one INSERT", "two INSERTs", "one INSERT and a use with commit="
 BUILT = "two INSERTs, the second one built once"
 
@@ -189,9 +189,9 @@ def in_turns(name: str, committed: Callable[..., Case], rounds: int) -> Iterator
 
 def measure(scale: float) -> Iterator[Result]:
     with configured():
-        yield from at_commit(times(60, scale))
+        yield from at_commit(times(240, scale))
     for name in (SQLITE, POSTGRESQL):
-        yield from in_the_outbox(name, times(20, scale))
+        yield from in_the_outbox(name, times(80, scale))
 
 
 if __name__ == "__main__":
