@@ -35,6 +35,7 @@ from usage_instrument.cli.demo import trail
 from usage_instrument.database.ledger import utcnow
 from usage_instrument.queries.questions import NUMBERS, QUESTIONS
 from usage_instrument.schema import create_all, define_tables
+from usage_instrument.upgrade import upgrade
 
 SECRET = "s3cret-s3cret-s3cret"
 DAY = dt.timedelta(days=1)
@@ -372,6 +373,24 @@ def test_rows_of_a_removed_rule_or_channel_are_deleted_after_a_month(database: D
     watched.run([rule_of(kept)])
     assert rows() == mine[:1]
     assert [report.event for report in kept.sent] == ["begin"]
+
+
+def test_a_table_of_the_release_before_is_watched_and_its_alerts_survive_the_upgrade(watched: Watched) -> None:
+    alerts, sent = watched.tables.alerts, Collector()
+    mine = rule_of(sent)
+    other = dataclasses.replace(mine, name="another file's")
+    with watched.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE feature_usage_alerts DROP COLUMN watched_at")
+    watched.lose()
+    for _ in range(2):
+        assert watched.run([mine, other]).errors == []
+    with watched.engine.connect() as connection:
+        upgrade(connection, watched.tables)
+    with watched.engine.begin() as connection:
+        connection.execute(alerts.update().values(begun_at=utcnow() - 40 * DAY))
+    watched.run([mine])
+    assert watched.run([other]).errors == []
+    assert [(report.event, report.rule) for report in sent.sent] == [("begin", mine.name), ("begin", other.name)]
 
 
 def test_a_watcher_leaves_what_another_one_delivers(watched: Watched) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, delete, exc, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exc, insert, or_, select, update
 
 from usage_instrument.database import dialects
 from usage_instrument.database.ledger import utcnow
+from usage_instrument.database.live_tables import LiveTables
 from usage_instrument.database.tables import Tables
 
 from .findings import Finding
@@ -63,17 +64,30 @@ class State:
     def __init__(self, connection: Connection, tables: Tables) -> None:
         self._connection = connection
         self._table = tables.alerts
+        self._has_watched_at = self._do(self._sees_watched_at)
+
+    def _sees_watched_at(self, connection: Connection) -> bool:
+        columns = LiveTables(connection, [self._table]).get_columns(self._table.name, schema=self._table.schema)
+        return self._table.c.watched_at.name in {column["name"] for column in columns}
 
     def keep(self, channels: Mapping[str, Sequence[str]]) -> None:
         """Note that these rules are watched, each with its channels, and delete the rows that none has watched for
-        ORPHANED: their rule or channel was removed from its file. Another file may have other rules."""
+        ORPHANED: their rule or channel was removed from its file. Another file may have other rules.
+
+        The table of an earlier release lacks the column, and keeps all rows.
+        """
+        if not self._has_watched_at:
+            return
         table, now = self._table, utcnow()
-        last = func.coalesce(table.c.watched_at, table.c.begun_at)
-        due = or_(table.c.watched_at.is_(None), table.c.watched_at < now - _NOTED)
+        # Rows of an earlier release: their watcher may still run, or start after this one, so their time begins now.
+        unknown = update(table).where(table.c.watched_at.is_(None)).values(watched_at=now)
+        self._do(lambda on: on.execute(unknown))
         for rule, names in channels.items():
-            its = update(table).where(table.c.rule == rule, table.c.channel.in_(names), due)
+            its = update(table).where(
+                table.c.rule == rule, table.c.channel.in_(names), table.c.watched_at < now - _NOTED
+            )
             self._do(lambda on, its=its: on.execute(its.values(watched_at=now)))  # type: ignore[misc]
-        self._do(lambda on: on.execute(delete(table).where(last < now - ORPHANED)))
+        self._do(lambda on: on.execute(delete(table).where(table.c.watched_at < now - ORPHANED)))
 
     def of_rule(self, rule: str, channels: Iterable[str]) -> list[Alert]:
         """The alerts of a rule."""
@@ -84,9 +98,10 @@ class State:
         """Insert an alert, unless another watcher has."""
         now, facts = utcnow(), json.dumps({"label": finding.label, "numbers": dict(finding.facts)})
         row = {"rule": rule, "subject": subject, "channel": channel, "alert_id": uuid4(), "facts": facts}
+        watched = {"watched_at": now} if self._has_watched_at else {}
 
         def add(connection: Connection) -> None:
-            connection.execute(insert(self._table).values(**row, begun_at=now, watched_at=now))
+            connection.execute(insert(self._table).values(**row, begun_at=now, **watched))
 
         try:
             self._do(add)

@@ -293,7 +293,13 @@ def define_alerts(metadata: MetaData, schema: str | None) -> Table:
         Column("ended_at", _timestamp(), nullable=True, comment="When it was found no more, UTC"),
         Column("claimed_by", Uuid, nullable=True, comment="The run that delivers it now"),
         Column("claimed_until", _timestamp(), nullable=True, comment="When another run may, UTC"),
-        Column("watched_at", _timestamp(), nullable=True, comment="When its rule was in a file, UTC, to a day"),
+        Column(
+            "watched_at",
+            _timestamp(),
+            nullable=True,
+            comment="When its rule was in a file, UTC, to a day",
+            info={OPTIONAL: True},
+        ),
     )
 
 
