@@ -652,7 +652,7 @@ MISTAKES = {
     '[[rules]]\nname = "t"\nquestion = "trail"\nhours = "19-7"': "hours is the first and the last full hour",
     '[[rules]]\nname = "t"\nquestion = "trail"\ntz = "Berlin"': "tz is the name of a time zone",
     '[[rules]]\nname = "t"\nquestion = "trail"\nwhat = "denial"': "did you mean 'denials'?",
-    '[[rules]]\nname = "t"\nquestion = "trail"\nthreshold = -1': "threshold is a number above 0",
+    '[[rules]]\nname = "t"\nquestion = "trail"\nthreshold = 0': "threshold is a number above 0",
     '[[rules]]\nname = "t"\nquestion = "trail"\nabove = 3': "each finding in the trail is an alert",
     "rules = 3": "there are no rules: begin each with a line [[rules]]",
     "rules = [": "is no TOML",

@@ -202,11 +202,12 @@ def _own(entries: Entries, asked: str) -> dict[str, Any]:
             entries.wrong(f"since must be a number of days such as 1d or 7d, not {since!r}")
         given = {"since": span, "reason": entries.text("reason"), "service": entries.text("service")}
     elif asked == TRAIL:
+        threshold = entries.number("threshold")
         given = {
             "since": entries.text("since") or "2d",  # an attempt without an outcome shows after an hour
             "tz": entries.text("tz"),
             "hours": entries.text("hours") or "7-19",
-            "threshold": entries.number("threshold") or 5.0,
+            "threshold": 5.0 if threshold is None else threshold,
             "what": entries.one_of("what", KINDS, "") or None,
         }
         try:
