@@ -25,6 +25,7 @@ from usage_instrument import schema
 from usage_instrument.capture import kept_uses
 from usage_instrument.capture.decorator import tracks
 from usage_instrument.errors import ConfigurationError, DeclarationError, UsageInstrumentError
+from usage_instrument.settings import Settings
 from usage_instrument.testing import capture_usage
 
 
@@ -156,6 +157,19 @@ def test_a_session_that_is_forgotten_counts_nothing_and_leaks_nothing(lite, capt
     gc.collect()
     assert gone() is None
     assert captured.uses == []
+
+
+def test_an_engine_of_the_host_does_not_keep_a_tracker_that_was_replaced(lite):
+    tracker = usage.Tracker(lite, Settings(enabled=True))
+    with Session(lite) as session:
+        session.begin()
+        tracker.track("purchase", commit=session)
+        session.rollback()
+    gone = weakref.ref(tracker)
+    del tracker
+    usage.configure(lite, enabled=True)  # whose catalogue takes the place of the other one's
+    gc.collect()
+    assert gone() is None
 
 
 def test_an_object_that_is_only_added_has_begun_a_transaction(lite, captured):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -149,13 +150,18 @@ def run(uses: Iterable[Release]) -> None:
             log.warning("commit", "a use could not be recorded when its transaction committed", exc_info=True)
 
 
+def _no_outbox() -> None:
+    return None
+
+
 class Place:
     """What a use has to know of an Engine or Connection, found out once for an outbox and execution options."""
 
     __slots__ = ("autocommits", "is_of_tables", "options", "outbox")
 
     def __init__(self, bind: Any, outbox: Outbox | None) -> None:
-        self.outbox = outbox
+        # Weak: the host's engine lives on when another tracker has taken over.
+        self.outbox: Callable[[], Outbox | None] = _no_outbox if outbox is None else weakref.ref(outbox)
         self.options: Mapping[str, Any] = bind.get_execution_options()
         level = self.options.get("isolation_level")
         if level is None:  # that of create_engine()
@@ -169,7 +175,7 @@ class Place:
 def place_of(bind: Any, outbox: Outbox | None) -> Place:
     """The Place of an Engine or Connection. Asks no database."""
     found: Place | None = getattr(bind, _PLACE, None)
-    if found is None or found.outbox is not outbox or found.options is not bind.get_execution_options():
+    if found is None or found.outbox() is not outbox or found.options is not bind.get_execution_options():
         found = Place(bind, outbox)
         setattr(bind, _PLACE, found)
     return found
