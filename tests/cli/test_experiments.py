@@ -147,6 +147,8 @@ def test_all_experiments(database: Database, tables: Tables) -> None:
         connection.execute(tables.exposures.insert(), exposure("button", "red", 9_003, now))
     rows = json.loads(run(database, "experiments", "--format", "json").stdout)
     assert [row["state"] for row in rows] == ["running", "running", "idle"], "of the experiment, not of the variant"
+    rows = json.loads(run(database, "experiments", "--until", "2026-04-30", "--format", "json").stdout)
+    assert [row["state"] for row in rows] == ["running", "running", "idle"], "now, and not in the window"
     assert "No experiment" in run(database, "experiments", "--since", "2026-05-01", "--until", "2026-05-02").stdout
 
 

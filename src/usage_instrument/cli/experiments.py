@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from usage_instrument import queries
 from usage_instrument.database import dialects
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
-from usage_instrument.experiments.report import Rows, analysed, caveats, is_running, numbers_of, words_of
+from usage_instrument.experiments.report import RUNNING, Rows, analysed, caveats, numbers_of, words_of
 
 from .database import ask
 from .errors import printable, warn
@@ -158,16 +157,16 @@ def figures(
 def every(
     connection: Connection, tables: Tables, since: str | None, until: str | None, tz: str | None
 ) -> tuple[list[str], Rows]:
-    """The columns and rows of all experiments. The state is that of the experiment, the same in each of its rows."""
+    """The columns and rows of all experiments. The state is the same in each row of an experiment."""
     _check_table(connection, tables.exposures)
     result = connection.execute(queries.experiments(since=since, until=until, tz=tz, tables=tables))
     names, rows = [*result.keys(), "state"], [dict(row) for row in result.mappings()]
-    now = connection.scalars(select(dialects.get(connection.dialect.name).utc_now)).one()
-    latest: dict[str, dt.datetime] = {}
+    now, exposures = connection.scalars(select(dialects.get(connection.dialect.name).utc_now)).one(), tables.exposures
+    # Of all exposures: the window has those of units that were exposed first in it.
+    recent = select(exposures.c.experiment).where(exposures.c.last_exposed_at > now - RUNNING).distinct()
+    running = set(connection.scalars(recent))
     for row in rows:
-        latest[row["experiment"]] = max(row["last_exposed_at"], latest.get(row["experiment"], row["last_exposed_at"]))
-    for row in rows:
-        row["state"] = "running" if is_running(latest[row["experiment"]], now) else "idle"
+        row["state"] = "running" if row["experiment"] in running else "idle"
     return names, rows
 
 
