@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .kept_uses import Release, keep_in, kept_by, place_of, run
+from .kept_uses import Release, bind_info, keep_in, kept_by, run
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -22,12 +22,12 @@ def keep(connection: Connection, release: Release) -> bool:
     transaction = connection.get_nested_transaction() or connection.get_transaction()
     if transaction is None:
         return False
-    place = place_of(connection, getattr(release, "outbox", None))
-    if place.autocommits:
+    info = bind_info(connection, getattr(release, "outbox", None))
+    if info.autocommits:
         return False
     _follow(transaction)
     found = keep_in(connection)
-    found.may_be_rows |= place.is_of_tables
+    found.may_be_rows |= info.is_of_tables
     found.keep(transaction, release)
     return True
 

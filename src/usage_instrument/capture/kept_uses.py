@@ -46,8 +46,8 @@ class TransactionLostError(Exception):
 
 KEY = "_usage_instrument_uses"
 """The attribute of a session or connection that holds its KeptUses, which end with it."""
-_PLACE = "_usage_instrument_place"
-"""The attribute of an Engine or Connection that holds its Place."""
+_BIND_INFO = "_usage_instrument_bind_info"
+"""The attribute of an Engine or Connection that holds its BindInfo."""
 
 
 class KeptUses:
@@ -154,7 +154,7 @@ def _no_outbox() -> None:
     return None
 
 
-class Place:
+class BindInfo:
     """What a use has to know of an Engine or Connection, found out once for an outbox and execution options."""
 
     __slots__ = ("autocommits", "is_of_tables", "options", "outbox")
@@ -172,10 +172,10 @@ class Place:
         """Whether it is on the database of the outbox."""
 
 
-def place_of(bind: Any, outbox: Outbox | None) -> Place:
-    """The Place of an Engine or Connection. Asks no database."""
-    found: Place | None = getattr(bind, _PLACE, None)
+def bind_info(bind: Any, outbox: Outbox | None) -> BindInfo:
+    """The BindInfo of an Engine or Connection. Asks no database."""
+    found: BindInfo | None = getattr(bind, _BIND_INFO, None)
     if found is None or found.outbox() is not outbox or found.options is not bind.get_execution_options():
-        found = Place(bind, outbox)
-        setattr(bind, _PLACE, found)
+        found = BindInfo(bind, outbox)
+        setattr(bind, _BIND_INFO, found)
     return found

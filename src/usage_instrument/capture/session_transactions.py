@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from usage_instrument.runtime.threads import allocate_lock
 
 from . import connection_transactions
-from .kept_uses import KEY, KeptUses, Release, keep_in, place_of, run
+from .kept_uses import KEY, KeptUses, Release, bind_info, keep_in, run
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
@@ -58,11 +58,11 @@ def keep(session: Session, release: Release) -> bool:
     if transaction is None:
         return False
     bind = session.bind if session.bind is not None else _only_bind(session)
-    place = None if bind is None else place_of(bind, getattr(release, "outbox", None))
-    if place is not None and place.autocommits:
+    info = None if bind is None else bind_info(bind, getattr(release, "outbox", None))
+    if info is not None and info.autocommits:
         return False
     found: KeptUses = getattr(session, KEY, None) or keep_in(session)
-    if place is not None and place.is_of_tables:
+    if info is not None and info.is_of_tables:
         found.may_be_rows = True
     found.keep(transaction, release)
     return True
