@@ -11,7 +11,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from usage_instrument.database.ledger import QUEUE_ID
 from usage_instrument.database.schema import default_tables
 from usage_instrument.schema import Tables, create_all, define_tables
 from usage_instrument.stats import Stats
@@ -41,12 +40,8 @@ def counts(engine: sa.Engine, tables: Tables) -> dict[tuple[str, Any], int]:
 
 
 def all_of(engine: sa.Engine, table: sa.Table) -> list[sa.Row[Any]]:
-    """All rows, but for the one that writers queue for."""
-    query = sa.select(table)
-    if "writer_id" in table.c:
-        query = query.where(table.c.writer_id != QUEUE_ID)
     with engine.connect() as connection:
-        return list(connection.execute(query).all())
+        return list(connection.execute(sa.select(table)).all())
 
 
 def made(engine: sa.Engine, **options: Any) -> Tables:

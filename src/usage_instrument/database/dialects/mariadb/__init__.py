@@ -37,7 +37,7 @@ from ...tables import Tables
 from ...user_text import UserText, bytewise_collation, on_server
 from ...users_column import UsersColumn, live_users_column
 from ..base import KEY_COLUMNS, NULLABLE, Dialect, Flush, as_uuid, grants, is_shorter
-from .flush import BINARY_TEXT, FEATURE_KEY, USER_KEY, MariaDBFlush, anonymous_literal, has_uuid
+from .flush import BINARY_TEXT, FEATURE_KEY, USER_KEY, MariaDBFlush, anonymous_literal, has_uuid, is_galera
 from .locks import Prefixed, timeouts
 
 
@@ -291,11 +291,9 @@ class MariaDB(Dialect):
         return Prefixed(timeouts(settings, 0), statement) if is_mariadb else statement
 
     def causal(self, connection: Connection, query: Executable) -> Executable:
-        if not getattr(connection.dialect, "is_mariadb", False):
-            return query
-        # A server without Galera may lack the variable.
-        _, state = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first() or ("", "")
-        return Prefixed("SET STATEMENT wsrep_sync_wait=1 FOR ", query) if state == "ON" else query
+        is_mariadb = getattr(connection.dialect, "is_mariadb", False)
+        is_cluster = is_mariadb and is_galera(connection)
+        return Prefixed("SET STATEMENT wsrep_sync_wait=1 FOR ", query) if is_cluster else query
 
     def begin_read_only(self, connection: Connection, timeout: int) -> Connection:
         connection = connection.execution_options(isolation_level="REPEATABLE READ")  # not the host's AUTOCOMMIT

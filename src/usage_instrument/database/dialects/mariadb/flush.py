@@ -111,12 +111,14 @@ class MariaDBFlush(Flush):
         return True
 
     def queue(self, connection: Connection) -> None:
-        # Usually the row of `make_queue`. If somebody deletes it, writers queue for the first one of another writer.
+        # On Galera the row of `make_queue`; elsewhere, or if somebody deletes it, the first one of another writer.
         connection.execute(self._queue)
 
     def make_queue(self, connection: Connection) -> None:
-        # A row that nobody updates: on Galera, a commit on one node aborts the transactions of the other nodes that
-        # have locked a row that it changes.
+        # A row that nobody updates: a commit on one node of Galera aborts the transactions of the other nodes that
+        # have locked a row that it changes. One server has them wait, so that it needs no such row.
+        if not is_galera(connection):
+            return
         writers, now = self._writers, utcnow()
         if connection.execute(select(writers.c.service).where(writers.c.writer_id == QUEUE_ID)).first() is None:
             row = {"writer_id": QUEUE_ID, "service": QUEUE, "last_batch": 0, "started_at": now, "heartbeat_at": now}
@@ -316,6 +318,13 @@ _INSERT_DIMENSIONS = (
 def has_uuid(dialect: SQLAlchemyDialect) -> bool:
     """Whether the server has the type UUID; otherwise SQLAlchemy's Uuid is CHAR(32)."""
     return bool(dialect.supports_native_uuid)
+
+
+def is_galera(connection: Connection) -> bool:
+    """Whether the server is a node of a Galera cluster; asks it."""
+    # By SHOW, as a server without Galera may lack the variable.
+    _, state = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first() or ("", "")
+    return bool(state == "ON")
 
 
 def anonymous_literal(user_id_type: UserIdType, native: bool) -> str:
