@@ -99,6 +99,7 @@ def test_the_truths_are_found_and_nothing_else(database: Database, tables: Table
         ("no outcome", MONDAY, BOB, "payroll", 2, None, None),
     ]
     assert found(MONDAY - 13 * DAY) == found(MONDAY), "the two weeks before have none"
+    assert found(MONDAY)[0] in found(dt.date.min)
     assert [one.what for one in found(MONDAY, threshold=26.0)] == ["first access", "out of hours", "no outcome"]
     assert "out of hours" not in [one.what for one in found(MONDAY, dt.UTC, to_hour=21)]
 

@@ -40,6 +40,8 @@ ESTABLISHED = dt.timedelta(days=28)
 """A first access stands out if both the person and the feature are in the trail for so long."""
 RUNNING = dt.timedelta(hours=1)
 """An attempt without an outcome may still be running for so long."""
+_EARLIEST = dt.date(1970, 1, 1)
+"""No access is older, and the weeks before it are still days of the calendar."""
 _DAY = dt.timedelta(days=1)
 _Days: TypeAlias = "Counter[tuple[UserId, dt.date]]"
 
@@ -87,6 +89,7 @@ def office_hours(text: str) -> tuple[int, int]:
 
 def anomalies(connection: Connection, tables: Tables, search: Search) -> list[Anomaly]:
     """All findings, kind by kind, the highest score and the last day first."""
+    search = search._replace(first=max(search.first, _EARLIEST))
     finders: tuple[Callable[[Connection, Tables, Search], Iterator[Anomaly]], ...] = (
         denials, first_accesses, out_of_hours, without_outcome,
     )  # fmt: skip
