@@ -172,6 +172,20 @@ def test_an_engine_of_the_host_does_not_keep_a_tracker_that_was_replaced(lite):
     assert gone() is None
 
 
+@pytest.mark.parametrize("answer", [lambda: 1 / 0, lambda: print])
+def test_a_class_of_sessions_with_a_getattr_of_its_own_meets_none_of_ours(lite, captured, answer):
+    class Other(Session):
+        def __getattr__(self, name):
+            return answer()
+
+    with Other(lite) as session:
+        session.execute(sa.select(Purchase))
+        session.commit()
+        kept = buy(session)
+        session.commit()
+    assert agree(lite, captured, kept)
+
+
 def test_an_object_that_is_only_added_has_begun_a_transaction(lite, captured):
     with Session(lite) as session:
         number = next(numbers)

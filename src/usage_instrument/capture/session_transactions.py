@@ -41,6 +41,8 @@ def follow() -> None:
             from sqlalchemy import Connection, event
             from sqlalchemy.orm import Session
 
+            # A session without uses has this one: the lookup does not reach a __getattr__ of the host's.
+            setattr(Session, KEY, None)
             _connection, _get_bind = Connection, Session.get_bind
             _binds = "binds" if hasattr(Session(), "binds") else "_Session__binds"
             # First, since an exception of the host's own listener keeps later ones from running.
