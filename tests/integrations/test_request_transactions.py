@@ -243,10 +243,19 @@ def test_the_option_of_a_middleware_is_the_word(sqlite):
         UsageInstrument(Shop(sqlite.url).app, commit="default")
 
 
-def test_without_a_request_it_counts_at_once(captured):
+def test_without_a_request_it_counts_at_once_and_the_log_says_so(captured):
+    @usage.tracks("refund", commit="request")
+    def refund():
+        return "refunded"
+
     usage.track("purchase", commit="request")
-    assert captured.names == ["purchase"]
-    assert captured.complaints == []
+    assert refund() == "refunded"
+    assert captured.names == ["purchase", "refund"]
+    assert [str(complaint) for complaint in captured.complaints] == [
+        f"commit='request' of '{name}' finds no request, so the use counts at once: add the middleware to the app, or"
+        " pass the session"
+        for name in captured.names
+    ]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def track(
         name = feature if isinstance(feature, str) else type(feature).__name__
         recorder.reject(name, error, count if _is_count(count) else 1)
     if not in_time:
-        recorder.complain(transactions.no_transaction(feature))
+        recorder.complain(transactions.no_transaction(feature, commit))
 
 
 async def atrack(

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
-from usage_instrument.errors import AuditUnavailable, describe
+from usage_instrument.errors import AuditUnavailable, UsageInstrumentError, describe
 from usage_instrument.events import Access, Use
 from usage_instrument.runtime import log
 from usage_instrument.runtime.processes import notice_fork
@@ -82,17 +82,19 @@ def _lose(recorder: Recorder, feature: str, *parts: object) -> None:
 
 
 def _keep(feature: Feature, user: UserId, metadata: Kept, by: Measures, span: Span | Exception) -> None:
-    recorder, in_time = feature.catalog.recorder, True
+    recorder = feature.catalog.recorder
+    unbound: UsageInstrumentError | None = None
     try:
         if isinstance(span, Exception):
             raise span
-        in_time = span.keep(recorder, Use(feature.name, user, metadata, 1, None, now(), *by))
+        if not span.keep(recorder, Use(feature.name, user, metadata, 1, None, now(), *by)):
+            unbound = no_transaction(feature.name, span.commit)
     except TransactionLostError as lost:
         raise lost.error from None
     except Exception as error:  # what was passed is no session, or the host's session raises
         recorder.reject(feature.name, error)
-    if not in_time:
-        recorder.complain(no_transaction(feature.name))
+    if unbound is not None:
+        recorder.complain(unbound)
 
 
 def _user_of(held: Holder | None) -> UserId | Unset | Exception:

@@ -77,22 +77,23 @@ def keep_now(request: Request | Writes, release: Release) -> None:
         run((release,))
 
 
-def keep(release: Release) -> None:
-    """Decide on a use when its request ends, or now where there is none. Within a transaction of ATOMIC_REQUESTS, that
+def keep(release: Release) -> bool:
+    """Decide on a use when its request ends; False where there is none. Within a transaction of ATOMIC_REQUESTS, that
     decides."""
     if not _follows:
         want()
     alias = _atomic_alias()
     # A view that only reads writes no row of ours either, so that it may run on a replica.
     if alias is not None and django_transactions.keep(alias, release, by_row=False):
-        return
+        return True
     request = _present()
     if request is None:
-        run((release,))
-    elif isinstance(request, Writes) or request.kind == "websocket":  # whose end is not reported, or is far away
+        return False
+    if isinstance(request, Writes) or request.kind == "websocket":  # whose end is not reported, or is far away
         keep_now(request, release)
     else:
         request.at_end(lambda: keep_now(request, release))
+    return True
 
 
 def _present() -> Request | Writes | None:

@@ -121,12 +121,16 @@ def keep(recorder: Recorder, use: Use, commit: object) -> bool:
 def _keep_by_name(name: str, release: Release) -> bool:
     if name != request_transactions.REQUEST:
         return django_transactions.keep(name, release)
-    request_transactions.keep(release)
-    return True
+    return request_transactions.keep(release)
 
 
-def no_transaction(feature: str) -> UsageInstrumentError:
-    """The complaint about a use that found no open transaction."""
+def no_transaction(feature: str, commit: object) -> UsageInstrumentError:
+    """The complaint about a use that found no open transaction, or no request."""
+    if isinstance(commit, str) and commit == request_transactions.REQUEST:
+        return UsageInstrumentError(
+            f"commit='request' of {feature!r} finds no request, so the use counts at once: add the middleware to the"
+            " app, or pass the session"
+        )
     return UsageInstrumentError(
         f"commit= of {feature!r} finds no open transaction, so the use counts at once: call it between begin and commit"
     )
@@ -135,11 +139,11 @@ def no_transaction(feature: str) -> UsageInstrumentError:
 class Span:
     """The transactions of one session or connection during a call."""
 
-    __slots__ = ("_commit", "_owner", "_watched")
+    __slots__ = ("_owner", "_watched", "commit")
 
     def __init__(self, commit: object) -> None:
         """Note the outcomes from now on. Raises as check_commit."""
-        self._commit = commit
+        self.commit = commit
         kind = _kind_of(commit)
         self._owner = commit if kind.owner is None else kind.owner(commit)
         self._watched = 0 if self._owner is None or kind.watch is None else kind.watch(self._owner)
@@ -151,13 +155,13 @@ class Span:
         refresh what the commit expired. If the call rolled one back, the use counts only with the one begun since. Else
         it counts with the transaction that is open.
         """
-        kind = _kind_of(self._commit)
-        owner = self._commit if kind.owner is None else kind.owner(self._commit)
+        kind = _kind_of(self.commit)
+        owner = self.commit if kind.owner is None else kind.owner(self.commit)
         outcome = None
         if owner is self._owner and owner is not None and kind.outcome_since is not None:
             outcome = kind.outcome_since(owner, self._watched)
         if outcome is None:
-            return keep(recorder, use, self._commit)
+            return keep(recorder, use, self.commit)
         if outcome:
             recorder.record(use)
         else:
