@@ -188,9 +188,14 @@ def test_beside_the_window_before(filled: Past) -> None:
     assert {row["feature_name"]: (row["uses"], row["uses_before"], row["uses_change"]) for row in both} == {
         name: (now.get(name, 0), then.get(name, 0), now.get(name, 0) - then.get(name, 0)) for name in {*now, *then}
     }
-    for question in ("top", "trend", "power-users"):
-        assert filled.answer(question, "--since", "last week", "--until", "last week", "--compare", "previous")
-        assert "_before" in filled.ask("sql", question, "--since", "7d", "--compare", "previous").stdout
+    for question in QUESTIONS:
+        if question.compared:
+            edges = [f"--{each.name}=last month" for each in question.arguments if each.name in ("since", "until")]
+            command = [question.name, *ARGUMENTS.get(question.name, []), *edges, "--compare", "previous"]
+            (row, *_) = filled.answer(*command)
+            beside = {f"{name}{of}" for name in question.compared for of in ("_before", "_change", "_relative_change")}
+            assert beside <= row.keys(), question.name
+            assert "_before" in filled.ask("sql", *command).stdout
     assert "pass since" in filled.ask("top", "--compare", "previous", code=2).stderr
 
 

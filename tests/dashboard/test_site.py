@@ -397,11 +397,16 @@ def test_a_table_beside_the_days_before(small_past: Past) -> None:
     number = "total_usage"
     names = ["feature_name", number, f"{number}_before", f"{number}_change", f"{number}_relative_change"]
     assert [name.strip('"') for name in header.split(",")] == names
-    for page in ("adoption", "power-users", "trend"):
-        assert "Before Difference Change" in asgi(app, f"/{page}", compare="previous").page.said
+    given: Any = {"feature": "export", "key": "format", "features": "search,export"}
+    for question in QUESTIONS:
+        if question.compared and not question.is_of_all_time:
+            said = asgi(app, f"/{question.page}", compare="previous", **given).page.said
+            assert "Before Difference Change" in said or question.empty.split("{")[0] in said, question.page
     for path in ("/", "/feature"):
         answer = asgi(app, path, compare="previous", feature="export")
         assert (answer.status, "Difference" in answer.page.said) == (200, False), "cards have no room for it"
+    of_all_time = asgi(app, "/user-features", compare="previous", user=str(small_past.user_ids[0]))
+    assert (of_all_time.status, "Difference" in of_all_time.page.said) == (200, False)
     assert asgi(app, "/adoption", compare="last").status == 400
 
 

@@ -107,6 +107,7 @@ def rich(now: dt.datetime) -> Rows:
 def asked(filled: Filled) -> dict[str, Asked]:
     """Every question, on rows that are rich."""
     name, week = FEATURES[3], 7 * DAY
+    beside = q.user_features(USERS[0], since=week, compare="previous")  # many were used last on the same day
     return {
         "top_features": q.top_features(),
         "top_features, a week": q.top_features(since=week),
@@ -132,6 +133,7 @@ def asked(filled: Filled) -> dict[str, Asked]:
         "drops": q.drops(threshold=0.1),
         "spikes by user": q.spikes(by="user", threshold=1),
         "top_features, compared": q.top_features(since=week, compare="previous"),
+        "user_features, compared": beside.where(beside.selected_columns.feature_name.is_not(None)),
         "adoption by plan, compared": q.adoption(by=filled.people.c.plan, since=week, compare="previous"),
         "power_users, compared": q.power_users(since=week, compare="previous"),
         "trend, compared": q.trend(since="last month", until="last month", compare="previous"),

@@ -639,6 +639,13 @@ def top_features_compared(rows: Rows, limit: int, since: Moment, until: Moment) 
     return sorted(compared(now, then, 1, [1]), key=lambda row: (-row[1], by_name(row[0])))[:limit]
 
 
+def user_features_compared(rows: Rows, user: UUID | None, since: Moment, until: Moment) -> Answer:
+    sides = ((since, until), before(rows, since, until))
+    now, then = (user_features_of_history(rows, user, *side) for side in sides)
+    last = dt.datetime.min
+    return sorted(compared(now, then, 1, [1]), key=lambda row: (last - (row[5] or last), by_name(row[0])))
+
+
 def adoption_by_plan_compared(rows: Rows, since: Moment, until: Moment) -> Answer:
     now, then = (adoption_by_plan(rows, *side) for side in ((since, until), before(rows, since, until)))
     return sorted(compared(now, then, 2, [2, 3]), key=lambda row: (-row[2], -row[6], by_name(row[0]), by_name(row[1])))

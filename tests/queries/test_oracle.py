@@ -145,6 +145,7 @@ def comparisons(
     q: Any = queries
     return [
         (q.top_features(limit, **span), oracle.top_features_compared(rows, limit, *window)),
+        (q.user_features(USERS[0], **span), oracle.user_features_compared(rows, USERS[0], *window)),
         (q.adoption(tables=filled.tables, **span), oracle.adoption_compared(rows, *window)),
         (q.adoption(by=filled.people.c.plan, **span), oracle.adoption_by_plan_compared(rows, *window)),
         (q.power_users(name, limit, **span), oracle.power_users_compared(rows, name, limit, *window)),

@@ -27,6 +27,7 @@ def test_each_file_describes_its_question() -> None:
     described = {question.select.__name__ for question in QUESTIONS}
     assert files - HELPERS - {"__init__"} == described | FIGURES == {*queries.__all__} - {"check_hours"}
     for question in QUESTIONS:
+        assert bool(question.compared) == any(each.name == "compare" for each in question.arguments), question.name
         assert question.select is getattr(queries, question.select.__name__)
         given = {each.name: _given(each) for each in question.arguments}
         names = question.query(given, default_tables("integer")).selected_columns.keys()

@@ -9,8 +9,10 @@ from uuid import uuid4
 import pytest
 
 from conftest import Database
-from queries.clock import now
+from queries.clock import now, today
 from queries.conftest import Past
+from queries.filled import USERS, Filled
+from queries.oracle import DAY, Bucket, Rows, Use
 from reading import made
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.queries import user_features
@@ -40,6 +42,21 @@ def test_goes_back_as_far_as_it_is_told(past: Past) -> None:
     assert features(past, ann, (now() - dt.timedelta(days=1)).replace(tzinfo=dt.UTC).astimezone(there)) == ["search"]
 
 
+def test_beside_the_window_before(filled: Filled) -> None:
+    history = [Bucket(USERS[0], "search", 1 + ago, today() - ago * DAY) for ago in (0, 2, 9)]
+    history += [Bucket(USERS[0], "export", 4, today() - 8 * DAY), Bucket(USERS[1], "export", 9, today())]
+    history += [Bucket(USERS[0], "share", 7, today() - 5 * DAY), Bucket(USERS[0], "old", 7, today() - 14 * DAY)]
+    usage = [Use(USERS[0], name, 99, now(), {"page": name}) for name in ("search", "export", "share")]
+    filled.fill(Rows(now(), usage, history))
+    assert filled.ask(user_features(USERS[0], compare="previous")) == [
+        ("search", 4, 10, -6, -0.6, today(), {"page": "search"}),
+        ("share", 7, 0, 7, None, today() - 5 * DAY, {"page": "share"}),
+        ("export", 0, 4, -4, -1.0, None, None),
+    ]
+    with pytest.raises(ConfigurationError, match="pass since"):
+        user_features(USERS[0], None, compare="previous")
+
+
 def test_takes_the_anonymous_user_and_the_text_of_a_uuid(past: Past) -> None:
     assert features(past, None) == ["search"]
     assert features(past, str(past.user_ids[2])) == ["search"]
@@ -63,4 +80,4 @@ def test_refuses_ids_that_the_tables_cannot_hold(past: Past, user: Any) -> None:
 
 def test_refuses_another_since() -> None:
     with pytest.raises(ConfigurationError, match="since is a timedelta"):
-        user_features(uuid4(), 7)  # type: ignore[arg-type]
+        user_features(uuid4(), 7)  # type: ignore[call-overload]

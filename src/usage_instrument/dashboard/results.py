@@ -250,7 +250,7 @@ def _step(question: Question, request: PageRequest) -> str:
 
 def _comparison(question: Question, carried: dict[str, str]) -> tuple[str, str] | None:
     """A link to the table beside the window before, or back."""
-    if not question.compared or not has_period(question):
+    if not _can_compare(question):
         return None
     if carried.get("compare"):
         return "Without the days before", address(question.page, **{**carried, "compare": None})
@@ -272,7 +272,12 @@ def _carried(question: Question, request: PageRequest) -> dict[str, str]:
 def compare_of(question: Question, request: PageRequest) -> str | None:
     """The argument `compare`, which only the page of the whole table takes."""
     is_its_page = request.page.removesuffix(".csv") == question.page
-    return request.parameters.get("compare") or None if question.compared and is_its_page else None
+    return request.parameters.get("compare") or None if _can_compare(question) and is_its_page else None
+
+
+def _can_compare(question: Question) -> bool:
+    """Whether its page is about a period, which has one before it."""
+    return bool(question.compared) and not question.is_of_all_time
 
 
 def _bars(question: Question, rows: Sequence[Any]) -> list[float | None]:
