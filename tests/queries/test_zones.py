@@ -15,6 +15,7 @@ from queries.filled import USERS, Filled, agree
 from queries.oracle import DAY, HOUR, Bucket, Declaration, Rows, Use
 from usage_instrument import queries as q
 from usage_instrument.errors import ConfigurationError
+from usage_instrument.queries.active_users import ACTIVE
 from usage_instrument.queries.windows import window
 
 BERLIN, SANTIAGO = "Europe/Berlin", "America/Santiago"
@@ -149,6 +150,19 @@ def test_days_have_no_time_zone(filled: Filled) -> None:
         with pytest.raises(ConfigurationError, match="a later since, or no tz"):
             q.check_hours(filled.connection, BERLIN, since=since)
     q.check_hours(filled.connection, BERLIN, since=dt.date(2020, 1, 1), until=dt.date(2020, 1, 2))
+
+
+def test_active_users_need_hours_in_the_days_before_the_last_one(filled: Filled) -> None:
+    today = oracle.floor("day", now())
+    days = [Bucket(None, "search", 5, today - ago * DAY) for ago in (40, 41)]
+    hours = [Bucket(None, "search", 5, today - ago * DAY + 9 * HOUR) for ago in range(39)]
+    filled.fill(Rows(now(), history=[*days, *hours]))
+    given: dict[str, Any] = {"feature": None, "until": None, "tz": BERLIN}
+    for until in (None, "today", "7d", (today - 7 * DAY).date()):
+        ACTIVE.check_hours(filled.connection, filled.tables, {**given, "until": until})
+    for until in ("14d", (today - 14 * DAY).date()):
+        with pytest.raises(ConfigurationError, match="a day instead of hours"):
+            ACTIVE.check_hours(filled.connection, filled.tables, {**given, "until": until})
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,9 @@ class Question:
         if given.get("tz") is None or not self.needs_hours(given):
             return
         until, by = given["until"], given.get("by")
-        asked = window(given.get("since", until or "today"), until, given["tz"])
+        asked = window(given.get("since"), until, given["tz"])
+        if "since" not in given:
+            asked = asked.last_day()
         if given.get("compare"):
             asked = asked.previous()
         check_window(connection, tables, asked, self.days_before, by if by in STEPS else "day")

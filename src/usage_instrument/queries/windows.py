@@ -192,6 +192,12 @@ class Window:
         length = min(max(after - first_day, DAY), first_day - dt.date.min)
         return Window(_midnight(first_day - length), _midnight(first_day), self.tz)
 
+    def last_day(self) -> Window:
+        """Its last day, today at the latest, by the clock of this process."""
+        _, after = self.bounds()
+        after = max(after, dt.date.min + DAY)
+        return Window(_midnight(after - DAY), _midnight(after), self.tz)
+
     def bounds(self) -> tuple[dt.date | None, dt.date]:
         """The first day, None for all time, and the one after the last up to today, by the clock of this process."""
         now = _clock(self.tz)
