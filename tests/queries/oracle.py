@@ -667,6 +667,16 @@ def power_users_compared(rows: Rows, feature: str | None, limit: int, since: Mom
     return [(*row[:2], *changes(row[1], then.get(row[0], 0)), *row[2:]) for row in answer]
 
 
+def active_users_compared(rows: Rows, feature: str | None, until: Moment) -> Answer:
+    [(day, *now, stickiness)] = active_users(rows, feature, until)
+    history = of_feature(rows.history, feature)
+    beside: list[Any] = []
+    for number, days in zip(now, (1, 7, 28), strict=True):
+        after = dt.datetime.combine(day, dt.time()) - (days - 1) * DAY
+        beside += [number, *changes(number, users(r for r in history if after - days * DAY <= r.bucket_start < after))]
+    return [(day, *beside, stickiness)]
+
+
 def trend_compared(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment) -> Answer:
     then = trend(rows, feature, by, *before(rows, since, until))
     answer = []

@@ -151,6 +151,10 @@ def comparisons(
         (q.power_users(name, limit, **span), oracle.power_users_compared(rows, name, limit, *window)),
         (q.power_users(None, limit, **span), oracle.power_users_compared(rows, None, limit, *window)),
         (q.trend(name, by, **span), oracle.trend_compared(rows, name, by, *window)),
+        (
+            q.active_users(name, until=window[1], compare="previous"),
+            oracle.active_users_compared(rows, name, window[1]),
+        ),
         (q.variants(name, key, **span), oracle.variants_compared(rows, name, key, *window)),
     ]
 

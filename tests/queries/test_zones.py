@@ -68,6 +68,7 @@ def test_answers_are_those_of_plain_python(filled: Filled, tz: str) -> None:
             (q.lifecycle(by="day", **span), oracle.lifecycle(local, None, "day", since, until)),
             (q.time_to_adopt("share", **span), oracle.time_to_adopt(local, "share", since, until)),
             (q.active_users(until=until, tz=tz), oracle.active_users(local, None, until)),
+            (q.active_users(until=until, tz=tz, compare="previous"), oracle.active_users_compared(local, None, until)),
             (q.spikes(threshold=0.5, **span), oracle.spikes(local, since, until, None, 0.5)),
             (q.drops(threshold=0.1, **span), oracle.drops(local, since, until, None, 0.1)),
             (q.related_features("search", **span), oracle.related_features(local, "search", 10, since, until)),
@@ -160,9 +161,9 @@ def test_active_users_need_hours_in_the_days_before_the_last_one(filled: Filled)
     given: dict[str, Any] = {"feature": None, "until": None, "tz": BERLIN}
     for until in (None, "today", "7d", (today - 7 * DAY).date()):
         ACTIVE.check_hours(filled.connection, filled.tables, {**given, "until": until})
-    for until in ("14d", (today - 14 * DAY).date()):
+    for until, compare in (("14d", None), ((today - 14 * DAY).date(), None), (None, "previous")):
         with pytest.raises(ConfigurationError, match="a day instead of hours"):
-            ACTIVE.check_hours(filled.connection, filled.tables, {**given, "until": until})
+            ACTIVE.check_hours(filled.connection, filled.tables, {**given, "until": until, "compare": compare})
 
 
 @pytest.mark.parametrize(

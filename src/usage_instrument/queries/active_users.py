@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, overload
 
-from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, Select, Subquery, case, func, literal_column, select
 
 from usage_instrument.database.expressions import Day, Later, StartOf
 from usage_instrument.database.tables import Tables
 
 from .arguments import default_tables, rows_of
+from .comparison import Compare, changes, checked_compare
 from .numbers import ONE, share
-from .questions import Question, QuestionColumn, described
+from .questions import Query, Question, QuestionColumn, described
 from .windows import DAY, MONTH, WEEK, Moment, Window, calendar, window
 from .zones import TimeZone
 
+_LENGTHS = {"dau": DAY, "wau": WEEK, "mau": MONTH}
+"""The numbers of users, and in how many days."""
 
+
+@overload
 def active_users(
-    feature: str | None = None, *, until: Moment = None, tz: TimeZone = None, tables: Tables | None = None
-) -> Select[dt.date, int, int, int, float]:
+    feature: str | None = None,
+    *,
+    until: Moment = None,
+    compare: None = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Select[dt.date, int, int, int, float]: ...
+@overload
+def active_users(
+    feature: str | None = None,
+    *,
+    until: Moment = None,
+    compare: Compare,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query: ...
+def active_users(
+    feature: str | None = None,
+    *,
+    until: Moment = None,
+    compare: Compare = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query:
     """The active users as of a day, of one feature or of all, in one row: `day`, `dau`, `wau`, `mau`, `stickiness`.
 
     `day` is today in the time zone `tz` (default: UTC), or the last day before `until` (a timedelta, a date, which is
@@ -27,7 +55,28 @@ def active_users(
     end with it. `stickiness` (0 to 1) is the mean of the daily numbers over `mau`: the share of days on which a user is
     active, of 28 days, or of those since the history began. The anonymous user does not count. Raises
     ConfigurationError for a wrong argument.
+
+    `compare="previous"` adds to `dau`, `wau` and `mau` the columns `_before` (of the day, the 7 and the 28 days before
+    those), `_change` and `_relative_change` (0.1 is a tenth more, None if there were none before).
     """
+    found = _as_of(feature, until, tz, tables)
+    if checked_compare(compare) is None:
+        return found
+    now, before = found.subquery("now_"), dict(_before(feature, until, tz, tables))
+    source: FromClause = now
+    columns: list[Any] = []
+    for name, column in now.c.items():
+        columns.append(column)
+        if name in before:
+            columns += changes(name, column, before[name].c[name])
+            always = before[name].c[name] >= -column  # without a comparison SQLAlchemy warns of a cartesian product
+            source = source.join(before[name], always)
+    return select(*columns).select_from(source)
+
+
+def _as_of(
+    feature: str | None, until: Moment, tz: TimeZone, tables: Tables | None
+) -> Select[dt.date, int, int, int, float]:
     asked = window(None, until, tz)
     history = asked.history(tables or default_tables(), None)
     end = _end(asked)
@@ -54,6 +103,22 @@ def active_users(
         monthly.label("mau"),
         share(func.sum(users.c.days), monthly * func.max(days)).label("stickiness"),
     )
+
+
+def _before(feature: str | None, until: Moment, tz: TimeZone, tables: Tables | None) -> Iterator[tuple[str, Subquery]]:
+    """The users of the day, the 7 and the 28 days before those that end with the last day, in one row each.
+
+    A count of its own for each: PostgreSQL works out the edges of a day anew for each row, and a scalar subquery
+    wherever it stands.
+    """
+    asked = window(None, until, tz)
+    history, end = asked.history(tables or default_tables(), None), _end(asked)
+    user, bucket = history.c.user_id, history.c.bucket_start
+    its = [user.is_not(None), *rows_of(history.c.feature_name, feature)]
+    for name, length in _LENGTHS.items():
+        rows = [*its, bucket >= _start(2 * length, asked, end), bucket < _start(length, asked, end)]
+        users = select(user).where(*rows).distinct().subquery("users")
+        yield name, select(func.count().label(name)).select_from(users).subquery(f"{name}_before")
 
 
 def _end(asked: Window) -> ColumnElement[Any] | None:
@@ -85,6 +150,7 @@ ACTIVE = described(
             QuestionColumn("mau", "28 days", "count"),
             QuestionColumn("stickiness", "Stickiness", "share"),
         ),
+        compared=tuple(_LENGTHS),
         days_before=28,
         topic="Users",
     )

@@ -20,11 +20,16 @@ Compare: TypeAlias = Literal["previous"] | None
 
 def window_before(compare: object, since: Moment, until: Moment, tz: TimeZone = None) -> Window | None:
     """The window to compare with; None for no comparison. Raises ConfigurationError."""
+    return None if checked_compare(compare) is None else window(since, until, tz).previous()
+
+
+def checked_compare(compare: object) -> Compare:
+    """Whether there is a comparison. Raises ConfigurationError."""
     if compare is None:
         return None
     if compare != "previous":
         raise ConfigurationError(f"compare is 'previous' or None, not {compare!r}")
-    return window(since, until, tz).previous()
+    return "previous"
 
 
 def changes(name: str, now: ColumnElement[Any], before: ColumnElement[Any]) -> list[ColumnElement[Any]]:

@@ -299,13 +299,13 @@ class Question:
         """Raise ConfigurationError if the time zone of these arguments needs hours where the history has days."""
         if given.get("tz") is None or not self.needs_hours(given):
             return
-        until, by = given["until"], given.get("by")
+        until, by, days_before = given["until"], given.get("by"), self.days_before
         asked = window(given.get("since"), until, given["tz"])
-        if "since" not in given:
-            asked = asked.last_day()
-        if given.get("compare"):
+        if "since" not in given:  # its days are those before the last one
+            asked, days_before = asked.last_day(), days_before * (2 if given.get("compare") else 1)
+        elif given.get("compare"):
             asked = asked.previous()
-        check_window(connection, tables, asked, self.days_before, by if by in STEPS else "day")
+        check_window(connection, tables, asked, days_before, by if by in STEPS else "day")
 
 
 def _changes(name: str) -> tuple[QuestionColumn, ...]:
