@@ -677,6 +677,11 @@ def active_users_compared(rows: Rows, feature: str | None, until: Moment) -> Ans
     return [(day, *beside, stickiness)]
 
 
+def stickiness_compared(rows: Rows, feature: str | None, since: Moment, until: Moment) -> Answer:
+    now, then = (stickiness(rows, feature, *side) for side in ((since, until), before(rows, since, until)))
+    return sorted(compared(now, then, 1, [1]))
+
+
 def trend_compared(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment) -> Answer:
     then = trend(rows, feature, by, *before(rows, since, until))
     answer = []

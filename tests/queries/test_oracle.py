@@ -155,6 +155,7 @@ def comparisons(
             q.active_users(name, until=window[1], compare="previous"),
             oracle.active_users_compared(rows, name, window[1]),
         ),
+        (q.stickiness(name, **span), oracle.stickiness_compared(rows, name, *window)),
         (q.variants(name, key, **span), oracle.variants_compared(rows, name, key, *window)),
     ]
 
