@@ -136,6 +136,7 @@ def asked(filled: Filled) -> dict[str, Asked]:
         "user_features, compared": beside.where(beside.selected_columns.feature_name.is_not(None)),
         "active_users, compared": q.active_users(compare="previous"),
         "stickiness, compared": q.stickiness(compare="previous"),
+        "funnel, compared": q.funnel(["search", name], since=week, compare="previous"),
         "adoption by plan, compared": q.adoption(by=filled.people.c.plan, since=week, compare="previous"),
         "power_users, compared": q.power_users(since=week, compare="previous"),
         "trend, compared": q.trend(since="last month", until="last month", compare="previous"),

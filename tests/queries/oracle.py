@@ -682,6 +682,11 @@ def stickiness_compared(rows: Rows, feature: str | None, since: Moment, until: M
     return sorted(compared(now, then, 1, [1]))
 
 
+def funnel_compared(rows: Rows, features: list[str], within: dt.timedelta, since: Moment, until: Moment) -> Answer:
+    now, then = (funnel(rows, features, within, *side) for side in ((since, until), before(rows, since, until)))
+    return sorted(compared(now, then, 2, [2]))
+
+
 def trend_compared(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment) -> Answer:
     then = trend(rows, feature, by, *before(rows, since, until))
     answer = []

@@ -142,6 +142,7 @@ def comparisons(
     limit, by = data.draw(limits), data.draw(st.sampled_from(["day", "week", "month"]))
     window = data.draw(st.sampled_from(windows(rows.now, has_start=True)))
     span = {"since": window[0], "until": window[1], "compare": "previous"}
+    steps = [name, *data.draw(st.lists(st.sampled_from(FEATURES), min_size=1, max_size=2))]
     q: Any = queries
     return [
         (q.top_features(limit, **span), oracle.top_features_compared(rows, limit, *window)),
@@ -156,6 +157,7 @@ def comparisons(
             oracle.active_users_compared(rows, name, window[1]),
         ),
         (q.stickiness(name, **span), oracle.stickiness_compared(rows, name, *window)),
+        (q.funnel(steps, 7 * DAY, **span), oracle.funnel_compared(rows, steps, 7 * DAY, *window)),
         (q.variants(name, key, **span), oracle.variants_compared(rows, name, key, *window)),
     ]
 

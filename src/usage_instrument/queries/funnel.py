@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 from sqlalchemy import (
     CTE,
@@ -27,6 +27,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 
 from .arguments import checked_feature, default_tables
+from .comparison import Compare, compared, window_before
 from .numbers import ONE, share, total
 from .questions import (
     FEATURE,
@@ -35,6 +36,7 @@ from .questions import (
     SPAN,
     USERS,
     Argument,
+    Query,
     Question,
     QuestionColumn,
     Steps,
@@ -47,15 +49,38 @@ MOST = 10
 """Steps of a funnel at most."""
 
 
+@overload
 def funnel(
     features: Sequence[str],
     within: dt.timedelta | str = WEEK,
     *,
     since: Moment = MONTH,
     until: Moment = None,
+    compare: None = None,
     tz: TimeZone = None,
     tables: Tables | None = None,
-) -> Select[int, str, int, float, float | None, int]:
+) -> Select[int, str, int, float, float | None, int]: ...
+@overload
+def funnel(
+    features: Sequence[str],
+    within: dt.timedelta | str = WEEK,
+    *,
+    since: Moment = MONTH,
+    until: Moment = None,
+    compare: Compare,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query: ...
+def funnel(
+    features: Sequence[str],
+    within: dt.timedelta | str = WEEK,
+    *,
+    since: Moment = MONTH,
+    until: Moment = None,
+    compare: Compare = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query:
     """How many users use these features in this order, the first step first: `step` (from 1), `feature_name`,
     `unique_users`, `share`, `share_of_previous`, `order_unknown`.
 
@@ -68,17 +93,31 @@ def funnel(
 
     `since` and `until` bound the first step, in days of the time zone `tz` (default: UTC): a timedelta (28 days: today
     and the 27 before), a date, a datetime, the text of one or None. Raises ConfigurationError for a wrong argument.
+
+    `compare="previous"` adds `unique_users_before` (those who took the first step in the window of the same length
+    before), `unique_users_change` and `unique_users_relative_change` (0.1 is a tenth more, None if there were none
+    before). They had their whole time `within` for the other steps, which users who began lately still have.
     """
-    names, hours = _checked(features), _hours(within)
-    asked, history = window(since, until, tz), (tables or default_tables()).history
+    names, hours, before = _checked(features), _hours(within), window_before(compare, since, until, tz)
+    tables = tables or default_tables()
+    found = _taken(names, hours, window(since, until, tz), tables, "step")
+    if before is not None:
+        then = _taken(names, hours, before, tables, "step_before")
+        found = compared(found, then, ["step", "feature_name"], ["unique_users"])
+    return found.order_by(found.selected_columns["step"])
+
+
+def _taken(names: list[str], hours: int, asked: Window, tables: Tables, cte: str) -> Query:
+    """The steps that the users took who began in a window."""
+    history = tables.history
     rows = asked.contains(asked.zone.local(history.c.bucket_start))
     time = func.min(history.c.bucket_start)
     known = [history.c.user_id.is_not(None), history.c.feature_name == names[0], *rows]
     first = select(history.c.user_id, time.label("begun"), time.label("taken"), null().label("before"))
-    steps = [first.where(*known).group_by(history.c.user_id).cte("step_1")]
+    steps = [first.where(*known).group_by(history.c.user_id).cte(f"{cte}_1")]
     near = _near(asked, history.c.bucket_start, hours)
     for number, name in enumerate(names[1:], 2):
-        steps.append(_next(steps[-1], history, name, hours).where(*near).cte(f"step_{number}"))
+        steps.append(_next(steps[-1], history, name, hours).where(*near).cte(f"{cte}_{number}"))
     counted = union_all(
         *(_counted(number, name, step) for number, (name, step) in enumerate(zip(names, steps, strict=True), 1))
     )
@@ -93,7 +132,7 @@ def funnel(
         share(users, func.first_value(users).over(order_by=step)).label("share"),
         of_before.label("share_of_previous"),
         counts.c.order_unknown,
-    ).order_by(step)
+    )
 
 
 def _near(asked: Window, bucket: ColumnElement[Any], hours: int) -> list[ColumnElement[bool]]:
@@ -164,6 +203,7 @@ FUNNEL = described(
         ),
         topic="Users",
         bar="share",
+        compared=("unique_users",),
         drawing=Steps("feature_name", "unique_users", "order_unknown"),
         own_arguments=(
             Argument("features", FEATURES, "The features, in order."),
