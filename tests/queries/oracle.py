@@ -682,6 +682,13 @@ def stickiness_compared(rows: Rows, feature: str | None, since: Moment, until: M
     return sorted(compared(now, then, 1, [1]))
 
 
+def rhythm_compared(rows: Rows, feature: str | None, since: Moment, until: Moment) -> Answer:
+    now, then = (rhythm(rows, feature, *side) for side in ((since, until), before(rows, since, until)))
+    nothing = [(weekday, hour, 0, 0, 0.0) for weekday, hour in itertools.product(range(1, 8), range(24))]
+    both = zip(now or nothing, then or nothing, strict=True) if now or then else ()
+    return [(*row[:3], *changes(row[2], old[2]), row[3], *changes(row[3], old[3]), row[4]) for row, old in both]
+
+
 def funnel_compared(rows: Rows, features: list[str], within: dt.timedelta, since: Moment, until: Moment) -> Answer:
     now, then = (funnel(rows, features, within, *side) for side in ((since, until), before(rows, since, until)))
     return sorted(compared(now, then, 2, [2]))

@@ -21,6 +21,7 @@ def test_the_hours_are_those_of_plain_python(filled: Filled, tz: str) -> None:
     starts = {change + dice.randint(-72, 72) * HOUR for change in changes for _ in range(60)} | {
         oracle.floor("hour", now()) - dice.randint(0, 2000) * HOUR for _ in range(200)
     }
+    starts |= {dt.datetime(2026, month, 20, 5) for month in (1, 8)}  # so that a midnight after it is an hour
     history = [
         Bucket(dice.choice([None, *USERS]), dice.choice(FEATURES), dice.randint(1, 9), start) for start in starts
     ]
@@ -35,6 +36,9 @@ def test_the_hours_are_those_of_plain_python(filled: Filled, tz: str) -> None:
         for feature in (None, FEATURES[0]):
             asked = rhythm(feature, since=since, until=until, tz=tz)
             agree((tz, since, until), filled.ask(asked), oracle.rhythm(local, feature, since, until))
+            if since is not None:
+                beside = filled.ask(rhythm(feature, since=since, until=until, tz=tz, compare="previous"))
+                agree((tz, since, until), beside, oracle.rhythm_compared(local, feature, since, until))
 
 
 def test_days_have_no_hours(small: Filled) -> None:

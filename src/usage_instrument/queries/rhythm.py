@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, func, literal_column, select
+from sqlalchemy import CTE, ColumnElement, FromClause, Select, and_, func, literal_column, or_, select
 
 from usage_instrument.database.expressions import HourOfDay, StartOf, Weekday
 from usage_instrument.database.tables import Tables
 
 from .arguments import default_tables, rows_of
+from .comparison import Compare, changes, window_before
 from .numbers import ONE, ZERO, share, whole
-from .questions import SHARE, USERS, USES, Grid, Question, QuestionColumn, described
+from .questions import SHARE, USERS, USES, Grid, Query, Question, QuestionColumn, described
 from .robust import days_later
 from .windows import MONTH, Moment, Window, window
 from .zones import TimeZone
 
 
+@overload
 def rhythm(
     feature: str | None = None,
     *,
     since: Moment = MONTH,
     until: Moment = None,
+    compare: None = None,
     tz: TimeZone = None,
     tables: Tables | None = None,
-) -> Select[int, int, int, int, float]:
+) -> Select[int, int, int, int, float]: ...
+@overload
+def rhythm(
+    feature: str | None = None,
+    *,
+    since: Moment = MONTH,
+    until: Moment = None,
+    compare: Compare,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query: ...
+def rhythm(
+    feature: str | None = None,
+    *,
+    since: Moment = MONTH,
+    until: Moment = None,
+    compare: Compare = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query:
     """Uses and users by weekday and hour of the day, Monday first: `weekday` (1 is Monday, 7 is Sunday), `hour` (0 to
     23), `uses`, `unique_users`, `share`.
 
@@ -35,30 +57,47 @@ def rhythm(
     Weekdays and hours are those of `tz`, a time zone such as `Europe/Berlin` (default: UTC). `since` and `until` bound
     the days: a timedelta (28 days: today and the 27 before, four of each weekday), a date, a datetime, the text of one
     or None. Raises ConfigurationError for a wrong argument.
+
+    `compare="previous"` adds to uses and users the columns `_before` (of the same weekday and hour in the window of the
+    same length before), `_change` and `_relative_change` (0.1 is a tenth more, None if there was nothing before). Both
+    windows have as many of each weekday only if they are whole weeks.
     """
-    tables, asked = tables or default_tables(), window(since, until, tz)
+    tables, before = tables or default_tables(), window_before(compare, since, until, tz)
+    now = _counted(feature, window(since, until, tz), tables, "counts")
+    then = None if before is None else _counted(feature, before, tables, "counts_before")
+    weekdays, hours = _week()
+    week: FromClause = weekdays.join(hours, weekdays.c.number.between(ONE, literal_column("7")))
+    for counts in (now, then):
+        if counts is not None:
+            same = and_(counts.c.weekday == weekdays.c.number, counts.c.hour == hours.c.number)
+            week = week.outerjoin(counts, same)
+    uses, users = whole(now.c.uses), whole(now.c.users)
+    all_uses = select(func.sum(now.c.uses)).scalar_subquery()
+    return (
+        select(
+            weekdays.c.number.label("weekday"),
+            hours.c.number.label("hour"),
+            uses.label("uses"),
+            *([] if then is None else changes("uses", uses, whole(then.c.uses))),
+            users.label("unique_users"),
+            *([] if then is None else changes("unique_users", users, whole(then.c.users))),
+            share(now.c.uses, all_uses).label("share"),
+        )
+        .select_from(week)
+        .where(or_(*(select(counts.c.hour).exists() for counts in (now, then) if counts is not None)))
+        .order_by(weekdays.c.number, hours.c.number)
+    )
+
+
+def _counted(feature: str | None, asked: Window, tables: Tables, name: str) -> CTE:
+    """The hours of the week with uses."""
     history = asked.history(tables)
     bucket = history.c.bucket_start
     rows = [*rows_of(history.c.feature_name, feature), *asked.contains(bucket)]
     key = (Weekday(bucket).label("weekday"), HourOfDay(bucket).label("hour"))
     uses, users = func.sum(history.c.usage_count), func.count(history.c.user_id.distinct())
     counts = select(*key, uses.label("uses"), users.label("users")).group_by(*key)
-    counts_ = counts.where(*rows, bucket >= _first_hour(tables, asked)).cte("counts")
-    weekdays, hours = _week()
-    same = and_(counts_.c.weekday == weekdays.c.number, counts_.c.hour == hours.c.number)
-    all_uses = select(func.sum(counts_.c.uses)).scalar_subquery()
-    return (
-        select(
-            weekdays.c.number.label("weekday"),
-            hours.c.number.label("hour"),
-            whole(counts_.c.uses).label("uses"),
-            whole(counts_.c.users).label("unique_users"),
-            share(counts_.c.uses, all_uses).label("share"),
-        )
-        .select_from(weekdays.join(hours, weekdays.c.number.between(ONE, literal_column("7"))).outerjoin(counts_, same))
-        .where(select(counts_.c.hour).exists())
-        .order_by(weekdays.c.number, hours.c.number)
-    )
+    return counts.where(*rows, bucket >= _first_hour(tables, asked)).cte(name)
 
 
 def _first_hour(tables: Tables, asked: Window) -> ColumnElement[Any]:
@@ -97,6 +136,7 @@ RHYTHM = described(
         ),
         topic="Users",
         bar="share",
+        compared=("uses", "unique_users"),
         drawing=Grid("weekday", "hour", "uses"),
         needs_hours=lambda given: False,
     )
