@@ -689,6 +689,16 @@ def rhythm_compared(rows: Rows, feature: str | None, since: Moment, until: Momen
     return [(*row[:3], *changes(row[2], old[2]), row[3], *changes(row[3], old[3]), row[4]) for row, old in both]
 
 
+def lifecycle_compared(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment) -> Answer:
+    then = lifecycle(rows, feature, by, *before(rows, since, until))
+    answer = []
+    for number, row in enumerate(lifecycle(rows, feature, by, since, until)):
+        old = then[number] if number < len(then) else (None, 0, 0, 0, 0)
+        beside = (value for place in range(1, 5) for value in (row[place], *changes(row[place], old[place])))
+        answer.append((row[0], *beside, row[5]))
+    return answer
+
+
 def funnel_compared(rows: Rows, features: list[str], within: dt.timedelta, since: Moment, until: Moment) -> Answer:
     now, then = (funnel(rows, features, within, *side) for side in ((since, until), before(rows, since, until)))
     return sorted(compared(now, then, 2, [2]))

@@ -156,6 +156,7 @@ def comparisons(
             q.active_users(name, until=window[1], compare="previous"),
             oracle.active_users_compared(rows, name, window[1]),
         ),
+        (q.lifecycle(name, by, **span), oracle.lifecycle_compared(rows, name, by, *window)),
         (q.stickiness(name, **span), oracle.stickiness_compared(rows, name, *window)),
         (q.funnel(steps, 7 * DAY, **span), oracle.funnel_compared(rows, steps, 7 * DAY, *window)),
         (q.variants(name, key, **span), oracle.variants_compared(rows, name, key, *window)),

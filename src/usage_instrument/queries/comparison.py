@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, case, func, null, select, union_al
 from usage_instrument.database.expressions import Real
 from usage_instrument.errors import ConfigurationError
 
-from .numbers import ZERO, over, total
+from .numbers import ZERO, over, total, whole
 from .windows import Moment, Window, window
 from .zones import TimeZone
 
@@ -74,3 +74,22 @@ def compared(
         if name in numbers:
             columns += changes(name, found[name], total(both.c[f"{name}_before"]))
     return select(*columns).group_by(*(both.c[name] for name in keys))
+
+
+def compared_in_order(
+    now: Select[*tuple[Any, ...]], before: Select[*tuple[Any, ...]], time: str, numbers: Sequence[str]
+) -> Select[*tuple[Any, ...]]:
+    """The rows of `now`, each with the changes of these numbers from the row of `before` that has the same place in the
+    order of their times: months have different lengths, and so have other windows. Without an order."""
+    ours, theirs = (_numbered(side, time).subquery(name) for side, name in ((now, "now_"), (before, "before_")))
+    columns: list[Any] = []
+    for name in [*now.selected_columns.keys()]:
+        columns.append(ours.c[name])
+        if name in numbers:
+            columns += changes(name, ours.c[name], whole(theirs.c[name]))
+    return select(*columns).select_from(ours.outerjoin(theirs, theirs.c.number == ours.c.number))
+
+
+def _numbered(found: Select[*tuple[Any, ...]], time: str) -> Select[*tuple[Any, ...]]:
+    rows = found.subquery()
+    return select(rows, func.row_number().over(order_by=rows.c[time]).label("number"))

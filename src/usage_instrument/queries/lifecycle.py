@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import overload
 
 from sqlalchemy import Select, case, func, literal_column, or_, select, union_all
 
 from usage_instrument.database.expressions import Later, StartOf
 from usage_instrument.database.tables import Tables
+from usage_instrument.typing import Unit
 
 from .arguments import checked_step, default_tables, rows_of
+from .comparison import Compare, compared_in_order, window_before
 from .numbers import ONE, ZERO, total
-from .questions import BY_STEP, Bars, Question, QuestionColumn, described
+from .questions import BY_STEP, Bars, Query, Question, QuestionColumn, described
 from .sources import began_before
 from .windows import QUARTER, Moment, Window, calendar, window
 from .zones import TimeZone
@@ -21,15 +24,38 @@ _LONGEST = 31
 """Days of the longest step."""
 
 
+@overload
 def lifecycle(
     feature: str | None = None,
     by: str = "week",
     *,
     since: Moment = QUARTER,
     until: Moment = None,
+    compare: None = None,
     tz: TimeZone = None,
     tables: Tables | None = None,
-) -> Select[dt.datetime, int, int, int, int, bool]:
+) -> Select[dt.datetime, int, int, int, int, bool]: ...
+@overload
+def lifecycle(
+    feature: str | None = None,
+    by: str = "week",
+    *,
+    since: Moment = QUARTER,
+    until: Moment = None,
+    compare: Compare,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query: ...
+def lifecycle(
+    feature: str | None = None,
+    by: str = "week",
+    *,
+    since: Moment = QUARTER,
+    until: Moment = None,
+    compare: Compare = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query:
     """Users by what they did before, the first week first: `bucket_start`, `new_users`, `returning_users`,
     `resurrected_users`, `dormant_users`, `is_running`.
 
@@ -39,10 +65,24 @@ def lifecycle(
     user is left out. Days, weeks and months are those of the time zone `tz` (default: UTC). `since` and `until` are a
     timedelta (84 days: twelve weeks), a date, a datetime, the text of one or None; the first and the last week are
     complete. Raises ConfigurationError for a wrong argument.
+
+    `compare="previous"` adds to each number of users the columns `_before` (of the same week, counted from the start,
+    of the window of the same length before), `_change` and `_relative_change` (0.1 is a tenth more, None if there were
+    none before). In both windows, a user is new in the week of the first use in the history.
     """
-    asked, unit = window(since, until, tz), checked_step(by)
+    tables, unit = tables or default_tables(), checked_step(by)
+    before = window_before(compare, since, until, tz)
+    found = _by_unit(feature, unit, window(since, until, tz), tables)
+    if before is not None:
+        then = _by_unit(feature, unit, before, tables, "_before")
+        found = compared_in_order(found, then, "bucket_start", _KINDS)
+    return found.order_by(found.selected_columns["bucket_start"])
+
+
+def _by_unit(feature: str | None, unit: Unit, asked: Window, tables: Tables, suffix: str = "") -> Query:
+    """The numbers of users by day, week or month, without an order; the suffix is that of the CTEs."""
     start, end = asked.start(unit), asked.end(unit)
-    tables, before_it = tables or default_tables(), None if start is None else Later(unit, start, literal_column("-1"))
+    before_it = None if start is None else Later(unit, start, literal_column("-1"))
     history = asked.history(tables, _LONGEST, unit)
     bucket = history.c.bucket_start
     rows = [history.c.user_id.is_not(None), *rows_of(history.c.feature_name, feature)]
@@ -55,7 +95,7 @@ def lifecycle(
         function(time, type_=time.type).over(partition_by=active.c.user_id, order_by=time)
         for function in (func.lag, func.lead)
     )
-    visits = select(active.c.user_id, time, before.label("before"), after.label("after")).cte("visits")
+    visits = select(active.c.user_id, time, before.label("before"), after.label("after")).cte(f"visits{suffix}")
     last, following = (Later(unit, visits.c.bucket_start, literal_column(number)) for number in ("-1", "1"))
     is_first, came_before = visits.c.before.is_(None), visits.c.before == last
     returning, others = (func.count(case((is_kind, ONE))) for is_kind in (came_before, or_(is_first, ~came_before)))
@@ -69,7 +109,7 @@ def lifecycle(
     sides = union_all(here, new, gone).subquery("sides")
     if start is None:
         start = select(func.min(visits.c.bucket_start)).scalar_subquery()
-    units = calendar(unit, start, end, zone=asked.zone)
+    units = calendar(unit, start, end, f"units{suffix}", asked.zone)
     return (
         select(
             units.c.bucket_start,
@@ -81,7 +121,6 @@ def lifecycle(
         )
         .select_from(units.outerjoin(sides, sides.c.bucket_start == units.c.bucket_start))
         .group_by(units.c.bucket_start)
-        .order_by(units.c.bucket_start)
     )
 
 
@@ -101,6 +140,7 @@ LIFECYCLE = described(
         ),
         topic="Users",
         drawing=Bars("bucket_start", _KINDS[:3], _KINDS[3:]),
+        compared=_KINDS,
         own_arguments=(BY_STEP,),
         days_before=_LONGEST,
     )

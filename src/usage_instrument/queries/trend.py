@@ -15,7 +15,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.typing import Unit
 
 from .arguments import checked_unit, default_tables, rows_of
-from .comparison import Compare, changes, window_before
+from .comparison import Compare, compared_in_order, window_before
 from .numbers import ONE, whole
 from .questions import USERS, USES, Argument, Query, Question, QuestionColumn, choice, described
 from .windows import MONTH, Moment, Window, calendar, window
@@ -73,36 +73,14 @@ def trend(
     tables, unit = tables or default_tables(), checked_unit(by)
     before = window_before(compare, since, until, tz)
     asked = window(since, until, tz)
-    found = _by_unit(tables, asked, unit, feature, "units")
-    shown = asked.zone if unit == "hour" else UTC
-    if before is None:
-        start, *others = found.selected_columns
-        if not shown.is_utc:
-            found = found.with_only_columns(shown.local(start).label("bucket_start"), *others)
-        return found.order_by(start)
-    now, then = (
-        _numbered(each).subquery(name)
-        for each, name in ((found, "now_"), (_by_unit(tables, before, unit, feature, "units_before"), "before_"))
-    )
-    return (
-        select(
-            shown.local(now.c.bucket_start).label("bucket_start"),
-            now.c.uses,
-            *changes("uses", now.c.uses, whole(then.c.uses)),
-            now.c.unique_users,
-            *changes("unique_users", now.c.unique_users, whole(then.c.unique_users)),
-            now.c.anonymous_uses,
-            now.c.is_running,
-        )
-        .outerjoin(then, then.c.number == now.c.number)
-        .order_by(now.c.bucket_start)
-    )
-
-
-def _numbered(found: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
-    """The rows with their numbers from the first day on: months have different lengths, and so have other windows."""
-    rows = found.subquery()
-    return select(rows, func.row_number().over(order_by=rows.c.bucket_start).label("number"))
+    found: Query = _by_unit(tables, asked, unit, feature, "units")
+    if before is not None:
+        then = _by_unit(tables, before, unit, feature, "units_before")
+        found = compared_in_order(found, then, "bucket_start", ["uses", "unique_users"])
+    start, *others = found.selected_columns
+    if unit == "hour" and not asked.zone.is_utc:
+        found = found.with_only_columns(asked.zone.local(start).label("bucket_start"), *others)
+    return found.order_by(start)
 
 
 def _by_unit(
