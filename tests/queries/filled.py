@@ -138,6 +138,7 @@ def asked(filled: Filled) -> dict[str, Asked]:
         "stickiness, compared": q.stickiness(compare="previous"),
         "funnel, compared": q.funnel(["search", name], since=week, compare="previous"),
         "lifecycle, compared": q.lifecycle(since=week, compare="previous"),
+        "time_to_adopt, compared": q.time_to_adopt(name, since=60 * DAY, compare="previous"),
         "adoption by plan, compared": q.adoption(by=filled.people.c.plan, since=week, compare="previous"),
         "power_users, compared": q.power_users(since=week, compare="previous"),
         "trend, compared": q.trend(since="last month", until="last month", compare="previous"),

@@ -423,6 +423,19 @@ def lifecycle(rows: Rows, feature: str | None, by: str, since: Moment, until: Mo
 
 
 def time_to_adopt(rows: Rows, feature: str, since: Moment, until: Moment, *, by_creation: bool = False) -> Answer:
+    days, started = days_to_adopt(rows, feature, since, until, by_creation=by_creation)
+    quantiles = [quantile(days, percent) for percent in (25, 50, 75, 90)]
+    answer, adopted = [], 0
+    for number, count in sorted(Counter(days).items()):
+        adopted += count
+        answer.append((number, count, adopted, share(adopted, started), started, *quantiles))
+    return answer
+
+
+def days_to_adopt(
+    rows: Rows, feature: str, since: Moment, until: Moment, *, by_creation: bool = False
+) -> tuple[list[int], int]:
+    """The days of each user who adopted, and how many users started."""
     start, end = bounds(rows.now, since, until)
     begins = {user: time for user, time in rows.created.items() if time is not None}
     if not by_creation:
@@ -434,13 +447,11 @@ def time_to_adopt(rows: Rows, feature: str, since: Moment, until: Moment, *, by_
         used = [row.bucket_start for row in of_feature(rows.history, feature) if row.user_id == user]
         if used:
             days.append(max((min(used).date() - begin.date()).days, 0))
-    days.sort()
-    quantiles = [days[math.ceil(len(days) * percent / 100) - 1] for percent in (25, 50, 75, 90)] if days else []
-    answer, adopted = [], 0
-    for number, count in sorted(Counter(days).items()):
-        adopted += count
-        answer.append((number, count, adopted, share(adopted, len(begins)), len(begins), *quantiles))
-    return answer
+    return sorted(days), len(begins)
+
+
+def quantile(days: list[int], percent: int) -> int | None:
+    return days[math.ceil(len(days) * percent / 100) - 1] if days else None
 
 
 def stickiness(rows: Rows, feature: str | None, since: Moment, until: Moment) -> Answer:
@@ -687,6 +698,20 @@ def rhythm_compared(rows: Rows, feature: str | None, since: Moment, until: Momen
     nothing = [(weekday, hour, 0, 0, 0.0) for weekday, hour in itertools.product(range(1, 8), range(24))]
     both = zip(now or nothing, then or nothing, strict=True) if now or then else ()
     return [(*row[:3], *changes(row[2], old[2]), row[3], *changes(row[3], old[3]), row[4]) for row, old in both]
+
+
+def time_to_adopt_compared(rows: Rows, feature: str, since: Moment, until: Moment) -> Answer:
+    days, started = days_to_adopt(rows, feature, since, until)
+    then, started_then = days_to_adopt(rows, feature, *before(rows, since, until))
+    now, last = quantile(days, 50), quantile(then, 50)
+    median = [last, None, None] if now is None or last is None else changes(now, last)
+    answer = []
+    for number in sorted({*days, *then}):
+        adopted, adopted_then = (sum(each <= number for each in side) for side in (days, then))
+        counts = [adopted, *changes(adopted, adopted_then), share(adopted, started)]
+        counts += [started, *changes(started, started_then), quantile(days, 25), now, *median]
+        answer.append((number, days.count(number), *counts, quantile(days, 75), quantile(days, 90)))
+    return answer
 
 
 def lifecycle_compared(rows: Rows, feature: str | None, by: str, since: Moment, until: Moment) -> Answer:

@@ -158,6 +158,7 @@ def comparisons(
         ),
         (q.lifecycle(name, by, **span), oracle.lifecycle_compared(rows, name, by, *window)),
         (q.stickiness(name, **span), oracle.stickiness_compared(rows, name, *window)),
+        (q.time_to_adopt(name, **span), oracle.time_to_adopt_compared(rows, name, *window)),
         (q.funnel(steps, 7 * DAY, **span), oracle.funnel_compared(rows, steps, 7 * DAY, *window)),
         (q.variants(name, key, **span), oracle.variants_compared(rows, name, key, *window)),
     ]

@@ -31,6 +31,26 @@ def test_the_curve_ends_with_the_share_and_has_the_quantiles(small: Filled) -> N
     assert small.ask(time_to_adopt("share", since=28 * DAY)) == []
 
 
+def test_beside_the_window_before(small: Filled) -> None:
+    """Of two users of the last 14 days one adopts after 4 days, of three before them one after 2, and one after 6."""
+    begun = {USERS[0]: 5, USERS[1]: 13, USERS[2]: 14, USERS[3]: 20, USERS[4]: 27}
+    adopted = {USERS[1]: 9, USERS[3]: 18, USERS[4]: 21}
+    history = [Bucket(user, "sign_in", 1, today() - ago * DAY) for user, ago in begun.items()]
+    history += [Bucket(user, "export", 1, today() - ago * DAY) for user, ago in adopted.items()]
+    small.fill(Rows(now(), history=history))
+    asked = time_to_adopt("export", since=14 * DAY, compare="previous")
+    found = small.connection.execute(asked).mappings().all()
+    names = ("days", "unique_users", "adopted", "adopted_before", "share", "started", "started_before")
+    assert [tuple(row[name] for name in names) for row in found] == [
+        (2, 0, 0, 1, 0.0, 2, 3),
+        (4, 1, 1, 1, 0.5, 2, 3),
+        (6, 0, 1, 2, 0.5, 2, 3),
+    ]
+    assert {(row["median"], row["median_before"], row["median_relative_change"]) for row in found} == {(4, 2, 1.0)}
+    (nobody, *_) = small.connection.execute(time_to_adopt("export", since=10 * DAY, compare="previous")).mappings()
+    assert [nobody[name] for name in ("started", "median", "upper_quartile", "median_change")] == [1, None, None, None]
+
+
 def test_a_column_of_the_host_is_the_start(filled: Filled) -> None:
     created: dict[UUID, dt.datetime | None] = {
         USERS[0]: today() - 9 * DAY + 23 * HOUR,
@@ -45,6 +65,13 @@ def test_a_column_of_the_host_is_the_start(filled: Filled) -> None:
         assert filled.ask(time_to_adopt("export", start, tables=filled.tables)) == [
             pytest.approx(row) for row in expected
         ]
+    asked = time_to_adopt("export", "created_at", since=8 * DAY, compare="previous", tables=filled.tables)
+    names = ("days", "adopted", "adopted_before", "started", "started_before")
+    assert [tuple(row[name] for name in names) for row in filled.connection.execute(asked).mappings()] == [
+        (0, 1, 0, 1, 2),
+        (5, 1, 1, 1, 2),
+        (6, 1, 2, 1, 2),
+    ]
 
 
 def test_another_start_is_refused(small: Filled) -> None:

@@ -74,6 +74,14 @@ def test_answers_are_those_of_plain_python(filled: Filled, tz: str) -> None:
             (q.related_features("search", **span), oracle.related_features(local, "search", 10, since, until)),
             (q.top_features(**span, compare="previous"), oracle.top_features_compared(local, 5, since, until)),
             (q.trend(**span, compare="previous"), oracle.trend_compared(local, None, "day", since, until)),
+            (
+                q.lifecycle(by="day", **span, compare="previous"),
+                oracle.lifecycle_compared(local, None, "day", since, until),
+            ),
+            (
+                q.time_to_adopt("share", **span, compare="previous"),
+                oracle.time_to_adopt_compared(local, "share", since, until),
+            ),
         ]
     for question, expected in asked:
         agree(question, filled.ask(question), expected)

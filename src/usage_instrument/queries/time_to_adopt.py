@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    ScalarSelect,
+    Select,
+    Subquery,
+    and_,
+    case,
+    func,
+    literal_column,
+    select,
+    union_all,
+)
 
 from usage_instrument.database.expressions import DaysBetween
 from usage_instrument.database.tables import Tables
 
 from .arguments import checked_feature, default_tables
-from .numbers import ZERO, share, whole
-from .questions import NAME, SHARE, USERS, Argument, Question, QuestionColumn, described
+from .comparison import Compare, changes, window_before
+from .numbers import ZERO, share, total, whole
+from .questions import NAME, SHARE, USERS, Argument, Query, Question, QuestionColumn, described
 from .sources import began_before, host_column, host_key
 from .windows import QUARTER, Moment, Window, window
 from .zones import TimeZone
@@ -20,15 +33,38 @@ _QUANTILES = {"lower_quartile": 25, "median": 50, "upper_quartile": 75, "percent
 """The columns of quantiles, in percent of the users who adopted."""
 
 
+@overload
 def time_to_adopt(
     feature: str,
     start: Any = None,
     *,
     since: Moment = QUARTER,
     until: Moment = None,
+    compare: None = None,
     tz: TimeZone = None,
     tables: Tables | None = None,
-) -> Select[int, int, int, float, int, int, int, int, int]:
+) -> Select[int, int, int, float, int, int, int, int, int]: ...
+@overload
+def time_to_adopt(
+    feature: str,
+    start: Any = None,
+    *,
+    since: Moment = QUARTER,
+    until: Moment = None,
+    compare: Compare,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query: ...
+def time_to_adopt(
+    feature: str,
+    start: Any = None,
+    *,
+    since: Moment = QUARTER,
+    until: Moment = None,
+    compare: Compare = None,
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> Query:
     """The days from a user's start to the first use of a feature, the fewest first: `days`, `unique_users`, `adopted`,
     `share`, `started`, `lower_quartile`, `median`, `upper_quartile`, `percentile_90`.
 
@@ -44,35 +80,82 @@ def time_to_adopt(
 
     `since` and `until` bound the start, in days of the time zone `tz` (default: UTC): a timedelta (84 days: twelve
     weeks), a date, a datetime, the text of one or None. Raises ConfigurationError for a wrong argument.
+
+    `compare="previous"` adds to `adopted`, `started` and `median` the columns `_before` (of the users who started in
+    the window of the same length before), `_change` and `_relative_change` (0.1 is a tenth more, None if there was
+    nothing before). Days on which only those adopted are rows too. They have had more time to adopt.
     """
-    tables, asked = tables or default_tables(), window(since, until, tz)
+    tables, before, name = (
+        tables or default_tables(),
+        window_before(compare, since, until, tz),
+        checked_feature(feature),
+    )
+    counts, started = _counted(name, start, window(since, until, tz), tables)
+    beside: dict[str, ColumnElement[Any]] = {}
+    if before is None:
+        curve = select(counts.c.days, counts.c.users, *_cumulative(counts)).subquery("curve")
+    else:
+        then, started_then = _counted(feature, start, before, tables, "_before")
+        both = _both(counts, then)
+        columns = (both.c.days, both.c.users, *_cumulative(both), *_cumulative(both, "_before"))
+        curve = select(*columns).subquery("curve")
+        beside = {
+            "adopted": curve.c.adopted_before,
+            "started": started_then,
+            "median": _quantile(curve, _QUANTILES["median"], "_before"),
+        }
+    found = {
+        "days": curve.c.days,
+        "unique_users": curve.c.users,
+        "adopted": curve.c.adopted,
+        "share": share(curve.c.adopted, started),
+        "started": started,
+        **{quantile: _quantile(curve, percent) for quantile, percent in _QUANTILES.items()},
+    }
+    return select(
+        *(
+            each
+            for label, number in found.items()
+            for each in (number.label(label), *(changes(label, number, beside[label]) if label in beside else ()))
+        )
+    ).order_by(curve.c.days)
+
+
+def _counted(
+    feature: str, start: Any, asked: Window, tables: Tables, suffix: str = ""
+) -> tuple[Subquery, ScalarSelect[int]]:
+    """Of the users who started in a window: how many used the feature first after how many days, and how many there
+    are; the suffix is that of the CTE."""
     # Who starts in the window with the first use of anything has used nothing before it.
     history = asked.history(tables, None) if start is not None else _from_since(tables, asked)
     user, first = history.c.user_id, func.min(history.c.bucket_start).label("first")
-    is_its = and_(user.is_not(None), history.c.feature_name == checked_feature(feature))
+    is_its = and_(user.is_not(None), history.c.feature_name == feature)
     if start is None:
         is_its = and_(is_its, *Window(asked.since, None, asked.tz).contains(history.c.bucket_start))
     used = select(user, first).where(is_its).group_by(user).subquery("used")
-    starts = _starts(start, tables, asked).cte("starts")
+    starts = _starts(start, tables, asked).cte(f"starts{suffix}")
     passed = DaysBetween(starts.c.start, used.c.first)
     days = case((passed > ZERO, passed), else_=ZERO).label("days")
     adopters = select(days).join_from(starts, used, used.c.user_id == starts.c.user_id).subquery("adopters")
     counts = select(adopters.c.days, func.count().label("users")).group_by(adopters.c.days).subquery("counts")
-    curve = select(
-        counts.c.days,
-        counts.c.users,
-        whole(func.sum(counts.c.users).over(order_by=counts.c.days)).label("adopted"),
-        whole(func.sum(counts.c.users).over()).label("everyone"),
-    ).subquery("curve")
-    started = select(func.count()).select_from(starts).scalar_subquery()
-    return select(
-        curve.c.days,
-        curve.c.users.label("unique_users"),
-        curve.c.adopted,
-        share(curve.c.adopted, started).label("share"),
-        started.label("started"),
-        *(_quantile(curve, percent).label(name) for name, percent in _QUANTILES.items()),
-    ).order_by(curve.c.days)
+    return counts, select(func.count()).select_from(starts).scalar_subquery()
+
+
+def _both(now: Subquery, before: Subquery) -> Subquery:
+    """The days of both windows, with 0 for a window that does not have them: `days`, `users`, `users_before`."""
+    ours = select(now.c.days, now.c.users, ZERO.label("users_before"))
+    sides = union_all(ours, select(before.c.days, ZERO, before.c.users)).subquery("sides")
+    users = (total(sides.c[name]).label(name) for name in ("users", "users_before"))
+    return select(sides.c.days, *users).group_by(sides.c.days).subquery("both_windows")
+
+
+def _cumulative(counts: Subquery, suffix: str = "") -> list[ColumnElement[int]]:
+    """The users who had adopted by each day, and those who ever did."""
+    users = counts.c[f"users{suffix}"]
+    return [
+        whole(func.sum(users).over(order_by=counts.c.days)).label(f"adopted{suffix}"),
+        whole(func.sum(users).over()).label(f"everyone{suffix}"),
+    ]
 
 
 def _starts(start: Any, tables: Tables, asked: Window) -> Select[*tuple[Any, ...]]:
@@ -95,9 +178,10 @@ def _from_since(tables: Tables, asked: Window) -> FromClause:
     return Window(asked.since, None, asked.tz).history(tables)
 
 
-def _quantile(curve: Any, percent: int) -> ColumnElement[int]:
-    """The fewest days by which so many of the adopters had adopted."""
-    has = curve.c.adopted * literal_column("100") >= curve.c.everyone * literal_column(str(percent))
+def _quantile(curve: Any, percent: int, suffix: str = "") -> ColumnElement[int]:
+    """The fewest days by which so many of the adopters had adopted; None without adopters."""
+    adopted, everyone = curve.c[f"adopted{suffix}"], func.nullif(curve.c[f"everyone{suffix}"], ZERO)
+    has = adopted * literal_column("100") >= everyone * literal_column(str(percent))
     return func.min(case((has, curve.c.days))).over()
 
 
@@ -123,6 +207,7 @@ TIME_TO_ADOPT = described(
         ),
         topic="Features",
         bar="share",
+        compared=("adopted", "started", "median"),
         own_arguments=(
             Argument("start", NAME, "A column of the users table, such as users.created_at.", is_of_command=True),
         ),
