@@ -38,13 +38,13 @@ class Missing(Exception):
 
 
 @contextlib.contextmanager
-def postgresql(*, durable: bool = False) -> Iterator[int]:
+def postgresql(*, durable: bool = False, autovacuum: bool = True) -> Iterator[int]:
     """A PostgreSQL server with a superuser USER, who needs PASSWORD; yields its port. A `durable` one keeps what it
     commits through a power failure, as those of tests need not."""
     with _postgresql_home() as (home, programs):
         port = free_port()
         _initialise(home, programs, home.path / "data")
-        with _serve_postgresql(home, programs, home.path / "data", port, durable=durable):
+        with _serve_postgresql(home, programs, home.path / "data", port, durable=durable, autovacuum=autovacuum):
             yield port
 
 
@@ -191,12 +191,13 @@ def _verifier(password: str) -> str:
 
 
 def _serve_postgresql(
-    home: _Home, programs: Path, data: Path, port: int, *, durable: bool = False
+    home: _Home, programs: Path, data: Path, port: int, *, durable: bool = False, autovacuum: bool = False
 ) -> contextlib.AbstractContextManager[object]:
     settings = {
         "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 100,
         "max_prepared_transactions": 10,
-        **dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit", "autovacuum"), "on" if durable else "off"),
+        "autovacuum": "on" if autovacuum else "off",
+        **dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit"), "on" if durable else "off"),
         "timezone": "America/New_York",  # so that a forgotten UTC shows
     }  # fmt: skip
     options: list[str | Path] = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

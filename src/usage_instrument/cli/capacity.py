@@ -12,8 +12,8 @@ from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries.windows import span_of
 from usage_instrument.settings import Settings
 
-# Measured by `python bench/fleet.py --page` on PostgreSQL 15 and two shared cores beside other work, where a quiet
-# machine takes half of the processor time. Sizes are those of tables that have been updated for a while.
+# Measured by `python bench/fleet.py --page` on PostgreSQL 15 and two shared cores, where runs differ by up to a half.
+# Sizes are those of tables that have been updated for a while.
 FLUSH_CPU = 1.3e-3
 """Seconds of the database's processor for each flush, whatever its keys."""
 KEY_CPU = 13e-6
