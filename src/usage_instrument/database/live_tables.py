@@ -12,16 +12,17 @@ from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 class LiveTables:
     """Reflects tables, and keeps what it has read: columns, keys and indexes, as an Inspector of SQLAlchemy does.
 
-    PostgreSQL is asked once for the columns of all these tables, and once for each kind of key. A question for each
-    table takes four times the time, in each process that starts. Other databases are asked for each table.
+    PostgreSQL is asked once for the columns of several tables, and once for each kind of key. A question for each table
+    takes four times the time, in each process that starts. Other databases are asked for each table.
     """
 
     def __init__(self, connection: Connection, tables: Iterable[Table]) -> None:
         self.dialect = connection.dialect
         self._inspector = inspect(connection)
         self._names: dict[str | None, list[str]] = {}
-        if self.dialect.name == "postgresql":
-            for table in tables:
+        together = list(tables)
+        if self.dialect.name == "postgresql" and len(together) > 1:
+            for table in together:
                 self._names.setdefault(table.schema, []).append(table.name)
         self._read: dict[tuple[str, str | None], Any] = {}
 
