@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -113,7 +112,7 @@ def _track(
     else:
         if access is not None:  # it has happened, whatever the transaction does
             recorder.record(Use(feature, who, kept, 0, access))
-        use = Use(feature, who, kept, count, None, time.time_ns() // 1000, by.dimensions, by.value)
+        use = Use(feature, who, kept, count, None, transactions.now(), by.dimensions, by.value)
         in_time = transactions.keep(recorder, use, commit)
     request = context.request_of(held)
     if request is not None:
