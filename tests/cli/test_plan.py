@@ -129,6 +129,7 @@ def test_a_wrong_value_is_named(words: str, said: str) -> None:
         ("keep=400", "keep= is 90d or 52w, not '400'"),
         ("flush_interval=soon", "flush_interval is a number of seconds"),
         ("flush_interval=0", "flush_interval= is above 0"),
+        ("hosts=17", "hosts=17 have a process each, not 16 in all"),
     ],
 )
 def test_a_wrong_value_of_another_kind_is_named(word: str, said: str) -> None:

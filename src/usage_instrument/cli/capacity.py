@@ -129,6 +129,8 @@ def parsed(words: Iterable[str]) -> tuple[Plan, str]:
     if "hosts" not in given:
         texts["hosts"] = str(math.ceil(_number("processes", texts["processes"]) / PROCESSES_A_HOST))
     values: dict[str, Any] = {name: read(name, texts[name]) for name, (read, _) in _KEYS.items()}
+    if values["hosts"] > values["processes"]:
+        raise ConfigurationError(f"hosts={texts['hosts']} have a process each, not {texts['processes']} in all")
     return Plan(**values), " ".join(f"{name}={text}" for name, text in texts.items())
 
 
