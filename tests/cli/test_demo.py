@@ -175,6 +175,37 @@ def test_ending_it_half_way_leaves_no_process(tmp_path: Path, sent: signal.Signa
         process.communicate()
 
 
+# Ctrl-C at a moment when the main thread holds the lock by which the pool counts its idle threads.
+INTERRUPTED_IN_THE_POOL = """
+import signal, sys, threading
+
+def trace(frame, event, argument):
+    if frame.f_code is threading.Condition.__enter__.__code__ and frame.f_back.f_code.co_name == "acquire":
+        if event == "return" and threading.active_count() > 2:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+        return trace
+    return trace if frame.f_code.co_name in {"acquire", "_adjust_thread_count"} else None
+
+from usage_instrument.cli import main
+from usage_instrument.cli.demo import traffic
+
+def drive(*arguments, drive=traffic.drive):
+    sys.settrace(trace)
+    return drive(*arguments)
+
+traffic.drive = drive
+main()
+"""
+
+
+def test_ctrl_c_within_the_thread_pool_ends_the_demo(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IN_THE_POOL, "demo", "--database", str(tmp_path / "demo.db")]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert "were uses of a feature" not in done.stdout, "it ends without the rest of its requests"
+
+
 def test_the_same_seed_makes_the_same_traffic() -> None:
     def once(seed: int) -> list[traffic.Step]:
         dice = random.Random(seed)

@@ -120,11 +120,11 @@ def _run(
     signed_in = len(steps) - (None in steps)
     with tempfile.TemporaryDirectory() as scratch:
         url = engine.url.render_as_string(hide_password=False)
-        with server.running(url, Path(scratch) / "server.log") as port:
+        with server.running(url, Path(scratch) / "server.log") as port, traffic.interrupt_at_end() as interrupt:
             console.print(f"A calendar app answers at http://127.0.0.1:{port} and keeps its data in {database}.")
             with _progress(console, "requests") as progress:
                 task = progress.add_task(f"{signed_in} users", total=planned)
-                outcome = traffic.drive(port, steps, lambda: progress.advance(task))
+                outcome = traffic.drive(port, steps, interrupt, lambda: progress.advance(task))
     refused = {status: count for status, count in sorted(outcome.statuses.items()) if status >= 400}
     detail = ", ".join(f"{count} x {status}" for status, count in refused.items())
     console.print(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import http.client
 import itertools
 import random
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -124,8 +126,40 @@ def _step(habit: str, dice: random.Random) -> Step:
     return Step("GET", "/events", "calendar_browse")
 
 
-def drive(port: int, steps: dict[Person | None, list[Step]], advance: Callable[[], object]) -> Outcome:
-    """Send all requests, each person's in order, and call `advance` after each. Raises OSError, HTTPException."""
+class Interrupt:
+    """Whether Ctrl-C was pressed. A plain attribute, as a signal handler may take no lock."""
+
+    came = False
+
+
+@contextlib.contextmanager
+def interrupt_at_end() -> Iterator[Interrupt]:
+    """Raise the KeyboardInterrupt of a Ctrl-C when the block ends, not where the signal arrives.
+
+    Within the thread pool it would leave a lock locked, for which the pool's threads then wait for ever, and within a
+    finalizer Python would ignore it.
+    """
+    interrupt = Interrupt()
+
+    def note(*_: object) -> None:
+        interrupt.came = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupt.came:
+        raise KeyboardInterrupt
+
+
+def drive(
+    port: int, steps: dict[Person | None, list[Step]], interrupt: Interrupt, advance: Callable[[], object]
+) -> Outcome:
+    """Send all requests, each person's in order, and call `advance` after each, until an interrupt comes.
+
+    Raises OSError, HTTPException.
+    """
     outcome = Outcome()
     lock = threading.Lock()
     stop = threading.Event()
@@ -135,7 +169,7 @@ def drive(port: int, steps: dict[Person | None, list[Step]], advance: Callable[[
         headers: dict[str, str] = {}
         try:
             for step in mine:
-                if stop.is_set():
+                if stop.is_set() or interrupt.came:
                     return
                 connection.request(step.method, step.path, headers=headers)
                 response = connection.getresponse()
