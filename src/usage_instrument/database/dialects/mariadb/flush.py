@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence, Sized
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Table, TextClause, insert, select, text
+from sqlalchemy import ColumnElement, Connection, Table, insert, select, text
 from sqlalchemy import Dialect as SQLAlchemyDialect
 from sqlalchemy import types as sqltypes
 
 from usage_instrument.events import MAX_COUNT, Batch, Count
 from usage_instrument.settings import Settings
-from usage_instrument.typing import UserId, UserIdType
+from usage_instrument.typing import UserIdType
 
 from ...dimensions import DimensionRow
 from ...exposures import ExposureRow
@@ -23,6 +22,17 @@ from ...tables import Tables
 from ...user_text import bytewise_collation
 from ..base import ConcurrentInsertError, Flush, anonymous_key
 from ..batch_json import dimensions_json, exposures_json, has_metadata, history_json, usage_json
+from ..batch_rows import (
+    DIMENSIONS,
+    EXPOSURES,
+    HISTORY,
+    USAGE,
+    Values,
+    dimension_values,
+    exposure_values,
+    history_values,
+    usage_values,
+)
 from .locks import UserLocks, timeouts
 
 USER_KEY, FEATURE_KEY = "user_key", "feature_key"
@@ -52,53 +62,37 @@ class MariaDBFlush(Flush):
         is_mariadb, native = bool(getattr(connection.dialect, "is_mariadb", False)), has_uuid(connection.dialect)
         self._hex = isinstance(tables.usage.c.user_id.type, sqltypes.Uuid) and not native
         quote = connection.dialect.identifier_preparer.format_table
-        names = {
-            "usage": quote(tables.usage),
-            "history": quote(tables.history),
-            "exposures": quote(tables.exposures),
-            "dimensions": quote(tables.dimensions),
-            "same_exposure": _SAME_EXPOSURE,
-            "user": "CAST(d.u AS UUID)" if tables.user_id_type == "uuid" and native else "d.u",
-            "anonymous": anonymous_literal(tables.user_id_type, native),
-            "writers": quote(tables.writers),
-            "waiting": timeouts(settings, max(math.ceil(settings.lock_timeout), 1)) if is_mariadb else "",
-            "not_waiting": timeouts(settings, 0) if is_mariadb else "",
-            "limit": MAX_COUNT,
-            "bytes": settings.metadata_max_bytes,
-        }
-        names["rows"] = _ROWS.format(**names, **_key_types(connection, tables, tables.usage))
-        names["buckets"] = _BUCKETS.format(**names, **_key_types(connection, tables, tables.history))
+        waiting, prefix = (
+            timeouts(settings, seconds) if is_mariadb else ""
+            for seconds in (max(math.ceil(settings.lock_timeout), 1), 0)
+        )
+        self._queue = text(f"{waiting}{_QUEUE.format(writers=quote(tables.writers))}")
+        user = "CAST(d.u AS UUID)" if tables.user_id_type == "uuid" and native else "d.u"
         exact = f"CHARACTER SET utf8mb4 COLLATE {bytewise_collation(connection.dialect)}"
-        names["exposed"] = _EXPOSED.format(**_key_types(connection, tables, tables.usage), exact=exact)
-        dimension_types = _key_types(connection, tables, tables.dimensions)
-        names["sliced"] = _SLICED.format(**dimension_types, exact=exact)
-        names["same"] = _SAME.format(**names)
-        names["same_slice"] = _SAME_SLICE.format(**names)
-        names["merged"] = _MERGED.format(
+        same = _SAME.format(user=user, anonymous=anonymous_literal(tables.user_id_type, native))
+
+        def statements(
+            table: Table, columns: Sequence[str], rows: str, same: str, new: Mapping[str, str]
+        ) -> _Statements:
+            types = _key_types(connection, tables, tables.usage if table is tables.exposures else table)
+            unpacked = f"JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, {rows.format(**types, exact=exact)})) d"
+            return _Statements(prefix, quote(table), columns, unpacked, same, new)
+
+        counted = {"usage_count": "d.n", "last_used": _USED}
+        merged = _MERGED.format(
             bytes=settings.metadata_max_bytes,
             newer=_MERGE.format(base="f.metadata", over="NULLIF(d.m, 'null')"),
             older=_MERGE.format(base="NULLIF(d.m, 'null')", over="f.metadata"),
         )
-        self._queue = _sql(_QUEUE, names)
-        self._update = _sql(_UPDATE, {**names, "metadata": f"f.metadata = {names['merged']}, "})
-        self._plain_update = _sql(_UPDATE, {**names, "metadata": ""})
-        self._missing = _sql(_MISSING, names)
-        self._update_history, self._missing_history = (
-            _sql(_UPDATE_HISTORY, names),
-            _sql(_MISSING_HISTORY, names),
+        usage_columns = ("metadata", *USAGE)
+        self._plain_usage = statements(tables.usage, usage_columns, _COUNTS, same, counted)
+        self._usage = statements(tables.usage, usage_columns, _COUNTS, same, {"metadata": merged, **counted})
+        self._history = statements(
+            tables.history, HISTORY, _BUCKETS, f"{same} AND {_SAME_BUCKET}", {"usage_count": "d.n"}
         )
-        self._update_exposures, self._missing_exposures = (
-            _sql(_UPDATE_EXPOSURES, names),
-            _sql(_MISSING_EXPOSURES, names),
-        )
-        self._update_dimensions, self._missing_dimensions = (
-            _sql(_UPDATE_DIMENSIONS, names),
-            _sql(_MISSING_DIMENSIONS, names),
-        )
-        names["places"] = "{places}"
-        self._insert_dimensions = _INSERT_DIMENSIONS.format(**names)
-        self._insert_exposures = _INSERT_EXPOSURES.format(**names)
-        self._insert_usage, self._insert_history = _INSERT.format(**names), _INSERT_HISTORY.format(**names)
+        exposed = {"user_id": user, "first_exposed_at": "d.s", "last_exposed_at": _USED, "exposures": "d.n"}
+        self._exposures = statements(tables.exposures, EXPOSURES, _EXPOSED, _SAME_EXPOSURE, exposed)
+        self._dimensions = statements(tables.dimensions, DIMENSIONS, _SLICED, f"{same} AND {_SAME_SLICE}", _SUMS)
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
         self.queue(connection)
@@ -125,112 +119,86 @@ class MariaDBFlush(Flush):
             connection.execute(insert(writers).prefix_with("IGNORE").values(row))
 
     def _add_usage(self, connection: Connection, batch: Batch) -> None:
-        rows = {"rows": usage_json(batch.counts)}
-        update = self._update if has_metadata(batch.counts) else self._plain_update
-        updated = connection.execute(update, rows).rowcount
-        if updated == len(batch.counts):
-            return
-        now = connection.scalar(_NOW)
-        missing = [batch.counts[number - 1] for number in connection.scalars(self._missing, rows)]
-        _check(batch.counts, updated, missing)
-        values = (
-            (
-                self._user(count.user),
-                count.feature,
-                count.metadata,
-                min(count.uses, MAX_COUNT),
-                min(count.last_used, now),
-            )
-            for count in missing
-        )
-        self._user_locks.acquire(connection, {count.user for count in missing})
-        self._insert(connection, self._insert_usage, values)
+        statements = self._usage if has_metadata(batch.counts) else self._plain_usage
+        missing = statements.update(connection, usage_json(batch.counts), batch.counts)
+        if missing:
+            now = connection.scalar(_NOW)
+            self._insert(connection, statements, [(count.metadata, *usage_values(count, now)) for count in missing])
 
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
-        buckets = [(count, start, uses) for count in counts for start, uses in count.history]
-        rows = {"rows": history_json(counts)}
-        updated = connection.execute(self._update_history, rows).rowcount
-        if updated == len(buckets):
-            return
-        missing = [buckets[number - 1] for number in connection.scalars(self._missing_history, rows)]
-        _check(buckets, updated, missing)
-        values = (
-            (self._user(count.user), count.feature, start, min(uses, MAX_COUNT)) for count, start, uses in missing
-        )
-        self._user_locks.acquire(connection, {count.user for count, _, _ in missing})
-        self._insert(connection, self._insert_history, values)
+        missing = self._history.update(connection, history_json(counts), history_values(counts))
+        self._insert(connection, self._history, missing)
 
     def add_exposures(self, connection: Connection, rows: Sequence[ExposureRow]) -> None:
-        given = {"rows": exposures_json(rows)}
-        updated = connection.execute(self._update_exposures, given).rowcount
-        if updated == len(rows):
-            return
-        now = connection.scalar(_NOW)
-        missing = [rows[number - 1] for number in connection.scalars(self._missing_exposures, given)]
-        _check(rows, updated, missing)
-        values = (
-            (*row[:3], self._user(row.user), min(row.first, now), min(row.last, now), min(row.exposed, MAX_COUNT))
-            for row in missing
-        )
-        self._user_locks.acquire(connection, {row.user for row in missing})
-        self._insert(connection, self._insert_exposures, values)
+        missing = self._exposures.update(connection, exposures_json(rows), rows)
+        if missing:
+            now = connection.scalar(_NOW)
+            self._insert(connection, self._exposures, [exposure_values(row, now) for row in missing])
 
     def add_dimensions(self, connection: Connection, rows: Sequence[DimensionRow]) -> None:
-        given = {"rows": dimensions_json(rows)}
-        updated = connection.execute(self._update_dimensions, given).rowcount
-        if updated == len(rows):
-            return
-        missing = [rows[number - 1] for number in connection.scalars(self._missing_dimensions, given)]
-        _check(rows, updated, missing)
-        values = (
-            (
-                self._user(user),
-                feature,
-                each.dimension,
-                each.value,
-                each.start,
-                min(each.uses, MAX_COUNT),
-                min(each.numbers, MAX_COUNT),
-                *each[5:],
-            )
-            for user, feature, each in missing
-        )
-        self._user_locks.acquire(connection, {row.user for row in missing})
-        self._insert(connection, self._insert_dimensions, values)
+        missing = self._dimensions.update(connection, dimensions_json(rows), rows)
+        self._insert(connection, self._dimensions, [dimension_values(row) for row in missing])
 
-    def _user(self, user: UserId) -> object:
-        if isinstance(user, UUID):
-            return user.hex if self._hex else str(user)
-        return user
-
-    @staticmethod
-    def _insert(connection: Connection, statement: str, values: Iterable[tuple[object, ...]]) -> None:
+    def _insert(self, connection: Connection, statements: _Statements, rows: Sequence[Values]) -> None:
         """Insert many rows per statement. Drivers do that themselves, but not behind SET STATEMENT."""
-        rows = iter(values)
-        while part := list(itertools.islice(rows, _ROWS_PER_INSERT)):
-            width = len(part[0])
-            names = [f"v{number}" for number in range(len(part) * width)]
+        if not rows:
+            return
+        width, user = len(statements.columns), statements.columns.index("user_id")
+        self._user_locks.acquire(connection, {row[user] for row in rows})
+        for start in range(0, len(rows), _ROWS_PER_INSERT):
+            values = [self._bound(value) for row in rows[start : start + _ROWS_PER_INSERT] for value in row]
+            names = [f"v{number}" for number in range(len(values))]
             places = ", ".join(f"(:{', :'.join(names[at : at + width])})" for at in range(0, len(names), width))
-            parameters = dict(zip(names, itertools.chain.from_iterable(part), strict=True))
-            connection.execute(text(statement.replace("{places}", places)), parameters)
+            insert_ = text(statements.insert.replace("{places}", places))
+            connection.execute(insert_, dict(zip(names, values, strict=True)))
+
+    def _bound(self, value: object) -> object:
+        if isinstance(value, UUID):
+            return value.hex if self._hex else str(value)
+        return value
 
 
-def _check(rows: Sized, updated: int, missing: Sized) -> None:
-    """Raises ConcurrentInsertError if a row was neither updated nor missing: another writer has inserted it since."""
-    if updated + len(missing) != len(rows):
-        raise ConcurrentInsertError
+T = TypeVar("T")
 
 
-_QUEUE = "{waiting}SELECT writer_id FROM {writers} ORDER BY writer_id LIMIT 1 FOR UPDATE"
+class _Statements:
+    """The statements that add rows to one table."""
+
+    def __init__(
+        self, prefix: str, table: str, columns: Sequence[str], rows: str, same: str, new: Mapping[str, str]
+    ) -> None:
+        self.columns = columns
+
+        def changes(prefix: str, new: Mapping[str, str]) -> str:
+            return ", ".join(
+                f"{prefix}{name} = {_CHANGES[name].format(old=prefix + name, new=value)}" for name, value in new.items()
+            )
+
+        key = next((each for each in ("unit", "bucket_start") if each in columns), "id")  # which is never NULL
+        names = {"prefix": prefix, "table": table, "rows": rows, "same": same, "key": key}
+        self._update = text(_UPDATE.format(**names, changes=changes("f.", new)))
+        self._missing = text(_MISSING.format(**names))
+        # Another writer may have inserted a row since the SELECT of the missing ones.
+        again = changes("", {name: f"VALUES({name})" for name in new})
+        self.insert = _INSERT.format(**names, columns=", ".join(columns), places="{places}", changes=again)
+
+    def update(self, connection: Connection, json: str, rows: Sequence[T]) -> list[T]:
+        """Add the rows that are there, and return the missing ones. Raises ConcurrentInsertError if a row was neither:
+        another writer has inserted it since."""
+        updated = connection.execute(self._update, {"rows": json}).rowcount
+        if updated == len(rows):
+            return []
+        missing = [rows[number - 1] for number in connection.scalars(self._missing, {"rows": json})]
+        if updated + len(missing) != len(rows):
+            raise ConcurrentInsertError
+        return missing
+
+
+_QUEUE = "SELECT writer_id FROM {writers} ORDER BY writer_id LIMIT 1 FOR UPDATE"
 _NOW = text("SELECT UTC_TIMESTAMP(6)")
-_ROWS = (
-    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {user_type} PATH '$.u', f {feature_type} PATH '$.f', "
-    "n BIGINT PATH '$.n', t DATETIME(6) PATH '$.t', m JSON PATH '$.m')) d"
-)
-_BUCKETS = (
-    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {user_type} PATH '$.u', f {feature_type} PATH '$.f', "
-    "n BIGINT PATH '$.n', b DATETIME(6) PATH '$.b')) d"
-)
+_UPDATE = "{prefix}UPDATE {rows} STRAIGHT_JOIN {table} f ON {same} SET {changes}"
+_MISSING = "SELECT d.i FROM {rows} LEFT JOIN {table} f ON {same} WHERE f.{key} IS NULL ORDER BY d.i"
+_INSERT = "{prefix}INSERT INTO {table} ({columns}) VALUES {places} ON DUPLICATE KEY UPDATE {changes}"
 _SAME = f"f.{USER_KEY} = COALESCE({{user}}, {{anonymous}}) AND f.{FEATURE_KEY} = d.f"
 _MERGED = (
     "CASE WHEN NULLIF(d.m, 'null') IS NULL THEN f.metadata "
@@ -238,81 +206,42 @@ _MERGED = (
     "WHEN d.t >= f.last_used THEN IF(LENGTH({newer}) <= {bytes}, {newer}, d.m) "
     "ELSE IF(LENGTH({older}) <= {bytes}, {older}, f.metadata) END"
 )
-_UPDATE = (
-    "{not_waiting}UPDATE {rows} STRAIGHT_JOIN {usage} f ON {same} SET {metadata}"
-    "f.usage_count = LEAST(COALESCE(f.usage_count, 0) + d.n, {limit}), "
-    "f.last_used = GREATEST(f.last_used, LEAST(d.t, UTC_TIMESTAMP(6)))"
-)
-_MISSING = "SELECT d.i FROM {rows} LEFT JOIN {usage} f ON {same} WHERE f.id IS NULL ORDER BY d.i"
-_UPDATE_HISTORY = (
-    "{not_waiting}UPDATE {buckets} STRAIGHT_JOIN {history} f ON {same} AND f.bucket_start = d.b "
-    "SET f.usage_count = LEAST(COALESCE(f.usage_count, 0) + d.n, {limit})"
-)
-# Another writer may have inserted a row since the SELECT of the missing ones.
-_INSERT = (
-    "{not_waiting}INSERT INTO {usage} (user_id, feature_name, metadata, usage_count, last_used) VALUES {places} "
-    "ON DUPLICATE KEY UPDATE metadata = COALESCE(VALUES(metadata), metadata), "
-    "usage_count = LEAST(COALESCE(usage_count, 0) + VALUES(usage_count), {limit}), "
-    "last_used = GREATEST(last_used, VALUES(last_used))"
-)
-_INSERT_HISTORY = (
-    "{not_waiting}INSERT INTO {history} (user_id, feature_name, bucket_start, usage_count) VALUES {places} "
-    "ON DUPLICATE KEY UPDATE usage_count = LEAST(COALESCE(usage_count, 0) + VALUES(usage_count), {limit})"
-)
-_MISSING_HISTORY = (
-    "SELECT d.i FROM {buckets} LEFT JOIN {history} f ON {same} AND f.bucket_start = d.b "
-    "WHERE f.bucket_start IS NULL ORDER BY d.i"
-)
+_PAIR = "u {user_type} PATH '$.u', f {feature_type} PATH '$.f', n BIGINT PATH '$.n', "
+_COUNTS = _PAIR + "t DATETIME(6) PATH '$.t', m JSON PATH '$.m'"
+_BUCKETS = _PAIR + "b DATETIME(6) PATH '$.b'"
 _EXPOSED = (
-    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, e VARCHAR(100) {exact} PATH '$.e', "
-    "x VARCHAR(255) {exact} PATH '$.x', v VARCHAR(100) {exact} PATH '$.v', u {user_type} PATH '$.u', "
-    "s DATETIME(6) PATH '$.s', t DATETIME(6) PATH '$.t', n BIGINT PATH '$.n')) d"
+    "e VARCHAR(100) {exact} PATH '$.e', x VARCHAR(255) {exact} PATH '$.x', v VARCHAR(100) {exact} PATH '$.v', "
+    "u {user_type} PATH '$.u', s DATETIME(6) PATH '$.s', t DATETIME(6) PATH '$.t', n BIGINT PATH '$.n'"
 )
-_SAME_EXPOSURE = "f.experiment = d.e AND f.unit = d.x AND f.variant = d.v"
-_UPDATE_EXPOSURES = (
-    "{not_waiting}UPDATE {exposed} STRAIGHT_JOIN {exposures} f ON {same_exposure} "
-    "SET f.user_id = COALESCE(f.user_id, {user}), f.first_exposed_at = LEAST(f.first_exposed_at, d.s), "
-    "f.last_exposed_at = GREATEST(f.last_exposed_at, LEAST(d.t, UTC_TIMESTAMP(6))), "
-    "f.exposures = LEAST(f.exposures + d.n, {limit})"
-)
-_MISSING_EXPOSURES = (
-    "SELECT d.i FROM {exposed} LEFT JOIN {exposures} f ON {same_exposure} WHERE f.unit IS NULL ORDER BY d.i"
-)
-_INSERT_EXPOSURES = (
-    "{not_waiting}INSERT INTO {exposures} (experiment, unit, variant, user_id, first_exposed_at, last_exposed_at, "
-    "exposures) VALUES {places} ON DUPLICATE KEY UPDATE user_id = COALESCE(user_id, VALUES(user_id)), "
-    "first_exposed_at = LEAST(first_exposed_at, VALUES(first_exposed_at)), "
-    "last_exposed_at = GREATEST(last_exposed_at, VALUES(last_exposed_at)), "
-    "exposures = LEAST(exposures + VALUES(exposures), {limit})"
-)
-_SLICED = (
-    "JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, u {user_type} PATH '$.u', f {feature_type} PATH '$.f', "
+_SLICED = _PAIR + (
     "d VARCHAR(100) {exact} PATH '$.d', v VARCHAR(100) {exact} PATH '$.v', b DATETIME(6) PATH '$.b', "
-    "n BIGINT PATH '$.n', c BIGINT PATH '$.c', s DOUBLE PATH '$.s', q DOUBLE PATH '$.q', l DOUBLE PATH '$.l', "
-    "g DOUBLE PATH '$.g')) d"
+    "c BIGINT PATH '$.c', s DOUBLE PATH '$.s', q DOUBLE PATH '$.q', l DOUBLE PATH '$.l', g DOUBLE PATH '$.g'"
 )
-_SAME_SLICE = "{same} AND f.dimension = d.d AND f.dimension_value = d.v AND f.bucket_start = d.b"
-_UPDATE_DIMENSIONS = (
-    "{not_waiting}UPDATE {sliced} STRAIGHT_JOIN {dimensions} f ON {same_slice} "
-    "SET f.usage_count = LEAST(f.usage_count + d.n, {limit}), f.value_count = LEAST(f.value_count + d.c, {limit}), "
-    "f.value_sum = f.value_sum + d.s, f.value_squares = f.value_squares + d.q, "
-    "f.value_minimum = LEAST(COALESCE(f.value_minimum, d.l), COALESCE(d.l, f.value_minimum)), "
-    "f.value_maximum = GREATEST(COALESCE(f.value_maximum, d.g), COALESCE(d.g, f.value_maximum))"
-)
-_MISSING_DIMENSIONS = (
-    "SELECT d.i FROM {sliced} LEFT JOIN {dimensions} f ON {same_slice} WHERE f.bucket_start IS NULL ORDER BY d.i"
-)
-_INSERT_DIMENSIONS = (
-    "{not_waiting}INSERT INTO {dimensions} (user_id, feature_name, dimension, dimension_value, bucket_start, "
-    "usage_count, value_count, value_sum, value_squares, value_minimum, value_maximum) VALUES {places} "
-    "ON DUPLICATE KEY UPDATE usage_count = LEAST(usage_count + VALUES(usage_count), {limit}), "
-    "value_count = LEAST(value_count + VALUES(value_count), {limit}), value_sum = value_sum + VALUES(value_sum), "
-    "value_squares = value_squares + VALUES(value_squares), "
-    "value_minimum = LEAST(COALESCE(value_minimum, VALUES(value_minimum)), "
-    "COALESCE(VALUES(value_minimum), value_minimum)), "
-    "value_maximum = GREATEST(COALESCE(value_maximum, VALUES(value_maximum)), "
-    "COALESCE(VALUES(value_maximum), value_maximum))"
-)
+_SAME_BUCKET = "f.bucket_start = d.b"
+_SAME_EXPOSURE = "f.experiment = d.e AND f.unit = d.x AND f.variant = d.v"
+_SAME_SLICE = f"f.dimension = d.d AND f.dimension_value = d.v AND {_SAME_BUCKET}"
+_USED = "LEAST(d.t, UTC_TIMESTAMP(6))"
+_SUMS = {
+    "usage_count": "d.n", "value_count": "d.c", "value_sum": "d.s", "value_squares": "d.q", "value_minimum": "d.l",
+    "value_maximum": "d.g",
+}  # fmt: skip
+_SATURATED = f"LEAST(COALESCE({{old}}, 0) + {{new}}, {MAX_COUNT})"
+_EITHER = "COALESCE({old}, {new}), COALESCE({new}, {old})"
+_CHANGES = {
+    "metadata": "COALESCE({new}, {old})",
+    "usage_count": _SATURATED,
+    "last_used": "GREATEST({old}, {new})",
+    "value_count": _SATURATED,
+    "value_sum": "{old} + {new}",
+    "value_squares": "{old} + {new}",
+    "value_minimum": f"LEAST({_EITHER})",  # whose result is NULL if one of them is
+    "value_maximum": f"GREATEST({_EITHER})",
+    "user_id": "COALESCE({old}, {new})",
+    "first_exposed_at": "LEAST({old}, {new})",
+    "last_exposed_at": "GREATEST({old}, {new})",
+    "exposures": _SATURATED,
+}
+"""What a column of an existing row becomes, of its value and the new one."""
 
 
 def has_uuid(dialect: SQLAlchemyDialect) -> bool:
@@ -331,10 +260,6 @@ def anonymous_literal(user_id_type: UserIdType, native: bool) -> str:
     """The value of `user_key` for NULL."""
     literal = str(anonymous_key(user_id_type))
     return literal.replace("-", "") if user_id_type == "uuid" and not native else literal
-
-
-def _sql(template: str, names: dict[str, Any]) -> TextClause:
-    return text(template.format(**names))
 
 
 def _key_types(connection: Connection, tables: Tables, table: Table) -> dict[str, str]:
