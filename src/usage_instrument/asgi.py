@@ -368,28 +368,24 @@ async def _refuse(kind: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": unavailable.BODY})
 
 
+@log.quietly("cannot follow AuthenticationMiddleware")
 def follow_authentication(app: ASGIApp) -> None:
     """Have an AuthenticationMiddleware further in note its user, before an endpoint logs that user out."""
-    try:
-        for layer in layers(app):
-            kinds = {f"{base.__module__}.{base.__name__}" for base in type(layer).__mro__}
-            if "starlette.middleware.authentication.AuthenticationMiddleware" in kinds:
-                layer.app = _NotesUser(layer.app)
-                return
-    except Exception:  # of the host's objects
-        log.debug("cannot follow AuthenticationMiddleware", exc_info=True)
+    for layer in layers(app):
+        kinds = {f"{base.__module__}.{base.__name__}" for base in type(layer).__mro__}
+        if "starlette.middleware.authentication.AuthenticationMiddleware" in kinds:
+            layer.app = _NotesUser(layer.app)
+            return
 
 
+@log.quietly("cannot follow SessionMiddleware")
 def follow_session(app: ASGIApp, key: str) -> None:
     """Have a SessionMiddleware further in note the user of its session, before an endpoint empties the session."""
-    try:
-        for layer in layers(app):
-            if any(base.__name__ == "SessionMiddleware" for base in type(layer).__mro__):
-                if not (type(layer.app) is _NotesSession and layer.app.key == key):
-                    layer.app = _NotesSession(layer.app, key)
-                return
-    except Exception:  # of the host's objects
-        log.debug("cannot follow SessionMiddleware", exc_info=True)
+    for layer in layers(app):
+        if any(base.__name__ == "SessionMiddleware" for base in type(layer).__mro__):
+            if not (type(layer.app) is _NotesSession and layer.app.key == key):
+                layer.app = _NotesSession(layer.app, key)
+            return
 
 
 class _NotesSession:

@@ -59,13 +59,11 @@ class UsageMiddleware:
         if self._counter.session_user is not None and "flask" in sys.modules:
             _connect_flask_session(self._note_session)
 
+    @log.quietly("cannot read the session of a request")
     def _note_session(self, sender: object, **_: object) -> None:
-        try:
-            request, key = current_request(), self._counter.session_user
-            if request is not None and key is not None and self._counter in request.counters:
-                note_session_user(request.info, flask_session(request.info), key)
-        except Exception:  # of the host's objects
-            log.debug("cannot read the session of a request", exc_info=True)
+        request, key = current_request(), self._counter.session_user
+        if request is not None and key is not None and self._counter in request.counters:
+            note_session_user(request.info, flask_session(request.info), key)
 
     def _visible_routes(self, app: object) -> list[Route] | None:
         return self.others.visible() or combined_routes(self.app) or self.routes.visible()
@@ -250,24 +248,20 @@ def _is_untouchable(body: object, environ: Environ) -> bool:
     return isinstance(wrapper, type) and isinstance(body, wrapper)
 
 
+@log.quietly("cannot follow Flask-Login")  # Flask-Login is blocked, or another thread is importing it
 def _connect_flask_login() -> None:
     """Hear of redirects to the login page, some of which keep `next` in the session, and of the user who logs out."""
-    try:
-        signals: Any = sys.modules["flask_login"]
-        signals.user_unauthorized.connect(_deny)
-        signals.user_needs_refresh.connect(_deny)
-        signals.user_logged_out.connect(keep_logged_out)
-    except Exception:  # Flask-Login is blocked, or another thread is importing it
-        log.debug("cannot follow Flask-Login", exc_info=True)
+    signals: Any = sys.modules["flask_login"]
+    signals.user_unauthorized.connect(_deny)
+    signals.user_needs_refresh.connect(_deny)
+    signals.user_logged_out.connect(keep_logged_out)
 
 
+@log.quietly("cannot follow Flask")  # Flask is blocked, or another thread is importing it
 def _connect_flask_session(receiver: Callable[..., None]) -> None:
     """Hear of each request of Flask's that begins."""
-    try:
-        signals: Any = sys.modules["flask"]
-        signals.request_started.connect(receiver)
-    except Exception:  # Flask is blocked, or another thread is importing it
-        log.debug("cannot follow Flask", exc_info=True)
+    signals: Any = sys.modules["flask"]
+    signals.request_started.connect(receiver)
 
 
 def _deny(sender: object, **_: object) -> None:

@@ -201,10 +201,8 @@ class Catalog:
     def declare_pending(self) -> None:
         """Make the declarations that were left for later. Never raises."""
         while self._pending:
-            try:
+            with log.quietly("cannot declare the features of an app"):
                 self._pending.pop()()
-            except Exception:  # of the host's objects
-                log.debug("cannot declare the features of an app", exc_info=True)
 
     def attach(self, recorder: Recorder) -> None:
         """Record the uses of all features, present and future, with this recorder. It waits for a stand-in to leave."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 logger = logging.getLogger("usage_instrument")
@@ -62,6 +62,16 @@ def info(message: str, *arguments: object) -> None:
 def debug(message: str, *arguments: object, exc_info: bool = False) -> None:
     """Log what only a developer of this package wants to read."""
     emit(logging.DEBUG, message, *arguments, exc_info=exc_info)
+
+
+@contextlib.contextmanager
+def quietly(message: str) -> Iterator[None]:
+    """Log an exception of the host's objects for a developer of this package, and go on behind the block, or return
+    from the function that this decorates."""
+    try:
+        yield
+    except Exception:
+        debug(message, exc_info=True)
 
 
 def emit(level: int, message: str, *arguments: Any, exc_info: bool = False) -> None:

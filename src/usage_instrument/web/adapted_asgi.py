@@ -23,14 +23,12 @@ def _is_adapter(app: object) -> bool:
     return any(base.__module__ == "a2wsgi.asgi" and base.__name__ == "ASGIMiddleware" for base in type(app).__mro__)
 
 
+@log.quietly("cannot follow a2wsgi")
 def follow_adapters(app: object) -> None:
     """Note the scopes that a2wsgi makes for the ASGI apps in a WSGI app. Raises nothing."""
-    try:
-        for adapter in (mounted.app for mounted in adapters(app)):
-            if type(adapter.app) is not _NotesScope:
-                adapter.app = _NotesScope(adapter.app)
-    except Exception:  # of the host's objects
-        log.debug("cannot follow a2wsgi", exc_info=True)
+    for adapter in (mounted.app for mounted in adapters(app)):
+        if type(adapter.app) is not _NotesScope:
+            adapter.app = _NotesScope(adapter.app)
 
 
 def combined_routes(app: object) -> list[Route]:

@@ -109,42 +109,36 @@ def _methods(rule: Any) -> frozenset[str] | None:
 # ---- a Flask app in an ASGI app, and Quart
 
 
+@log.quietly("cannot follow Flask")  # Flask is blocked, or another thread is importing it
 def follow_flask() -> None:
     """Note the rule and the user of Flask requests that run within an ASGI request. Raises nothing."""
-    try:
-        signals: Any = sys.modules["flask"]
-        signals.request_finished.connect(_note)
-    except Exception:  # Flask is blocked, or another thread is importing it
-        log.debug("cannot follow Flask", exc_info=True)
+    signals: Any = sys.modules["flask"]
+    signals.request_finished.connect(_note)
 
 
+@log.quietly("cannot read a Flask request")
 def _note(sender: object, **_: object) -> None:
-    try:
-        request = current_request()
-        scope: Scope | None = None if request is None else request.info
-        if type(scope) is dict and scope.get("type") == "http":
-            running: Any = sys.modules["flask"].request
-            scope[RULE_KEY] = running.url_rule
-            scope[FLASK_APP] = sys.modules["flask"].current_app._get_current_object()
-            user = flask_user(running.environ)
-            if user is not UNSET:
-                scope[FLASK_USER] = user
-    except Exception:  # of the host's objects
-        log.debug("cannot read a Flask request", exc_info=True)
+    request = current_request()
+    scope: Scope | None = None if request is None else request.info
+    if type(scope) is dict and scope.get("type") == "http":
+        running: Any = sys.modules["flask"].request
+        scope[RULE_KEY] = running.url_rule
+        scope[FLASK_APP] = sys.modules["flask"].current_app._get_current_object()
+        user = flask_user(running.environ)
+        if user is not UNSET:
+            scope[FLASK_USER] = user
 
 
+@log.quietly("cannot follow Quart")  # Quart is blocked, or another thread is importing it
 def follow_quart() -> None:
     """Note the rule of Quart's requests and WebSockets. Raises nothing."""
-    try:
-        signals: Any = sys.modules["quart.signals"]
-        signals.request_started.connect(_note_quart)
-        signals.websocket_started.connect(_note_quart)
-    except Exception:  # Quart is blocked, or another thread is importing it
-        log.debug("cannot follow Quart", exc_info=True)
+    signals: Any = sys.modules["quart.signals"]
+    signals.request_started.connect(_note_quart)
+    signals.websocket_started.connect(_note_quart)
 
 
 async def _note_quart(sender: object, **_: object) -> None:  # Quart runs a plain function in a thread
-    try:
+    with log.quietly("cannot read a Quart request"):
         request = current_request()
         scope: Scope | None = None if request is None else request.info
         if type(scope) is dict and scope.get("type") in ("http", "websocket"):
@@ -152,5 +146,3 @@ async def _note_quart(sender: object, **_: object) -> None:  # Quart runs a plai
             running = quart.request if quart.has_request_context() else quart.websocket
             if running.url_rule is not None:
                 scope[RULE_KEY], scope[FLASK_APP] = running.url_rule, quart.current_app._get_current_object()
-    except Exception:  # of the host's objects
-        log.debug("cannot read a Quart request", exc_info=True)

@@ -38,13 +38,11 @@ def flask_user(environ: Environ, app: Any = None) -> UserId | Unset:
     return found
 
 
+@log.quietly("cannot read the user who logs out")  # an id that is none, or no request
 def keep_logged_out(sender: object, user: object = None, **_: object) -> None:
     """Keep the user who logs out as the user of the request; a receiver of Flask-Login's signal."""
-    try:
-        if loaded_user(user) is not UNSET:
-            sys.modules["flask"].request.environ[FLASK_USER] = unwrapped(user)
-    except Exception:  # an id that is none, or no request
-        log.debug("cannot read the user who logs out", exc_info=True)
+    if loaded_user(user) is not UNSET:
+        sys.modules["flask"].request.environ[FLASK_USER] = unwrapped(user)
 
 
 def _session_user(flask: Any) -> UserId | Unset:

@@ -101,12 +101,10 @@ def follow_bottle(app: Any) -> None:
         app.add_hook("after_request", _note_bottle)
 
 
+@log.quietly("cannot read a Bottle request")  # a request of the host's
 def _note_bottle() -> None:
-    try:
-        bottle: Any = sys.modules["bottle"]
-        _note_in_scope(bottle.request.environ.get("bottle.route"))
-    except Exception:  # a request of the host's
-        log.debug("cannot read a Bottle request", exc_info=True)
+    bottle: Any = sys.modules["bottle"]
+    _note_in_scope(bottle.request.environ.get("bottle.route"))
 
 
 def _note_in_scope(route: object) -> None:
@@ -130,13 +128,11 @@ def follow_pyramid(app: Any) -> None:
         app.registry.registerHandler(_note, (sys.modules["pyramid.interfaces"].INewResponse,))
 
 
+@log.quietly("cannot read a Pyramid request")  # a request of the host's
 def _note(event: Any) -> None:
-    try:
-        route = event.request.matched_route
-        event.request.environ[_PYRAMID_KEY] = route
-        _note_in_scope(route)
-    except Exception:  # a request of the host's
-        log.debug("cannot read a Pyramid request", exc_info=True)
+    route = event.request.matched_route
+    event.request.environ[_PYRAMID_KEY] = route
+    _note_in_scope(route)
 
 
 def _pyramid_routes(route: Any, registry: Any) -> list[Route]:

@@ -43,34 +43,30 @@ def _takes(signature: inspect.Signature, arguments: int) -> bool:
     return True
 
 
+@log.quietly("cannot check the app")
 def check_app(app: object, counter: RequestCounter, routes_of: Callable[[object], list[Route] | None]) -> None:
     """Log what is wrong with a middleware around this app, at its first request, when the app is complete.
 
     `routes_of` returns the routes of an app, or None if some are unknown.
     """
-    try:
-        below = list(layers(app))
-        if any(getattr(getattr(one, "_counter", None), "catalog", None) is counter.catalog for one in below):
-            log.emit(logging.WARNING, "UsageMiddleware stands twice around one app: take one of the two away")
-        declare_later(counter, lambda: routes_of(app) or ())
-        is_named = bool(counter.rules.keys or counter.policy)
-        known = routes_of(getattr(below[-1], "__self__", below[-1])) if below and is_named else None
-        if known is None:
-            return
-        for key in counter.rules.unmatched(known):
-            near = difflib.get_close_matches(
-                key.rpartition(" ")[2],
-                {name for route in known for each in route.counted_methods for name in route.keys(each)},
-                1,
-            )
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            log.emit(logging.WARNING, "features= names %r, which is no route of this app%s", key, hint)
-        for name in counter.policy.unmatched(known, counter.rules) if counter.policy else ():
-            log.emit(
-                logging.ERROR, "audit= names the feature %r, which is no route of this app: none is recorded", name
-            )
-    except Exception:  # of the host's objects
-        log.debug("cannot check the app", exc_info=True)
+    below = list(layers(app))
+    if any(getattr(getattr(one, "_counter", None), "catalog", None) is counter.catalog for one in below):
+        log.emit(logging.WARNING, "UsageMiddleware stands twice around one app: take one of the two away")
+    declare_later(counter, lambda: routes_of(app) or ())
+    is_named = bool(counter.rules.keys or counter.policy)
+    known = routes_of(getattr(below[-1], "__self__", below[-1])) if below and is_named else None
+    if known is None:
+        return
+    for key in counter.rules.unmatched(known):
+        near = difflib.get_close_matches(
+            key.rpartition(" ")[2],
+            {name for route in known for each in route.counted_methods for name in route.keys(each)},
+            1,
+        )
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        log.emit(logging.WARNING, "features= names %r, which is no route of this app%s", key, hint)
+    for name in counter.policy.unmatched(known, counter.rules) if counter.policy else ():
+        log.emit(logging.ERROR, "audit= names the feature %r, which is no route of this app: none is recorded", name)
 
 
 def declare_later(counter: RequestCounter, routes_of: Callable[[], Iterable[Route]]) -> None:

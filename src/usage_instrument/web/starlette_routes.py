@@ -142,15 +142,13 @@ def visible_routes(app: object) -> list[Route] | None:
     return None if routes is None else [route for _, route in _walked(routes)]
 
 
+@log.quietly("cannot follow mounted apps")
 def follow_mounts(app: object) -> None:
     """Note the routes that the apps of Bottle and Pyramid match that are mounted in an ASGI app. Raises nothing."""
-    try:
-        mounts = [route for route in visible_routes(app) or () if route.is_mount]
-        for one in {id(one): one for mount in mounts for one in _below(mount.endpoint)}.values():
-            follow_bottle(one)
-            follow_pyramid(one)
-    except Exception:  # of the host's objects
-        log.debug("cannot follow mounted apps", exc_info=True)
+    mounts = [route for route in visible_routes(app) or () if route.is_mount]
+    for one in {id(one): one for mount in mounts for one in _below(mount.endpoint)}.values():
+        follow_bottle(one)
+        follow_pyramid(one)
 
 
 def _route(route: Any, template: str, name: str | None, endpoint: object, host: str = "") -> Route:

@@ -241,21 +241,19 @@ def _session_in(session: Any) -> object:
         return None
 
 
+@log.quietly("cannot follow the session of a request")
 def _follow_session(http: HttpRequest, key: str) -> None:
     """Note the user of the session before the view, which may empty the session: now, or when something loads it."""
-    try:
-        session: Any = vars(http).get("session")
-        found = _session_in(session)
-        if found is not None or session is None:
-            note_session_user(vars(http), found, key)
-            return
-        # Of this one session, which ends with the request; without a cycle of references.
-        notes: dict[str, Any] = vars(http).setdefault(SESSION_USERS, {})
-        vars(session)["load"] = partial(_load_session, weakref.ref(session), notes, key)
-        if hasattr(session, "aload"):  # since Django 5.1
-            vars(session)["aload"] = partial(_load_session_async, weakref.ref(session), notes, key)
-    except Exception:  # of the host's objects
-        log.debug("cannot follow the session of a request", exc_info=True)
+    session: Any = vars(http).get("session")
+    found = _session_in(session)
+    if found is not None or session is None:
+        note_session_user(vars(http), found, key)
+        return
+    # Of this one session, which ends with the request; without a cycle of references.
+    notes: dict[str, Any] = vars(http).setdefault(SESSION_USERS, {})
+    vars(session)["load"] = partial(_load_session, weakref.ref(session), notes, key)
+    if hasattr(session, "aload"):  # since Django 5.1
+        vars(session)["aload"] = partial(_load_session_async, weakref.ref(session), notes, key)
 
 
 def _load_session(session: Any, notes: dict[str, Any], key: str) -> Any:
