@@ -274,9 +274,7 @@ class ASGIExchange(Exchange):
             counter.check_setup = None  # the options may name routes that only the app around this one knows
         route, is_certain = self.tree.find(self.carrier, marker, depth)
         found = counter.feature_of(route, method, marker)
-        if is_certain:
-            counter.remember((id(marker), method, depth), found)
-        return found
+        return counter.remember((id(marker), method, depth), found) if is_certain else found
 
     def _below(self, found: RouteFeature, mount: Route, method: str) -> RouteFeature:
         """What a request to a mount counts as: its app may be of another kind, with routes of its own."""
@@ -317,11 +315,9 @@ class ASGIExchange(Exchange):
         if found is not NO_ROUTE or operation is None:
             return found
         key = (operation.name, method)
-        known = counter.routes.get(key)
-        if known is None:
-            known = counter.feature_of(located(operation, self.carrier), method)
-            counter.remember(key, known)
-        return known
+        return counter.routes.get(key) or counter.remember(
+            key, counter.feature_of(located(operation, self.carrier), method)
+        )
 
 
 def _read_bodies(exchange: ASGIExchange, scope: Scope, receive: Receive) -> Receive:

@@ -191,8 +191,7 @@ class WSGIExchange(BodyExchange):
         found = counter.routes.get(key)
         if found is None:
             route = told_apart(self.middleware.app, self.middleware.routes.find(rule, prefix))
-            found = counter.feature_of(route, method, rule)
-            counter.remember(key, found)
+            found = counter.remember(key, counter.feature_of(route, method, rule))
         return found
 
     def _outside_flask(self, method: str) -> RouteFeature:
@@ -200,11 +199,9 @@ class WSGIExchange(BodyExchange):
         marker = routed_object(environ)
         if marker is not None:
             key = (id(marker), method, "")
-            found = counter.routes.get(key)
-            if found is None:
-                found = counter.feature_of(self.middleware.others.find(marker, method), method, marker)
-                counter.remember(key, found)
-            return found
+            return counter.routes.get(key) or counter.remember(
+                key, counter.feature_of(self.middleware.others.find(marker, method), method, marker)
+            )
         scope = self.request.inner_scope
         marker = None if scope is None else marker_of(scope)
         if scope is not None and marker is not None:

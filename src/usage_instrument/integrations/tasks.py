@@ -104,11 +104,9 @@ class TaskRun:
 
     def _feature(self, name: str, function: object) -> RouteFeature:
         counter = self._counter
-        found = counter.routes.get(name)
-        if found is None:
-            found = counter.feature_of(Route(name, (name,), name, function), "")
-            counter.remember(name, found)
-        return found
+        return counter.routes.get(name) or counter.remember(
+            name, counter.feature_of(Route(name, (name,), name, function), "")
+        )
 
     def end(self) -> None:
         """The task is over: from now on it identifies nobody. A second call does nothing."""

@@ -361,11 +361,12 @@ class RequestCounter:
                     feature.name, source, definition(endpoint),
                 )  # fmt: skip
 
-    def remember(self, key: object, found: RouteFeature) -> None:
-        """Keep what a route counts as; the key may hold the id of its marker."""
+    def remember(self, key: object, found: RouteFeature) -> RouteFeature:
+        """Keep what a route counts as, and return it; the key may hold the id of its marker."""
         if len(self.routes) >= MOST_ROUTES:
             self.routes.clear()
         self.routes[key] = found
+        return found
 
     # ---- its success
 
