@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, or_, select
@@ -16,8 +18,13 @@ if TYPE_CHECKING:
 
 _PERSONS = ("user", "actor")
 _KEY_OF_DIMENSIONS = ("bucket_start", "feature_name", "dimension", "dimension_value")
-_OF_DIMENSIONS = ("usage_count", "value_count", "value_sum", "value_squares", "value_minimum", "value_maximum")
-_OF_EXPOSURES = ("experiment", "first_exposed_at", "unit", "variant")
+_OF_DIMENSIONS = (
+    "feature_name", "dimension", "dimension_value", "bucket_start", "usage_count", "value_count", "value_sum",
+    "value_squares", "value_minimum", "value_maximum",
+)  # fmt: skip
+_ORDER_OF_EXPOSURES = ("experiment", "first_exposed_at", "unit", "variant")
+_OF_EXPOSURES = ("experiment", "unit", "variant", "first_exposed_at", "last_exposed_at", "exposures")
+_OF_USAGE = ("feature_name", "usage_count", "last_used", "metadata")
 
 
 def has_rows(connection: Connection, table: Table, user: UserId) -> bool:
@@ -49,50 +56,20 @@ def personal_data(
     and `accesses`, those of the audit trail. Without one of the last four, the database lacks the table."""
     # Read first: a row that a writer moves meanwhile is in both, rather than in neither.
     uncounted = _rows(connection, tables.outbox, user, "used_at", "feature_name") if waiting else []
+    sliced = _rows(connection, tables.dimensions, user, *_KEY_OF_DIMENSIONS) if dimensions else []
+    exposed = _rows(connection, tables.exposures, user, *_ORDER_OF_EXPOSURES) if exposures else []
+    accessed = _rows(connection, tables.access, user, "occurred_at", "number") if accesses else []
     return {
-        "usage": [
-            {
-                "feature_name": row["feature_name"],
-                "usage_count": row["usage_count"],
-                "last_used": row["last_used"].isoformat(),
-                "metadata": row["metadata"],
-            }
-            for row in _rows(connection, tables.usage, user, "feature_name")
-        ],
+        "usage": [_part(row, *_OF_USAGE) for row in _rows(connection, tables.usage, user, "feature_name")],
         "history": [
-            {
-                "feature_name": row["feature_name"],
-                "bucket_start": row["bucket_start"].isoformat(),
-                "usage_count": row["usage_count"],
-            }
+            _part(row, "feature_name", "bucket_start", "usage_count")
             for row in _rows(connection, tables.history, user, "bucket_start", "feature_name")
         ],
-        "dimensions": [
-            {
-                "feature_name": row["feature_name"],
-                "dimension": row["dimension"],
-                "dimension_value": row["dimension_value"],
-                "bucket_start": row["bucket_start"].isoformat(),
-                **{name: row[name] for name in _OF_DIMENSIONS},
-            }
-            for row in (_rows(connection, tables.dimensions, user, *_KEY_OF_DIMENSIONS) if dimensions else ())
-        ],
-        "exposures": [
-            {
-                "experiment": row["experiment"],
-                "unit": row["unit"],
-                "variant": row["variant"],
-                "first_exposed_at": row["first_exposed_at"].isoformat(),
-                "last_exposed_at": row["last_exposed_at"].isoformat(),
-                "exposures": row["exposures"],
-            }
-            for row in (_rows(connection, tables.exposures, user, *_OF_EXPOSURES) if exposures else ())
-        ],
+        "dimensions": [_part(row, *_OF_DIMENSIONS) for row in sliced],
+        "exposures": [_part(row, *_OF_EXPOSURES) for row in exposed],
         "waiting": [
             {
-                "feature_name": row["feature_name"],
-                "uses": row["uses"],
-                "used_at": row["used_at"].isoformat(),
+                **_part(row, "feature_name", "uses", "used_at"),
                 "metadata": None if row["metadata"] is None else json.loads(row["metadata"]),
                 **dict(zip(("dimensions", "value"), json.loads(row["dimensions"] or "[null,null]"), strict=True)),
             }
@@ -100,19 +77,21 @@ def personal_data(
         ],
         "accesses": [
             {
-                "occurred_at": row["occurred_at"].isoformat(),
-                "feature_name": row["feature_name"],
-                "outcome": row["outcome"],
+                **_part(row, "occurred_at", "feature_name", "outcome"),
                 # The id of the other person is that person's data.
                 "acted_as": "themselves" if row["is_user"] else "another user",
                 "acted_by": "themselves" if row["actor_id"] is None or row["is_actor"] else "another user",
-                "request_id": row["request_id"],
-                "service": row["service"],
+                **_part(row, "request_id", "service"),
                 "metadata": metadata_of(row),
             }
-            for row in (_rows(connection, tables.access, user, "occurred_at", "number") if accesses else ())
+            for row in accessed
         ],
     }
+
+
+def _part(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Some columns of a row as JSON values."""
+    return {name: row[name].isoformat() if isinstance(row[name], dt.datetime) else row[name] for name in names}
 
 
 def _rows(connection: Connection, table: Table, user: UserId, *order: str) -> list[dict[str, Any]]:
