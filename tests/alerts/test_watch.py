@@ -33,7 +33,7 @@ from usage_instrument.alerts.rules import Limit, Rule, RulesError, load
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import trail
 from usage_instrument.database.ledger import utcnow
-from usage_instrument.queries.questions import NUMBERS, QUESTIONS
+from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.schema import create_all, define_tables
 from usage_instrument.upgrade import upgrade
 
@@ -256,7 +256,7 @@ def test_every_question_can_be_watched(watched: Watched) -> None:
     text = ""
     for question in QUESTIONS:
         required = [each.name for each in question.arguments if each.is_required]
-        number = next(each.name for each in question.columns if each.kind in NUMBERS)
+        number = next(each.name for each in question.columns if each.is_number)
         text += rule.format(question.name, number, "".join(f"{name} = {values[name]}\n" for name in required))
     for rule_ in watched.rules(text):
         with watched.engine.connect() as connection:

@@ -13,7 +13,7 @@ from usage_instrument.audit.anomalies import KINDS, Search, office_hours
 from usage_instrument.database.schema import default_tables
 from usage_instrument.errors import ConfigurationError, UserIdError
 from usage_instrument.events import NAME_LENGTH
-from usage_instrument.queries.questions import NUMBERS, QUESTIONS, Argument, Question
+from usage_instrument.queries.questions import QUESTIONS, Argument, Question
 from usage_instrument.queries.robust import checked_threshold
 from usage_instrument.queries.windows import span_of, window
 from usage_instrument.typing import UserIdType
@@ -173,7 +173,7 @@ def _limit(entries: Entries, question: Question | str) -> Limit | None:
         if question == PENDING and above is None:
             entries.wrong("above is missing: write above = 1000, the number of uses that may wait")
         return Limit("uses", None, above if above is not None else 0)
-    numbers = [each.name for each in question.columns if each.kind in NUMBERS]
+    numbers = [each.name for each in question.columns if each.is_number]
     if column is None:
         if below is not None or above is not None:
             entries.wrong(f"column is missing: write column = {' or '.join(map(repr, [*numbers, ROWS]))}")

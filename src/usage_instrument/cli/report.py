@@ -21,7 +21,7 @@ from usage_instrument.queries.adoption import ADOPTION
 from usage_instrument.queries.display_names import display_names
 from usage_instrument.queries.drops import DROPS
 from usage_instrument.queries.power_users import POWER_USERS
-from usage_instrument.queries.questions import ColumnKind, Question
+from usage_instrument.queries.questions import LAST_USED, SHARE, USERS, USES, ColumnKind, Question, QuestionColumn
 from usage_instrument.queries.silent import SILENT
 from usage_instrument.queries.spikes import SPIKES
 from usage_instrument.queries.top_features import TOP
@@ -44,36 +44,24 @@ _UNUSED = dt.timedelta(days=90)
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a section."""
-
-    title: str
-    kind: ColumnKind
-
-    @property
-    def is_number(self) -> bool:
-        """Whether it is aligned at the right."""
-        return self.kind in ("count", "share", "change")
-
-
-@dataclass(frozen=True)
 class Section:
     """A table with a heading."""
 
     title: str
     about: str
     empty: str
-    columns: tuple[Column, ...] = ()
-    rows: Sequence[Sequence[Any]] = ()
-    more: int = 0
-    """Rows that are left out."""
+    columns: tuple[QuestionColumn, ...]
+    rows: Sequence[Mapping[str, Any]]
 
     @property
     def cells(self) -> list[list[str]]:
-        """The rows as text."""
-        return [
-            [_text(column.kind, value) for column, value in zip(self.columns, row, strict=True)] for row in self.rows
-        ]
+        """The first rows as text."""
+        return [[_text(column.kind, row[column.name]) for column in self.columns] for row in self.rows[:ROWS]]
+
+    @property
+    def more(self) -> int:
+        """The number of rows that are left out."""
+        return max(len(self.rows) - ROWS, 0)
 
 
 @dataclass(frozen=True)
@@ -154,16 +142,17 @@ def digest_of(
     digest.sections.append(_silent(ask(SILENT, **period)))
     digest.sections.append(_unused(ask(UNUSED, since=_UNUSED)))
     if identities:
-        digest.sections.extend(_people(ask(POWER_USERS, limit=ROWS, **period)))
+        digest.sections.append(_people(ask(POWER_USERS, limit=ROWS, **period)))
     digest.sections.append(_losses(connection, tables, asked.days or 1))
     return digest
 
 
+_FEATURE = QuestionColumn("feature", "Feature", "feature")
 _COMPARED = (
-    Column("Feature", "feature"),
-    Column("Uses", "count"),
-    Column("Before", "count"),
-    Column("Change", "change"),
+    _FEATURE,
+    QuestionColumn("total_usage", "Uses", "count"),
+    QuestionColumn("total_usage_before", "Before", "count"),
+    QuestionColumn("total_usage_relative_change", "Change", "change"),
 )
 
 
@@ -187,76 +176,66 @@ def _features(rows: Sequence[Mapping[str, Any]]) -> Iterator[Section]:
         key=lambda row: (row["total_usage_relative_change"], row["feature"]),
     )
 
-    def section(title: str, about: str, empty: str, rows: Sequence[Mapping[str, Any]]) -> Section:
-        names = ("feature", "total_usage", "total_usage_before", "total_usage_relative_change")
-        return _section(title, about, empty, _COMPARED, names, rows)
-
-    yield section("Top features", "The most used ones, anonymous uses included.", "Nothing was used.", used)
-    yield section("New", "Used now, and not in the window before.", "No feature is new.", new)
+    yield Section("Top features", "The most used ones, anonymous uses included.", "Nothing was used.", _COMPARED, used)
+    yield Section("New", "Used now, and not in the window before.", "No feature is new.", _COMPARED, new)
     least = f"by {_CHANGED:.0%} and {_LEAST} uses at least"
-    yield section("Rising", f"Used more than in the window before, {least}.", "No feature rises.", rising)
-    yield section("Falling", f"Used less than in the window before, {least}.", "No feature falls.", falling)
+    yield Section("Rising", f"Used more than in the window before, {least}.", "No feature rises.", _COMPARED, rising)
+    yield Section("Falling", f"Used less than in the window before, {least}.", "No feature falls.", _COMPARED, falling)
 
 
 def _adoption(rows: Sequence[Mapping[str, Any]]) -> Section:
-    used = [row for row in rows if row["unique_users"]]
-    return _section(
+    return Section(
         "Adoption",
         "How many users used a feature, and their share of all users.",
         "No signed-in user used a feature.",
-        (Column("Feature", "feature"), Column("Users", "count"), Column("Share", "share"), Column("Before", "count")),
-        ("feature", "unique_users", "share", "unique_users_before"),
-        used,
+        (_FEATURE, USERS, SHARE, QuestionColumn("unique_users_before", "Before", "count")),
+        [row for row in rows if row["unique_users"]],
     )
 
 
 def _unusual(spikes: Sequence[Mapping[str, Any]], drops: Sequence[Mapping[str, Any]]) -> Section:
     rows = [{**row, "what": "spike"} for row in spikes] + [{**row, "what": "drop"} for row in drops]
-    return _section(
+    return Section(
         "Unusual days",
         "Days far above or below what is usual for the feature.",
         "No day stood out.",
         (
-            Column("Day", "day"),
-            Column("Feature", "feature"),
-            Column("What", "status"),
-            Column("Uses", "count"),
-            Column("Usual", "count"),
+            QuestionColumn("day", "Day", "day"),
+            _FEATURE,
+            QuestionColumn("what", "What", "status"),
+            USES,
+            QuestionColumn("baseline", "Usual", "count"),
         ),
-        ("day", "feature", "what", "uses", "baseline"),
         sorted(rows, key=lambda row: (str(row["day"]), row["feature"])),
     )
 
 
 def _silent(rows: Sequence[Mapping[str, Any]]) -> Section:
-    return _section(
+    return Section(
         "Silent",
         "Declared by code, used regularly before, and not once now.",
         "Every declared feature that was used regularly was used.",
-        (Column("Feature", "feature"), Column("Uses before", "count"), Column("Last used", "time")),
-        ("feature", "uses", "last_used"),
+        (_FEATURE, QuestionColumn("uses", "Uses before", "count"), LAST_USED),
         rows,
     )
 
 
 def _unused(rows: Sequence[Mapping[str, Any]]) -> Section:
-    return _section(
+    return Section(
         "Unused",
         f"Without a use in {_UNUSED.days} days.",
         "Every declared feature was used.",
-        (Column("Feature", "feature"), Column("Status", "status"), Column("Last used", "time")),
-        ("feature", "status", "last_used"),
+        (_FEATURE, QuestionColumn("status", "Status", "status"), LAST_USED),
         rows,
     )
 
 
-def _people(rows: Sequence[Mapping[str, Any]]) -> Iterator[Section]:
-    yield _section(
+def _people(rows: Sequence[Mapping[str, Any]]) -> Section:
+    return Section(
         "Power users",
         "The users with the most uses, and their share of all uses.",
         "No signed-in user was active.",
-        (Column("User", "user"), Column("Uses", "count"), Column("Share", "share")),
-        ("user_id", "uses", "share"),
+        (QuestionColumn("user_id", "User", "user"), USES, SHARE),
         rows,
     )
 
@@ -266,26 +245,13 @@ def _losses(connection: Connection, tables: Tables, days: int) -> Section:
     first = utcnow().date() - dt.timedelta(days=days - 1)
     query = select(losses.c.reason, uses.label("uses")).where(losses.c.day >= first)
     found = connection.execute(query.group_by(losses.c.reason).order_by(uses.desc(), losses.c.reason)).mappings()
-    return _section(
+    return Section(
         "Losses",
         f"Uses that were dropped or rejected in the last {formatting.plural(days, 'day')} (UTC).",
         "Nothing was lost.",
-        (Column("Reason", "text"), Column("Uses", "count")),
-        ("reason", "uses"),
+        (QuestionColumn("reason", "Reason", "text"), USES),
         [{"reason": row["reason"], "uses": int(row["uses"])} for row in found],
     )
-
-
-def _section(
-    title: str,
-    about: str,
-    empty: str,
-    columns: tuple[Column, ...],
-    names: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-) -> Section:
-    shown = [[row[name] for name in names] for row in rows[:ROWS]]
-    return Section(title, about, empty, columns, shown, max(len(rows) - ROWS, 0))
 
 
 def _named(feature: str | None, displays: Mapping[str, str]) -> str:

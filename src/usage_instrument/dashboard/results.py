@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.queries.questions import (
     BY_STEP,
-    NUMBERS,
     QUESTIONS,
     Argument,
     Query,
@@ -70,7 +69,6 @@ class Result:
     """The address of the table as a file."""
     comparison: tuple[str, str] | None = None
     """A link to the table beside the window before, or back: its words and its address."""
-    numbers = NUMBERS
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ ColumnKind = Literal[
     "running",
 ]
 """How a value is shown; `running` marks the row."""
-NUMBERS = frozenset({"change", "count", "share"})
+_NUMBERS = frozenset({"change", "count", "share"})
 
 # ---- arguments
 
@@ -151,6 +151,11 @@ class QuestionColumn:
     """Whether only a page for the whole table shows it."""
     is_optional: bool = False
     """Whether an argument can leave it out of the answer."""
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers, which are aligned at the right."""
+        return self.kind in _NUMBERS
 
 
 FEATURE = QuestionColumn("feature_name", "Feature", "feature")
