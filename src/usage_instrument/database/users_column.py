@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, inspect
+from sqlalchemy import Connection, Dialect, Table, inspect
 
 from .live_tables import LiveTables
 
@@ -23,6 +23,12 @@ class UsersColumn:
         rest, _, column = name.rpartition(".")
         schema, _, table = rest.rpartition(".")
         return cls(schema or None, table, column)
+
+    def sql_table(self, dialect: Dialect) -> str:
+        """The quoted name of its table, with its schema."""
+        preparer = dialect.identifier_preparer
+        schema = f"{preparer.quote_schema(self.schema)}." if self.schema else ""
+        return f"{schema}{preparer.quote(self.table)}"
 
     def __str__(self) -> str:
         return ".".join(part for part in (self.schema, self.table, self.column) if part)

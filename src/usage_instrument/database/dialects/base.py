@@ -218,8 +218,7 @@ class Dialect(ABC):
         name = preparer.format_table(table)
         for key in replaced:
             connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT {preparer.quote(key)}")
-        schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
-        referred = f"{schema}{preparer.quote(users.table)} ({preparer.quote(users.column)})"
+        referred = f"{users.sql_table(connection.dialect)} ({preparer.quote(users.column)})"
         connection.exec_driver_sql(
             f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {referred} ON DELETE CASCADE ON UPDATE CASCADE"
         )

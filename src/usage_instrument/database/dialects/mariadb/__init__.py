@@ -171,10 +171,8 @@ class MariaDB(Dialect):
         wanted = column.type.dialect_impl(connection.dialect)
         if not isinstance(live["type"], sqltypes.String) or not getattr(wanted, "collation", None):
             return None
-        if column.name in {"user_id", "actor_id"}:
-            usage = inspect(connection).get_foreign_keys("feature_usage", schema=table.schema)
-            if any(key["constrained_columns"] == ["user_id"] for key in usage):
-                return None
+        if column.name in {"user_id", "actor_id"} and self._has_foreign_key(connection, table):
+            return None
         return on_server(wanted, connection.dialect) if isinstance(wanted, UserText) else wanted
 
     def _is_narrow_id(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> bool:
@@ -245,7 +243,7 @@ class MariaDB(Dialect):
             return None
         charset, collation = _collation_of(connection, users)
         # A colon begins a parameter.
-        table = _table_of(connection, users).replace(":", "\\:")
+        table = users.sql_table(connection.dialect).replace(":", "\\:")
         column = connection.dialect.identifier_preparer.quote(users.column).replace(":", "\\:")
         text_ = "CONVERT(:{id} USING utf8mb4)"
         is_same = f"{column} = {text_} COLLATE {collation}"
@@ -379,12 +377,6 @@ class MariaDB(Dialect):
         return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
 
 
-def _table_of(connection: Connection, users: UsersColumn) -> str:
-    preparer = connection.dialect.identifier_preparer
-    schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
-    return f"{schema}{preparer.quote(users.table)}"
-
-
 def _collation_of(connection: Connection, column: UsersColumn) -> tuple[str | None, str | None]:
     """Character set and collation of a live column."""
     names = {"schema": column.schema, "table": column.table, "column": column.column}
@@ -425,7 +417,7 @@ def _respell(connection: Connection, fullname: str, users: UsersColumn) -> str:
     column = f"u.{connection.dialect.identifier_preparer.quote(users.column)}"
     unguarded = "SET STATEMENT sql_safe_updates=0 FOR " if getattr(connection.dialect, "is_mariadb", False) else ""
     return (
-        f"{unguarded}UPDATE {fullname} f JOIN {_table_of(connection, users)} u ON f.user_id = {column} "  # noqa: S608
+        f"{unguarded}UPDATE {fullname} f JOIN {users.sql_table(connection.dialect)} u ON f.user_id = {column} "  # noqa: S608
         f"SET f.user_id = {column} WHERE CAST(f.user_id AS BINARY) <> CAST({column} AS BINARY)"
     )
 

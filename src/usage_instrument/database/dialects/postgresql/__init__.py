@@ -145,21 +145,17 @@ class PostgreSQL(Dialect):
     partitioning = MonthlyPartitions()
 
     def users_equality(self, connection: Connection, users: UsersColumn) -> str | None:
-        preparer = connection.dialect.identifier_preparer
-        schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
-        names = {"name": f"{schema}{preparer.quote(users.table)}", "column": users.column}
+        names = {"name": users.sql_table(connection.dialect), "column": users.column}
         found: str | None = connection.scalar(_EQUALITY, names)
         return found
 
     def foreign_key_obstacle(self, connection: Connection, users: UsersColumn) -> str | None:
-        preparer = connection.dialect.identifier_preparer
-        schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
         kind, may_refer = connection.execute(
             text(
                 "SELECT relkind, has_any_column_privilege(oid, 'REFERENCES') "
                 "FROM pg_class WHERE oid = CAST(:name AS regclass)"
             ),
-            {"name": f"{schema}{preparer.quote(users.table)}"},
+            {"name": users.sql_table(connection.dialect)},
         ).one()
         kind = kind.decode() if isinstance(kind, bytes) else kind  # asyncpg
         if kind not in _TABLE_KINDS:
