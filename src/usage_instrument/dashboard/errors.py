@@ -15,3 +15,13 @@ class PageError(Exception):
         """The fix, a sentence each; text between backticks is a command."""
         self.links = links
         """Other pages: text and relative address."""
+
+    @classmethod
+    def of(cls, error: Exception, status: int = 400, title: str = "This address is wrong") -> PageError:
+        """The page that shows an error of ours as a sentence."""
+        return cls(status, title, sentence(str(error)))
+
+
+def sentence(message: str) -> str:
+    """A message as a sentence."""
+    return f"{message[:1].upper()}{message[1:]}."

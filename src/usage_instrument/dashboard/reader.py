@@ -19,7 +19,7 @@ from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.runtime import log
 from usage_instrument.settings import Settings
 
-from .errors import PageError
+from .errors import PageError, sentence
 from .page_jobs import Job
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Reader:
             connection.rollback()
             problems = [problem.message for problem in check(connection, tables) if problem.blocks_writing]
             if problems:
-                raise PageError(503, "The tables are not ready", *map(_sentence, problems)) from None
+                raise PageError(503, "The tables are not ready", *map(sentence, problems)) from None
             raise
         self._tables = tables
         return answer
@@ -117,7 +117,7 @@ class Reader:
                 503,
                 f"There is no table {place} here",
                 f"This dashboard reads {self}.",
-                _sentence(str(error)),
+                sentence(str(error)),
             ) from None
 
     def _check_file(self) -> None:
@@ -165,7 +165,3 @@ def _patient(database: engines.Database, timeout: int) -> engines.Database:
 def _is_timeout(cause: BaseException | None) -> bool:
     """Whether the database ended the statement for its timeout."""
     return getattr(cause, "sqlstate", None) == "57014" or getattr(cause, "args", ())[:1] in ((1969,), (3024,))
-
-
-def _sentence(message: str) -> str:
-    return f"{message[:1].upper()}{message[1:]}."

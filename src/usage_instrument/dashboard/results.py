@@ -131,8 +131,7 @@ def _valid(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except UsageInstrumentError as error:
-        message = str(error)
-        raise PageError(400, "This address is wrong", f"{message[:1].upper()}{message[1:]}.") from None
+        raise PageError.of(error) from None
 
 
 def _notes(question: Question, request: PageRequest, rows: Sequence[Any]) -> Sequence[str]:

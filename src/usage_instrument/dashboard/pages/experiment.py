@@ -82,7 +82,7 @@ class _Asked:
                 tables=request.tables,
             )
         except UsageInstrumentError as error:
-            raise _wrong(error) from None
+            raise PageError.of(error) from None
 
     def rows(self, request: PageRequest, feature: str) -> Rows:
         """The figures of a feature, which may be those of a while ago."""
@@ -239,11 +239,6 @@ def _near(name: str, known: Sequence[str], parameter: str, request: PageRequest)
     )
 
 
-def _wrong(error: Exception) -> PageError:
-    message = str(error)
-    return PageError(400, "This address is wrong", f"{message[:1].upper()}{message[1:]}.")
-
-
 # ---- what is shown
 
 
@@ -267,7 +262,7 @@ def _shown(asked: _Asked, request: PageRequest) -> dict[str, Any]:
             minimum_effect=asked.effect,
         )
     except UsageInstrumentError as error:
-        raise _wrong(error) from None
+        raise PageError.of(error) from None
     return {
         **shown,
         "analysis": analysis,

@@ -128,13 +128,11 @@ def _query(request: PageRequest) -> tuple[str, Query]:
     try:
         GROUPS.check_hours(request.connection, request.tables, given)
     except UsageInstrumentError as error:
-        message = str(error)
-        raise PageError(400, "This address is wrong", f"{message[:1].upper()}{message[1:]}.") from None
+        raise PageError.of(error) from None
     try:
         return by, GROUPS.select(request.users.people.groups[by], **given, tables=request.tables)
     except UsageInstrumentError as error:
-        message = str(error)
-        raise PageError(500, "These groups are misconfigured", f"{message[:1].upper()}{message[1:]}.") from None
+        raise PageError.of(error, 500, "These groups are misconfigured") from None
 
 
 def _chosen(request: PageRequest) -> tuple[str, RowMapping | Any]:

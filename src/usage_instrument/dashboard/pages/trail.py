@@ -16,7 +16,7 @@ from usage_instrument.events import NAME_LENGTH
 from usage_instrument.typing import Outcome, UserId
 
 from .. import csv
-from ..errors import PageError
+from ..errors import PageError, sentence
 from ..html import address, render
 from ..http import Response
 from ..page_request import ROWS, PageRequest
@@ -73,7 +73,7 @@ def check_trail(request: PageRequest) -> None:
     """Raise PageError if there is no trail."""
     problem = audit_problem(request.connection, request.tables)
     if problem is not None:
-        raise PageError(503, "There is no audit trail here", f"{problem[:1].upper()}{problem[1:]}.")
+        raise PageError(503, "There is no audit trail here", sentence(problem))
 
 
 def _filters(request: PageRequest) -> tuple[dict[str, Any], dict[str, Any]]:

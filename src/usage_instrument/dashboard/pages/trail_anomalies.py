@@ -61,6 +61,6 @@ def _search(request: PageRequest) -> tuple[Search, dict[str, str], dict[str, Any
     try:
         search = Search(first, last + _DAY, zone, *office_hours(hours))
     except ConfigurationError as error:
-        raise PageError(400, "This address is wrong", f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        raise PageError.of(error) from None
     fields = {"from": str(first), "to": str(last), "hours": hours}
     return search, fields, {"view": "anomalies", **fields}, anomalies(request.connection, request.tables, search)
