@@ -35,7 +35,7 @@ def printed(capsys: pytest.CaptureFixture[str], output: Format, rows: list[dict[
 
 
 def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(capsys, Format.TABLE).splitlines()
+    lines = printed(capsys, "table").splitlines()
     assert lines[0].split() == list(ROWS[0])
     assert "1234567   0.25  00000000-0000-0000-0000-000000000007  2026-01-02 03:04" in lines[2]
     assert '{"größe": [1, null]}' in lines[2]
@@ -45,7 +45,7 @@ def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_wide_tables_are_not_folded_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     wide = [{f"column_{number}": "x" * 50 for number in range(20)}]
-    assert len(printed(capsys, Format.TABLE, wide).splitlines()) == 3
+    assert len(printed(capsys, "table", wide).splitlines()) == 3
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -55,7 +55,7 @@ def test_no_name_is_broken_in_a_narrow_terminal(
     monkeypatch.setattr(output, "console", lambda: Console(width=80, highlight=False))
     names = [f"{number}_{'name_' * 5}" for number in range(count)]
     rows = [{**{name: f"{name}_of_the_office" for name in names}, "note": "some words that may wrap", "at": None}] * 2
-    out = printed(capsys, Format.TABLE, rows)
+    out = printed(capsys, "table", rows)
     for name in names:
         assert out.count(f"{name}_of_the_office") == 2
     assert ("─" in out) == (count == 1), "a table where it fits"
@@ -63,7 +63,7 @@ def test_no_name_is_broken_in_a_narrow_terminal(
 
 
 def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(printed(capsys, Format.JSON))
+    found = json.loads(printed(capsys, "json"))
     assert [list(row) for row in found] == [list(row) for row in ROWS]
     assert found[0]["share"] == 0.25
     assert found[0]["metadata"] == {"größe": [1, None]}
@@ -72,7 +72,7 @@ def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_csv_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
-    names, first, second = csv.reader(io.StringIO(printed(capsys, Format.CSV)))
+    names, first, second = csv.reader(io.StringIO(printed(capsys, "csv")))
     assert names == list(ROWS[0])
     assert first[0] == ROWS[0]["feature_name"]
     assert json.loads(first[-1]) == ROWS[0]["metadata"]
@@ -80,13 +80,13 @@ def test_csv_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_markdown_keeps_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(capsys, Format.MARKDOWN).splitlines()
+    lines = printed(capsys, "markdown").splitlines()
     assert lines[1] == "| --- | ---: | ---: | --- | --- | --- |"
     assert lines[2].startswith("| export \\| ")
     assert len(lines) == 4
 
 
 def test_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, Format.TABLE, []) == printed(capsys, Format.MARKDOWN, []) == "Nothing is there.\n"
-    assert json.loads(printed(capsys, Format.JSON, [])) == []
-    assert printed(capsys, Format.CSV, []) == '"feature_name","uses"\n'
+    assert printed(capsys, "table", []) == printed(capsys, "markdown", []) == "Nothing is there.\n"
+    assert json.loads(printed(capsys, "json", [])) == []
+    assert printed(capsys, "csv", []) == '"feature_name","uses"\n'

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
-import enum
 import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import typer
 from sqlalchemy import Connection, exc, select
@@ -31,11 +30,11 @@ from usage_instrument.queries.arguments import user_id
 from usage_instrument.queries.robust import checked_threshold
 from usage_instrument.queries.windows import edge_of, point, window
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
-from usage_instrument.typing import UNSET
+from usage_instrument.typing import UNSET, Outcome
 
 from .database import ask, read
 from .errors import PROBLEMS, fail, printable, warn
-from .options import Format, Output, Schema, Url, span
+from .options import Output, Schema, Url, span
 from .output import show
 
 T = TypeVar("T")
@@ -44,27 +43,14 @@ _METADATA_WIDTH = 80
 audit = typer.Typer(help="The audit trail: show, export, anomalies, verify, checkpoint, cut.", no_args_is_help=True)
 
 
-class OutcomeName(str, enum.Enum):
-    """The outcomes of an access."""
-
-    ATTEMPTED = "attempted"
-    SUCCESS = "success"
-    DENIED = "denied"
-    FAILED = "failed"
-
-
-class ExportFormat(str, enum.Enum):
-    """The formats of an exported trail."""
-
-    JSONL = "jsonl"
-    CSV = "csv"
-
+ExportFormat: TypeAlias = Literal["jsonl", "csv"]
+"""The format of an exported trail."""
 
 User: TypeAlias = Annotated[str | None, typer.Option(help="Only of this user, or 'anonymous'.")]
 Actor: TypeAlias = Annotated[str | None, typer.Option(help="Only by this actor, who acted as another user.")]
 Feature: TypeAlias = Annotated[str | None, typer.Option(help="Only of this feature.")]
-Outcome: TypeAlias = Annotated[
-    OutcomeName | None,
+OutcomeOption: TypeAlias = Annotated[
+    Outcome | None,
     typer.Option(metavar="OUTCOME", help="Only with this outcome: attempted, success, denied or failed."),
 ]
 Since: TypeAlias = Annotated[
@@ -81,7 +67,7 @@ def show_(
     user: User = None,
     actor: Actor = None,
     feature: Feature = None,
-    outcome: Outcome = None,
+    outcome: OutcomeOption = None,
     since: Since = None,
     until: Until = None,
     unresolved: Annotated[
@@ -90,7 +76,7 @@ def show_(
     limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="The maximum number of rows.")] = 100,
     url: Url = None,
     schema: Schema = None,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Show who accessed what, the newest first."""
 
@@ -99,9 +85,9 @@ def show_(
         filters = _filters(tables, user, actor, feature, outcome, since, until)
         query = accesses(tables, limit=limit, unresolved=unresolved, **filters)
         rows = connection.execute(query).mappings()
-        hidden = {"seal"} if output is Format.JSON else {"seal", "access_id", "chain_id", "number"}
+        hidden = {"seal"} if output == "json" else {"seal", "access_id", "chain_id", "number"}
         shown = [{name: _value(name, row) for name in row if name not in hidden} for row in rows]
-        if output in {Format.TABLE, Format.MARKDOWN}:
+        if output in {"table", "markdown"}:
             for row in shown:
                 row["metadata"] = _shortened(row["metadata"])
         return shown
@@ -114,7 +100,7 @@ def export(
     output: OutputFile = None,
     format_: Annotated[
         ExportFormat, typer.Option("--format", metavar="FORMAT", help="jsonl, a JSON object a line, or csv.")
-    ] = (ExportFormat.JSONL),
+    ] = "jsonl",
     user: User = None,
     feature: Feature = None,
     since: Since = None,
@@ -155,7 +141,7 @@ def anomalies(
     threshold: Annotated[float, typer.Option(metavar="NUMBER", help="The score from which denials are a burst.")] = 5.0,
     url: Url = None,
     schema: Schema = None,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Show what stands out: bursts of denials, first accesses, accesses out of hours, attempts without an outcome."""
     try:
@@ -181,7 +167,7 @@ def verify(
     ] = None,
     url: Url = None,
     schema: Schema = None,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Check every link, and show the first changed, removed, inserted or reordered row of each chain.
 
@@ -237,7 +223,7 @@ def cut(
     url: Url = None,
     schema: Schema = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Delete the oldest rows of each chain, and record the cut, so that the rest still verifies."""
     age = span(older_than, "--older-than")
@@ -292,7 +278,7 @@ def _filters(
     user: str | None,
     actor: str | None,
     feature: str | None,
-    outcome: OutcomeName | None,
+    outcome: Outcome | None,
     since: str | None,
     until: str | None,
 ) -> dict[str, Any]:
@@ -303,7 +289,7 @@ def _filters(
         "user": UNSET if user is None else user_id(user, tables),
         "actor": UNSET if actor is None else user_id(actor, tables),
         "feature": feature,
-        "outcome": None if outcome is None else outcome.value,
+        "outcome": outcome,
         "since": None if since is None else point(edge_of(since, "since")),
         "until": last,
     }
@@ -332,12 +318,12 @@ def _write(file: Any, format_: ExportFormat, names: list[str], rows: Any) -> int
     number = 0
     is_terminal = file.isatty()
     table = csv.writer(file, lineterminator="\n")
-    if format_ is ExportFormat.CSV:
+    if format_ == "csv":
         table.writerow(names)
     for number, row in enumerate(rows, 1):  # noqa: B007 - it is returned
         values = {name: row[name] for name in names}
         values["occurred_at"] = row["occurred_at"].isoformat()
-        if format_ is ExportFormat.CSV:
+        if format_ == "csv":
             cells = map(cell, values.values())
             table.writerow(map(printable, map(str, cells)) if is_terminal else cells)
         else:

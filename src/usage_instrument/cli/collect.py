@@ -18,7 +18,7 @@ from usage_instrument.settings import Settings
 
 from .errors import PROBLEMS, explained, fail
 from .journal import JournalRoot, required_root
-from .options import Schema, Url, UserIdKind, UserIds, required
+from .options import Schema, Url, UserIds, required
 
 _LOOK = 1.0
 """Seconds between two looks for the end of another collector."""
@@ -28,7 +28,7 @@ def collect(
     root: JournalRoot = None,
     url: Url = None,
     schema: Schema = None,
-    user_id_type: UserIds = UserIdKind.UUID,
+    user_id_type: UserIds = "uuid",
     once: Annotated[
         bool, typer.Option("--once", help="Write what is there and end. Exits with 1 if something is left.")
     ] = False,
@@ -51,9 +51,9 @@ def collect(
             Settings.from_environment(enabled=True, journal=directory),
             schema=schema,
             users=None,
-            user_id_type=user_id_type.value,
+            user_id_type=user_id_type,
         )
-        collector = Collector(directory, Backend(url, settings, None), settings, canonical_user(user_id_type.value))
+        collector = Collector(directory, Backend(url, settings, None), settings, canonical_user(user_id_type))
     try:
         is_alone = collector.acquire()
         if not is_alone and once:

@@ -13,9 +13,10 @@ from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.database.urls import missing_file
 from usage_instrument.settings import Settings
+from usage_instrument.typing import UserIdType
 
 from .errors import explained, fail
-from .options import UserIdKind, required, settings
+from .options import required, settings
 
 T = TypeVar("T")
 STATEMENT_TIMEOUT = 600
@@ -26,7 +27,7 @@ def run(
     url: str | None,
     schema: str | None,
     users: str,
-    user_id_type: UserIdKind,
+    user_id_type: UserIdType,
     work: Callable[[Connection, Settings], T],
     *,
     needs_file: bool = False,
@@ -54,7 +55,7 @@ def read(url: str | None, schema: str | None, work: Callable[[Connection, Tables
         dialects.get(connection.dialect.name).prepare_questions(connection)
         return work(connection, tables)
 
-    return run(url, schema, "none", UserIdKind.UUID, found, needs_file=True)
+    return run(url, schema, "none", "uuid", found, needs_file=True)
 
 
 def ask(
@@ -94,7 +95,7 @@ def asking(
         finally:
             connection.invalidate()  # its session has settings that no other work may meet
 
-    return run(url, schema, "none", UserIdKind.UUID, closed, needs_file=True)
+    return run(url, schema, "none", "uuid", closed, needs_file=True)
 
 
 def parsed(url: str) -> URL:

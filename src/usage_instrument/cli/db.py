@@ -13,20 +13,17 @@ from usage_instrument.database.schema import Created, ReflectedOptions, create_a
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.settings import Settings
+from usage_instrument.typing import HistoryPartitions, IdType
 
 from .database import read, run
 from .dbt import dbt
 from .errors import PROBLEMS
 from .options import (
-    Format,
-    HistoryPartitions,
-    IdKind,
     Ids,
     Output,
-    Partitioning,
+    Partitions,
     Schema,
     Url,
-    UserIdKind,
     UserIds,
     Users,
 )
@@ -40,14 +37,14 @@ def create(
     url: Url = None,
     schema: Schema = None,
     users: Users = "auto",
-    user_id_type: UserIds = UserIdKind.UUID,
-    id_type: Ids = IdKind.INTEGER,
-    history_partitions: HistoryPartitions = None,
+    user_id_type: UserIds = "uuid",
+    id_type: Ids = "integer",
+    history_partitions: Partitions = None,
     audit_role: Annotated[
         str | None,
         typer.Option(metavar="ROLE", help="Also print the SQL that lets this role only add to the audit trail."),
     ] = None,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Create the missing tables."""
 
@@ -63,7 +60,7 @@ def create(
         return created, inspection.check(connection, created.tables), grants
 
     created, problems, grants = run(url, schema, users, user_id_type, work)
-    is_json = output is Format.JSON
+    is_json = output == "json"
     rows = [
         {"table": table.fullname, "status": "created" if table.name in created.made else "exists"}
         for table in created.tables
@@ -85,10 +82,10 @@ def check(
     url: Url = None,
     schema: Schema = None,
     users: Users = "auto",
-    user_id_type: UserIds = UserIdKind.UUID,
-    id_type: Ids = IdKind.INTEGER,
-    history_partitions: HistoryPartitions = None,
-    output: Output = Format.TABLE,
+    user_id_type: UserIds = "uuid",
+    id_type: Ids = "integer",
+    history_partitions: Partitions = None,
+    output: Output = "table",
 ) -> None:
     """Compare the tables with this release's schema; exits with 1 if they differ."""
 
@@ -110,10 +107,10 @@ def upgrade_(
     url: Url = None,
     schema: Schema = None,
     users: Users = "auto",
-    user_id_type: UserIds = UserIdKind.UUID,
-    id_type: Ids = IdKind.INTEGER,
-    history_partitions: HistoryPartitions = None,
-    output: Output = Format.TABLE,
+    user_id_type: UserIds = "uuid",
+    id_type: Ids = "integer",
+    history_partitions: Partitions = None,
+    output: Output = "table",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
 ) -> None:
@@ -133,7 +130,7 @@ def upgrade_(
         connection.commit()
 
     planned = run(url, schema, users, user_id_type, look, needs_file=True)
-    is_program = output is not Format.TABLE
+    is_program = output != "table"
     show(
         [{"step": number, "what": step} for number, step in enumerate(planned.sentences, 1)],
         output,
@@ -155,7 +152,7 @@ def views_(
     url: Url = None,
     schema: Schema = None,
     drop: Annotated[bool, typer.Option("--drop", help="Drop them instead.")] = False,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Create or replace the views, for readers who only have SQL."""
 
@@ -166,7 +163,7 @@ def views_(
         return [{"view": name, "shows": meanings[name.rpartition(".")[2]]} for name in names]
 
     found = read(url, schema, work)
-    if drop and found and output is Format.TABLE:
+    if drop and found and output == "table":
         typer.echo("Dropped:", err=True)
     show(found, output, empty="There are none.")
 
@@ -181,9 +178,9 @@ def _type_problem(options: ReflectedOptions) -> str | None:
     return f"{options.why}: say --user-id-type {options.other_type}, or --users none for ids of another kind"
 
 
-def _options(settings: Settings, id_type: IdKind, partitions: Partitioning | None) -> dict[str, Any]:
-    chosen = {"user_id_type": settings.user_id_type, "id_type": id_type.value}
-    chosen |= {"history_partitions": partitions.value} if partitions is not None else {}
+def _options(settings: Settings, id_type: IdType, partitions: HistoryPartitions | None) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"user_id_type": settings.user_id_type, "id_type": id_type}
+    chosen |= {"history_partitions": partitions} if partitions is not None else {}
     return {"schema": settings.schema, "users": settings.users, **chosen}
 
 

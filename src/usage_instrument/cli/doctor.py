@@ -27,7 +27,7 @@ from .app_loader import load
 from .database import run
 from .errors import PROBLEMS, fail, warn
 from .journal import JournalRoot
-from .options import Format, Output, Schema, Url, UserIdKind
+from .options import Format, Output, Schema, Url
 from .output import show
 
 _CLOCKS_APART = dt.timedelta(seconds=2)
@@ -82,7 +82,7 @@ def doctor(
             show_default=False,
         ),
     ] = None,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Check database, tables, privileges, clocks, writers, losses and journal. Exits with 1 if something is bad."""
     if plan:
@@ -93,7 +93,7 @@ def doctor(
     if app is not None:
         _show_routes(app, output)
         return
-    findings = run(url, schema, "none", UserIdKind.UUID, _check_all, needs_file=True)
+    findings = run(url, schema, "none", "uuid", _check_all, needs_file=True)
     if journal:
         findings += _check_journal(journal)
     show([finding._asdict() for finding in findings], output, empty="")
@@ -103,7 +103,7 @@ def doctor(
 
 def _show_plan(values: list[str], output: Format) -> None:
     plan, text = capacity.parsed(values)
-    walls, is_for_people = capacity.walls(plan), output in (Format.TABLE, Format.MARKDOWN)
+    walls, is_for_people = capacity.walls(plan), output in ("table", "markdown")
     column = {} if is_for_people else {"plan": text}
     show([{**wall._asdict(), **column} for wall in walls], output, empty="")
     if is_for_people:
@@ -117,7 +117,7 @@ def _show_routes(name: str, output: Format) -> None:
     except UsageInstrumentError as error:
         hint = f"; for a factory, pass '{name}()'" if inspect.isfunction(app) else ""
         raise fail(f"{error}{hint}") from None
-    source, is_for_people = user_source(app), output in (Format.TABLE, Format.MARKDOWN)
+    source, is_for_people = user_source(app), output in ("table", "markdown")
     column = {} if is_for_people else {"user_source": source}
     names = (*CoveredRoute._fields, *column)
     show([{**each._asdict(), **column} for each in routes], output, empty="This app has no routes.", names=names)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from sqlalchemy import Connection, Table, inspect, select
@@ -15,11 +14,12 @@ from usage_instrument import queries
 from usage_instrument.database import dialects
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
+from usage_instrument.experiments.figures import Metric
 from usage_instrument.experiments.report import RUNNING, Rows, analysed, caveats, numbers_of, words_of
 
 from .database import ask
 from .errors import printable, warn
-from .options import Format, Output, ReadUrl, Schema
+from .options import Output, ReadUrl, Schema
 from .output import as_json, show
 from .questions import known_features, meant, unknown_feature
 
@@ -39,21 +39,13 @@ _NOBODY = (
 )
 
 
-class _Metric(str, enum.Enum):
-    """What is compared."""
-
-    CONVERTED = "converted"
-    USES = "uses"
-    VALUE = "value"
-
-
 def experiment(
     name: Annotated[str, typer.Argument(help="The experiment, as the code names it.")],
     goal: Annotated[str, typer.Option(metavar="FEATURE", help="The feature that the variants shall lead to.")],
     metric: Annotated[
-        _Metric,
+        Metric,
         typer.Option(metavar="METRIC", help="converted: units that used the goal. uses: how often. value: how much."),
-    ] = _Metric.CONVERTED,
+    ] = "converted",
     control: Annotated[
         str | None, typer.Option(metavar="VARIANT", help="Compare with this one. Default: the first of --weights.")
     ] = None,
@@ -72,7 +64,7 @@ def experiment(
     tz: _Zone = None,
     url: ReadUrl = None,
     schema: Schema = None,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """The verdict on an A/B test: which variant leads more units to a goal.
 
@@ -82,20 +74,20 @@ def experiment(
     _ = statistics.analyse  # before the query: without SciPy, it raises
     features = [goal, *(guardrail or [])]
     rows, guardrails = ask(
-        url, schema, lambda on, tables: figures(on, tables, name, features, since, until, tz, metric.value)
+        url, schema, lambda on, tables: figures(on, tables, name, features, since, until, tz, metric)
     )
     analysis = analysed(
-        rows, guardrails, metric=metric.value, control=control, weights=weights, minimum_effect=minimum_effect
+        rows, guardrails, metric=metric, control=control, weights=weights, minimum_effect=minimum_effect
     )
     for caveat in caveats(analysis, rows, goal, "pass --weights"):
         warn(caveat)
-    if output is Format.JSON:
+    if output == "json":
         typer.echo(as_json({"experiment": name, "goal": goal, **asdict(analysis), "figures": rows}))
-    elif output is Format.CSV:
+    elif output == "csv":
         show([numbers_of(each, analysis) for each in analysis.variants], output, empty="")
     else:
         words = printable(analysis.words)
-        typer.echo(f"**{words}**\n" if output is Format.MARKDOWN else f"{words}\n")
+        typer.echo(f"**{words}**\n" if output == "markdown" else f"{words}\n")
         show([words_of(each, analysis) for each in analysis.variants], output, empty="")
 
 
@@ -105,7 +97,7 @@ def experiments(
     tz: _Zone = None,
     url: ReadUrl = None,
     schema: Schema = None,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """All experiments: how many units saw each variant, since when, and which experiments still run.
 
@@ -127,7 +119,7 @@ def figures(
     since: str | None,
     until: str | None,
     tz: str | None,
-    metric: Literal["converted", "uses", "value"] = "converted",
+    metric: Metric = "converted",
 ) -> tuple[Rows, dict[str, Rows]]:
     """The rows of the goal, and those of each guardrail. Raises ConfigurationError for names that nothing has, and
     for days of a time zone that the history cannot divide."""

@@ -20,9 +20,10 @@ from usage_instrument.pipeline.journal import check_root, status
 from usage_instrument.pipeline.recovery import Recovery
 from usage_instrument.pipeline.store import Store, WriteError
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
+from usage_instrument.typing import UserIdType
 
 from .errors import PROBLEMS, explained, fail
-from .options import Format, Output, Schema, Url, UserIdKind, UserIds, required
+from .options import Output, Schema, Url, UserIds, required
 from .output import show
 
 JournalRoot: TypeAlias = Annotated[
@@ -36,7 +37,7 @@ journal = typer.Typer(help="The journals of dead processes: show them, recover t
 
 
 @journal.command("status")
-def status_(root: JournalRoot = None, url: Url = None, schema: Schema = None, output: Output = Format.TABLE) -> None:
+def status_(root: JournalRoot = None, url: Url = None, schema: Schema = None, output: Output = "table") -> None:
     """Show what is pending, by writer. The exit code is 1 if a journal is parked.
 
     With --url, batches that the database has applied do not count as pending.
@@ -44,7 +45,7 @@ def status_(root: JournalRoot = None, url: Url = None, schema: Schema = None, ou
     directory = required_root(root)
     try:
         if url:
-            with _store(url, schema, UserIdKind.UUID) as (store, tables, _):
+            with _store(url, schema, "uuid") as (store, tables, _):
                 found = list(status(directory, lambda writer: _last_batch(store, tables, writer)))
         else:
             found = list(status(directory))
@@ -71,9 +72,7 @@ def status_(root: JournalRoot = None, url: Url = None, schema: Schema = None, ou
 
 
 @journal.command()
-def recover(
-    root: JournalRoot = None, url: Url = None, schema: Schema = None, user_id_type: UserIds = UserIdKind.UUID
-) -> None:
+def recover(root: JournalRoot = None, url: Url = None, schema: Schema = None, user_id_type: UserIds = "uuid") -> None:
     """Write the uses of dead processes to the tables, each once. The exit code is 1 if some are left.
 
     It may be killed at any instant, and may run beside others and beside the app.
@@ -118,11 +117,11 @@ def required_root(root: str | None) -> str:
 
 
 @contextmanager
-def _store(url: str, schema: str | None, user_id_type: UserIdKind) -> Iterator[tuple[Store, Tables, Settings]]:
+def _store(url: str, schema: str | None, user_id_type: UserIdType) -> Iterator[tuple[Store, Tables, Settings]]:
     with explained(engines.url_of(engines.parse(url))):
         # The app's own environment otherwise: the service of the losses, and the grain of the history.
         settings = replace(
-            Settings.from_environment(enabled=True), schema=schema, users=None, user_id_type=user_id_type.value
+            Settings.from_environment(enabled=True), schema=schema, users=None, user_id_type=user_id_type
         )
         tables = default_tables(schema, settings.user_id_type)
         store = Store(engines.connect(url, settings.statement_timeout), tables, settings)

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import os
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from usage_instrument.queries.windows import span_of
 from usage_instrument.settings import DATABASE_VARIABLE, ENVIRONMENT_PREFIX, READ_VARIABLE, Settings
+from usage_instrument.typing import HistoryPartitions, IdType, UserIdType
 
 from .errors import fail
 
-
-class UserIdKind(str, enum.Enum):
-    """The setting `user_id_type`."""
-
-    UUID = "uuid"
-    INTEGER = "integer"
-    STRING = "string"
-
-
-class IdKind(str, enum.Enum):
-    """The type of `feature_usage.id`."""
-
-    INTEGER = "integer"
-    BIGINT = "bigint"
-
-
-class Partitioning(str, enum.Enum):
-    """How PostgreSQL stores the history."""
-
-    MONTH = "month"
-    NONE = "none"
-
-
-class Format(str, enum.Enum):
-    """The format of printed rows."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MARKDOWN = "markdown"
-
+Format: TypeAlias = Literal["table", "json", "csv", "markdown"]
+"""The format of printed rows."""
 
 Url: TypeAlias = Annotated[
     str | None,
@@ -84,7 +55,7 @@ Users: TypeAlias = Annotated[
     ),
 ]
 UserIds: TypeAlias = Annotated[
-    UserIdKind,
+    UserIdType,
     typer.Option(
         "--user-id-type",
         envvar=f"{ENVIRONMENT_PREFIX}USER_ID_TYPE",
@@ -93,11 +64,11 @@ UserIds: TypeAlias = Annotated[
     ),
 ]
 Ids: TypeAlias = Annotated[
-    IdKind,
+    IdType,
     typer.Option("--id-type", metavar="TYPE", help="The type of feature_usage.id: integer or bigint."),
 ]
-HistoryPartitions: TypeAlias = Annotated[
-    Partitioning | None,
+Partitions: TypeAlias = Annotated[
+    HistoryPartitions | None,
     typer.Option(
         "--history-partitions",
         metavar="month|none",
@@ -124,9 +95,9 @@ def required(url: str | None) -> str:
     return url
 
 
-def settings(schema: str | None, users: str, user_id_type: UserIdKind) -> Settings:
+def settings(schema: str | None, users: str, user_id_type: UserIdType) -> Settings:
     """The settings that these options make, and those of the environment that are about the database's server."""
-    given = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type.value}
+    given = {"SCHEMA": schema or "", "USERS": users, "USER_ID_TYPE": user_id_type}
     named = {f"{ENVIRONMENT_PREFIX}{name}": value for name, value in given.items()}
     return Settings.from_environment({name: os.environ[name] for name in _OF_SERVER if name in os.environ} | named)
 

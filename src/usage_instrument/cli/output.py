@@ -33,13 +33,13 @@ def show(rows: Sequence[Mapping[str, Any]], output: Format, *, empty: str, names
     `names` are the keys if there are no rows; tables and Markdown print `empty` then.
     """
     names = list(rows[0]) if rows else list(names)
-    if output is Format.JSON:
+    if output == "json":
         typer.echo(as_json([dict(row) for row in rows]))
-    elif output is Format.CSV:
+    elif output == "csv":
         Printer().write(csv.written(names, ([row[name] for name in names] for row in rows), "\n").decode())
     elif not rows:
         typer.echo(empty)
-    elif output is Format.MARKDOWN:
+    elif output == "markdown":
         typer.echo(_markdown(names, rows))
     elif _solid(names, rows) is None:
         typer.echo("\n\n".join(_record(names, cells) for cells in zip(*_columns(names, rows).values(), strict=True)))

@@ -22,7 +22,7 @@ from usage_instrument.settings import Settings
 from .database import read
 from .errors import PROBLEMS, explained, fail
 from .journal import JournalRoot, checked_root
-from .options import Format, Output, Schema, Url, required
+from .options import Output, Schema, Url, required
 from .output import show
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def forget(
         str | None, typer.Option("--as", metavar="USER", help="Who orders it: your id, for the audit trail.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also erase a user without any stored data.")] = False,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Erase a user from every table, buffer and journal, and print a receipt that does not identify the user.
 
@@ -103,7 +103,7 @@ def merge(
     url: Url = None,
     schema: Schema = None,
     force: Annotated[bool, typer.Option("--force", help="Also if the guest is in the users table.")] = False,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Move the counts, history and exposures of a guest to a user, and print a receipt.
 

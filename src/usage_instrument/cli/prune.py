@@ -23,7 +23,7 @@ from usage_instrument.settings import Settings
 from .database import read
 from .errors import explained, fail
 from .journal import JournalRoot
-from .options import Format, Output, Schema, Url, required, span
+from .options import Output, Schema, Url, required, span
 from .output import show
 
 _ATTEMPTS = 6
@@ -44,7 +44,7 @@ def prune(
     ] = None,
     journal: JournalRoot = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Delete old history, dimensions and exposures and the rows of dead writers; sum up old hours to days.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import enum
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import typer
 from rich.bar import Bar
@@ -27,11 +26,12 @@ from usage_instrument.queries.trend import TREND
 from usage_instrument.queries.unused_features import UNUSED
 from usage_instrument.queries.windows import window_words
 from usage_instrument.settings import DATABASE_VARIABLE
+from usage_instrument.typing import UserIdType
 
 from .caveats import NOTHING_DECLARED, caveats, is_empty, old_tables
 from .database import ask as ask_database
 from .errors import ERROR, PROBLEMS, explained, fail, warn
-from .options import USER, Format, Output, ReadUrl, Schema, UserIdKind, UserIds, example
+from .options import USER, Format, Output, ReadUrl, Schema, UserIds, example
 from .output import PADDING, UNBOUNDED, Printer, console, show, table
 
 NOTHING_COUNTED = (
@@ -46,13 +46,8 @@ _LEAST_BAR = 8
 """Below this width, there are no bars."""
 
 
-class Backend(str, enum.Enum):
-    """The databases, by their names in SQLAlchemy."""
-
-    POSTGRESQL = "postgresql"
-    MARIADB = "mariadb"
-    MYSQL = "mysql"
-    SQLITE = "sqlite"
+Kind: TypeAlias = Literal["postgresql", "mariadb", "mysql", "sqlite"]
+"""The kind of a database, by its name in SQLAlchemy."""
 
 
 class Answer(NamedTuple):
@@ -74,7 +69,7 @@ sql = typer.Typer(
 _SHARED: dict[str, tuple[Any, Any]] = {
     "url": (ReadUrl, None),
     "schema": (Schema, None),
-    "output": (Output, Format.TABLE),
+    "output": (Output, "table"),
 }
 _FAIL_OVER = Annotated[
     int | None, typer.Option(min=0, metavar="NUMBER", help="Exit with 1 if there are more rows than this.")
@@ -86,12 +81,12 @@ _SQL_OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "dialect": (
         Annotated[
-            Backend | None, typer.Option(metavar="KIND", help="Print SQL for any postgresql, mariadb, mysql or sqlite.")
+            Kind | None, typer.Option(metavar="KIND", help="Print SQL for any postgresql, mariadb, mysql or sqlite.")
         ],
         None,
     ),
     "schema": (Schema, None),
-    "user_id_type": (UserIds, UserIdKind.UUID),
+    "user_id_type": (UserIds, "uuid"),
 }
 
 
@@ -120,10 +115,8 @@ def _command(
 ) -> Callable[..., None]:
     """A function with the signature that typer reads: the question's arguments, then the options."""
 
-    choices = {argument.name for argument in question.arguments if "enum" in argument.type.schema}
-
     def command(**given: Any) -> None:
-        work(question, **{name: value.value if name in choices and value else value for name, value in given.items()})
+        work(question, **given)
 
     parameters = [
         *map(_parameter, question.arguments),
@@ -145,17 +138,11 @@ def _parameter(argument: Argument) -> inspect.Parameter:
         return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
     default, of_type = argument.written_default, _TYPES[schema["type"]]
     if "enum" in schema:
-        of_type = _choices(schema["enum"])
-        default = None if default is None else of_type(default)
+        of_type = Literal[*schema["enum"]]
     least = schema.get("minimum", schema.get("exclusiveMinimum"))
     option: Any = typer.Option(help=argument.help, min=least, metavar=argument.type.metavar)
     kind = Annotated[of_type if default is not None else of_type | None, option]
     return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-
-
-def _choices(values: Sequence[str]) -> Any:
-    """The values as an Enum, which typer checks, completes and shows."""
-    return enum.Enum("Choices", [(value, value) for value in values], type=str)
 
 
 def _answer(
@@ -166,11 +153,11 @@ def _answer(
         schema,
         lambda connection, tables: ask(connection, tables, question, given),
     )
-    is_nothing = answer.is_empty and output in (Format.TABLE, Format.MARKDOWN)
+    is_nothing = answer.is_empty and output in ("table", "markdown")
     for caveat in answer.caveats:
         if caveat != NOTHING_DECLARED or not is_nothing or fail_over is not None:
             warn(caveat)
-    if question is TREND and output is Format.TABLE and answer.rows and not answer.is_empty:
+    if question is TREND and output == "table" and answer.rows and not answer.is_empty:
         _draw(answer)
     else:
         period = window_words(given.get("since"), given.get("until"))
@@ -191,9 +178,9 @@ def _answer(
 def _print_sql(
     question: Question,
     url: str | None,
-    dialect: Backend | None,
+    dialect: Kind | None,
     schema: str | None,
-    user_id_type: UserIdKind,
+    user_id_type: UserIdType,
     **given: Any,
 ) -> None:
     if url and dialect is not None:
@@ -204,9 +191,9 @@ def _print_sql(
     elif dialect is None:
         raise fail("SQL for which database? Pass --url or --dialect")
     else:
-        database = URL.create(dialect.value)
+        database = URL.create(dialect)
         with explained(database):
-            tables = default_tables(schema, user_id_type.value)
+            tables = default_tables(schema, user_id_type)
             text = printed(question.query(given, tables), database.get_dialect()())
     Printer().write(f"{text};\n")
 

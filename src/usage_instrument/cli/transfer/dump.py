@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
-import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from sqlalchemy import Connection, Select, case, func, literal, null, select, union_all
@@ -19,7 +18,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.queries.windows import edge_of, point
 
 from ..database import ask
-from ..options import Format, ReadUrl, Schema
+from ..options import ReadUrl, Schema
 from ..output import show
 from .parquet import pyarrow
 
@@ -34,16 +33,13 @@ HISTORY = ("user_id", "feature_name", "usage_count", "day", "bucket_start")
 Write = Callable[[Sequence[Sequence[Any]]], None]
 
 
-class Kind(str, enum.Enum):
-    """The format of the files."""
-
-    PARQUET = "parquet"
-    CSV = "csv"
+Kind: TypeAlias = Literal["parquet", "csv"]
+"""The format of the files."""
 
 
 def dump(
     directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where the files are written.")],
-    kind: Annotated[Kind, typer.Option("--format", metavar="FORMAT", help="parquet or csv.")] = Kind.PARQUET,
+    kind: Annotated[Kind, typer.Option("--format", metavar="FORMAT", help="parquet or csv.")] = "parquet",
     since: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="The first day of the history: 2026-01-31, 7d. Default: all there is."),
@@ -59,7 +55,7 @@ def dump(
     A file is there as a whole or not at all, and is the same each time: to go on, pass the day after the last one as
     --since. The files hold user ids, as the tables do.
     """
-    if kind is Kind.PARQUET:
+    if kind == "parquet":
         pyarrow()
     first = _first(since)
 
@@ -67,7 +63,7 @@ def dump(
         directory.mkdir(parents=True, exist_ok=True)
         return [*_files(connection, tables, directory, kind, first, closed=closed)]
 
-    show(ask(url, schema, work), Format.TABLE, empty="There is no day to write: none is over yet.")
+    show(ask(url, schema, work), "table", empty="There is no day to write: none is over yet.")
 
 
 def _first(since: str | None) -> dt.date | None:
@@ -90,12 +86,12 @@ def _files(
         return
     types = {"user_id": "int64" if tables.user_id_type == "integer" else "string"}
     while day < end:
-        path = directory / f"history-{day}.{kind.value}"
+        path = directory / f"history-{day}.{kind}"
         query = _history(tables, day)
         rows = ((user, name, uses, day, start) for user, name, uses, start in _streamed(connection, query))
         yield {"file": str(path), "rows": _written(path, kind, HISTORY, types, rows)}
         day += _DAY
-    path = directory / f"counts-{last}.{kind.value}"
+    path = directory / f"counts-{last}.{kind}"
     rows = ((*row[:2], int(row[2]), row[3]) for row in _streamed(connection, _counts(tables, end)))
     yield {"file": str(path), "rows": _written(path, kind, COUNTS, types, rows)}
 
@@ -141,7 +137,7 @@ def _written(
 ) -> int:
     """Write a file under another name first, and return the number of rows."""
     part, number = path.with_name(f".{path.name}.part"), 0
-    with (_parquet if kind is Kind.PARQUET else _csv)(part, names, types) as write:
+    with (_parquet if kind == "parquet" else _csv)(part, names, types) as write:
         some: list[Sequence[Any]] = []
         for row in rows:
             some.append(row)

@@ -26,7 +26,7 @@ from usage_instrument.typing import UserId
 
 from ..database import read
 from ..errors import PROBLEMS, explained, fail, warn
-from ..options import Format, Output, Schema, Url, required
+from ..options import Output, Schema, Url, required
 from ..output import show
 from .rows import MOST_USES, BadRow, Row, chunks, digest
 
@@ -54,7 +54,7 @@ def import_(
     ),
     url: Url = None,
     schema: Schema = None,
-    output: Output = Format.TABLE,
+    output: Output = "table",
 ) -> None:
     """Add counts of the past from a file: user_id, feature_name, usage_count, and optionally last_used and day.
 
