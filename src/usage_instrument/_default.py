@@ -20,6 +20,7 @@ from .capture import calls, context, registry
 from .errors import ConfigurationError
 from .runtime import log
 from .runtime.call_sites import caller
+from .runtime.waiting import without_blocking
 from .stats import Stats  # here: a later import would replace the function of this name in the package by the module
 from .typing import UNSET, Audit, Metadata
 
@@ -270,9 +271,7 @@ def count(user: object, feature: str) -> int:
     return 0 if _tracker is None else _tracker.count(user, feature)
 
 
-async def acount(user: object, feature: str) -> int:
-    """As count, without blocking the event loop."""
-    return 0 if _tracker is None else await _tracker.acount(user, feature)
+acount = without_blocking(count)
 
 
 def user_features(user: object) -> list[FeatureUse]:
@@ -283,9 +282,7 @@ def user_features(user: object) -> list[FeatureUse]:
     return [] if _tracker is None else _tracker.user_features(user)
 
 
-async def auser_features(user: object) -> list[FeatureUse]:
-    """As user_features, without blocking the event loop."""
-    return [] if _tracker is None else await _tracker.auser_features(user)
+auser_features = without_blocking(user_features)
 
 
 def forget(user: object, *, actor: object = None, keep_audit: bool = False, force: bool = False) -> Receipt:
@@ -296,9 +293,7 @@ def forget(user: object, *, actor: object = None, keep_audit: bool = False, forc
     return _privacy().forget(user, actor=actor, keep_audit=keep_audit, force=force)
 
 
-async def aforget(user: object, *, actor: object = None, keep_audit: bool = False, force: bool = False) -> Receipt:
-    """As forget, without blocking the event loop."""
-    return await _privacy().aforget(user, actor=actor, keep_audit=keep_audit, force=force)
+aforget = without_blocking(forget)
 
 
 def export(user: object) -> dict[str, Any]:
@@ -306,9 +301,7 @@ def export(user: object) -> dict[str, Any]:
     return _privacy().export(user)
 
 
-async def aexport(user: object) -> dict[str, Any]:
-    """As export, without blocking the event loop."""
-    return await _privacy().aexport(user)
+aexport = without_blocking(export)
 
 
 def opt_out(user: object) -> None:
@@ -316,9 +309,7 @@ def opt_out(user: object) -> None:
     _privacy().opt_out(user)
 
 
-async def aopt_out(user: object) -> None:
-    """As opt_out, without blocking the event loop."""
-    await _privacy().aopt_out(user)
+aopt_out = without_blocking(opt_out)
 
 
 def opt_in(user: object) -> None:
@@ -326,9 +317,7 @@ def opt_in(user: object) -> None:
     _privacy().opt_in(user)
 
 
-async def aopt_in(user: object) -> None:
-    """As opt_in, without blocking the event loop."""
-    await _privacy().aopt_in(user)
+aopt_in = without_blocking(opt_in)
 
 
 def merge(*, guest: object, user: object, force: bool = False) -> MergeReceipt:
@@ -343,13 +332,7 @@ def merge(*, guest: object, user: object, force: bool = False) -> MergeReceipt:
     return _tracker.merge(guest=guest, user=user, force=force)
 
 
-async def amerge(*, guest: object, user: object, force: bool = False) -> MergeReceipt:
-    """As merge, without blocking the event loop."""
-    return (
-        merge(guest=guest, user=user)
-        if _tracker is None
-        else await _tracker.amerge(guest=guest, user=user, force=force)
-    )
+amerge = without_blocking(merge)
 
 
 def _privacy() -> Privacy:

@@ -27,7 +27,7 @@ from .pipeline.outbox import Outbox
 from .pipeline.pipeline import Pipeline
 from .pipeline.read_your_writes import FeatureUse, UsageReader
 from .runtime import log, processes
-from .runtime.waiting import in_worker_thread
+from .runtime.waiting import without_blocking
 from .settings import Settings
 from .stats import Stats
 from .typing import UNSET, Audit, Metadata, UserId
@@ -354,13 +354,9 @@ class Tracker:
             return []
         return self._reader.features(user_id, self._pipeline)
 
-    async def acount(self, user: object, feature: str) -> int:
-        """As count, without blocking the event loop."""
-        return await in_worker_thread(partial(self.count, user, feature))
+    acount = without_blocking(count)
 
-    async def auser_features(self, user: object) -> list[FeatureUse]:
-        """As user_features, without blocking the event loop."""
-        return await in_worker_thread(partial(self.user_features, user))
+    auser_features = without_blocking(user_features)
 
     @property
     def privacy(self) -> Privacy:
@@ -380,9 +376,7 @@ class Tracker:
             return MergeReceipt()
         return self.privacy.merge(guest=guest, user=user, force=force)
 
-    async def amerge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
-        """As merge, without blocking the event loop."""
-        return await in_worker_thread(partial(self.merge, guest=guest, user=user, force=force))
+    amerge = without_blocking(merge)
 
     @property
     def exit_timeout(self) -> float:

@@ -18,7 +18,7 @@ from usage_instrument.errors import ConfigurationError, UsageInstrumentError, Us
 from usage_instrument.pipeline.backend import Backend
 from usage_instrument.pipeline.retry import persistently
 from usage_instrument.pipeline.store import Store
-from usage_instrument.runtime.waiting import in_event_loop, in_worker_thread
+from usage_instrument.runtime.waiting import in_event_loop, without_blocking
 from usage_instrument.settings import ENVIRONMENT_PREFIX, Settings
 from usage_instrument.typing import UserId
 
@@ -80,25 +80,19 @@ class Privacy:
             (user_id,) = persistently(partial(store.spellings_of, [given]), PATIENCE)
             return persistently(partial(store.transact, read), PATIENCE)
 
-    async def aexport(self, user: object) -> dict[str, Any]:
-        """As export, without blocking the event loop."""
-        return await in_worker_thread(partial(self.export, user))
+    aexport = without_blocking(export)
 
     def opt_out(self, user: object) -> None:
         """Stop counting a user in all processes, from their next flush on. Existing counts stay."""
         self._suppress(user, OPTED_OUT)
 
-    async def aopt_out(self, user: object) -> None:
-        """As opt_out, without blocking the event loop."""
-        await in_worker_thread(partial(self.opt_out, user))
+    aopt_out = without_blocking(opt_out)
 
     def opt_in(self, user: object) -> None:
         """Count a user again, also after `forget`."""
         self._suppress(user, OPTED_IN)
 
-    async def aopt_in(self, user: object) -> None:
-        """As opt_in, without blocking the event loop."""
-        await in_worker_thread(partial(self.opt_in, user))
+    aopt_in = without_blocking(opt_in)
 
     def _suppress(self, user: object, state: State) -> None:
         given, key, tables = self._user_id(user), self._key(), self._backend.tables()
@@ -130,11 +124,7 @@ class Privacy:
             erasure = Erasure(self._backend, self._settings, self._canonical, store, user_id, key)
             return erasure.run(flush, actor=actor_id, keep_audit=keep_audit, force=force)
 
-    async def aforget(
-        self, user: object, *, actor: object = None, keep_audit: bool = False, force: bool = False
-    ) -> Receipt:
-        """As forget, without blocking the event loop."""
-        return await in_worker_thread(partial(self.forget, user, actor=actor, keep_audit=keep_audit, force=force))
+    aforget = without_blocking(forget)
 
     def merge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
         """Move the counts, history and exposures of a guest to a user: sums, the newer metadata, the later `last_used`.
@@ -152,9 +142,7 @@ class Privacy:
             guest_id, user_id = persistently(partial(store.spellings_of, given), MERGE_PATIENCE)
             return Merge(self._backend, self._settings, store, guest_id, user_id).run(force=force)
 
-    async def amerge(self, *, guest: object, user: object, force: bool = False) -> MergeReceipt:
-        """As merge, without blocking the event loop."""
-        return await in_worker_thread(partial(self.merge, guest=guest, user=user, force=force))
+    amerge = without_blocking(merge)
 
     def _user_id(self, user: object) -> UserId:
         user_id = self._canonical(user_ids.user_id_of(user))

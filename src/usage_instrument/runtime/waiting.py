@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from .threads import allocate_lock
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _POLL, _POLL_MAX = 0.0005, 0.02
@@ -136,6 +138,19 @@ async def in_worker_thread(work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
     found: T = await sys.modules["trio"].to_thread.run_sync(work)
     return found
+
+
+def without_blocking(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A function or method as the coroutine function whose name has an `a` in front. A worker thread runs it."""
+
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await in_worker_thread(functools.partial(function, *args, **kwargs))
+
+    functools.update_wrapper(run, function)
+    name, place = function.__name__, function.__qualname__.removesuffix(function.__name__)
+    run.__name__, run.__qualname__ = f"a{name}", f"{place}a{name}"
+    run.__doc__ = f"As {name}, without blocking the event loop."
+    return run
 
 
 def in_event_loop() -> bool:
