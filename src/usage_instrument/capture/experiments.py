@@ -120,7 +120,10 @@ def _variant_of_user(
             return next(iter(known.arms))
         arm = known.assigned.get(who)
         if arm is None:
-            arm = _assigned(recorder, known, experiment, variants, who)
+            name = assign(experiment, recorder.unit_of(who), variants)
+            if len(known.assigned) >= _ASSIGNED:
+                known.assigned.clear()
+            known.assigned[who] = arm = (name, known.arms[name])
     except Exception as error:  # a user of the host's may raise anything
         if not _is_silent(held):
             recorder.reject(text_of(experiment), error)
@@ -130,20 +133,6 @@ def _variant_of_user(
         notice_fork()
         feature.append(who)
     return name
-
-
-def _assigned(
-    recorder: Recorder,
-    known: Experiment,
-    experiment: str,
-    variants: Sequence[str] | Mapping[str, float],
-    user: UserId,
-) -> tuple[str, Feature]:
-    name = assign(experiment, recorder.unit_of(user), variants)
-    if len(known.assigned) >= _ASSIGNED:
-        known.assigned.clear()
-    known.assigned[user] = arm = (name, known.arms[name])
-    return arm
 
 
 def _variant_of_unit(
