@@ -20,26 +20,8 @@ class Dashboard(Site[Environ, bool]):
     """The dashboard over a database, to be mounted:
     `app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/admin/usage": Dashboard(engine, authorize=is_admin)})`.
 
-    - `database`: a URL of a sync or an async driver, an Engine or an AsyncEngine. The dashboard opens its own
-      connections.
-    - `authorize`: from the environ to True for visitors with permission. Any other value and any exception refuses the
-      visitor.
-    - `authorize_audit`: as `authorize`, for the audit trail alone, which is closed without it. Each look is recorded
-      before the page is sent, with the request's user or the one that this function names by
-      `usage_instrument.identify`.
-    - `tracker`: records these looks; default: the one of `usage_instrument.configure`.
-    - `tables`: the result of `define_tables`; default: the tables in `schema`, or in the schema of
-      `$USAGE_INSTRUMENT_SCHEMA`, or in the connection's own.
-    - `login_url`: where a refused visitor may sign in, a path or an address; `{next}` in it becomes the refused path.
-    - `tz`: the time zone of all days, such as `Europe/Berlin`, or a tzinfo; default: UTC. It needs `history="hour"`,
-      and a clock that is whole hours from UTC.
-    - `user_label`: from the ids of the users on a page to a dict of their names, asked once a page, in a thread.
-    - `user_search`: from a text to the ids of the users with that name.
-    - `user_url`: the address of a user in the app's own admin; `{user}` in it becomes the id.
-    - `user_groups`: columns of the users table, such as `["plan"]`, by which users are grouped.
-
-    Raises ConfigurationError without `authorize`, for another time zone, for a coroutine function, and for a database
-    that cannot be read.
+    The options are those of `usage_instrument.dashboard.asgi.Dashboard`, but `authorize` and `authorize_audit` take the
+    environ and are ordinary functions. Raises ConfigurationError as that does, and for a coroutine function.
     """
 
     _can_await = False
