@@ -25,21 +25,8 @@ _ALWAYS = frozenset(
 """Last segments of routes that are never a feature."""
 _AFTER_TECHNICAL = frozenset(
     {
-        *(
-            "health",
-            "healthy",
-            "live",
-            "liveness",
-            "ready",
-            "readiness",
-            "startup",
-            "started",
-            "up",
-            "alive",
-            "ping",
-            "heartbeat",
-        ),
-        *("metrics", "docs", "swagger", "schema", "openapi", "prometheus"),
+        *("health", "healthy", "live", "liveness", "ready", "readiness", "startup", "started", "up", "alive", "ping"),
+        *("heartbeat", "metrics", "docs", "swagger", "schema", "openapi", "prometheus"),
     }
 )
 """Last segments that may be a feature (`/my/health`), unless each segment before is technical (`/api/v1/health`)."""
