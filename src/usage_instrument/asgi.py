@@ -364,46 +364,36 @@ async def _refuse(kind: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": unavailable.BODY})
 
 
-@log.quietly("cannot follow AuthenticationMiddleware")
 def follow_authentication(app: ASGIApp) -> None:
     """Have an AuthenticationMiddleware further in note its user, before an endpoint logs that user out."""
-    for layer in layers(app):
-        kinds = {f"{base.__module__}.{base.__name__}" for base in type(layer).__mro__}
-        if "starlette.middleware.authentication.AuthenticationMiddleware" in kinds:
-            layer.app = _NotesUser(layer.app)
-            return
+    _follow(app, "starlette.middleware.authentication.AuthenticationMiddleware", None)
 
 
-@log.quietly("cannot follow SessionMiddleware")
 def follow_session(app: ASGIApp, key: str) -> None:
     """Have a SessionMiddleware further in note the user of its session, before an endpoint empties the session."""
+    _follow(app, ".SessionMiddleware", key)
+
+
+@log.quietly("cannot follow a middleware further in")
+def _follow(app: ASGIApp, name: str, key: str | None) -> None:
     for layer in layers(app):
-        if any(base.__name__ == "SessionMiddleware" for base in type(layer).__mro__):
-            if not (type(layer.app) is _NotesSession and layer.app.key == key):
-                layer.app = _NotesSession(layer.app, key)
+        if any(f"{base.__module__}.{base.__name__}".endswith(name) for base in type(layer).__mro__):
+            if not (type(layer.app) is _NotesUser and layer.app.key == key):
+                layer.app = _NotesUser(layer.app, key)
             return
 
 
-class _NotesSession:
-    """The app below a SessionMiddleware, with the user of the session kept in the scope."""
+class _NotesUser:
+    """The app below a middleware, with the user kept in the scope: the scope's own, or that of a key of its session."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, key: str | None) -> None:
         self.app = app
         self.key = key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        note_session_user(scope, scope.get("session"), self.key)
-        await self.app(scope, receive, send)
-
-
-class _NotesUser:
-    """The app below an AuthenticationMiddleware, with its user kept in the scope."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if "user" in scope:
+        if self.key is not None:
+            note_session_user(scope, scope.get("session"), self.key)
+        elif "user" in scope:
             scope[_FIRST_USER] = scope["user"]
         await self.app(scope, receive, send)
 
