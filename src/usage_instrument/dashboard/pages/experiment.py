@@ -21,7 +21,6 @@ from usage_instrument.queries.printed import printed
 from usage_instrument.queries.windows import Moment, window_words
 from usage_instrument.queries.zones import TimeZone
 
-from .. import csv
 from ..charts import Interval, IntervalChart, intervals
 from ..errors import PageError
 from ..html import address, render
@@ -124,7 +123,7 @@ def experiment_file(request: PageRequest) -> Response:
     asked = _asked(request)
     result = request.connection.execute(asked.query(request, asked.goal))
     name = f"experiment-{request.period.name}" if _has_period(request) else "experiment"
-    return csv_response(f"{name}.csv", csv.written([*result.keys()], (list(row) for row in result)))
+    return csv_response(f"{name}.csv", result.keys(), result)
 
 
 # ---- what is asked

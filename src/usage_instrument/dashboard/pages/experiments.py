@@ -15,7 +15,6 @@ from usage_instrument.experiments.report import RUNNING, is_running
 from usage_instrument.queries.experiments import experiments as select_all
 from usage_instrument.queries.printed import printed
 
-from .. import csv
 from ..errors import PageError
 from ..html import render
 from ..http import Response
@@ -58,7 +57,7 @@ def experiments_file(request: PageRequest) -> Response:
     """The file: a row for each variant."""
     check_table(request)
     result = request.connection.execute(_query(request).limit(MAX_FILE))
-    return csv_response("experiments.csv", csv.written([*result.keys()], (list(row) for row in result)))
+    return csv_response("experiments.csv", result.keys(), result)
 
 
 def check_table(request: PageRequest) -> None:

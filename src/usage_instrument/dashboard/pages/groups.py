@@ -16,7 +16,6 @@ from usage_instrument.queries.questions import Query
 from usage_instrument.queries.sources import host_column
 from usage_instrument.queries.windows import window_words
 
-from .. import csv
 from ..errors import PageError
 from ..html import address, render
 from ..http import Response
@@ -55,7 +54,7 @@ def groups_file(request: PageRequest) -> Response:
     by, query = _query(request)
     result = request.connection.execute(query.limit(MAX_FILE))
     names = [by if name == "value" else name for name in result.keys()]  # noqa: SIM118 - its columns, no mapping
-    return csv_response(f"groups-{by}-{request.period.name}.csv", csv.written(names, result.all()))
+    return csv_response(f"groups-{by}-{request.period.name}.csv", names, result)
 
 
 def group(request: PageRequest) -> str:
@@ -85,8 +84,7 @@ def group_file(request: PageRequest) -> Response:
     by, row = _chosen(request)
     result = request.connection.execute(_features(request, by, row["value"]).limit(MAX_FILE))
     names, rows = with_display_names(result.keys(), result.mappings().all(), request.display_names)
-    name = f"group-{by}-{request.period.name}.csv"
-    return csv_response(name, csv.written(names, ([*each.values()] for each in rows)))
+    return csv_response(f"group-{by}-{request.period.name}.csv", names, ([*each.values()] for each in rows))
 
 
 def _period(request: PageRequest) -> str:

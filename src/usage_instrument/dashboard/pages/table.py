@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from usage_instrument.queries.display_names import with_display_names
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.questions import Question
@@ -41,9 +44,10 @@ def file(question: Question, request: PageRequest) -> Response:
     period = None if window_of(question, request) == (None, None) else period_of(question, request)
     name = question.page if period is None else f"{question.page}-{period.name}"
     names, rows = with_display_names(result.keys(), result.mappings().all(), request.display_names)
-    return csv_response(f"{name}.csv", csv.written(names, ([*row.values()] for row in rows)))
+    return csv_response(f"{name}.csv", names, ([*row.values()] for row in rows))
 
 
-def csv_response(name: str, content: bytes) -> Response:
-    """A CSV file to download."""
+def csv_response(name: str, names: Iterable[str], rows: Iterable[Sequence[Any]]) -> Response:
+    """A CSV file to download, of these rows below the names of their columns."""
+    content = csv.written([*names], rows)
     return Response(200, content, csv.CONTENT_TYPE, (("Content-Disposition", f'attachment; filename="{name}"'),))

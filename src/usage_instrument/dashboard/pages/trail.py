@@ -15,7 +15,6 @@ from usage_instrument.database.spellings import Spellings
 from usage_instrument.events import NAME_LENGTH
 from usage_instrument.typing import Outcome, UserId
 
-from .. import csv
 from ..errors import PageError, sentence
 from ..html import address, render
 from ..http import Response
@@ -59,7 +58,7 @@ def file(request: PageRequest) -> tuple[Response, dict[str, Any]]:
     """The file, and the details to record. Raises PageError."""
     details, found = _search(request, MAX_FILE)
     rows = [[_shown(row)[name] for name in _FILE_COLUMNS] for row in found]
-    response = csv_response("audit.csv", csv.written(_FILE_COLUMNS, rows))
+    response = csv_response("audit.csv", _FILE_COLUMNS, rows)
     return response, self_access.details({**details, "as": "csv"}, len(rows))
 
 

@@ -9,7 +9,6 @@ from usage_instrument.audit import self_access
 from usage_instrument.audit.anomalies import Anomaly, Search, anomalies, office_hours
 from usage_instrument.errors import ConfigurationError
 
-from .. import csv
 from ..errors import PageError
 from ..html import address, render
 from ..http import Response
@@ -45,7 +44,7 @@ def file(request: PageRequest) -> tuple[Response, dict[str, Any]]:
     """The file, and the details to record. Raises PageError."""
     _, _, details, found = _search(request)
     rows = found[:MAX_FILE]
-    response = csv_response("audit-anomalies.csv", csv.written(Anomaly._fields, rows))
+    response = csv_response("audit-anomalies.csv", Anomaly._fields, rows)
     return response, self_access.details({**details, "as": "csv"}, len(rows))
 
 
