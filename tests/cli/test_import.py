@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from conftest import Database, UsersDatabase
 from reading import all_of, counts, made, made_beside_users
-from usage_instrument import Settings, Tracker
+from usage_instrument import Settings, Tracker, queries
 from usage_instrument.cli.app import app
 from usage_instrument.cli.transfer import rows
 from usage_instrument.database.ledger import utcnow
@@ -71,6 +71,27 @@ def test_adds_counts_and_history_once(database: Database, tmp_path: Path) -> Non
     }  # fmt: skip
     again = bring_in(database, file, "--format", "json")
     assert (numbers(again)["rows"], counts(engine, tables)) == ((4, "was added before"), expected)
+
+
+def test_totals_without_a_time_are_of_before_the_history(database: Database, tmp_path: Path) -> None:
+    engine, today = database.engine(), dt.datetime.combine(utcnow(), dt.time())
+    tables = made(engine, user_id_type="string")
+    totals = "user_id,feature_name,usage_count\nada,search,3\n"
+    assert bring_in(database, written(tmp_path, totals)).exit_code == 0
+    (row,) = all_of(engine, tables.usage)
+    assert row.last_used == today - dt.timedelta(seconds=1)
+    with engine.begin() as connection:
+        connection.execute(tables.usage.delete())
+    begin = today - dt.timedelta(days=9)
+    dated = f"user_id,feature_name,usage_count,last_used,day\nbob,search,2,2020-01-01,{begin:%Y-%m-%d}\n"
+    assert bring_in(database, written(tmp_path, dated)).exit_code == 0
+    assert bring_in(database, written(tmp_path, totals.replace("ada", "cem"))).exit_code == 0
+    last = {row.user_id: row.last_used for row in all_of(engine, tables.usage)}
+    assert last["bob"] == begin, "a use of a day is not before it"
+    assert last["cem"] == begin - dt.timedelta(seconds=1)
+    with engine.connect() as connection:
+        month = queries.adoption(since=dt.timedelta(days=28), tables=tables)
+        assert [row[:3] for row in connection.execute(month)] == [("search", 1, 2)], "totals change no window"
 
 
 def test_a_killed_import_goes_on_where_it_stopped(

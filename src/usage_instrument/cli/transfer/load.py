@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from uuid import UUID, uuid5
 
 import typer
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from usage_instrument.database import engines
 from usage_instrument.database.ledger import IMPORT, Ledger, utcnow
@@ -112,6 +112,8 @@ class Import:
         self._tables = tables
         self._file = file
         self._now = utcnow()
+        self._unknown = self._now
+        """The last use of a row that names no time."""
         content = digest(file)
         name = import_id or content
         self.service = f"{IMPORT}{content[:_DIGEST]}:{import_id or ''}"
@@ -124,6 +126,7 @@ class Import:
         """Read the whole file. Raises ConfigurationError, and WriteError."""
         found = Found()
         self._read_suppressions()
+        self._unknown = persistently(partial(self._store.transact, self._before_history), _PATIENCE)
         for chunk in self._chunks():
             rows = self._known(chunk, found)
             counted = [row for row in rows if not self._is_suppressed(row.user)]
@@ -160,7 +163,7 @@ class Import:
                 )
 
     def _chunks(self) -> Iterator[list[Row | BadRow]]:
-        return chunks(self._file, self._tables.user_id_type, self._now)
+        return chunks(self._file, self._tables.user_id_type, self._now, self._unknown)
 
     def _known(self, chunk: Sequence[Row | BadRow], found: Found) -> list[Row]:
         """The rows that can be added; the others are added to the bad ones."""
@@ -180,6 +183,12 @@ class Import:
 
     def _read_suppressions(self) -> None:
         persistently(partial(self._store.transact, self._store.suppressions.read), _PATIENCE)
+
+    def _before_history(self, connection: Connection) -> dt.datetime:
+        """The moment before the history begins, or begins today: what it does not have is earlier."""
+        bucket = self._tables.history.c.bucket_start
+        first = connection.scalar(select(func.min(bucket, type_=bucket.type)))
+        return (first or dt.datetime.combine(self._now, dt.time())) - dt.timedelta(seconds=1)
 
     def _check_content(self, import_id: str | None) -> None:
         """An id stands for one file, whose parts have the numbers of the batches, and a file for one id."""

@@ -54,8 +54,13 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def chunks(path: Path, user_id_type: UserIdType, now: dt.datetime) -> Iterator[list[Row | BadRow]]:
-    """The rows of a file, of each transaction. Raises ConfigurationError for a wrong header, and OSError."""
+def chunks(
+    path: Path, user_id_type: UserIdType, now: dt.datetime, unknown: dt.datetime
+) -> Iterator[list[Row | BadRow]]:
+    """The rows of a file, of each transaction; `unknown` is the last use of a row that names no time.
+
+    Raises ConfigurationError for a wrong header, and OSError.
+    """
     is_parquet = path.suffix.lower() in (".parquet", ".pq")
     names, records = (_of_parquet if is_parquet else _of_csv)(path)
     missing = [name for name in REQUIRED if name not in names]
@@ -66,7 +71,7 @@ def chunks(path: Path, user_id_type: UserIdType, now: dt.datetime) -> Iterator[l
         )
     canonical = canonical_user(user_id_type)
     has_days = "day" in names
-    checked = (_checked(line, record, canonical, has_days, now) for line, record in records)
+    checked = (_checked(line, record, canonical, has_days, now, unknown) for line, record in records)
     while chunk := list(islice(checked, _CHUNK)):
         yield chunk
 
@@ -122,12 +127,13 @@ def _checked(
     canonical: Callable[[UserId], UserId],
     has_days: bool,
     now: dt.datetime,
+    unknown: dt.datetime,
 ) -> Row | BadRow:
     if None in record:  # as csv.DictReader keeps them
         return BadRow(line, "there are more values than columns")
     try:
         day = _day(record["day"]) if has_days else None
-        last_used = _moment(record.get("last_used"), day, now)
+        last_used = _moment(record.get("last_used"), day, now, unknown)
         return Row(
             line,
             _user(record["user_id"], canonical),
@@ -184,14 +190,14 @@ def _day(value: Any) -> dt.date:
     return day
 
 
-def _moment(value: Any, day: dt.date | None, now: dt.datetime) -> dt.datetime:
-    """The last use: as given, else the day, else now."""
+def _moment(value: Any, day: dt.date | None, now: dt.datetime, unknown: dt.datetime) -> dt.datetime:
+    """The last use: as given, but not before the day, else the day."""
     try:
         moment = dt.datetime.fromisoformat(value) if isinstance(value, str) and value else value
     except ValueError:
         moment = value
     if moment in (None, ""):
-        moment = now if day is None else dt.datetime.combine(day, _ZERO)
+        moment = unknown if day is None else dt.datetime.combine(day, _ZERO)
     if not isinstance(moment, dt.datetime):
         raise ValueError(f"last_used is a time such as 2026-01-31T08:00:00 (UTC without an offset), not {value!r}")
     if moment.tzinfo is not None:
@@ -202,4 +208,4 @@ def _moment(value: Any, day: dt.date | None, now: dt.datetime) -> dt.datetime:
     latest = max(moment, dt.datetime.combine(day, _ZERO) if day is not None else moment)
     if latest > now + dt.timedelta(minutes=5):
         raise ValueError(f"{latest.isoformat(' ')} is in the future")
-    return moment
+    return latest
