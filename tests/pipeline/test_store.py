@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import random
 import re
 import uuid
 from collections import Counter
@@ -26,6 +27,7 @@ from usage_instrument.database.engines import connect
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.events import MAX_COUNT, Batch, Count, Exposure, Loss
 from usage_instrument.pipeline.store import Outcome, Store, WriteError
+from usage_instrument.queries import adoption
 from usage_instrument.schema import Tables
 from usage_instrument.settings import Settings
 
@@ -109,6 +111,24 @@ def test_history_is_written_in_the_same_batch(bench: MakeBench, database: Databa
     it.write(Count("f", None, 5, NOON, None, ((DAY, 1), (next_day, 4))), Count("g", None, 2, NOON, None, ((DAY, 2),)))
     found = {(row.feature_name, row.bucket_start): row.usage_count for row in all_of(it.engine, it.tables.history)}
     assert found == {("f", DAY): 3, ("f", next_day): 11, ("g", DAY): 2}
+
+
+def test_the_last_use_is_in_the_newest_bucket(bench: MakeBench, database: Database) -> None:
+    """So `feature_usage` has the users of each feature in a window until now, as the history has them."""
+    it, dice = bench(database), random.Random(7)
+    today = dt.datetime.combine(utcnow(), dt.time())
+    for _ in range(40):
+        buckets = {today - dt.timedelta(hours=dice.randrange(24, 24 * 60)) for _ in range(dice.choice([1, 1, 3]))}
+        used = max(buckets) + dt.timedelta(seconds=dice.choice([0, 1800, 3599]))
+        history = tuple((start, 1) for start in buckets)
+        it.write(Count(dice.choice("fgh"), dice.choice([None, ADA, BOB]), len(history), used, None, history))
+    with it.engine.connect() as connection:
+        for days in (2, 7, 30, 90):
+            since = dt.timedelta(days=days)
+            answer = connection.execute(adoption(since=since, tables=it.tables)).all()
+            of_history = connection.execute(adoption(since=since, until="today", tables=it.tables)).all()
+            assert answer == of_history
+        assert len(answer) == 3
 
 
 @pytest.mark.parametrize("table", ["feature_usage", "feature_usage_history"])

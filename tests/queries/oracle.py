@@ -7,7 +7,7 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -89,6 +89,8 @@ class Rows:
     created: dict[UUID, dt.datetime | None] = field(default_factory=dict)
     """When the host's users were created."""
     dimensions: list[Sliced] = field(default_factory=list)
+    clock: Callable[[dt.datetime], dt.datetime] = lambda moment: moment
+    """The local time of a time in UTC."""
 
     @property
     def today(self) -> dt.datetime:
@@ -110,6 +112,14 @@ class Rows:
         """The rows that hold the uses in between."""
         return self.usage if since is None and until is None else self.within(since, until)
 
+    def used(self, since: Moment, until: Moment) -> list[Any]:
+        """The rows that hold the users of each feature in between: until now, those that were last used since then, as
+        far as the history reaches back."""
+        if since is None or until is not None:
+            return self.counted(since, until)
+        first = min((row.bucket_start for row in self.within(since, until)), default=dt.datetime.max)
+        return [use for use in self.usage if self.clock(use.last_used) >= first]
+
     def within(self, since: Moment, until: Moment, by: str = "day") -> list[Bucket]:
         """The buckets in between."""
         start, end = bounds(self.now, since, until, by)
@@ -124,7 +134,7 @@ class Rows:
 
         history = [row._replace(bucket_start=local(row.bucket_start)) for row in self.history]
         created = {user: time and local(time) for user, time in self.created.items()}
-        return replace(self, now=local(self.now), history=history, created=created)
+        return replace(self, now=local(self.now), history=history, created=created, clock=local)
 
 
 # ---- the questions
@@ -158,20 +168,33 @@ def user_features_of_history(rows: Rows, user: UUID | None, since: Moment, until
 
 def adoption(rows: Rows, since: Moment, until: Moment) -> Answer:
     answer = []
+    used = rows.used(since, until)
     for name in features(counted := rows.counted(since, until)):
         mine = [row for row in counted if row.feature_name == name]
-        answer.append((name, rows.members(mine), uses(mine), share(rows.members(mine), rows.population)))
+        members = rows.members(row for row in used if row.feature_name == name)
+        if is_shown(mine, since, until):
+            answer.append((name, members, uses(mine), share(members, rows.population)))
     return sorted(answer, key=lambda row: (-row[1], -row[2], by_name(row[0])))
 
 
 def adoption_by_plan(rows: Rows, since: Moment, until: Moment) -> Answer:
     answer, plans = [], rows.plans or {}
-    counted = [(row.feature_name, plans.get(row.user_id), row) for row in rows.counted(since, until)]
+    used, counted = (
+        [(row.feature_name, plans.get(row.user_id), row) for row in found]
+        for found in (rows.used(since, until), rows.counted(since, until))
+    )
     for name, plan in {key[:2] for key in counted}:
         mine = [row for *key, row in counted if key == [name, plan]]
+        members = rows.members(row for *key, row in used if key == [name, plan])
         size = sum(value == plan for value in plans.values())
-        answer.append((name, plan, rows.members(mine), uses(mine), share(rows.members(mine), size)))
+        if is_shown(mine, since, until):
+            answer.append((name, plan, members, uses(mine), share(members, size)))
     return sorted(answer, key=lambda row: (-row[2], -row[3], by_name(row[0]), by_name(row[1])))
+
+
+def is_shown(counted: list[Any], since: Moment, until: Moment) -> bool:
+    """Where users and uses are from two tables, only with a use: rows without a number have none."""
+    return since is None or until is not None or uses(counted) > 0
 
 
 def unused_features(rows: Rows, since: Moment, until: Moment) -> Answer:
@@ -315,7 +338,7 @@ def variants(rows: Rows, feature: str, key: str, since: Moment, until: Moment) -
 
 
 def related_features(rows: Rows, feature: str, limit: int, since: Moment, until: Moment) -> Answer:
-    counted = rows.counted(since, until)
+    counted = rows.used(since, until)
     its, seen = users_of(counted, feature), users(counted)
     ranked = []
     for name in features(counted) - {feature, None}:
@@ -330,7 +353,7 @@ def related_features(rows: Rows, feature: str, limit: int, since: Moment, until:
 
 def recommend(rows: Rows, user: UUID, limit: int, since: Moment, until: Moment) -> Answer:
     tastes: dict[UUID, set[str]] = {}
-    for use in rows.counted(since, until):
+    for use in rows.used(since, until):
         if use.user_id is not None and use.feature_name is not None:
             tastes.setdefault(use.user_id, set()).add(use.feature_name)
     mine = tastes.pop(user, set())

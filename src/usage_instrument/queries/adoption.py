@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, Subquery, and_, func, or_, select, union_all
 
 from usage_instrument.database.tables import Tables
 
 from .arguments import default_tables
 from .comparison import Compare, compared, window_before
-from .numbers import by_name, share, total
+from .numbers import ZERO, by_name, share, total
 from .questions import FEATURE, NAME, SHARE, USERS, Argument, Question, QuestionColumn, described, if_bounded
 from .sources import counts_in, host_column, host_key, of_population, population
-from .windows import Moment, Window, window
+from .windows import Moment, Window, pairs_in, window
 from .zones import TimeZone
 
 
@@ -34,7 +34,8 @@ def adoption(
     splits each feature by its value, in a column of its name after `feature_name`; `share` is then of the users with
     that value, and uses without a user have None there. `since` and `until` bound the days of the time zone `tz`
     (default: UTC), which the history answers: a timedelta (7 days: today and the six before), a date, a datetime or the
-    text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
+    text of one; without both, it is all time. Without `until`, the users are those whose last use of the feature is in
+    the window. Raises ConfigurationError for a wrong argument.
     """
     tables, before = tables or default_tables(), window_before(compare, since, until, tz)
     column = None if by is None else host_column(by, tables, "by", "plan")
@@ -49,21 +50,50 @@ def adoption(
 
 def _counted(tables: Tables, asked: Window, column: Any, cte: str = "counts") -> Select[Any]:
     """The users and uses of a window by feature, and by the value of a column of the users table."""
-    used = counts_in(tables, asked, name=cte)
-    feature, uses = used.c.feature_name, total(used.c.usage_count)
+    source: FromClause
+    if asked.is_open:
+        used = _until_now(tables, asked, column)
+        source, key = used, [used.c.feature_name, *([] if column is None else [used.c.value])]
+        users, uses, has_uses = total(used.c.users), total(used.c.uses), [func.sum(used.c.uses) > ZERO]
+    else:
+        counts = counts_in(tables, asked, name=cte)
+        source, key, user = _joined(tables, counts, column)
+        users, uses, has_uses = func.count(user), total(counts.c.usage_count), []
     if column is None:
-        source, user = of_population(tables, used)
-        return _answer([feature], func.count(user), uses, population(tables)).select_from(source).group_by(feature)
-    user = host_key(tables.usage, column.table)
-    users = func.count(user).label("users")
-    counted = select(feature, column.label("value"), users, uses.label("uses"))
-    counted = counted.select_from(used.outerjoin(column.table, user == used.c.user_id))
+        found = _answer(key, users, uses, population(tables))
+        return found.select_from(source).group_by(*key).having(*has_uses)
+    found = select(*key, users.label("users"), uses.label("uses")).select_from(source)
     # Aggregated before the join with the sizes, which then joins a few rows.
-    counts = counted.group_by(feature, column).subquery("counts")
+    by_value = found.group_by(*key).having(*has_uses).subquery("by_value")
     sizes = select(column.label("value"), func.count().label("size")).group_by(column).subquery("sizes")
-    same = or_(sizes.c.value == counts.c.value, and_(sizes.c.value.is_(None), counts.c.value.is_(None)))
-    names = [counts.c.feature_name, counts.c.value.label(column.name)]
-    return _answer(names, counts.c.users, counts.c.uses, sizes.c.size).select_from(counts.outerjoin(sizes, same))
+    same = or_(sizes.c.value == by_value.c.value, and_(sizes.c.value.is_(None), by_value.c.value.is_(None)))
+    names = [by_value.c.feature_name, by_value.c.value.label(column.name)]
+    found = _answer(names, by_value.c.users, by_value.c.uses, sizes.c.size)
+    return found.select_from(by_value.outerjoin(sizes, same))
+
+
+def _until_now(tables: Tables, asked: Window, column: Any) -> Subquery:
+    """The users and the uses of each feature and value, in rows of their own.
+
+    The users are in `feature_usage`: the history has many rows for each, which would have to be grouped by user first.
+    """
+    usage, its = pairs_in(tables, asked)
+    source, key, user = _joined(tables, usage, column)
+    users = select(*key, func.count(user).label("users"), ZERO.label("uses")).select_from(source).where(*its)
+    history = asked.history(tables)
+    source, others, _ = _joined(tables, history, column)
+    uses = select(*others, ZERO, func.sum(history.c.usage_count)).where(*asked.contains(history.c.bucket_start))
+    uses = uses.select_from(history if column is None else source)
+    return union_all(users.group_by(*key), uses.group_by(*others)).subquery("used")
+
+
+def _joined(tables: Tables, rows: Any, column: Any) -> tuple[FromClause, list[Any], ColumnElement[Any]]:
+    """The rows with their users, the feature and the value, and a column that is NULL where there is no such user."""
+    if column is None:
+        source, user = of_population(tables, rows)
+        return source, [rows.c.feature_name], user
+    user = host_key(tables.usage, column.table)
+    return rows.outerjoin(column.table, user == rows.c.user_id), [rows.c.feature_name, column.label("value")], user
 
 
 def _answer(names: list[Any], users: Any, uses: Any, size: ColumnElement[Any]) -> Select[Any]:

@@ -160,7 +160,9 @@ def _lines(words: list[_Word]) -> Iterator[str]:
             is_long = sum(len(gap) + len(word) for gap, word in content) > _SHORT
             is_query = is_long and content[0][1] in ("SELECT", "WITH")
             # Within a list of columns, a query is a part of one.
-            steps.append((1 if before in ("FROM", "JOIN", "LATERAL", "AS") else 3) if is_query else None)
+            steps.append(
+                (1 if before in ("FROM", "JOIN", "LATERAL", "AS", "MATERIALIZED") else 3) if is_query else None
+            )
             if is_query:
                 yield line
                 line = _INDENT * sum(step or 0 for step in steps)

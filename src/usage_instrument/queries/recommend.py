@@ -11,8 +11,8 @@ from usage_instrument.typing import UserId
 from .arguments import checked_limit, user_and_tables
 from .numbers import share
 from .questions import FEATURE, Question, QuestionColumn, described, if_bounded
-from .sources import counts_in, once
-from .windows import Moment, counted_in, window
+from .sources import once, users_and_features
+from .windows import Moment, pairs_in, window
 from .zones import TimeZone
 
 
@@ -31,18 +31,18 @@ def recommend(
     Users who share a feature with the user are similar. The weight of each is the number of features that both use over
     the number that either uses (Jaccard). `score` (0 to 1) is the weight of the similar users who use the feature over
     the weight of all similar users; `unique_users` is their number. A user without uses gets no row. `since` and
-    `until` bound the days of the time zone `tz` (default: UTC), which the history answers: a timedelta (7 days: today
-    and the six before), a date, a datetime or the text of one; without both, it is all time. Raises UserIdError for
-    None or an id of another type, ConfigurationError for a wrong argument.
+    `until` bound the days of the time zone `tz` (default: UTC), which the history answers, or without `until` the last
+    uses: a timedelta (7 days: today and the six before), a date, a datetime or the text of one; without both, it is all
+    time. Raises UserIdError for None or an id of another type, ConfigurationError for a wrong argument.
     """
     if user_id is None:
         raise UserIdError("recommend takes a user's id: the anonymous user resembles nobody")
     user_id, tables = user_and_tables(user_id, tables)
     asked = window(since, until, tz)
-    usage = counts_in(tables, asked)
+    usage = users_and_features(tables, asked)
     theirs = usage.alias("theirs")
     # From the table, whose index finds one user: a CTE would be read whole.
-    source, period = counted_in(tables, asked)
+    source, period = pairs_in(tables, asked)
     its = [source.c.user_id == user_id, source.c.feature_name.is_not(None), *period]
     mine = select(source.c.feature_name).where(*its).distinct().cte("mine")
     shared = once(mine.c.feature_name, "shared_features")

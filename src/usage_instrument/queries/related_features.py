@@ -10,7 +10,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_feature, checked_limit, default_tables
 from .numbers import share
 from .questions import FEATURE, Question, QuestionColumn, described, if_bounded
-from .sources import counts_in, once, seen
+from .sources import once, seen, users_and_features
 from .windows import Moment, window
 from .zones import TimeZone
 
@@ -31,11 +31,12 @@ def related_features(
     their share of this feature's users. `lift` is how many times more likely its users are to use the other one than
     all users are: 1 means independent. The closest features have the most common users above the number that
     independence predicts, which favours neither popular nor rare ones. `since` and `until` bound the days of the time
-    zone `tz` (default: UTC), which the history answers: a timedelta (7 days: today and the six before), a date, a
-    datetime or the text of one; without both, it is all time. Raises ConfigurationError for a wrong argument.
+    zone `tz` (default: UTC), which the history answers, or without `until` the last uses: a timedelta (7 days: today
+    and the six before), a date, a datetime or the text of one; without both, it is all time. Raises ConfigurationError
+    for a wrong argument.
     """
     tables = tables or default_tables()
-    usage = counts_in(tables, window(since, until, tz))
+    usage = users_and_features(tables, window(since, until, tz))
     name = checked_feature(feature)
     users = select(usage.c.user_id).where(usage.c.feature_name == name, usage.c.user_id.is_not(None)).cte("its_users")
     everyone, its = seen(usage), select(func.count()).select_from(users).scalar_subquery()

@@ -28,7 +28,7 @@ from usage_instrument.errors import ConfigurationError
 
 from .arguments import rows_of
 from .numbers import ONE, ZERO, total
-from .windows import Window, counted_in
+from .windows import Window, counted_in, pairs_in
 
 DORMANT = dt.timedelta(days=90)
 """A feature without use for so long is dormant."""
@@ -47,6 +47,17 @@ def counts_in(tables: Tables, window: Window, feature: str | None = None, name: 
         return select(*key, source.c.usage_count).where(*rows).cte(name)
     uses = func.sum(source.c.usage_count).label("usage_count")
     return select(*key, uses).where(*rows).group_by(*key).cte(name)
+
+
+def users_and_features(tables: Tables, window: Window) -> FromClause:
+    """`user_id`, `feature_name` of a window, one row per user and feature. Raises ConfigurationError."""
+    source, rows = pairs_in(tables, window)
+    if source is not tables.usage:
+        return counts_in(tables, window)
+    if not rows:
+        return source
+    used = select(source.c.user_id, source.c.feature_name).where(*rows).cte("used")
+    return used.prefix_with("NOT MATERIALIZED", dialect="postgresql")  # workers share the scan of a table, not of a CTE
 
 
 # ---- users

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import CTE, ColumnElement, FromClause, literal_column, select, union_all
+from sqlalchemy import CTE, ColumnElement, FromClause, func, literal_column, select, union_all
 
 from usage_instrument.database.expressions import Ago, Instant, Later, StartOf
 from usage_instrument.database.tables import Tables
@@ -106,6 +106,11 @@ class Window:
     def is_all_time(self) -> bool:
         """Whether it has no bound, so that the totals answer and no history is needed."""
         return self.since is None and self.until is None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it goes from a time until now: a user and feature is in it if its last use is."""
+        return self.since is not None and self.until is None
 
     def start(self, by: Unit = "day") -> ColumnElement[Any] | None:
         """The start of its first day (hour, week, month), which may lie before `since`; None for no bound."""
@@ -223,6 +228,22 @@ def counted_in(tables: Tables, window: Window) -> tuple[FromClause, list[ColumnE
         return tables.usage, []
     history = window.history(tables)
     return history, window.contains(history.c.bucket_start)
+
+
+def pairs_in(tables: Tables, window: Window) -> tuple[FromClause, list[ColumnElement[bool]]]:
+    """The table with the users and features of a window and the conditions for it.
+
+    `feature_usage` has one row for each. Where the window goes until now, it answers by the last use, not before the
+    first bucket of the window: earlier than that, nothing was counted by time.
+    """
+    if not window.is_open:
+        return counted_in(tables, window)
+    bucket, usage, start = tables.history.c.bucket_start, tables.usage, window.start()
+    inside = window.contains(window.zone.local(bucket))
+    if start is not None and not window.zone.is_utc:  # for the index
+        inside.append(bucket >= Later("day", start, literal_column("-1")))
+    first = select(func.min(bucket, type_=bucket.type)).where(*inside).scalar_subquery()
+    return usage, [usage.c.last_used >= first]
 
 
 # ---- arguments
