@@ -278,6 +278,7 @@ def test_nothing_yet(database: Database) -> None:
         (["funnel", "calendar_browse", "calendar_search", "--within", "soon"], "within is a time above 0"),
         (["adoption", "--by", "people.plan"], "by is a column of users, such as 'users.plan', not 'people.plan'"),
         (["trend", "--tz", "Europe/Berlin"], "the history has a day instead of hours on"),
+        (["rhythm", "--tz", "Europe/Berlin"], "the history has a day instead of hours on"),
         (["lifecycle", "--tz", "Asia/Kolkata"], "the clock is +05:30 from UTC on"),
         (["top", "--tz", "Berlin"], "tz is the name of a time zone such as Europe/Berlin, not 'Berlin'"),
         (["recommend", "anonymous"], "the anonymous user resembles nobody"),

@@ -53,6 +53,8 @@ def rhythm(
     Of one feature or of all; `share` (0 to 1) is of all uses of the window, the anonymous ones included. All 168 hours
     of the week have a row, unless the window has no hours at all: the history has them with the setting
     `history="hour"`. Uses from before the setting changed, and those that `prune` has summed up to days, are left out.
+    So are uses of midnight (UTC) before the first other hour, in the window or the four weeks before it: a row of
+    midnight may be a day.
 
     Weekdays and hours are those of `tz`, a time zone such as `Europe/Berlin` (default: UTC). `since` and `until` bound
     the days: a timedelta (28 days: today and the 27 before, four of each weekday), a date, a datetime, the text of one
@@ -138,6 +140,5 @@ RHYTHM = described(
         bar="share",
         compared=("uses", "unique_users"),
         drawing=Grid("weekday", "hour", "uses"),
-        needs_hours=lambda given: False,
     )
 )
