@@ -12,8 +12,8 @@ from .arguments import default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, share, total
 from .questions import NAME, SHARE, USES, Argument, Question, QuestionColumn, described, if_bounded
-from .sources import counts_in, host_column, host_key, of_population, population
-from .windows import MONTH, Moment, Window, window
+from .sources import host_column, host_key, of_population, population
+from .windows import MONTH, Moment, Window, counted_in, window
 from .zones import TimeZone
 
 
@@ -40,20 +40,20 @@ def groups(
     column = None if by is None else host_column(by, tables, "by", "plan")
     found, keys = _counted(tables, window(since, until, tz), column), [] if column is None else ["value"]
     if before is not None:
-        found = compared(found, _counted(tables, before, column, "counts_before"), keys, ["unique_users", "uses"])
+        found = compared(found, _counted(tables, before, column), keys, ["unique_users", "uses"])
     columns = found.selected_columns
     return found.order_by(columns["users"].desc(), *(part for name in keys for part in by_name(columns[name])))
 
 
-def _counted(tables: Tables, asked: Window, column: Any, cte: str = "counts") -> Select[Any]:
+def _counted(tables: Tables, asked: Window, column: Any) -> Select[Any]:
     """The users of each group, and those who are active in a window."""
-    counts = counts_in(tables, asked, name=cte)
-    user, uses = counts.c.user_id, func.sum(counts.c.usage_count).label("uses")
-    active = select(user, uses).where(user.is_not(None)).group_by(user).subquery("active")
+    source, period = counted_in(tables, asked)
+    user, used = source.c.user_id, func.sum(source.c.usage_count).label("uses")
+    active = select(user, used).where(user.is_not(None), *period).group_by(user).subquery("active")
     if column is None:
-        source, key = of_population(tables, active)
-        used = select(func.count().label("n"), total(active.c.uses).label("uses")).select_from(source)
-        found, users = used.where(key.is_not(None)).subquery("used"), population(tables)
+        joined, key = of_population(tables, active)
+        sums = select(func.count().label("n"), total(active.c.uses).label("uses")).select_from(joined)
+        found, users = sums.where(key.is_not(None)).subquery("used"), population(tables)
         of_all = (users.label("users"), found.c.n.label("unique_users"), share(found.c.n, users).label("share"))
         return select(*of_all, found.c.uses)
     members, actives = func.count(), func.count(active.c.user_id)
