@@ -198,6 +198,7 @@ def test_anomalies_and_limits_of_features(watched: Watched, capsys: pytest.Captu
     watched.use("ada", "search", 2, 0, 40)
     with watched.engine.begin() as connection:
         connection.execute(watched.tables.usage.insert().values(feature_name="search"))
+        connection.execute(watched.tables.usage.insert().values(user_id="ada", feature_name="export"))
     rules = watched.rules(
         '[[rules]]\nname = "up"\nquestion = "spikes"\n'
         '[[rules]]\nname = "few"\nquestion = "active"\nfeature = "serch"\ncolumn = "wau"\nbelow = 10\n'
@@ -214,7 +215,7 @@ def test_anomalies_and_limits_of_features(watched: Watched, capsys: pytest.Captu
     assert lines[0].startswith("Begins: up (export): day ")
     assert "uses 50, baseline 2, score 48, threshold 5" in lines[0]
     assert "wau 0" in lines[1]
-    assert lines[2:] == ["Begins: rows: rows 2", "Begins: much (export): unique_users 1, uses 62, share 0"]
+    assert lines[2:] == ["Begins: rows: rows 2", "Begins: much (export): unique_users 1, uses 62, share 1"]
 
 
 def test_users_are_named_only_where_the_rule_asks_and_never_in_the_table(watched: Watched, web: WebServer) -> None:

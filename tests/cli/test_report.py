@@ -41,9 +41,12 @@ def filled(database: Database) -> sa.Engine:
         {"user_id": ADA, "feature_name": "stopped", "usage_count": 4, "bucket_start": today - ago * DAY}
         for ago in range(8, 40)
     ]
+    last = {(row["user_id"], row["feature_name"]): row["bucket_start"] for row in reversed(history)}
+    usage = [{"user_id": user, "feature_name": name, "last_used": start} for (user, name), start in last.items()]
     declared = {"declared_at": now - 99 * DAY, "last_declared_at": now, "service": "web"}
     with engine.begin() as connection:
         connection.execute(tables.history.insert(), history)
+        connection.execute(tables.usage.insert(), usage)
         connection.execute(
             tables.catalog.insert(),
             [
