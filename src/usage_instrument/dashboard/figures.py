@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -12,7 +12,7 @@ from usage_instrument.database import dialects
 from usage_instrument.database.expressions import Ago, Day
 from usage_instrument.database.ledger import is_process
 from usage_instrument.database.tables import Tables
-from usage_instrument.queries.windows import Window
+from usage_instrument.queries.windows import Window, pairs_in
 from usage_instrument.views import SILENT
 
 
@@ -84,8 +84,13 @@ class Totals:
     """Whether there is any history. Without it, no period has numbers."""
 
 
-def totals(connection: sa.Connection, tables: Tables, asked: Window, feature: str | None) -> Totals:
-    """Add up the history of one feature or of all, in a window and in the one before it."""
+def totals(
+    connection: sa.Connection, tables: Tables, asked: Window, feature: str | None, uses: int | None = None
+) -> Totals:
+    """Add up the history of one feature or of all, in a window and in the one before it.
+
+    `uses` are those of the window, if another answer has them.
+    """
     history = asked.history(tables, before=asked.days)
     start, before = asked.start(), asked.previous().start()
     bucket, its = history.c.bucket_start, [] if feature is None else [history.c.feature_name == feature]
@@ -97,7 +102,17 @@ def totals(connection: sa.Connection, tables: Tables, asked: Window, feature: st
         columns = (sa.func.sum(by_user.c.uses).label("uses"), sa.func.count(by_user.c.user_id).label("users"))
         return sa.select(*columns).subquery(name)
 
-    now, earlier = added_up("now_", asked.contains(bucket)), added_up("before_", [bucket >= before, bucket < start])
+    def until_now() -> sa.Subquery:
+        usage, used = pairs_in(tables, asked)
+        user, of_feature = usage.c.user_id, [] if feature is None else [usage.c.feature_name == feature]
+        users = sa.select(user).where(user.is_not(None), *used, *of_feature).distinct().subquery()
+        known = sa.select(sa.func.sum(history.c.usage_count)).where(*asked.contains(bucket), *its).scalar_subquery()
+        number = sa.select(sa.func.count()).select_from(users).scalar_subquery()
+        found = known if uses is None else sa.literal(uses)
+        return sa.select(found.label("uses"), number.label("users")).subquery("now_")
+
+    now = until_now() if asked.is_open else added_up("now_", asked.contains(bucket))
+    earlier = added_up("before_", [bucket >= before, bucket < start])
     columns = [
         side.c[column].label(f"{column}_{name}")
         for side, name in ((now, "now"), (earlier, "before"))
@@ -113,4 +128,6 @@ def totals(connection: sa.Connection, tables: Tables, asked: Window, feature: st
         earlier = int(getattr(row, f"{name}_before") or 0)
         return Figure(int(getattr(row, f"{name}_now") or 0), earlier if row.reaches and earlier else None)
 
-    return Totals(figure("uses"), figure("users"), bool(row.has_history))
+    found = figure("uses")
+    # The last uses have users whose uses no service counts by time.
+    return Totals(found, figure("users") if found.value else replace(figure("users"), value=0), bool(row.has_history))

@@ -35,7 +35,10 @@ def overview(request: PageRequest) -> str:
         "overview.html",
         request=request,
         totals=request.cached(
-            ("totals", None), lambda: totals(request.connection, request.tables, request.window, None)
+            ("totals", None),
+            lambda: totals(
+                request.connection, request.tables, request.window, None, sum(row["uses"] for row in adopted)
+            ),
         ),
         active=active.rows[0].values,
         trend=trend(request),
