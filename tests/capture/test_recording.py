@@ -210,7 +210,9 @@ class Vault:
     def __init__(self, database: Database, **settings: Any) -> None:
         self.engine = database.engine()
         self.tables = made(self.engine)
-        self.tracker = Tracker(database.url, Settings(flush_interval=0, **settings))
+        # A minute, since a busy machine takes longer than the two seconds of the default to connect.
+        waits = {"audit_timeout": 60, "shutdown_timeout": 60, **settings}
+        self.tracker = Tracker(database.url, Settings(flush_interval=0, **waits))
         self.tracker.tracks("open_vault", audit="required")(len)
 
     def rows(self) -> list[sa.Row[Any]]:
