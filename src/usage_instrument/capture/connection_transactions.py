@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .kept_uses import Release, bind_info, keep_in, kept_by, run
+from .kept_uses import KEY, OUTCOMES, KeptUses, Outcomes, Release, bind_info, outcomes_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -26,9 +26,13 @@ def keep(connection: Connection, release: Release) -> bool:
     if info.autocommits:
         return False
     _follow(transaction)
-    found = keep_in(connection)
-    found.may_be_rows |= info.is_of_tables
-    found.keep(transaction, release)
+    found: KeptUses | None = vars(connection).get(KEY)
+    if found is None:
+        found = KeptUses()
+        setattr(connection, KEY, found)
+    if info.is_of_tables:
+        found.may_be_rows = True
+    found.append((transaction, release))
     return True
 
 
@@ -37,12 +41,12 @@ def watch(connection: Connection) -> int:
     transaction = connection.get_transaction()
     if transaction is not None:
         _follow(transaction)
-    return keep_in(connection).ended
+    return outcomes_of(connection).ended
 
 
 def outcome_since(connection: Connection, ended: int) -> bool | None:
     """As session_transactions.outcome_since."""
-    found = keep_in(connection)
+    found = outcomes_of(connection)
     return None if found.ended == ended else found.committed
 
 
@@ -102,16 +106,14 @@ class _ReportsOutermost(_Reports):
     def commit(self) -> None:
         """As Transaction.commit; then the uses count."""
         connection = self.connection
-        found = kept_by(connection)
-        if found is None:
-            super().commit()  # type: ignore[misc]
-            return
-        if found.may_be_rows and found.levels and not hasattr(self, "xid"):  # which is prepared already
-            found.put(found.outboxes_at(connection), connection)
+        found: KeptUses | None = vars(connection).get(KEY)
+        if found is not None and found.may_be_rows and not hasattr(self, "xid"):  # which is prepared already
+            found.put(connection.engine, lambda: connection)
         super().commit()  # type: ignore[misc]
-        uses = found.take()
-        found.end(committed=True)
-        run(uses)
+        found = vars(connection).get(KEY)
+        _end(connection, committed=True)
+        if found is not None:
+            found.record()
 
     @property
     def _is_open(self) -> bool:
@@ -119,9 +121,7 @@ class _ReportsOutermost(_Reports):
         return present is self
 
     def _rolled_back(self) -> None:
-        found = kept_by(self.connection)
-        if found is not None:
-            found.end(committed=False)
+        _end(self.connection, committed=False)
 
 
 class _ReportsSavepoint(_Reports):
@@ -139,7 +139,7 @@ class _ReportsSavepoint(_Reports):
         """As Transaction.commit; then the uses wait for what surrounds it."""
         connection = self.connection
         super().commit()  # type: ignore[misc]
-        found = kept_by(connection)
+        found: KeptUses | None = vars(connection).get(KEY)
         if found is not None:
             outer = connection.get_nested_transaction() or connection.get_transaction()
             _follow(outer)
@@ -150,12 +150,19 @@ class _ReportsSavepoint(_Reports):
         return True
 
     def _rolled_back(self) -> None:
-        found = kept_by(self.connection)
-        if found is None:
-            return
-        for level in list(found.levels):
-            inner: Any = level  # a savepoint within one that is rolled back
-            while inner is not None and inner is not self:
-                inner = inner._around
-            if inner is self:
-                del found.levels[level]
+        found: KeptUses | None = vars(self.connection).get(KEY)
+        if found is not None:
+            found[:] = [entry for entry in found if not _is_within(entry[0], self)]
+
+
+def _is_within(level: Any, savepoint: object) -> bool:
+    while level is not None and level is not savepoint:
+        level = level._around
+    return level is savepoint
+
+
+def _end(connection: Connection, *, committed: bool) -> None:
+    setattr(connection, KEY, None)
+    outcomes: Outcomes | None = vars(connection).get(OUTCOMES)
+    if outcomes is not None:
+        outcomes.end(committed=committed)

@@ -44,100 +44,73 @@ class TransactionLostError(Exception):
         """The driver's."""
 
 
+def _outbox_of(release: Release) -> Outbox | None:
+    return getattr(release, "outbox", None)
+
+
 KEY = "_usage_instrument_uses"
-"""The attribute of a session or connection that holds its KeptUses, which end with it."""
+"""The attribute of a session or connection that holds the KeptUses of its transaction; None without any."""
+OUTCOMES = "_usage_instrument_outcomes"
+"""The attribute of a session or connection that holds its Outcomes, which end with it."""
 _BIND_INFO = "_usage_instrument_bind_info"
-"""The attribute of an Engine or Connection that holds its BindInfo."""
+"""The attribute of an Engine that holds the latest BindInfo."""
 
 
-class KeptUses:
-    """The uses that wait, by the transaction or savepoint they were captured in, and the latest outcome."""
+class KeptUses(list[tuple[object, Release]]):
+    """The uses that wait, in the order of their capture, each with its transaction or savepoint."""
 
     may_be_rows = False
     """Whether a use was captured in the database of its outbox."""
     outboxes: Sequence[Outbox] = ()
     """Those that have rows in the open transaction."""
-    committing = False
-    """Whether the outermost transaction has committed and has not ended."""
-    ended = 0
-    """The number of outermost transactions that have ended."""
-    committed = False
-    """Whether the latest of them committed."""
-    request: Any = None
-    """The request in which the session wrote something that is not committed, for `commit="request"`."""
-
-    def __init__(self) -> None:
-        self.levels: dict[object, list[Release]] = {}
-
-    def keep(self, level: object, release: Release) -> None:
-        """Keep a use until its transaction or savepoint ends. If the transaction has committed, record it at once."""
-        if self.committing:
-            run((release,))
-        else:
-            uses = self.levels.get(level)
-            if uses is None:
-                self.levels[level] = [release]
-            else:
-                uses.append(release)
 
     def move(self, level: object, outer: object) -> None:
         """A savepoint is released: its uses wait for what surrounds it."""
-        uses = self.levels.pop(level, None)
-        if uses:
-            self.levels.setdefault(outer, []).extend(uses)
+        self[:] = [(outer if at is level else at, release) for at, release in self]
 
-    def outboxes_at(self, bind: Any) -> list[Outbox]:
-        """The outboxes of the uses that wait, if they take them in the database of `bind`."""
-        found = dict.fromkeys(_outbox_of(release) for uses in self.levels.values() for release in uses)
-        return [outbox for outbox in found if outbox is not None and outbox.takes(bind)]
-
-    def put(self, outboxes: Iterable[Outbox], connection: Any) -> None:
-        """Put the uses into their outboxes: the outermost transaction of the connection is about to commit."""
-        for outbox in outboxes:
-            kept: list[Any] = [release for uses in self.levels.values() for release in uses]
-            theirs = [release for release in kept if _outbox_of(release) is outbox]
-            if theirs and outbox.put(connection, [use for release in theirs for use in release.uses]):
+    def put(self, engine: Any, connect: Callable[[], Any]) -> None:
+        """Put the uses into their outboxes, if these take uses in the database of the engine: the outermost transaction
+        of the connection is about to commit."""
+        for outbox in dict.fromkeys(_outbox_of(release) for _, release in self):
+            if outbox is None or not outbox.takes(engine):
+                continue
+            theirs: list[Any] = [release for _, release in self if _outbox_of(release) is outbox]
+            if outbox.put(connect(), [use for release in theirs for use in release.uses]):
                 self.outboxes = (*self.outboxes, outbox)
-                for level, uses in self.levels.items():
-                    self.levels[level] = [release for release in uses if _outbox_of(release) is not outbox]
+                self[:] = [entry for entry in self if _outbox_of(entry[1]) is not outbox]
 
-    def take(self) -> list[Release]:
-        """Hand over all uses, in the order of their levels, and have the writer look into the outbox."""
+    def record(self) -> None:
+        """The outermost transaction has committed: record the uses, and have the writer look into the outbox."""
         if self.outboxes:
             run(outbox.committed for outbox in self.outboxes)
-            self.outboxes = ()
-        taken: list[Release] = []
-        for uses in self.levels.values():
-            taken += uses
-        self.levels.clear()
-        return taken
+        for _, release in self:
+            run((release,))
+
+
+class Outcomes:
+    """How the outermost transactions of a session or connection ended, from the time when somebody asks for it."""
+
+    ended = 0
+    """Their number."""
+    committed = False
+    """Whether the latest of them committed."""
+    committing = False
+    """Whether the present one has committed and has not ended."""
+    request: Any = None
+    """The request in which the session wrote something that is not committed, for `commit="request"`."""
 
     def end(self, *, committed: bool) -> None:
-        """The outermost transaction has ended; what is left was rolled back."""
-        if self.levels:
-            self.levels.clear()
-        if self.outboxes:
-            self.outboxes = ()
+        """An outermost transaction has ended."""
         self.ended += 1
         self.committed, self.committing = committed, False
 
 
-def _outbox_of(release: Release) -> Outbox | None:
-    return getattr(release, "outbox", None)
-
-
-def kept_by(owner: Any) -> KeptUses | None:
-    """The uses that a session or connection keeps, if any were captured with it."""
-    found: KeptUses | None = getattr(owner, KEY, None)
-    return found
-
-
-def keep_in(owner: Any) -> KeptUses:
-    """The uses that a session or connection keeps, from now on."""
-    found: KeptUses | None = getattr(owner, KEY, None)
+def outcomes_of(owner: Any) -> Outcomes:
+    """The outcomes of a session or connection, from now on."""
+    found: Outcomes | None = vars(owner).get(OUTCOMES)
     if found is None:
-        found = KeptUses()
-        setattr(owner, KEY, found)
+        found = Outcomes()
+        setattr(owner, OUTCOMES, found)
     return found
 
 
@@ -168,14 +141,17 @@ class BindInfo:
             level = getattr(bind.dialect, "_on_connect_isolation_level", None)
         self.autocommits = level is not None and bool(level == "AUTOCOMMIT")
         """Whether each statement is a transaction of its own."""
-        self.is_of_tables = not self.autocommits and outbox is not None and outbox.is_here(bind)
+        self.is_of_tables = not self.autocommits and outbox is not None and outbox.is_here(bind.engine)
         """Whether it is on the database of the outbox."""
 
 
 def bind_info(bind: Any, outbox: Outbox | None) -> BindInfo:
     """The BindInfo of an Engine or Connection. Asks no database."""
-    found: BindInfo | None = getattr(bind, _BIND_INFO, None)
+    # An engine keeps it for its connections, since each transaction may have another one. Looked up in `vars`, as a
+    # subclass of the host's may have a __getattr__ of its own.
+    engine = bind.engine
+    found: BindInfo | None = vars(engine).get(_BIND_INFO)
     if found is None or found.outbox() is not outbox or found.options is not bind.get_execution_options():
         found = BindInfo(bind, outbox)
-        setattr(bind, _BIND_INFO, found)
+        setattr(engine, _BIND_INFO, found)
     return found

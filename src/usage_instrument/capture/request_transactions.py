@@ -15,7 +15,7 @@ from usage_instrument.runtime.threads import allocate_lock
 
 from . import django_transactions, session_transactions
 from .context import Request, current_request
-from .kept_uses import KEY, Release, keep_in, run
+from .kept_uses import KEY, Release, outcomes_of, run
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, SessionTransactionOrigin
@@ -157,4 +157,4 @@ def _note(session: Session) -> None:
         if request.sessions is None:
             request.sessions = {}
         request.sessions[session] = None
-        keep_in(session).request = request
+        outcomes_of(session).request = request

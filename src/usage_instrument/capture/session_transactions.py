@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from usage_instrument.runtime.threads import allocate_lock
 
 from . import connection_transactions
-from .kept_uses import KEY, KeptUses, Release, bind_info, keep_in, run
+from .kept_uses import KEY, OUTCOMES, KeptUses, Outcomes, Release, bind_info, outcomes_of, run
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
@@ -21,8 +21,12 @@ _following = allocate_lock()
 _follows = False
 _connection: Any = ()
 """SQLAlchemy's class Connection."""
+_bind: Any = ()
+"""SQLAlchemy's classes Engine and Connection."""
 _get_bind: Any = None
 """SQLAlchemy's own `Session.get_bind`."""
+_has_committed: Any = None
+"""SQLAlchemy's state of a transaction behind its COMMIT or RELEASE, whose listeners still run."""
 _binds = ""
 """The attribute of a session with its binds by class; SQLAlchemy 2.0 has a private one."""
 
@@ -33,17 +37,20 @@ def follow() -> None:
     SQLAlchemy forbids it while another thread runs the listeners of the same event, so that it is done as early as
     possible: when a tracker is made, and when `commit=` is declared.
     """
-    global _follows, _connection, _get_bind, _binds
+    global _follows, _connection, _bind, _get_bind, _has_committed, _binds
     if _follows or "sqlalchemy.orm" not in sys.modules:
         return
     with _following:
         if not _follows:
-            from sqlalchemy import Connection, event
+            from sqlalchemy import Connection, Engine, event
             from sqlalchemy.orm import Session
+            from sqlalchemy.orm.session import SessionTransactionState
 
-            # A session without uses has this one: the lookup does not reach a __getattr__ of the host's.
+            # A session without uses has these: the lookup does not reach a __getattr__ of the host's.
             setattr(Session, KEY, None)
-            _connection, _get_bind = Connection, Session.get_bind
+            setattr(Session, OUTCOMES, None)
+            _connection, _bind, _get_bind = Connection, (Engine, Connection), Session.get_bind
+            _has_committed = SessionTransactionState.COMMITTED
             _binds = "binds" if hasattr(Session(), "binds") else "_Session__binds"
             # First, since an exception of the host's own listener keeps later ones from running.
             event.listen(Session, "before_commit", _committing)
@@ -63,10 +70,18 @@ def keep(session: Session, release: Release) -> bool:
     info = None if bind is None else bind_info(bind, getattr(release, "outbox", None))
     if info is not None and info.autocommits:
         return False
-    found: KeptUses = getattr(session, KEY, None) or keep_in(session)
+    if transaction._state is _has_committed:  # and a listener of the host's follows ours
+        if transaction.parent is None:
+            run((release,))
+            return True
+        transaction = _boundary(transaction.parent)
+    found: KeptUses | None = getattr(session, KEY, None)
+    if found is None:
+        found = KeptUses()
+        setattr(session, KEY, found)
     if info is not None and info.is_of_tables:
         found.may_be_rows = True
-    found.keep(transaction, release)
+    found.append((transaction, release))
     return True
 
 
@@ -74,25 +89,22 @@ def watch(session: Session) -> int:
     """The number of the session's transactions that have ended; the outcome of the next ones is noted."""
     if not _follows:
         follow()
-    return keep_in(session).ended
+    return outcomes_of(session).ended
 
 
 def outcome_since(session: Session, ended: int) -> bool | None:
     """Whether the latest transaction that ended since `watch` committed; None if none ended."""
-    found = keep_in(session)
+    found = outcomes_of(session)
     return None if found.ended == ended else found.committed
 
 
 def _committing(session: Session) -> None:
     found: KeptUses | None = getattr(session, KEY, None)
-    if found is None or not found.may_be_rows or not found.levels:
-        return
-    if session.twophase or session.get_nested_transaction() is not None:
+    if found is None or not found.may_be_rows or session.twophase or session.get_nested_transaction() is not None:
         return
     bind = _only_bind(session)
-    outboxes = None if bind is None else found.outboxes_at(bind)
-    if outboxes:
-        found.put(outboxes, session.connection(bind_arguments={"bind": bind}))
+    if isinstance(bind, _bind):  # for what only behaves like one, the session would open another connection
+        found.put(bind.engine, lambda: session.connection(bind_arguments={"bind": bind}))
 
 
 def _only_bind(session: Session) -> Any:
@@ -109,20 +121,24 @@ def _only_bind(session: Session) -> Any:
 
 def _committed(session: Session) -> None:
     found: KeptUses | None = getattr(session, KEY, None)
-    if found is None:
+    outcomes: Outcomes | None = getattr(session, OUTCOMES, None)
+    if found is None and outcomes is None:
         return
     savepoint = session.get_nested_transaction()
     if savepoint is not None:
-        found.move(savepoint, _boundary(savepoint.parent))
+        if found is not None:
+            found.move(savepoint, _boundary(savepoint.parent))
         return
-    found.committing = True
-    uses = found.take()
-    if uses:
-        outer = session.bind
-        # The session may only take part in a transaction of the host's.
-        if isinstance(outer, _connection) and outer.in_transaction():
-            uses = [release for release in uses if not connection_transactions.keep(outer, release)]
-        run(uses)
+    if outcomes is not None:
+        outcomes.committing = True
+    if found is None:
+        return
+    setattr(session, KEY, None)
+    outer = session.bind
+    # The session may only take part in a transaction of the host's.
+    if isinstance(outer, _connection) and outer.in_transaction():
+        found[:] = [entry for entry in found if not connection_transactions.keep(outer, entry[1])]
+    found.record()
 
 
 def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | None:
@@ -134,13 +150,18 @@ def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | No
 
 def _ended(session: Session, transaction: SessionTransaction) -> None:
     found: KeptUses | None = getattr(session, KEY, None)
-    if found is None:
+    outcomes: Outcomes | None = getattr(session, OUTCOMES, None)
+    if found is None and outcomes is None:
         return
-    if transaction.parent is None:
-        if found.request is not None:
-            request, found.request = found.request, None
+    if transaction.parent is not None:
+        if found is not None and transaction.nested:
+            found[:] = [entry for entry in found if entry[0] is not transaction]
+        return
+    if found is not None:
+        setattr(session, KEY, None)
+    if outcomes is not None:
+        if outcomes.request is not None:
+            request, outcomes.request = outcomes.request, None
             if request.sessions is not None:
-                request.sessions[session] = found.committing
-        found.end(committed=found.committing)
-    else:
-        found.levels.pop(transaction, None)
+                request.sessions[session] = outcomes.committing
+        outcomes.end(committed=outcomes.committing)
