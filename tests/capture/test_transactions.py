@@ -16,10 +16,12 @@ import weakref
 import pytest
 import sqlalchemy as sa
 import wrapt
+from flask_sqlalchemy import SQLAlchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from werkzeug.local import LocalProxy
 
 import usage_instrument as usage
 from usage_instrument import schema
@@ -195,6 +197,19 @@ class Handed:
 
     def __getattr__(self, name):
         return getattr(self.other, name)
+
+
+@pytest.mark.parametrize("proxy", [wrapt.ObjectProxy, lambda value: LocalProxy(lambda: value)])
+def test_proxies_of_sessions_and_connections_are_what_they_stand_for(lite, captured, proxy):
+    for place in (Session(lite), lite.connect(), scoped_session(sessionmaker(lite))):
+        kept = buy(proxy(place))
+        assert kept not in counted(captured)
+        proxy(place).commit()
+        buy(proxy(place))
+        place.rollback()
+        assert counted(captured)[-1] == kept
+        place.close()
+    assert rows(lite) == counted(captured)
 
 
 class Raising(sa.Engine):
@@ -653,6 +668,22 @@ def test_what_is_no_transaction_raises_at_once(captured, commit):
         usage.track("purchase", commit=commit)
     with pytest.raises(DeclarationError, match=f"not {type(commit).__name__}"):
         asyncio.run(usage.atrack("purchase", commit=commit))
+    assert captured.uses == []
+
+
+def test_what_leads_to_a_session_raises_and_names_it(lite, captured):
+    with Session(lite) as session, lite.connect() as connection:
+        for commit, instead in (
+            (sessionmaker(lite), "a session that it has made"),
+            (async_sessionmaker(), "a session that it has made"),
+            (session.begin(), "its `.session`"),
+            (connection.begin(), "its `.connection`"),
+            (lite, "a Connection of its `begin()`"),
+            (SQLAlchemy(), "its `.session`"),
+        ):
+            with pytest.raises(DeclarationError) as raised:
+                usage.track("purchase", commit=commit)
+            assert str(raised.value).endswith(f"not {type(commit).__name__}: pass {instead}")
     assert captured.uses == []
 
 

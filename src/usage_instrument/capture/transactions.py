@@ -67,6 +67,19 @@ _CLASSES = (
     ("sqlalchemy.ext.asyncio", "AsyncConnection", _CONNECTION._replace(owner=_sync_connection)),
 )
 
+_INSTEAD = {
+    "sessionmaker": "a session that it has made",
+    "async_sessionmaker": "a session that it has made",
+    "SessionTransaction": "its `.session`",
+    "AsyncSessionTransaction": "its `.session`",
+    "Transaction": "its `.connection`",
+    "AsyncTransaction": "its `.connection`",
+    "Engine": "a Connection of its `begin()`",
+    "AsyncEngine": "a Connection of its `begin()`",
+    "SQLAlchemy": "its `.session`",
+}
+"""What to pass instead of objects of SQLAlchemy and Flask-SQLAlchemy, by the names of their classes."""
+
 _kinds: dict[type, _Kind] = {}
 
 
@@ -80,22 +93,36 @@ def check_commit(commit: object) -> None:
 def _kind_of(commit: object) -> _Kind:
     kind = type(commit)
     found = _kinds.get(kind)
-    if found is None:
-        if len(_kinds) >= _TYPES:
-            _kinds.clear()
-        found = _kinds[kind] = _find_kind(commit)
+    if found is not None:
+        return found
+    found = _kind_of_class(kind)
+    if found is None:  # the class of a proxy may stand for any other one
+        found = _kind_of_class(commit.__class__)
+        if found is None:
+            raise DeclarationError(f"commit= is {ACCEPTED}, not {kind.__name__}{_advice(commit)}")
+        return found
+    if len(_kinds) >= _TYPES:
+        _kinds.clear()
+    _kinds[kind] = found
     return found
 
 
-def _find_kind(commit: object) -> _Kind:
-    kind = type(commit)
+def _kind_of_class(kind: type) -> _Kind | None:
     if issubclass(kind, str):
         return _NAMED
     for module, name, found in _CLASSES:
         known = getattr(sys.modules.get(module), name, None)
         if known is not None and issubclass(kind, known):
             return found
-    raise DeclarationError(f"commit= is {ACCEPTED}, not {kind.__name__}")
+    return None
+
+
+def _advice(commit: object) -> str:
+    """What to pass instead of an object that leads to a session or connection."""
+    for kind in type(commit).__mro__:
+        if kind.__name__ in _INSTEAD and kind.__module__.partition(".")[0] in {"sqlalchemy", "flask_sqlalchemy"}:
+            return f": pass {_INSTEAD[kind.__name__]}"
+    return ""
 
 
 def now() -> int:
