@@ -63,15 +63,26 @@ class SqlAlchemyConnection:
 
     def execute_in_savepoint(self, text: str, rows: Sequence[Any]) -> None:
         """As HostConnection.execute_in_savepoint."""
-        cursor = self._binding_cursor() if len(rows) == 1 else None
-        if cursor is not None:
-            try:
-                _execute_in_one_trip(cursor, text, rows[0])
-            except self.dialect.loaded_dbapi.Error as error:
-                raise exc.DBAPIError(text, None, error) from error
-            return
-        with self._open_savepoint() if len(rows) == 1 and self._is_asyncpg_in_transaction() else self._savepoint():
+        try:
+            if len(rows) == 1 and self._execute_by_driver(text, rows[0]):
+                return
+        except self.dialect.loaded_dbapi.Error as error:
+            raise exc.DBAPIError(text, None, error) from error
+        with self._savepoint():
             self.execute(text, rows)
+
+    def _execute_by_driver(self, text: str, row: Any) -> bool:
+        """Run a statement within a savepoint in as few steps as the driver allows; False if it is another driver, or
+        has not begun."""
+        cursor = self._binding_cursor()
+        if cursor is not None:
+            _execute_in_one_trip(cursor, text, row)
+            return True
+        if not self._is_asyncpg_in_transaction():
+            return False
+        with self._open_savepoint():
+            self._connection.connection.cursor().execute(text, row)  # SQLAlchemy's, which keeps prepared statements
+        return True
 
     def _binding_cursor(self) -> Any:
         """A cursor of a driver of PostgreSQL's that binds parameters, so that it sends several statements at once."""
