@@ -46,30 +46,27 @@ def all_of(engine: sa.Engine, table: sa.Table) -> list[sa.Row[Any]]:
 
 def made(engine: sa.Engine, **options: Any) -> Tables:
     """The tables, created. An empty database gets them as an earlier one did, without a look at what is there: a copied
-    file of SQLite, and elsewhere the same statements. That takes a tenth of the time. With `users=None`, a database
-    with other tables does too, but for SQLite.
+    file of SQLite, and elsewhere the same statements. That takes a tenth of the time. A database with other tables gets
+    them by the statements too, if it has no `users` or is not asked for them.
     """
-    given, kind = options, engine.dialect.name
-    refers_to_none = options.get("users", "") is None
-    if refers_to_none:
+    given, kind = options, (engine.dialect.name, engine.dialect.driver)
+    if options.get("users", "") is None:
         options = {name: value for name, value in options.items() if name != "users"}
     may_repeat = "options" not in engine.url.query  # Citus takes one statement at a time
-    if not options.keys() <= {"user_id_type"} or (kind, engine.dialect.driver) not in _EMPTY or not may_repeat:
+    if not options.keys() <= {"user_id_type"} or kind not in _NAMES or not may_repeat:
         return create_all(engine, **given).tables
-    if kind == "sqlite":
+    if kind[0] == "sqlite":
         file = Path(engine.url.database or "")
-        if not file.is_file() or file.stat().st_size:
+        if not file.is_file():
             return create_all(engine, **given).tables
-        file.write_bytes(_sqlite_file(**options))
-        return default_tables(None, **options)
+        if not file.stat().st_size:
+            file.write_bytes(_sqlite_file(**options))
+            return default_tables(None, **options)
     with engine.begin() as connection:
-        if refers_to_none:
-            is_there = sa.inspect(connection).has_table("feature_usage")
-        else:
-            is_there = connection.exec_driver_sql(_EMPTY[kind, engine.dialect.driver]).first() is not None
-        if is_there:
+        names = connection.exec_driver_sql(_NAMES[kind]).scalars().all()
+        if any(name.startswith("feature_usage") or (name == "users" and options is given) for name in names):
             return create_all(connection, **given).tables
-        _repeat(connection, (kind, *options.values()), given)
+        _repeat(connection, (kind[0], *options.values()), given)
     return default_tables(None, **options)
 
 
@@ -94,13 +91,13 @@ def _repeat(connection: sa.Connection, key: tuple[str, ...], options: dict[str, 
             connection.exec_driver_sql(statement)
 
 
-_EMPTY = {
-    ("sqlite", "pysqlite"): "",
-    ("postgresql", "psycopg"): "SELECT FROM pg_class WHERE relnamespace = current_schema()::regnamespace LIMIT 1",
+_NAMES = {
+    ("sqlite", "pysqlite"): "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')",
+    ("postgresql", "psycopg"): "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace",
     ("mariadb", "pymysql"): "SHOW TABLES",
     ("mysql", "pymysql"): "SHOW TABLES",  # MariaDB's name in SQLAlchemy 2.0
 }
-"""Finds a table."""
+"""Finds the tables."""
 _statements: dict[tuple[str, ...], list[str]] = {}
 
 
