@@ -20,11 +20,12 @@ import sqlalchemy as sa
 
 import buyer
 from conftest import Database
+from pipeline.recovering import recover
 from reading import all_of, counts, made
 from usage_instrument import Settings, Tracker
-from victims import left, recover, wait_until_dead
+from victims import left, wait_until_dead
 
-KILLS = int(os.environ.get("USAGE_TEST_COMMIT_KILLS", "6"))
+KILLS = int(os.environ.get("USAGE_TEST_COMMIT_KILLS", "3"))
 AT_ONCE = 3
 
 
@@ -73,9 +74,7 @@ KINDS = ("sqlite", "postgresql", "mariadb")
         ("mariadb", "two phases"),
     ],
 )
-def test_what_is_committed_counts(
-    kind: str, way: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_committed_counts(kind: str, way: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     database: Database = request.getfixturevalue(kind)
     tables = made(database.engine(), user_id_type="integer")
     shop = elsewhere(database.url, tmp_path) if way == "hook" else database.url
@@ -106,11 +105,9 @@ def test_what_is_committed_counts(
         if way == "two phases":
             end_prepared(engine, dice)
     nursery.communicate()
-    monkeypatch.setenv("USAGE_INSTRUMENT_USER_ID_TYPE", "integer")
-    recovering = recover(database.url, journal)
-    output, errors = recovering.communicate()
-    assert recovering.returncode == 0, output + errors
-    assert not journal.exists() or left(journal) == []  # by the outbox, a process may have written nothing itself
+    if journal.exists():  # by the outbox, a process may have written nothing itself
+        recover(database.url, journal, user_id_type="integer")
+        assert left(journal) == []
     move(database.url)
     assert all_of(database.engine(), tables.outbox) == []
     found = counts(database.engine(), tables)
