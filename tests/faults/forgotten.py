@@ -57,7 +57,7 @@ def _live(folder: Path, users: list[uuid.UUID]) -> None:
 def _use(users: list[uuid.UUID], number: int, stop: threading.Event, done: list[Counter[str]]) -> None:
     dice = random.Random(os.getpid() * 2 + number)
     uses: Counter[str] = Counter()
-    while not stop.wait(0.005):
+    while not stop.wait(0.02):
         user = ADA if dice.random() < 0.3 else dice.choice(users)
         with usage.as_user(user):
             for _ in range(10):
