@@ -117,7 +117,7 @@ def main() -> None:
     usage.configure(flush_interval=0.01)
     steps = [WAYS[way]() for way in sys.argv[1:]]
     for turn in range(1, 5):
-        for _ in range(10):
+        for _ in range(5):
             for _ in range(30):
                 uses.make()
             for step in steps:
