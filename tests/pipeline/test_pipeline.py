@@ -225,7 +225,7 @@ def held_up(sqlite: Database, tmp_path: Path) -> Callable[[int], Pipeline]:
 def test_a_flush_writes_what_the_aggregator_reads_from_the_journal_during_a_write(
     held_up: Callable[[int], Pipeline], final: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uses = 100 * MAX_PENDING + MAX_PENDING // 2
+    uses = 10 * MAX_PENDING + MAX_PENDING // 2
     pipeline = held_up(uses)
     run = pipeline.maintenance.run
 

@@ -133,7 +133,7 @@ def test_while_the_writer_works_every_look_is_right(database: Database, tmp_path
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        for _ in range(60):
+        for _ in range(25):
             before = uses
             found = tracker.count(USER, "export")
             assert before <= found <= uses + 1
