@@ -18,7 +18,7 @@ from pathlib import Path
 from usage_instrument import Settings, Tracker
 
 USERS = 20_000
-MAX_PENDING = 5_000
+MAX_PENDING = 2_000
 MOST = 200_000_000
 """Uses, so many as the journal can hold; a long flood is a slower one."""
 _HOT = range(USERS, USERS + 980)

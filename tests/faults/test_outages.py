@@ -21,7 +21,7 @@ from proxy import Proxy, through, url_through
 from reading import all_of, balanced, made, total
 from usage_instrument import Settings, Tracker
 
-OUTAGE = float(os.environ.get("USAGE_TEST_OUTAGE", "3"))
+OUTAGE = float(os.environ.get("USAGE_TEST_OUTAGE", "1"))
 """Seconds of full rate."""
 NOISE = 16 * 2**20
 """Bytes by which a process's memory may differ from one second to the next."""
