@@ -45,7 +45,9 @@ def status_(root: JournalRoot = None, url: Url = None, schema: Schema = None, ou
     directory = required_root(root)
     try:
         if url:
-            with _store(url, schema, "uuid") as (store, tables, _):
+            settings = writing_settings(schema, "uuid")
+            tables = default_tables(schema, "uuid")
+            with writing_store(url, tables, settings, settings.statement_timeout) as store:
                 found = list(status(directory, lambda writer: _last_batch(store, tables, writer)))
         else:
             found = list(status(directory))
@@ -78,7 +80,8 @@ def recover(root: JournalRoot = None, url: Url = None, schema: Schema = None, us
     It may be killed at any instant, and may run beside others and beside the app.
     """
     directory = required_root(root)
-    with _store(required(url), schema, user_id_type) as (store, _, settings):
+    settings, tables = writing_settings(schema, user_id_type), default_tables(schema, user_id_type)
+    with writing_store(required(url), tables, settings, settings.statement_timeout) as store:
         recovered = Recovery(
             directory,
             engines.named(required(url), schema),
@@ -116,17 +119,20 @@ def required_root(root: str | None) -> str:
     return checked_root(root)
 
 
+def writing_settings(schema: str | None, user_id_type: UserIdType) -> Settings:
+    """Those of the app's own environment otherwise: the service of the losses, and the grain of the history."""
+    return replace(Settings.from_environment(enabled=True), users=None, schema=schema, user_id_type=user_id_type)
+
+
 @contextmanager
-def _store(url: str, schema: str | None, user_id_type: UserIdType) -> Iterator[tuple[Store, Tables, Settings]]:
+def writing_store(
+    url: str, tables: Tables, settings: Settings, statement_timeout: float | None = None
+) -> Iterator[Store]:
+    """The tables as the writer sees them, which the caller opens. An error ends the command with one line."""
     with explained(engines.url_of(engines.parse(url))):
-        # The app's own environment otherwise: the service of the losses, and the grain of the history.
-        settings = replace(
-            Settings.from_environment(enabled=True), schema=schema, users=None, user_id_type=user_id_type
-        )
-        tables = default_tables(schema, settings.user_id_type)
-        store = Store(engines.connect(url, settings.statement_timeout), tables, settings)
+        store = Store(engines.connect(url, statement_timeout), tables, settings)
         try:
-            yield store, tables, settings
+            yield store
         finally:
             store.dispose()
 

@@ -6,23 +6,20 @@ import datetime as dt
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from usage_instrument.database import engines
-from usage_instrument.database.tables import Tables
 from usage_instrument.pipeline.journal import check_root, writers
 from usage_instrument.pipeline.retention import DEAD, Retention
-from usage_instrument.pipeline.store import Store, WriteError
+from usage_instrument.pipeline.store import WriteError
 from usage_instrument.settings import Settings
 
 from .database import read
-from .errors import explained, fail
-from .journal import JournalRoot
+from .errors import fail
+from .journal import JournalRoot, writing_store
 from .options import Output, Schema, Url, required, span
 from .output import show
 
@@ -54,7 +51,8 @@ def prune(
     keep = dt.timedelta(seconds=settings.history_retention) if older_than is None else span(older_than, "--older-than")
     hours = None if hours_to_days is None else span(hours_to_days, "--hours-to-days")
     tables = read(url, schema, lambda connection, tables: tables)
-    with _opened(required(url), tables, settings) as store:
+    with writing_store(required(url), tables, settings) as store:
+        store.open()
         retention = store.retention
         done = [*_history(retention, keep, hours, dry_run)]
         if store.exposure_problem is None:
@@ -102,17 +100,6 @@ def _writers(retention: Retention, journal: str | None, dry_run: bool) -> tuple[
             f"the journals in {journal} cannot be read, so it is unknown which writers are dead: {error}"
         ) from None
     return f"writers silent for {DEAD.days} days", len(dead) if dry_run else retention.forget(dead)
-
-
-@contextmanager
-def _opened(url: str, tables: Tables, settings: Settings) -> Iterator[Store]:
-    with explained(engines.url_of(engines.parse(url))):
-        store = Store(engines.connect(url), tables, settings)
-        try:
-            store.open()
-            yield store
-        finally:
-            store.dispose()
 
 
 def _all(begin: Callable[[], Iterator[int]]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,18 +14,17 @@ from uuid import UUID, uuid5
 import typer
 from sqlalchemy import Connection, func, select
 
-from usage_instrument.database import engines
 from usage_instrument.database.ledger import IMPORT, Ledger, utcnow
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.events import NAME_LENGTH, Batch, Count, in_row_order
 from usage_instrument.pipeline.retry import persistently
 from usage_instrument.pipeline.store import Outcome, Store
-from usage_instrument.settings import Settings
 from usage_instrument.typing import UserId
 
 from ..database import read
-from ..errors import PROBLEMS, explained, fail, warn
+from ..errors import PROBLEMS, fail, warn
+from ..journal import writing_settings, writing_store
 from ..options import Output, Schema, Url, required
 from ..output import show
 from .rows import MOST_USES, BadRow, Row, chunks, digest
@@ -64,21 +63,14 @@ def import_(
     if not file.is_file():
         raise fail(f"there is no file {file}")
     tables = read(url, schema, lambda connection, tables: tables)
-    settings = replace(
-        Settings.from_environment(enabled=True), users=None, schema=schema, user_id_type=tables.user_id_type
-    )
-    database = engines.url_of(engines.parse(required(url)))
-    with explained(database):
-        store = Store(engines.connect(required(url)), tables, settings)
-        try:
-            store.open()
-            work = Import(store, tables, file, import_id)
-            found = work.check()
-            _report_bad(found, file, skip_bad)
-            _report_undeclared(store, tables, found)
-            batches = 0 if dry_run else work.run()
-        finally:
-            store.dispose()
+    settings = writing_settings(schema, tables.user_id_type)
+    with writing_store(required(url), tables, settings) as store:
+        store.open()
+        work = Import(store, tables, file, import_id)
+        found = work.check()
+        _report_bad(found, file, skip_bad)
+        _report_undeclared(store, tables, found)
+        batches = 0 if dry_run else work.run()
     status = "would be added" if dry_run else "added" if batches or not found.rows else "was added before"
     rows = [
         {"what": "rows", "number": found.rows, "status": status},
