@@ -381,7 +381,7 @@ def galera() -> Iterator[Galera]:
 def pgbouncer(server: int, connections: int) -> Iterator[int]:
     """A pooler before the PostgreSQL server on that port; yields its own.
 
-    Whoever comes gets one of so many connections for one transaction, and maybe another one for the next.
+    A client gets one of so many connections for one transaction, and maybe another one for the next.
     """
     program = _program("pgbouncer", "/usr/sbin", "/usr/local/bin")
     with _home("postgres", "nobody") as home:

@@ -173,7 +173,7 @@ def test_third_parties_are_imported_only_where_they_belong() -> None:
 
 
 def test_there_is_no_cycle() -> None:
-    # A package's `__init__` runs before its modules, whoever asks for them: naming it is no import of theirs.
+    # A package's `__init__` runs before its modules, for any importer: naming it is no import of theirs.
     graph = {
         module.name: sorted(
             name for kind, name in module.imports if kind == "own" and not f"{module.name}.".startswith(f"{name}.")

@@ -38,7 +38,7 @@ class Stats:
     last_error: str | None = None
     """The error of the last attempt, without credentials; None after a success."""
     heartbeat: float | None = None
-    """Seconds since the folder last looked; None when it is not running."""
+    """Seconds since the latest cycle of the aggregator began; None when it is not running."""
     writer_id: str | None = None
     """This process's row in `feature_usage_writers`; None before the first batch."""
 

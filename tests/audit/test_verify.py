@@ -162,7 +162,7 @@ def test_a_chain_that_is_gone_is_missed_by_a_checkpoint(trail: Trail) -> None:
 
 
 def test_a_chain_that_is_written_anew_is_found_by_a_checkpoint(trail: Trail) -> None:
-    """Whoever may change the database can make links where there is no key."""
+    """A role that may change the database can make links where there is no key."""
     access, old = trail.tables.access, trail.chains[3].chain_id
     forged = Chain(None)
     forged.chain_id, fresh = old, Chain(None)

@@ -248,7 +248,7 @@ def test_a_closed_request_is_nobodys(request_: Request) -> None:
     assert context.identify(BOB) is False
     assert user_here() is None
     assert not request_.ready
-    request_.identify(BOB)  # by whoever kept it
+    request_.identify(BOB)  # by code that kept it
     assert user_here() is None
     assert not request_.ready
 

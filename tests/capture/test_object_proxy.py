@@ -1,4 +1,4 @@
-"""Callables that are no plain functions: tracked, they stay what they were to whoever looks."""
+"""Callables that are no plain functions: tracked, they look as they were."""
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, no-check-untyped-defs
 
 from __future__ import annotations

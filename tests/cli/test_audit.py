@@ -1,4 +1,4 @@
-"""`usage-instrument audit`, as whoever has to answer for the trail runs it; and a role that may only add to it."""
+"""`usage-instrument audit`, as an auditor runs it; and a role that may only add to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`, `merge`, as whoever answers such a request runs them."""
+"""`usage-instrument forget`, `export`, `opt-out`, `opt-in`, `merge`, as an operator runs them."""
 
 from __future__ import annotations
 

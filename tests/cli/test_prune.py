@@ -1,4 +1,4 @@
-"""`usage-instrument prune`, as whoever keeps a database small runs it."""
+"""`usage-instrument prune`, as an operator runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page that takes long is promised within a second, made once, and there for whoever comes back."""
+"""A page that takes long is promised within a second, made once, and there for visitors who come back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Slow:
         return PAGE
 
 
-def test_whoever_waits_hears_how_long_and_gets_the_page_that_was_made(
+def test_a_waiting_visitor_hears_how_long_and_gets_the_page_that_was_made(
     hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages, slow = PageJobs(), Slow()

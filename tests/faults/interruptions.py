@@ -1,7 +1,7 @@
 """Programs whose captures are interrupted by captures: `interruptions.py WAY…` runs some at once.
 
 What was used stands on stdout at the end: `{"plain": …, "rich": …}`. The database, and the journal where there is one,
-come from the environment. Whoever waits for itself is told by its stacks, after two minutes.
+come from the environment. A thread that waits for itself shows its stacks after two minutes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def plain(user: uuid.UUID) -> None: ...
 
 
 class Uses:
-    """Counts them, whoever is interrupted by whom: a number that is read and written back would lose some."""
+    """Counts them, in any order of interruptions: a number that is read and written back would lose some."""
 
     def __init__(self) -> None:
         self._plain, self._rich, self._users = itertools.count(), itertools.count(), itertools.cycle(USERS)
@@ -124,7 +124,7 @@ def main() -> None:
                 step()
         usage.flush(SECONDS)
         if turn % 2 == 0:
-            usage.shutdown(SECONDS)  # the next use starts threads and journal anew: whoever makes it
+            usage.shutdown(SECONDS)  # the next use, on any thread, starts threads and journal anew
     uses.ended = True
     signal.setitimer(signal.ITIMER_REAL, 0)
     gc.set_threshold(0)

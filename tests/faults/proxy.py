@@ -197,7 +197,7 @@ class _Link:
         self._cut = None
 
     def end(self) -> None:
-        """Wake whoever runs this, with the end of both sides."""
+        """Wake the thread that runs this, with the end of both sides."""
         self._ended.set()
         for side in (self._client, self._server):
             with contextlib.suppress(OSError):

@@ -90,7 +90,7 @@ def promote(pair: servers.PostgreSQLPair, address: Proxy, victims: Victims, dice
 
 
 def test_a_standby_is_promoted_and_the_writer_is_killed(pair: servers.PostgreSQLPair, tmp_path: Path) -> None:
-    """Whoever recovers the journal, or the writer itself while it lives, sends again what the standby lacks."""
+    """The recovery of the journal, or the writer itself while it lives, sends again what the standby lacks."""
     dice = random.Random()
     Written(pair.primary)  # makes the tables
     with before(pair.primary) as address:

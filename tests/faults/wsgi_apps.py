@@ -101,7 +101,7 @@ class FileWrapper:
 
 
 def own_file() -> Any:
-    """This one, for whoever closes bodies to close."""
+    """This one, for the server to close."""
     return Path(__file__).open("rb")
 
 

@@ -317,7 +317,7 @@ def test_an_id_that_is_a_property_makes_no_query(captured):
 
 
 def assigns(request):
-    """Answers with the variant of a user whom nothing has loaded."""
+    """Answers with the variant of a user that nothing has loaded."""
     from django.http import HttpResponse
 
     return HttpResponse(usage.variant("assigned", ["red", "blue", "green"], user=request.user))

@@ -1,4 +1,4 @@
-"""Journals of processes that were killed: written once by whoever comes next, or set aside with a reason."""
+"""Journals of processes that were killed: written once by the next process, or set aside with a reason."""
 
 from __future__ import annotations
 

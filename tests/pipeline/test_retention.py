@@ -302,7 +302,7 @@ def test_the_writer_prunes_between_batches(
     tracker = make(kept.engine, kept.tables, history_retention=30 * DAY, journal=str(tmp_path))
     tracker.track("f", user=USERS[1])
     assert tracker.flush(30)
-    assert kept.store.retention.count(kept.today - 30 * DAY) == old, "whoever flushes does not wait for it"
+    assert kept.store.retention.count(kept.today - 30 * DAY) == old, "a flush does not wait for it"
     pause(tracker)
     assert kept.store.retention.count(kept.today - 30 * DAY) == 0
     assert kept.store.retention.count(kept.today + DAY) == 700 - old + 1

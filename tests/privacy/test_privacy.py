@@ -649,7 +649,7 @@ def test_who_was_forgotten_stays_so_until_they_opt_in(database: Database, make: 
     assert counts(engine, tables) == {("search", ADA): 1}
 
 
-def test_the_anonymous_user_is_counted_whoever_opts_out(database: Database, make: Make) -> None:
+def test_the_anonymous_user_is_counted_after_any_opt_out(database: Database, make: Make) -> None:
     engine = database.engine()
     tables = made(engine)
     tracker = make(database.url)

@@ -107,7 +107,7 @@ def pasts(draw: st.DrawFn) -> Rows:
         last = now.replace(microsecond=0) - draw(st.integers(0, 100)) * DAY  # SQLite adds days to milliseconds
         description = draw(st.sampled_from([None, "What it is", "Said otherwise"]))
         catalog[service, feature] = Declaration(service, feature, last - draw(days) * DAY, last, description)
-    # Whoever is missing is gone, and left rows.
+    # Users who are missing are gone, and left rows.
     there = draw(st.just(USERS) | st.lists(st.sampled_from(USERS), unique=True))
     plans = {user: draw(st.sampled_from([None, "free", "pro"])) for user in there}
     created = {user: draw(st.none() | days.map(lambda ago: today - ago * DAY + 9 * MINUTE)) for user in there}

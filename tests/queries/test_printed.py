@@ -1,4 +1,4 @@
-"""A question as text, for whoever has nothing but SQL."""
+"""A question as text, for readers who only have SQL."""
 
 from __future__ import annotations
 

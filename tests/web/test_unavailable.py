@@ -65,7 +65,7 @@ async def open_vault_async() -> str:
 def is_refusal(status: int, headers: Any, body: bytes, caplog: pytest.LogCaptureFixture) -> None:
     assert (status, headers["Retry-After"], body) == (503, "5", b"Service Unavailable\n")
     assert called == []
-    assert "the database is away" in caplog.text  # to whoever runs the app, and to no client
+    assert "the database is away" in caplog.text  # for the operator of the app, and for no client
 
 
 def starlette() -> Starlette:

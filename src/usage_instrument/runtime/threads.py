@@ -135,7 +135,7 @@ class BackgroundThread(Generic[T]):
             finally:
                 self.last_cycle = None
                 self._alive.release()
-            # Whoever put an item, or wanted the thread, before the release has started no other one.
+            # A caller that put an item, or wanted the thread, before the release has started no other one.
             if self._items.empty() and not self._wanted():
                 return
         self._is_starting = False
