@@ -30,8 +30,9 @@ class Expression(FunctionElement[T]):
     inherit_cache = True
 
     def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        """The SQL, from the SQL of the arguments. An argument that is not taken from the iterator is not bound."""
-        raise NotImplementedError
+        """The SQL, from the SQL of the arguments, by the dialect's method of the expression's name. An argument that is
+        not taken from the iterator is not bound."""
+        return str(getattr(dialect, self.name)(*arguments))
 
 
 @compiles(Expression)
@@ -88,10 +89,6 @@ class StartOf(Expression[dt.datetime]):
     def __init__(self, unit: Unit, moment: ColumnElement[Any]) -> None:
         super().__init__(literal_column(unit), moment)
 
-    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        unit, moment = arguments
-        return dialect.start_of(cast(Unit, unit), moment)
-
 
 class Later(Expression[dt.datetime]):
     """A time plus a number of units."""
@@ -115,9 +112,6 @@ class Day(Expression[dt.date]):
     type = Date()
     inherit_cache = True
 
-    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        return dialect.day(*arguments)
-
 
 class DaysBetween(Expression[int]):
     """The number of days from the day of a time to that of a later one."""
@@ -125,9 +119,6 @@ class DaysBetween(Expression[int]):
     name = "days_between"
     type = Integer()
     inherit_cache = True
-
-    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        return dialect.days_between(*arguments)
 
 
 class HourOfDay(Expression[int]):
@@ -137,9 +128,6 @@ class HourOfDay(Expression[int]):
     type = Integer()
     inherit_cache = True
 
-    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        return dialect.hour_of_day(*arguments)
-
 
 class Weekday(Expression[int]):
     """The weekday of a time, 1 (Monday) to 7."""
@@ -147,9 +135,6 @@ class Weekday(Expression[int]):
     name = "weekday"
     type = Integer()
     inherit_cache = True
-
-    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        return dialect.weekday(*arguments)
 
 
 class Real(Expression[float]):
@@ -159,9 +144,6 @@ class Real(Expression[float]):
     type = Double()
     inherit_cache = True
 
-    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        return dialect.real(*arguments)
-
 
 class Whole(Expression[int]):
     """A number as an int."""
@@ -169,9 +151,6 @@ class Whole(Expression[int]):
     name = "whole"
     type = BigInteger()
     inherit_cache = True
-
-    def to_sql(self, dialect: Dialect, arguments: Iterator[str]) -> str:
-        return dialect.whole(*arguments)
 
 
 @compiles(Whole)
