@@ -48,6 +48,11 @@ T = TypeVar("T")
 PATIENCE = 10.0
 """Seconds to retry while a lock or the network is in the way: a person waits for the login."""
 _KEYS_PER_QUERY = 100
+_SLICE = (
+    "bucket_start", "dimension", "dimension_value", "usage_count", "value_count", "value_sum", "value_squares",
+    "value_minimum", "value_maximum",
+)  # fmt: skip
+"""The columns of a Slice, in its order."""
 _ExposureKey: TypeAlias = tuple[str, str, str]
 """Experiment, unit and variant."""
 
@@ -246,18 +251,7 @@ class Merge:
         found = [row for row in self._lock_exposures(connection, sorted(old | new)) if row.user_id == self._guest]
         for row in found:
             self._delete(connection, exposures, _is_exposure(exposures, (row.experiment, row.unit, row.variant)), 1)
-        rows = (
-            ExposureRow(
-                row.experiment,
-                self._unit(row.unit),
-                row.variant,
-                self._user,
-                row.first_exposed_at,
-                row.last_exposed_at,
-                row.exposures,
-            )
-            for row in found
-        )
+        rows = (ExposureRow(*row)._replace(unit=self._unit(row.unit), user=self._user) for row in found)
         return sorted(rows, key=lambda row: row[:3])
 
     def _take_dimensions(self, connection: Connection) -> tuple[list[DimensionRow], bool]:
@@ -266,32 +260,15 @@ class Merge:
         dimensions, limit = self._tables.dimensions, self._settings.flush_rows
         is_guest = self._is(connection, dimensions, self._guest)
         order = self._store.statements.row_order(dimensions)
-        columns = (dimensions.c[name] for name in KEY_COLUMNS)
-        order += self._store.statements.by_bytes(*columns)
-        query = select(dimensions).where(is_guest).order_by(*order).limit(limit + 1).with_for_update()
+        order += self._store.statements.by_bytes(*(dimensions.c[name] for name in KEY_COLUMNS))
+        columns = (dimensions.c[name] for name in ("id", "feature_name", *_SLICE))
+        query = select(*columns).where(is_guest).order_by(*order).limit(limit + 1).with_for_update()
         rows = self._read(connection, query)
         is_all, rows = len(rows) <= limit, rows[:limit]
         for start in range(0, len(rows), _KEYS_PER_QUERY):
             some = rows[start : start + _KEYS_PER_QUERY]
             self._delete(connection, dimensions, dimensions.c.id.in_([row.id for row in some]), len(some))
-        found = (
-            DimensionRow(
-                self._user,
-                row.feature_name,
-                Slice(
-                    row.bucket_start,
-                    row.dimension,
-                    row.dimension_value,
-                    row.usage_count,
-                    row.value_count,
-                    row.value_sum,
-                    row.value_squares,
-                    row.value_minimum,
-                    row.value_maximum,
-                ),
-            )
-            for row in rows
-        )
+        found = (DimensionRow(self._user, feature, Slice(*its)) for _, feature, *its in rows)
         return sorted(found, key=lambda row: row.order), is_all
 
     def _unit(self, unit: str) -> str:
