@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from usage_instrument.errors import AuditUnavailable, UsageInstrumentError, describe
@@ -12,7 +12,7 @@ from usage_instrument.runtime import log
 from usage_instrument.runtime.processes import notice_fork
 from usage_instrument.typing import UNSET, Outcome, Unset, UserId
 
-from .call_arguments import NO_MEASURES, NOTHING, Args, Kwargs, Measures, ReadCall, Stated
+from .call_arguments import NO_MEASURES, NOTHING, Args, Kept, Kwargs, Measures, ReadCall, Stated
 from .context import Holder, current_request, holder, known_actor, known_user, request_of
 from .kept_uses import TransactionLostError
 from .outcome import outcome_of, outcome_of_error, succeeded
@@ -22,9 +22,6 @@ from .transactions import BeginSpan, Span, no_transaction, now
 
 if TYPE_CHECKING:
     from .registry import Feature, Recorder
-
-Kept: TypeAlias = dict[str, Any] | str | None
-"""Metadata as it travels: flat scalars, or JSON text."""
 
 
 # ---- uses

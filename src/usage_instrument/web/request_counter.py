@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from usage_instrument.capture import request_transactions
-from usage_instrument.capture.call_arguments import NO_MEASURES, Measures, kept_metadata
+from usage_instrument.capture.call_arguments import NO_MEASURES, Kept, Measures, kept_metadata
 from usage_instrument.capture.context import BODIES, OPERATIONS, Holder, LoginPage, Request, holder, judge, request_of
 from usage_instrument.capture.dimensions import StatedMeasures
 from usage_instrument.capture.kept_uses import Release
 from usage_instrument.capture.lazy_users import nobody
 from usage_instrument.capture.loaded_attributes import attributes_of
 from usage_instrument.capture.outcome import leads_to_login
-from usage_instrument.capture.recording import Kept
 from usage_instrument.capture.registry import Feature, Recorder, declared
 from usage_instrument.capture.request_info import path_in, query_of
 from usage_instrument.capture.transactions import now
