@@ -18,8 +18,9 @@ from usage_instrument.errors import AuditUnavailable
 from usage_instrument.queries.windows import window
 from usage_instrument.queries.zones import TimeZone, checked_zone
 from usage_instrument.runtime import log
+from usage_instrument.typing import Unset, UserId
 
-from .access import checked, checked_address, nobody
+from .access import checked, checked_address, granted_by, nobody
 from .cache import Cache
 from .errors import PageError
 from .figures import freshness
@@ -112,6 +113,18 @@ class Site(Generic[Given, Verdict]):
         if request.method not in ("GET", "HEAD"):
             return message(405, "Only for reading", "This dashboard changes nothing.", extra=(("Allow", "GET, HEAD"),))
         return asset(request.path) or (foreign(request) if request.is_foreign else None)
+
+    def _response(self, request: HTTPRequest, given: Any, framework_user: Callable[[], UserId | Unset]) -> Response:
+        """The response of an app that cannot await, which gives `authorize` what it is called with. Raises nothing."""
+        response = self._public(request)
+        if response is not None:
+            return response
+        if self._is_of_trail(request):
+            access = TrailAccess(self._tracker, given, framework_user)
+            with access.context():
+                may_look = granted_by(self._authorize_audit, given)
+            return self._trail(request, access, may_look)
+        return self._page(request) if granted_by(self._authorize, given) else self._refusal(request)
 
     def _page(self, request: HTTPRequest) -> Response:
         """The page for a visitor with permission, or within a second a page that waits for it. Raises nothing."""

@@ -8,10 +8,8 @@ import usage_instrument
 from usage_instrument.typing import Environ, StartResponse
 from usage_instrument.web.framework_users import flask_user
 
-from .access import granted_by
-from .http import HTTPRequest, Response
+from .http import HTTPRequest
 from .site import Site
-from .trail_access import TrailAccess
 
 __all__ = ["Dashboard"]
 
@@ -29,21 +27,9 @@ class Dashboard(Site[Environ, bool]):
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, as PEP 3333 says."""
         usage_instrument.discard()  # looking at the numbers does not count
-        response = self._respond(environ)
+        response = self._response(request_of(environ), environ, lambda: flask_user(environ))
         start_response(response.status_line, response.headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
-
-    def _respond(self, environ: Environ) -> Response:
-        request = request_of(environ)
-        response = self._public(request)
-        if response is not None:
-            return response
-        if self._is_of_trail(request):
-            access = TrailAccess(self._tracker, environ, lambda: flask_user(environ))
-            with access.context():
-                may_look = granted_by(self._authorize_audit, environ)
-            return self._trail(request, access, may_look)
-        return self._page(request) if granted_by(self._authorize, environ) else self._refusal(request)
 
 
 def request_of(environ: Environ) -> HTTPRequest:

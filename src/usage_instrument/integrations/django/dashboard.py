@@ -10,11 +10,9 @@ from django.urls import URLPattern, re_path
 
 import usage_instrument
 from usage_instrument import _default
-from usage_instrument.dashboard.access import granted_by
 from usage_instrument.dashboard.http import HTTPRequest, Response
 from usage_instrument.dashboard.page_jobs import Job
 from usage_instrument.dashboard.site import Site
-from usage_instrument.dashboard.trail_access import TrailAccess
 from usage_instrument.database.engines import Database
 
 from .databases import database_url
@@ -73,12 +71,4 @@ class Dashboard(Site[HttpRequest, bool]):
             request.META.get("HTTP_SEC_FETCH_SITE", ""),
             request.META.get("HTTP_SEC_FETCH_DEST", ""),
         )
-        response = self._public(asked)
-        if response is not None:
-            return response
-        if self._is_of_trail(asked):
-            access = TrailAccess(self._tracker, request, lambda: user_in(request))
-            with access.context():
-                may_look = granted_by(self._authorize_audit, request)
-            return self._trail(asked, access, may_look)
-        return self._page(asked) if granted_by(self._authorize, request) else self._refusal(asked)
+        return self._response(asked, request, lambda: user_in(request))
