@@ -20,6 +20,7 @@ from ..errors import PageError
 from ..html import address, render
 from ..http import Response
 from ..page_request import ROWS, PageRequest
+from ..results import ResultRow
 from .table import MAX_FILE, csv_response, file, table
 
 _MOST = 10_000
@@ -71,7 +72,7 @@ def group(request: PageRequest) -> str:
         columns=ADOPTION.columns,
         by=by,
         group=row,
-        rows=found[pages.first : pages.last],
+        rows=[ResultRow(each, round(100 * each["share"], 2)) for each in found[pages.first : pages.last]],
         pages=pages,
         period=_period(request),
         file=_address(request, by, row["value"], "group.csv"),
