@@ -34,7 +34,7 @@ from usage_instrument.typing import UNSET, Outcome
 
 from .database import ask, read
 from .errors import PROBLEMS, fail, printable, warn
-from .options import Output, Schema, Url, span
+from .options import LastDay, Output, Schema, Url, span
 from .output import show
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def export(
 @audit.command()
 def anomalies(
     since: Annotated[str, typer.Option(metavar="TIME", help="The first day: 7d, 2026-01-31, last month.")] = "7d",
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="The last day, in the same forms.")] = None,
+    until: LastDay = None,
     tz: Annotated[
         str | None, typer.Option(metavar="ZONE", help="The time zone of days and hours, such as Europe/Berlin.")
     ] = None,

@@ -16,12 +16,12 @@ import typer
 from usage_instrument import Tracker
 from usage_instrument.database import engines
 from usage_instrument.queries.arguments import user_id
-from usage_instrument.settings import READ_VARIABLE, Settings
+from usage_instrument.settings import Settings
 from usage_instrument.typing import Scope, UserId
 
 from .database import ask, parsed
 from .errors import explained, fail
-from .options import Schema, Url, chosen_read_url, required
+from .options import Schema, StandbyUrl, Url, Zone, chosen_read_url, required
 
 PORT = 8765
 
@@ -29,12 +29,7 @@ PORT = 8765
 def dashboard(
     context: typer.Context,
     url: Url = None,
-    read_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar=READ_VARIABLE, show_envvar=True, help="The database that the pages read, such as a hot standby."
-        ),
-    ] = None,
+    read_url: StandbyUrl = None,
     schema: Schema = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="The port; 0 takes a free one.")] = PORT,
@@ -50,12 +45,7 @@ def dashboard(
         str | None,
         typer.Option(metavar="USER", help="Open the audit trail too, and record each look at it as this user's."),
     ] = None,
-    tz: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ZONE", help="The time zone of days, such as Europe/Berlin: it needs hours in the history."
-        ),
-    ] = None,
+    tz: Zone = None,
 ) -> None:
     """Serve the dashboard: features, users, trends and spikes in the browser."""
     # Imported here: the other commands do not wait for a web server.

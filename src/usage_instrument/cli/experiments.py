@@ -19,7 +19,7 @@ from usage_instrument.experiments.report import RUNNING, Rows, analysed, caveats
 
 from .database import ask
 from .errors import printable, warn
-from .options import Output, ReadUrl, Schema
+from .options import LastDay, Output, ReadUrl, Schema
 from .output import as_json, show
 from .questions import known_features, meant, unknown_feature
 
@@ -27,7 +27,6 @@ _Since = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="The first day of exposures: 30d, 4w, 2026-01-31, last month."),
 ]
-_Until = Annotated[str | None, typer.Option(metavar="TIME", help="The last day, in the same forms.")]
 _Zone = Annotated[
     str | None, typer.Option("--tz", metavar="ZONE", help="The time zone of these days, such as Europe/Berlin.")
 ]
@@ -60,7 +59,7 @@ def experiment(
         float, typer.Option(metavar="SHARE", help="The smallest lift that matters: 0.1 is 10 %.")
     ] = 0.1,
     since: _Since = None,
-    until: _Until = None,
+    until: LastDay = None,
     tz: _Zone = None,
     url: ReadUrl = None,
     schema: Schema = None,
@@ -93,7 +92,7 @@ def experiment(
 
 def experiments(
     since: _Since = None,
-    until: _Until = None,
+    until: LastDay = None,
     tz: _Zone = None,
     url: ReadUrl = None,
     schema: Schema = None,

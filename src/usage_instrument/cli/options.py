@@ -34,6 +34,17 @@ ReadUrl: TypeAlias = Annotated[
 ]
 
 
+StandbyUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(envvar=READ_VARIABLE, show_envvar=True, help="The database to read, such as a hot standby."),
+]
+LastDay: TypeAlias = Annotated[str | None, typer.Option(metavar="TIME", help="The last day, in the same forms.")]
+Zone: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="ZONE", help="The time zone of days, such as Europe/Berlin: it needs hours in the history."),
+]
+
+
 def _schema(text: str | None) -> str | None:
     """The schema of this text, which is empty or `none` for the connection's own, as the integrations set it."""
     return Settings.from_environment({f"{ENVIRONMENT_PREFIX}SCHEMA": text or ""}).schema

@@ -30,7 +30,7 @@ from usage_instrument.queries.windows import MONTH, window, window_words
 
 from .database import ask
 from .errors import fail, printable
-from .options import ReadUrl, Schema
+from .options import LastDay, ReadUrl, Schema, Zone
 from .output import Printer
 
 ROWS = 10
@@ -78,13 +78,8 @@ def report(
     since: Annotated[
         str, typer.Option(metavar="TIME", help="The first day: 7d, 4w, 2026-01-31, last week, last month.")
     ] = "7d",
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="The last day, in the same forms.")] = None,
-    tz: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ZONE", help="The time zone of days, such as Europe/Berlin: it needs hours in the history."
-        ),
-    ] = None,
+    until: LastDay = None,
+    tz: Zone = None,
     html: Annotated[bool, typer.Option("--html", help="One HTML file, which loads nothing.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown. This is the default.")] = False,
     identities: Annotated[bool, typer.Option("--identities", help="Also show users, by their ids.")] = False,

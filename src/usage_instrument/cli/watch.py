@@ -14,11 +14,10 @@ import typer
 
 from usage_instrument.alerts import watch as alerts
 from usage_instrument.alerts.rules import Rule, RulesError, load
-from usage_instrument.settings import READ_VARIABLE
 
 from .database import asking, read
 from .errors import ERROR, PROBLEMS, warn
-from .options import Schema, Url, chosen_read_url
+from .options import Schema, StandbyUrl, Url, chosen_read_url
 
 
 def watch(
@@ -30,12 +29,7 @@ def watch(
         bool, typer.Option("--check", help="Only check the file, without a database and its secrets.")
     ] = False,
     url: Url = None,
-    read_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar=READ_VARIABLE, show_envvar=True, help="The database that the rules read, such as a hot standby."
-        ),
-    ] = None,
+    read_url: StandbyUrl = None,
     schema: Schema = None,
 ) -> None:
     """Report when spikes, drops, silence, losses or limits begin, and when they end.
