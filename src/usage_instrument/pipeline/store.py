@@ -156,14 +156,12 @@ class Store:
         """Check again whether exposures can be written, unless the role had no right a moment ago. Raises
         WriteError."""
         if self._may_check(self._tables.exposures):
-            look = partial(inspection.exposure_problem, tables=self._tables)
-            self.exposure_problem = self.transact(lambda connection: look(connection))
+            self.exposure_problem = self.transact(lambda on: inspection.exposure_problem(on, self._tables))
 
     def check_dimensions(self) -> None:
         """As check_exposures, of dimensions."""
         if self._may_check(self._tables.dimensions):
-            look = partial(inspection.dimension_problem, tables=self._tables)
-            self.dimension_problem = self.transact(lambda connection: look(connection))
+            self.dimension_problem = self.transact(lambda on: inspection.dimension_problem(on, self._tables))
 
     def _may_check(self, table: Table) -> bool:
         return time.monotonic() >= self._refused_until.get(table.name, 0.0)
