@@ -77,7 +77,9 @@ class CallReader:
         self.user_arg = None if user_arg is UNSET else _checked_name(user_arg, "user_arg")
         if self.user is not UNSET and self.user_arg is not None:
             raise DeclarationError("user= and user_arg= both set the user: pass one of them")
-        self.metadata = _checked_metadata(metadata)
+        self.metadata = checked_source(
+            metadata, "metadata=", _constant_metadata, lambda name: _checked_name(name, "metadata=")
+        )
 
     def reader(self, function: object) -> ReadCall | None:
         """The ReadCall of `function`; None if there is nothing to read.
@@ -196,21 +198,29 @@ def _checked_user(user: object) -> object:
     return UNSET if user is UNSET else user_id_of(user)
 
 
-def _checked_metadata(metadata: object) -> Mapping[str, Any] | tuple[str, ...] | Callable[..., Any] | None:
-    if metadata is None:
+def checked_source(
+    given: object, option: str, constant: Callable[[Mapping[Any, Any]], Any], name: Callable[[object], str]
+) -> Mapping[str, Any] | tuple[str, ...] | Callable[..., Any] | None:
+    """What an option takes as a mapping, which `constant` checks, as names of arguments, each checked by `name`, or as
+    a callable. Raises DeclarationError."""
+    if given is None:
         return None
-    if isinstance(metadata, Mapping):
-        kept_metadata(metadata)
-        return dict(metadata)
-    if callable(metadata):
-        check_sync(metadata, "metadata=")
-        return metadata
-    if isinstance(metadata, str | bytes) or not isinstance(metadata, Iterable):
-        found = f"the str {metadata!r}; try [{metadata!r}]" if isinstance(metadata, str) else repr(metadata)
+    if isinstance(given, Mapping):
+        return constant(given)  # type: ignore[no-any-return]
+    if callable(given):
+        check_sync(given, option)
+        return given
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        found = f"the str {given!r}; try [{given!r}]" if isinstance(given, str) else repr(given)
         raise DeclarationError(
-            f"metadata= is a list of argument names, a mapping, or a callable on the arguments, not {found}"
+            f"{option} is a list of argument names, a mapping, or a callable on the arguments, not {found}"
         )
-    return tuple(_checked_name(name, "metadata=") for name in metadata) or None
+    return tuple(map(name, given)) or None
+
+
+def _constant_metadata(metadata: Mapping[Any, Any]) -> dict[Any, Any]:
+    kept_metadata(metadata)
+    return dict(metadata)
 
 
 def _checked_name(name: object, option: str) -> str:

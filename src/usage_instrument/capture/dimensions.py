@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from numbers import Real
 from typing import Any
 
-from usage_instrument.errors import DeclarationError, DimensionError, describe
+from usage_instrument.errors import DimensionError, describe
 from usage_instrument.events import check_dimension, is_encodable, plain_scalar, shortened, text_of
 from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET
@@ -22,6 +22,7 @@ from .call_arguments import (
     ReadMeasures,
     argument_reader,
     check_sync,
+    checked_source,
     parameters_of,
 )
 
@@ -123,7 +124,7 @@ class MeasureReader:
     """
 
     def __init__(self, dimensions: object, value: object) -> None:
-        self._dimensions = _checked_dimensions(dimensions)
+        self._dimensions = checked_source(dimensions, "dimensions=", _texts, check_dimension)
         if callable(value):
             check_sync(value, "value=")
         elif value is not None and not isinstance(value, str):
@@ -170,23 +171,3 @@ class MeasureReader:
         if callable(value):
             return lambda args, kwargs: value(*args, **kwargs)
         return lambda args, kwargs: value
-
-
-def _checked_dimensions(dimensions: object) -> Mapping[str, str] | tuple[str, ...] | Callable[..., Any] | None:
-    if dimensions is None:
-        return None
-    if isinstance(dimensions, Mapping):
-        return _texts(dimensions)
-    if callable(dimensions):
-        check_sync(dimensions, "dimensions=")
-        return dimensions
-    if isinstance(dimensions, str | bytes) or not isinstance(dimensions, Iterable):
-        found = (
-            f"the str {dimensions!r}; try [{dimensions!r}]"
-            if isinstance(dimensions, str)
-            else type(dimensions).__name__
-        )
-        raise DeclarationError(
-            f"dimensions= is a list of argument names, a mapping, or a callable on the arguments, not {found}"
-        )
-    return tuple(check_dimension(name) for name in dimensions) or None
