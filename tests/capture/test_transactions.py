@@ -923,7 +923,9 @@ def test_a_call_without_a_session_counts_and_one_with_something_else_is_rejected
     assert [type(rejected.error) for rejected in captured.rejected] == [DeclarationError]
 
 
-def test_declarations_that_cannot_work():
+def test_declarations_that_cannot_work(monkeypatch):
+    monkeypatch.delitem(sys.modules, "django", raising=False)  # in whose settings any name may come up later
+
     def purchase(session): ...
 
     async def find(session): ...
