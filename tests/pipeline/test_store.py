@@ -286,33 +286,37 @@ def test_a_row_of_the_hosts_own_making_grows(bench: MakeBench, database: Databas
     assert (it.row("f", ADA).usage_count, it.row("f", ADA).metadata) == (3, {"a": 1})
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "merged"),
-    [
-        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
-        ({"a": 1, "b": 1}, {"b": 2}, {"a": 1, "b": 2}),
-        ({"a": {"x": 1}}, {"a": {"y": 2}}, {"a": {"y": 2}}),
-        ({"a": 1}, {"a": None}, {"a": None}),
-        ({"a": None, "b": {"c": None}}, {"d": 1}, {"a": None, "b": {"c": None}, "d": 1}),
-        ({"f": 0.1, "t": True, "n": False, "l": [1, [2]], "i": 2**53}, {"z": "é\"'\\ \n"},
-         {"f": 0.1, "t": True, "n": False, "l": [1, [2]], "i": 2**53, "z": "é\"'\\ \n"}),
-        ({"a.b": 1, 'q"x': 2, "": 3, "k, y": 4, "$": 5}, {"a.b": 6}, {"a.b": 6, 'q"x': 2, "": 3, "k, y": 4, "$": 5}),
-    ],
-)  # fmt: skip
-def test_metadata_is_merged_key_by_key(
-    bench: MakeBench, database: Database, first: Any, second: Any, merged: Any
-) -> None:
+MERGES: list[tuple[Any, Any, Any]] = [
+    ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+    ({"a": 1, "b": 1}, {"b": 2}, {"a": 1, "b": 2}),
+    ({"a": {"x": 1}}, {"a": {"y": 2}}, {"a": {"y": 2}}),
+    ({"a": 1}, {"a": None}, {"a": None}),
+    ({"a": None, "b": {"c": None}}, {"d": 1}, {"a": None, "b": {"c": None}, "d": 1}),
+    ({"f": 0.1, "t": True, "n": False, "l": [1, [2]], "i": 2**53}, {"z": "é\"'\\ \n"},
+     {"f": 0.1, "t": True, "n": False, "l": [1, [2]], "i": 2**53, "z": "é\"'\\ \n"}),
+    ({"a.b": 1, 'q"x': 2, "": 3, "k, y": 4, "$": 5}, {"a.b": 6}, {"a.b": 6, 'q"x': 2, "": 3, "k, y": 4, "$": 5}),
+]  # fmt: skip
+"""The older and the newer metadata, and what they become."""
+
+
+def test_metadata_is_merged_key_by_key(bench: MakeBench, database: Database) -> None:
     it = bench(database)
 
     def with_(feature: str, used: dt.datetime, metadata: Any) -> Count:
         return Count(feature, ADA, 1, used, json.dumps(metadata), ())
 
     later = NOON + dt.timedelta(seconds=1)
-    it.write(with_("newer", NOON, first), with_("tie", NOON, first), with_("older", later, second))
-    it.write(with_("newer", later, second), with_("tie", NOON, second), with_("older", NOON, first))
-    assert it.row("newer", ADA).metadata == merged
-    assert it.row("tie", ADA).metadata == merged
-    assert it.row("older", ADA).metadata == merged, "an older batch only fills what is missing"
+    one, two = [], []
+    expected: dict[str, Any] = {}
+    for number, (first, second, merged) in enumerate(MERGES):
+        newer, tie, older = (f"{name} {number}" for name in ("newer", "tie", "older"))
+        one += [with_(newer, NOON, first), with_(tie, NOON, first), with_(older, later, second)]
+        # An older batch only fills what is missing.
+        two += [with_(newer, later, second), with_(tie, NOON, second), with_(older, NOON, first)]
+        expected |= dict.fromkeys((newer, tie, older), merged)
+    it.write(*one)
+    it.write(*two)
+    assert {row.feature_name: row.metadata for row in all_of(it.engine, it.tables.usage)} == expected
 
 
 def test_no_metadata_leaves_the_old(bench: MakeBench, database: Database) -> None:
