@@ -16,6 +16,7 @@ from sqlalchemy.schema import CreateIndex
 
 from ...partitions import AHEAD, Partition, Partitioning, Partitions, later
 from ...users_column import UsersColumn
+from .privileges import give, grant_alike
 
 UPGRADE_CHECK = "feature_usage_history_before"
 """The constraint by which a table becomes a partition without a scan under a lock. It lives during the upgrade."""
@@ -85,7 +86,7 @@ class MonthlyPartitions(Partitioning):
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         name = _named(connection, table, f"_{month:%Y_%m}")
         connection.exec_driver_sql(f"CREATE TABLE {name} (LIKE {whole} INCLUDING DEFAULTS) WITH ({_ROOM})")
-        _give(connection, whole, name)
+        give(connection, whole, name)
         if parts.default is not None:
             bounds = f"bucket_start >= {_moment(month)} AND bucket_start < {_moment(end)}"
             # Without rows of this month ATTACH locks it for long enough to see that.
@@ -248,20 +249,13 @@ def _make_like(connection: Connection, table: Table, source: str, storage: str) 
         last = connection.exec_driver_sql(f"SELECT coalesce(max(id), 0) + 1 FROM {source}").scalar()  # noqa: S608
         connection.exec_driver_sql(f"ALTER TABLE {name} ALTER COLUMN id RESTART WITH {int(last or 1)}")
         connection.exec_driver_sql(f"ALTER TABLE {source} ALTER COLUMN id DROP IDENTITY")
-    _give(connection, source, name)
+    give(connection, source, name)
     if not has_identity:
         query = text("SELECT pg_get_serial_sequence(:table, 'id')")
         sequence = connection.scalar(query, {"table": source})
         if sequence is not None:
             connection.exec_driver_sql(f"ALTER SEQUENCE {sequence} OWNED BY {name}.id")
-    grants = text(
-        "SELECT a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' "
-        "ELSE CAST(CAST(a.grantee AS regrole) AS text) END, a.is_grantable FROM pg_class c, aclexplode(c.relacl) a "
-        "WHERE c.oid = CAST(:source AS regclass) AND a.grantee <> c.relowner"
-    )
-    for privilege, role, is_grantable in connection.execute(grants, {"source": source}):
-        option = " WITH GRANT OPTION" if is_grantable else ""
-        connection.exec_driver_sql(f"GRANT {privilege} ON {name} TO {role}{option}")
+    grant_alike(connection, source, name)
     comment = connection.scalar(
         text("SELECT obj_description(CAST(:source AS regclass), 'pg_class')"), {"source": source}
     )
@@ -288,17 +282,6 @@ def _refer(connection: Connection, table: Table, users: UsersColumn) -> None:
         f"ALTER TABLE {_quoted(connection, table)} ADD FOREIGN KEY (user_id) REFERENCES "
         f"{schema}{preparer.quote(users.table)} ({preparer.quote(users.column)}) ON DELETE CASCADE ON UPDATE CASCADE"
     )
-
-
-def _give(connection: Connection, source: str, name: str) -> None:
-    """Give a table the owner of another one: the role may be one of its members, or a superuser."""
-    query = text(
-        "SELECT CAST(CAST(relowner AS regrole) AS text) FROM pg_class WHERE oid = CAST(:source AS regclass) "
-        "AND relowner <> (SELECT relowner FROM pg_class WHERE oid = CAST(:name AS regclass))"
-    )
-    owner = connection.scalar(query, {"source": source, "name": name})
-    if owner is not None:
-        connection.exec_driver_sql(f"ALTER TABLE {name} OWNER TO {owner}")
 
 
 def _is_alone(connection: Connection, name: str) -> bool:
