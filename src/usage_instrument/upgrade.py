@@ -127,6 +127,7 @@ def plan_upgrade(connection: Connection, tables: Tables) -> Upgrade:
         notes.append("Grants on the views, and views built on them, have to be made again.")
         steps.insert(0, Step(f"Drop the views {', '.join(views)}.", partial(drop_views, tables=tables)))
         steps.append(Step("Create the views again.", partial(create_views, tables=tables)))
+    steps += _rollup_steps(connection, tables, missing)
     steps += _partition_steps(connection, tables, missing, notes)
     if any(UNIQUE_USAGE in step.sentence for step in steps):
         notes.insert(0, WARNING)
@@ -139,7 +140,7 @@ def _join_steps(connection: Connection, tables: Tables, missing: list[Table]) ->
     if tables.history_partitions != "none" or history in missing or partitioning.find(connection, history) is None:
         return []
     _refuse_foreign_views(connection, tables)
-    join = partial(partitioning.unpartition, table=history, users=live_users_column(connection, history))
+    join = partial(_keeping_rollups, tables=tables, change=partitioning.unpartition)
     return [Step(f"Copy the partitions of {history.fullname} into one table, while uses wait in the processes.", join)]
 
 
@@ -162,6 +163,39 @@ def _partition_steps(connection: Connection, tables: Tables, missing: list[Table
         "months. Its rows stay where they are, and processes go on."
     )
     return [Step(sentence, partial(_partition, tables=tables), is_online=True)]
+
+
+def _rollup_steps(connection: Connection, tables: Tables, missing: list[Table]) -> list[Step]:
+    history, rollups = tables.history, dialects.get(connection.dialect.name).rollups
+    if history in missing or tables.history_rollups is None:
+        return []
+    if not tables.history_rollups:
+        if not rollups.exist(connection, history):
+            return []
+        return [Step(f"Drop the rollups of {history.fullname}.", partial(rollups.drop, history=history))]
+    if rollups.find(connection, history):
+        return []
+    sentence = (
+        f"Make tables for rollups of {history.fullname}, and triggers that keep them. "
+        "Maintenance fills them within a day, `usage-instrument prune` at once."
+    )
+    return [Step(sentence, partial(_make_rollups, history=history))]
+
+
+def _make_rollups(connection: Connection, history: Table) -> None:
+    users = live_users_column(connection, history)
+    dialects.get(connection.dialect.name).rollups.create(connection, history, users)
+
+
+def _keeping_rollups(connection: Connection, tables: Tables, change: Callable[..., None]) -> None:
+    """Put another table in the place of the history, with rollups that begin anew if this one has some."""
+    history, rollups = tables.history, dialects.get(connection.dialect.name).rollups
+    has_rollups = rollups.exist(connection, history)
+    if has_rollups:
+        rollups.drop(connection, history)
+    change(connection, history, live_users_column(connection, history))
+    if has_rollups:
+        _make_rollups(connection, history)
 
 
 def _refuse_foreign_views(connection: Connection, tables: Tables) -> None:
@@ -190,11 +224,11 @@ def _partition(connection: Connection, tables: Tables) -> None:
 
 
 def _swap(connection: Connection, tables: Tables) -> None:
-    users = live_users_column(connection, tables.history)
     views = existing_views(connection, tables)
     if views:
         drop_views(connection, tables=tables)
-    dialects.get(connection.dialect.name).partitioning.partition(connection, tables.history, users)
+    partitioning = dialects.get(connection.dialect.name).partitioning
+    _keeping_rollups(connection, tables, partitioning.partition)
     if views:
         create_views(connection, tables=tables)
 

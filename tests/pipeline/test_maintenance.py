@@ -59,6 +59,7 @@ class Bench:
             prune=prune,
             dead_writers=lambda known: [],
             forget=lambda dead: 0,
+            renew_rollups=lambda since: (),
         )
 
     def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ from .database import read, run
 from .dbt import dbt
 from .errors import PROBLEMS
 from .options import (
+    HistoryRollups,
     Ids,
     Output,
     Partitions,
@@ -26,6 +28,7 @@ from .options import (
     Url,
     UserIds,
     Users,
+    YesNo,
 )
 from .output import show
 
@@ -40,6 +43,7 @@ def create(
     user_id_type: UserIds = "uuid",
     id_type: Ids = "integer",
     history_partitions: Partitions = None,
+    history_rollups: HistoryRollups = None,
     audit_role: Annotated[
         str | None,
         typer.Option(metavar="ROLE", help="Also print the SQL that lets this role only add to the audit trail."),
@@ -48,11 +52,13 @@ def create(
 ) -> None:
     """Create the missing tables."""
 
+    chosen = partial(_options, id_type=id_type, partitions=history_partitions, rollups=history_rollups)
+
     def work(connection: Connection, settings: Settings) -> tuple[Created, list[inspection.Problem], list[str]]:
-        message = _type_problem(reflected_options(connection, **_options(settings, id_type, history_partitions)))
+        message = _type_problem(reflected_options(connection, **chosen(settings)))
         if message is not None:
             raise ConfigurationError(message)
-        created = create_all(connection, **_options(settings, id_type, history_partitions))
+        created = create_all(connection, **chosen(settings))
         _mark_key(connection, created.tables)
         connection.commit()
         dialect = dialects.get(connection.dialect.name)
@@ -85,12 +91,15 @@ def check(
     user_id_type: UserIds = "uuid",
     id_type: Ids = "integer",
     history_partitions: Partitions = None,
+    history_rollups: HistoryRollups = None,
     output: Output = "table",
 ) -> None:
     """Compare the tables with this release's schema; exits with 1 if they differ."""
 
+    chosen = partial(_options, id_type=id_type, partitions=history_partitions, rollups=history_rollups)
+
     def work(connection: Connection, settings: Settings) -> list[inspection.Problem]:
-        options = reflected_options(connection, **_options(settings, id_type, history_partitions))
+        options = reflected_options(connection, **chosen(settings))
         message = _type_problem(options)
         about_users = [inspection.Problem(message, False)] if message is not None else []
         return inspection.check(connection, options.tables) + about_users
@@ -110,19 +119,23 @@ def upgrade_(
     user_id_type: UserIds = "uuid",
     id_type: Ids = "integer",
     history_partitions: Partitions = None,
+    history_rollups: HistoryRollups = None,
     output: Output = "table",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
 ) -> None:
     """Upgrade existing tables to this release's schema: merge duplicate rows, add keys and columns."""
 
+    chosen = partial(_options, id_type=id_type, partitions=history_partitions, rollups=history_rollups)
+
     def look(connection: Connection, settings: Settings) -> upgrade.Upgrade:
         return upgrade.plan_upgrade(
-            connection, reflected_options(connection, **_options(settings, id_type, history_partitions)).tables
+            connection,
+            reflected_options(connection, **chosen(settings)).tables,
         )
 
     def change(connection: Connection, settings: Settings) -> None:
-        tables = reflected_options(connection, **_options(settings, id_type, history_partitions)).tables
+        tables = reflected_options(connection, **chosen(settings)).tables
         connection.rollback()
         if planned.steps:
             upgrade.upgrade(connection, tables)
@@ -178,8 +191,11 @@ def _type_problem(options: ReflectedOptions) -> str | None:
     return f"{options.why}: say --user-id-type {options.other_type}, or --users none for ids of another kind"
 
 
-def _options(settings: Settings, id_type: IdType, partitions: HistoryPartitions | None) -> dict[str, Any]:
+def _options(
+    settings: Settings, id_type: IdType, partitions: HistoryPartitions | None, rollups: YesNo | None
+) -> dict[str, Any]:
     chosen: dict[str, Any] = {"user_id_type": settings.user_id_type, "id_type": id_type}
+    chosen["history_rollups"] = None if rollups is None else rollups == "yes"
     chosen |= {"history_partitions": partitions} if partitions is not None else {}
     return {"schema": settings.schema, "users": settings.users, **chosen}
 

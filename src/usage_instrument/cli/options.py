@@ -16,6 +16,8 @@ from .errors import fail
 
 Format: TypeAlias = Literal["table", "json", "csv", "markdown"]
 """The format of printed rows."""
+YesNo: TypeAlias = Literal["yes", "no"]
+"""A choice whose default is what is there."""
 
 Url: TypeAlias = Annotated[
     str | None,
@@ -84,6 +86,14 @@ Partitions: TypeAlias = Annotated[
         "--history-partitions",
         metavar="month|none",
         help="On PostgreSQL: a partition of the history for each month, or one table. Default: as it is.",
+    ),
+]
+HistoryRollups: TypeAlias = Annotated[
+    YesNo | None,
+    typer.Option(
+        "--history-rollups",
+        metavar="yes|no",
+        help="On PostgreSQL: rollups of the history, for questions about many days. Default: as it is.",
     ),
 ]
 Output: TypeAlias = Annotated[

@@ -60,8 +60,13 @@ def prune(
         if store.dimension_problem is None:
             done.append(_dimensions(retention, keep, dry_run))
         done.append(_writers(retention, journal, dry_run))
-    status = "would be deleted" if dry_run else "deleted"
-    show([{"what": what, "rows": rows, "status": status} for what, rows in done], output, empty="")
+        status = "would be deleted" if dry_run else "deleted"
+        rows = [{"what": what, "rows": number, "status": status} for what, number in done]
+        weeks = _rollups(retention, keep, dry_run)
+    if weeks:
+        what = "weeks of the history, whose rollups have to be renewed"
+        rows.append({"what": what, "rows": weeks, "status": "would be renewed" if dry_run else "renewed"})
+    show(rows, output, empty="")
 
 
 def _history(
@@ -76,6 +81,11 @@ def _history(
         before = retention.first_day(hours)
         rows = retention.count(before, since=kept, hours=True) if dry_run else _all(partial(retention.roll_up, before))
         yield f"hours from before {before:%Y-%m-%d}, summed up to days", rows
+
+
+def _rollups(retention: Retention, keep: dt.timedelta, dry_run: bool) -> int:
+    kept = retention.first_day(keep)
+    return len(retention.stale_weeks(kept)) if dry_run else _all(partial(retention.renew_rollups, kept, patiently=True))
 
 
 def _exposures(retention: Retention, keep: dt.timedelta, dry_run: bool) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from usage_instrument.database import dialects
 from usage_instrument.database.expressions import Ago, Day
 from usage_instrument.database.ledger import is_process
 from usage_instrument.database.tables import Tables
+from usage_instrument.queries.rollups import rolled_up
 from usage_instrument.queries.windows import Window, pairs_in
 from usage_instrument.views import SILENT
 
@@ -94,11 +95,13 @@ def totals(
     history = asked.history(tables, before=asked.days)
     start, before = asked.start(), asked.previous().start()
     bucket, its = history.c.bucket_start, [] if feature is None else [history.c.feature_name == feature]
+    rolled = rolled_up(tables, asked) if feature is None else None
+    rows, inside = (history, [*asked.contains(bucket), *its]) if rolled is None else (rolled.by_user(), [])
 
-    def added_up(name: str, inside: list[sa.ColumnElement[bool]]) -> sa.Subquery:
+    def added_up(name: str, rows: sa.FromClause, inside: list[sa.ColumnElement[bool]]) -> sa.Subquery:
         # Grouped by user first: a database would sort all rows to count the distinct users.
-        found = sa.select(history.c.user_id, sa.func.sum(history.c.usage_count).label("uses")).where(*inside, *its)
-        by_user = found.group_by(history.c.user_id).subquery()
+        found = sa.select(rows.c.user_id, sa.func.sum(rows.c.usage_count).label("uses")).where(*inside)
+        by_user = found.group_by(rows.c.user_id).subquery()
         columns = (sa.func.sum(by_user.c.uses).label("uses"), sa.func.count(by_user.c.user_id).label("users"))
         return sa.select(*columns).subquery(name)
 
@@ -106,13 +109,13 @@ def totals(
         usage, used = pairs_in(tables, asked)
         user, of_feature = usage.c.user_id, [] if feature is None else [usage.c.feature_name == feature]
         users = sa.select(user).where(user.is_not(None), *used, *of_feature).distinct().subquery()
-        known = sa.select(sa.func.sum(history.c.usage_count)).where(*asked.contains(bucket), *its).scalar_subquery()
+        known = sa.select(sa.func.sum(rows.c.usage_count)).where(*inside).scalar_subquery()
         number = sa.select(sa.func.count()).select_from(users).scalar_subquery()
         found = known if uses is None else sa.literal(uses)
         return sa.select(found.label("uses"), number.label("users")).subquery("now_")
 
-    now = until_now() if asked.is_open else added_up("now_", asked.contains(bucket))
-    earlier = added_up("before_", [bucket >= before, bucket < start])
+    now = until_now() if asked.is_open else added_up("now_", rows, inside)
+    earlier = added_up("before_", history, [bucket >= before, bucket < start, *its])
     columns = [
         side.c[column].label(f"{column}_{name}")
         for side, name in ((now, "now"), (earlier, "before"))

@@ -40,7 +40,7 @@ class Reader:
                 f"tables is what define_tables() returns, or Tables.of(Model), not {type(tables).__name__}"
             )
         schemas = engines.schema_translate_map(database)
-        self._tables = None if tables is None else tables.translated(schemas)
+        self._given = self._tables = None if tables is None else tables.translated(schemas)
         schema = schema if schema is not None else settings.schema
         self._schema = schemas.get(schema, schema)
 
@@ -99,6 +99,7 @@ class Reader:
         except exc.DBAPIError as error:
             if _is_timeout(error.orig):
                 raise
+            self._tables = self._given  # those that were found may have changed
             connection.rollback()
             problems = [problem.message for problem in check(connection, tables) if problem.blocks_writing]
             if problems:

@@ -15,14 +15,15 @@ from . import dialects
 from .definitions import ROOM_FOR_UPDATES
 from .inspection import lacks_primary_key
 from .live_tables import LiveTables
-from .schema import default_tables, define_tables
+from .rollups import RollupTables
+from .schema import default_tables
 from .tables import Tables, defined_tables
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
 
 
-NAMES = {table.name for table in define_tables(MetaData(), users=None)}
+NAMES = {table.name for table in default_tables()} | RollupTables.of(default_tables().history).names
 """The tables, which Alembic leaves alone if the host's MetaData does not define them: `db create` made them."""
 
 

@@ -23,6 +23,7 @@ from .users_table import fits, in_sql, kind_of
 CREATE = "run `usage-instrument db create`"
 UPGRADE = "run `usage-instrument db upgrade`"
 UPGRADE_IDS = "run `usage-instrument db upgrade --id-type bigint`"
+UPGRADE_ROLLUPS = "run `usage-instrument db upgrade --history-rollups yes`"
 UPGRADE_PARTITIONS = "run `usage-instrument db upgrade --history-partitions month`"
 
 
@@ -54,6 +55,7 @@ def check(connection: Connection, tables: Tables, live: LiveTables | None = None
             problems += _check_foreign_key(connection, live, table, tables)
     if tables.history not in missing:
         problems += _check_partitions(connection, tables)
+        problems += _check_rollups(connection, tables)
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
     if tables.usage in missing:
         fix = elsewhere(connection) or fix
@@ -200,6 +202,16 @@ def _check_partitions(connection: Connection, tables: Tables) -> Iterator[Proble
     if missing:
         months = " and ".join(f"{month:%Y-%m}" for month in missing)
         yield Problem(f"table {history.fullname} has no partition for {months}: run `usage-instrument prune`", False)
+
+
+def _check_rollups(connection: Connection, tables: Tables) -> Iterator[Problem]:
+    history, wanted = tables.history, tables.history_rollups
+    rollups = dialects.get(connection.dialect.name).rollups
+    if wanted and not rollups.find(connection, history):
+        yield Problem(f"table {history.fullname} has no rollups, or not their triggers: {UPGRADE_ROLLUPS}", False)
+    elif wanted is False and rollups.exist(connection, history):
+        fix = "run `usage-instrument db upgrade --history-rollups no`"
+        yield Problem(f"table {history.fullname} has rollups: {fix}", False)
 
 
 # ---- keys

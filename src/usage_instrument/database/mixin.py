@@ -34,6 +34,8 @@ class FeatureUsageMixin:
     """The type of `id`: `"integer"` or `"bigint"`."""
     __usage_history_partitions__: ClassVar[HistoryPartitions | None] = None
     """`"month"`: on PostgreSQL, the history has a partition for each month."""
+    __usage_history_rollups__: ClassVar[bool | None] = None
+    """True: on PostgreSQL, the history has rollups."""
     __usage_schema__: ClassVar[str | None] = None
     """The database schema of the tables; None is the connection's default."""
 
@@ -55,6 +57,7 @@ class FeatureUsageMixin:
                 user_id_type=cls.__usage_user_id_type__,
                 id_type=cls.__usage_id_type__,
                 history_partitions=cls.__usage_history_partitions__,
+                history_rollups=cls.__usage_history_rollups__,
             )
             mapped: Any = cls
             mapped.__table__, mapped.metadata_ = tables.usage, tables.usage.c.metadata

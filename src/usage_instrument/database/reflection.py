@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy import Connection, MetaData, Table, column, exc, inspect, select, table
 
 from usage_instrument.errors import SchemaError
@@ -30,9 +32,11 @@ def find_tables(connection: Connection, schema: str | None = None) -> Tables:
         raise SchemaError(f"there is no table {where}: {fix}")
     user_id_type = kind_of(as_uuid(live.type)) or "uuid"  # SQLite reflects unknown types as NULL
     users = live_users_column(connection, default_tables(schema).usage)
-    if users is None:
-        return default_tables(schema, user_id_type)
-    return define_tables(MetaData(), schema=schema, users=str(users), user_id_type=user_id_type)
+    found = default_tables(schema, user_id_type)
+    if users is not None:
+        found = define_tables(MetaData(), schema=schema, users=str(users), user_id_type=user_id_type)
+    rollups = dialects.get(connection.dialect.name).rollups
+    return replace(found, history_rollups=True) if rollups.find(connection, found.history) else found
 
 
 def elsewhere(connection: Connection) -> str | None:

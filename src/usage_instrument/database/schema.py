@@ -42,13 +42,15 @@ def define_tables(
     user_id_type: UserIdType = "uuid",
     id_type: IdType = "integer",
     history_partitions: HistoryPartitions | None = None,
+    history_rollups: bool | None = None,
 ) -> Tables:
     """Define the tables in a MetaData, the host's own or a new one.
 
     `users` is what `user_id` refers to: a model, Table, Column, `"table.column"` or `"schema.table.column"`; None makes
     no foreign key. `"auto"` takes `users(id)` if this MetaData already has it and its type fits, and logs the decision.
     `id_type="bigint"` is for more than 2,147,483,647 rows of users and features. `history_partitions="month"` gives a
-    new history on PostgreSQL a partition for each month; `"none"` is one table.
+    new history on PostgreSQL a partition for each month; `"none"` is one table. `history_rollups=True` makes rollups
+    of a new history on PostgreSQL, and lets questions about many days use them.
     A second call for the same MetaData and schema returns the same tables. Raises ConfigurationError.
     """
     if user_id_type not in get_args(UserIdType):
@@ -85,10 +87,14 @@ def define_tables(
         user_id_type=user_id_type,
         users=column_name(users_column),
         history_partitions=history_partitions,
+        history_rollups=history_rollups,
     )
     if history_partitions == "month":
         event.listen(tables.history, "before_create", _need_partitions)
         event.listen(tables.history, "after_create", _create_partitions)
+    if history_rollups:
+        event.listen(tables.history, "before_create", _need_rollups)
+        event.listen(tables.history, "after_create", _create_rollups)
     for table, unique in tables.uniques:
         Index(unique, *unique_key(table, user_id_type), unique=True, _table=table).ddl_if(
             callable_=cast(Any, _has_expression_indexes)
@@ -122,6 +128,19 @@ def _create_partitions(table: Table, connection: Connection, **_: object) -> Non
         connection.exec_driver_sql(statement)
 
 
+def _need_rollups(table: Table, connection: Connection, **_: object) -> None:
+    if not dialects.get(connection.dialect.name).rollups.is_supported:
+        raise ConfigurationError(
+            f"history_rollups needs PostgreSQL, and this is {connection.dialect.name}, where no trigger could keep "
+            "rollups right when users are deleted: leave the option out"
+        )
+
+
+def _create_rollups(table: Table, connection: Connection, **_: object) -> None:
+    users = live_users_column(connection, table)
+    dialects.get(connection.dialect.name).rollups.create(connection, table, users)
+
+
 # ---- in a database
 
 
@@ -146,6 +165,7 @@ def create_all(
     user_id_type: UserIdType = "uuid",
     id_type: IdType = "integer",
     history_partitions: HistoryPartitions | None = None,
+    history_rollups: bool | None = None,
 ) -> Created:
     """Create the missing tables in a database.
 
@@ -154,7 +174,7 @@ def create_all(
     changed; `usage-instrument db upgrade` brings it to the current schema. Raises ConfigurationError.
     """
     options: dict[str, Any] = {"schema": schema, "users": users, "user_id_type": user_id_type, "id_type": id_type}
-    options["history_partitions"] = history_partitions
+    options |= {"history_partitions": history_partitions, "history_rollups": history_rollups}
     if isinstance(bind, Engine):
         return _create_concurrently(bind, **options)
     if not isinstance(bind, Connection):
@@ -211,6 +231,7 @@ def reflected_options(
     user_id_type: UserIdType,
     id_type: IdType = "integer",
     history_partitions: HistoryPartitions | None = None,
+    history_rollups: bool | None = None,
 ) -> ReflectedOptions:
     """Look up the users table in a database, and define the tables for it. Raises ConfigurationError."""
     metadata = MetaData()
@@ -222,7 +243,10 @@ def reflected_options(
         user_id_type=user_id_type,
         id_type=id_type,
         history_partitions=history_partitions,
+        history_rollups=history_rollups,
     )
     if history_partitions == "month":
         _need_partitions(tables.history, connection)
+    if history_rollups:
+        _need_rollups(tables.history, connection)
     return ReflectedOptions(tables, found.why, found.other_type)

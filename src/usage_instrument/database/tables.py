@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,8 @@ from sqlalchemy import MetaData, Table
 
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import HistoryPartitions, UserIdType
+
+from .rollups import RollupTables
 
 INFO = "usage_instrument"
 """The key of `MetaData.info` that holds its tables, by the full name of `feature_usage`."""
@@ -52,6 +55,8 @@ class Tables:
     """The column that the foreign key refers to; None without a foreign key."""
     history_partitions: HistoryPartitions | None = None
     """How the history is stored; None is as it is."""
+    history_rollups: bool | None = None
+    """Whether the history has rollups; None is as it is."""
 
     def __repr__(self) -> str:
         return f"Tables({self.usage.fullname!r}, user_id_type={self.user_id_type!r}, users={self.users!r})"
@@ -74,6 +79,11 @@ class Tables:
     def of_users(self) -> tuple[Table, ...]:
         """The tables whose rows belong to users: `user_id` refers to the users table."""
         return self.usage, self.history, self.exposures, self.dimensions
+
+    @functools.cached_property
+    def rollups(self) -> RollupTables | None:
+        """The rollups of the history, if questions may use them."""
+        return RollupTables.of(self.history) if self.history_rollups else None
 
     def translated(self, schemas: Mapping[str | None, str | None]) -> Tables:
         """The same tables in the schemas of a `schema_translate_map`."""

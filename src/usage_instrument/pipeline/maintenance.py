@@ -1,4 +1,4 @@
-"""The writer's work between batches: the heartbeat, the catalogue, the journals of dead writers, old rows."""
+"""The writer's work between batches: the heartbeat, the catalogue, the journals of dead writers, old rows, rollups."""
 
 from __future__ import annotations
 
@@ -138,6 +138,7 @@ class Maintenance:
         root = settings.journal
         dead = retention.dead_writers(lambda: journal.writers(root) if root is not None else ())
         yield retention.forget(dead)
+        yield from retention.renew_rollups(first_moment)
 
 
 def _texts(feature: Feature) -> tuple[str | None, ...]:

@@ -36,6 +36,8 @@ _MOVED = 50_000
 _ATTEMPTS = 20
 DEAD = dt.timedelta(days=400)
 """Without a heartbeat for so long, a writer is dead, and none of its batches is on its way."""
+_IN_THE_WAY = {Fault.LOCKED, Fault.UNKNOWN_USER, Fault.TRANSIENT}
+"""Faults of a statement that meets others: users are deleted, rows are locked."""
 _LONGEST = dt.timedelta(days=36_500)
 
 
@@ -111,7 +113,10 @@ class Retention:
         return 0
 
     def _drop(self, part: Partition, connection: Connection) -> int:
-        is_dropped = self._partitioning(connection).drop(connection, self._tables.history, part)
+        history = self._tables.history
+        is_dropped = self._partitioning(connection).drop(connection, history, part)
+        if is_dropped and part.end is not None:
+            dialects.get(connection.dialect.name).rollups.forget(connection, history, part.start, part.end)
         return part.rows if is_dropped else 0
 
     def _insist(self, work: Callable[[Connection], int]) -> Iterator[int]:
@@ -196,6 +201,48 @@ class Retention:
         if counts:
             self._flush.add_history(connection, counts)
         return len(rows)
+
+    # ---- the rollups of the history
+
+    def stale_weeks(self, since: dt.datetime) -> list[dt.datetime]:
+        """The weeks since a moment that have to be rolled up; none if the history has no rollups."""
+        history = self._tables.history
+
+        def look(connection: Connection) -> list[dt.datetime]:
+            rollups = dialects.get(connection.dialect.name).rollups
+            return rollups.stale(connection, history, since) if rollups.find(connection, history) else []
+
+        return self._run_reading(look)
+
+    def renew_rollups(self, since: dt.datetime, *, patiently: bool = False) -> Iterator[int]:
+        """Roll up the weeks since a moment that have changed or have no rollup, and delete older ones; yield the number
+        of weeks of each transaction.
+
+        A week that another process, or the deletion of a user, is in the way of waits for the next time. Unless
+        `patiently`, a week takes no longer than a statement of a flush.
+        """
+        yield from self._unless_in_the_way(partial(self._tidy_rollups, since))
+        for week in self.stale_weeks(since):
+            yield from self._unless_in_the_way(partial(self._renew_week, week, patiently))
+
+    def _tidy_rollups(self, since: dt.datetime, connection: Connection) -> int:
+        rollups, history = dialects.get(connection.dialect.name).rollups, self._tables.history
+        if rollups.find(connection, history):
+            rollups.tidy(connection, history, since)
+        return 0
+
+    def _renew_week(self, week: dt.datetime, patiently: bool, connection: Connection) -> int:
+        rollups = dialects.get(connection.dialect.name).rollups
+        return int(rollups.renew(connection, self._tables.history, week, patiently=patiently))
+
+    def _unless_in_the_way(self, work: Callable[[Connection], int]) -> Iterator[int]:
+        try:
+            done = self._transact(work)
+        except UsageInstrumentError as error:
+            if getattr(error, "fault", None) not in _IN_THE_WAY:
+                raise
+            done = 0
+        yield done
 
     # ---- the exposures
 

@@ -12,6 +12,7 @@ from .arguments import default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import ZERO, by_name, share, total
 from .questions import FEATURE, NAME, SHARE, USERS, Argument, Question, QuestionColumn, described, if_bounded
+from .rollups import rolled_up
 from .sources import counts_in, host_column, host_key, of_population, population
 from .windows import Moment, Window, pairs_in, window
 from .zones import TimeZone
@@ -80,10 +81,16 @@ def _until_now(tables: Tables, asked: Window, column: Any) -> Subquery:
     usage, its = pairs_in(tables, asked)
     source, key, user = _joined(tables, usage, column)
     users = select(*key, func.count(user).label("users"), ZERO.label("uses")).select_from(source).where(*its)
-    history = asked.history(tables)
-    source, others, _ = _joined(tables, history, column)
-    uses = select(*others, ZERO, func.sum(history.c.usage_count)).where(*asked.contains(history.c.bucket_start))
-    uses = uses.select_from(history if column is None else source)
+    if column is None and (rolled := rolled_up(tables, asked)) is not None:
+        rows, inside = rolled.by_feature(), []
+    else:
+        rows = asked.history(tables)
+        inside = asked.contains(rows.c.bucket_start)
+    if column is None:
+        source, others = rows, [rows.c.feature_name]
+    else:
+        source, others, _ = _joined(tables, rows, column)
+    uses = select(*others, ZERO, func.sum(rows.c.usage_count)).select_from(source).where(*inside)
     return union_all(users.group_by(*key), uses.group_by(*others)).subquery("used")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import overload
 
-from sqlalchemy import Select, case, func, literal_column, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, case, func, literal_column, or_, select, union_all
 
 from usage_instrument.database.expressions import Later, StartOf
 from usage_instrument.database.tables import Tables
@@ -15,6 +15,7 @@ from .arguments import checked_step, default_tables, rows_of
 from .comparison import Compare, compared_in_order, window_before
 from .numbers import ONE, ZERO, total
 from .questions import BY_STEP, Bars, Query, Question, QuestionColumn, described
+from .rollups import rolled_up
 from .sources import began_before
 from .windows import QUARTER, Moment, Window, calendar, window
 from .zones import TimeZone
@@ -83,9 +84,11 @@ def _by_unit(feature: str | None, unit: Unit, asked: Window, tables: Tables, suf
     """The numbers of users by day, week or month, without an order; the suffix is that of the CTEs."""
     start, end = asked.start(unit), asked.end(unit)
     before_it = None if start is None else Later(unit, start, literal_column("-1"))
-    history = asked.history(tables, _LONGEST, unit)
+    rolled = rolled_up(tables, asked, unit, start=before_it, name=suffix) if feature is None and unit != "day" else None
+    history = asked.history(tables, _LONGEST, unit) if rolled is None else rolled.by_user()
     bucket = history.c.bucket_start
-    rows = [history.c.user_id.is_not(None), *rows_of(history.c.feature_name, feature)]
+    rows: list[ColumnElement[bool]] = [history.c.user_id.is_not(None)]
+    rows += [] if rolled is not None else rows_of(history.c.feature_name, feature)
     rows += Window(None, asked.until, asked.tz).contains(bucket, unit)
     rows += [] if before_it is None else [bucket >= before_it]
     unit_start = StartOf(unit, bucket).label("bucket_start")

@@ -14,6 +14,7 @@ from .arguments import checked_limit, default_tables, rows_of
 from .comparison import Compare, changes, window_before
 from .numbers import share, total
 from .questions import SHARE, USES, Query, Question, QuestionColumn, described, if_bounded
+from .rollups import rolled_up
 from .windows import Moment, Window, counted_in, window
 from .zones import TimeZone
 
@@ -61,11 +62,18 @@ def power_users(
     `uses_relative_change` (0.1 is a tenth more, None if there was nothing before).
     """
     tables, before = tables or default_tables(), window_before(compare, since, until, tz)
-    source, period = counted_in(tables, window(since, until, tz))
+    asked = window(since, until, tz)
+    source, period = counted_in(tables, asked)
     rows = [*rows_of(source.c.feature_name, feature), *period]
     uses = total(source.c.usage_count).label("uses")
     # Grouped by user alone: by user and feature there are many times more groups, of which ten users need a few.
-    used = select(source.c.user_id, uses).where(*rows).group_by(source.c.user_id).cte("used")
+    by_user = select(source.c.user_id, uses).where(*rows).group_by(source.c.user_id)
+    rolled = None if asked.is_all_time or feature is not None else rolled_up(tables, asked)
+    if rolled is not None:
+        history = rolled.by_user()
+        uses = total(history.c.usage_count).label("uses")
+        by_user = select(history.c.user_id, uses).group_by(history.c.user_id)
+    used = by_user.cte("used")
     everything = select(func.sum(used.c.uses)).scalar_subquery()
     order = (used.c.uses.desc(), used.c.user_id)
     top = select(used).where(used.c.user_id.is_not(None)).order_by(*order).limit(checked_limit(limit)).subquery("top")

@@ -12,6 +12,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_step, default_tables, rows_of
 from .numbers import ONE, ZERO, share, whole
 from .questions import BY_STEP, FEATURE_NAME, SHARE, USERS, Argument, Grid, Question, QuestionColumn, described
+from .rollups import rolled_up
 from .sources import began_before
 from .windows import QUARTER, Moment, Window, calendar, window
 from .zones import TimeZone
@@ -43,8 +44,12 @@ def retention(
     asked, unit = window(since, until, tz), checked_step(by)
     tables, start, end = tables or default_tables(), asked.start(unit), asked.end(unit)
     history = Window(asked.since, None, asked.tz).history(tables, by=unit)  # users return after the window too
-    bucket, name = history.c.bucket_start, history.c.feature_name
+    name = history.c.feature_name
     begins, returns = rows_of(name, feature), rows_of(name, feature if returning is None else returning)
+    of_all = not begins and not returns and unit != "day"
+    rolled = rolled_up(tables, asked, unit, has_end=False) if of_all else None
+    history = history if rolled is None else rolled.by_user()
+    bucket = history.c.bucket_start
     visit = (history.c.user_id, StartOf(unit, bucket).label("bucket_start"))
     did = [func.max(_is(rows)).label(label) for rows, label in ((begins, "begins"), (returns, "returns"))]
     its = [history.c.user_id.is_not(None), or_(and_(true(), *begins), and_(true(), *returns))]

@@ -13,6 +13,7 @@ from .arguments import default_tables, rows_of
 from .comparison import Compare, compared, window_before
 from .numbers import share
 from .questions import SHARE, USERS, Query, Question, QuestionColumn, described
+from .rollups import rolled_up
 from .windows import MONTH, Moment, Window, window
 from .zones import TimeZone
 
@@ -60,21 +61,29 @@ def stickiness(
     tables, before = tables or default_tables(), window_before(compare, since, until, tz)
     found = _counted(feature, window(since, until, tz), tables)
     if before is not None:
-        found = compared(found, _counted(feature, before, tables), ["active_days"], ["unique_users"])
+        found = compared(found, _counted(feature, before, tables, "_before"), ["active_days"], ["unique_users"])
     return found.order_by(found.selected_columns["active_days"])
 
 
-def _counted(feature: str | None, asked: Window, tables: Tables) -> Query:
+def _counted(feature: str | None, asked: Window, tables: Tables, suffix: str = "") -> Query:
+    active_days = _active_days(feature, asked, tables, suffix)
+    by_user = active_days.subquery("by_user")
+    users = func.count()
+    shown = share(users, func.sum(users).over()).label("share")
+    return select(by_user.c.active_days, users.label("unique_users"), shown).group_by(by_user.c.active_days)
+
+
+def _active_days(feature: str | None, asked: Window, tables: Tables, suffix: str) -> Query:
+    """The number of active days of each user."""
+    rolled = rolled_up(tables, asked, name=suffix) if feature is None else None
+    if rolled is not None:
+        found = rolled.active_days()
+        return select(func.sum(found.c.active_days).label("active_days")).group_by(found.c.user_id)
     history = asked.history(tables)
     rows = [*rows_of(history.c.feature_name, feature), *asked.contains(history.c.bucket_start)]
     day = Day(history.c.bucket_start).label("day")
     visits = select(history.c.user_id, day).where(history.c.user_id.is_not(None), *rows).distinct().subquery("visits")
-    by_user = (
-        select(func.count().label("active_days")).select_from(visits).group_by(visits.c.user_id).subquery("by_user")
-    )
-    users = func.count()
-    shown = share(users, func.sum(users).over()).label("share")
-    return select(by_user.c.active_days, users.label("unique_users"), shown).group_by(by_user.c.active_days)
+    return select(func.count().label("active_days")).select_from(visits).group_by(visits.c.user_id)
 
 
 STICKINESS = described(

@@ -25,6 +25,7 @@ from .arguments import checked_feature, default_tables
 from .comparison import Compare, changes, window_before
 from .numbers import ZERO, share, total, whole
 from .questions import NAME, SHARE, USERS, Argument, Query, Question, QuestionColumn, described
+from .rollups import rolled_up
 from .sources import began_before, host_column, host_key
 from .windows import QUARTER, Moment, Window, window
 from .zones import TimeZone
@@ -133,7 +134,7 @@ def _counted(
     if start is None:
         is_its = and_(is_its, *Window(asked.since, None, asked.tz).contains(history.c.bucket_start))
     used = select(user, first).where(is_its).group_by(user).subquery("used")
-    starts = _starts(start, tables, asked).cte(f"starts{suffix}")
+    starts = _starts(start, tables, asked, suffix).cte(f"starts{suffix}")
     passed = DaysBetween(starts.c.start, used.c.first)
     days = case((passed > ZERO, passed), else_=ZERO).label("days")
     adopters = select(days).join_from(starts, used, used.c.user_id == starts.c.user_id).subquery("adopters")
@@ -158,10 +159,11 @@ def _cumulative(counts: Subquery, suffix: str = "") -> list[ColumnElement[int]]:
     ]
 
 
-def _starts(start: Any, tables: Tables, asked: Window) -> Select[*tuple[Any, ...]]:
+def _starts(start: Any, tables: Tables, asked: Window, suffix: str) -> Select[*tuple[Any, ...]]:
     """The users who started in the window, and when, in local time: `user_id`, `start`."""
     if start is None:
-        history, begin = _from_since(tables, asked), asked.start()
+        rolled, begin = rolled_up(tables, asked, has_end=False, name=suffix), asked.start()
+        history = _from_since(tables, asked) if rolled is None else rolled.by_user()
         user, first = history.c.user_id, func.min(history.c.bucket_start).label("start")
         rows = [user.is_not(None), *([] if begin is None else [history.c.bucket_start >= begin])]
         begun = select(user, first).where(*rows).group_by(user).subquery("begun")

@@ -12,6 +12,7 @@ from .arguments import checked_limit, default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, total
 from .questions import FEATURE, Query, Question, QuestionColumn, described, if_bounded
+from .rollups import rolled_up
 from .windows import Moment, Window, counted_in, window
 from .zones import TimeZone
 
@@ -57,13 +58,16 @@ def top_features(
     tables, before = tables or default_tables(), window_before(compare, since, until, tz)
     found: Query = _uses(tables, window(since, until, tz))
     if before is not None:
-        found = compared(found, _uses(tables, before), ["feature_name"], ["total_usage"])
+        found = compared(found, _uses(tables, before, "_before"), ["feature_name"], ["total_usage"])
     feature, uses = found.selected_columns["feature_name"], found.selected_columns["total_usage"]
     return found.order_by(uses.desc(), *by_name(feature)).limit(checked_limit(limit))
 
 
-def _uses(tables: Tables, asked: Window) -> Select[str | None, int]:
+def _uses(tables: Tables, asked: Window, suffix: str = "") -> Select[str | None, int]:
     source, period = counted_in(tables, asked)
+    rolled = None if asked.is_all_time else rolled_up(tables, asked, name=suffix)
+    if rolled is not None:
+        source, period = rolled.by_feature(), []
     feature, uses = source.c.feature_name, total(source.c.usage_count).label("total_usage")
     return select(feature, uses).where(*period).group_by(feature)
 

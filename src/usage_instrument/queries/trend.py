@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, get_args, overload
 
-from sqlalchemy import ColumnElement, FromClause, Select, case, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, Select, case, func, literal_column, select, union_all
 
 from usage_instrument.database.expressions import Later, StartOf
 from usage_instrument.database.lateral import per_row
@@ -18,6 +18,7 @@ from .arguments import checked_unit, default_tables, rows_of
 from .comparison import Compare, compared_in_order, window_before
 from .numbers import ONE, whole
 from .questions import USERS, USES, Argument, Query, Question, QuestionColumn, choice, described
+from .rollups import rolled_up
 from .windows import MONTH, Moment, Window, calendar, window
 from .zones import UTC, TimeZone
 
@@ -98,10 +99,18 @@ def _by_unit(
         start = select(StartOf(unit, func.min(bucket))).where(*rows).scalar_subquery()
     units = calendar(unit, start, end, name, zone)
     unit_start = StartOf(unit, bucket).label("bucket_start")
-    by_user = _by_user(history, [unit_start]).where(*rows).subquery(f"used_in_{name}")
-    at_once = select(by_user.c.bucket_start, *_added_up(by_user)).group_by(by_user.c.bucket_start)
+    at_once = _totals(_by_user(history, [unit_start]).where(*rows), name)
     used: FromClause = at_once.subquery(f"totals_of_{name}")
-    if zone.is_utc:  # the users of one day fit into memory, those of each of many days do not
+    rolled = rolled_up(tables, asked, unit, name=f"_of_{name}") if unit == "day" or feature is None else None
+    if rolled is not None and unit == "day":
+        rest = rolled.rest(*_by_user(history, [unit_start]).selected_columns).where(*its)
+        rest = rest.group_by(unit_start, history.c.user_id)
+        used = union_all(rolled.by_day(feature), _totals(rest, name)).subquery(f"totals_of_{name}")
+    elif rolled is not None:
+        by_week = rolled.by_user()
+        unit_start = StartOf(unit, by_week.c.bucket_start).label("bucket_start")
+        used = _totals(_by_user(by_week, [unit_start]), name).subquery(f"totals_of_{name}")
+    elif zone.is_utc:  # the users of one day fit into memory, those of each of many days do not
         is_its = (bucket >= units.c.bucket_start, bucket < Later(unit, units.c.bucket_start, ONE))
         of_unit = _by_user(history, []).where(*its, *is_its).correlate(units).subquery(f"used_in_{name}")
         used = per_row(select(units.c.bucket_start, *_added_up(of_unit)), at_once, f"totals_of_{name}")
@@ -123,6 +132,11 @@ def _by_user(history: FromClause, key: list[ColumnElement[Any]]) -> Select[*tupl
     """The uses of each user by a key, whose order SQLite keeps for the groups around it."""
     uses = func.sum(history.c.usage_count).label("uses")
     return select(*key, history.c.user_id, uses).group_by(*key, history.c.user_id)
+
+
+def _totals(by_user: Select[*tuple[Any, ...]], name: str) -> Select[*tuple[Any, ...]]:
+    rows = by_user.subquery(f"used_in_{name}")
+    return select(rows.c.bucket_start, *_added_up(rows)).group_by(rows.c.bucket_start)
 
 
 def _added_up(by_user: FromClause) -> list[ColumnElement[Any]]:

@@ -35,6 +35,7 @@ from usage_instrument.typing import Unit, UserIdType
 from ..driver_errors import Fault
 from ..live_tables import LiveTables
 from ..partitions import Partitioning
+from ..rollups import Rollups
 from ..tables import Tables
 from ..users_column import UsersColumn
 
@@ -234,6 +235,8 @@ class Dialect(ABC):
 
     partitioning: ClassVar[Partitioning] = Partitioning()
     """The partitions of the history, where tables have some."""
+    rollups: ClassVar[Rollups] = Rollups()
+    """The rollups of the history, where triggers can keep them."""
 
     # ---- the users table
 

@@ -42,6 +42,7 @@ from .additions import UTC_NOW
 from .flush import PostgreSQLFlush
 from .partitions import UPGRADE_CHECK, MonthlyPartitions
 from .portable_flush import PortableFlush, is_distributed
+from .rollups import WeeklyRollups
 
 _EQUALITY = text(
     "SELECT CASE WHEN t.typname = 'citext' THEN 'citext' WHEN NOT c.collisdeterministic THEN CAST(c.collname AS text) "
@@ -143,6 +144,7 @@ class PostgreSQL(Dialect):
             yield connection
 
     partitioning = MonthlyPartitions()
+    rollups = WeeklyRollups()
 
     def users_equality(self, connection: Connection, users: UsersColumn) -> str | None:
         names = {"name": users.sql_table(connection.dialect), "column": users.column}
