@@ -5,6 +5,9 @@
 Fills a PostgreSQL of its own, started as the tests start theirs, with N rows of `feature_usage` and ten times as many
 of `feature_usage_history` (400 days), or a database that `--url` names and `--keep` has filled before. Each question
 and its SQL of by_hand.sql run in turns; the times are medians, and both must give the same answer. Trust the ratios.
+
+`--rollups` makes rollups of the history instead, and asks the questions that read them about 400 days, with them and
+without.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,13 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 import servers  # noqa: E402 - of the tests
+from usage_instrument import Settings  # noqa: E402
 from usage_instrument import queries as q  # noqa: E402
+from usage_instrument.database import dialects  # noqa: E402
+from usage_instrument.database.engines import connect  # noqa: E402
+from usage_instrument.pipeline.store import Store  # noqa: E402
 from usage_instrument.schema import Tables, create_all  # noqa: E402
+from usage_instrument.upgrade import upgrade  # noqa: E402
 
 AIM = 1.5
 """The highest ratio that we accept."""
@@ -150,16 +159,61 @@ def fill(engine: sa.Engine, tables: Tables, users: int) -> None:
         connection.exec_driver_sql("VACUUM ANALYZE")
 
 
-def measured(connection: sa.Connection, pair: tuple[Any, str], rounds: int) -> tuple[list[float], list[float]]:
+def compare_rollups(engine: sa.Engine, tables: Tables, rounds: int, only: str | None) -> None:
+    """Print what the rollups cost, and the milliseconds of each question that reads them."""
+    store = Store(connect(engine), replace(tables, history_rollups=True), Settings())
+    store.open()
+    with engine.connect() as connection:
+        upgrade(connection, replace(tables, history_rollups=True))
+    started = time.perf_counter()
+    weeks = sum(store.retention.renew_rollups(dt.datetime(2000, 1, 1), patiently=True))
+    store.dispose()
+    print(f"{weeks} weeks rolled up in {time.perf_counter() - started:.0f} s")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE")
+        sizes = "SELECT relname, pg_size_pretty(pg_total_relation_size(oid)) FROM pg_class WHERE relname IN "
+        names = "('feature_usage_history', 'feature_usage_rollup_days', 'feature_usage_rollup_users')"
+        for name, size in connection.exec_driver_sql(f"{sizes}{names} ORDER BY 1"):
+            print(f"{name}: {size}")
+    with engine.connect() as connection:
+        print(f"\n{'400 days':28} {'ms':>8} {'rollups':>8} {'ratio':>6}")
+        rolled = over_400_days(replace(tables, history_rollups=True))
+        for name, question in over_400_days(tables).items():
+            if only is None or only in name:
+                dialects.get("postgresql").prepare_questions(connection)
+                theirs, ours = measured(connection, (question, rolled[name]), rounds)
+                a, b = statistics.median(theirs) * 1000, statistics.median(ours) * 1000
+                print(f"{name:28} {a:8.1f} {b:8.1f} {b / a:6.2f}", flush=True)
+
+
+def over_400_days(tables: Tables) -> dict[str, Any]:
+    """The questions that read rollups."""
+    span: Any = {"since": dt.timedelta(days=400), "tables": tables}
+    return {
+        "top_features": q.top_features(**span),
+        "trend": q.trend(**span),
+        "trend by week": q.trend(by="week", **span),
+        "stickiness": q.stickiness(**span),
+        "power_users": q.power_users(**span),
+        "time_to_adopt": q.time_to_adopt("feature 7", **span),
+        "lifecycle": q.lifecycle(**span),
+        "lifecycle by month": q.lifecycle(by="month", **span),
+        "retention": q.retention(**span),
+        "retention by month": q.retention(by="month", **span),
+    }
+
+
+def measured(connection: sa.Connection, pair: tuple[Any, Any], rounds: int) -> tuple[list[float], list[float]]:
     """The seconds of each round, of the question and of the SQL by hand, whose answers are the same."""
     ours: list[float] = []
     theirs: list[float] = []
-    answers = []
+    answers: list[Any] = []
     for number in range(rounds + 1):
         answers = []
         for times, statement in zip((ours, theirs), pair, strict=True):
             started = time.perf_counter()
-            found = connection.execute(statement) if times is ours else connection.exec_driver_sql(str(statement))
+            is_by_hand = isinstance(statement, str)
+            found = connection.exec_driver_sql(statement) if is_by_hand else connection.execute(statement)
             rows = found.all()
             if number:  # the first round warms up
                 times.append(time.perf_counter() - started)
@@ -188,11 +242,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="the questions whose name holds this")
     parser.add_argument("--plans", type=Path, help="a file for the plans of the questions")
+    parser.add_argument("--rollups", action="store_true", help="compare the history with its rollups")
     parser.add_argument("--url", help="a PostgreSQL to use, which is filled if it has no feature_usage yet")
     options = parser.parse_args()
     plans = []
     with server(options.url) as engine:
         tables, people = filled(engine, options.rows)
+        if options.rollups:
+            compare_rollups(engine, tables, options.rounds, options.only)
+            return
         with engine.connect() as connection:
             user = connection.scalar(sa.select(people.c.id).order_by(people.c.id).limit(1))
             asked, statements = questions(tables, people.c.plan, user), by_hand(user)
