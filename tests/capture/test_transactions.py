@@ -517,6 +517,44 @@ def test_a_session_within_a_transaction_of_the_hosts_follows_that(lite, captured
     assert rows(lite) == counted(captured)
 
 
+@pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only", "control_fully"])
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_call_that_commits_within_a_transaction_of_the_hosts_follows_that(lite, captured, mode, reads):
+    @tracks("purchase", commit="session", user_arg="number")
+    def purchase(session, number, outer, end):
+        session.execute(sa.insert(Purchase).values(id=number))
+        session.commit()
+        if end and outer.is_active:
+            getattr(outer, end)()
+        if reads:
+            session.execute(sa.select(Purchase))
+
+    with lite.connect() as connection:
+        for end in ("rollback", "commit"):
+            for within in (False, True):
+                outer = connection.begin()
+                session = Session(bind=connection, join_transaction_mode=mode)
+                purchase(session, next(numbers), outer, end if within else None)
+                if outer.is_active:
+                    getattr(outer, end)()
+                session.close()
+    assert sorted(rows(lite)) == sorted(counted(captured))
+    assert len(rows(lite)) == (4 if mode == "control_fully" else 2)
+
+
+def test_a_listener_behind_the_commit_within_a_transaction_of_the_hosts_follows_that(lite, captured):
+    with lite.connect() as connection:
+        for ends_well in (False, True):
+            outer = connection.begin()
+            with Session(bind=connection) as session:
+                sa.event.listen(session, "after_commit", lambda session: usage.track("after", commit=session))
+                session.execute(sa.insert(Purchase).values(id=next(numbers)))
+                session.commit()
+            assert captured.uses == []
+            outer.commit() if ends_well else outer.rollback()
+    assert captured.names == ["after"]
+
+
 # ---- connections
 
 

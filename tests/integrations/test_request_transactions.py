@@ -275,3 +275,25 @@ def test_without_a_request_it_counts_at_once_and_the_log_says_so(captured):
 def test_textual_sql_is_read_by_its_verb_and_not_by_its_columns(statement, reads):
     state = SimpleNamespace(statement=sa.text(statement))
     assert request_transactions._is_writing_text(state) is not reads
+
+
+def test_a_request_within_a_transaction_of_a_test_follows_that(sqlite, captured):
+    app, engine = Flask("shop"), sa.create_engine(sqlite.url)
+    UsageInstrument(app, commit="request")
+
+    @app.post("/save/<int:number>")
+    def save(number):
+        with Session(connection) as session:
+            session.execute(sa.text("INSERT INTO orders VALUES (:number)"), {"number": number})
+            session.commit()
+        return "saved"
+
+    with engine.connect() as connection:
+        connection.execute(sa.text("CREATE TABLE orders (id INTEGER)"))
+        connection.commit()
+        for end in ("rollback", "commit"):
+            outer = connection.begin()
+            assert app.test_client().post("/save/1").status_code == 200
+            assert captured.uses == []
+            getattr(outer, end)()
+    assert captured.names == ["save"]

@@ -19,9 +19,15 @@ _kinds: dict[type, type] = {}
 
 def keep(connection: Connection, release: Release) -> bool:
     """Keep a use for the commit of the connection's transaction; False if none is open."""
-    transaction = connection.get_nested_transaction() or connection.get_transaction()
-    if transaction is None:
-        return False
+    transaction = _innermost(connection)
+    return transaction is not None and _keep_until(connection, transaction, release)
+
+
+def _innermost(connection: Connection) -> Any:
+    return connection.get_nested_transaction() or connection.get_transaction()
+
+
+def _keep_until(connection: Connection, transaction: Any, release: Release) -> bool:
     info = bind_info(connection, getattr(release, "outbox", None))
     if info.autocommits:
         return False
@@ -48,6 +54,31 @@ def outcome_since(connection: Connection, ended: int) -> bool | None:
     """As session_transactions.outcome_since."""
     found = outcomes_of(connection)
     return None if found.ended == ended else found.committed
+
+
+class Outer:
+    """The transaction of a Connection around that of a session: the session's commit has not decided yet."""
+
+    __slots__ = ("_connection", "_ended", "_transaction")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._transaction = _innermost(connection)
+        self._ended = watch(connection)
+
+    def keep(self, release: Release) -> bool:
+        """Keep a use for its commit, or drop it if it was rolled back; False if the use counts now."""
+        committed = outcome_since(self._connection, self._ended)
+        if committed is not None:
+            return not committed
+        if not self._transaction.is_active:  # a savepoint that was released
+            return keep(self._connection, release)
+        return _keep_until(self._connection, self._transaction, release)
+
+
+def outer_of(bind: Any, kind: Any) -> Outer | None:
+    """The transaction that a session's bind is in, if the bind is a Connection, whose class is `kind`."""
+    return Outer(bind) if isinstance(bind, kind) and bind.in_transaction() else None
 
 
 def _follow(transaction: Any) -> None:
@@ -141,7 +172,7 @@ class _ReportsSavepoint(_Reports):
         super().commit()  # type: ignore[misc]
         found: KeptUses | None = vars(connection).get(KEY)
         if found is not None:
-            outer = connection.get_nested_transaction() or connection.get_transaction()
+            outer = _innermost(connection)
             _follow(outer)
             found.move(self, outer)
 

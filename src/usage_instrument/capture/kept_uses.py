@@ -96,6 +96,8 @@ class Outcomes:
     """Whether the latest of them committed."""
     committing = False
     """Whether the present one has committed and has not ended."""
+    outer: Any = None
+    """The transaction of the host's Connection that decides on what the latest one committed."""
     request: Any = None
     """The request in which the session wrote something that is not committed, for `commit="request"`."""
 
@@ -103,6 +105,8 @@ class Outcomes:
         """An outermost transaction has ended."""
         self.ended += 1
         self.committed, self.committing = committed, False
+        if not committed:
+            self.outer = None
 
 
 def outcomes_of(owner: Any) -> Outcomes:

@@ -73,7 +73,11 @@ def keep_now(request: Request | Writes, release: Release) -> None:
     if False in sessions.values():
         return
     waiting = next((session for session, committed in sessions.items() if committed is None), None)
-    if waiting is None or not session_transactions.keep(waiting, release):
+    if waiting is not None:
+        is_kept = session_transactions.keep(waiting, release)
+    else:
+        is_kept = any(session_transactions.keep_outside(session, release) for session in sessions)
+    if not is_kept:
         run((release,))
 
 

@@ -72,7 +72,9 @@ def keep(session: Session, release: Release) -> bool:
         return False
     if transaction._state is _has_committed:  # and a listener of the host's follows ours
         if transaction.parent is None:
-            run((release,))
+            outer = connection_transactions.outer_of(session.bind, _connection)
+            if outer is None or not outer.keep(release):
+                run((release,))
             return True
         transaction = _boundary(transaction.parent)
     found: KeptUses | None = getattr(session, KEY, None)
@@ -96,6 +98,12 @@ def outcome_since(session: Session, ended: int) -> bool | None:
     """Whether the latest transaction that ended since `watch` committed; None if none ended."""
     found = outcomes_of(session)
     return None if found.ended == ended else found.committed
+
+
+def keep_outside(session: Session, release: Release) -> bool:
+    """Leave a use to the transaction around the one that committed last; False if there is none."""
+    outer = outcomes_of(session).outer
+    return outer is not None and bool(outer.keep(release))
 
 
 def _committing(session: Session) -> None:
@@ -129,15 +137,15 @@ def _committed(session: Session) -> None:
         if found is not None:
             found.move(savepoint, _boundary(savepoint.parent))
         return
+    # The session may only take part in a transaction of the host's.
+    outer = connection_transactions.outer_of(session.bind, _connection)
     if outcomes is not None:
-        outcomes.committing = True
+        outcomes.committing, outcomes.outer = True, outer
     if found is None:
         return
     setattr(session, KEY, None)
-    outer = session.bind
-    # The session may only take part in a transaction of the host's.
-    if isinstance(outer, _connection) and outer.in_transaction():
-        found[:] = [entry for entry in found if not connection_transactions.keep(outer, entry[1])]
+    if outer is not None:
+        found[:] = [entry for entry in found if not outer.keep(entry[1])]
     found.record()
 
 

@@ -38,6 +38,8 @@ class _Kind(NamedTuple):
     """The session or connection behind a value, if that is not its own."""
     watch: Callable[[Any], int] | None = None
     outcome_since: Callable[[Any, int], bool | None] | None = None
+    keep_outside: Callable[[Any, Release], bool] | None = None
+    """Leaves a use of a transaction that committed to the one around it."""
 
 
 def _sync_session(value: Any) -> Any:
@@ -53,7 +55,13 @@ def _scoped(value: Any) -> Any:
     return getattr(session, "sync_session", session)
 
 
-_SESSION = _Kind(session_transactions.keep, None, session_transactions.watch, session_transactions.outcome_since)
+_SESSION = _Kind(
+    session_transactions.keep,
+    None,
+    session_transactions.watch,
+    session_transactions.outcome_since,
+    session_transactions.keep_outside,
+)
 _CONNECTION = _Kind(
     connection_transactions.keep, None, connection_transactions.watch, connection_transactions.outcome_since
 )
@@ -189,10 +197,11 @@ class Span:
             outcome = kind.outcome_since(owner, self._watched)
         if outcome is None:
             return keep(recorder, use, self.commit)
-        if outcome:
-            recorder.record(use)
-        else:
-            kind.keep(owner, recorder.hold(use))
+        release = recorder.hold(use)
+        if not outcome:
+            kind.keep(owner, release)
+        elif kind.keep_outside is None or not kind.keep_outside(owner, release):
+            release()
         return True
 
 
