@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from contextvars import ContextVar
 
 import pytest
 import sqlalchemy as sa
@@ -201,7 +202,11 @@ class Handed:
 
 @pytest.mark.parametrize("proxy", [wrapt.ObjectProxy, lambda value: LocalProxy(lambda: value)])
 def test_proxies_of_sessions_and_connections_are_what_they_stand_for(lite, captured, proxy):
-    for place in (Session(lite), lite.connect(), scoped_session(sessionmaker(lite))):
+    class Routing(Session):
+        def get_bind(self, *_, **__):
+            return lite
+
+    for place in (Session(lite), Routing(), lite.connect(), scoped_session(sessionmaker(lite))):
         kept = buy(proxy(place))
         assert kept not in counted(captured)
         proxy(place).commit()
@@ -210,6 +215,39 @@ def test_proxies_of_sessions_and_connections_are_what_they_stand_for(lite, captu
         assert counted(captured)[-1] == kept
         place.close()
     assert rows(lite) == counted(captured)
+
+
+def test_a_proxy_may_be_bound_by_the_call_and_to_another_session_within_it(lite, captured):
+    bound = ContextVar("bound")
+    proxy = LocalProxy(bound)
+
+    @tracks("purchase", commit=proxy, user_arg="number")
+    def purchase(number, *, session=None):
+        if session is not None:
+            bound.set(session)
+        proxy.execute(sa.insert(Purchase).values(id=number))
+
+    with pytest.raises(TypeError, match="not LocalProxy"):
+        usage.track("purchase", commit=proxy)
+    with Session(lite) as first, Session(lite) as second:
+        bound.set(first)
+        purchase(next(numbers))
+        assert captured.uses == []
+        first.commit()
+        purchase(next(numbers), session=second)
+        assert len(captured.uses) == 1
+        second.commit()
+    assert rows(lite) == counted(captured)
+    assert len(captured.uses) == 2
+
+
+def test_an_object_whose_class_is_an_error_raises_as_any_other(captured):
+    def fails(_):
+        raise ZeroDivisionError
+
+    classless = type("Classless", (), {"__class__": property(fails)})
+    with pytest.raises(DeclarationError, match="not Classless"):
+        usage.track("purchase", commit=classless())
 
 
 class Raising(sa.Engine):

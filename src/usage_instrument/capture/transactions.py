@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from usage_instrument.errors import DeclarationError, UsageInstrumentError
 from usage_instrument.events import Use
+from usage_instrument.runtime import log
 from usage_instrument.typing import UNSET
 
 from . import connection_transactions, django_transactions, request_transactions, session_transactions
@@ -53,6 +54,10 @@ def _sync_connection(value: Any) -> Any:
 def _scoped(value: Any) -> Any:
     session = value.registry()
     return getattr(session, "sync_session", session)
+
+
+def _proxied(value: Any) -> Any:
+    return value.get_transaction.__self__
 
 
 _SESSION = _Kind(
@@ -105,13 +110,24 @@ def _kind_of(commit: object) -> _Kind:
         return found
     found = _kind_of_class(kind)
     if found is None:  # the class of a proxy may stand for any other one
-        found = _kind_of_class(commit.__class__)
+        found = _kind_behind(commit)
         if found is None:
             raise DeclarationError(f"commit= is {ACCEPTED}, not {kind.__name__}{_advice(commit)}")
         return found
     if len(_kinds) >= _TYPES:
         _kinds.clear()
     _kinds[kind] = found
+    return found
+
+
+def _kind_behind(proxy: object) -> _Kind | None:
+    """The kind of what a proxy stands for now; None for another object, and for a proxy that is not bound."""
+    try:
+        found = _kind_of_class(proxy.__class__)
+    except Exception:  # of the host's class
+        return None
+    if found in (_SESSION, _CONNECTION):  # what is noted of it has to be its own
+        return found._replace(owner=_proxied)
     return found
 
 
@@ -233,14 +249,20 @@ def span_reader(commit: object, function: object) -> BeginSpan | None:
     except DeclarationError:
         if not callable(commit):
             raise
-        check_sync(commit, "commit=")
+        try:
+            check_sync(commit, "commit=")
+        except DeclarationError:
+            raise
+        except Exception:  # of a proxy, such as Werkzeug's, that is bound only when a call begins
+            log.debug("cannot see what commit= stands for yet", exc_info=True)
         return lambda args, kwargs: _called_span(commit, args, kwargs)
     return lambda args, kwargs: span_of(commit)
 
 
 def _called_span(commit: Callable[..., Any], args: Args, kwargs: Kwargs) -> Span | Exception | None:
     try:
-        return span_of(commit(*args, **kwargs))
+        is_proxy = type(commit) is not commit.__class__ and _kind_behind(commit) is not None
+        return span_of(commit if is_proxy else commit(*args, **kwargs))
     except Exception as error:  # of the host's callable
         return error
 
