@@ -326,6 +326,27 @@ def test_a_use_by_a_hook_takes_few_calls(sqlite, lite):
     assert bound - without <= 8
 
 
+def test_a_session_that_has_nothing_to_write_commits_without_its_database(sqlite, lite, make):
+    schema.create_all(lite, user_id_type="integer")
+    tracker = make(sqlite, user_id_type="integer")
+    engine = sa.create_engine(sqlite.url)
+
+    @sa.event.listens_for(engine, "do_connect")
+    def refuse(*_):
+        raise ZeroDivisionError
+
+    with Session(engine) as session:
+        session.begin()
+        tracker.track("purchase", commit=session)
+        session.commit()
+        assert tracker.stats().captured == 1
+        session.add(Purchase(id=1))
+        tracker.track("purchase", commit=session)
+        with pytest.raises(ZeroDivisionError):
+            session.commit()
+    assert tracker.stats().captured == 1
+
+
 def test_what_an_engine_is_told_later_holds_at_the_next_use(lite, captured):
     with Session(lite) as session:
         buy(session)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from usage_instrument.runtime import log
 from usage_instrument.runtime.threads import allocate_lock
 
 from . import connection_transactions
@@ -112,7 +113,18 @@ def _committing(session: Session) -> None:
         return
     bind = _only_bind(session)
     if isinstance(bind, _bind):  # for what only behaves like one, the session would open another connection
-        found.put(bind.engine, lambda: session.connection(bind_arguments={"bind": bind}))
+        found.put(bind.engine, lambda: _connect(session, bind))
+
+
+def _connect(session: Session, bind: Any) -> Any:
+    """The connection of a session to its bind; None without one, where the session needs none to commit."""
+    try:
+        return session.connection(bind_arguments={"bind": bind})
+    except Exception:
+        if session.new or session.dirty or session.deleted:
+            raise  # as the host's own flush would
+        log.debug("no connection for a row of the outbox", exc_info=True)
+        return None
 
 
 def _only_bind(session: Session) -> Any:
