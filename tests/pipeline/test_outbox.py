@@ -282,6 +282,42 @@ def test_a_role_that_may_not_insert_fails_no_commit(postgresql, driver, uses):
     assert counts(postgresql.engine(), tables) == {("purchase", 7): 3 * uses}
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "psycopg_async", "asyncpg"])
+@pytest.mark.parametrize("uses", [0, 1, 2])
+def test_a_lost_connection_is_an_error_of_sqlalchemy_as_without_a_use(postgresql, driver, uses):
+    made(postgresql.engine(), user_id_type="integer")
+    url = postgresql.engine().url.set(drivername=f"postgresql+{driver}")
+    usage.configure(postgresql.url, user_id_type="integer", flush_interval=3600)
+
+    def run(session):
+        pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
+        for _ in range(uses):
+            usage.track("purchase", commit=session, user=7)
+        with postgresql.engine().connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            while other.scalar(
+                sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid"), {"pid": pid}
+            ):
+                pass
+        with pytest.raises(sa.exc.DBAPIError) as raised:
+            session.commit()
+        assert raised.value.connection_invalidated
+        if driver != "asyncpg":
+            assert isinstance(raised.value, sa.exc.OperationalError)
+        session.rollback()
+        assert session.scalar(sa.text("SELECT 1")) == 1
+
+    async def arun():
+        async with AsyncSession(create_async_engine(url, poolclass=sa.NullPool)) as session:
+            await session.run_sync(run)
+
+    if driver in {"psycopg_async", "asyncpg"}:
+        asyncio.run(arun())
+    else:
+        with Session(sa.create_engine(url, poolclass=sa.NullPool)) as session:
+            run(session)
+    assert usage.stats().captured == 0
+
+
 @pytest.mark.parametrize("uses", [1, 2])
 def test_a_transaction_that_postgresql_has_aborted_counts_nothing(postgresql, uses):
     """Its COMMIT rolls back, and the driver does not report that."""

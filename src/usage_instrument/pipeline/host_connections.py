@@ -68,8 +68,25 @@ class SqlAlchemyConnection:
                 return
         except self.dialect.loaded_dbapi.Error as error:
             raise exc.DBAPIError(text, None, error) from error
+        except TransactionEndedError as ended:
+            raise TransactionEndedError(self._as_by_sqlalchemy(text, ended.error)) from ended
         with self._savepoint():
             self.execute(text, rows)
+
+    def _as_by_sqlalchemy(self, text: str, error: Exception) -> Exception:
+        """The error of a statement that SQLAlchemy did not run, as the host would see it of its own: it may look for
+        its class, and rolls back. A connection that is lost is invalidated, as its ROLLBACK would fail."""
+        driver: Any = self.dialect.loaded_dbapi
+        if not isinstance(error, driver.Error):
+            return error
+        connection = self._connection
+        is_lost = self.dialect.is_disconnect(error, connection.connection, None)
+        wrapped: Exception = exc.DBAPIError.instance(
+            text, None, error, driver.Error, connection_invalidated=is_lost, dialect=self.dialect
+        )
+        if is_lost:
+            connection.invalidate(error)
+        return wrapped
 
     def _execute_by_driver(self, text: str, row: Any) -> bool:
         """Run a statement within a savepoint in as few steps as the driver allows; False if it is another driver, or
@@ -233,6 +250,8 @@ def is_aborted(host: HostConnection, error: Exception) -> bool:
 
 def is_ended(host: HostConnection, error: Exception) -> bool:
     """Whether the error has ended the transaction."""
+    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+        return True
     return _dialect(host).is_ended(_wrapped(error), host.scalar)
 
 
