@@ -484,6 +484,24 @@ def test_a_listener_behind_the_commit_may_be_the_first_to_capture(lite, captured
     assert captured.count("after") == 2
 
 
+def test_a_listener_may_begin_the_next_transaction_before_ours_sees_the_end(lite, captured):
+    def begin(session, transaction):
+        if transaction.parent is None and not session.info:
+            session.info["has_begun"] = session.begin()
+            usage.track("next", commit=session)
+
+    sa.event.listen(Session, "after_transaction_end", begin, insert=True)
+    try:
+        for number, end in enumerate(("commit", "rollback"), 1):
+            with Session(lite) as session:
+                buy(session)
+                getattr(session, end)()
+                session.commit()
+            assert (captured.count("purchase"), captured.count("next")) == (1, number)
+    finally:
+        sa.event.remove(Session, "after_transaction_end", begin)
+
+
 def test_async_sessions(database, captured):
     async def run():
         engine = create_async_engine(database.async_url)

@@ -178,7 +178,10 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
             found[:] = [entry for entry in found if entry[0] is not transaction]
         return
     if found is not None:
-        setattr(session, KEY, None)
+        # A listener of the host's before ours may have begun the next transaction, with uses.
+        present = session.get_transaction()
+        found[:] = [] if present is None else [entry for entry in found if entry[0] is present]
+        setattr(session, KEY, found or None)
     if outcomes is not None:
         if outcomes.request is not None:
             request, outcomes.request = outcomes.request, None
