@@ -360,6 +360,21 @@ def test_what_an_engine_is_told_later_holds_at_the_next_use(lite, captured):
     assert len(captured.complaints) == 1
 
 
+def test_an_engine_keeps_no_options_of_a_connection(lite, captured):
+    class Tenant:
+        pass
+
+    tenant = Tenant()
+    found = weakref.ref(tenant)
+    with lite.connect().execution_options(tenant=tenant) as connection:
+        buy(connection)
+        connection.commit()
+    assert len(captured.uses) == 1
+    del tenant, connection
+    gc.collect()
+    assert found() is None
+
+
 def test_an_exception_out_of_the_block_counts_nothing(engine, captured):
     with pytest.raises(ZeroDivisionError), Session.begin(Session(engine)) as transaction:
         buy(transaction.session)

@@ -160,5 +160,7 @@ def bind_info(bind: Any, outbox: Outbox | None) -> BindInfo:
     found: BindInfo | None = vars(engine).get(_BIND_INFO)
     if found is None or found.outbox() is not outbox or found.options is not bind.get_execution_options():
         found = BindInfo(bind, outbox)
-        setattr(engine, _BIND_INFO, found)
+        # Options of a connection alone may hold objects of the host's, which end with it.
+        if found.options is engine.get_execution_options():
+            setattr(engine, _BIND_INFO, found)
     return found
