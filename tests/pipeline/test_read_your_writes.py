@@ -224,6 +224,18 @@ def test_an_event_loop_awaits_it(database: Database) -> None:
     assert tracker.shutdown()
 
 
+def test_an_event_loop_awaits_what_a_subclass_counts(sqlite: Database) -> None:
+    class Doubled(Tracker):
+        def count(self, user: object, feature: str) -> int:
+            return 2 * super().count(user, feature)
+
+    made(sqlite.engine())
+    tracker = Doubled(sqlite.url)
+    tracker.track("export", user=USER)
+    assert asyncio.run(tracker.acount(USER, "export")) == tracker.count(USER, "export") == 2
+    tracker.shutdown()
+
+
 def test_trio_awaits_it_too(sqlite: Database) -> None:
     import trio
 

@@ -141,13 +141,18 @@ async def in_worker_thread(work: Callable[[], T]) -> T:
 
 
 def without_blocking(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """A function or method as the coroutine function whose name has an `a` in front. A worker thread runs it."""
+    """A function or method as the coroutine function whose name has an `a` in front. A worker thread runs it, or the
+    method of this name that the object has instead."""
+    name, place = function.__name__, function.__qualname__.removesuffix(function.__name__)
+    is_method = place != "" and not place.endswith("<locals>.")
 
     async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if is_method:  # which a subclass or a test of the host's may have replaced
+            its: Callable[..., T] = getattr(args[0], name)
+            return await in_worker_thread(functools.partial(its, *args[1:], **kwargs))
         return await in_worker_thread(functools.partial(function, *args, **kwargs))
 
     functools.update_wrapper(run, function)
-    name, place = function.__name__, function.__qualname__.removesuffix(function.__name__)
     run.__name__, run.__qualname__ = f"a{name}", f"{place}a{name}"
     run.__doc__ = f"As {name}, without blocking the event loop."
     return run
