@@ -25,6 +25,7 @@ from usage_instrument.dashboard.figures import freshness
 from usage_instrument.dashboard.html import breakable
 from usage_instrument.dashboard.http import POLICY, HTTPRequest
 from usage_instrument.dashboard.page_request import LISTS, PERIODS
+from usage_instrument.dashboard.pages import overview
 from usage_instrument.dashboard.results import BY_PAGE, CARD, parameters_of
 from usage_instrument.queries.questions import QUESTIONS, Topic
 
@@ -124,6 +125,21 @@ def test_the_overview_answers_the_first_questions(past: Past) -> None:
     assert "The last 28 days As of" in said
     week = asgi(app, "/", period="7d").page.said
     assert re.search(r"Top features .* search 189 export 92", week)
+
+
+def test_the_overview_counts_the_uses_of_features_beyond_its_list(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "_MANY", 2)
+    engine = sqlite.engine()
+    tables = made(engine)
+    today = dt.datetime.combine(dt.datetime.now(dt.UTC), dt.time())
+    rows = [{"feature_name": name, "usage_count": 30} for name in ("export", "search", "share")]
+    with engine.begin() as connection:
+        connection.execute(tables.usage.insert(), [{**row, "last_used": today} for row in rows])
+        connection.execute(tables.history.insert(), [{**row, "bucket_start": today} for row in rows])
+    text = asgi(by_asgi.Dashboard(sqlite.url, authorize=yes), "/").text
+    assert "<dt>Uses</dt>\n<dd><b>90</b>" in text
 
 
 def test_the_honest_line(own_past: Past) -> None:

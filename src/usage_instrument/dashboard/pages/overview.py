@@ -31,14 +31,12 @@ def overview(request: PageRequest) -> str:
         return render("empty.html", request=request, declared=declared)
     active = result(ACTIVE, request)
     adopted = rows_of(ADOPTION, request, _MANY)
+    uses = sum(row["uses"] for row in adopted) if len(adopted) < _MANY else None  # else there may be more
     return render(
         "overview.html",
         request=request,
         totals=request.cached(
-            ("totals", None),
-            lambda: totals(
-                request.connection, request.tables, request.window, None, sum(row["uses"] for row in adopted)
-            ),
+            ("totals", None), lambda: totals(request.connection, request.tables, request.window, None, uses)
         ),
         active=active.rows[0].values,
         trend=trend(request),
