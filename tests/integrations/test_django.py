@@ -1292,7 +1292,7 @@ def test_a_use_is_a_row_of_the_transaction(ledger, outbox):
     assert usage.stats().captured == 0
     _buy(ledger, 8)  # autocommit
     assert outbox.rows() == [1, 4, 7]
-    assert usage.flush()
+    assert usage.flush(60)
     assert outbox.rows() == []
     expected = {("purchase", user): 1 for user in (1, 4, 8)}
     assert counts(outbox.engine, outbox.tables) == {**expected, ("100% {of} them", 7): 3}
@@ -1313,7 +1313,7 @@ def test_users_of_other_types_are_rows(ledger, kind, request):
         usage.track("purchase", commit=ledger, user=user)
         usage.track("purchase", commit=ledger, user=None)
     assert {row.user_id for row in all_of(database.engine(), tables.outbox)} == {user, None}
-    assert usage.flush()
+    assert usage.flush(60)
     assert counts(database.engine(), tables) == {("purchase", user): 1, ("purchase", None): 1}
 
 
@@ -1326,7 +1326,7 @@ def test_a_table_that_is_not_there_leaves_the_block_alone(ledger, outbox, caplog
             _buy(ledger, 2)
             _ = 1 / 0
     assert _rows(ledger) == [1]
-    assert usage.flush()
+    assert usage.flush(60)
     assert counts(outbox.engine, outbox.tables) == {("purchase", 1): 1}
     assert caplog.text.count("uses with commit= are recorded after the commit") == 1
 
@@ -1345,7 +1345,7 @@ def test_a_row_that_the_database_took_before_and_refuses_now_leaves_the_block_al
         with transaction.atomic(using=ledger):
             track(ledger, number)
     assert _rows(ledger) == [1, 2, 3]
-    assert usage.flush()
+    assert usage.flush(60)
     assert counts(outbox.engine, outbox.tables) == {("purchase", 2): 1, ("purchase", 3): 1, ("decorated", 3): 1}
 
 
@@ -1386,7 +1386,7 @@ def test_trust_in_one_alias_is_not_trust_in_another(ledger, outbox, monkeypatch)
                 connection.exec_driver_sql(f"DROP OWNED BY {role}")
             connection.exec_driver_sql(f"DROP {'ROLE' if is_postgresql else 'USER'} {role}")
     assert (_rows(ledger), outbox.rows()) == ([0, 1, 2], [0, 2])
-    assert usage.flush()
+    assert usage.flush(60)
     assert counts(outbox.engine, outbox.tables) == {("purchase", number): 1 for number in range(3)}
 
 
@@ -1404,7 +1404,7 @@ def test_in_a_test_case_of_django_uses_wait_for_its_commits(ledger, outbox):
     result = unittest.TestResult()
     unittest.TestSuite([Case("test")]).run(result)
     assert (result.testsRun, result.errors, result.failures) == (1, [], [])
-    assert usage.flush()
+    assert usage.flush(60)
     assert counts(outbox.engine, outbox.tables) == {("purchase", 1): 1}
 
 
@@ -1417,7 +1417,7 @@ def test_another_database_and_the_request_take_the_hook(ledger, outbox, monkeypa
     with transaction.atomic(using=ledger):
         usage.track("request", commit="request", user=1)
     assert outbox.rows() == []
-    assert usage.flush()
+    assert usage.flush(60)
     assert counts(outbox.engine, outbox.tables) == {("elsewhere", 1): 1, ("request", 1): 1}
 
 
@@ -1445,7 +1445,7 @@ def test_within_an_event_loop_a_use_takes_the_hook(ledger, outbox, monkeypatch):
 
     asyncio.run(buy())
     assert outbox.rows() == []
-    assert usage.flush()
+    assert usage.flush(60)
     assert counts(outbox.engine, outbox.tables) == {("purchase", 1): 1}
 
 
