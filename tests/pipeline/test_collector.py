@@ -55,7 +55,9 @@ class Host:
         tracker.flush(0)
         pipeline = tracker._pipeline
         assert pipeline.journal is not None
-        until(lambda: pipeline.journal.is_blank)  # type: ignore[union-attr]
+        until(lambda: not pipeline.buffer.uses and pipeline.journal.is_blank)  # type: ignore[union-attr]
+        with pipeline.hold():
+            pass  # the former directory, which a collector leaves alone while it is locked, is released now
 
     def close(self) -> None:
         for tracker in self._trackers:
