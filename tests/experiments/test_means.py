@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import scipy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from usage_instrument.errors import ExperimentError
@@ -87,6 +87,7 @@ def test_student_as_scipy(sample: list[float]) -> None:
 
 
 @given(samples, samples, st.sampled_from([0.5, 0.05]))
+@example([0.0, 1.0], [1.312, 1.312], 0.5)  # whose upper bound is almost infinite
 def test_fieller_excludes_nothing_exactly_if_the_test_does(
     control: list[float], variant: list[float], alpha: float
 ) -> None:

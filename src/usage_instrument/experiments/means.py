@@ -146,8 +146,11 @@ class Means:
         if self.lift is None or scale <= 0 or not self.null_variance:
             return None
         spread = control * control * variance + mean * mean * control_variance - square * variance * control_variance
-        half = critical * math.sqrt(max(spread, 0.0))
-        return Estimate(self.lift, (mean * control - half) / scale - 1, (mean * control + half) / scale - 1)
+        # The roots of a quadratic equation; the second by the product of both, since the other formula for it subtracts
+        # numbers that are almost the same where the control's mean is almost within its own error.
+        larger = mean * control + math.copysign(critical * math.sqrt(max(spread, 0.0)), mean * control)
+        ratios = larger / scale, (mean * mean - square * variance) / larger if larger else 0.0
+        return Estimate(self.lift, min(ratios) - 1, max(ratios) - 1)
 
     @property
     def _control_variance(self) -> float:
