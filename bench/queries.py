@@ -51,17 +51,18 @@ INSERT INTO users SELECT md5(u::text)::uuid, (ARRAY['free', 'free', 'pro', NULL]
 FROM generate_series(1, :users) u
 """
 # Each user has ten features, one out of each score, the first of which are the popular ones; uses follow a power law.
-# The last use is in the newest of the days that FILL_HISTORY derives from the id.
+# The last use is in the newest of the days that FILL_HISTORY derives from the id. Where the number of users is a multiple
+# of 400, a user's features are used on the same days.
 FILL_USAGE = """
 INSERT INTO feature_usage (id, user_id, feature_name, metadata, usage_count, last_used)
-SELECT u * 10 + k - 9, md5(u::text)::uuid,
+SELECT k * :users + u, md5(u::text)::uuid,
   'feature ' || k * 20 + floor(20 * power(hash / 2147483648.0, 2 + k / 3.0))::int,
   jsonb_build_object('variant', chr(65 + u % 3)), 1 + floor(power(1000, hash / 2147483648.0))::int,
   least(now() AT TIME ZONE 'utc',
     date_trunc('day', now() AT TIME ZONE 'utc') - day * interval '1 day' + hash % 86400 * interval '1 second')
 FROM generate_series(1, :users) u, generate_series(0, 9) k,
   LATERAL (SELECT abs(hashint8(u * 10 + k)::bigint) AS hash) h,
-  LATERAL (SELECT min((u * 10 + k - 9 + n * 41) % 400) AS day FROM generate_series(0, 9) n) newest
+  LATERAL (SELECT min((k * :users + u + n * 41) % 400) AS day FROM generate_series(0, 9) n) newest
 UNION ALL
 SELECT :users * 10 + f + 1, NULL, 'feature ' || f, NULL, 10000 + f, now() AT TIME ZONE 'utc'
 FROM generate_series(0, 199) f
