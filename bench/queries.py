@@ -51,8 +51,8 @@ INSERT INTO users SELECT md5(u::text)::uuid, (ARRAY['free', 'free', 'pro', NULL]
 FROM generate_series(1, :users) u
 """
 # Each user has ten features, one out of each score, the first of which are the popular ones; uses follow a power law.
-# The last use is in the newest of the days that FILL_HISTORY derives from the id. Where the number of users is a multiple
-# of 400, a user's features are used on the same days.
+# The last use is in the newest of the days that FILL_HISTORY derives from the id. Where the number of users is a
+# multiple of 400, a user's features are used on the same days.
 FILL_USAGE = """
 INSERT INTO feature_usage (id, user_id, feature_name, metadata, usage_count, last_used)
 SELECT k * :users + u, md5(u::text)::uuid,
