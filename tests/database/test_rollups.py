@@ -1,4 +1,4 @@
-"""Rollups of the history: answers from them are those of the history, at any time and whoever else writes."""
+"""Rollups of the history: answers from them are those of the history, at any time, with any other writers."""
 
 from __future__ import annotations
 

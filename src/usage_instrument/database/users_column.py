@@ -30,6 +30,12 @@ class UsersColumn:
         schema = f"{preparer.quote_schema(self.schema)}." if self.schema else ""
         return f"{schema}{preparer.quote(self.table)}"
 
+    def sql_reference(self, dialect: Dialect) -> str:
+        """The foreign key of a `user_id`, which a deleted user's rows follow."""
+        column = dialect.identifier_preparer.quote(self.column)
+        referred = f"{self.sql_table(dialect)} ({column})"
+        return f"FOREIGN KEY (user_id) REFERENCES {referred} ON DELETE CASCADE ON UPDATE CASCADE"
+
     def __str__(self) -> str:
         return ".".join(part for part in (self.schema, self.table, self.column) if part)
 

@@ -219,10 +219,7 @@ class Dialect(ABC):
         name = preparer.format_table(table)
         for key in replaced:
             connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT {preparer.quote(key)}")
-        referred = f"{users.sql_table(connection.dialect)} ({preparer.quote(users.column)})"
-        connection.exec_driver_sql(
-            f"ALTER TABLE {name} ADD FOREIGN KEY (user_id) REFERENCES {referred} ON DELETE CASCADE ON UPDATE CASCADE"
-        )
+        connection.exec_driver_sql(f"ALTER TABLE {name} ADD {users.sql_reference(connection.dialect)}")
 
     views_hold_columns: ClassVar[bool] = True
     """Whether a column cannot be changed while a view selects it."""

@@ -276,12 +276,8 @@ def _index(connection: Connection, table: Table) -> None:
 
 
 def _refer(connection: Connection, table: Table, users: UsersColumn) -> None:
-    preparer = connection.dialect.identifier_preparer
-    schema = f"{preparer.quote_schema(users.schema)}." if users.schema else ""
-    connection.exec_driver_sql(
-        f"ALTER TABLE {_quoted(connection, table)} ADD FOREIGN KEY (user_id) REFERENCES "
-        f"{schema}{preparer.quote(users.table)} ({preparer.quote(users.column)}) ON DELETE CASCADE ON UPDATE CASCADE"
-    )
+    reference = users.sql_reference(connection.dialect)
+    connection.exec_driver_sql(f"ALTER TABLE {_quoted(connection, table)} ADD {reference}")
 
 
 def _is_alone(connection: Connection, name: str) -> bool:

@@ -24,7 +24,7 @@ _LOCK = "CAST(CAST('pg_trigger' AS regclass) AS int), CAST(CAST({oid} AS bigint)
 _CORRECTIONS = 1000
 """So many rows too many of a week are added up."""
 _LOCK_TIMEOUT = "100ms"
-"""Less than `deadlock_timeout`: it is maintenance that gives way to whoever deletes a user."""
+"""Less than `deadlock_timeout`: maintenance gives way to the deletion of a user."""
 
 
 class WeeklyRollups(Rollups):
@@ -62,12 +62,8 @@ class WeeklyRollups(Rollups):
             give(connection, whole, quote.format_table(table))
             grant_alike(connection, whole, quote.format_table(table))
         if users is not None:
-            referred = f"{quote.quote_schema(users.schema)}." if users.schema else ""
-            referred += f"{quote.quote(users.table)} ({quote.quote(users.column)})"
-            connection.exec_driver_sql(
-                f"ALTER TABLE {quote.format_table(rollups.users)} ADD FOREIGN KEY (user_id) REFERENCES {referred} "
-                "ON DELETE CASCADE ON UPDATE CASCADE"
-            )
+            reference = users.sql_reference(connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {quote.format_table(rollups.users)} ADD {reference}")
         for statement in _bookkeeping(connection, history, rollups, users):
             connection.exec_driver_sql(statement)
 
@@ -158,7 +154,7 @@ class WeeklyRollups(Rollups):
 def _bookkeeping(
     connection: Connection, history: Table, rollups: RollupTables, users: UsersColumn | None
 ) -> Iterator[str]:
-    """The functions run as their owner, with qualified names: whoever writes to the history needs no more rights."""
+    """The functions run as their owner, with qualified names: a role that writes to the history needs nothing more."""
     quote, schema = connection.dialect.identifier_preparer, _schema(connection, history)
     whole = quote.format_table(history)
     weeks, days, by_user = (
@@ -266,8 +262,8 @@ def _readable(connection: Connection, history: Table, users: UsersColumn) -> str
         "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:users) AND has_table_privilege("
         "(SELECT relowner FROM pg_class WHERE oid = to_regclass(:history)), c.oid, 'SELECT')"
     )
-    name = (f"{quote.quote_schema(users.schema)}." if users.schema else "") + quote.quote(users.table)
-    found: str | None = connection.scalar(query, {"users": name, "history": quote.format_table(history)})
+    names = {"users": users.sql_table(connection.dialect), "history": quote.format_table(history)}
+    found: str | None = connection.scalar(query, names)
     return found
 
 
