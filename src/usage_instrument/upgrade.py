@@ -321,7 +321,7 @@ def _has_key(table: Table, live: set[str]) -> bool:
 
 def _unique_steps(connection: Connection, live: LiveTables, tables: Tables, table: Table, name: str) -> list[Step]:
     dialect = dialects.get(connection.dialect.name)
-    has_unique = dialect.has_unique(connection, table, name)
+    has_unique = dialect.has_unique(connection, live, table, name)
     difference = dialect.unique_difference(connection, table, tables.user_id_type) if has_unique else None
     if has_unique and difference is None:
         return []

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import Database, UsersDatabase
+from conftest import Database, UsersDatabase, with_users
 from reading import all_of, counts, made, total
 from usage_instrument.database.dialects import Fault
 from usage_instrument.database.dialects.postgresql.flush import PostgreSQLFlush
@@ -376,6 +376,44 @@ def test_an_unknown_user_is_a_definite_fault_of_its_own(bench: MakeBench, users_
     assert total(it.engine, it.tables) == 0
     it.write(count(user=known), number=1)
     assert total(it.engine, it.tables) == 1
+
+
+STATEMENTS_TO_OPEN = {"sqlite": 24, "postgresql": 10, "mariadb": 15}
+"""Those of the transaction included."""
+
+
+def test_few_statements_open_it(database: Database) -> None:
+    """Every process of a host asks them, of a server that may be far away: they were 80, 17 and 55."""
+    engine = database.engine()
+    with_users(database)
+    store = Store(connect(database.url), made(engine), Settings())
+    store.transact(lambda connection: connection.execute(sa.select(sa.literal(1))))  # the dialect asks once
+    asked: list[str] = []
+
+    def count(*arguments: Any) -> None:
+        asked.append(arguments[2])
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    try:
+        store.open()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", count)
+        store.dispose()
+    assert len(asked) <= STATEMENTS_TO_OPEN[database.name], asked
+
+
+def test_another_problem_changes_the_fix_of_a_missing_table(database: Database) -> None:
+    """Opening looks for what blocks writing alone, until it finds something."""
+    engine = database.engine()
+    tables = made(engine, users=None)
+    tables.losses.drop(engine)
+    on = "" if database.name != "mariadb" else " ON feature_usage_access"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP INDEX ix_feature_usage_access_actor_id{on}")
+    store = Store(connect(database.url), tables, Settings())
+    with pytest.raises(WriteError, match="feature_usage_losses does not exist: run `usage-instrument db upgrade`"):
+        store.open()
+    store.dispose()
 
 
 def test_a_missing_table_is_one_line_with_the_fix(database: Database) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, exists, select
 
 from usage_instrument.database import dialects
 from usage_instrument.database.expressions import StartOf
+from usage_instrument.database.live_tables import LiveTables
 from usage_instrument.database.tables import UNIQUE_HISTORY, UNIQUE_USAGE, Tables
 from usage_instrument.queries.questions import Question
 from usage_instrument.queries.trend import TREND
@@ -53,7 +54,7 @@ def old_tables(connection: Connection, tables: Tables) -> list[str]:
         table.fullname
         for table, unique in both
         if connection.dialect.has_table(connection, table.name, table.schema)
-        and not has_unique(connection, table, unique)
+        and not has_unique(connection, LiveTables(connection, [table]), table, unique)
     ]
 
 

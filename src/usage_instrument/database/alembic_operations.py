@@ -168,7 +168,8 @@ class _Correction:
             return  # excluded by the host's include_object or include_name
         if created and self._table is self._tables.usage:
             upgrade.ops.insert(0, _Import())
-        has_unique = exists and self._dialect.has_unique(self._connection, self._table, self._unique)
+        live = LiveTables(self._connection, [self._table])
+        has_unique = exists and self._dialect.has_unique(self._connection, live, self._table, self._unique)
         for number, op in reversed(list(enumerate(upgrade.ops))):
             if isinstance(op, ops.ModifyTableOps) and self._is_mine(op):
                 upgrade.ops[number : number + 1] = self._corrected(op, created, has_unique)

@@ -17,7 +17,7 @@ from .foreign_keys import CASCADES, key_actions
 from .live_tables import LiveTables
 from .reflection import elsewhere, has_table
 from .tables import Tables
-from .users_column import live_users_column
+from .users_column import UsersColumn, live_users_column
 from .users_table import fits, in_sql, kind_of
 
 CREATE = "run `usage-instrument db create`"
@@ -35,25 +35,24 @@ class Problem:
     blocks_writing: bool
 
 
-def check(connection: Connection, tables: Tables, live: LiveTables | None = None) -> list[Problem]:
-    """The differences of the live tables; those that block writing come first. `live` keeps what it has read."""
+def check(
+    connection: Connection, tables: Tables, live: LiveTables | None = None, *, only_blocking: bool = False
+) -> list[Problem]:
+    """The differences of the live tables; those that block writing come first. `live` keeps what it has read.
+
+    With `only_blocking`, the database is asked for nothing else, so that another fix may be named for a missing table.
+    """
     live = live or LiveTables(connection, tables)
     problems: list[Problem] = []
     missing: list[Table] = []
     for table in tables:
-        if not has_table(live, table):
-            missing.append(table)
+        if only_blocking and table in _without_counts(tables) and table not in tables.of_users:
             continue
-        found = _check_columns(connection, live, table, tables)
-        is_needed = table not in _without_counts(tables)
-        if table in dict(tables.uniques):
-            found += _check_unique(connection, table, tables)
-        problems += found if is_needed else [replace(each, blocks_writing=False) for each in found]
-        if table in (*tables.of_users, tables.access):
-            problems += [_missing_index(table, index) for index in missing_indexes(live, table)]
-        if table in tables.of_users:
-            problems += _check_foreign_key(connection, live, table, tables)
-    if tables.history not in missing:
+        if has_table(live, table):
+            problems += _check_table(connection, live, table, tables, only_blocking=only_blocking)
+        else:
+            missing.append(table)
+    if tables.history not in missing and not only_blocking:
         problems += _check_partitions(connection, tables)
         problems += _check_rollups(connection, tables)
     fix = UPGRADE if any(UPGRADE in problem.message for problem in problems) else CREATE
@@ -63,7 +62,30 @@ def check(connection: Connection, tables: Tables, live: LiveTables | None = None
         Problem(f"table {table.fullname} does not exist: {fix}", table not in _without_counts(tables))
         for table in missing
     ]
+    if only_blocking:
+        return [problem for problem in problems if problem.blocks_writing]
     return sorted(problems, key=lambda problem: not problem.blocks_writing)
+
+
+def _check_table(
+    connection: Connection, live: LiveTables, table: Table, tables: Tables, *, only_blocking: bool
+) -> Iterator[Problem]:
+    is_needed = table not in _without_counts(tables)
+    if is_needed or not only_blocking:
+        found = _check_columns(connection, live, table, tables)
+        if not only_blocking and lacks_primary_key(live, table):
+            message = "has no primary key, which logical replication and some managed services require"
+            found.append(Problem(f"table {table.fullname} {message}: {UPGRADE}", False))
+        if table in dict(tables.uniques):
+            found += _check_unique(connection, live, table, tables, only_blocking=only_blocking)
+        yield from found if is_needed else [replace(each, blocks_writing=False) for each in found]
+    if table in (*tables.of_users, tables.access) and not only_blocking:
+        yield from (_missing_index(table, index) for index in missing_indexes(live, table))
+    if table in tables.of_users:
+        if tables.user_id_type == "string" and (problem := _equality_problem(connection, live, table)):
+            yield problem
+        if not only_blocking:
+            yield from _check_foreign_key(live, table, tables, live_users_column(connection, table, live))
 
 
 def _without_counts(tables: Tables) -> tuple[Table, ...]:
@@ -89,7 +111,7 @@ def dimension_problem(connection: Connection, tables: Tables, live: LiveTables |
     problem = _problem(connection, live, tables, table, key)
     if problem is not None:
         return problem
-    return next((each.message for each in _check_unique(connection, table, tables) if each.blocks_writing), None)
+    return next((each.message for each in _check_unique(connection, live, table, tables, only_blocking=True)), None)
 
 
 def audit_problem(connection: Connection, tables: Tables, live: LiveTables | None = None) -> str | None:
@@ -125,14 +147,6 @@ def _check_columns(connection: Connection, live: LiveTables, table: Table, table
     for change in changes:
         is_id = change.what.startswith(f"{tables.usage.fullname}.id ") and isinstance(table.c.id.type, BigInteger)
         problems.append(Problem(f"{change.what}: {UPGRADE_IDS if is_id else UPGRADE}", change.blocks_writing))
-    if lacks_primary_key(live, table):
-        problems.append(
-            Problem(
-                f"table {table.fullname} has no primary key, which logical replication and some managed services "
-                f"require: {UPGRADE}",
-                False,
-            )
-        )
     return problems
 
 
@@ -242,34 +256,28 @@ def _equality_problem(connection: Connection, live: LiveTables, table: Table) ->
     )
 
 
-def _check_unique(connection: Connection, table: Table, tables: Tables) -> list[Problem]:
-    name = dict(tables.uniques)[table]
-    problems = []
-    if not dialects.get(connection.dialect.name).has_unique(connection, table, name):
-        problems.append(Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True))
-    elif difference := dialects.get(connection.dialect.name).unique_difference(connection, table, tables.user_id_type):
-        problems.append(Problem(f"the unique index {name} of {table.fullname} {difference}: {UPGRADE}", False))
-    return problems
+def _check_unique(
+    connection: Connection, live: LiveTables, table: Table, tables: Tables, *, only_blocking: bool
+) -> list[Problem]:
+    name, dialect = dict(tables.uniques)[table], dialects.get(connection.dialect.name)
+    if not dialect.has_unique(connection, live, table, name):
+        return [Problem(f"table {table.fullname} has no unique index {name}: {UPGRADE}", True)]
+    difference = None if only_blocking else dialect.unique_difference(connection, table, tables.user_id_type)
+    if difference is None:
+        return []
+    return [Problem(f"the unique index {name} of {table.fullname} {difference}: {UPGRADE}", False)]
 
 
-def _check_foreign_key(connection: Connection, live: LiveTables, table: Table, tables: Tables) -> list[Problem]:
-    problems = []
-    if tables.user_id_type == "string" and (problem := _equality_problem(connection, live, table)):
-        problems.append(problem)
-    if tables.users is not None and live_users_column(connection, table, live) is None:
-        problems.append(
-            Problem(
-                f"{table.fullname}.user_id has no foreign key to {tables.users}: {UPGRADE}, or set users='none'", False
-            )
+def _check_foreign_key(live: LiveTables, table: Table, tables: Tables, users: UsersColumn | None) -> Iterator[Problem]:
+    if tables.users is not None and users is None:
+        yield Problem(
+            f"{table.fullname}.user_id has no foreign key to {tables.users}: {UPGRADE}, or set users='none'", False
         )
     for foreign in live.get_foreign_keys(table.name, schema=table.schema):
         actions = key_actions(foreign)
         if foreign["constrained_columns"] == ["user_id"] and actions != CASCADES:
-            problems.append(
-                Problem(
-                    f"the foreign key of {table.fullname}.user_id is {actions}; with anything but CASCADE, deleting a "
-                    f"user or changing an id fails, or makes their counts anonymous: {UPGRADE}",
-                    False,
-                )
+            yield Problem(
+                f"the foreign key of {table.fullname}.user_id is {actions}; with anything but CASCADE, deleting a "
+                f"user or changing an id fails, or makes their counts anonymous: {UPGRADE}",
+                False,
             )
-    return problems

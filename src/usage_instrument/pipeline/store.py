@@ -131,16 +131,17 @@ class Store:
 
         def check(connection: Connection) -> None:
             live = LiveTables(connection, self._tables)
-            problems = inspection.check(connection, self._tables, live)
-            fatal = [problem for problem in problems if problem.blocks_writing]
+            fatal = inspection.check(connection, self._tables, live, only_blocking=True)
             if fatal:
+                problems = inspection.check(connection, self._tables, live)
+                fatal = [problem for problem in problems if problem.blocks_writing] or fatal
                 more = f" (further problems: {len(fatal) - 1})" if len(fatal) > 1 else ""
                 raise SchemaError(f"{fatal[0].message}{more}")
             users = live_users_column(connection, self._tables.usage, live)
             if users is not None:
                 id_: ColumnClause[Any] = column(users.column, self._tables.usage.c.user_id.type)
                 self._users = table(users.table, id_, schema=users.schema).c[users.column]
-            self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users)
+            self._flush = self._dialect.flush(connection, self._tables, self._settings, self._users, live)
             self.audit_problem = inspection.audit_problem(connection, self._tables, live)
             self.exposure_problem = inspection.exposure_problem(connection, self._tables, live)
             self.dimension_problem = inspection.dimension_problem(connection, self._tables, live)

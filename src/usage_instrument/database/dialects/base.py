@@ -124,7 +124,7 @@ class Dialect(ABC):
         """Have `CREATE TABLE` followed by the unique index, where an Index cannot express it."""
 
     @abstractmethod
-    def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
+    def has_unique(self, connection: Connection, reflected: LiveTables, table: Table, name: str) -> bool:
         """Whether a live table has the unique index on user and feature (and bucket), NULLs included."""
 
     @abstractmethod
@@ -343,7 +343,12 @@ class Dialect(ABC):
 
     @abstractmethod
     def flush(
-        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
+        self,
+        connection: Connection,
+        tables: Tables,
+        settings: Settings,
+        users: ColumnElement[Any] | None = None,
+        reflected: LiveTables | None = None,
     ) -> Flush:
         """The statements that add a batch to the live tables; `users` is the column that `user_id` refers to."""
 

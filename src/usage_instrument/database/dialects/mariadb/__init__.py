@@ -52,12 +52,6 @@ _COLLATION = text(
 )
 
 
-_COLLATIONS = text(
-    "SELECT column_name, character_set_name, collation_name FROM information_schema.columns "
-    "WHERE table_name = :table AND table_schema = COALESCE(:schema, DATABASE())"
-)
-
-
 _IS_VISIBLE = text(
     "SELECT count(*) FROM information_schema.columns WHERE table_name = :table "
     "AND table_schema = COALESCE(:schema, DATABASE()) AND column_name = :column"
@@ -88,23 +82,18 @@ class MariaDB(Dialect):
 
         event.listen(table, "after_create", add)
 
-    def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
-        found = connection.execute(
-            text(
-                "SELECT count(*) FROM information_schema.statistics WHERE table_schema = COALESCE(:schema, DATABASE()) "
-                "AND table_name = :table AND index_name = :name AND non_unique = 0"
-            ),
-            {"schema": table.schema, "table": table.name, "name": name},
-        )
-        return bool(found.scalar())
+    def has_unique(self, connection: Connection, reflected: LiveTables, table: Table, name: str) -> bool:
+        indexes = reflected.get_indexes(table.name, schema=table.schema)
+        return any(index["name"] == name and index["unique"] for index in indexes)
 
     def add_unique(self, connection: Connection, table: Table, name: str, user_id_type: UserIdType) -> None:
         fullname = connection.dialect.identifier_preparer.format_table(table)
-        columns = inspect(connection).get_columns(table.name, schema=table.schema)
+        reflected = LiveTables(connection, [table])
+        columns = reflected.get_columns(table.name, schema=table.schema)
         live = {column["name"]: column for column in columns}
         present = {USER_KEY, FEATURE_KEY} & live.keys()
         if present:
-            index = [f"DROP INDEX {name}"] if self.has_unique(connection, table, name) else []
+            index = [f"DROP INDEX {name}"] if self.has_unique(connection, reflected, table, name) else []
             drops = ", ".join([*index, *(f"DROP COLUMN {key}" for key in sorted(present))])
             connection.exec_driver_sql(f"ALTER TABLE {fullname} {drops}")
         type_: Any = live["user_id"]["type"]
@@ -143,11 +132,12 @@ class MariaDB(Dialect):
 
     def live_columns(self, connection: Connection, reflected: LiveTables, table: Table) -> Sequence[Any]:
         # Reflection omits the default of the table.
-        found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": table.name})
-        texts = {name: {"charset": charset, "collation": collation} for name, charset, collation in found}
-        none = {"charset": None, "collation": None}
-        columns = super().live_columns(connection, reflected, table)
-        return [{**live, **texts.get(live["name"], none)} for live in columns]
+        found = reflected.get_collations(table.name, schema=table.schema)
+        follows_users, columns = _has_foreign_key(reflected, table.schema), []
+        for live in super().live_columns(connection, reflected, table):
+            charset, collation = found.get(live["name"], (None, None))
+            columns.append({**live, "charset": charset, "collation": collation, "follows_users": follows_users})
+        return columns
 
     def differences(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> list[str]:
         found = super().differences(connection, table, column, live)
@@ -171,7 +161,7 @@ class MariaDB(Dialect):
         wanted = column.type.dialect_impl(connection.dialect)
         if not isinstance(live["type"], sqltypes.String) or not getattr(wanted, "collation", None):
             return None
-        if column.name in {"user_id", "actor_id"} and self._has_foreign_key(connection, table):
+        if column.name in {"user_id", "actor_id"} and live["follows_users"]:
             return None
         return on_server(wanted, connection.dialect) if isinstance(wanted, UserText) else wanted
 
@@ -183,11 +173,7 @@ class MariaDB(Dialect):
         if not isinstance(column.type, sqltypes.BigInteger):
             return False
         is_users = column.name in {"user_id", "actor_id"}
-        return column is table.autoincrement_column or (is_users and not self._has_foreign_key(connection, table))
-
-    def _has_foreign_key(self, connection: Connection, table: Table) -> bool:
-        keys = inspect(connection).get_foreign_keys("feature_usage", schema=table.schema)
-        return any(key["constrained_columns"] == ["user_id"] for key in keys)
+        return column is table.autoincrement_column or (is_users and not live["follows_users"])
 
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
         has_other_type = (
@@ -302,9 +288,14 @@ class MariaDB(Dialect):
         return connection
 
     def flush(
-        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
+        self,
+        connection: Connection,
+        tables: Tables,
+        settings: Settings,
+        users: ColumnElement[Any] | None = None,
+        reflected: LiveTables | None = None,
     ) -> Flush:
-        return MariaDBFlush(connection, tables, settings, users)
+        return MariaDBFlush(connection, tables, settings, users, reflected or LiveTables(connection, tables))
 
     def audit_role(self, connection: Connection, tables: Tables, role: str) -> list[str]:
         user, _, host = role.partition("@")
@@ -375,6 +366,13 @@ class MariaDB(Dialect):
         spellings = (f"JSON_EXTRACT({document}, CONCAT('$.', {each}))" for each in (quoted(), f"JSON_QUOTE({key})"))
         found = f"COALESCE({', '.join(spellings)})"
         return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
+
+
+def _has_foreign_key(reflected: LiveTables, schema: str | None) -> bool:
+    """Whether the ids of users are those of a users table."""
+    usage = "feature_usage"
+    keys = reflected.get_foreign_keys(usage, schema=schema) if reflected.has_table(usage, schema=schema) else []
+    return any(key["constrained_columns"] == ["user_id"] for key in keys)
 
 
 def _collation_of(connection: Connection, column: UsersColumn) -> tuple[str | None, str | None]:

@@ -18,6 +18,7 @@ from usage_instrument.typing import UserIdType
 from ...dimensions import DimensionRow
 from ...exposures import ExposureRow
 from ...ledger import QUEUE, QUEUE_ID, Ledger, utcnow
+from ...live_tables import LiveTables
 from ...tables import Tables
 from ...user_text import bytewise_collation
 from ..base import ConcurrentInsertError, Flush, anonymous_key
@@ -55,7 +56,12 @@ class MariaDBFlush(Flush):
     """
 
     def __init__(
-        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None
+        self,
+        connection: Connection,
+        tables: Tables,
+        settings: Settings,
+        users: ColumnElement[Any] | None,
+        reflected: LiveTables,
     ) -> None:
         self._writers = tables.writers
         self._user_locks = UserLocks(users, settings.lock_timeout)
@@ -74,7 +80,7 @@ class MariaDBFlush(Flush):
         def statements(
             table: Table, columns: Sequence[str], rows: str, same: str, new: Mapping[str, str]
         ) -> _Statements:
-            types = _key_types(connection, tables, tables.usage if table is tables.exposures else table)
+            types = _key_types(reflected, tables, tables.usage if table is tables.exposures else table)
             unpacked = f"JSON_TABLE(:rows, '$[*]' COLUMNS (i FOR ORDINALITY, {rows.format(**types, exact=exact)})) d"
             return _Statements(prefix, quote(table), columns, unpacked, same, new)
 
@@ -262,21 +268,15 @@ def anonymous_literal(user_id_type: UserIdType, native: bool) -> str:
     return literal.replace("-", "") if user_id_type == "uuid" and not native else literal
 
 
-def _key_types(connection: Connection, tables: Tables, table: Table) -> dict[str, str]:
+def _key_types(reflected: LiveTables, tables: Tables, table: Table) -> dict[str, str]:
     """The types of user and feature in JSON_TABLE: their collations are those of the live keys, which may be older."""
-    found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": table.name}).all()
-    if not found:  # a table that `db upgrade` will make is like the first one
-        found = connection.execute(_COLLATIONS, {"schema": table.schema, "table": tables.usage.name}).all()
-    collations = {row[0]: f"CHARACTER SET utf8mb4 COLLATE {row[1]}" for row in found}
+    found = reflected.get_collations(table.name, schema=table.schema)
+    if not found.keys() & {USER_KEY, FEATURE_KEY}:  # a table that `db upgrade` will make is like the first one
+        found = reflected.get_collations(tables.usage.name, schema=table.schema)
+    collations = {name: f"CHARACTER SET utf8mb4 COLLATE {collation}" for name, (_, collation) in found.items()}
     user = {
         "uuid": f"VARCHAR(36) {BINARY_TEXT}",
         "integer": "BIGINT",
         "string": f"VARCHAR(255) {collations.get(USER_KEY)}",
     }
     return {"user_type": user[tables.user_id_type], "feature_type": f"VARCHAR(100) {collations.get(FEATURE_KEY)}"}
-
-
-_COLLATIONS = text(
-    "SELECT column_name, collation_name FROM information_schema.columns WHERE table_name = :table AND "
-    "table_schema = COALESCE(:schema, DATABASE()) AND column_name IN ('user_key', 'feature_key')"
-)

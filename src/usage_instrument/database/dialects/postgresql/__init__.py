@@ -35,6 +35,7 @@ from usage_instrument.settings import Settings
 from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
+from ...live_tables import LiveTables
 from ...tables import Tables
 from ...users_column import UsersColumn
 from ..base import NULLABLE, Dialect, Flush, grants, is_shorter
@@ -81,7 +82,7 @@ class PostgreSQL(Dialect):
     local_now = literal_column("localtimestamp", DateTime())
     has_lateral = True
 
-    def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
+    def has_unique(self, connection: Connection, reflected: LiveTables, table: Table, name: str) -> bool:
         found = connection.execute(
             text(
                 "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
@@ -203,7 +204,12 @@ class PostgreSQL(Dialect):
         return None if seconds is None else float(seconds)
 
     def flush(
-        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
+        self,
+        connection: Connection,
+        tables: Tables,
+        settings: Settings,
+        users: ColumnElement[Any] | None = None,
+        reflected: LiveTables | None = None,
     ) -> Flush:
         wanted = settings.flush_statements
         if wanted == "portable" or (wanted == "auto" and is_distributed(connection, tables)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,10 +58,21 @@ class PostgreSQLFlush(Flush):
         self._metadata_max_bytes = metadata_max_bytes
         self._sequence = _sequence(connection, tables.usage)
         self._statements: dict[tuple[bool, bool], Insert] = {}
-        self._exposures = exposure_addition(tables).upsert([*tables.exposures.primary_key.columns])
-        self._dimensions = dimension_addition(tables).upsert(self._key(tables.dimensions))
-        history = history_addition(tables, user_rows(tables, *history_columns()))
-        self._history = history.upsert(self._key(tables.history))
+
+    # Built when a batch first has such rows, of which most processes have none.
+
+    @functools.cached_property
+    def _exposures(self) -> Insert:
+        return exposure_addition(self._tables).upsert([*self._tables.exposures.primary_key.columns])
+
+    @functools.cached_property
+    def _dimensions(self) -> Insert:
+        return dimension_addition(self._tables).upsert(self._key(self._tables.dimensions))
+
+    @functools.cached_property
+    def _history(self) -> Insert:
+        history = history_addition(self._tables, user_rows(self._tables, *history_columns()))
+        return history.upsert(self._key(self._tables.history))
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
         counts = batch.counts

@@ -29,6 +29,7 @@ from usage_instrument.settings import Settings
 from usage_instrument.typing import Unit, UserIdType
 
 from ...driver_errors import Fault
+from ...live_tables import LiveTables
 from ...tables import Tables
 from ...users_column import UsersColumn
 from ..base import Dialect, Flush, as_uuid
@@ -72,7 +73,7 @@ class SQLite(Dialect):
     utc_now = literal_column("strftime('%Y-%m-%d %H:%M:%f000', 'now')", DateTime())
     local_now = utc_now  # CURRENT_TIMESTAMP is in UTC
 
-    def has_unique(self, connection: Connection, table: Table, name: str) -> bool:
+    def has_unique(self, connection: Connection, reflected: LiveTables, table: Table, name: str) -> bool:
         schema = f"{table.schema}." if table.schema else ""
         found = connection.execute(
             text(
@@ -194,7 +195,12 @@ class SQLite(Dialect):
         connection.exec_driver_sql("ROLLBACK")
 
     def flush(
-        self, connection: Connection, tables: Tables, settings: Settings, users: ColumnElement[Any] | None = None
+        self,
+        connection: Connection,
+        tables: Tables,
+        settings: Settings,
+        users: ColumnElement[Any] | None = None,
+        reflected: LiveTables | None = None,
     ) -> Flush:
         table = connection.dialect.identifier_preparer.format_table(tables.usage, use_schema=False)
         return SQLiteFlush(tables, merged_metadata(table, settings.metadata_max_bytes))

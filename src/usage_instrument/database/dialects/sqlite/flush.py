@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -73,22 +74,31 @@ class SQLiteFlush(Flush):
     """Executes one upsert per row: as fast as any other shape, and the simplest."""
 
     def __init__(self, tables: Tables, merged: str) -> None:
-        def by_key(table: Table) -> Insert:
-            return _upsert(table, unique_key(table, tables.user_id_type))
+        self._tables = tables
+        self._merged = merged
+        self._plain_usage, self._history = self._by_key(tables.usage), self._by_key(tables.history)
 
-        usage = tables.usage
+    # Built when a batch first has such rows, of which most processes have none.
+
+    @functools.cached_property
+    def _usage(self) -> Insert:
+        usage = self._tables.usage
         with_metadata = insert(usage).values(metadata=bindparam("extra", type_=Text()))
-        self._usage = _upsert(
-            usage, unique_key(usage, tables.user_id_type), {"metadata": literal_column(merged)}, with_metadata
-        )
-        self._plain_usage = by_key(usage)
-        self._history, self._dimensions = by_key(tables.history), by_key(tables.dimensions)
-        user = tables.exposures.c.user_id
-        self._exposures = _upsert(
-            tables.exposures,
-            tables.exposures.primary_key.columns,
-            {"user_id": func.coalesce(user, insert(tables.exposures).excluded.user_id)},
-        )
+        key = unique_key(usage, self._tables.user_id_type)
+        return _upsert(usage, key, {"metadata": literal_column(self._merged)}, with_metadata)
+
+    @functools.cached_property
+    def _exposures(self) -> Insert:
+        exposures = self._tables.exposures
+        user = func.coalesce(exposures.c.user_id, insert(exposures).excluded.user_id)
+        return _upsert(exposures, exposures.primary_key.columns, {"user_id": user})
+
+    @functools.cached_property
+    def _dimensions(self) -> Insert:
+        return self._by_key(self._tables.dimensions)
+
+    def _by_key(self, table: Table) -> Insert:
+        return _upsert(table, unique_key(table, self._tables.user_id_type))
 
     def apply(self, connection: Connection, ledger: Ledger, batch: Batch) -> bool:
         if not ledger.advance(connection, batch.number):
