@@ -69,6 +69,7 @@ THIRD_PARTY = {
     "migrations": {"alembic"},
     "upgrade": {"alembic"},
     "pytest_plugin": {"usage_instrument_pytest"},
+    "database.dialects.postgresql.arrays": {"psycopg"},
 }
 """What a package or module imports beside the core's two."""
 CORE = {"sqlalchemy", "wrapt"}

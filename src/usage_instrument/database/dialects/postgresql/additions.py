@@ -35,6 +35,7 @@ from ..base import MAX_COUNT_SQL, anonymous_key
 
 UTC_NOW: ColumnElement[Any] = literal_column("timezone('utc', statement_timestamp())", DateTime())
 _ZERO: ColumnElement[Any] = literal_column("0")
+FEATURE = column("f", Text)
 _NUMBER, _TIME = column("n", BigInteger), column("t", DateTime)
 _BUCKET, _METADATA = column("b", DateTime), column("m", JSONB)
 _FIRST = column("s", DateTime)
@@ -177,7 +178,7 @@ def dimension_addition(tables: Tables) -> Addition:
 
 def user_rows(tables: Tables, *columns: ColumnClause[Any]) -> TableValuedAlias:
     """The rows of the parameter `rows`, with user and feature."""
-    return unpacked(column("u", tables.usage.c.user_id.type), column("f", Text), *columns)
+    return unpacked(column("u", tables.usage.c.user_id.type), FEATURE, *columns)
 
 
 def unpacked(*columns: ColumnClause[Any]) -> TableValuedAlias:

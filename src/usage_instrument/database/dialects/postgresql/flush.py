@@ -42,10 +42,11 @@ from .additions import (
     usage_columns,
     user_rows,
 )
+from .arrays import UsageArrays
 
 
 class PostgreSQLFlush(Flush):
-    """One statement per batch, over rows in one JSON parameter.
+    """One statement per batch, over rows in arrays or, for drivers that send none, in one JSON parameter.
 
     For an existing key the statement inserts the row's own id, so the conflict consumes no number of the sequence.
     All processes sort rows in the same order, so two writers never deadlock. The UPDATE of the ledger is a CTE on which
@@ -57,7 +58,8 @@ class PostgreSQLFlush(Flush):
         self._tables = tables
         self._metadata_max_bytes = metadata_max_bytes
         self._sequence = _sequence(connection, tables.usage)
-        self._statements: dict[tuple[bool, bool], Insert] = {}
+        self._arrays = UsageArrays(tables)
+        self._statements: dict[tuple[bool, bool, bool], Insert] = {}
 
     # Built when a batch first has such rows, of which most processes have none.
 
@@ -78,11 +80,16 @@ class PostgreSQLFlush(Flush):
         counts = batch.counts
         if not counts:
             return ledger.advance(connection, batch.number)
-        with_history = all(len(count.history) == 1 for count in counts)
+        with_metadata, with_history = has_metadata(counts), all(len(count.history) == 1 for count in counts)
+        rows: dict[str, Any] = {}
+        if as_arrays := self._arrays.fit(connection):
+            rows.update(self._arrays.parameters(connection, counts, with_metadata, with_history))
+        else:
+            rows["rows"] = usage_json(counts)
         added = connection.execute(
-            self._statement(with_metadata=has_metadata(counts), with_history=with_history),
+            self._statement(with_metadata, with_history, as_arrays),
             {
-                "rows": usage_json(counts),
+                **rows,
                 "writer": ledger.writer_id,
                 "before": ledger.number,
                 "number": batch.number,
@@ -99,13 +106,13 @@ class PostgreSQLFlush(Flush):
     def add_history(self, connection: Connection, counts: Sequence[Count]) -> None:
         connection.execute(self._history, {"rows": history_json(counts)})
 
-    def _statement(self, *, with_metadata: bool, with_history: bool) -> Insert:
-        which = with_metadata, with_history
+    def _statement(self, with_metadata: bool, with_history: bool, as_arrays: bool) -> Insert:
+        which = with_metadata, with_history, as_arrays
         if which not in self._statements:
             self._statements[which] = self._make(*which)
         return self._statements[which]
 
-    def _make(self, with_metadata: bool, with_history: bool) -> Insert:
+    def _make(self, with_metadata: bool, with_history: bool, as_arrays: bool) -> Insert:
         usage, writers = self._tables.usage, self._tables.writers
         ledger = (
             update(writers)
@@ -121,9 +128,9 @@ class PostgreSQLFlush(Flush):
         )
         moved = exists(select(ledger.c.moved))
         columns = usage_columns(with_metadata=with_metadata, with_history=with_history)
-        rows: FromClause = user_rows(self._tables, *columns)
-        if with_history:
-            rows = select(rows).cte("d")  # two INSERTs read it, and it is unpacked once
+        given = self._arrays.rows(columns) if as_arrays else select(user_rows(self._tables, *columns))
+        # Two INSERTs read a CTE, and it is unpacked once.
+        rows: FromClause = given.cte("d") if with_history else given.subquery("d")
         addition = usage_addition(self._tables, rows, self._metadata_max_bytes, with_metadata=with_metadata)
         if self._sequence is not None:
             mine = usage.alias("mine")
