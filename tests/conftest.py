@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,42 @@ def _without_deadlines() -> None:
 
         settings.register_profile("default", deadline=None)
         settings.load_profile("default")
+
+
+_DATABASES = {"sqlite", "postgresql", "mariadb"}
+_EACH_DATABASE = (
+    *("acceptance/", "audit/", "database/", "queries/", "test_"),
+    *("cli/test_db.py", "pipeline/test_outbox.py", "pipeline/test_retention.py", "pipeline/test_store.py"),
+    *("faults/test_locks.py", "security/test_add_only_role.py", "security/test_alike_ids.py"),
+)
+"""The tests of what differs between databases, by the beginnings of their paths."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark a test that is not of _EACH_DATABASE as `wide` but on one database. The name of the test chooses it among
+    those that are installed, so that each has its share of every folder."""
+    alike: dict[str, dict[str, pytest.Item]] = {}
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        if path.startswith(_EACH_DATABASE) or not hasattr(item, "callspec") or item.get_closest_marker("wide"):
+            continue
+        values = item.callspec.params.values()
+        name = next((each for each in values if isinstance(each, str) and each in _DATABASES), None)
+        if name is not None:
+            alike.setdefault(item.nodeid.replace(name, ""), {})[name] = item
+    installed = servers.installed()
+    for test, variants in alike.items():
+        names = [name for name in variants if name in installed] or [*variants]
+        chosen = names[zlib.crc32(test.encode()) % len(names)]
+        for name, item in variants.items():
+            if name != chosen:
+                item.add_marker("wide")
+
+
+def wide(*values: object) -> Any:
+    """The values of a parameter with which a test repeats what it proves with others."""
+    return pytest.param(*values, marks=pytest.mark.wide)
 
 
 def pytest_collection_finish() -> None:

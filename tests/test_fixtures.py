@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from conftest import Database, UsersDatabase
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def test_ci_runs_what_scripts_test_leaves_out() -> None:
+    if not (REPOSITORY / ".ci/run").exists():
+        pytest.skip("the packages are without .ci/run")
+    assert "-m 'not wide'" in (REPOSITORY / "scripts/test").read_text()
+    assert "scripts/test --numprocesses 3 --dist worksteal -m wide\n" in (REPOSITORY / ".ci/run").read_text()
 
 
 def test_a_database_answers(database: Database) -> None:

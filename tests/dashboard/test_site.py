@@ -572,9 +572,9 @@ def test_head_has_no_body_and_other_methods_nothing(small_past: Past) -> None:
             assert "export" not in answer.text
 
 
+@pytest.mark.parametrize("past", ["postgresql", "mariadb"], indirect=True)
 def test_leaves_no_connection_and_no_tracker(past: Past) -> None:
-    if past.database.name == "sqlite":
-        pytest.skip("a file has no list of connections")
+    """A file has no list of connections."""
     app = by_asgi.Dashboard(past.engine, authorize=yes)
     asgi(app, "/")
     past.engine.dispose()

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import flooder
 import leaver
 from captures import INTERVAL, Captures, assert_exact, assert_left_nothing
-from conftest import Database
+from conftest import Database, wide
 from pipeline.recovering import recover
 from proxy import Proxy, through, url_through
 from reading import all_of, balanced, made, total
@@ -58,7 +58,8 @@ def test_the_database_is_away_at_the_start_and_midway(journal: bool, server: Dat
 
 
 @pytest.mark.parametrize(
-    ("driver", "journal"), [("psycopg", False), ("psycopg", True), ("asyncpg", True), ("pymysql", True)]
+    ("driver", "journal"),
+    [("psycopg", False), wide("psycopg", True), ("asyncpg", True), wide("pymysql", True)],
 )
 def test_an_exit_does_not_wait_for_an_answer(
     driver: str, journal: bool, request: pytest.FixtureRequest, tmp_path: Path

@@ -6,14 +6,15 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from conftest import Database
+from conftest import Database, wide
 from reading import all_of, counts
 from traffic import EXAMPLES, FASTAPI, FLASK, PORT, STARLETTE, Uses, gunicorn, python_module, serving, uvicorn
 from usage_instrument.cli.app import app
@@ -49,6 +50,14 @@ COMMANDS = {
     "uwsgi": uwsgi("--enable-threads"),
     "uwsgi-without-threads": uwsgi(),
 }
+
+DISTINCT = {"gunicorn-max-requests", "gunicorn-gevent", "uvicorn-workers", "waitress", "uwsgi-without-threads"}
+"""Forked and replaced workers, greenlets, spawned workers, threads without an exit, and no threads at all."""
+
+
+def kinds(of: Iterable[str]) -> list[Any]:
+    return [kind if kind in DISTINCT else wide(kind) for kind in of]
+
 
 KILLED = [kind for kind in COMMANDS if kind not in {"uvicorn", "waitress"}]  # one process, as Python's own
 if "USAGE_TEST_KILLS" not in os.environ:  # scripts/faults; their workers are born and served as those of the others
@@ -96,7 +105,7 @@ def recover(database: Database, journal: Path, command: Sequence[str] = ("journa
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.parametrize("kind", kinds(COMMANDS))
 def test_sigterm_writes_all(kind: str, written: Database, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     with serving(command_of(kind), environ_for(written, None if kind in WITHOUT_JOURNAL else journal)) as server:
@@ -110,7 +119,7 @@ def test_sigterm_writes_all(kind: str, written: Database, tmp_path: Path) -> Non
     assert kind.startswith("uwsgi") or all_of(written.engine(), writers) == [], said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGQUIT, wide(signal.SIGINT)])
 def test_the_other_signals_of_gunicorn_write_all(number: signal.Signals, postgresql: Database, tmp_path: Path) -> None:
     with serving(COMMANDS["gunicorn-gthread"], environ_for(postgresql, tmp_path)) as server:
         expected = server.visits()
@@ -118,7 +127,7 @@ def test_the_other_signals_of_gunicorn_write_all(number: signal.Signals, postgre
     check(postgresql, expected, said)
 
 
-@pytest.mark.parametrize("kind", KILLED)
+@pytest.mark.parametrize("kind", kinds(KILLED))
 def test_kill_9_of_a_whole_server_loses_nothing(kind: str, written: Database, tmp_path: Path) -> None:
     with serving(command_of(kind), environ_for(written, tmp_path)) as server:
         expected = server.visits()
@@ -127,7 +136,7 @@ def test_kill_9_of_a_whole_server_loses_nothing(kind: str, written: Database, tm
     check(written, expected)
 
 
-@pytest.mark.parametrize("kind", ["gunicorn-gthread", "gunicorn-gevent", "uwsgi-without-threads"])
+@pytest.mark.parametrize("kind", kinds(["gunicorn-gthread", "gunicorn-gevent", "uwsgi-without-threads"]))
 def test_a_collector_writes_what_a_killed_server_has_captured(kind: str, postgresql: Database, tmp_path: Path) -> None:
     environ = {**environ_for(postgresql, tmp_path), "USAGE_INSTRUMENT_WRITER": "collector"}
     with serving(command_of(kind), environ) as server:

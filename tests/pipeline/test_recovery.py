@@ -111,9 +111,9 @@ def test_a_batch_that_was_not_sent_goes_out_under_its_number(database: Database,
     assert counts(engine, tables) == {("f", ADA): 6}
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 def test_users_who_are_unknown_are_rejected_and_told(users_database: UsersDatabase, root: Path) -> None:
-    if users_database.database.name == "sqlite":
-        pytest.skip("SQLite enforces foreign keys only where the host turns them on")
+    """SQLite enforces foreign keys only where the host turns them on."""
     engine = users_database.engine
     tables = made(engine)
     die(users_database.database.url, root, "tracker.track('f', user=uuid.uuid4()); tracker.track('f')")
