@@ -6,33 +6,29 @@ that reports how `commit`, `rollback` and `close` ended; no other transaction pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .kept_uses import KEY, OUTCOMES, KeptUses, Outcomes, Release, bind_info, outcomes_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Transaction
 
 _kinds: dict[type, type] = {}
 """The subclasses, by the classes of SQLAlchemy's transactions."""
 
 
-def keep(connection: Connection, release: Release) -> bool:
-    """Keep a use for the commit of the connection's transaction; False if none is open."""
-    transaction = _innermost(connection)
-    return transaction is not None and _keep_until(connection, transaction, release)
-
-
-def _innermost(connection: Connection) -> Any:
-    return connection.get_nested_transaction() or connection.get_transaction()
-
-
-def _keep_until(connection: Connection, transaction: Any, release: Release) -> bool:
+def keep(connection: Connection, release: Release, transaction: Any = None) -> bool:
+    """Keep a use for the commit of the connection's innermost transaction, or a given one; False if none is open."""
+    if transaction is None:
+        transaction = connection.get_nested_transaction() or connection.get_transaction()
+        if transaction is None:
+            return False
     info = bind_info(connection, getattr(release, "outbox", None))
     if info.autocommits:
         return False
     _follow(transaction)
-    found: KeptUses | None = vars(connection).get(KEY)
+    found: KeptUses | None = getattr(connection, KEY)  # _follow has set a default
     if found is None:
         found = KeptUses()
         setattr(connection, KEY, found)
@@ -63,7 +59,7 @@ class Outer:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._transaction = _innermost(connection)
+        self._transaction: Any = connection.get_nested_transaction() or connection.get_transaction()
         self._ended = watch(connection)
 
     def keep(self, release: Release) -> bool:
@@ -71,9 +67,8 @@ class Outer:
         committed = outcome_since(self._connection, self._ended)
         if committed is not None:
             return not committed
-        if not self._transaction.is_active:  # a savepoint that was released
-            return keep(self._connection, release)
-        return _keep_until(self._connection, self._transaction, release)
+        is_open = self._transaction.is_active  # else it is a savepoint that was released
+        return keep(self._connection, release, self._transaction if is_open else None)
 
 
 def outer_of(bind: Any, kind: Any) -> Outer | None:
@@ -85,12 +80,20 @@ def _follow(transaction: Any) -> None:
     """Have a transaction and the savepoints around it report how they end."""
     while transaction is not None and not isinstance(transaction, _Reports):
         kind = type(transaction)
-        reporting = _kinds.get(kind)
-        if reporting is None:
-            base = _ReportsSavepoint if hasattr(transaction, "_previous_nested") else _ReportsOutermost
-            reporting = _kinds[kind] = type(kind.__name__, (base, kind), {"__slots__": ()})
-        transaction.__class__ = reporting
+        transaction.__class__ = _kinds.get(kind) or _reporting(kind)
         transaction = transaction._around
+
+
+def _reporting(kind: type[Transaction]) -> type:
+    """The subclass of a class of SQLAlchemy's transactions."""
+    from sqlalchemy import Connection
+
+    # A connection without uses has these: the lookup does not reach a __getattr__ of the host's.
+    setattr(Connection, KEY, None)
+    setattr(Connection, OUTCOMES, None)
+    base = _ReportsSavepoint if hasattr(kind, "_previous_nested") else _ReportsOutermost
+    _kinds[kind] = type(kind.__name__, (base, kind), {"__slots__": (), "_commit": kind.commit})
+    return _kinds[kind]
 
 
 class _Reports:
@@ -99,6 +102,8 @@ class _Reports:
     __slots__ = ()
 
     connection: Connection
+    _commit: Callable[[], None]
+    """Transaction.commit."""
 
     def rollback(self) -> None:
         """As Transaction.rollback; its uses do not count."""
@@ -137,11 +142,11 @@ class _ReportsOutermost(_Reports):
     def commit(self) -> None:
         """As Transaction.commit; then the uses count."""
         connection = self.connection
-        found: KeptUses | None = vars(connection).get(KEY)
+        found: KeptUses | None = getattr(connection, KEY)
         if found is not None and found.may_be_rows and not hasattr(self, "xid"):  # which is prepared already
             found.put(connection.engine, lambda: connection)
-        super().commit()  # type: ignore[misc]
-        found = vars(connection).get(KEY)
+        self._commit()
+        found = getattr(connection, KEY)
         _end(connection, committed=True)
         if found is not None:
             found.record()
@@ -169,10 +174,10 @@ class _ReportsSavepoint(_Reports):
     def commit(self) -> None:
         """As Transaction.commit; then the uses wait for what surrounds it."""
         connection = self.connection
-        super().commit()  # type: ignore[misc]
-        found: KeptUses | None = vars(connection).get(KEY)
+        self._commit()
+        found: KeptUses | None = getattr(connection, KEY)
         if found is not None:
-            outer = _innermost(connection)
+            outer = connection.get_nested_transaction() or connection.get_transaction()
             _follow(outer)
             found.move(self, outer)
 
@@ -181,7 +186,7 @@ class _ReportsSavepoint(_Reports):
         return True
 
     def _rolled_back(self) -> None:
-        found: KeptUses | None = vars(self.connection).get(KEY)
+        found: KeptUses | None = getattr(self.connection, KEY)
         if found is not None:
             found[:] = [entry for entry in found if not _is_within(entry[0], self)]
 
@@ -194,6 +199,6 @@ def _is_within(level: Any, savepoint: object) -> bool:
 
 def _end(connection: Connection, *, committed: bool) -> None:
     setattr(connection, KEY, None)
-    outcomes: Outcomes | None = vars(connection).get(OUTCOMES)
+    outcomes: Outcomes | None = getattr(connection, OUTCOMES)
     if outcomes is not None:
         outcomes.end(committed=committed)

@@ -23,7 +23,7 @@ def keep(alias: str, release: Release, *, by_row: bool = True) -> bool:
         if by_row and _insert(connection, release):
             return True
         # It belongs to the present savepoint: Django drops it when that is rolled back.
-        django.transaction.on_commit(lambda: run((release,)), using=alias)
+        django.transaction.on_commit(lambda: run(release), using=alias)
         return True
     if connection.connection is not None and not connection.autocommit:
         raise UsageInstrumentError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from usage_instrument.events import Use
@@ -85,9 +85,10 @@ class KeptUses(list[tuple[object, Release]]):
     def record(self) -> None:
         """The outermost transaction has committed: record the uses, and have the writer look into the outbox."""
         if self.outboxes:
-            run(outbox.committed for outbox in self.outboxes)
+            for outbox in self.outboxes:
+                run(outbox.committed)
         for _, release in self:
-            run((release,))
+            run(release)
 
 
 class Outcomes:
@@ -121,13 +122,12 @@ def outcomes_of(owner: Any) -> Outcomes:
     return found
 
 
-def run(uses: Iterable[Release]) -> None:
-    """Record uses whose transaction has committed. Never raises: the host's commit goes on."""
-    for release in uses:
-        try:
-            release()
-        except Exception:
-            log.warning("commit", "a use could not be recorded when its transaction committed", exc_info=True)
+def run(release: Release) -> None:
+    """Record a use whose transaction has committed. Never raises: the host's commit goes on."""
+    try:
+        release()
+    except Exception:
+        log.warning("commit", "a use could not be recorded when its transaction committed", exc_info=True)
 
 
 def _no_outbox() -> None:

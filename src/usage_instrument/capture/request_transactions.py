@@ -78,7 +78,7 @@ def keep_now(request: Request | Writes, release: Release) -> None:
     else:
         is_kept = any(session_transactions.keep_outside(session, release) for session in sessions)
     if not is_kept:
-        run((release,))
+        run(release)
 
 
 def keep(release: Release) -> bool:

@@ -67,7 +67,9 @@ def keep(session: Session, release: Release) -> bool:
     transaction = session.get_nested_transaction() or session.get_transaction()
     if transaction is None:
         return False
-    bind = session.bind if session.bind is not None else _only_bind(session)
+    bind = session.bind
+    if bind is None:
+        bind = _only_bind(session)
     info = None if bind is None else bind_info(bind, getattr(release, "outbox", None))
     if info is not None and info.autocommits:
         return False
@@ -75,7 +77,7 @@ def keep(session: Session, release: Release) -> bool:
         if transaction.parent is None:
             outer = connection_transactions.outer_of(session.bind, _connection)
             if outer is None or not outer.keep(release):
-                run((release,))
+                run(release)
             return True
         transaction = _boundary(transaction.parent)
     found: KeptUses | None = getattr(session, KEY, None)

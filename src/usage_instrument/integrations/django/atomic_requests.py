@@ -52,7 +52,8 @@ class AtomicRequest:
     def _release(self) -> None:
         if self._begun == self._committed:
             waiting, self._waiting = self._waiting, []
-            run(waiting)
+            for release in waiting:
+                run(release)
 
     def keep(self, release: Release) -> None:
         """Record a use if all that was begun is committed. Tests commit later, by captureOnCommitCallbacks."""
