@@ -515,7 +515,7 @@ def test_no_exception_but_the_database_s_reaches_the_commit(engine, tables, trac
         bought = [buy(session)]
         session.commit()  # PostgreSQL is trusted from here on
         if isinstance(error, ConfigurationError):
-            monkeypatch.setattr(tracker._outbox, "_inserts", {})
+            monkeypatch.setattr(tracker._outbox, "_engines", {})
             monkeypatch.setattr(tracker._outbox._backend, "tables", refuse)
         else:
             monkeypatch.setattr(host_connections.SqlAlchemyConnection, "execute", refuse)

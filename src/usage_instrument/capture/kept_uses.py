@@ -71,14 +71,19 @@ class KeptUses(list[tuple[object, Release]]):
     def put(self, engine: Any, connect: Callable[[], Any]) -> None:
         """Put the uses into their outboxes, if these take uses in the database of the engine: the outermost transaction
         of the connection is about to commit. Hooks record them if there is no connection."""
-        for outbox in dict.fromkeys(_outbox_of(release) for _, release in self):
-            if outbox is None or not outbox.takes(engine):
+        found: dict[Outbox, list[Use]] = {}
+        release: Any
+        for _, release in self:
+            outbox = _outbox_of(release)
+            if outbox is not None:
+                found.setdefault(outbox, []).extend(release.uses)
+        for outbox, uses in found.items():
+            if not outbox.takes(engine):
                 continue
             connection = connect()
             if connection is None:
                 return
-            theirs: list[Any] = [release for _, release in self if _outbox_of(release) is outbox]
-            if outbox.put(connection, [use for release in theirs for use in release.uses]):
+            if outbox.put(connection, uses):
                 self.outboxes = (*self.outboxes, outbox)
                 self[:] = [entry for entry in self if _outbox_of(entry[1]) is not outbox]
 

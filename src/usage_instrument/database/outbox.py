@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -53,16 +54,18 @@ class Insert:
 
     def __init__(self, tables: Tables, dialect: Dialect, service: str) -> None:
         outbox = tables.outbox
+        if dialect.paramstyle == "pyformat":  # such drivers take parameters by position, too, and in fewer steps
+            dialect = copy(dialect)
+            dialect.paramstyle, dialect.positional = "format", True
         compiled = insert(outbox).inline().compile(dialect=dialect, column_keys=[column.name for column in outbox.c])
         self.text = str(compiled)
         self._service = service
-        names: Sequence[str] | None = compiled.positiontup
-        self._names = None if names is None else tuple(names)
-        """The columns in the order of the parameters; None if the driver takes them by name."""
+        self._names: Sequence[str] = compiled.positiontup or ()
+        """The columns in the order of the parameters."""
         found = {column.name: column.type.dialect_impl(dialect).bind_processor(dialect) for column in outbox.c}
         self._processors = [(name, processor) for name, processor in found.items() if processor is not None]
 
-    def parameters(self, use: Use) -> tuple[Any, ...] | dict[str, Any]:
+    def parameters(self, use: Use) -> tuple[Any, ...]:
         """What the driver takes for a use with a canonical user and JSON text."""
         row: dict[str, Any] = {
             "outbox_id": uuid4(),
@@ -76,7 +79,7 @@ class Insert:
         }
         for name, processor in self._processors:
             row[name] = processor(row[name])
-        return row if self._names is None else tuple([row[name] for name in self._names])
+        return tuple([row[name] for name in self._names])
 
 
 def _measures(use: Use) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Dialect, Engine
+from sqlalchemy import Engine
 
 from usage_instrument.database import outbox
 from usage_instrument.database.driver_errors import Fault, describe
@@ -44,12 +44,14 @@ _REFUSAL = 60.0
 class _Target:
     """What is known of an engine, or of an alias of Django's."""
 
-    __slots__ = ("is_here", "refused_until")
+    __slots__ = ("insert", "is_here", "refused_until")
 
     def __init__(self, *, is_here: bool) -> None:
         self.is_here = is_here
         """Whether it is on the database of the tables."""
         self.refused_until = 0.0
+        self.insert: outbox.Insert | None = None
+        """Compiled for its dialect by the first use."""
 
 
 class OutboxSchedule:
@@ -94,7 +96,6 @@ class Outbox:
         self._committed = committed
         self._engines: WeakKeyDictionary[Engine, _Target] = WeakKeyDictionary()
         self._aliases: dict[Hashable, _Target] = {}
-        self._inserts: WeakKeyDictionary[Dialect, outbox.Insert] = WeakKeyDictionary()
 
     def is_here(self, bind: Any) -> bool:
         """Whether an Engine or Connection of the host's, or one of Django's, is on the database of the tables."""
@@ -139,7 +140,9 @@ class Outbox:
         try:
             host = adapt(connection)
             target = self._target(connection)
-            insert = self._insert(host.dialect)
+            if target.insert is None:
+                target.insert = outbox.Insert(self._backend.tables(), host.dialect, self._settings.service)
+            insert = target.insert
             parameters = [insert.parameters(self._row(use)) for use in uses]
         except (UserIdError, MetadataError):  # which a hook rejects or reports
             return False
@@ -180,13 +183,6 @@ class Outbox:
             "no outbox row", "uses of one transaction are recorded after its commit, not with it: %s", describe(error)
         )
         return False
-
-    def _insert(self, dialect: Dialect) -> outbox.Insert:
-        found = self._inserts.get(dialect)
-        if found is None:
-            found = outbox.Insert(self._backend.tables(), dialect, self._settings.service)
-            self._inserts[dialect] = found
-        return found
 
     def _row(self, use: Use) -> Use:
         text = fitting_metadata(use.metadata, self._settings.metadata_max_bytes) if use.metadata else None
