@@ -609,6 +609,44 @@ def test_a_session_within_a_transaction_of_the_hosts_follows_that(lite, captured
     assert rows(lite) == counted(captured)
 
 
+def test_a_session_with_a_connection_for_some_classes_follows_its_transaction_too(lite, captured):
+    with lite.connect() as connection:
+        for ends_well in (False, True):
+            outer = connection.begin()
+            with Session(binds={Purchase: connection}) as session:
+                buy(session)
+                session.commit()
+            assert captured.uses == []
+            outer.commit() if ends_well else outer.rollback()
+    assert rows(lite) == counted(captured) != []
+
+
+@pytest.mark.parametrize("ends_well", [False, True])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_session_that_has_not_begun_follows_the_transaction_of_its_connection(lite, captured, earlier, ends_well):
+    with lite.connect() as connection, Session(connection) as session:
+        outer = connection.begin()
+        if earlier:
+            session.execute(sa.insert(Purchase).values(id=next(numbers)))
+            session.commit()
+        usage.track("purchase", commit=session)
+        assert captured.uses == []
+        outer.commit() if ends_well else outer.rollback()
+    assert captured.count("purchase") == int(ends_well)
+    assert captured.complaints == []
+
+
+def test_a_call_that_rolls_back_within_a_transaction_of_the_hosts_counts_nothing(lite, captured):
+    @tracks("purchase", commit="session")
+    def purchase(session):
+        session.execute(sa.insert(Purchase).values(id=next(numbers)))
+        session.rollback()
+
+    with lite.begin() as connection:
+        purchase(Session(connection, join_transaction_mode="create_savepoint"))
+    assert rows(lite) == counted(captured) == []
+
+
 @pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only", "control_fully"])
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_call_that_commits_within_a_transaction_of_the_hosts_follows_that(lite, captured, mode, reads):
@@ -781,7 +819,11 @@ def test_where_each_statement_commits_a_use_counts_at_once(lite, captured):
             session.begin()
             usage.track("purchase", commit=session)
         engine.dispose()
-    assert captured.count("purchase") == len(captured.complaints) == 4
+    with Session(lite) as session:
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        usage.track("purchase", commit=session)
+        session.rollback()
+    assert captured.count("purchase") == len(captured.complaints) == 5
 
 
 def test_strict_counts_it_and_raises(lite):

@@ -71,11 +71,6 @@ class Outer:
         return keep(self._connection, release, self._transaction if is_open else None)
 
 
-def outer_of(bind: Any, kind: Any) -> Outer | None:
-    """The transaction that a session's bind is in, if the bind is a Connection, whose class is `kind`."""
-    return Outer(bind) if isinstance(bind, kind) and bind.in_transaction() else None
-
-
 def _follow(transaction: Any) -> None:
     """Have a transaction and the savepoints around it report how they end."""
     while transaction is not None and not isinstance(transaction, _Reports):

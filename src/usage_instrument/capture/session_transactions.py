@@ -64,18 +64,21 @@ def keep(session: Session, release: Release) -> bool:
     """Keep a use for the commit of the session's transaction; False if none is open."""
     if not _follows:
         follow()
-    transaction = session.get_nested_transaction() or session.get_transaction()
-    if transaction is None:
-        return False
     bind = session.bind
+    root = session.get_transaction()
+    if root is None:  # what it would write, it would write in the transaction of its Connection
+        return isinstance(bind, _connection) and connection_transactions.keep(bind, release)
+    transaction: Any = session.get_nested_transaction() or root
     if bind is None:
         bind = _only_bind(session)
+    if bind in root._connections:  # which may have options of its own
+        bind = root._connections[bind][0]
     info = None if bind is None else bind_info(bind, getattr(release, "outbox", None))
     if info is not None and info.autocommits:
         return False
     if transaction._state is _has_committed:  # and a listener of the host's follows ours
         if transaction.parent is None:
-            outer = connection_transactions.outer_of(session.bind, _connection)
+            outer = _outer(session)
             if outer is None or not outer.keep(release):
                 run(release)
             return True
@@ -152,7 +155,7 @@ def _committed(session: Session) -> None:
             found.move(savepoint, _boundary(savepoint.parent))
         return
     # The session may only take part in a transaction of the host's.
-    outer = connection_transactions.outer_of(session.bind, _connection)
+    outer = _outer(session)
     if outcomes is not None:
         outcomes.committing, outcomes.outer = True, outer
     if found is None:
@@ -161,6 +164,16 @@ def _committed(session: Session) -> None:
     if outer is not None:
         found[:] = [entry for entry in found if not outer.keep(entry[1])]
     found.record()
+
+
+def _outer(session: Session) -> connection_transactions.Outer | None:
+    """The transaction of a Connection of the host's that what the session has committed goes with."""
+    transaction = session.get_transaction()
+    used = () if transaction is None else transaction._connections
+    for bind in (session.bind, *used):
+        if isinstance(bind, _connection) and bind.in_transaction():
+            return connection_transactions.Outer(bind)
+    return None
 
 
 def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | None:

@@ -207,7 +207,7 @@ class Span:
         it counts with the transaction that is open.
         """
         kind = _kind_of(self.commit)
-        owner = self.commit if kind.owner is None else kind.owner(self.commit)
+        owner: Any = self.commit if kind.owner is None else kind.owner(self.commit)
         outcome = None
         if owner is self._owner and owner is not None and kind.outcome_since is not None:
             outcome = kind.outcome_since(owner, self._watched)
@@ -215,7 +215,8 @@ class Span:
             return keep(recorder, use, self.commit)
         release = recorder.hold(use)
         if not outcome:
-            kind.keep(owner, release)
+            if owner.in_transaction():  # and not only a Connection that the session is bound to
+                kind.keep(owner, release)
         elif kind.keep_outside is None or not kind.keep_outside(owner, release):
             release()
         return True
