@@ -27,6 +27,7 @@ DEFAULTS: dict[str, object] = {
     "schema": None,
     "history": "day",
     "history_retention": 400 * 86400.0,
+    "history_months_after": None,
     "journal": None,
     "journal_max_bytes": 2**30,
     "writer": "process",
@@ -57,6 +58,7 @@ SAID: dict[str, tuple[str, object]] = {
     "schema": ("usage", "usage"),
     "history": ("hour", "hour"),
     "history_retention": ("30d", 30 * 86400.0),
+    "history_months_after": ("100d", 100 * 86400.0),
     "journal": ("/var/lib/usage", "/var/lib/usage"),
     "journal_max_bytes": ("4096", 4096),
     "writer": ("collector", "collector"),
@@ -110,6 +112,18 @@ def test_the_environment_says_it(name: str) -> None:
     assert dataclasses.asdict(settings) == {**DEFAULTS, name: expected}
 
 
+@pytest.mark.parametrize("kept", ["100d", "90d"])
+def test_days_become_months_before_they_go(kept: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^history_months_after \(100d\) is less than history_retention \("):
+        Settings(history_months_after="100d", history_retention=kept)
+
+
+def test_the_days_of_the_last_months_are_kept() -> None:
+    assert Settings(history_months_after=dt.timedelta(days=90)).history_months_after == 90 * 86400.0
+    with pytest.raises(ConfigurationError, match=r"^history_months_after is at least 90d, or None, not '89d'$"):
+        Settings(history_months_after="89d")
+
+
 def test_a_dimension_has_few_values() -> None:
     with pytest.raises(
         ConfigurationError, match="dimension_values is at most 500, not 501: a dimension has few values"
@@ -134,7 +148,7 @@ def test_another_programs_variables_are_left_alone() -> None:
     assert Settings.from_environment({"SERVICE": "x", "USAGE_INSTRUMENT_DATABASE_URL": "sqlite://"}) == Settings()
 
 
-@pytest.mark.parametrize("name", ["users", "schema", "history", "journal"])
+@pytest.mark.parametrize("name", ["users", "schema", "history", "history_months_after", "journal"])
 @pytest.mark.parametrize("text", ["", "none", "None", " NONE "])
 def test_none_in_the_environment(name: str, text: str) -> None:
     assert getattr(Settings.from_environment({ENVIRONMENT_PREFIX + name.upper(): text}), name) is None
@@ -286,7 +300,11 @@ def test_the_options_are_the_fields_with_wider_types() -> None:
     }
     assert list(options) == list(fields)
     wider = {"float": "Duration", "Callable[[Use], Use | None] | None": "Callable[[Use], Use | None] | str | None"}
-    special = {"journal": "str | os.PathLike[str] | None", "read_timeout": "Duration | None"}
+    special = {
+        "journal": "str | os.PathLike[str] | None",
+        "read_timeout": "Duration | None",
+        "history_months_after": "Duration | None",
+    }
     assert options == {name: special.get(name, wider.get(kind, kind)) for name, kind in fields.items()}
 
 

@@ -12,7 +12,7 @@ import numbers
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from .errors import (
@@ -532,7 +532,9 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def bucket_start(moment: dt.datetime, bucket: Bucket) -> dt.datetime:
-    """The start of the hour or the day of a moment (UTC, naive)."""
+def bucket_start(moment: dt.datetime, bucket: Bucket | Literal["month"]) -> dt.datetime:
+    """The start of the hour, day or month of a moment (UTC, naive)."""
     hour = moment.replace(minute=0, second=0, microsecond=0)
-    return hour if bucket == "hour" else hour.replace(hour=0)
+    if bucket == "hour":
+        return hour
+    return hour.replace(hour=0, day=1) if bucket == "month" else hour.replace(hour=0)

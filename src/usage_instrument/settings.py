@@ -23,6 +23,8 @@ READ_VARIABLE = ENVIRONMENT_PREFIX + "READ_URL"
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _KEY_LENGTH = 32
+LEAST_MONTHS_AFTER = 90 * 86400.0
+"""Seconds. Questions about four weeks that compare with the eight weeks before always have their days."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -46,6 +48,7 @@ class SettingOptions(TypedDict, total=False):
     schema: str | None
     history: Bucket | None
     history_retention: Duration
+    history_months_after: Duration | None
     journal: str | os.PathLike[str] | None
     journal_max_bytes: int
     writer: WriterKind
@@ -98,6 +101,8 @@ class Settings:
     """The grain of the history: `"day"` or `"hour"`; None writes no history."""
     history_retention: float = 400 * 86400.0
     """Seconds the history is kept."""
+    history_months_after: float | None = None
+    """Seconds after which the days of a whole month are summed up to one row; at least 90 days. None keeps the days."""
     journal: str | None = None
     """The directory of the journal, which survives kill -9; None is no journal. A relative one is made absolute."""
     journal_max_bytes: int = 2**30
@@ -138,6 +143,12 @@ class Settings:
             check = _CHECKS.get(field.name)
             if check is not None:
                 object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
+        months_after, kept = self.history_months_after, self.history_retention
+        if months_after is not None and months_after >= kept:
+            raise ConfigurationError(
+                f"history_months_after ({months_after / 86400:g}d) is less than history_retention ({kept / 86400:g}d): "
+                "keep the history for longer, or its days for a shorter time"
+            )
 
     @classmethod
     def from_environment(
@@ -243,6 +254,15 @@ def _read_timeout(name: str, value: object) -> float | None:
     return seconds
 
 
+def _months_after(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    seconds = _duration(name, value)
+    if seconds < LEAST_MONTHS_AFTER:
+        raise ConfigurationError(f"{name} is at least {LEAST_MONTHS_AFTER / 86400:g}d, or None, not {value!r}")
+    return seconds
+
+
 def _flag(name: str, value: object) -> bool:
     if isinstance(value, str):
         if value.lower() in _TRUE | _FALSE:
@@ -307,7 +327,17 @@ def _callable(name: str, value: object) -> object:
     return value
 
 
-_NULLABLE = {"read_timeout", "users", "schema", "history", "journal", "before_track", "audit_key", "privacy_key"}
+_NULLABLE = {
+    "history_months_after",
+    "read_timeout",
+    "users",
+    "schema",
+    "history",
+    "journal",
+    "before_track",
+    "audit_key",
+    "privacy_key",
+}
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(
         (
@@ -335,6 +365,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("strict", "enabled"), _flag),
     "dimension_values": _dimension_values,
     "flush_statements": _choice("auto", "single", "portable"),
+    "history_months_after": _months_after,
     "read_timeout": _read_timeout,
     "user_id_type": _choice("uuid", "integer", "string"),
     "writer": _choice("process", "collector"),

@@ -117,3 +117,30 @@ def test_what_it_cannot_do_is_one_line(sqlite: Database, options: list[str], say
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"usage-instrument: {says}")
+
+
+def test_days_become_months(users_database: UsersDatabase) -> None:
+    """By the option or the setting, as the dry run says; never a part of a month."""
+    engine, tables, today = filled(users_database)
+    first = (today - 95 * DAY).replace(day=1)
+    month = (first - DAY).replace(day=1)
+    rows = [{"feature_name": "g", "bucket_start": month + days * DAY, "usage_count": 3} for days in (0, 1, 9)]
+    with engine.begin() as connection:
+        connection.execute(tables.history.insert(), rows)
+    database = users_database.database
+    days = f"days from before {first:%Y-%m-%d}, summed up to months"
+    kept = f"history from before {(today - 400 * DAY).replace(day=1):%Y-%m-%d}"
+    would = {what: rows for what, rows, _ in table(database, "--days-to-months", "95d", "--dry-run")}
+    did = {what: rows for what, rows, _ in table(database, "--days-to-months", "95d")}
+    assert did == would
+    assert did[days] == 2 + 6 * (first > today - 100 * DAY)
+    assert kept in did
+    g = tables.history.c.feature_name == "g"
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(tables.history).where(g)).all()
+    assert [(row.bucket_start, row.usage_count) for row in found] == [(month, 9)]
+    by_setting = json.loads(prune(database, "--format", "json", USAGE_INSTRUMENT_HISTORY_MONTHS_AFTER="95d").stdout)
+    assert {"what": days, "rows": 0, "status": "deleted"} in by_setting
+    refused = prune(database, "--days-to-months", "89d")
+    assert refused.exit_code == 2
+    assert "--days-to-months is at least 90d, not 89d" in refused.stderr

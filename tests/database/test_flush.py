@@ -56,7 +56,7 @@ def test_writers_of_galera_queue_for_a_row_that_is_no_process_and_stays(
     monkeypatch.setattr(flush, "is_galera", lambda connection: True)
     engine = mariadb.engine()
     tables = made(engine)
-    other, long_ago = uuid.UUID(int=1), dt.datetime(2020, 1, 1)
+    other, long_ago = uuid.UUID(int=2), dt.datetime(2020, 1, 1)
     with engine.begin() as connection:
         row = {"writer_id": other, "service": "", "last_batch": 3, "started_at": long_ago, "heartbeat_at": long_ago}
         connection.execute(tables.writers.insert(), row)

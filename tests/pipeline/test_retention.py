@@ -136,7 +136,7 @@ def test_hours_become_days_of_the_same_sums(kept: Kept) -> None:
     before, rows = kept.today - 20 * DAY, kept.rows
     expected = summed_up(rows, before)
     expected[USERS[0], "most", kept.today - 40 * DAY] = MAX_COUNT
-    hours = kept.store.retention.count(before, hours=True)
+    hours = kept.store.retention.count(before, to="day")
     gone = list(kept.store.retention.roll_up(before))
     assert sum(gone) == hours == sum(start < before and start.hour > 0 for _, _, start in rows)
     assert len(gone) > 5, "all at once"

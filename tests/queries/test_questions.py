@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = {"experiment", "experiments"}
 """Not questions: commands of their own make a verdict of them."""
 HELPERS = {
-    *("arguments", "comparison", "display_names", "hours", "numbers", "printed"),
+    *("arguments", "comparison", "display_names", "hours", "months", "numbers", "printed"),
     *("questions", "robust", "rollups", "sources", "windows", "zones"),
 }
 
@@ -25,7 +25,7 @@ HELPERS = {
 def test_each_file_describes_its_question() -> None:
     files = {path.stem for path in Path(usage_instrument.queries.__file__).parent.glob("*.py")}
     described = {question.select.__name__ for question in QUESTIONS}
-    assert files - HELPERS - {"__init__"} == described | FIGURES == {*queries.__all__} - {"check_hours"}
+    assert files - HELPERS - {"__init__"} == described | FIGURES == {*queries.__all__} - {"check_days", "check_hours"}
     for question in QUESTIONS:
         assert bool(question.compared) == any(each.name == "compare" for each in question.arguments), question.name
         assert question.select is getattr(queries, question.select.__name__)

@@ -168,10 +168,10 @@ def test_active_users_need_hours_in_the_days_before_the_last_one(filled: Filled)
     filled.fill(Rows(now(), history=[*days, *hours]))
     given: dict[str, Any] = {"feature": None, "until": None, "tz": BERLIN}
     for until in (None, "today", "7d", (today - 7 * DAY).date()):
-        ACTIVE.check_hours(filled.connection, filled.tables, {**given, "until": until})
+        ACTIVE.check_history(filled.connection, filled.tables, {**given, "until": until})
     for until, compare in (("14d", None), ((today - 14 * DAY).date(), None), (None, "previous")):
         with pytest.raises(ConfigurationError, match="a day instead of hours"):
-            ACTIVE.check_hours(filled.connection, filled.tables, {**given, "until": until, "compare": compare})
+            ACTIVE.check_history(filled.connection, filled.tables, {**given, "until": until, "compare": compare})
 
 
 @pytest.mark.parametrize(

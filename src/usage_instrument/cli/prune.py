@@ -1,4 +1,4 @@
-"""`usage-instrument prune`: deletes old history and dead writers, and sums up hours to days."""
+"""`usage-instrument prune`: deletes old history and dead writers, and sums up hours to days, and days to months."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 from usage_instrument.pipeline.journal import check_root, writers
 from usage_instrument.pipeline.retention import DEAD, Retention
 from usage_instrument.pipeline.store import WriteError
-from usage_instrument.settings import Settings
+from usage_instrument.settings import LEAST_MONTHS_AFTER, Settings
 
 from .database import read
 from .errors import fail
@@ -39,22 +39,34 @@ def prune(
     hours_to_days: Annotated[
         str | None, typer.Option(metavar="PERIOD", help="Sum up hours older than this to days.")
     ] = None,
+    days_to_months: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PERIOD",
+            help="Sum up the days of months that are older than this; default: the setting history_months_after.",
+        ),
+    ] = None,
     journal: JournalRoot = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     output: Output = "table",
 ) -> None:
-    """Delete old history, dimensions and exposures and the rows of dead writers; sum up old hours to days.
+    """Delete old history, dimensions, exposures and rows of dead writers; sum up old hours to days, days to months.
 
     Totals, losses and the catalogue stay. It may run beside the app, and be killed and run again at any time.
     """
     settings = replace(Settings.from_environment(enabled=True), users=None, schema=schema)
     keep = dt.timedelta(seconds=settings.history_retention) if older_than is None else span(older_than, "--older-than")
     hours = None if hours_to_days is None else span(hours_to_days, "--hours-to-days")
+    days = None if settings.history_months_after is None else dt.timedelta(seconds=settings.history_months_after)
+    if days_to_months is not None:
+        days = span(days_to_months, "--days-to-months")
+        if days.total_seconds() < LEAST_MONTHS_AFTER:
+            raise fail(f"--days-to-months is at least {LEAST_MONTHS_AFTER / 86400:g}d, not {days_to_months}")
     tables = read(url, schema, lambda connection, tables: tables)
     with writing_store(required(url), tables, settings) as store:
         store.open()
         retention = store.retention
-        done = [*_history(retention, keep, hours, dry_run)]
+        done = [*_history(retention, keep, hours, days, dry_run)]
         if store.exposure_problem is None:
             done.append(_exposures(retention, keep, dry_run))
         if store.dimension_problem is None:
@@ -70,17 +82,27 @@ def prune(
 
 
 def _history(
-    retention: Retention, keep: dt.timedelta, hours: dt.timedelta | None, dry_run: bool
+    retention: Retention,
+    keep: dt.timedelta,
+    hours: dt.timedelta | None,
+    days: dt.timedelta | None,
+    dry_run: bool,
 ) -> Iterator[tuple[str, int]]:
-    kept = retention.first_day(keep)
+    kept = retention.first_kept(retention.first_day(keep), days is not None)
     if not dry_run:
         _all(partial(retention.make_partitions, kept.replace(day=1), patiently=True))
     rows = retention.count(kept) if dry_run else _all(partial(retention.prune, kept))
     yield f"history from before {kept:%Y-%m-%d}", rows
     if hours is not None:
         before = retention.first_day(hours)
-        rows = retention.count(before, since=kept, hours=True) if dry_run else _all(partial(retention.roll_up, before))
+        rows = retention.count(before, since=kept, to="day") if dry_run else _all(partial(retention.roll_up, before))
         yield f"hours from before {before:%Y-%m-%d}, summed up to days", rows
+    if days is not None:
+        first = retention.first_day(days).replace(day=1)
+        rows = (
+            retention.count(first, since=kept, to="month") if dry_run else _all(partial(retention.roll_up_days, first))
+        )
+        yield f"days from before {first:%Y-%m-%d}, summed up to months", rows
 
 
 def _rollups(retention: Retention, keep: dt.timedelta, dry_run: bool) -> int:

@@ -213,7 +213,7 @@ def ask(
     named = given.get("features") or [given.get("feature")]
     try:
         given = question.decided(connection, tables, given)
-        question.check_hours(connection, tables, given)
+        question.check_history(connection, tables, given)
         query = question.query(given, tables)
         result = connection.execute(query if at_most is None else query.limit(at_most))
         names, rows = list(result.keys()), [dict(row) for row in result.mappings()]

@@ -123,7 +123,7 @@ def digest_of(
 
     def ask(question: Question, **given: Any) -> list[dict[str, Any]]:
         given = {"until": None, "tz": tz, **given}
-        question.check_hours(connection, tables, given)
+        question.check_history(connection, tables, given)
         rows = connection.execute(question.select(**given, tables=tables)).mappings()
         return [{**row, "feature": _named(row.get("feature_name"), displays)} for row in rows]
 

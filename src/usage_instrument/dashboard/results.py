@@ -117,7 +117,7 @@ def _given(question: Question, request: PageRequest) -> Mapping[str, Any]:
             for each in question.open_arguments
         }
         decided = question.decided(request.connection, request.tables, given)
-        question.check_hours(request.connection, request.tables, decided)
+        question.check_history(request.connection, request.tables, decided)
         return decided
 
     key = (question.name, since, until, *_carried(question, request).items())

@@ -138,6 +138,8 @@ class Maintenance:
         root = settings.journal
         dead = retention.dead_writers(lambda: journal.writers(root) if root is not None else ())
         yield retention.forget(dead)
+        if settings.history_months_after is not None:
+            yield from retention.roll_up_days(retention.first_day(dt.timedelta(seconds=settings.history_months_after)))
         yield from retention.renew_rollups(first_moment)
 
 

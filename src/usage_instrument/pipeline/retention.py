@@ -1,4 +1,4 @@
-"""Prunes old history, turns hours into days, and deletes the rows of dead writers."""
+"""Prunes old history, turns hours into days and days into months, and deletes the rows of dead writers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select
@@ -16,7 +16,8 @@ from usage_instrument.database.dialects.base import ConcurrentInsertError, Flush
 from usage_instrument.database.driver_errors import Fault
 from usage_instrument.database.expressions import Ago, StartOf
 from usage_instrument.database.ledger import is_process
-from usage_instrument.database.partitions import Partition, Partitioning, Partitions
+from usage_instrument.database.months import first_day, move_first_day
+from usage_instrument.database.partitions import Partition, Partitioning, Partitions, later
 from usage_instrument.errors import UsageInstrumentError
 from usage_instrument.events import Count, bucket_start
 from usage_instrument.runtime import log
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from usage_instrument.settings import Settings
 
 T = TypeVar("T")
+Larger: TypeAlias = Literal["day", "month"]
+"""What smaller buckets are summed up to."""
 
 ROWS = 5_000
 """Rows of the history per transaction, approximately."""
@@ -76,7 +79,19 @@ class Retention:
         To delete the days of that month, one by one, would cost what partitions save.
         """
         found = self._partitions()
-        return day if found is None or not found.is_owned else day.replace(day=1)
+        has_months = self._settings.history_months_after is not None
+        return self.first_kept(day, has_months) if found is None or not found.is_owned else day.replace(day=1)
+
+    def first_kept(self, day: dt.datetime, has_months: bool) -> dt.datetime:
+        """The first moment to keep, if rows from before a day may go: where days are or will be summed up, the day's
+        whole month, whose sum would else be that of a part."""
+        if has_months:
+            return day.replace(day=1)
+        first = self._first_day()
+        return day if first is None or day >= first else day.replace(day=1)
+
+    def _first_day(self) -> dt.datetime | None:
+        return self._run_reading(lambda connection: first_day(connection, self._tables))
 
     def make_partitions(self, since: dt.datetime, *, patiently: bool = False) -> Iterator[int]:
         """Make the partitions of this month, of the next ones, and of the rows since a moment that have none; yield the
@@ -134,9 +149,10 @@ class Retention:
 
     # ---- the history
 
-    def count(self, before: dt.datetime, *, since: dt.datetime | None = None, hours: bool = False) -> int:
-        """The number of history rows before a moment (since another); with `hours`, of those that are no whole days."""
-        which = self._hours(before) if hours else self._bucket < before
+    def count(self, before: dt.datetime, *, since: dt.datetime | None = None, to: Larger | None = None) -> int:
+        """The number of history rows before a moment (since another); of those that are to be summed up to days or
+        months."""
+        which = self._bucket < before if to is None else self._smaller(to, before)
         if since is not None:
             which = and_(which, self._bucket >= since)
         return int(self._read(select(func.count()).select_from(self._tables.history).where(which))[0][0])
@@ -158,11 +174,56 @@ class Retention:
 
     def roll_up(self, before: dt.datetime) -> Iterator[int]:
         """Sum up hours before a moment into days; yield the number of rows of each transaction."""
-        for part in self._parts(self._hours(before)):
-            yield self._transact(partial(self._sum_up, part))
+        for part in self._parts(self._smaller("day", before)):
+            yield self._transact(partial(self._sum_up, part, "day"))
 
-    def _hours(self, before: dt.datetime) -> ColumnElement[bool]:
-        return and_(self._bucket < before, self._bucket != StartOf("day", self._bucket))
+    def roll_up_days(self, before: dt.datetime) -> Iterator[int]:
+        """Sum up the days of each month that ends by a moment into one row; yield the number of rows of each
+        transaction.
+
+        The first transaction lets the history begin with the first day after those months: questions know it before the
+        first row is gone. Late uses of a month that is summed up are days, until the next time.
+        """
+        known = self._first_day()
+        before = before.replace(day=1)
+        before = before if known is None else max(before, known)
+        months = list(self._months_of_days(before))
+        if not months:
+            return
+        if known != before:
+            yield self._transact(partial(self._begin_days, before))
+        many = []
+        for month in months:
+            of_month = and_(self._bucket > month, self._bucket < later(month))
+            some = select(self._bucket).where(of_month).limit(ROWS + 1).subquery()
+            if self._read(select(func.count()).select_from(some))[0][0] > ROWS:
+                many.append(month)
+            else:
+                yield self._transact(partial(self._sum_up, of_month, "month"))
+        if many:  # one walk along the users for all months
+            which = and_(self._smaller("month", later(many[-1])), self._bucket >= many[0])
+            for part in self._parts(which):
+                yield self._transact(partial(self._sum_up, part, "month"))
+
+    def _months_of_days(self, before: dt.datetime) -> Iterator[dt.datetime]:
+        """The months before a moment that have another row than that of their start: a query by the index for each
+        month of the history."""
+        named = self._tables.history.c.feature_name.is_not(None)
+        first = func.min(self._bucket, type_=self._bucket.type)
+        after: list[ColumnElement[bool]] = []
+        while (found := self._read(select(first).where(self._bucket < before, named, *after))[0][0]) is not None:
+            month = bucket_start(found, "month")
+            if found > month:
+                yield month
+            after = [self._bucket > month] if found == month else [self._bucket >= later(month)]
+
+    def _begin_days(self, month: dt.datetime, connection: Connection) -> int:
+        move_first_day(connection, self._tables, month)
+        return 0
+
+    def _smaller(self, unit: Larger, before: dt.datetime) -> ColumnElement[bool]:
+        """Buckets before a moment that do not begin with the day or the month."""
+        return and_(self._bucket < before, self._bucket != StartOf(unit, self._bucket))
 
     def _parts(self, which: ColumnElement[bool]) -> Iterator[ColumnElement[bool]]:
         """Conditions that divide the rows: ranges of users, along their index, and features of the anonymous user."""
@@ -184,19 +245,19 @@ class Retention:
     def _delete(self, which: ColumnElement[bool], connection: Connection) -> int:
         return int(self._execute(connection, delete(self._tables.history).where(which)).rowcount)
 
-    def _sum_up(self, which: ColumnElement[bool], connection: Connection) -> int:
+    def _sum_up(self, which: ColumnElement[bool], unit: Larger, connection: Connection) -> int:
         history = self._tables.history
         which = and_(which, history.c.feature_name.is_not(None))
         columns = (history.c.user_id, history.c.feature_name, history.c.bucket_start, history.c.usage_count)
         rows = self._execute(connection, select(*columns).where(which).with_for_update()).all()
         if self._delete(which, connection) != len(rows):
             raise ConcurrentInsertError  # an old use has just come out of a journal
-        days: dict[tuple[UserId, str], dict[dt.datetime, int]] = defaultdict(lambda: defaultdict(int))
+        larger: dict[tuple[UserId, str], dict[dt.datetime, int]] = defaultdict(lambda: defaultdict(int))
         for user, feature, start, uses in rows:
-            days[user, feature][bucket_start(start, "day")] += uses or 0
+            larger[user, feature][bucket_start(start, unit)] += uses or 0
         counts = [
             Count(feature, user, sum(uses.values()), max(uses), None, tuple(uses.items()))
-            for (user, feature), uses in days.items()
+            for (user, feature), uses in larger.items()
         ]
         if counts:
             self._flush.add_history(connection, counts)

@@ -27,6 +27,9 @@ from .recommend import recommend as recommend
 from .experiment import experiment as experiment
 from .experiments import experiments as experiments
 from .hours import check_hours as check_hours
+from .months import check_days as check_days
 from .questions import QUESTIONS as _QUESTIONS
 
-__all__ = sorted(["check_hours", "experiment", "experiments", *(question.select.__name__ for question in _QUESTIONS)])
+__all__ = sorted(
+    ["check_days", "check_hours", "experiment", "experiments", *(question.select.__name__ for question in _QUESTIONS)]
+)

@@ -11,7 +11,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import ZERO, by_name, share, total
-from .questions import FEATURE, NAME, SHARE, USERS, Argument, Question, QuestionColumn, described, if_bounded
+from .questions import FEATURE, NAME, SHARE, USERS, Argument, Question, QuestionColumn, always, described, if_bounded
 from .rollups import rolled_up
 from .sources import counts_in, host_column, host_key, of_population, population
 from .windows import Moment, Window, pairs_in, window
@@ -122,5 +122,6 @@ ADOPTION = described(
         compared=("unique_users", "uses"),
         own_arguments=(Argument("by", NAME, "A column of the users table, such as users.plan.", is_of_command=True),),
         needs_hours=if_bounded,
+        takes_months=always,
     )
 )

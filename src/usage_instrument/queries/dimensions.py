@@ -14,7 +14,7 @@ from usage_instrument.events import NUMBERS, check_dimension
 from .arguments import checked_feature, default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import ZERO, by_name, over, share, total
-from .questions import NAME, SHARE, USERS, USES, Argument, Query, Question, QuestionColumn, choice, described
+from .questions import NAME, SHARE, USERS, USES, Argument, Query, Question, QuestionColumn, choice, described, never
 from .windows import Moment, Window, window
 
 
@@ -128,5 +128,6 @@ DIMENSIONS = described(
             Argument("dimension", NAME, "The dimension, by its name in the code. Default: all of the feature."),
             Argument("by", choice("WHAT", "user"), "user: a row for each user and value."),
         ),
+        needs_hours=never,
     )
 )

@@ -11,7 +11,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, share, total
-from .questions import NAME, SHARE, USES, Argument, Question, QuestionColumn, described, if_bounded
+from .questions import NAME, SHARE, USES, Argument, Question, QuestionColumn, always, described, if_bounded
 from .sources import host_column, host_key, of_population, population
 from .windows import MONTH, Moment, Window, counted_in, window
 from .zones import TimeZone
@@ -95,5 +95,6 @@ GROUPS = described(
             ),
         ),
         needs_hours=if_bounded,
+        takes_months=always,
     )
 )

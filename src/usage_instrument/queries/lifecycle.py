@@ -14,7 +14,7 @@ from usage_instrument.typing import Unit
 from .arguments import checked_step, default_tables, rows_of
 from .comparison import Compare, compared_in_order, window_before
 from .numbers import ONE, ZERO, total
-from .questions import BY_STEP, Bars, Query, Question, QuestionColumn, described
+from .questions import BY_STEP, Bars, Query, Question, QuestionColumn, described, if_by_month
 from .rollups import rolled_up
 from .sources import began_before
 from .windows import QUARTER, Moment, Window, calendar, window
@@ -146,5 +146,6 @@ LIFECYCLE = described(
         compared=_KINDS,
         own_arguments=(BY_STEP,),
         days_before=_LONGEST,
+        takes_months=if_by_month,
     )
 )

@@ -13,7 +13,7 @@ from usage_instrument.typing import UserId
 from .arguments import checked_limit, default_tables, rows_of
 from .comparison import Compare, changes, window_before
 from .numbers import share, total
-from .questions import SHARE, USES, Query, Question, QuestionColumn, described, if_bounded
+from .questions import SHARE, USES, Query, Question, QuestionColumn, always, described, if_bounded
 from .rollups import rolled_up
 from .windows import Moment, Window, counted_in, window
 from .zones import TimeZone
@@ -119,5 +119,6 @@ POWER_USERS = described(
         bar="uses",
         compared=("uses",),
         needs_hours=if_bounded,
+        takes_months=always,
     )
 )

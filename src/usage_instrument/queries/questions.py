@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Select
 
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
+from usage_instrument.typing import Unit
 
+from . import hours, months
 from .arguments import STEPS, user_id
-from .hours import check_window
 from .windows import window, written
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
@@ -135,6 +136,21 @@ def if_bounded(given: Mapping[str, Any]) -> bool:
     return given["since"] is not None or given["until"] is not None
 
 
+def always(given: Mapping[str, Any]) -> bool:
+    """Whatever the arguments are."""
+    return True
+
+
+def never(given: Mapping[str, Any]) -> bool:
+    """Whatever the arguments are, not."""
+    return False
+
+
+def if_by_month(given: Mapping[str, Any]) -> bool:
+    """Whether its steps are months."""
+    return bool(given["by"] == "month")
+
+
 def if_ended(given: Mapping[str, Any]) -> bool:
     """Whether the history answers, and not the times of the last uses."""
     return given["until"] is not None
@@ -247,8 +263,10 @@ class Question:
     """The longest period that it accepts."""
     days_before: int = 0
     """The days before its window that it reads by day, too."""
-    needs_hours: Callable[[Mapping[str, Any]], bool] = lambda given: True
-    """Whether, with these arguments, a time zone needs hours in the history."""
+    needs_hours: Callable[[Mapping[str, Any]], bool] = always
+    """Whether, with these arguments, the history answers: a time zone needs its hours."""
+    takes_months: Callable[[Mapping[str, Any]], bool] = never
+    """Whether, with these arguments, whole months of the history answer as well as their days."""
     is_of_all_time: bool = False
     """Whether its page is about all time, whatever the period of the dashboard."""
     decided: Callable[[Connection, Tables, Mapping[str, Any]], Mapping[str, Any]] = lambda on, tables, given: given
@@ -300,17 +318,30 @@ class Question:
         }
         return self.select(**arguments, tables=tables)
 
-    def check_hours(self, connection: Connection, tables: Tables, given: Mapping[str, Any]) -> None:
-        """Raise ConfigurationError if the time zone of these arguments needs hours where the history has days."""
-        if given.get("tz") is None or not self.needs_hours(given):
+    def check_history(
+        self, connection: Connection, tables: Tables, given: Mapping[str, Any], *, has_months: bool = True
+    ) -> None:
+        """Raise ConfigurationError if the history cannot answer with these arguments: it has days instead of the hours
+        that a time zone needs, or months instead of days. The latter is not looked up unless it `has_months`."""
+        if not self.needs_hours(given):
             return
-        until, by, days_before = given["until"], given.get("by"), self.days_before
-        asked = window(given.get("since"), until, given["tz"])
+        by, days_before, is_compared = given.get("by"), self.days_before, bool(given.get("compare"))
+        asked = window(given.get("since"), given["until"], given.get("tz"))
+        windows = [asked]
         if "since" not in given:  # its days are those before the last one
-            asked, days_before = asked.last_day(), days_before * (2 if given.get("compare") else 1)
-        elif given.get("compare"):
-            asked = asked.previous()
-        check_window(connection, tables, asked, days_before, by if by in STEPS else "day")
+            windows, days_before = [asked.last_day()], days_before * (2 if is_compared else 1)
+        elif is_compared:
+            windows.append(asked.previous())
+        unit: Unit = by if by in STEPS else "day"
+        if asked.tz is not None:
+            hours.check_window(connection, tables, windows[-1], days_before, unit)
+        if has_months:
+            fix = "pass a later since" if "since" in given else "ask about a later day"
+            fix = f"ask by month, or {fix}" if by in STEPS or by == "hour" else fix
+            fix += ", or no compare" if is_compared else ""
+            by_months = self.takes_months(given)
+            for each in windows:
+                months.check_window(connection, tables, each, days_before, unit, by_months=by_months, fix=fix)
 
 
 def _changes(name: str) -> tuple[QuestionColumn, ...]:

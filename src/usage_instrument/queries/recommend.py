@@ -10,7 +10,7 @@ from usage_instrument.typing import UserId
 
 from .arguments import checked_limit, user_and_tables
 from .numbers import share
-from .questions import FEATURE, Question, QuestionColumn, described, if_bounded
+from .questions import FEATURE, Question, QuestionColumn, always, described, if_bounded
 from .sources import once, users_and_features
 from .windows import Moment, pairs_in, window
 from .zones import TimeZone
@@ -81,5 +81,6 @@ RECOMMEND = described(
         bar="score",
         is_of_all_time=True,
         needs_hours=if_bounded,
+        takes_months=always,
     )
 )

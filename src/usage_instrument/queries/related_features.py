@@ -9,7 +9,7 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import checked_feature, checked_limit, default_tables
 from .numbers import share
-from .questions import FEATURE, Question, QuestionColumn, described, if_bounded
+from .questions import FEATURE, Question, QuestionColumn, always, described, if_bounded
 from .sources import once, seen, users_and_features
 from .windows import Moment, window
 from .zones import TimeZone
@@ -89,5 +89,6 @@ RELATED = described(
         bar="confidence",
         is_of_all_time=True,
         needs_hours=if_bounded,
+        takes_months=always,
     )
 )

@@ -11,7 +11,18 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import checked_step, default_tables, rows_of
 from .numbers import ONE, ZERO, share, whole
-from .questions import BY_STEP, FEATURE_NAME, SHARE, USERS, Argument, Grid, Question, QuestionColumn, described
+from .questions import (
+    BY_STEP,
+    FEATURE_NAME,
+    SHARE,
+    USERS,
+    Argument,
+    Grid,
+    Question,
+    QuestionColumn,
+    described,
+    if_by_month,
+)
 from .rollups import rolled_up
 from .sources import began_before
 from .windows import QUARTER, Moment, Window, calendar, window
@@ -110,5 +121,6 @@ RETENTION = described(
             BY_STEP,
             Argument("returning", FEATURE_NAME, "The feature that counts as coming back. Default: the same."),
         ),
+        takes_months=if_by_month,
     )
 )

@@ -11,7 +11,7 @@ from usage_instrument.database.tables import Tables
 from .arguments import checked_limit, default_tables
 from .comparison import Compare, compared, window_before
 from .numbers import by_name, total
-from .questions import FEATURE, Query, Question, QuestionColumn, described, if_bounded
+from .questions import FEATURE, Query, Question, QuestionColumn, always, described, if_bounded
 from .rollups import rolled_up
 from .windows import Moment, Window, counted_in, window
 from .zones import TimeZone
@@ -87,5 +87,6 @@ TOP = described(
         page_name="top-features",
         compared=("total_usage",),
         needs_hours=if_bounded,
+        takes_months=always,
     )
 )

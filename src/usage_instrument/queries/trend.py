@@ -17,7 +17,7 @@ from usage_instrument.typing import Unit
 from .arguments import checked_unit, default_tables, rows_of
 from .comparison import Compare, compared_in_order, window_before
 from .numbers import ONE, whole
-from .questions import USERS, USES, Argument, Query, Question, QuestionColumn, choice, described
+from .questions import USERS, USES, Argument, Query, Question, QuestionColumn, choice, described, if_by_month
 from .rollups import rolled_up
 from .windows import MONTH, Moment, Window, calendar, window
 from .zones import UTC, TimeZone
@@ -191,5 +191,6 @@ TREND = described(
         own_arguments=(
             Argument("by", choice("STEP", *get_args(Unit)), "The length of a step: hour, day, week or month."),
         ),
+        takes_months=if_by_month,
     )
 )

@@ -11,7 +11,7 @@ from usage_instrument.database.tables import Tables
 
 from .arguments import default_tables
 from .numbers import by_name
-from .questions import FEATURE, LAST_USED, Question, QuestionColumn, described, if_ended
+from .questions import FEATURE, LAST_USED, Question, QuestionColumn, always, described, if_ended
 from .sources import known_features, status
 from .windows import Moment, Window, window
 from .zones import TimeZone
@@ -93,6 +93,7 @@ UNUSED = described(
             QuestionColumn("description", "Description", "text", is_extra=True),
         ),
         needs_hours=if_ended,
+        takes_months=always,
         topic="Features",
     )
 )

@@ -25,6 +25,7 @@ from .questions import (
     Query,
     Question,
     QuestionColumn,
+    always,
     choice,
     described,
     if_bounded,
@@ -242,6 +243,7 @@ VARIANTS = described(
         ),
         is_of_all_time=True,
         needs_hours=if_bounded,
+        takes_months=always,
         decided=_decided,
         notes=_notes,
     )

@@ -1,0 +1,91 @@
+"""Checks that an answer is exact where days of the history are summed up to months."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import Connection, func, null, select
+
+from usage_instrument.database.months import first_day_number, moment_of
+from usage_instrument.database.schema import default_tables
+from usage_instrument.database.tables import Tables
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.settings import LEAST_MONTHS_AFTER
+from usage_instrument.typing import Unit
+
+from .windows import DAY, Moment, Window, window
+from .zones import TimeZone
+
+_DAYS = int(LEAST_MONTHS_AFTER // DAY.total_seconds())
+_BEFORE_STEP = {"week": 6, "month": 30}
+"""Days by which the first step of a window may begin before it."""
+
+
+def check_days(
+    connection: Connection,
+    *,
+    since: Moment,
+    until: Moment = None,
+    by: Unit = "day",
+    tz: TimeZone = None,
+    tables: Tables | None = None,
+) -> None:
+    """Raise ConfigurationError if days of this window are summed up to months, so that no question about it can be
+    answered exactly. A statement cannot see that by itself.
+
+    The setting `history_months_after` sums them up. Uses and users of whole months stay exact: `by="month"` allows
+    those. Spikes, drops, lifecycle and silence read up to 56 days before their window.
+    """
+    asked = window(since, until, tz)
+    check_window(
+        connection, tables or default_tables(), asked, by=by, by_months=by == "month", fix="pass a later since"
+    )
+
+
+def check_window(
+    connection: Connection,
+    tables: Tables,
+    asked: Window,
+    before: int = 0,
+    by: Unit = "day",
+    *,
+    by_months: bool,
+    fix: str,
+) -> None:
+    """Raise ConfigurationError if days in this window, or so many days before it, are summed up; if whole months answer
+    the question, `by_months`, only where the window has a part of one."""
+    if _is_recent(asked, before, by):
+        return
+    bucket = tables.history.c.bucket_start
+    edges = [null() if edge is None else edge for edge in (asked.start(by), asked.end(by))]
+    oldest = select(func.min(bucket, type_=bucket.type)).scalar_subquery()
+    # The edges by the calendar of the database, as the question has them.
+    number, start, end, oldest_row = connection.execute(select(first_day_number(tables), *edges, oldest)).one()
+    first_day = moment_of(number)
+    if first_day is None or oldest_row is None or oldest_row >= first_day:
+        return
+    needed = oldest_row if start is None else start - before * DAY
+    if not asked.zone.is_utc:
+        needed -= DAY  # it is up to 14 hours from UTC
+    if needed >= first_day:
+        return
+    has_months = f"before {first_day:%Y-%m-%d} the history has months"
+    if not (by_months and asked.zone.is_utc):
+        tz = "" if asked.zone.is_utc else ", or no tz"
+        raise ConfigurationError(f"{has_months}, and this question needs days from {needed:%Y-%m-%d} on: {fix}{tz}")
+    for edge in (start, end):
+        if edge is not None and edge.day > 1 and oldest_row.replace(day=1) <= edge < first_day:
+            raise ConfigurationError(
+                f"{has_months}, and the window has a part of {edge:%Y-%m}: let it begin on the first of a month and "
+                f"end on the last of one, or pass since={first_day:%Y-%m-%d}"
+            )
+
+
+def _is_recent(asked: Window, before: int, by: Unit) -> bool:
+    """Whether no month of the window can be summed up yet, so that no statement is needed."""
+    first, _ = asked.bounds()
+    if first is None:
+        return False
+    reach = before + _BEFORE_STEP.get(by, 0) + (0 if asked.tz is None else 1)
+    # By the clock of this process, which may be a day behind that of the database.
+    return first.toordinal() - reach > dt.datetime.now(dt.UTC).date().toordinal() - _DAYS
