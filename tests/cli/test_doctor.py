@@ -21,6 +21,7 @@ from conftest import Database, UsersDatabase
 from reading import all_of, made
 from usage_instrument.cli.app import app
 from usage_instrument.database.ledger import utcnow
+from usage_instrument.database.months import move_first_day
 
 
 def diagnosed(database: Database, *options: str, code: int = 0) -> dict[str, list[Any]]:
@@ -249,3 +250,13 @@ def test_an_app_that_is_not_there_is_one_line(host: Path) -> None:
         assert done.stderr.startswith("usage-instrument: "), name
         assert said in done.stderr
         assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_the_first_day_of_the_history_is_named(sqlite: Database) -> None:
+    engine = sqlite.engine()
+    tables = made(engine)
+    assert "months" not in diagnosed(sqlite)
+    with engine.begin() as connection:
+        move_first_day(connection, tables, dt.datetime.fromisoformat("2025-03-01"))
+    found = diagnosed(sqlite)
+    assert "the history has days since 2025-03-01, and months before" in str(found["months"])

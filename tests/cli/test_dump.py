@@ -18,6 +18,7 @@ from reading import counts, made
 from usage_instrument.cli.app import app
 from usage_instrument.cli.transfer import dump
 from usage_instrument.database.ledger import utcnow
+from usage_instrument.database.months import move_first_day
 from usage_instrument.schema import create_all
 
 DAY = dt.timedelta(days=1)
@@ -164,3 +165,16 @@ def test_a_source_for_dbt() -> None:
     (outcome,) = [each for each in tables["feature_usage_access"]["columns"] if each["name"] == "outcome"]
     assert outcome["data_tests"][1]["accepted_values"]["values"] == ["attempted", "success", "denied", "failed"]
     assert all(column["description"] for table in tables.values() for column in table["columns"])
+
+
+def test_months_are_no_files_of_days(sqlite: Database, tmp_path: Path) -> None:
+    engine, tables, today = filled(sqlite)
+    first = (today + 40 * DAY).replace(day=1)
+    with engine.begin() as connection:
+        move_first_day(connection, tables, first)
+    done = CliRunner().invoke(
+        app, ["dump", str(tmp_path / "days"), "--format", "csv", "--open-days", "--url", sqlite.url]
+    )
+    assert done.exit_code == 2
+    assert f"before {first:%Y-%m-%d} the history has months, which are no files of days: pass --since" in done.stderr
+    assert list((tmp_path / "days").iterdir()) == []

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, exc, func, select
 
 from usage_instrument.database import dialects, inspection
 from usage_instrument.database.ledger import Ledger, is_process, utcnow
+from usage_instrument.database.months import first_day
 from usage_instrument.database.reflection import find_tables
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import SchemaError, UsageInstrumentError
@@ -145,7 +146,18 @@ def _check_all(connection: Connection, settings: Settings) -> list[Finding]:
         f"and refer to {tables.users}" if tables.users else "without a foreign key"
     )
     found.append(Finding("tables", OK, f"complete; {users}"))
-    for check in (_privileges, _temporary_tables, _clock, _time_zone, _ids, _partitions, _writers, _losses, _catalog):
+    for check in (
+        _privileges,
+        _temporary_tables,
+        _clock,
+        _time_zone,
+        _ids,
+        _partitions,
+        _months,
+        _writers,
+        _losses,
+        _catalog,
+    ):
         connection.rollback()
         found += check(connection, tables, settings)
     return found
@@ -255,6 +267,12 @@ def _partitions(connection: Connection, tables: Tables, settings: Settings) -> I
         )
     else:
         yield Finding("partitions", OK, "each month of the history has a partition")
+
+
+def _months(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:
+    begin = first_day(connection, tables)
+    if begin is not None:
+        yield Finding("months", OK, f"the history has days since {begin:%Y-%m-%d}, and months before")
 
 
 def _writers(connection: Connection, tables: Tables, settings: Settings) -> Iterator[Finding]:

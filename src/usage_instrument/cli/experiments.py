@@ -16,6 +16,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError, SchemaError
 from usage_instrument.experiments.figures import Metric
 from usage_instrument.experiments.report import RUNNING, Rows, analysed, caveats, numbers_of, words_of
+from usage_instrument.queries.months import check_experiment
 
 from .database import ask
 from .errors import printable, warn
@@ -125,6 +126,8 @@ def figures(
     _check_table(connection, tables.exposures)
     if metric == "value":
         _check_table(connection, tables.dimensions)
+    else:
+        check_experiment(connection, name, since=since, until=until, tz=tz, tables=tables)
     if since is not None or until is not None:
         queries.check_hours(connection, tz, since=since, until=until, tables=tables)
 

@@ -11,7 +11,10 @@ import usage_instrument
 from usage_instrument.database import dialects
 from usage_instrument.database.expressions import Ago, Day
 from usage_instrument.database.ledger import is_process
+from usage_instrument.database.months import first_day_number, moment_of
 from usage_instrument.database.tables import Tables
+from usage_instrument.errors import ConfigurationError
+from usage_instrument.queries import months
 from usage_instrument.queries.rollups import rolled_up
 from usage_instrument.queries.windows import Window, pairs_in
 from usage_instrument.views import SILENT
@@ -33,6 +36,8 @@ class Freshness:
     """Uses that this process has not written yet; None for a process that records none."""
     behind: float | None
     """Seconds that this standby is behind its primary; None where there is no standby."""
+    first_day: dt.datetime | None
+    """The first day of the history, where earlier ones are summed up to months; else None."""
 
 
 def freshness(connection: sa.Connection, tables: Tables) -> Freshness:
@@ -52,6 +57,7 @@ def freshness(connection: sa.Connection, tables: Tables) -> Freshness:
             sa.func.count(sa.case((is_silent, writers.c.writer_id))).label("silent"),
             sa.select(sa.func.sum(losses.c.uses)).where(is_recent).scalar_subquery().label("lost"),
             sa.case((is_over, last_used)).label("last_used"),
+            first_day_number(tables).label("first_day"),
         ).where(is_process(writers))
     ).one()
     stats = usage_instrument.stats()
@@ -63,6 +69,7 @@ def freshness(connection: sa.Connection, tables: Tables) -> Freshness:
         int(row.lost or 0),
         stats.pending if stats.captured or stats.heartbeat is not None else None,
         dialects.get(connection.dialect.name).behind(connection),
+        moment_of(row.first_day),
     )
 
 
@@ -86,12 +93,22 @@ class Totals:
 
 
 def totals(
-    connection: sa.Connection, tables: Tables, asked: Window, feature: str | None, uses: int | None = None
+    connection: sa.Connection,
+    tables: Tables,
+    asked: Window,
+    feature: str | None,
+    uses: int | None = None,
+    *,
+    has_months: bool = True,
 ) -> Totals:
     """Add up the history of one feature or of all, in a window and in the one before it.
 
-    `uses` are those of the window, if another answer has them.
+    `uses` are those of the window, if another answer has them. Where days are summed up to months, which is looked up
+    if the history `has_months`, a window before that has a part of one has no numbers. Raises ConfigurationError if the
+    window itself has.
     """
+    if has_months:
+        months.check_window(connection, tables, asked, by_months=True, fix="choose a later start")
     history = asked.history(tables, before=asked.days)
     start, before = asked.start(), asked.previous().start()
     bucket, its = history.c.bucket_start, [] if feature is None else [history.c.feature_name == feature]
@@ -122,15 +139,26 @@ def totals(
         for column in ("uses", "users")
     ]
     any_bucket = tables.history.c.bucket_start
-    reaches = sa.exists().where(asked.zone.local(any_bucket) <= before).label("reaches")
+    is_reached = sa.exists().where(asked.zone.local(any_bucket) <= before).label("reaches")
     has_history = sa.exists(any_bucket).label("has_history")
     both = now.join(earlier, sa.true())
-    row = connection.execute(sa.select(*columns, reaches, has_history).select_from(both)).one()
+    row = connection.execute(sa.select(*columns, is_reached, has_history).select_from(both)).one()
+
+    reaches = row.reaches and (not has_months or _is_exact(connection, tables, asked.previous()))
 
     def figure(name: str) -> Figure:
         earlier = int(getattr(row, f"{name}_before") or 0)
-        return Figure(int(getattr(row, f"{name}_now") or 0), earlier if row.reaches and earlier else None)
+        return Figure(int(getattr(row, f"{name}_now") or 0), earlier if reaches and earlier else None)
 
     found = figure("uses")
     # The last uses have users whose uses no service counts by time.
     return Totals(found, figure("users") if found.value else replace(figure("users"), value=0), bool(row.has_history))
+
+
+def _is_exact(connection: sa.Connection, tables: Tables, asked: Window) -> bool:
+    """Whether no month that is summed up is in a window by a part."""
+    try:
+        months.check_window(connection, tables, asked, by_months=True, fix="")
+    except ConfigurationError:
+        return False
+    return True

@@ -56,6 +56,8 @@ class Period:
     """Its last day; None for today."""
     tz: dt.tzinfo | None = field(default=None, compare=False)
     """The time zone of its days; None for UTC."""
+    first_day: dt.date | None = field(default=None, compare=False)
+    """The first day of the history, where earlier ones are summed up to months; else None."""
 
     @property
     def since(self) -> dt.timedelta | dt.date:
@@ -70,12 +72,17 @@ class Period:
     @property
     def by(self) -> Literal["day", "week", "month"]:
         """The step of its charts."""
-        return "day" if self.days <= MAX_DAYS else "week" if self.days <= MAX_WEEKS else "month"
+        return self._exact("day" if self.days <= MAX_DAYS else "week" if self.days <= MAX_WEEKS else "month")
 
     @property
     def step(self) -> Literal["day", "week", "month"]:
         """The step of questions that follow users over time: a fortnight or more is followed by weeks."""
-        return "day" if self.days <= 14 else "week" if self.days <= 200 else "month"
+        return self._exact("day" if self.days <= 14 else "week" if self.days <= 200 else "month")
+
+    def _exact(self, unit: Literal["day", "week", "month"]) -> Literal["day", "week", "month"]:
+        """The unit, or months if its first day or week is of a month without days."""
+        start = self.first - dt.timedelta(days=self.first.weekday() if unit == "week" else 0)
+        return unit if self.first_day is None or start >= self.first_day else "month"
 
     @property
     def words(self) -> str:
@@ -103,6 +110,18 @@ class Period:
             if self.until is None
             else dates(self.until - dt.timedelta(days=days - 1), self.until, self.tz)
         )
+
+
+def in_months(period: Period, now: dt.datetime, first_day: dt.datetime | None) -> Period:
+    """The period, where days before a first one are summed up to months: from the start of its first month on, if it
+    ends today. `now` is the clock of the database; months are those of UTC."""
+    if first_day is None or period.tz is not None:
+        return period
+    period = replace(period, first_day=first_day.date())
+    if period.until is not None or period.first >= first_day.date():
+        return period
+    first = (now.date() - dt.timedelta(days=period.days - 1)).replace(day=1)
+    return replace(period, days=(now.date() - first).days + 1)
 
 
 MAX_DAYS, MAX_WEEKS = 120, 1_000
@@ -177,6 +196,11 @@ class PageRequest:
         if as_of != self.freshness.now:
             self.ages.append(as_of)
         return answer
+
+    @property
+    def has_months(self) -> bool:
+        """Whether days of the history are summed up to months."""
+        return self.freshness.first_day is not None
 
     @functools.cached_property
     def display_names(self) -> Mapping[str, str]:

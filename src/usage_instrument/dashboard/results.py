@@ -21,6 +21,7 @@ from usage_instrument.queries.windows import Moment, window_words
 from .charts import Chart, Point, chart
 from .drawings import DRAWN, Drawn, day_of, drawn
 from .errors import PageError
+from .figures import Totals, totals
 from .html import address
 from .page_request import ROWS, PageRequest, Pages, Period
 
@@ -117,7 +118,7 @@ def _given(question: Question, request: PageRequest) -> Mapping[str, Any]:
             for each in question.open_arguments
         }
         decided = question.decided(request.connection, request.tables, given)
-        question.check_history(request.connection, request.tables, decided)
+        question.check_history(request.connection, request.tables, decided, has_months=request.has_months)
         return decided
 
     key = (question.name, since, until, *_carried(question, request).items())
@@ -285,6 +286,16 @@ def _bars(question: Question, rows: Sequence[Any]) -> list[float | None]:
     values = [float(row[question.bar] or 0) for row in rows]
     top = 1.0 if kind == "share" else max(values, default=0) or 1
     return [round(min(100 * value / top, 100), 2) for value in values]
+
+
+def totals_of(request: PageRequest, feature: str | None, uses: int | None = None) -> Totals:
+    """The totals of the page's period, of a feature or of all; `uses` as in `totals`. Raises PageError."""
+
+    def added_up() -> Totals:
+        connection, asked, has_months = request.connection, request.window, request.has_months
+        return totals(connection, request.tables, asked, feature, uses, has_months=has_months)
+
+    return _valid(lambda: request.cached(("totals", feature), added_up))
 
 
 def trend(request: PageRequest) -> Trend:

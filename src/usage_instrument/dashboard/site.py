@@ -28,7 +28,7 @@ from .formatting import plural
 from .html import render
 from .http import HTTPRequest, Response, asset, into, page, redirect
 from .page_jobs import Job, PageJobs, TooManyJobsError
-from .page_request import DEFAULT, LISTS, PARAMETERS, PERIODS, PageRequest, period_of
+from .page_request import DEFAULT, LISTS, PARAMETERS, PERIODS, PageRequest, in_months, period_of
 from .pages import trail, trail_anomalies
 from .pages.anomalies import anomalies
 from .pages.experiment import experiment, experiment_file
@@ -227,7 +227,7 @@ class Site(Generic[Given, Verdict]):
                     tables,
                     name,
                     parameters,
-                    period,
+                    in_months(period, fresh.now, fresh.first_day),
                     fresh,
                     self._cache,
                     PageUsers(self._people),

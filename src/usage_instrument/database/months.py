@@ -21,8 +21,8 @@ MONTHS, MONTHS_ID = f"{IMPORT}months", UUID(int=1)
 
 def first_day_number(tables: Tables) -> ScalarSelect[int]:
     """The number of the first day, as a part of a statement; NULL if all of the history has days."""
-    writers = tables.writers
-    return select(writers.c.last_batch).where(writers.c.writer_id == MONTHS_ID).scalar_subquery()
+    row = tables.writers.alias("months")  # also within a statement about the other rows
+    return select(row.c.last_batch).where(row.c.writer_id == MONTHS_ID).scalar_subquery()
 
 
 def moment_of(number: int | None) -> dt.datetime | None:

@@ -81,6 +81,37 @@ def check_window(
             )
 
 
+def check_experiment(
+    connection: Connection,
+    name: str,
+    *,
+    since: Moment,
+    until: Moment = None,
+    tz: TimeZone = None,
+    tables: Tables,
+) -> None:
+    """Raise ConfigurationError if days since the first exposures of an experiment in this window are summed up: uses
+    count from the day of an exposure on."""
+    asked = window(since, until, tz)
+    if _is_recent(asked, 0, "day"):
+        return
+    exposures, start = tables.exposures, asked.start()
+    exposed = exposures.c.first_exposed_at
+    of_experiment = select(func.min(exposed, type_=exposed.type)).where(exposures.c.experiment == name)
+    number, start, first = connection.execute(
+        select(first_day_number(tables), null() if start is None else start, of_experiment.scalar_subquery())
+    ).one()
+    first_day = moment_of(number)
+    if first_day is None or first is None:
+        return
+    needed = first if start is None else max(first, start)
+    if needed - (DAY if not asked.zone.is_utc else 0 * DAY) < first_day:
+        raise ConfigurationError(
+            f"before {first_day:%Y-%m-%d} the history has months, and this experiment needs days from "
+            f"{needed:%Y-%m-%d} on: pass a later since, which leaves out the units that were exposed before"
+        )
+
+
 def _is_recent(asked: Window, before: int, by: Unit) -> bool:
     """Whether no month of the window can be summed up yet, so that no statement is needed."""
     first, _ = asked.bounds()

@@ -14,7 +14,9 @@ from sqlalchemy import Connection, Select, case, func, literal, null, select, un
 
 from usage_instrument.dashboard.csv import cell
 from usage_instrument.database.ledger import utcnow
+from usage_instrument.database.months import first_day
 from usage_instrument.database.tables import Tables
+from usage_instrument.errors import ConfigurationError
 from usage_instrument.queries.windows import edge_of, point
 
 from ..database import ask
@@ -82,6 +84,11 @@ def _files(
     last = end - _DAY
     oldest = connection.scalar(select(func.min(history.c.bucket_start)))
     day = max(first or dt.date.min, end if oldest is None else oldest.date())
+    begin = first_day(connection, tables)
+    if begin is not None and day < begin.date():
+        raise ConfigurationError(
+            f"before {begin:%Y-%m-%d} the history has months, which are no files of days: pass --since {begin:%Y-%m-%d}"
+        )
     if first is not None and first > last:
         return
     types = {"user_id": "int64" if tables.user_id_type == "integer" else "string"}

@@ -17,6 +17,7 @@ from usage_instrument.experiments.report import Rows, advice_of, analysed, cavea
 from usage_instrument.experiments.verdict import change_words, effect_of, estimate_words
 from usage_instrument.queries.experiment import experiment as select_figures
 from usage_instrument.queries.hours import check_hours
+from usage_instrument.queries.months import check_experiment
 from usage_instrument.queries.printed import printed
 from usage_instrument.queries.windows import Moment, window_words
 from usage_instrument.queries.zones import TimeZone
@@ -68,18 +69,13 @@ class _Asked:
         """The figures of a feature. Raises PageError."""
         if self.metric == "value":
             check_readable(request, request.tables.dimensions, "There are no numbers here")
+        span: Any = {"since": self.since, "until": self.until, "tz": self.tz, "tables": request.tables}
         try:
+            if self.metric != "value" and request.freshness.first_day is not None:
+                check_experiment(request.connection, self.name, **span)
             if (self.since, self.until) != (None, None):
-                check_hours(request.connection, self.tz, since=self.since, until=self.until, tables=request.tables)
-            return select_figures(
-                self.name,
-                feature,
-                metric=self.metric,
-                since=self.since,
-                until=self.until,
-                tz=self.tz,
-                tables=request.tables,
-            )
+                check_hours(request.connection, **span)
+            return select_figures(self.name, feature, metric=self.metric, **span)
         except UsageInstrumentError as error:
             raise PageError.of(error) from None
 
@@ -177,12 +173,12 @@ def _carried(request: PageRequest) -> dict[str, str]:
 def _periods(request: PageRequest, carried: Mapping[str, str]) -> Sequence[tuple[str, str, str, bool]]:
     """The links to other periods: label, words, address, whether it is this one."""
     others = {name: value for name, value in carried.items() if name not in ("period", "from", "to")}
-    chosen = request.period if _has_period(request) else None
-    whole = ("all", "The whole experiment", address("experiment", **others), chosen is None)
+    name = request.period.name if _has_period(request) else None
+    whole = ("all", "The whole experiment", address("experiment", **others), name is None)
     return [
         whole,
         *(
-            (period.name, period.words, address("experiment", **others, period=period.name), period == chosen)
+            (period.name, period.words, address("experiment", **others, period=period.name), period.name == name)
             for period in PERIODS
         ),
     ]

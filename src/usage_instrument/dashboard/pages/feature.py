@@ -20,10 +20,9 @@ from usage_instrument.queries.variants import VARIANTS
 from usage_instrument.queries.windows import window_words
 
 from ..errors import PageError
-from ..figures import totals
 from ..html import address, render
 from ..page_request import MAX_KEY, PageRequest
-from ..results import Result, result, trend, window_of
+from ..results import Result, result, totals_of, trend, window_of
 from .search import names_of
 
 RETIRED = dt.timedelta(days=30)
@@ -60,9 +59,7 @@ def feature(request: PageRequest) -> str:
         declared=declared,
         stale=request.freshness.now - RETIRED,
         used=used,
-        totals=request.cached(
-            ("totals", name), lambda: totals(request.connection, request.tables, request.window, name)
-        ),
+        totals=totals_of(request, name),
         trend=trend(request),
         keys=keys,
         key=key,

@@ -125,7 +125,7 @@ def _query(request: PageRequest) -> tuple[str, Query]:
     period = request.period
     given = {"since": period.since, "until": period.until, "tz": period.tz}
     try:
-        GROUPS.check_history(request.connection, request.tables, given)
+        GROUPS.check_history(request.connection, request.tables, given, has_months=request.has_months)
     except UsageInstrumentError as error:
         raise PageError.of(error) from None
     try:

@@ -14,10 +14,9 @@ from usage_instrument.queries.spikes import SPIKES
 from usage_instrument.queries.top_features import TOP
 from usage_instrument.queries.unused_features import UNUSED
 
-from ..figures import totals
 from ..html import render
 from ..page_request import PageRequest
-from ..results import laid_out, result, rows_of, trend
+from ..results import laid_out, result, rows_of, totals_of, trend
 
 _MANY = 10_000
 """More features than any app has."""
@@ -35,9 +34,7 @@ def overview(request: PageRequest) -> str:
     return render(
         "overview.html",
         request=request,
-        totals=request.cached(
-            ("totals", None), lambda: totals(request.connection, request.tables, request.window, None, uses)
-        ),
+        totals=totals_of(request, None, uses),
         active=active.rows[0].values,
         trend=trend(request),
         declared=declared,
