@@ -104,18 +104,19 @@ class UsageArrays:
     ) -> dict[str, PackedArray]:
         """The values of the parameters, for a connection that they fit."""
         _of_driver(connection).adapters.register_dumper(PackedArray, _dumper())
-        features, users, uses, times, metadata, history, _ = zip(*counts, strict=True)
+        # Not by zip(): its iterators, one a count, would make Python's garbage collector run more often.
         arrays = {
-            "u": _packed(self._user_type, _users(users)),
-            "f": _packed(_TEXT, _each(features, _text)),
-            "n": _packed(_BIGINT, _each(uses, _number)),
-            "t": _packed(_TIMESTAMP, _each(times, _time)),
+            "u": _packed(self._user_type, _users([count.user for count in counts])),
+            "f": _packed(_TEXT, _each([count.feature for count in counts], _text)),
+            "n": _packed(_BIGINT, _each([count.uses for count in counts], _number)),
+            "t": _packed(_TIMESTAMP, _each([count.last_used for count in counts], _time)),
         }
         if with_metadata:
             # 1 is the version of the format.
-            arrays["m"] = _packed(_JSONB, [_NULL if each is None else _text(f"\1{each}") for each in metadata])
+            texts = [_NULL if count.metadata is None else _text(f"\1{count.metadata}") for count in counts]
+            arrays["m"] = _packed(_JSONB, texts)
         if with_history:
-            arrays["b"] = _packed(_TIMESTAMP, _each([start for ((start, _),) in history], _time))
+            arrays["b"] = _packed(_TIMESTAMP, _each([count.history[0][0] for count in counts], _time))
         return {_parameter(name): array for name, array in arrays.items()}
 
 
