@@ -85,6 +85,8 @@ _EACH_DATABASE = (
     *("faults/test_locks.py", "security/test_add_only_role.py", "security/test_alike_ids.py"),
 )
 """The tests of what differs between databases, by the beginnings of their paths."""
+_ANY_DATABASE = ("queries/test_anywhere.py",)
+"""Exceptions: what runs a Select does so whatever its SQL is."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -94,7 +96,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     alike: dict[str, dict[str, pytest.Item]] = {}
     for item in items:
         path = item.path.relative_to(Path(__file__).parent).as_posix()
-        if path.startswith(_EACH_DATABASE) or not hasattr(item, "callspec") or item.get_closest_marker("wide"):
+        on_each = path.startswith(_EACH_DATABASE) and path not in _ANY_DATABASE
+        if on_each or not hasattr(item, "callspec") or item.get_closest_marker("wide"):
             continue
         values = item.callspec.params.values()
         name = next((each for each in values if isinstance(each, str) and each in _DATABASES), None)
