@@ -33,6 +33,7 @@ from usage_instrument.alerts.rules import Limit, Rule, RulesError, load
 from usage_instrument.cli.app import app
 from usage_instrument.cli.demo import trail
 from usage_instrument.database.ledger import utcnow
+from usage_instrument.database.months import move_first_day
 from usage_instrument.queries.questions import QUESTIONS
 from usage_instrument.schema import create_all, define_tables
 from usage_instrument.upgrade import upgrade
@@ -263,6 +264,21 @@ def test_every_question_can_be_watched(watched: Watched) -> None:
         with watched.engine.connect() as connection:
             for finding in findings(connection, watched.tables, rule_).values():
                 assert "ada" not in json.dumps([finding.label, dict(finding.facts)])
+
+
+def test_a_rule_that_the_history_cannot_answer_fails_with_the_reason(watched: Watched) -> None:
+    """As its command does: days are no hours of a time zone, and months are no days."""
+    watched.use("ada", "search", 2, 0, 30)
+    watched.use("ada", "search", 2, 399)
+    first = (utcnow() - 100 * DAY).replace(day=1)
+    with watched.engine.begin() as connection:
+        move_first_day(connection, watched.tables, first)
+    rule = '[[rules]]\nname = "{0}"\nquestion = "{1}"\nabove = -1\n{2}\n'
+    text = rule.format("zone", "top", 'column = "total_usage"\nsince = "7d"\ntz = "Europe/Berlin"')
+    text += rule.format("days", "stickiness", 'column = "unique_users"\nsince = "400d"')
+    zone, days = watched.run(watched.rules(text)).errors
+    assert "rule 'zone': the history has a day instead of hours on" in zone
+    assert f"rule 'days': before {first:%Y-%m-%d} the history has months" in days
 
 
 def test_what_stands_out_in_the_trail_is_watched(

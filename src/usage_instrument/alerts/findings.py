@@ -44,6 +44,7 @@ def findings(connection: Connection, tables: Tables, rule: Rule) -> dict[str, Fi
     question, limit = rule.question, rule.limit
     if isinstance(question, Question):
         given = question.decided(connection, tables, rule.given)
+        question.check_history(connection, tables, given)
         rows = [dict(row) for row in connection.execute(question.query(given, tables)).mappings()]
         if limit is not None and limit.column == ROWS:
             return {"": Finding(None, {ROWS: len(rows)})} if limit.is_passed(len(rows)) else {}
