@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from databases import POSTGRESQL, SQLITE, configured, database
+from databases import MARIADB, POSTGRESQL, SQLITE, configured, database
 from peers import EMPTY, empty
 from rounds import Bar, Case, Result, compare, main, now, times
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -88,18 +88,27 @@ def at_commit(rounds: int) -> Iterator[Result]:
 
 # ---- in the transaction
 
+_SERVES = {
+    "postgresql": "SELECT pg_backend_pid()",
+    "mysql": "SELECT tid FROM information_schema.processlist WHERE id = connection_id()",  # of MariaDB
+}
+"""Queries for the process or thread that serves a connection."""
+_ASYNC = {POSTGRESQL: ("postgresql+psycopg_async", "postgresql+asyncpg"), MARIADB: ("mysql+aiomysql",)}
+"""The async drivers that are measured besides the sync one."""
+
 
 class Work:
-    """The processor time of this thread, and of the process of a server on this machine that serves it."""
+    """The processor time of this thread, and of the process or thread of a server on this machine that serves it."""
 
     def __init__(self) -> None:
         self._server: Path | None = None
 
     def serve(self, connection: sa.Connection) -> None:
-        """Count the process of a connection from now on."""
-        if connection.dialect.name == "postgresql":
-            pid = connection.scalar(sa.text("SELECT pg_backend_pid()"))
-            self._server = Path(f"/proc/{pid}/schedstat")  # of Linux
+        """Count what serves a connection from now on."""
+        query = _SERVES.get(connection.dialect.name)
+        if query is not None:
+            found = connection.scalar(sa.text(query))
+            self._server = Path(f"/proc/{found}/task/{found}/schedstat")  # of Linux
 
     def seconds(self) -> float:
         """Of both, so far."""
@@ -145,8 +154,8 @@ def in_the_outbox(name: str, rounds: int) -> Iterator[Result]:
 
         yield from in_turns(name, committed, rounds)
         engine.dispose()
-        for driver in ("psycopg_async", "asyncpg") if name == POSTGRESQL else ():
-            host = create_async_engine(sa.make_url(url).set(drivername=f"postgresql+{driver}"))
+        for driver in _ASYNC.get(name, ()):
+            host = create_async_engine(sa.make_url(url).set(drivername=driver))
             with asyncio.Runner() as runner:
 
                 def awaited(*content: int, host: AsyncEngine = host, runner: asyncio.Runner = runner) -> Case:
@@ -161,7 +170,7 @@ def in_the_outbox(name: str, rounds: int) -> Iterator[Result]:
 
                     return lambda: runner.run(case())
 
-                yield from in_turns(f"{name} by {driver}", awaited, rounds)
+                yield from in_turns(f"{name} by {driver.partition('+')[2]}", awaited, rounds)
                 runner.run(host.dispose())
         _default.reset()
 
@@ -190,9 +199,9 @@ def in_turns(name: str, committed: Callable[..., Case], rounds: int) -> Iterator
 def measure(scale: float) -> Iterator[Result]:
     with configured():
         yield from at_commit(times(240, scale))
-    for name in (SQLITE, POSTGRESQL):
+    for name in (SQLITE, POSTGRESQL, MARIADB):
         yield from in_the_outbox(name, times(80, scale))
 
 
 if __name__ == "__main__":
-    main(measure, __doc__, "psycopg", "asyncpg")
+    main(measure, __doc__, "psycopg", "asyncpg", "PyMySQL", "aiomysql")
