@@ -181,7 +181,8 @@ class Aggregates:
             user, packed = users.popitem()
             uses = packed & _MASK
             history = () if bucket is None else ((bucket, uses),)
-            counts.append(Count(feature, user, uses, _moment(packed >> _SHIFT), None, history))
+            # Count() is a function in Python, and takes as long as all the rest.
+            counts.append(tuple.__new__(Count, (feature, user, uses, _moment(packed >> _SHIFT), None, history, ())))
         self.keys -= len(counts)
         self.uses -= sum([count.uses for count in counts])
         return counts
