@@ -23,6 +23,7 @@ from sqlalchemy.dialects import sqlite
 from usage_instrument.database import engines
 from usage_instrument.database.dialects.base import unique_key
 from usage_instrument.database.dialects.batch_json import usage_json
+from usage_instrument.database.dialects.postgresql.arrays import UsageArrays
 from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.events import Batch, Count
 from usage_instrument.pipeline.store import Outcome, Store
@@ -38,6 +39,7 @@ CALLS = {10_000: 0.75, 50_000: 0.85}
 """Keys of a flush as its caller sees it, and what is to be reached."""
 CALL, BARE = "usage.flush() right after the captures", "sort, encode, and a bare UPDATE"
 BARE_LISTS = "the same, its rows as lists by the driver (unnest)"
+BARE_ARRAYS = "the same, its rows as the arrays of a flush"
 OURS, HISTORY, LEAST = "a flush", "a flush with history", "the least: a bare UPDATE"
 ASYNCPG = "a flush by asyncpg"
 NAIVE = "an upsert a use, committed each time"
@@ -136,8 +138,8 @@ UNNESTED = """unnest(CAST(%s AS uuid[]), CAST(%s AS text[]), CAST(%s AS bigint[]
 
 
 def bare(url: str, *, lists: bool = False) -> Callable[[Sequence[Count]], object]:
-    """What an app must do for rows that it has counted by itself. Rows as JSON text are the fastest form: arrays take
-    as long at best, and PostgreSQL may plan their UPDATE as a hash join over the whole table, in twice the time."""
+    """What an app must do for rows that it has counted by itself. JSON text is the fastest form that it can send by
+    what the driver has: the driver makes arrays of lists item by item."""
     engine = engines.own_engine(url)
     statement = POSTGRESQL_LEAST.format(rows=UNNESTED if lists else UNPACKED)
 
@@ -151,6 +153,22 @@ def bare(url: str, *, lists: bool = False) -> Callable[[Sequence[Count]], object
             values = (f"[{','.join(texts)}]",)
         with engine.begin() as connection:
             connection.exec_driver_sql(statement, values)
+
+    return write
+
+
+def bare_arrays(url: str, tables: Tables) -> Callable[[Sequence[Count]], object]:
+    """As `bare`, with the encoding of the flush itself. PostgreSQL may plan this UPDATE as a hash join over the whole
+    table."""
+    engine, arrays = engines.own_engine(url), UsageArrays(tables)
+    types = {"u": "uuid", "f": "text", "n": "bigint", "t": "timestamp"}
+    columns = ", ".join(f"unnest(CAST(%({name}_array)s AS {type_}[])) AS {name}" for name, type_ in types.items())
+    statement = POSTGRESQL_LEAST.format(rows=f"(SELECT {columns}) AS d")
+
+    def write(rows: Sequence[Count]) -> None:
+        ordered = sorted(rows, key=lambda row: (cast("UUID", row.user).bytes, row.feature))
+        with engine.begin() as connection:
+            connection.exec_driver_sql(statement, arrays.parameters(connection, ordered, False, False))
 
     return write
 
@@ -253,6 +271,7 @@ def filled(name: str) -> Iterator[tuple[str, Tables]]:
         ]
         for start in range(0, len(every), 10_000):
             writer.write(every[start : start + 10_000])
+        del every  # the garbage collector would go through it in what is measured
         writer.close()
         settle(engine)
         yield url, tables
@@ -301,11 +320,11 @@ def of_existing_keys(name: str, url: str, tables: Tables, rounds: int) -> Iterat
     with_history.close()
 
 
-def of_calls(url: str, rounds: int) -> Iterator[Result]:
+def of_calls(url: str, tables: Tables, rounds: int) -> Iterator[Result]:
     """A flush as its caller sees it: threads, counting, sorting and encoding included."""
     engine = sa.create_engine(url)
     tracker = Tracker(url, Settings(history=None, flush_interval=3600, enabled=True))
-    writes = {BARE: bare(url), BARE_LISTS: bare(url, lists=True)}
+    writes = {BARE: bare(url), BARE_LISTS: bare(url, lists=True), BARE_ARRAYS: bare_arrays(url, tables)}
     for size, limit in CALLS.items():
         meters = {name: Meter() for name in (*writes, CALL)}
 
@@ -384,7 +403,7 @@ def measure(scale: float) -> Iterator[Result]:
         with filled(name) as (url, tables):
             yield from of_existing_keys(name, url, tables, rounds)
             if name == POSTGRESQL:
-                yield from of_calls(url, rounds)
+                yield from of_calls(url, tables, rounds)
             yield from of_new_keys(name, url, tables, rounds)
             yield from of_several_writers(name, url, tables, rounds)
 
