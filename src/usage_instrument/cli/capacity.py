@@ -251,7 +251,8 @@ def _size(plan: Plan) -> Wall:
         size / plan.disk,
         f"{_count_text(history)} rows of history and {_count_text(plan.rows)} of counts are {_size_text(size)}; there "
         f"is room for {_size_text(plan.disk)}",
-        "a shorter history_retention (keep=), and history_partitions=month, which drops old months whole",
+        "history_months_after, which keeps months instead of days; a shorter history_retention (keep=); "
+        "history_partitions=month, which drops old months whole",
     )
 
 
