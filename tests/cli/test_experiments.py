@@ -18,6 +18,7 @@ from conftest import Database
 from reading import made
 from usage_instrument.cli.app import app
 from usage_instrument.cli.mcp_experiments import EXPERIMENT_TOOLS
+from usage_instrument.database.months import move_first_day
 from usage_instrument.schema import Tables
 
 
@@ -94,6 +95,17 @@ def test_a_period_bounds_the_exposures(past: Database) -> None:
         2,
         "usage-instrument: nobody was exposed to an experiment 'button' in the period\n",
     )
+
+
+def test_exposures_before_the_days_of_the_history_are_refused(database: Database, tables: Tables) -> None:
+    """Numbers are kept by day all the same."""
+    with database.engine().begin() as connection:
+        move_first_day(connection, tables, dt.datetime.fromisoformat("2026-04-01"))
+    done = run(database, *ASKED)
+    assert done.exit_code == 2
+    assert "before 2026-04-01 the history has months, and this experiment needs days from 2026-03-" in done.stderr
+    assert "the history has months" not in run(database, *ASKED, "--since", "2026-04-01").stderr
+    assert "the history has months" not in run(database, *ASKED, "--metric", "value").stderr
 
 
 def test_days_of_a_period_may_be_those_of_a_time_zone(past: Database) -> None:
