@@ -178,6 +178,7 @@ def test_a_question_is_answered_as_before_or_refused(old: Old) -> None:
     [
         ("top", {"since": "{cut}"}, "the window has a part of {cut:%Y-%m}: let it begin on the first of a month and"),
         ("top", {"since": "{months}", "until": "{cut}"}, "the window has a part of {cut:%Y-%m}"),
+        ("adoption", {"by": "month", "since": "{cut}"}, "the window has a part of {cut:%Y-%m}"),
         ("trend", {"by": "week", "since": "{months}"}, "needs days from .* on: ask by month, or pass a later since$"),
         ("trend", {"by": "hour", "since": "{months}"}, "ask by month, or pass a later since$"),
         ("stickiness", {"since": "{cut}"}, "needs days from {cut:%Y-%m-%d} on: pass a later since$"),
@@ -245,3 +246,5 @@ def test_a_program_asks_first(sqlite_old: Old) -> None:
     for given in ({"since": month(first, -3).date()}, {"since": None}, {"since": first.date(), "tz": "Asia/Tokyo"}):
         with pytest.raises(ConfigurationError, match="the history has months"):
             q.check_days(connection, **given, tables=tables)
+    with pytest.raises(ConfigurationError, match="the window has a part of"):
+        q.check_days(connection, since=(month(first, -1) + DAY).date(), by="month", tables=tables)

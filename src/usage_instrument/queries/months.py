@@ -34,12 +34,12 @@ def check_days(
     answered exactly. A statement cannot see that by itself.
 
     The setting `history_months_after` sums them up. Uses and users of whole months stay exact: `by="month"` allows
-    those. Spikes, drops, lifecycle and silence read up to 56 days before their window.
+    windows that begin and end with months. Spikes, drops, lifecycle and silence read up to 56 days before their window.
     """
     asked = window(since, until, tz)
-    check_window(
-        connection, tables or default_tables(), asked, by=by, by_months=by == "month", fix="pass a later since"
-    )
+    unit: Unit = "day" if by == "month" else by  # a trend begins with the whole month, other questions do not
+    by_months, fix = by == "month", "pass a later since"
+    check_window(connection, tables or default_tables(), asked, by=unit, by_months=by_months, fix=fix)
 
 
 def check_window(

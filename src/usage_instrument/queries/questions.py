@@ -325,7 +325,10 @@ class Question:
         that a time zone needs, or months instead of days. The latter is not looked up unless it `has_months`."""
         if not self.needs_hours(given):
             return
-        by, days_before, is_compared = given.get("by"), self.days_before, bool(given.get("compare"))
+        # Of groups, `by` is a column, which may have the name of a step.
+        has_steps = any(each.name == "by" and "month" in each.type.schema.get("enum", ()) for each in self.arguments)
+        by = given.get("by") if has_steps else None
+        days_before, is_compared = self.days_before, bool(given.get("compare"))
         asked = window(given.get("since"), given["until"], given.get("tz"))
         windows = [asked]
         if "since" not in given:  # its days are those before the last one
