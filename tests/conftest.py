@@ -80,7 +80,7 @@ def _without_deadlines() -> None:
 
 _DATABASES = {"sqlite", "postgresql", "mariadb"}
 _EACH_DATABASE = (
-    *("acceptance/", "audit/", "database/", "queries/", "test_"),
+    *("acceptance/", "audit/", "database/", "privacy/", "queries/", "test_"),
     *("cli/test_db.py", "pipeline/test_outbox.py", "pipeline/test_retention.py", "pipeline/test_store.py"),
     *("faults/test_locks.py", "security/test_add_only_role.py", "security/test_alike_ids.py"),
 )
