@@ -28,7 +28,7 @@ from usage_instrument.database.ledger import Ledger, utcnow
 from usage_instrument.events import MAX_COUNT, Batch, Count, Exposure, Loss
 from usage_instrument.pipeline.store import Outcome, Store, WriteError
 from usage_instrument.queries import adoption
-from usage_instrument.schema import Tables
+from usage_instrument.schema import Tables, define_tables
 from usage_instrument.settings import Settings
 
 DAY = dt.datetime(2026, 3, 1)
@@ -426,6 +426,44 @@ def test_a_missing_table_is_one_line_with_the_fix(database: Database) -> None:
         store.open()
     store.dispose()
     assert info.value.fault is Fault.CONFIGURATION
+
+
+def test_a_schema_that_is_missing_has_no_tables(database: Database) -> None:
+    store = Store(connect(database.url), define_tables(sa.MetaData(), schema="nowhere"), Settings())
+    with pytest.raises(WriteError, match=r"table nowhere\.feature_usage does not exist") as info:
+        store.open()
+    store.dispose()
+    assert info.value.fault is Fault.CONFIGURATION
+
+
+def test_a_table_that_a_role_may_not_see_does_not_exist(mariadb: Database) -> None:
+    engine = mariadb.engine()
+    tables = made(engine, users=None)
+    role = f"r{uuid.uuid4().hex[:12]}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE USER {role} IDENTIFIED BY 'secret'")
+        for each in tables:
+            if each is not tables.usage:
+                connection.exec_driver_sql(f"GRANT ALL ON {each.name} TO {role}")
+    store = Store(connect(engine.url.set(username=role, password="secret")), tables, Settings())
+    with pytest.raises(WriteError, match="table feature_usage does not exist"):
+        store.open()
+    store.dispose()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP USER {role}")
+
+
+def test_a_unique_index_may_be_spelt_in_capitals(mariadb: Database) -> None:
+    """MariaDB takes its names in any case."""
+    engine = mariadb.engine()
+    tables = made(engine, users=None)
+    with engine.begin() as connection:
+        for table, name in tables.uniques:
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME INDEX {name} TO {name.upper()}")
+    store = Store(connect(mariadb.url), tables, Settings())
+    store.open()
+    store.dispose()
+    assert store.dimension_problem is None
 
 
 def test_a_lost_table_is_a_matter_of_configuration(bench: MakeBench, database: Database) -> None:

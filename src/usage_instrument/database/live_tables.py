@@ -40,6 +40,8 @@ class LiveTables:
             return self._inspector.has_table(name, schema=schema)
         if self._is_at_once:
             return (schema, name) in self._all("columns", schema) or self._inspector.has_table(name, schema=schema)
+        if schema is not None and self.dialect.name == "sqlite":  # which has no columns of a schema that is missing
+            return self._inspector.has_table(name, schema=schema)
         try:
             return bool(self.get_columns(name, schema=schema))
         except exc.NoSuchTableError:

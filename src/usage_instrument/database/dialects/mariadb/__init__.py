@@ -84,7 +84,7 @@ class MariaDB(Dialect):
 
     def has_unique(self, connection: Connection, reflected: LiveTables, table: Table, name: str) -> bool:
         indexes = reflected.get_indexes(table.name, schema=table.schema)
-        return any(index["name"] == name and index["unique"] for index in indexes)
+        return any(str(index["name"]).lower() == name and index["unique"] for index in indexes)
 
     def add_unique(self, connection: Connection, table: Table, name: str, user_id_type: UserIdType) -> None:
         fullname = connection.dialect.identifier_preparer.format_table(table)
@@ -133,7 +133,7 @@ class MariaDB(Dialect):
     def live_columns(self, connection: Connection, reflected: LiveTables, table: Table) -> Sequence[Any]:
         # Reflection omits the default of the table.
         found = reflected.get_collations(table.name, schema=table.schema)
-        follows_users, columns = _has_foreign_key(reflected, table.schema), []
+        follows_users, columns = self._has_foreign_key(reflected, table.schema), []
         for live in super().live_columns(connection, reflected, table):
             charset, collation = found.get(live["name"], (None, None))
             columns.append({**live, "charset": charset, "collation": collation, "follows_users": follows_users})
@@ -174,6 +174,18 @@ class MariaDB(Dialect):
             return False
         is_users = column.name in {"user_id", "actor_id"}
         return column is table.autoincrement_column or (is_users and not live["follows_users"])
+
+    def _has_foreign_key(self, reflected: LiveTables, schema: str | None) -> bool:
+        """Whether the ids of users are those of a users table."""
+        try:
+            keys = reflected.get_foreign_keys("feature_usage", schema=schema)
+        except exc.NoSuchTableError:
+            return False
+        except exc.DBAPIError as error:
+            if self.classify(error) is not Fault.CONFIGURATION:
+                raise
+            return False  # hidden from a role without rights to it
+        return any(key["constrained_columns"] == ["user_id"] for key in keys)
 
     def change_column(self, connection: Connection, table: Table, column: Column[Any], live: Any) -> None:
         has_other_type = (
@@ -366,13 +378,6 @@ class MariaDB(Dialect):
         spellings = (f"JSON_EXTRACT({document}, CONCAT('$.', {each}))" for each in (quoted(), f"JSON_QUOTE({key})"))
         found = f"COALESCE({', '.join(spellings)})"
         return f"CASE WHEN JSON_TYPE({found}) <> 'NULL' THEN JSON_UNQUOTE({found}) END"
-
-
-def _has_foreign_key(reflected: LiveTables, schema: str | None) -> bool:
-    """Whether the ids of users are those of a users table."""
-    usage = "feature_usage"
-    keys = reflected.get_foreign_keys(usage, schema=schema) if reflected.has_table(usage, schema=schema) else []
-    return any(key["constrained_columns"] == ["user_id"] for key in keys)
 
 
 def _collation_of(connection: Connection, column: UsersColumn) -> tuple[str | None, str | None]:
