@@ -34,6 +34,10 @@ USERS: dict[UserIdType, list[UserId]] = {
 MIDNIGHT = dt.datetime(2026, 3, 29)
 
 
+def cursor_of_a_function(*arguments: Any, **options: Any) -> psycopg.Cursor[Any]:
+    return psycopg.Cursor(*arguments, **options)
+
+
 @pytest.mark.parametrize("name", ["n", "two words", "ä"])
 def test_integers_beyond_64_bits_survive_a_merge(database: Database, name: str) -> None:
     engine = database.engine()
@@ -84,7 +88,7 @@ def test_writers_of_galera_queue_for_a_row_that_is_no_process_and_stays(
     assert [row.writer_id for row in all_of(engine, tables.writers)] == [QUEUE_ID]
 
 
-@pytest.mark.parametrize("form", ["psycopg", "psycopg_async", "psycopg2", "asyncpg", "client", "latin1"])
+@pytest.mark.parametrize("form", ["psycopg", "psycopg_async", "psycopg2", "asyncpg", "client", "function", "latin1"])
 @pytest.mark.parametrize("users", USERS)
 def test_rows_are_the_same_in_each_form_in_which_they_are_sent(
     postgresql: Database, form: str, users: UserIdType
@@ -95,6 +99,7 @@ def test_rows_are_the_same_in_each_form_in_which_they_are_sent(
     url = engine.url.set(drivername=f"postgresql+{driver}")
     options: dict[str, dict[str, Any]] = {
         "client": {"cursor_factory": psycopg.ClientCursor},
+        "function": {"cursor_factory": cursor_of_a_function},
         "latin1": {"client_encoding": "latin1"},
     }
     host = sa.create_engine(url, connect_args=options[form]) if form in options else url

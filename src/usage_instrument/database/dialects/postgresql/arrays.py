@@ -91,9 +91,11 @@ class UsageArrays:
         from psycopg import AsyncClientCursor, ClientCursor
 
         own = _of_driver(connection)
-        # A cursor of these writes the values into the statement. JSON has escapes for what an encoding lacks.
-        is_text = issubclass(own.cursor_factory, ClientCursor | AsyncClientCursor)
-        return own.info.encoding == "utf-8" and not is_text
+        # A cursor of these writes the values into the statement, and one that a function makes may. JSON has escapes
+        # for what an encoding lacks.
+        factory = own.cursor_factory
+        is_binary = isinstance(factory, type) and not issubclass(factory, ClientCursor | AsyncClientCursor)
+        return is_binary and own.info.encoding == "utf-8"
 
     def rows(self, columns: Iterable[ColumnClause[Any]]) -> Select[Any]:
         """The rows of the parameters, with user and feature."""
