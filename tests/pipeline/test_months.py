@@ -143,6 +143,39 @@ def test_a_few_late_uses_are_no_walk_through_the_table(past: Past) -> None:
     assert len(past.sum_up(before)) <= 3
 
 
+def test_to_find_no_late_use_is_no_walk_through_the_table(mariadb: Database) -> None:
+    """MariaDB reads all rows of a range for its least value, unless they are asked for in the order of the index."""
+    engine = mariadb.engine()
+    tables = made(engine, users=None)
+    month, rows = utcnow().replace(day=1, hour=0, minute=0, second=0, microsecond=0), []
+    for _ in range(30):
+        month = (month - DAY).replace(day=1)
+        rows += [{"feature_name": f"f{number}", "bucket_start": month} for number in range(200)]
+    with engine.begin() as connection:
+        connection.execute(tables.history.insert(), rows)
+    store = Store(connect(engine), tables, Settings())
+    store.open()
+    asked: list[tuple[str, Any]] = []
+
+    def note(connection: sa.Connection, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "bucket_start" in statement:
+            asked.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        assert list(store.retention.roll_up_days(utcnow() - 100 * DAY)) == []
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+        store.dispose()
+    assert len(asked) > 25
+    with engine.connect() as connection:
+        connection.exec_driver_sql("FLUSH STATUS")
+        for statement, parameters in asked:
+            connection.exec_driver_sql(statement, parameters).all()
+        read = connection.execute(sa.text("SHOW SESSION STATUS LIKE :names"), {"names": "Handler_read%"}).all()
+    assert sum(int(number) for _, number in read) < 5 * len(asked)
+
+
 def test_whatever_fails_on_the_way_no_use_is_lost_and_the_first_day_is_known(past: Past) -> None:
     past.flush(random.Random(1), 600)
     before, left = past.today - 100 * DAY, 0

@@ -209,9 +209,11 @@ class Retention:
         """The months before a moment that have another row than that of their start: a query by the index for each
         month of the history."""
         named = self._tables.history.c.feature_name.is_not(None)
-        first = func.min(self._bucket, type_=self._bucket.type)
+        # For min(), MariaDB would read all rows: the index does not have the names.
+        first = select(self._bucket).where(self._bucket < before, named).order_by(self._bucket).limit(1)
         after: list[ColumnElement[bool]] = []
-        while (found := self._read(select(first).where(self._bucket < before, named, *after))[0][0]) is not None:
+        while rows := self._read(first.where(*after)):
+            found = rows[0][0]
             month = bucket_start(found, "month")
             if found > month:
                 yield month
