@@ -177,7 +177,13 @@ def test_a_question_is_answered_as_before_or_refused(old: Old) -> None:
     ("name", "given", "reason"),
     [
         ("top", {"since": "{cut}"}, "the window has a part of {cut:%Y-%m}: let it begin on the first of a month and"),
-        ("top", {"since": "{months}", "until": "{cut}"}, "the window has a part of {cut:%Y-%m}"),
+        ("top", {"since": "{months}", "until": "{cut}"}, "a part of {cut:%Y-%m}: .* end on the last of one$"),
+        ("top", {"since": "{cut}", "until": "{late}"}, "or pass since={day:%Y-%m-%d}$"),
+        (
+            "top",
+            {"since": "{day}", "until": "{late}", "compare": "previous"},
+            "the window before has a part of .*: pass a later since, or no compare$",
+        ),
         ("adoption", {"by": "month", "since": "{cut}"}, "the window has a part of {cut:%Y-%m}"),
         ("trend", {"by": "week", "since": "{months}"}, "needs days from .* on: ask by month, or pass a later since$"),
         ("trend", {"by": "hour", "since": "{months}"}, "ask by month, or pass a later since$"),
@@ -191,7 +197,7 @@ def test_a_question_is_answered_as_before_or_refused(old: Old) -> None:
 def test_the_reason_names_the_remedy(sqlite_old: Old, name: str, given: dict[str, Any], reason: str) -> None:
     old = sqlite_old
     first = old.first_day
-    moments = {"day": first, "months": month(first, -7), "cut": month(first, -7) + 9 * DAY}
+    moments = {"day": first, "months": month(first, -7), "cut": month(first, -7) + 9 * DAY, "late": first + 9 * DAY}
     (question,) = (each for each in QUESTIONS if each.name == name)
     defaults = {each.name: str(USERS[0]) if each.is_required else each.written_default for each in question.arguments}
     shown = {key: f"{moment.date()}" for key, moment in moments.items()}

@@ -51,9 +51,10 @@ def check_window(
     *,
     by_months: bool,
     fix: str,
+    is_previous: bool = False,
 ) -> None:
     """Raise ConfigurationError if days in this window, or so many days before it, are summed up; if whole months answer
-    the question, `by_months`, only where the window has a part of one."""
+    the question, `by_months`, only where the window has a part of one. A window that `is_previous` is compared with."""
     if _is_recent(asked, before, by):
         return
     bucket = tables.history.c.bucket_start
@@ -75,9 +76,12 @@ def check_window(
         raise ConfigurationError(f"{has_months}, and this question needs days from {needed:%Y-%m-%d} on: {fix}{tz}")
     for edge in (start, end):
         if edge is not None and edge.day > 1 and oldest_row.replace(day=1) <= edge < first_day:
+            if is_previous:
+                raise ConfigurationError(f"{has_months}, and the window before has a part of {edge:%Y-%m}: {fix}")
+            or_later = f", or pass since={first_day:%Y-%m-%d}" if end is None or end > first_day else ""
             raise ConfigurationError(
                 f"{has_months}, and the window has a part of {edge:%Y-%m}: let it begin on the first of a month and "
-                f"end on the last of one, or pass since={first_day:%Y-%m-%d}"
+                f"end on the last of one{or_later}"
             )
 
 

@@ -344,7 +344,16 @@ class Question:
             fix += ", or no compare" if is_compared else ""
             by_months = self.takes_months(given)
             for each in windows:
-                months.check_window(connection, tables, each, days_before, unit, by_months=by_months, fix=fix)
+                months.check_window(
+                    connection,
+                    tables,
+                    each,
+                    days_before,
+                    unit,
+                    by_months=by_months,
+                    fix=fix,
+                    is_previous=each is not windows[0],
+                )
 
 
 def _changes(name: str) -> tuple[QuestionColumn, ...]:
