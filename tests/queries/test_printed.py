@@ -32,6 +32,7 @@ from usage_instrument.queries import (
     variants,
 )
 from usage_instrument.queries.printed import laid_out, printed
+from usage_instrument.queries.windows import MONTH
 from usage_instrument.schema import define_tables
 
 
@@ -122,6 +123,23 @@ def test_a_trend_counts_one_day_after_the_other_where_the_database_can() -> None
     for sql in others:
         assert "LATERAL" not in sql
         assert of_a_day not in sql
+
+
+def test_users_are_counted_by_their_bits_where_the_database_can() -> None:
+    year = dt.timedelta(days=400)
+    for question in (lifecycle(), lifecycle(since=year), lifecycle("f", "day", since=MONTH), retention(since=year)):
+        assert "bit_or" in text(question, "postgresql")
+        for sql in (text(question, "mariadb"), text(question, "sqlite"), str(question)):
+            assert "bit_or" not in sql
+    for too_many in (lifecycle(by="day", since=year), retention(by="day"), lifecycle(since=None)):
+        assert "bit_or" not in text(too_many, "postgresql")
+
+
+def test_the_start_of_a_long_window_is_worked_out_once() -> None:
+    """PostgreSQL would do so for each row; in a short window, it has to know how many rows there are."""
+    long, short = (text(top_features(since=dt.timedelta(days=days)), "postgresql") for days in (400, 28))
+    assert "bucket_start >= (SELECT date_trunc('day', timezone('utc', now()) - interval '399 days'))" in long
+    assert "bucket_start >= date_trunc('day', timezone('utc', now()) - interval '27 days')" in short
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -18,7 +18,7 @@ FIGURES = {"experiment", "experiments"}
 """Not questions: commands of their own make a verdict of them."""
 HELPERS = {
     *("arguments", "comparison", "display_names", "hours", "months", "numbers", "printed"),
-    *("questions", "robust", "rollups", "sources", "windows", "zones"),
+    *("questions", "robust", "rollups", "sources", "steps", "windows", "zones"),
 }
 
 

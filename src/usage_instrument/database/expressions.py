@@ -105,6 +105,18 @@ class Later(Expression[dt.datetime]):
         return dialect.later(cast(Unit, unit), moment, f"({number})")
 
 
+class Once(Expression[dt.datetime]):
+    """A time that a statement works out once, for a condition that most rows fulfil.
+
+    PostgreSQL works an expression of its clock out anew for each row, unless an index finds the rows. Of a time that it
+    works out once it does not know beforehand how many rows are after it: it expects a third.
+    """
+
+    name = "once"
+    type = DateTime()
+    inherit_cache = True
+
+
 class Day(Expression[dt.date]):
     """The date of a time."""
 

@@ -85,7 +85,7 @@ def _until_now(tables: Tables, asked: Window, column: Any) -> Subquery:
         rows, inside = rolled.by_feature(), []
     else:
         rows = asked.history(tables)
-        inside = asked.contains(rows.c.bucket_start)
+        inside = asked.contains(rows.c.bucket_start, is_alone=True)
     if column is None:
         source, others = rows, [rows.c.feature_name]
     else:

@@ -63,7 +63,7 @@ def power_users(
     """
     tables, before = tables or default_tables(), window_before(compare, since, until, tz)
     asked = window(since, until, tz)
-    source, period = counted_in(tables, asked)
+    source, period = counted_in(tables, asked, is_alone=feature is None)
     rows = [*rows_of(source.c.feature_name, feature), *period]
     uses = total(source.c.usage_count).label("uses")
     # Grouped by user alone: by user and feature there are many times more groups, of which ten users need a few.

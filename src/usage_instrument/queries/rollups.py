@@ -16,10 +16,7 @@ from usage_instrument.database.tables import Tables
 from usage_instrument.typing import Unit
 
 from .numbers import ONE, ZERO
-from .windows import Window
-
-_PAYS = 60
-"""Days. The history answers for fewer as quickly."""
+from .windows import LONG, Window
 
 
 @dataclass(frozen=True)
@@ -34,14 +31,18 @@ class RolledUp:
 
     def is_complete(self, rows: FromClause) -> ColumnElement[bool]:
         """The condition that a row of a rollup is of a complete week of the window."""
-        return rows.c.week.in_(select(self.weeks.c.week))
+        return rows.c.week.in_(select(func.unnest(_array(select(self.weeks.c.week)))))
 
     def rest(self, *columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
         """Columns of the history, of the days that are in no complete week."""
-        bucket = self.history.c.bucket_start
-        since, until = self.others.c.since, self.others.c.until
-        inside = and_(bucket >= since, bucket < until, since < until)  # the last for the planner: few spans are left
-        return select(*columns).select_from(self.others.join(self.history, inside))
+        bucket, spans = self.history.c.bucket_start, self.others
+        arrays = (
+            _array(select(edge).where(spans.c.since < spans.c.until).order_by(spans.c.since))
+            for edge in (spans.c.since, spans.c.until)
+        )
+        rest = func.unnest(*arrays).table_valued("since", "until", name="rest").render_derived()
+        inside = and_(bucket >= rest.c.since, bucket < rest.c.until)
+        return select(*columns).select_from(rest.join(self.history, inside))
 
     def by_user(self) -> FromClause:
         """`user_id`, `bucket_start`, `usage_count`: a row for a user and week has the first day on which the user was
@@ -79,6 +80,11 @@ class RolledUp:
         return select(days.c.bucket_start, *sums).where(its, self.is_complete(days)).group_by(days.c.bucket_start)
 
 
+def _array(rows: Select[Any]) -> ColumnElement[Any]:
+    """The rows as an array, which all workers get. Only one process reads a CTE, and what is joined to it."""
+    return func.array(rows.scalar_subquery())
+
+
 def rolled_up(
     tables: Tables,
     asked: Window,
@@ -90,7 +96,7 @@ def rolled_up(
 ) -> RolledUp | None:
     """The window by its weeks, from another start if there is one; None where the history is to be read as it is."""
     rollups, days = tables.rollups, asked.days
-    if rollups is None or by == "hour" or not asked.zone.is_utc or (days is not None and days < _PAYS):
+    if rollups is None or by == "hour" or not asked.zone.is_utc or (days is not None and days < LONG):
         return None
     start, end = asked.start(by) if start is None else start, asked.end(by) if has_end else None
     complete = rollups.complete

@@ -80,7 +80,10 @@ def _active_days(feature: str | None, asked: Window, tables: Tables, suffix: str
         found = rolled.active_days()
         return select(func.sum(found.c.active_days).label("active_days")).group_by(found.c.user_id)
     history = asked.history(tables)
-    rows = [*rows_of(history.c.feature_name, feature), *asked.contains(history.c.bucket_start)]
+    rows = [
+        *rows_of(history.c.feature_name, feature),
+        *asked.contains(history.c.bucket_start, is_alone=feature is None),
+    ]
     day = Day(history.c.bucket_start).label("day")
     visits = select(history.c.user_id, day).where(history.c.user_id.is_not(None), *rows).distinct().subquery("visits")
     return select(func.count().label("active_days")).select_from(visits).group_by(visits.c.user_id)

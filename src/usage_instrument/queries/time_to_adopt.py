@@ -165,7 +165,7 @@ def _starts(start: Any, tables: Tables, asked: Window, suffix: str) -> Select[*t
         rolled, begin = rolled_up(tables, asked, has_end=False, name=suffix), asked.start()
         history = _from_since(tables, asked) if rolled is None else rolled.by_user()
         user, first = history.c.user_id, func.min(history.c.bucket_start).label("start")
-        rows = [user.is_not(None), *([] if begin is None else [history.c.bucket_start >= begin])]
+        rows = [user.is_not(None), *([] if begin is None else [history.c.bucket_start >= asked.bound(begin)])]
         begun = select(user, first).where(*rows).group_by(user).subquery("begun")
         found = select(begun.c.user_id, begun.c.start).where(*asked.contains(begun.c.start))
         # The time before is not read, but looked up, once for each user.

@@ -64,7 +64,7 @@ def top_features(
 
 
 def _uses(tables: Tables, asked: Window, suffix: str = "") -> Select[str | None, int]:
-    source, period = counted_in(tables, asked)
+    source, period = counted_in(tables, asked, is_alone=True)
     rolled = None if asked.is_all_time else rolled_up(tables, asked, name=suffix)
     if rolled is not None:
         source, period = rolled.by_feature(), []

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias, get_args, overload
 
 from sqlalchemy import ColumnElement, FromClause, Select, case, func, literal_column, select, union_all
 
+from usage_instrument.database.alternatives import per_row
 from usage_instrument.database.expressions import Later, StartOf
-from usage_instrument.database.lateral import per_row
 from usage_instrument.database.tables import Tables
 from usage_instrument.typing import Unit
 

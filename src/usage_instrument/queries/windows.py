@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import CTE, ColumnElement, FromClause, func, literal_column, select, union_all
 
-from usage_instrument.database.expressions import Ago, Instant, Later, StartOf
+from usage_instrument.database.expressions import Ago, Instant, Later, Once, StartOf
 from usage_instrument.database.tables import Tables
 from usage_instrument.errors import ConfigurationError
 from usage_instrument.typing import Unit
@@ -34,6 +34,8 @@ MONTH = 28 * DAY
 """Four weeks, so that it contains every weekday equally often."""
 QUARTER = 84 * DAY
 """Twelve weeks."""
+LONG = 60
+"""Days. A window of so many has most rows of a history."""
 _LONGEST = 36_500 * DAY
 _FORMS = "12h, 30d, 4w, 2026-01-31, 2026-01, 2026-W14, today, yesterday or last month"
 
@@ -152,13 +154,23 @@ class Window:
         number = span // (HOUR if span % DAY else DAY)
         return Later(unit, self.now(), literal_column(str(-number))) if number else self.now()
 
-    def contains(self, bucket_start: ColumnElement[Any], by: Unit = "day") -> list[ColumnElement[bool]]:
-        """The conditions that a bucket is in the window."""
+    def contains(
+        self, bucket_start: ColumnElement[Any], by: Unit = "day", *, is_alone: bool = False
+    ) -> list[ColumnElement[bool]]:
+        """The conditions that a bucket is in the window; `is_alone`: no other condition leaves but few rows."""
+        bound = self.bound if is_alone else lambda edge: edge
         start, end = self.start(by), self.end(by)
         return [
-            *([] if start is None else [bucket_start >= start]),
-            *([] if end is None else [bucket_start < end]),
+            *([] if start is None else [bucket_start >= bound(start)]),
+            *([] if end is None else [bucket_start < bound(end)]),
         ]
+
+    def bound(self, edge: ColumnElement[Any]) -> ColumnElement[Any]:
+        """An edge for a condition that stands alone: if the window is long, a database reads the rows without an index,
+        and would work the edge out for each."""
+        is_fixed = isinstance(self.since, dt.datetime) and isinstance(self.until, dt.datetime | None)
+        is_short = (days := self.days) is not None and days < LONG
+        return edge if is_fixed or is_short else Once(edge)
 
     def begins_by(self, time: ColumnElement[Any]) -> list[ColumnElement[bool]]:
         """The condition that a time (UTC) is not before `since`, to the second."""
@@ -222,12 +234,14 @@ def window(since: Moment, until: Moment = None, tz: TimeZone = None) -> Window:
     return found
 
 
-def counted_in(tables: Tables, window: Window) -> tuple[FromClause, list[ColumnElement[bool]]]:
+def counted_in(
+    tables: Tables, window: Window, *, is_alone: bool = False
+) -> tuple[FromClause, list[ColumnElement[bool]]]:
     """The table with the uses of a window and the conditions for it; for all time, `feature_usage` without any."""
     if window.is_all_time:
         return tables.usage, []
     history = window.history(tables)
-    return history, window.contains(history.c.bucket_start)
+    return history, window.contains(history.c.bucket_start, is_alone=is_alone)
 
 
 def pairs_in(tables: Tables, window: Window) -> tuple[FromClause, list[ColumnElement[bool]]]:

@@ -292,6 +292,8 @@ class Dialect(ABC):
     """The server's time in the time zone of the session, naive."""
     has_lateral: ClassVar[bool] = False
     """Whether a subquery in FROM can refer to the rows before it."""
+    has_bits: ClassVar[bool] = False
+    """Whether there are the aggregate `bit_or`, and `width_bucket` of an array."""
 
     # ---- transactions
 
@@ -447,6 +449,10 @@ class Dialect(ABC):
     @abstractmethod
     def whole(self, number: str) -> str:
         """A number as an int."""
+
+    def once(self, moment: str) -> str:
+        """A moment that a statement works out once, and not for each row."""
+        return moment
 
     @abstractmethod
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:

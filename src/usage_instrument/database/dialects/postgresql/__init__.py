@@ -81,6 +81,7 @@ class PostgreSQL(Dialect):
     utc_now = UTC_NOW
     local_now = literal_column("localtimestamp", DateTime())
     has_lateral = True
+    has_bits = True
 
     def has_unique(self, connection: Connection, reflected: LiveTables, table: Table, name: str) -> bool:
         found = connection.execute(
@@ -316,6 +317,9 @@ class PostgreSQL(Dialect):
 
     def whole(self, number: str) -> str:
         return f"{number}::bigint"
+
+    def once(self, moment: str) -> str:
+        return f"(SELECT {moment})"
 
     def json_text(self, document: str, key: str, quoted: Callable[[], str]) -> str:
         return f"({document} ->> {key})"
