@@ -627,9 +627,10 @@ def test_the_writer_rolls_up(busy: Rolled, monkeypatch: pytest.MonkeyPatch) -> N
     assert week_of(today() - OLD * DAY) not in busy.complete()
     tracker = Tracker(busy.engine, Settings(flush_interval=0.01), busy.tables)
     try:
+        tracker.track("search")
+        assert tracker.flush()
         while week_of(today() - OLD * DAY) not in busy.complete():
-            tracker.track("search")
-            assert tracker.flush()
+            pass  # maintenance waits while a flush is asked for
     finally:
         tracker.shutdown()
     busy.agree((400 * DAY, None))
