@@ -131,6 +131,8 @@ def test_users_are_counted_by_their_bits_where_the_database_can() -> None:
         assert "bit_or" in text(question, "postgresql")
         for sql in (text(question, "mariadb"), text(question, "sqlite"), str(question)):
             assert "bit_or" not in sql
+    rolled_up = define_tables(sa.MetaData(), history_rollups=True)
+    assert "bit_or" in text(trend(by="week", since=year, tables=rolled_up), "postgresql")
     for too_many in (lifecycle(by="day", since=year), retention(by="day"), lifecycle(since=None)):
         assert "bit_or" not in text(too_many, "postgresql")
 

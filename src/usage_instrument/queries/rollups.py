@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, FromClause, Select, and_, func, literal_column, select, union_all
+from sqlalchemy import CTE, ColumnElement, FromClause, Select, and_, any_, func, literal_column, select, union_all
 
 from usage_instrument.database.expressions import Day
 from usage_instrument.database.rollups import RollupTables
@@ -31,7 +31,7 @@ class RolledUp:
 
     def is_complete(self, rows: FromClause) -> ColumnElement[bool]:
         """The condition that a row of a rollup is of a complete week of the window."""
-        return rows.c.week.in_(select(func.unnest(_array(select(self.weeks.c.week)))))
+        return rows.c.week == any_(_array(select(self.weeks.c.week)))
 
     def rest(self, *columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
         """Columns of the history, of the days that are in no complete week."""

@@ -16,9 +16,10 @@ from usage_instrument.typing import Unit
 
 from .arguments import checked_unit, default_tables, rows_of
 from .comparison import Compare, compared_in_order, window_before
-from .numbers import ONE, whole
+from .numbers import ONE, ZERO, whole
 from .questions import USERS, USES, Argument, Query, Question, QuestionColumn, choice, described, if_by_month
-from .rollups import rolled_up
+from .rollups import RolledUp, rolled_up
+from .steps import Steps, are_few
 from .windows import MONTH, Moment, Window, calendar, window
 from .zones import UTC, TimeZone
 
@@ -106,6 +107,8 @@ def _by_unit(
         rest = rolled.rest(*_by_user(history, [unit_start]).selected_columns).where(*its)
         rest = rest.group_by(unit_start, history.c.user_id)
         used = union_all(rolled.by_day(feature), _totals(rest, name)).subquery(f"totals_of_{name}")
+    elif rolled is not None and are_few(asked, unit):
+        used = _by_bits(rolled, Steps(units, unit), name).subquery(f"totals_of_{name}")
     elif rolled is not None:
         by_week = rolled.by_user()
         unit_start = StartOf(unit, by_week.c.bucket_start).label("bucket_start")
@@ -126,6 +129,30 @@ def _by_unit(
         .outerjoin(used, used.c.bucket_start == units.c.bucket_start)
         .where(*(inside(units.c.bucket_start) if zone is not asked.zone else []))
     )
+
+
+def _by_bits(rolled: RolledUp, steps: Steps, name: str) -> Select[*tuple[Any, ...]]:
+    """The uses from the sums by day, and the users by their bits: no row in memory for each user and unit."""
+    history, by_week = rolled.history, rolled.by_user()
+    days = rolled.by_day(None).subquery("days")
+    rest = rolled.rest(history.c.user_id, history.c.bucket_start, history.c.usage_count.label("uses")).subquery("rest")
+    bits = steps.bits(by_week.c.bucket_start).label("bits")
+    signed_in = select(by_week.c.user_id, bits).where(by_week.c.user_id.is_not(None))
+    by_user = signed_in.group_by(by_week.c.user_id).cte(f"by_user_of_{name}")
+    runs, unit_start = steps.counted(by_user, by_user.c.bits), steps.units.c.bucket_start
+    sides = union_all(
+        _uses(days, steps.unit, days.c.anonymous_uses),
+        _uses(rest, steps.unit, case((rest.c.user_id.is_(None), rest.c.uses))),
+        select(unit_start, ZERO, ZERO, runs.active).select_from(runs.units).group_by(unit_start),
+    ).subquery("sides")
+    sums = (func.sum(sides.c[number]).label(number) for number in ("uses", "anonymous_uses", "unique_users"))
+    return select(sides.c.bucket_start, *sums).group_by(sides.c.bucket_start)
+
+
+def _uses(rows: FromClause, unit: Unit, anonymous: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+    unit_start = StartOf(unit, rows.c.bucket_start).label("bucket_start")
+    sums = (func.sum(rows.c.uses).label("uses"), func.sum(anonymous).label("anonymous_uses"))
+    return select(unit_start, *sums, ZERO.label("unique_users")).group_by(unit_start)
 
 
 def _by_user(history: FromClause, key: list[ColumnElement[Any]]) -> Select[*tuple[Any, ...]]:
