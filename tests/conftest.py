@@ -8,6 +8,7 @@ import gc
 import importlib.util
 import itertools
 import os
+import signal
 import ssl
 import sys
 import tempfile
@@ -53,6 +54,12 @@ def _work_in_memory() -> None:
         found = os.statvfs(memory)
         if found.f_bavail * found.f_frsize >= 4 * 2**30 and not found.f_flag & getattr(os, "ST_NOEXEC", 0):
             os.environ["TMPDIR"] = tempfile.tempdir = memory
+
+
+def _let_servers_hear_ctrl_c() -> None:
+    """A shell starts its background jobs, such as a test run, deaf to SIGINT, and so all that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _keep_byte_code() -> None:
@@ -131,6 +138,7 @@ def pytest_sessionfinish() -> None:
 os.environ.setdefault("USAGE_INSTRUMENT_ENABLED", "1")
 _work_in_memory()
 _keep_byte_code()
+_let_servers_hear_ctrl_c()
 gc.disable()  # until all is imported
 _build_the_command_line_once()
 _without_deadlines()

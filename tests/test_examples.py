@@ -47,8 +47,6 @@ def serving(command: list[str], database: Path) -> Iterator[str]:
         stderr=subprocess.STDOUT,
         stdout=subprocess.PIPE,
         text=True,
-        # A shell starts its background jobs, such as a test run, deaf to SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None

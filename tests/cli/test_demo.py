@@ -158,8 +158,6 @@ def test_ending_it_half_way_leaves_no_process(tmp_path: Path, sent: signal.Signa
         [*COMMAND, "--yes", "--requests", "20000", "--database", str(database)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        # A shell starts its background jobs, such as a test run, deaf to SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None
