@@ -10,6 +10,7 @@ import random
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,8 @@ def somebody(_: Any) -> bool:
     return False
 
 
-def trail_on(database: Database, kind: Any, **options: Any) -> Trail:
+@contextmanager
+def trail_on(database: Database, kind: Any, **options: Any) -> Iterator[Trail]:
     engine = database.engine()
     tables = made(engine)
     tracker = Tracker(database.url, Settings(flush_interval=0, service="bank", privacy_key="k" * 32, audit_timeout=30))
@@ -87,7 +89,8 @@ def trail_on(database: Database, kind: Any, **options: Any) -> Trail:
         database.url, **{"authorize": nobody, "authorize_audit": eve, "tracker": tracker, **options}
     )
     visit = asgi if kind is by_asgi else wsgi
-    return Trail(engine, tables, tracker, lambda path="/audit", **more: visit(dashboard, path, **more))
+    yield Trail(engine, tables, tracker, lambda path="/audit", **more: visit(dashboard, path, **more))
+    assert tracker.shutdown()
 
 
 KINDS = pytest.mark.parametrize("kind", [by_asgi, by_wsgi])
@@ -96,16 +99,15 @@ KINDS = pytest.mark.parametrize("kind", [by_asgi, by_wsgi])
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def trail(request: pytest.FixtureRequest) -> Iterator[Trail]:
     """On each kind of database, and by each shell."""
-    made = trail_on(request.getfixturevalue(request.param), by_wsgi if request.param == "postgresql" else by_asgi)
-    yield made
-    assert made.tracker.shutdown()
+    shell = by_wsgi if request.param == "postgresql" else by_asgi
+    with trail_on(request.getfixturevalue(request.param), shell) as made:
+        yield made
 
 
 @pytest.fixture
 def small(sqlite: Database) -> Iterator[Trail]:
-    made = trail_on(sqlite, by_asgi)
-    yield made
-    assert made.tracker.shutdown()
+    with trail_on(sqlite, by_asgi) as made:
+        yield made
 
 
 def cells(answer: Answer) -> list[tuple[str, str, str, str]]:
@@ -314,43 +316,43 @@ def test_a_look_is_recorded_with_what_it_asked_for(small: Trail) -> None:
 
 @KINDS
 def test_who_is_turned_away_is_recorded(sqlite: Database, kind: Any) -> None:
-    trail = trail_on(sqlite, kind, authorize_audit=somebody)
-    assert trail.ask().status == 403
-    (look,) = trail.looks()
+    with trail_on(sqlite, kind, authorize_audit=somebody) as trail:
+        assert trail.ask().status == 403
+        (look,) = trail.looks()
     assert (look.user_id, look.outcome) == (BOB, "denied")
 
 
 @KINDS
 def test_who_is_not_known_may_not_look(sqlite: Database, kind: Any) -> None:
-    trail = trail_on(sqlite, kind, authorize_audit=lambda _: True)
-    answer = trail.ask()
-    assert answer.status == 403
-    assert "usage_instrument.identify" in answer.text
-    assert str(ADA) not in answer.text
-    assert trail.looks() == []
+    with trail_on(sqlite, kind, authorize_audit=lambda _: True) as trail:
+        answer = trail.ask()
+        assert answer.status == 403
+        assert "usage_instrument.identify" in answer.text
+        assert str(ADA) not in answer.text
+        assert trail.looks() == []
 
 
 @KINDS
 def test_what_cannot_be_recorded_is_not_shown(sqlite: Database, kind: Any, caplog: pytest.LogCaptureFixture) -> None:
     impatient = Tracker(sqlite.url, Settings(flush_interval=0, audit_timeout=0.5))  # it retries until then
-    trail = trail_on(sqlite, kind, tracker=impatient)
-    access = trail.tables.access
-    refuse = sa.event.listens_for(sa.Engine, "before_cursor_execute")
+    with trail_on(sqlite, kind, tracker=impatient) as trail:
+        access = trail.tables.access
+        refuse = sa.event.listens_for(sa.Engine, "before_cursor_execute")
 
-    def refusing(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.lstrip().upper().startswith("INSERT") and access.name in statement:
-            raise ConnectionError("the disk is full")
+        def refusing(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.lstrip().upper().startswith("INSERT") and access.name in statement:
+                raise ConnectionError("the disk is full")
 
-    refuse(refusing)
-    try:
-        answer = trail.ask()
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", refusing)
+        refuse(refusing)
+        try:
+            answer = trail.ask()
+        finally:
+            sa.event.remove(sa.Engine, "before_cursor_execute", refusing)
+        assert impatient.shutdown()
     assert answer.status == 503
     assert "This look cannot be recorded" in answer.text
     assert str(ADA) not in answer.text
     assert "could not be recorded" in caplog.text
-    assert all(tracker.shutdown() for tracker in (impatient, trail.tracker))
 
 
 @KINDS
