@@ -81,7 +81,7 @@ class RolledUp:
 
 
 def _array(rows: Select[Any]) -> ColumnElement[Any]:
-    """The rows as an array, which all workers get. Only one process reads a CTE, and what is joined to it."""
+    """The rows as an array, by which an index finds others. What is joined to a CTE, only one process reads."""
     return func.array(rows.scalar_subquery())
 
 

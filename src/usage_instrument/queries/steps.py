@@ -1,7 +1,7 @@
 """The days, weeks or months in which a user was active, as the bits of one number.
 
-PostgreSQL adds them up in several workers, with one row in memory for each user. The distinct users and weeks are many
-times more rows, which a single process would have to sort.
+So a database has one row in memory for each user. The distinct users and weeks are many times more rows, which it would
+have to sort.
 """
 
 from __future__ import annotations
