@@ -89,8 +89,10 @@ def trail_on(database: Database, kind: Any, **options: Any) -> Iterator[Trail]:
         database.url, **{"authorize": nobody, "authorize_audit": eve, "tracker": tracker, **options}
     )
     visit = asgi if kind is by_asgi else wsgi
-    yield Trail(engine, tables, tracker, lambda path="/audit", **more: visit(dashboard, path, **more))
-    assert tracker.shutdown()
+    try:
+        yield Trail(engine, tables, tracker, lambda path="/audit", **more: visit(dashboard, path, **more))
+    finally:
+        assert tracker.shutdown()
 
 
 KINDS = pytest.mark.parametrize("kind", [by_asgi, by_wsgi])
